@@ -1,0 +1,55 @@
+"""Shared by all tests: Hypothesis profiles, and the guard against async tests that never finished."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
+hypothesis.settings.register_profile(
+    "ci", max_examples=200, deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile("deep", max_examples=3000, deadline=None, print_blob=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--profile dev|ci|deep`: how hard Hypothesis looks."""
+    parser.addoption("--profile", default="dev", choices=("dev", "ci", "deep"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the chosen profile before any test is collected."""
+    hypothesis.settings.load_profile(config.getoption("--profile"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make every async test note that its body has finished."""
+    for item in items:
+        body = getattr(item, "obj", None)
+        if inspect.iscoroutinefunction(body):
+            item.obj = _noting_the_end(body, item)  # type: ignore[attr-defined] # pytest.Function has it
+
+
+def _noting_the_end(body: Callable[..., Awaitable[Any]], item: pytest.Item) -> Callable[..., Awaitable[Any]]:
+    @functools.wraps(body)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        item._finished = False  # type: ignore[attr-defined] # our own mark
+        result = await body(*args, **kwargs)
+        item._finished = True  # type: ignore[attr-defined] # our own mark
+        return result
+
+    return wrapper
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Fail a test whose body was stopped by a cancellation that nobody reported."""
+    result = yield
+    if getattr(item, "_finished", True) is False:
+        raise AssertionError("the async body of this test never finished")
+    return result

@@ -1,0 +1,6 @@
+"""DECIDES: pure values in, pure values out.
+
+The rule of this package: no trio, no clock, no socket, no randomness, no logging. Time
+comes in as `now`, randomness as an argument, decisions go out as commands. So a run can
+be replayed from its inputs, and a test can live a day in a millisecond.
+"""

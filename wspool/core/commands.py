@@ -1,0 +1,127 @@
+"""What the core asks for: frozen values, performed by the shell in the order given.
+
+Rules: a command that takes time (`Dial`, `HangUp`, `Warm`, `Ping`) is reported back to the
+core exactly once; `Grant` and `Refuse` answer a waiter exactly once; a command never names a
+connection that is closed.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NewType, TypeAlias
+
+import attrs
+
+from wspool.core.failures import DialFailure
+
+__all__ = [
+    "CloseReason",
+    "Command",
+    "ConnectionId",
+    "Dial",
+    "Expiring",
+    "Grant",
+    "HangUp",
+    "LaneId",
+    "LeaseId",
+    "Ping",
+    "Refuse",
+    "RefuseReason",
+    "WaiterId",
+    "Warm",
+]
+
+# Distinct ids are distinct types: mixing them up is a type error, at no cost at run time.
+#: A connection: counts up from 1, never reused.
+ConnectionId = NewType("ConnectionId", int)
+#: A lane of a connection: counts up from 0, from a fixed set.
+LaneId = NewType("LaneId", int)
+#: A lease: counts up from 1, never reused.
+LeaseId = NewType("LeaseId", int)
+#: A task in line: chosen by the shell, never reused.
+WaiterId = NewType("WaiterId", int)
+
+
+class CloseReason(enum.StrEnum):
+    """Why a connection was closed (the keys of `PoolStatistics.closed`)."""
+
+    LIFETIME = "lifetime"
+    IDLE = "idle"
+    DIRTY = "dirty"
+    LIMIT = "limit"
+    LOST = "lost"
+    UNSUITABLE = "unsuitable"
+    DIAL_FAILED = "dial_failed"
+    POOL_CLOSED = "pool_closed"
+
+
+class RefuseReason(enum.StrEnum):
+    """Why a waiter gets no lease."""
+
+    CLOSED = "closed"
+    TOO_MANY_WAITING = "too_many_waiting"
+    DIAL_FAILED = "dial_failed"
+
+
+@attrs.frozen
+class Dial:
+    """Open a connection. Answer: `connected`, `dial_failed` or, once hung up, `gone`."""
+
+    connection: ConnectionId
+
+
+@attrs.frozen
+class HangUp:
+    """Close a connection, or give its dial up. Answer: `gone`.
+
+    Attributes:
+        polite: say goodbye first, for at most `close_timeout`; else drop the stream.
+    """
+
+    connection: ConnectionId
+    reason: CloseReason
+    polite: bool
+
+
+@attrs.frozen
+class Grant:
+    """Give a waiter its lease."""
+
+    waiter: WaiterId
+    lease: LeaseId
+    connection: ConnectionId
+    lane: LaneId
+
+
+@attrs.frozen
+class Refuse:
+    """Tell a waiter that it gets no lease."""
+
+    waiter: WaiterId
+    reason: RefuseReason
+    failure: DialFailure | None = None
+
+
+@attrs.frozen
+class Warm:
+    """Send the warm-up request on a lane. Answer: `finished` (or `lost` with its connection)."""
+
+    connection: ConnectionId
+    lane: LaneId
+
+
+@attrs.frozen
+class Ping:
+    """Find out whether the peer is there. Answer: `ponged`, or `lost` after `ping_timeout`."""
+
+    connection: ConnectionId
+
+
+@attrs.frozen
+class Expiring:
+    """Tell the holder of a lease that its connection is past its planned retirement."""
+
+    lease: LeaseId
+
+
+Command: TypeAlias = Dial | HangUp | Grant | Refuse | Warm | Ping | Expiring

@@ -1,0 +1,216 @@
+"""What travels on a connection: inbound message -> `Event`, outbound body -> bytes, error shapes.
+
+Rules of this module:
+
+* The type of an event is known at once, its body is decoded only when somebody looks. Most
+  events are deltas that nobody decodes twice.
+* An unknown type or field is never an error. No type at all, or no JSON object, is.
+* Error frames come in nine shapes; all of them become one `ServerError`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, cast
+
+import attrs
+
+from wspool.core.failures import MAX_RETRY_AFTER, parse_retry_after
+
+__all__ = ["Event", "MalformedMessageError", "ServerError", "encode", "parse_error", "parse_event"]
+
+# Servers write the type first. Both spellings of the separator are common.
+_TYPE_FIRST: Final = re.compile(r'\{"type": ?"([A-Za-z0-9_.:-]{1,128})"[,}]')
+_TYPE_FIRST_BYTES: Final = re.compile(rb'\{"type": ?"([A-Za-z0-9_.:-]{1,128})"[,}]')
+
+#: Longest part of a foreign message that an error text repeats, in characters.
+_QUOTE: Final = 80
+
+
+class MalformedMessageError(Exception):
+    """A message that is no JSON object with a type; the connection cannot be trusted any more."""
+
+
+class Event:
+    """One server event.
+
+    Attributes:
+        type: the event's type.
+        raw: the message as it came, text or UTF-8 bytes.
+    """
+
+    __slots__ = ("_data", "raw", "type")
+
+    def __init__(self, type: str, raw: str | bytes, data: dict[str, Any] | None = None) -> None:
+        self.type = type
+        self.raw = raw
+        self._data = data
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The event as a dict; decoded at the first look, then kept.
+
+        Raises:
+            MalformedMessageError: the message is no JSON object after all.
+        """
+        if self._data is None:
+            self._data = _decode(self.raw)
+        return self._data
+
+    def __repr__(self) -> str:
+        return f"<Event {self.type}, {len(self.raw)} bytes>"
+
+
+def _decode(raw: str | bytes) -> dict[str, Any]:
+    try:
+        data: Any = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise MalformedMessageError(f"not JSON ({type(error).__name__}): {_quote(raw)}") from None
+    if not isinstance(data, dict):
+        raise MalformedMessageError(f"not a JSON object: {_quote(raw)}")
+    return cast("dict[str, Any]", data)
+
+
+def _quote(raw: str | bytes) -> str:
+    return repr(raw[:_QUOTE]) + ("..." if len(raw) > _QUOTE else "")
+
+
+def parse_event(raw: str | bytes) -> Event:
+    """Return the event in one message.
+
+    Raises:
+        MalformedMessageError: it is no JSON object with a string `type`.
+    """
+    if isinstance(raw, str):
+        if (match := _TYPE_FIRST.match(raw)) and raw.endswith("}"):
+            return Event(match[1], raw)
+    elif (found := _TYPE_FIRST_BYTES.match(raw)) and raw.endswith(b"}"):
+        return Event(found[1].decode("ascii"), raw)
+    data = _decode(raw)
+    kind = data.get("type")
+    if not isinstance(kind, str):
+        raise MalformedMessageError(f"no type: {_quote(raw)}")
+    return Event(kind, raw, data)
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """Return *body* as compact JSON, UTF-8.
+
+    Raises:
+        TypeError, ValueError: it holds something that JSON cannot.
+    """
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which only the escaped form can carry
+        return json.dumps(body, separators=(",", ":")).encode()
+
+
+@attrs.frozen(kw_only=True)
+class ServerError:
+    """What an error frame, or the error of a failed response, says.
+
+    Attributes:
+        code: the machine-readable code, or None.
+        type: the error's family, or None.
+        message: the server's text, possibly empty.
+        param: the field it blames, or None.
+        status: HTTP-like status, or None.
+        retry_after: seconds the server asked to wait, or None.
+        in_stream: True for an error inside a running response, after which `response.failed`
+            may still come; False for the answer to a request.
+        raw: the frame.
+    """
+
+    code: str | None = None
+    type: str | None = None
+    message: str = ""
+    param: str | None = None
+    status: int | None = None
+    retry_after: float | None = None
+    in_stream: bool = False
+    raw: dict[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
+
+    @property
+    def is_connection_limit(self) -> bool:
+        """The connection reached its lifetime limit."""
+        return self.code == "websocket_connection_limit_reached"
+
+    @property
+    def is_expiry_notice(self) -> bool:
+        """Not a failure: the connection will reach its limit soon (vLLM sends it mid-turn)."""
+        return self.code == "connection_expiring"
+
+    @property
+    def is_parent_missing(self) -> bool:
+        """The server does not hold the previous response. Some gateways give no code."""
+        return self.code == "previous_response_not_found" or (
+            self.code is None and self.message.startswith("Invalid previous_response_id")
+        )
+
+    @property
+    def is_rate_limit(self) -> bool:
+        """Too many requests."""
+        return self.status == 429 or self.code == "rate_limit_exceeded" or self.type == "rate_limit_error"
+
+
+# The wording of rate limit messages ("Please try again in 1.2s"), as codex reads it.
+_TRY_AGAIN: Final = re.compile(r"try again in (\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|seconds?)\b", re.IGNORECASE)
+
+
+def parse_error(data: Mapping[str, Any], *, wall_clock: float = 0.0) -> ServerError:
+    """Return what an `error` frame or a `response.failed` event says, whatever its shape.
+
+    Args:
+        data: the decoded event.
+        wall_clock: seconds since the epoch, to which dates in retry hints are compared.
+    """
+    response = _mapping(data.get("response"))
+    body = _mapping(data.get("body"))
+    nested = data.get("error", response.get("error", body.get("error")))
+    if isinstance(nested, str):
+        inner: Mapping[str, Any] = {"message": nested}
+    elif isinstance(nested, Mapping):
+        inner = cast("Mapping[str, Any]", nested)
+    else:
+        inner = data  # the flat form; an error of null says nothing, but is one
+    status = data.get("status", data.get("status_code"))
+    message = _text(inner.get("message")) or ""
+    return ServerError(
+        code=_text(inner.get("code")),
+        type=_text(inner.get("type")) if inner is not data else None,
+        message=message,
+        param=_text(inner.get("param")),
+        status=status if isinstance(status, int) else None,
+        retry_after=_retry_after(data, inner, message, wall_clock),
+        in_stream="sequence_number" in data and not isinstance(status, int),
+        raw=dict(data),
+    )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _retry_after(
+    data: Mapping[str, Any], inner: Mapping[str, Any], message: str, wall_clock: float
+) -> float | None:
+    for holder in (data, inner):
+        headers = _mapping(holder.get("headers"))
+        if (hint := parse_retry_after(_pairs(headers), wall_clock)) is not None:
+            return hint
+    if isinstance(resets_at := inner.get("resets_at"), (int, float)) and wall_clock:
+        return min(max(resets_at - wall_clock, 0.0), MAX_RETRY_AFTER)
+    if match := _TRY_AGAIN.search(message):
+        return min(float(match[1]) / (1000 if match[2].lower() == "ms" else 1), MAX_RETRY_AFTER)
+    return None
+
+
+def _pairs(headers: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    return ((name, str(value)) for name, value in headers.items())

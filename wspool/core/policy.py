@@ -1,0 +1,191 @@
+"""Every limit, with its default, unit and source: what a pool may do, what an endpoint can do.
+
+Both values are frozen and have no behaviour beyond checking themselves where they are
+written. Durations are seconds on the pool's clock, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+import attrs
+
+__all__ = [
+    "AZURE",
+    "OPENAI",
+    "PROVIDERS",
+    "VERCEL",
+    "XAI",
+    "OnCancel",
+    "PoolPolicy",
+    "Provider",
+    "Replay",
+    "Schedule",
+]
+
+#: What becomes of a connection whose turn is given up midway.
+OnCancel = Literal["hang_up", "drain"]
+#: What may be sent again by itself: what provably did not run, what gave no output yet, all.
+Replay = Literal["proven", "no_output", "always"]
+
+MIB: Final = 1024 * 1024
+#: Shortest duration that is not a mistake, in seconds.
+SHORTEST: Final = 0.001
+
+# The three margins before a lifetime limit are made for limits of many minutes. Under a short
+# limit (a test server, an eager gateway) they shrink to these shares of it.
+_MARGIN_SHARE: Final = 1 / 10
+_SPREAD_SHARE: Final = 1 / 5
+_RESERVE_SHARE: Final = 1 / 4
+_SLACK_SHARE: Final = 1 / 20
+
+
+def _check(owner: object, names: str, *, least: float, whole: bool = False) -> None:
+    """Refuse a value that is no number, too small, or not whole, quoting what was seen."""
+    for name in names.split():
+        value: object = getattr(owner, name)
+        if value is None:
+            continue  # the type allows it, and it means "no limit" or "the provider's"
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise TypeError(f"{name}={value!r} is not {'an int' if whole else 'a number'}")
+        if not value >= least:
+            raise ValueError(f"{name}={value!r} is below {least}")
+
+
+@attrs.frozen(kw_only=True)
+class Provider:
+    """What one endpoint can do.
+
+    Attributes:
+        name: for messages and metrics.
+        max_lifetime: seconds one connection may live.
+        lanes: turns that may run at once on one connection (1: no multiplexing).
+        max_request: largest message the endpoint accepts, in bytes.
+        warm_up: True when `generate: false` is honoured.
+        closes_after_error: True when every error frame is followed by a close.
+    """
+
+    name: str
+    max_lifetime: float = 3600.0
+    lanes: int = 1
+    max_request: int = 16 * MIB
+    warm_up: bool = True
+    closes_after_error: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        _check(self, "max_lifetime", least=SHORTEST)
+        _check(self, "lanes max_request", least=1, whole=True)
+
+
+#: api.openai.com. 60 minutes: OpenAI's WebSocket mode guide. 16 MiB: byte-exact, measured by
+#: users of the Codex backend, closes with 1009 and no error frame.
+OPENAI: Final = Provider(name="openai")
+#: Azure OpenAI. 60 minutes, no multiplexing: its WebSocket how-to.
+AZURE: Final = Provider(name="azure")
+#: api.x.ai. 25 minutes: its WebSocket mode page.
+XAI: Final = Provider(name="xai", max_lifetime=1500.0)
+#: Vercel AI Gateway. About 13 minutes, 4 MiB frames, a close after every error: its documentation.
+VERCEL: Final = Provider(
+    name="vercel", max_lifetime=780.0, max_request=4 * MIB, warm_up=False, closes_after_error=True
+)
+#: The profiles by name.
+PROVIDERS: Final = {provider.name: provider for provider in (OPENAI, AZURE, XAI, VERCEL)}
+
+
+@attrs.frozen(kw_only=True)
+class Schedule:
+    """When a connection retires, in seconds of age.
+
+    Attributes:
+        lifetime: age at which the server ends it.
+        last_start: oldest age at which a turn may still start.
+        retire_from: youngest age of a planned retirement.
+        retire_to: oldest age of a planned retirement; at least one dial before `last_start`,
+            so that the replacement can be there in time.
+    """
+
+    lifetime: float
+    last_start: float
+    retire_from: float
+    retire_to: float
+
+
+@attrs.frozen(kw_only=True)
+class PoolPolicy:
+    """How a pool behaves.
+
+    Attributes:
+        max_size: connections at most (dialing, open and retiring ones).
+        min_idle: lanes kept ready ahead of demand.
+        max_idle: seconds a connection above `min_idle` may be idle.
+        dial_concurrency: dials at once at most.
+        max_waiting: waiters at most, None for no limit; one more is refused at once.
+        connect_timeout: seconds for one dial (codex, pi and opencode use 15).
+        close_timeout: seconds for a goodbye.
+        give_up_after: seconds of outage after which waiters are refused with the last dial's error.
+        max_lifetime: seconds one connection may live, None for the provider's limit.
+        retire_margin: seconds kept free before the lifetime limit.
+        retire_spread: seconds over which planned retirements are spread.
+        turn_reserve: seconds of life a connection must have left for a turn to start on it.
+        ping_interval: seconds of silence after which the peer is pinged, None for never.
+        ping_timeout: seconds after which an unanswered ping means that the peer is gone.
+            Late pongs are normal while a model writes (9.6 s were measured), hence 60.
+        send_timeout: seconds for one message to be taken by the network.
+        max_message_size: largest inbound message, in bytes. A final event repeats the whole output.
+        max_buffered: bytes of events kept for a slow consumer before reading pauses, per turn.
+        on_cancel: what becomes of a connection whose turn is given up: `"hang_up"`, or
+            `"drain"` (read the rest of the turn, for at most `drain_timeout`, and keep it).
+        drain_timeout: seconds for `"drain"`.
+        replay: what may be sent again by itself.
+    """
+
+    max_size: int = 128
+    min_idle: int = 2
+    max_idle: float = 300.0
+    dial_concurrency: int = 16
+    max_waiting: int | None = None
+    connect_timeout: float = 15.0
+    close_timeout: float = 2.0
+    give_up_after: float = 120.0
+    max_lifetime: float | None = None
+    retire_margin: float = 60.0
+    retire_spread: float = 360.0
+    turn_reserve: float = 300.0
+    ping_interval: float | None = 20.0
+    ping_timeout: float = 60.0
+    send_timeout: float = 60.0
+    max_message_size: int = 64 * MIB
+    max_buffered: int = 16 * MIB
+    on_cancel: OnCancel = "hang_up"
+    drain_timeout: float = 30.0
+    replay: Replay = "proven"
+
+    def __attrs_post_init__(self) -> None:
+        _check(self, "max_size dial_concurrency max_message_size max_buffered", least=1, whole=True)
+        _check(self, "min_idle max_waiting", least=0, whole=True)
+        _check(self, "retire_margin retire_spread turn_reserve", least=0)
+        _check(self, "max_idle connect_timeout close_timeout give_up_after max_lifetime", least=SHORTEST)
+        _check(self, "ping_interval ping_timeout send_timeout drain_timeout", least=SHORTEST)
+        for name, choices in (("on_cancel", get_args(OnCancel)), ("replay", get_args(Replay))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}")
+        if self.min_idle > self.max_size:
+            raise ValueError(f"min_idle={self.min_idle} exceeds max_size={self.max_size}")
+
+    def schedule(self, provider: Provider) -> Schedule:
+        """Return when connections to *provider* retire under this policy."""
+        lifetime = provider.max_lifetime
+        if self.max_lifetime is not None:
+            lifetime = min(lifetime, self.max_lifetime)
+        # A connection that may not start a turn is of no use, so the plan ends before the
+        # later of the two: the margin, and the last start less the time of a dial.
+        reserve = min(self.turn_reserve, lifetime * _RESERVE_SHARE)
+        slack = min(self.connect_timeout, lifetime * _SLACK_SHARE)
+        margin = max(min(self.retire_margin, lifetime * _MARGIN_SHARE), reserve + slack)
+        spread = min(self.retire_spread, lifetime * _SPREAD_SHARE)
+        return Schedule(
+            lifetime=lifetime,
+            last_start=lifetime - reserve,
+            retire_from=lifetime - margin - spread,
+            retire_to=lifetime - margin,
+        )

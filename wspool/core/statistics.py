@@ -1,0 +1,122 @@
+"""Frozen snapshots, for people, metrics and tests. Taking one changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+__all__ = ["ConversationStatistics", "PoolStatistics", "TurnRecord"]
+
+
+@attrs.frozen(kw_only=True)
+class PoolStatistics:
+    """A pool at one moment. States count connections or lanes now, the rest counts up for ever.
+
+    Attributes:
+        max_size: connections at most.
+        size: connections that count against it: dialing, open and retiring.
+        dialing: connections whose handshake is running.
+        open: usable connections.
+        retiring: connections past their planned retirement, still open.
+        closing: connections saying goodbye; they do not count against `max_size`.
+        idle: lanes that can be granted now.
+        warming: lanes busy with a warm-up request.
+        leased: lanes held by a lease, with or without a turn.
+        in_flight: leased lanes with a turn in flight.
+        draining: lanes on which the rest of an abandoned turn is arriving.
+        waiting: tasks in line for a lease.
+        degraded: True while the last dial failed and none succeeded since.
+        closed_pool: True once the pool is closing.
+        dialed: dials started.
+        dial_failures: dials that failed.
+        granted: leases granted.
+        released: leases given back by their holder.
+        lost_leases: leases that ended with their connection.
+        abandoned: waiters that left the line (cancelled).
+        refused: waiters that were refused.
+        turns: turns started.
+        retirements: connections that reached their planned retirement.
+        closed: connections closed, by reason (`CloseReason`).
+    """
+
+    max_size: int
+    size: int
+    dialing: int
+    open: int
+    retiring: int
+    closing: int
+    idle: int
+    warming: int
+    leased: int
+    in_flight: int
+    draining: int
+    waiting: int
+    degraded: bool
+    closed_pool: bool
+    dialed: int
+    dial_failures: int
+    granted: int
+    released: int
+    lost_leases: int
+    abandoned: int
+    refused: int
+    turns: int
+    retirements: int
+    closed: Mapping[str, int]
+
+
+@attrs.frozen(kw_only=True)
+class ConversationStatistics:
+    """What one conversation has done so far.
+
+    Attributes:
+        turns: turns that ended with a terminal event.
+        delta_turns: of all requests sent, those with only what was new.
+        full_turns: of all requests sent, those with the whole history.
+        moves: times it went on on another connection.
+        tool_calls: tool calls made by `run`.
+        bytes_sent: bytes of requests.
+        bytes_saved: bytes of history that delta requests did not have to send.
+    """
+
+    turns: int
+    delta_turns: int
+    full_turns: int
+    moves: int
+    tool_calls: int
+    bytes_sent: int
+    bytes_saved: int
+
+
+@attrs.frozen(kw_only=True)
+class TurnRecord:
+    """How one turn went, as an instrument sees it.
+
+    Attributes:
+        conversation: number of the conversation in its pool, None for a turn of a bare lease.
+        connection: number of the connection it ended on, None if it never got one.
+        response_id: id of the response, None if none was created.
+        full: True when the last request carried the whole history.
+        status: `completed`, `incomplete`, `failed`, `rejected`, `lost` or `cancelled`.
+        delivery: what is known about the request.
+        waited: seconds in line for a lease.
+        duration: seconds from the first send to the end.
+        requests: requests sent, more than 1 when one was sent again.
+        bytes_sent: bytes of those requests.
+        bytes_saved: bytes of history that they did not have to carry.
+        events: events received.
+    """
+
+    conversation: int | None
+    connection: int | None
+    response_id: str | None
+    full: bool
+    status: str
+    delivery: str
+    waited: float
+    duration: float
+    requests: int
+    bytes_sent: int
+    bytes_saved: int
+    events: int

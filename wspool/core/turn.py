@@ -1,0 +1,210 @@
+"""TurnMachine: the life of one response on a lane, event by event, to exactly one outcome.
+
+::
+
+    NEW --handed--> SENT --response.created--> STREAMING --response.completed/failed/incomplete--> ENDED
+                      |                           |  \\--stream error--> FAILING --response.failed--> ENDED
+                      \\--error frame--> ENDED     \\--error frame--> ENDED
+
+Rules of this module:
+
+* Only what provably belongs to this turn is given to it. A response id that is not ours,
+  output before `response.created`, anything after the end: the lane is dirty, and nothing of
+  it may reach anybody.
+* What is known about the request (`delivery`) is read off the state, at any moment.
+* A terminal event is the only proof that the lane is clean again.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final, Literal, cast
+
+from wspool.core.frames import Event, ServerError, parse_error
+
+__all__ = ["Delivery", "Reception", "TurnMachine", "TurnState", "is_about_connection"]
+
+#: What is known about a request. `not_sent`: no byte of it left. `ambiguous`: handed to the
+#: network, nothing heard. `accepted`: the server has begun. `terminal`: the server said how it ended.
+Delivery = Literal["not_sent", "ambiguous", "accepted", "terminal"]
+
+TERMINAL: Final = frozenset({"response.completed", "response.failed", "response.incomplete"})
+
+#: Events about the connection, not about any turn: seen between and before turns.
+_ABOUT_CONNECTION: Final = frozenset(
+    {
+        "keepalive",
+        "ping",
+        "codex.rate_limits",
+        "codex.response.metadata",
+        "response.metadata",
+        "responsesapi.websocket_timing",
+    }
+)
+
+
+def is_about_connection(event: Event) -> bool:
+    """Return whether *event* is about the connection and may come at any time."""
+    return event.type in _ABOUT_CONNECTION
+
+
+class TurnState(enum.Enum):
+    """Where one turn is."""
+
+    NEW = "new"
+    SENT = "sent"
+    STREAMING = "streaming"
+    FAILING = "failing"
+    ENDED = "ended"
+
+
+class Reception(enum.Enum):
+    """What to do with an event."""
+
+    #: It belongs to the turn.
+    DELIVER = "deliver"
+    #: It belongs to the turn and ends it; the lane is clean.
+    END = "end"
+    #: It is about the connection: not for the turn, and harmless.
+    IGNORE = "ignore"
+    #: It announces that the connection will end soon; the turn goes on.
+    EXPIRING = "expiring"
+    #: It cannot belong to this turn: the connection must not be used again.
+    DIRTY = "dirty"
+
+
+class TurnMachine:
+    """One turn. Feed it events with `receive`.
+
+    Args:
+        parent: the `previous_response_id` that was sent, if any.
+
+    Attributes:
+        state: where the turn is.
+        response_id: id of its response, once created.
+        error: the error frame, if one came.
+        response: the response object of the terminal event, with its output complete.
+    """
+
+    __slots__ = ("_items", "_parent", "error", "output_seen", "response", "response_id", "state")
+
+    def __init__(self, parent: str | None = None) -> None:
+        self.state = TurnState.NEW
+        self.response_id: str | None = None
+        self.error: ServerError | None = None
+        self.response: dict[str, Any] | None = None
+        #: True once any output of the model was received.
+        self.output_seen = False
+        self._parent = parent
+        self._items: list[Event] = []
+
+    @property
+    def delivery(self) -> Delivery:
+        """What is known about the request now."""
+        match self.state:
+            case TurnState.NEW:
+                return "not_sent"
+            case TurnState.SENT:
+                return "ambiguous"
+            case TurnState.STREAMING | TurnState.FAILING:
+                return "accepted"
+            case TurnState.ENDED:
+                return "terminal"
+
+    @property
+    def refused(self) -> bool:
+        """True when the request was refused by an error frame before anything was created:
+        it provably did not run."""
+        return self.state is TurnState.ENDED and self.error is not None and self.response_id is None
+
+    @property
+    def status(self) -> str | None:
+        """`completed`, `incomplete`, `failed` or `rejected` once ended, else None."""
+        if self.state is not TurnState.ENDED:
+            return None
+        if self.response is not None:
+            return str(self.response.get("status") or "completed")
+        return "rejected" if self.refused else "failed"
+
+    def handed(self) -> None:
+        """The first byte of the request may now be on its way."""
+        if self.state is not TurnState.NEW:
+            raise AssertionError(f"bug: a request was handed over twice ({self.state.value})")
+        self.state = TurnState.SENT
+
+    def receive(self, event: Event, *, wall_clock: float = 0.0) -> Reception:
+        """Take the next event of the lane and say what to do with it.
+
+        Raises:
+            MalformedMessageError: an event that had to be decoded is no JSON object.
+        """
+        if event.type in _ABOUT_CONNECTION:
+            return Reception.IGNORE
+        if self.state in (TurnState.NEW, TurnState.ENDED):
+            return Reception.DIRTY
+        if event.type == "error" or event.type == "response.error":
+            return self._receive_error(event, wall_clock)
+        if event.type == "response.created":
+            return self._receive_created(event)
+        if event.type in TERMINAL:
+            return self._receive_terminal(event, wall_clock)
+        if self.state is TurnState.SENT:
+            # Not created yet. A new kind of notice is harmless; output of some other response
+            # means that the lane carries what was never ours.
+            return Reception.DIRTY if event.type.startswith("response.") else Reception.DELIVER
+        if event.type == "response.output_item.done":
+            self._items.append(event)
+            self.output_seen = True
+        elif event.type not in ("response.in_progress", "response.queued"):
+            self.output_seen = True
+        return Reception.DELIVER
+
+    def expire_failing(self) -> None:
+        """`response.failed` did not follow its stream error: the turn failed all the same.
+
+        The lane is not clean: the event may still come.
+        """
+        if self.state is TurnState.FAILING:
+            self.state = TurnState.ENDED
+
+    def _receive_created(self, event: Event) -> Reception:
+        created = _response_of(event)
+        found = created.get("id")
+        if self.state is not TurnState.SENT or not isinstance(found, str):
+            return Reception.DIRTY
+        if found == self._parent:
+            return Reception.DIRTY  # the previous turn's response, come late
+        self.response_id = found
+        self.state = TurnState.STREAMING
+        return Reception.DELIVER
+
+    def _receive_terminal(self, event: Event, wall_clock: float) -> Reception:
+        response = _response_of(event)
+        if self.state is TurnState.SENT or response.get("id") != self.response_id:
+            return Reception.DIRTY
+        # Some servers leave the output of the terminal event out; the items were all announced.
+        if not response.get("output") and self._items:
+            response["output"] = [item.data.get("item") for item in self._items]
+        response.setdefault("output", [])
+        response.setdefault("status", event.type.removeprefix("response."))
+        self.response = response
+        if event.type == "response.failed":
+            self.error = parse_error(event.data, wall_clock=wall_clock)
+        self.state = TurnState.ENDED
+        return Reception.END
+
+    def _receive_error(self, event: Event, wall_clock: float) -> Reception:
+        error = parse_error(event.data, wall_clock=wall_clock)
+        if error.is_expiry_notice:
+            return Reception.EXPIRING
+        self.error = error
+        if self.state is TurnState.STREAMING and error.in_stream:
+            self.state = TurnState.FAILING
+            return Reception.DELIVER
+        self.state = TurnState.ENDED
+        return Reception.END
+
+
+def _response_of(event: Event) -> dict[str, Any]:
+    response = event.data.get("response")
+    return cast("dict[str, Any]", response) if isinstance(response, dict) else {}

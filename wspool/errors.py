@@ -1,0 +1,231 @@
+"""The error tree, sorted by who must act.
+
+::
+
+    WsPoolError
+      PoolClosedError (trio.ClosedResourceError)    you: the pool, lease or conversation is closed
+      TurnInFlightError (trio.BusyResourceError)    you: one turn at a time per lease
+      ForeignUseError                               you: another trio run, thread or process
+      RequestTooLargeError                          you: over the provider's frame limit
+      MaxTurnsError                                 you: the tool loop did not end in time
+      LeaseRefusedError                             the pool
+        TooManyWaitingError                           the line is full
+        DialFailedError                               the endpoint cannot be reached
+          AuthenticationError                           it refuses the key
+      TurnLostError (trio.BrokenResourceError)      the network
+      ResponseFailedError                           the server
+        PreviousResponseNotFoundError                 the parent is not in its memory
+        ConnectionLimitError                          the connection reached its lifetime limit
+        RateLimitedError                              too many requests
+
+Rules: every error carries `delivery`, what is known about the request (see
+`wspool.core.turn`); the first line of a message says what happened and what to do;
+data is in attributes, never only in the text; no error carries a credential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import trio
+from wspool.core.turn import Delivery
+
+if TYPE_CHECKING:
+    from wspool.core.frames import Event
+
+    from wspool.core.statistics import PoolStatistics
+
+__all__ = [
+    "AuthenticationError",
+    "ConnectionLimitError",
+    "DialFailedError",
+    "ForeignUseError",
+    "LeaseRefusedError",
+    "MaxTurnsError",
+    "PoolClosedError",
+    "PreviousResponseNotFoundError",
+    "RateLimitedError",
+    "RequestTooLargeError",
+    "ResponseFailedError",
+    "TooManyWaitingError",
+    "TurnInFlightError",
+    "TurnLostError",
+    "WsPoolError",
+]
+
+
+class WsPoolError(Exception):
+    """Base of every error of wspool.
+
+    Attributes:
+        delivery: what is known about the request: `"not_sent"` (it never left), `"ambiguous"`
+            (it may have been executed), `"accepted"` (it was executed at least in part) or
+            `"terminal"` (the server said how it ended).
+    """
+
+    delivery: Delivery = "not_sent"
+
+
+class PoolClosedError(WsPoolError, trio.ClosedResourceError):
+    """The pool, lease or conversation was closed on this side; nothing was sent."""
+
+
+class TurnInFlightError(WsPoolError, trio.BusyResourceError):
+    """A turn is in flight on this lease or conversation; nothing was sent."""
+
+
+class ForeignUseError(WsPoolError, RuntimeError):
+    """The pool belongs to another trio run, thread or process; nothing was done."""
+
+
+class RequestTooLargeError(WsPoolError):
+    """The request is over the provider's frame limit; nothing was sent.
+
+    Attributes:
+        size: size of the encoded request, in bytes.
+        limit: the provider's limit, in bytes.
+    """
+
+    def __init__(self, *, size: int, limit: int) -> None:
+        super().__init__(
+            f"request of {size} bytes is over the provider's limit of {limit} bytes for one message; "
+            "shorten or compact the conversation (a resend can never work)"
+        )
+        self.size = size
+        self.limit = limit
+
+
+class MaxTurnsError(WsPoolError):
+    """The tool loop still wanted tools after its last allowed turn.
+
+    Attributes:
+        max_turns: the limit that was reached, in turns.
+    """
+
+    delivery: Delivery = "terminal"
+
+    def __init__(self, max_turns: int) -> None:
+        super().__init__(
+            f"the model still calls tools after {max_turns} turns; raise max_turns or end the task"
+        )
+        self.max_turns = max_turns
+
+
+class LeaseRefusedError(WsPoolError):
+    """The pool did not grant a lease; nothing was sent.
+
+    Attributes:
+        statistics: the pool at that moment, or None when there was no pool.
+    """
+
+    def __init__(self, message: str, *, statistics: PoolStatistics | None = None) -> None:
+        super().__init__(message)
+        self.statistics = statistics
+
+
+class TooManyWaitingError(LeaseRefusedError):
+    """`PoolPolicy.max_waiting` tasks are in line already."""
+
+
+class DialFailedError(LeaseRefusedError):
+    """The endpoint cannot be reached, and waiting will not help.
+
+    Attributes:
+        phase: the step of the dial that failed: resolve, tcp, proxy, tls or upgrade.
+        status: HTTP status of the answer to the upgrade, or None.
+        retry_after: seconds the server asked to wait, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        phase: str,
+        status: int | None = None,
+        retry_after: float | None = None,
+        statistics: PoolStatistics | None = None,
+    ) -> None:
+        super().__init__(message, statistics=statistics)
+        self.phase = phase
+        self.status = status
+        self.retry_after = retry_after
+
+
+class AuthenticationError(DialFailedError):
+    """The endpoint refused the credential during the handshake."""
+
+
+class TurnLostError(WsPoolError, trio.BrokenResourceError):
+    """The connection died under a turn, or before it could start.
+
+    Attributes:
+        response_id: id of the response that was streaming, or None if none was seen.
+        events: the events received so far.
+        replayable: True when the request provably did not run, so that sending it again
+            cannot pay or act twice.
+        close_code: the WebSocket close code, 1006 when the stream just ended, None when
+            the connection was dropped on this side.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        delivery: Delivery,
+        response_id: str | None = None,
+        events: Sequence[Event] = (),
+        close_code: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.delivery = delivery
+        self.response_id = response_id
+        self.events = tuple(events)
+        self.replayable = delivery == "not_sent"
+        self.close_code = close_code
+
+
+class ResponseFailedError(WsPoolError):
+    """The server refused the request or the response failed.
+
+    Attributes:
+        code: the server's error code, or None.
+        status: the HTTP-like status of the error, or None.
+        param: the field the server blames, or None.
+        response_id: id of the failed response, or None when none was created.
+        retry_after: seconds the server asked to wait, or None.
+        raw: the error frame or the failed response, as the server sent it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        delivery: Delivery,
+        code: str | None = None,
+        status: int | None = None,
+        param: str | None = None,
+        response_id: str | None = None,
+        retry_after: float | None = None,
+        raw: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.delivery = delivery
+        self.code = code
+        self.status = status
+        self.param = param
+        self.response_id = response_id
+        self.retry_after = retry_after
+        self.raw: dict[str, Any] = raw or {}
+
+
+class PreviousResponseNotFoundError(ResponseFailedError):
+    """`previous_response_id` names a response that the server does not hold."""
+
+
+class ConnectionLimitError(ResponseFailedError):
+    """The connection reached the provider's lifetime limit."""
+
+
+class RateLimitedError(ResponseFailedError):
+    """Too many requests; see `retry_after`."""

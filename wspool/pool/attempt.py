@@ -1,0 +1,112 @@
+"""Attempt: one request on one lane, from its first byte to its one outcome.
+
+The connection's reader puts events in, one consumer takes them out. Rules: the consumer is
+woken once per batch, not once per event; events are kept until the end, so that an error can
+show them; the unread ones are counted in bytes, so that the reader can pause.
+"""
+
+from __future__ import annotations
+
+import outcome
+import trio
+
+from wspool.core.frames import Event
+from wspool.core.turn import Reception, TurnMachine
+
+__all__ = ["Attempt"]
+
+
+class Attempt:
+    """One request on one lane.
+
+    Attributes:
+        machine: its state.
+        lost: True once the connection died under it.
+        close_code: the close code the connection died with, or None.
+        events: all events received so far that belong to it.
+        unread: bytes of the events that the consumer has not taken yet.
+        given_up: True once nobody wants the rest of it.
+    """
+
+    __slots__ = ("_next", "_parked", "_room", "close_code", "events", "given_up", "lost", "machine", "unread")
+
+    def __init__(self, parent: str | None) -> None:
+        self.machine = TurnMachine(parent)
+        self.lost = False
+        self.close_code: int | None = None
+        self.events: list[Event] = []
+        self.unread = 0
+        self.given_up = False
+        self._next = 0
+        self._parked: trio.lowlevel.Task | None = None
+        self._room: trio.Event | None = None
+
+    @property
+    def ended(self) -> bool:
+        """True when no further event will come."""
+        return self.lost or self.machine.status is not None
+
+    def feed(self, event: Event, wall_clock: float) -> Reception:
+        """Take an event from the reader. `wake` must follow, at the latest after its batch."""
+        reception = self.machine.receive(event, wall_clock=wall_clock)
+        if not self.given_up and (
+            reception is Reception.DELIVER
+            # A refusal is raised, not delivered: there is no response it could be an event of.
+            or (reception is Reception.END and not self.machine.refused)
+        ):
+            self.events.append(event)
+            self.unread += len(event.raw)
+        return reception
+
+    def lose(self, close_code: int | None) -> None:
+        """The connection is dead."""
+        if not self.ended:
+            self.lost = True
+            self.close_code = close_code
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the consumer if there is something for it."""
+        if self._parked is not None and (self._next < len(self.events) or self.ended):
+            task, self._parked = self._parked, None
+            trio.lowlevel.reschedule(task, outcome.Value(None))
+
+    def drop(self) -> None:
+        """Nobody wants the rest: let it pass."""
+        self.given_up = True
+        self._take(len(self.events))
+
+    async def room(self, limit: int) -> None:
+        """Wait until at most *limit* bytes are unread, or nobody wants them. For the reader."""
+        while self.unread > limit and not self.given_up:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    async def next(self) -> Event | None:
+        """Return the next event, or None when there are no more.
+
+        Waits only if there is none yet; checks for cancellation always. Cancelling loses no event.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self._next == len(self.events):
+            if self.ended:
+                return None
+            if self._parked is not None:
+                raise AssertionError("bug: two consumers of one turn")
+            self._parked = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
+        event = self.events[self._next]
+        self._take(self._next + 1)
+        return event
+
+    def _take(self, upto: int) -> None:
+        for event in self.events[self._next : upto]:
+            self.unread -= len(event.raw)
+        self._next = upto
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._parked = None
+        return trio.lowlevel.Abort.SUCCEEDED

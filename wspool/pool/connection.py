@@ -1,0 +1,349 @@
+"""Connection: one WebSocket with its supervisor, its reader and its lanes.
+
+The supervisor is a task of the pool. It owns a nursery in which the wire and the reader
+live, and turns everything that comes out of it (a closed wire, a crash inside a library, a
+stray `Cancelled` that no scope asked for) into one report: this connection is dead.
+
+The reader always runs. It routes each event to the turn in flight; what no turn is waiting for
+is either about the connection, or proof that the connection must not be used again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Final, Protocol, cast
+
+import trio
+
+from wspool.core.chain import WarmUp
+from wspool.core.commands import CloseReason, ConnectionId, LaneId
+from wspool.core.frames import Event, MalformedMessageError, encode, parse_error, parse_event
+from wspool.core.policy import PoolPolicy
+from wspool.core.turn import Reception, TurnState, is_about_connection
+from wspool.pool.attempt import Attempt
+from wspool.wire.wire import ConnectError, Wire, WireClosedError
+
+__all__ = ["Connection", "Lane", "Owner"]
+
+logger = logging.getLogger("wspool.connection")
+
+#: Seconds that `response.failed` may take to follow its stream error. The two are written
+#: together; this only bounds a server that forgets the second.
+FAILED_GRACE: Final = 5.0
+
+#: Events that may hold a retry hint with a date in it.
+_WITH_HINTS: Final = frozenset({"error", "response.error", "response.failed"})
+
+
+class Owner(Protocol):
+    """What a connection needs of its pool: to dial, and to report."""
+
+    policy: PoolPolicy
+    closes_after_error: bool
+
+    async def dial(self, nursery: trio.Nursery) -> Wire: ...
+    def on_connected(self, connection: Connection) -> None: ...
+    def on_dial_failed(self, connection: Connection, error: ConnectError) -> None: ...
+    def on_finished(self, connection: Connection, lane: Lane) -> None: ...
+    def on_unusable(self, connection: Connection, reason: CloseReason) -> None: ...
+    def on_expiring(self, connection: Connection) -> None: ...
+    def on_lost(self, connection: Connection) -> None: ...
+    def on_gone(self, connection: Connection) -> None: ...
+
+
+class Lane:
+    """One serial track of a connection.
+
+    Attributes:
+        id: its number.
+        attempt: the request in flight on it, if any.
+        latest: id of the latest response on it that the server still holds, if any.
+        warming: the body of the warm-up request in flight on it, if any.
+        warm_up: the response to the warm-up request, until another takes its place.
+    """
+
+    __slots__ = ("attempt", "id", "latest", "warm_up", "warming")
+
+    def __init__(self, number: LaneId) -> None:
+        self.id = number
+        self.attempt: Attempt | None = None
+        self.latest: str | None = None
+        self.warming: Mapping[str, Any] | None = None
+        self.warm_up: WarmUp | None = None
+
+
+class Connection:
+    """One WebSocket of a pool.
+
+    Attributes:
+        id: its number.
+        lanes: its lanes, by number.
+        heard_at: when the last message came, in seconds on trio's clock.
+    """
+
+    def __init__(self, number: ConnectionId, owner: Owner, lanes: int) -> None:
+        self.id = number
+        self.lanes = [Lane(LaneId(index)) for index in range(lanes)]
+        self.heard_at = 0.0
+        self._owner = owner
+        self._wire: Wire | None = None
+        self._nursery: trio.Nursery | None = None
+        self._sending = trio.StrictFIFOLock()
+        self._close_code: int | None = None
+        #: Set when the connection shall end: because it was told to (`_told`), or is lost.
+        self._ending = trio.Event()
+        self._told = False
+        self._polite = False
+        self._connected = False
+        self._reported = False
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id}>"
+
+    # -- what the pool asks for ---------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Live: dial, serve until told to hang up or lost, report exactly once how it ended."""
+        failure: ConnectError | None = None
+        try:
+            failure = await self._supervise()
+        finally:
+            # Synchronous on purpose: the end, the report and what it leads to are one step.
+            self._wire = None
+            self._reported = True
+            self._lose_attempts(self._close_code)
+            if self._told:
+                self._owner.on_gone(self)
+            elif self._connected:
+                self._owner.on_lost(self)
+            else:
+                self._owner.on_dial_failed(
+                    self, failure or ConnectError("the dial was stopped", phase="upgrade")
+                )
+
+    def hang_up(self, *, polite: bool) -> None:
+        """End, with a goodbye or without. The turns on it are lost at once."""
+        self._told = True
+        self._polite = polite
+        self._ending.set()
+        self._lose_attempts(None)
+        if not self._connected and self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    async def send(self, message: bytes, attempt: Attempt) -> None:
+        """Put one request on the wire.
+
+        A checkpoint. If it does not return normally the connection is poisoned.
+
+        Raises:
+            WireClosedError: it is closed, or the network did not take the message in time.
+        """
+        done = False
+        try:
+            with trio.fail_after(self._owner.policy.send_timeout):
+                async with self._sending:
+                    if self._wire is None or self._ending.is_set():
+                        raise WireClosedError
+                    attempt.machine.handed()
+                    await self._wire.send(message)
+            done = True
+        except trio.TooSlowError:
+            raise WireClosedError(reason="the network did not take the message in time") from None
+        finally:
+            if not done:
+                self._poison(CloseReason.DIRTY)
+
+    async def ping(self) -> bool:
+        """Return whether the peer is there: it answered, or anything came from it meanwhile."""
+        asked_at = trio.current_time()
+        with trio.move_on_after(self._owner.policy.ping_timeout):
+            try:
+                if self._wire is not None:
+                    await self._wire.ping()
+                    self.heard_at = trio.current_time()
+            except WireClosedError:
+                return False
+        return self.heard_at >= asked_at
+
+    async def warm_up(self, lane: Lane, body: Mapping[str, Any]) -> None:
+        """Send the warm-up request on *lane* and wait for its answer, at most `connect_timeout`.
+
+        Without an answer the connection is given up: a warm-up never blocks nor pollutes a lease.
+        """
+        attempt = lane.attempt = Attempt(None)
+        lane.warming = body
+        try:
+            with trio.move_on_after(self._owner.policy.connect_timeout):
+                request: dict[str, Any] = {**body, "type": "response.create", "generate": False}
+                request.setdefault("input", [])
+                await self.send(encode(request), attempt)
+                while await attempt.next() is not None:
+                    pass
+        except WireClosedError:
+            pass  # `send` has poisoned the connection, which reports it
+        finally:
+            if not attempt.ended:
+                self._poison(CloseReason.DIRTY)
+
+    # -- the supervisor -----------------------------------------------------------------------
+
+    async def _supervise(self) -> ConnectError | None:
+        failure: ConnectError | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                try:
+                    if not self._told:
+                        await self._serve(await self._owner.dial(nursery), nursery)
+                except ConnectError as error:
+                    failure = error
+                nursery.cancel_scope.cancel()
+        except BaseException as error:
+            # This is the outermost frame of the task, and the nursery held nothing but this
+            # connection. So whatever came out, be it a crash inside a library or a stray
+            # Cancelled that no scope asked for, means that this connection is dead, and
+            # nothing else. Only what is meant for the whole program passes.
+            if (passing := _for_the_program(error)) is not None:
+                raise passing from None
+            logger.debug("connection %s crashed: %r", self.id, error)
+            if not self._connected:
+                what = ", ".join(type(leaf).__name__ for leaf in _leaves(error))
+                failure = ConnectError(f"the dial crashed ({what})", phase="upgrade")
+                failure.__cause__ = error
+        return failure
+
+    async def _serve(self, wire: Wire, nursery: trio.Nursery) -> None:
+        try:
+            if not self._told:
+                self._wire = wire
+                self._connected = True
+                self.heard_at = trio.current_time()
+                nursery.start_soon(self._read, wire)
+                self._owner.on_connected(self)
+                await self._ending.wait()
+            if self._polite:
+                await wire.aclose()
+        finally:
+            await wire.abort()
+
+    def _lose_attempts(self, close_code: int | None) -> None:
+        for lane in self.lanes:
+            lane.latest = lane.warm_up = lane.warming = None
+            if lane.attempt is not None:
+                attempt, lane.attempt = lane.attempt, None
+                attempt.lose(close_code)
+
+    def _poison(self, reason: CloseReason) -> None:
+        """This connection must not be used again. Nothing to do once its end is known."""
+        if not self._told and not self._reported:
+            self._owner.on_unusable(self, reason)
+
+    # -- the reader ---------------------------------------------------------------------------
+
+    async def _read(self, wire: Wire) -> None:
+        limit = self._owner.policy.max_buffered
+        try:
+            while True:
+                messages = await wire.receive()
+                self.heard_at = trio.current_time()
+                fed: dict[Attempt, None] = {}
+                for message in messages:
+                    if self._ending.is_set():
+                        return
+                    if (attempt := self._dispatch(message)) is not None:
+                        fed[attempt] = None
+                for attempt in fed:
+                    attempt.wake()
+                    if attempt.unread > limit:
+                        await attempt.room(limit)
+        except WireClosedError as error:
+            self._close_code = error.code
+        finally:
+            self._ending.set()
+
+    def _dispatch(self, message: str | bytes) -> Attempt | None:
+        """Route one message; return the attempt that has something new."""
+        lane = self.lanes[0]  # the only one while a connection has a single lane
+        attempt = lane.attempt
+        try:
+            event = parse_event(message)
+            if attempt is None:
+                self._receive_stray(event)
+                return None
+            # Only error frames hold dates.
+            wall_clock = time.time() if event.type in _WITH_HINTS else 0.0
+            reception = attempt.feed(event, wall_clock)
+        except MalformedMessageError as error:
+            logger.debug("connection %s: %s", self.id, error)
+            self._poison(CloseReason.DIRTY)
+            return None
+        match reception:
+            case Reception.DELIVER:
+                if attempt.machine.state is TurnState.FAILING and self._nursery is not None:
+                    self._nursery.start_soon(self._expire_failing, lane, attempt)
+            case Reception.END:
+                self._end(lane, attempt)
+            case Reception.EXPIRING:
+                self._owner.on_expiring(self)
+            case Reception.DIRTY:
+                self._poison(CloseReason.DIRTY)
+            case Reception.IGNORE:
+                pass
+        return attempt
+
+    def _receive_stray(self, event: Event) -> None:
+        """An event while no turn is in flight: about the connection, or proof that it is dirty."""
+        if is_about_connection(event):
+            return
+        if event.type == "error":
+            error = parse_error(event.data)
+            if error.is_expiry_notice:
+                self._owner.on_expiring(self)
+                return
+            self._poison(CloseReason.LIMIT if error.is_connection_limit else CloseReason.DIRTY)
+        else:
+            self._poison(CloseReason.DIRTY)
+
+    def _end(self, lane: Lane, attempt: Attempt) -> None:
+        """The terminal event of *attempt* has come."""
+        lane.attempt = None
+        machine = attempt.machine
+        well = machine.status in ("completed", "incomplete")
+        # A request that failed may have evicted its parent, and then the lane holds nothing.
+        lane.latest = machine.response_id if well else None
+        lane.warm_up = None
+        if lane.warming is not None:
+            if well and machine.response_id is not None:
+                lane.warm_up = WarmUp(machine.response_id, lane.warming)
+            lane.warming = None
+        if machine.error is not None and machine.error.is_connection_limit:
+            self._poison(CloseReason.LIMIT)
+        elif machine.refused and self._owner.closes_after_error:
+            self._poison(CloseReason.DIRTY)
+        else:
+            self._owner.on_finished(self, lane)
+
+    async def _expire_failing(self, lane: Lane, attempt: Attempt) -> None:
+        await trio.sleep(FAILED_GRACE)
+        if lane.attempt is attempt and attempt.machine.state is TurnState.FAILING:
+            attempt.machine.expire_failing()
+            attempt.wake()
+            self._poison(CloseReason.DIRTY)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """Return the exceptions in *error* that are no groups."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return [leaf for inner in group.exceptions for leaf in _leaves(inner)]
+
+
+def _for_the_program(error: BaseException) -> BaseException | None:
+    """Return the KeyboardInterrupt or SystemExit in *error*, if there is one."""
+    for leaf in _leaves(error):
+        if isinstance(leaf, (KeyboardInterrupt, SystemExit)):
+            return leaf
+    return None

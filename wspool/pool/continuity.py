@@ -1,0 +1,197 @@
+"""Continuity: what a conversation carries from turn to turn, and the driver of one turn.
+
+What may be sent again is decided by `wspool.core.replay`, what to send by
+`wspool.core.chain`; this module performs both on whatever connection there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import trio
+
+from wspool.core.chain import Chain, Item
+from wspool.core.frames import encode
+from wspool.core.policy import PoolPolicy
+from wspool.core.pool import Verdict
+from wspool.core.replay import Recovery, Retries
+from wspool.core.statistics import ConversationStatistics, TurnRecord
+from wspool.errors import PoolClosedError, TurnInFlightError
+from wspool.pool.attempt import Attempt
+from wspool.pool.lease import Lease
+
+__all__ = ["Continuity", "ContinuityOwner", "ContinuousTurn"]
+
+
+class ContinuityOwner(Protocol):
+    """What a conversation needs of its pool."""
+
+    policy: PoolPolicy
+
+    async def acquire(self) -> Lease: ...
+    def record(self, record: TurnRecord) -> None: ...
+
+
+class Continuity:
+    """The chain of one conversation, its lease, and its account.
+
+    Attributes:
+        chain: lineage and history.
+        in_turn: True while a turn has not been left.
+        closed: True once no further turn is possible.
+    """
+
+    def __init__(self, owner: ContinuityOwner, number: int) -> None:
+        self.owner = owner
+        self.number = number
+        self.chain = Chain()
+        self.in_turn = False
+        self.closed = False
+        self.last_connection: int | None = None
+        self.turns = self.delta_turns = self.full_turns = 0
+        self.moves = self.tool_calls = self.bytes_sent = self.bytes_saved = 0
+        self._lease: Lease | None = None
+
+    async def take_lease(self) -> Lease:
+        """Return a lease on which a turn can be tried, waiting in line if there is none."""
+        await trio.lowlevel.checkpoint()
+        lease = self._lease
+        if lease is not None and lease.alive and lease.lane.attempt is None:
+            return lease
+        # None yet, lost, or still busy with the rest of a turn that was given up.
+        self.drop_lease()
+        lease = self._lease = await self.owner.acquire()
+        if self.last_connection not in (None, lease.connection):
+            self.moves += 1
+        self.last_connection = lease.connection
+        return lease
+
+    def drop_lease(self) -> None:
+        """Give the lease back, if there is one."""
+        if self._lease is not None:
+            lease, self._lease = self._lease, None
+            lease.release()
+
+    def statistics(self) -> ConversationStatistics:
+        """Return a frozen snapshot."""
+        return ConversationStatistics(
+            turns=self.turns,
+            delta_turns=self.delta_turns,
+            full_turns=self.full_turns,
+            moves=self.moves,
+            tool_calls=self.tool_calls,
+            bytes_sent=self.bytes_sent,
+            bytes_saved=self.bytes_saved,
+        )
+
+
+class ContinuousTurn:
+    """Drives one turn of a conversation: as many requests as it takes, within the rules of replay."""
+
+    def __init__(self, continuity: Continuity, items: list[Item], body: Mapping[str, Any]) -> None:
+        self._continuity = continuity
+        self._items = items
+        self._body = body
+        self._retries = Retries(continuity.owner.policy.replay)
+        self._active = False
+        self._lease: Lease | None = None
+        self._parent: str | None = None
+        self._full = True
+        self._waited = 0.0
+        self._started_at: float | None = None
+        self._requests = self._size = self._saved = 0
+
+    async def start(self) -> Attempt:
+        continuity = self._continuity
+        if continuity.closed:
+            raise PoolClosedError("the conversation is closed; nothing was sent")
+        if continuity.in_turn:
+            raise TurnInFlightError("a turn of this conversation has not ended; nothing was sent")
+        self._active = continuity.in_turn = True
+        return await self._send()
+
+    async def recover(self, attempt: Attempt, *, exposed: bool) -> Attempt | None:
+        machine = attempt.machine
+        if attempt.lost:
+            decision = self._retries.after_loss(
+                machine.delivery, output_seen=machine.output_seen, exposed=exposed
+            )
+        elif machine.refused and machine.error is not None:
+            decision = self._retries.after_refusal(machine.error, had_parent=self._parent is not None)
+        else:
+            decision = Recovery.GIVE_UP
+        if decision is Recovery.GIVE_UP:
+            return None
+        self._continuity.chain.forget_parent()
+        if decision is Recovery.ELSEWHERE:
+            self._continuity.drop_lease()
+        return await self._send()
+
+    def leave(self, attempt: Attempt | None, *, cancelled: bool) -> None:
+        if not self._active:
+            return
+        continuity = self._continuity
+        self._active = continuity.in_turn = False
+        machine = attempt.machine if attempt is not None else None
+        if attempt is not None and not attempt.ended and self._lease is not None:
+            self._lease.give_up(attempt)
+        well = machine is not None and machine.status in ("completed", "incomplete")
+        if well and machine is not None and machine.response is not None:
+            continuity.turns += 1
+            continuity.chain.extend(self._items, machine.response["output"], str(machine.response_id))
+        else:
+            # Whatever went wrong may have cost the server its memory of the parent.
+            continuity.chain.forget_parent()
+        if self._started_at is not None and attempt is not None and machine is not None:
+            continuity.owner.record(
+                TurnRecord(
+                    conversation=continuity.number,
+                    connection=continuity.last_connection,
+                    response_id=machine.response_id,
+                    full=self._full,
+                    status=machine.status or ("lost" if attempt.lost else "cancelled"),
+                    delivery=machine.delivery,
+                    waited=self._waited,
+                    duration=trio.current_time() - self._started_at,
+                    requests=self._requests,
+                    bytes_sent=self._size,
+                    bytes_saved=self._saved,
+                    events=len(attempt.events),
+                )
+            )
+
+    async def _send(self) -> Attempt:
+        """Send the turn on a lease that can carry it, taking one if needed."""
+        continuity = self._continuity
+        while True:
+            since = trio.current_time()
+            lease = await continuity.take_lease()
+            self._waited += trio.current_time() - since
+            # From here to the send there is no checkpoint: what is planned for this lane is
+            # what is sent on it.
+            lane = lease.lane
+            plan = continuity.chain.plan(self._items, lane.latest, lane.warm_up, self._body)
+            body: dict[str, Any] = {"type": "response.create", **self._body}
+            if plan.previous_response_id is not None:
+                body["previous_response_id"] = plan.previous_response_id
+            body["input"] = plan.input
+            request = encode(body)
+            lease.check_size(request)
+            if lease.begin(movable=True) is Verdict.GO:
+                break
+            continuity.drop_lease()
+        self._lease = lease
+        self._parent, self._full = plan.previous_response_id, plan.full
+        if self._started_at is None:
+            self._started_at = trio.current_time()
+        self._requests += 1
+        self._size += len(request)
+        self._saved += plan.saved
+        continuity.bytes_sent += len(request)
+        continuity.bytes_saved += plan.saved
+        if plan.full:
+            continuity.full_turns += 1
+        else:
+            continuity.delta_turns += 1
+        return await lease.send(request, plan.previous_response_id)

@@ -1,0 +1,150 @@
+"""Conversation: a chain of turns that outlives its connections.
+
+It keeps the history, takes a lease at its first turn and keeps it. While the lane holds its
+latest response it sends only what is new; when the connection is too old, lost or has
+forgotten, it goes on elsewhere and sends everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from wspool.core.chain import Item, as_items
+from wspool.core.response import Response
+from wspool.core.statistics import ConversationStatistics
+from wspool.errors import MaxTurnsError
+from wspool.pool.continuity import Continuity, ContinuityOwner, ContinuousTurn
+from wspool.pool.tools import Tool, ToolErrors, call_tools, tool_calls
+from wspool.pool.turn import Turn
+
+__all__ = ["Conversation", "Input"]
+
+#: What a turn takes: a text, or input items.
+Input: TypeAlias = str | Sequence[Mapping[str, Any]]
+
+# Fields that the library owns, and why.
+_OWN_FIELDS = {
+    "previous_response_id": "the conversation chains its responses itself",
+    "input": "pass it to respond, turn or run",
+    "type": "it is always response.create",
+    "stream_id": "lanes are the pool's business",
+    "background": "background responses are not offered over WebSocket; use HTTP",
+    "conversation": "the history is kept here; use pool.lease() for server-side conversations",
+    "generate": "use open_pool(warm_up=...) for warm-up requests",
+}
+
+
+class Conversation:
+    """A chain of turns with its history; made by `Pool.conversation`.
+
+    One turn at a time. Not for use by two tasks at once.
+    """
+
+    def __init__(self, owner: ContinuityOwner, number: int, defaults: Mapping[str, Any]) -> None:
+        self._defaults = _checked(defaults)
+        self._continuity = Continuity(owner, number)
+
+    # -- for users ----------------------------------------------------------------------------
+
+    @property
+    def items(self) -> list[Item]:
+        """The full history, oldest first: input and output items of all turns that ended well."""
+        return self._continuity.chain.items
+
+    def turn(self, input: Input, **overrides: Any) -> Turn:
+        """Prepare one streaming turn: `async with conversation.turn(...) as turn: async for ...`.
+
+        Args:
+            input: what is new: a text, or input items.
+            **overrides: body fields for this turn only.
+
+        Entering waits for a lease if there is none. It raises:
+            TurnInFlightError: another turn of this conversation has not ended; nothing was sent.
+            RequestTooLargeError, LeaseRefusedError, PoolClosedError: nothing was sent.
+        """
+        body = _checked({**self._defaults, **overrides})
+        return Turn(ContinuousTurn(self._continuity, as_items(input), body))
+
+    async def respond(self, input: Input, **overrides: Any) -> Response:
+        """Take one turn and return its response, completed or incomplete.
+
+        Args:
+            input: what is new: a text, or input items.
+            **overrides: body fields for this turn only.
+
+        A checkpoint. Cancelling gives the turn up; the history stays as it was before it.
+
+        Raises:
+            ResponseFailedError: the server refused the request or the response failed.
+            TurnLostError: the connection died under it; see `delivery`.
+            TurnInFlightError, RequestTooLargeError, LeaseRefusedError, PoolClosedError:
+                nothing was sent.
+        """
+        async with self.turn(input, **overrides) as turn:
+            return await turn.result()
+
+    async def run(
+        self,
+        input: Input,
+        *,
+        tools: Mapping[str, Tool],
+        max_turns: int | None = None,
+        tool_errors: ToolErrors = "return",
+        **overrides: Any,
+    ) -> Response:
+        """Take turns until the model calls no more tools; return the last response.
+
+        Args:
+            input: what is new.
+            tools: what to call, by tool name. Their definitions go in `tools=` of the conversation.
+            max_turns: turns at most, None for no limit.
+            tool_errors: `"return"` tells the model that its call failed; `"raise"` ends the loop.
+            **overrides: body fields for these turns only.
+
+        The calls of one turn run at the same time; their outputs are sent in call order. A checkpoint.
+
+        Raises:
+            MaxTurnsError: the model still calls tools after *max_turns*. The outputs are not lost:
+                the response is in `items`.
+            Exception: whatever a tool raised, with `tool_errors="raise"`; bare if it was one.
+            WsPoolError: what `respond` raises.
+        """
+        taken = 0
+        pending: Input = input
+        while True:
+            response = await self.respond(pending, **overrides)
+            taken += 1
+            calls = tool_calls(response.output)
+            if not calls or response.status != "completed":
+                return response
+            if max_turns is not None and taken >= max_turns:
+                raise MaxTurnsError(max_turns)
+            self._continuity.tool_calls += len(calls)
+            pending = await call_tools(calls, tools, tool_errors)
+
+    def statistics(self) -> ConversationStatistics:
+        """Return a frozen snapshot; taking it changes nothing."""
+        return self._continuity.statistics()
+
+    def close(self) -> None:
+        """Give the lease back; no further turn is possible. Never waits. Idempotent."""
+        self._continuity.closed = True
+        self._continuity.drop_lease()
+
+    def __repr__(self) -> str:
+        it = self._continuity
+        state = "closed" if it.closed else "in turn" if it.in_turn else "idle"
+        return f"<Conversation {it.number}, {state}: {it.turns} turns, {len(it.chain)} items>"
+
+
+def _checked(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the body fields to send, or say which one is not the caller's to set."""
+    for name, advice in _OWN_FIELDS.items():
+        if body.get(name) is not None:
+            raise ValueError(f"{name!r} cannot be set here: {advice}")
+    fields = {name: value for name, value in body.items() if name not in _OWN_FIELDS and name != "stream"}
+    if fields.get("store") is False and "include" not in fields:
+        # Without its encrypted form reasoning cannot be sent again when the connection is lost.
+        fields["include"] = ["reasoning.encrypted_content"]
+    return fields

@@ -1,0 +1,192 @@
+"""Lease: the exclusive right to one lane of one connection.
+
+The low level: no history, no resend. A lease dies with its connection, and every use of a
+dead lease is a clear error without I/O.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import trio
+
+from wspool.core.commands import LeaseId
+from wspool.core.frames import encode
+from wspool.core.pool import Verdict
+from wspool.core.statistics import TurnRecord
+from wspool.errors import PoolClosedError, RequestTooLargeError, TurnInFlightError
+from wspool.pool.attempt import Attempt
+from wspool.pool.connection import Connection, Lane
+from wspool.pool.outcome import lost
+from wspool.pool.turn import Turn
+from wspool.wire.wire import WireClosedError
+
+__all__ = ["Lease", "LeaseOwner"]
+
+#: Fields that have no meaning on a connection, and what to do instead.
+_REFUSED_FIELDS = {
+    "background": "background responses are not offered over WebSocket; use HTTP",
+    "stream_id": "lanes are the pool's business; leave it out",
+}
+
+
+class LeaseOwner(Protocol):
+    """What a lease needs of its pool."""
+
+    max_request: int
+
+    def record(self, record: TurnRecord) -> None: ...
+    def check_use(self) -> None: ...
+    def is_live(self, lease: LeaseId) -> bool: ...
+    def begin(self, lease: LeaseId, *, movable: bool) -> Verdict: ...
+    def give_up(self, lease: LeaseId) -> None: ...
+    def release(self, lease: LeaseId) -> None: ...
+
+
+class Lease:
+    """The right to one lane of one connection; made by `Pool.lease`.
+
+    Attributes:
+        expiring: True once the connection is past its planned retirement: finish soon.
+    """
+
+    def __init__(self, owner: LeaseOwner, number: LeaseId, connection: Connection, lane: Lane) -> None:
+        self.expiring = False
+        self._owner = owner
+        self._id = number
+        self._connection = connection
+        self._lane = lane
+        self._released = False
+
+    @property
+    def alive(self) -> bool:
+        """True while turns can start: not released, and its connection is there."""
+        return self._owner.is_live(self._id)
+
+    @property
+    def connection(self) -> int:
+        """Number of the connection in its pool."""
+        return self._connection.id
+
+    @property
+    def lane(self) -> Lane:
+        """The lane it holds."""
+        return self._lane
+
+    def create(self, **body: Any) -> Turn:
+        """Prepare one turn; entering it sends `response.create` with *body*, as it is.
+
+        Args:
+            **body: the fields of the request: `model`, `input`, `previous_response_id` ...
+
+        Entering raises:
+            PoolClosedError: the lease was released.
+            TurnInFlightError: it has a turn in flight; nothing was sent.
+            RequestTooLargeError: over the provider's limit; nothing was sent.
+            TurnLostError: its connection is gone, or too old for another turn.
+        """
+        for name, advice in _REFUSED_FIELDS.items():
+            if body.get(name):
+                raise ValueError(f"{name!r} cannot be sent: {advice}")
+        return Turn(_LeaseDriver(self, self._owner, body))
+
+    def begin(self, *, movable: bool) -> Verdict:
+        """Start a turn, if the connection is young enough. See `PoolCore.begin`. Never waits.
+
+        Raises:
+            PoolClosedError, TurnInFlightError, TurnLostError: as `create` says.
+        """
+        self._owner.check_use()
+        if self._released:
+            raise PoolClosedError("the lease was released; take another one")
+        if not self.alive:
+            raise lost("the connection of this lease is gone")
+        if self._lane.attempt is not None:
+            raise TurnInFlightError("a turn is in flight on this lease; nothing was sent")
+        return self._owner.begin(self._id, movable=movable)
+
+    async def send(self, request: bytes, parent: str | None) -> Attempt:
+        """Send *request* for the turn that `begin` started. A checkpoint.
+
+        Whatever happens to the send shows in the attempt: a failed one is lost.
+        """
+        attempt = self._lane.attempt = Attempt(parent)
+        self._lane.warm_up = None
+        try:
+            await self._connection.send(request, attempt)
+        except WireClosedError as error:
+            attempt.lose(error.code)
+        return attempt
+
+    def check_size(self, request: bytes) -> None:
+        """Raise `RequestTooLargeError` if *request* is over the provider's limit."""
+        if len(request) > self._owner.max_request:
+            raise RequestTooLargeError(size=len(request), limit=self._owner.max_request)
+
+    def give_up(self, attempt: Attempt) -> None:
+        """Nobody wants the rest of *attempt*. Never waits."""
+        if self._lane.attempt is attempt and self.alive:
+            attempt.drop()
+            self._owner.give_up(self._id)
+
+    def release(self) -> None:
+        """Give the lane back. Never waits; releasing twice does nothing."""
+        if not self._released:
+            self._released = True
+            self._owner.release(self._id)
+
+    def __repr__(self) -> str:
+        state = "released" if self._released else "dead" if not self.alive else "live"
+        expiring = ", expiring" if self.expiring and state == "live" else ""
+        return f"<Lease {self._id} on connection {self._connection.id}, {state}{expiring}>"
+
+
+class _LeaseDriver:
+    """One request, sent once."""
+
+    def __init__(self, lease: Lease, owner: LeaseOwner, body: dict[str, Any]) -> None:
+        self._lease = lease
+        self._owner = owner
+        self._body = body
+        self._started_at = 0.0
+        self._size = 0
+
+    async def start(self) -> Attempt:
+        lease = self._lease
+        body = {"type": "response.create", **self._body}
+        request = encode(body)
+        lease.check_size(request)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if lease.begin(movable=False) is Verdict.MOVE:
+            raise lost("its connection is too close to its lifetime limit for another turn")
+        self._started_at = trio.current_time()
+        self._size = len(request)
+        return await lease.send(request, self._body.get("previous_response_id"))
+
+    async def recover(self, attempt: Attempt, *, exposed: bool) -> Attempt | None:
+        await trio.lowlevel.checkpoint()
+        return None
+
+    def leave(self, attempt: Attempt | None, *, cancelled: bool) -> None:
+        lease = self._lease
+        if attempt is None:
+            return
+        if not attempt.ended:
+            lease.give_up(attempt)
+        machine = attempt.machine
+        self._owner.record(
+            TurnRecord(
+                conversation=None,
+                connection=lease.connection,
+                response_id=machine.response_id,
+                full=True,
+                status=machine.status or ("lost" if attempt.lost else "cancelled"),
+                delivery=machine.delivery,
+                waited=0.0,
+                duration=trio.current_time() - self._started_at,
+                requests=1,
+                bytes_sent=self._size,
+                bytes_saved=0,
+                events=len(attempt.events),
+            )
+        )

@@ -1,0 +1,169 @@
+"""open_pool: puts endpoint, credential, wire, policy and pool together, and takes them apart.
+
+The only place that knows all the parts.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Literal
+
+import trio
+
+from wspool.core.policy import OPENAI, PoolPolicy, Provider
+from wspool.pool.credentials import ApiKey, secret_source
+from wspool.pool.instrument import Instrument
+from wspool.pool.pool import Pool, Setup
+from wspool.wire.dial import parse_url
+from wspool.wire.trio_websocket import TrioWebSocketConnector
+from wspool.wire.wire import Connector
+
+__all__ = ["DEFAULT_URL", "open_pool"]
+
+#: OpenAI's endpoint. Source: its WebSocket mode guide.
+DEFAULT_URL: Final = "wss://api.openai.com/v1/responses"
+#: Where the key comes from when none is given, as in the provider's own SDKs.
+KEY_VARIABLE: Final = "OPENAI_API_KEY"
+
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
+_HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")  # section 5.5, ASCII only
+
+
+def open_pool(
+    url: str = DEFAULT_URL,
+    *,
+    api_key: ApiKey | None = None,
+    provider: Provider = OPENAI,
+    policy: PoolPolicy | None = None,
+    wire: Literal["auto", "trio-websocket"] | Connector = "auto",
+    warm_up: Mapping[str, Any] | None = None,
+    headers: Sequence[tuple[str, str]] = (),
+    ssl_context: ssl.SSLContext | None = None,
+    allow_insecure: bool = False,
+    instrument: Instrument | None = None,
+) -> _PoolManager:
+    """Open a pool for the length of an `async with` block.
+
+    Args:
+        url: the endpoint, ws:// or wss://. ws:// only to this machine, unless *allow_insecure*.
+        api_key: the key, or an async function that returns one and is asked once per dial. By
+            default the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
+        provider: what the endpoint can do.
+        policy: the limits; by default `PoolPolicy()`.
+        wire: how messages are carried: a name, or a connector of your own.
+        warm_up: body of a request without output that each new connection gets ahead of
+            demand; the first turn with equal model, instructions and tools continues from it.
+        headers: further headers of the upgrade request, such as OpenAI-Organization.
+        ssl_context: for wss://; by default `ssl.create_default_context()`.
+        allow_insecure: True to send the key unencrypted to another machine.
+        instrument: watches the pool.
+
+    Leaving the block refuses newcomers, drops leases that are still held, says goodbye for at
+    most `policy.close_timeout` seconds and leaves no task and no socket. An exception of the
+    block comes out as it is.
+
+    Raises:
+        ValueError, TypeError: an argument is not usable; the text says why.
+    """
+    policy = policy if policy is not None else PoolPolicy()
+    endpoint = parse_url(
+        url,
+        ssl_context=ssl_context,
+        allow_insecure=allow_insecure,
+        connect_timeout=policy.connect_timeout,
+        close_timeout=policy.close_timeout,
+        max_message_size=policy.max_message_size,
+    )
+    fixed = tuple(_checked_header(name, value) for name, value in headers)
+    if api_key is None:
+        api_key = os.environ.get(KEY_VARIABLE)
+        if api_key is None and not _is_loopback(endpoint.host):
+            raise ValueError(f"no API key: set {KEY_VARIABLE}, or pass api_key=")
+    source = secret_source(api_key) if api_key is not None else None
+
+    async def upgrade_headers() -> Sequence[tuple[str, str]]:
+        if source is None:
+            return fixed
+        # Built here for one dial and kept nowhere.
+        return (*fixed, ("Authorization", f"Bearer {(await source()).reveal()}"))
+
+    if isinstance(wire, str):
+        if wire not in ("auto", "trio-websocket"):
+            raise ValueError(f"wire={wire!r} is none of 'auto', 'trio-websocket'; or pass a Connector")
+        connector: Connector = TrioWebSocketConnector()
+    else:
+        connector = wire
+    setup = Setup(
+        endpoint=endpoint,
+        connector=connector,
+        headers=upgrade_headers,
+        provider=provider,
+        policy=policy,
+        warm_up=dict(warm_up) if warm_up is not None else None,
+        instrument=instrument if instrument is not None else Instrument(),
+    )
+    return _PoolManager(setup)
+
+
+class _PoolManager:
+    """The `async with` block of a pool.
+
+    Not a generator: an exception of the body must not pass through the nursery of the
+    pool's tasks, or it would come out in a group.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._pool: Pool | None = None
+        self._nursery_manager = trio.open_nursery()
+
+    async def __aenter__(self) -> Pool:
+        if self._pool is not None:
+            raise RuntimeError("a pool is opened once; call open_pool again")
+        pool = self._pool = Pool(self._setup)
+        nursery = await self._nursery_manager.__aenter__()
+        try:
+            await nursery.start(pool.serve)
+        except BaseException as error:
+            # Nothing of the body has run: let the nursery say what happened.
+            await self._nursery_manager.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return pool
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if self._pool is not None:
+            try:
+                await self._pool.aclose()
+            except trio.Cancelled as cancelled:
+                if error is None:
+                    kind, error, trace = type(cancelled), cancelled, cancelled.__traceback__
+        if isinstance(error, trio.Cancelled):
+            # It may belong to the nursery itself (a task of the pool crashed), which then knows why.
+            return bool(await self._nursery_manager.__aexit__(kind, error, trace))
+        await self._nursery_manager.__aexit__(None, None, None)
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _checked_header(name: str, value: str) -> tuple[str, str]:
+    # The value is not quoted: it may be a credential.
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a header name")
+    if not _HEADER_VALUE.fullmatch(value):
+        raise ValueError(f"the value of header {name!r} must be visible ASCII without line breaks")
+    if name.lower() == "authorization":
+        raise ValueError("pass the credential as api_key=, not as a header")
+    return name, value

@@ -1,0 +1,123 @@
+"""From what the core knows to what the caller is told: the errors of turns and refusals.
+
+The only place where public errors about the network and the server are made.
+"""
+
+from __future__ import annotations
+
+from wspool.core.commands import Refuse, RefuseReason
+from wspool.core.failures import FailureKind
+from wspool.core.frames import ServerError
+from wspool.core.statistics import PoolStatistics
+from wspool.core.turn import TurnMachine
+from wspool.errors import (
+    AuthenticationError,
+    ConnectionLimitError,
+    DialFailedError,
+    LeaseRefusedError,
+    PoolClosedError,
+    PreviousResponseNotFoundError,
+    RateLimitedError,
+    ResponseFailedError,
+    TooManyWaitingError,
+    TurnLostError,
+    WsPoolError,
+)
+from wspool.pool.attempt import Attempt
+
+__all__ = ["failed_response", "lost", "refusal", "turn_failure"]
+
+_LOST_ADVICE = {
+    "not_sent": "nothing was sent, it is safe to try again",
+    "ambiguous": "the request may have been executed",
+    "accepted": "the server had begun to answer; trying again pays twice",
+    "terminal": "the turn had ended",
+}
+
+
+def turn_failure(attempt: Attempt) -> WsPoolError | None:
+    """Return the error of an ended attempt, or None if it has a response (of whatever status)."""
+    if attempt.lost:
+        code = attempt.close_code
+        how = "the connection was dropped" if code is None else f"the connection closed with code {code}"
+        return lost(how, attempt)
+    machine = attempt.machine
+    if machine.response is None and machine.error is not None:
+        return _server_failure(machine.error, machine)
+    return None
+
+
+def failed_response(machine: TurnMachine) -> ResponseFailedError:
+    """Return the error of a response whose status is `failed`."""
+    return _server_failure(machine.error or ServerError(), machine)
+
+
+def lost(how: str, attempt: Attempt | None = None) -> TurnLostError:
+    """Return the error of a turn whose connection died, or died before it could start."""
+    delivery = attempt.machine.delivery if attempt is not None else "not_sent"
+    return TurnLostError(
+        f"turn lost: {how}; {_LOST_ADVICE[delivery]}",
+        delivery=delivery,
+        response_id=attempt.machine.response_id if attempt is not None else None,
+        events=attempt.events if attempt is not None else (),
+        close_code=attempt.close_code if attempt is not None else None,
+    )
+
+
+def refusal(command: Refuse, statistics: PoolStatistics, cause: BaseException | None) -> WsPoolError:
+    """Return the error of a waiter that gets no lease."""
+    match command.reason:
+        case RefuseReason.CLOSED:
+            return PoolClosedError("the pool is closed; nothing was sent")
+        case RefuseReason.TOO_MANY_WAITING:
+            return TooManyWaitingError(
+                f"{statistics.waiting} tasks are in line already (max_waiting); {_line(statistics)}",
+                statistics=statistics,
+            )
+        case RefuseReason.DIAL_FAILED:
+            failure = command.failure
+            if failure is None:
+                raise AssertionError("bug: refused for a failed dial without its failure")
+            kind = AuthenticationError if failure.kind is FailureKind.CREDENTIAL else DialFailedError
+            error: LeaseRefusedError = kind(
+                failure.message,
+                phase=failure.phase,
+                status=failure.status,
+                retry_after=failure.retry_after,
+                statistics=statistics,
+            )
+            error.__cause__ = cause
+            return error
+
+
+def _line(statistics: PoolStatistics) -> str:
+    return (
+        f"{statistics.size} of {statistics.max_size} connections, {statistics.leased} leased, "
+        f"{statistics.dialing} dialing"
+    )
+
+
+def _server_failure(error: ServerError, machine: TurnMachine) -> ResponseFailedError:
+    kind = ResponseFailedError
+    advice = ""
+    if error.is_parent_missing:
+        kind, advice = PreviousResponseNotFoundError, "send the whole conversation without it"
+    elif error.is_connection_limit:
+        kind, advice = ConnectionLimitError, "send the whole conversation on another connection"
+    elif error.is_rate_limit:
+        kind, advice = RateLimitedError, "wait before trying again"
+    what = "response failed" if machine.response_id else "request refused"
+    label = error.code or error.type or "error"
+    text = f"{what}: {label}" + (f" ({error.status})" if error.status else "")
+    if error.message:
+        text += f": {error.message}"
+    return kind(
+        f"{text}; {advice}" if advice else text,
+        delivery=machine.delivery,
+        code=error.code,
+        status=error.status,
+        param=error.param,
+        response_id=machine.response_id,
+        retry_after=error.retry_after,
+        raw=error.raw,
+    )

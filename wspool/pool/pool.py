@@ -1,0 +1,447 @@
+"""Pool: leases lanes to tasks. The shell of `PoolCore`.
+
+Every change goes through `_step`: ask the core, perform all it says, then look whether anybody
+waits for what has changed. `_step` is synchronous and protected against KeyboardInterrupt, so
+between a decision and its act nothing else runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, assert_never
+
+import attrs
+import outcome
+import trio
+
+from wspool.core.commands import (
+    CloseReason,
+    Command,
+    ConnectionId,
+    Dial,
+    Expiring,
+    Grant,
+    HangUp,
+    LaneId,
+    LeaseId,
+    Ping,
+    Refuse,
+    RefuseReason,
+    WaiterId,
+    Warm,
+)
+from wspool.core.failures import DialFailure, FailureKind, classify_dial, parse_retry_after
+from wspool.core.policy import PoolPolicy, Provider
+from wspool.core.pool import PoolCore, Verdict
+from wspool.core.statistics import PoolStatistics, TurnRecord
+from wspool.errors import ForeignUseError, PoolClosedError, WsPoolError
+from wspool.pool.connection import Connection, Lane
+from wspool.pool.conversation import Conversation
+from wspool.pool.credentials import CredentialError
+from wspool.pool.instrument import Instrument
+from wspool.pool.lease import Lease
+from wspool.pool.outcome import refusal
+from wspool.wire.wire import ConnectError, Connector, Endpoint, Wire
+
+__all__ = ["Pool"]
+
+logger = logging.getLogger("wspool.pool")
+
+#: Seconds for a stopped connection to let go of its socket once it was told to drop it. Dropping
+#: never waits for a peer; this only bounds a wire that breaks its contract.
+DROP_TIMEOUT = 1.0
+
+Headers = Sequence[tuple[str, str]]
+
+
+@attrs.frozen(kw_only=True)
+class Setup:
+    """What a pool is made of; put together by `open_pool`."""
+
+    endpoint: Endpoint
+    connector: Connector
+    headers: Callable[[], Awaitable[Headers]] = attrs.field(repr=False)
+    provider: Provider
+    policy: PoolPolicy
+    warm_up: Mapping[str, Any] | None
+    instrument: Instrument
+
+
+class Pool:
+    """Owns the connections of one endpoint and one credential identity; made by `open_pool`."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.policy = setup.policy
+        self.provider = setup.provider
+        self.closes_after_error = setup.provider.closes_after_error
+        self.max_request = setup.provider.max_request
+        self._setup = setup
+        self._core = PoolCore(setup.policy, setup.provider, warm_up=setup.warm_up is not None)
+        self._connections: dict[ConnectionId, Connection] = {}
+        self._leases: dict[LeaseId, Lease] = {}
+        self._parked: dict[WaiterId, trio.lowlevel.Task] = {}
+        self._last_waiter = 0
+        self._last_conversation = 0
+        self._last_failure: ConnectError | None = None
+        self._todo: deque[Command] = deque()
+        self._performing = False
+        self._services: trio.Nursery | None = None
+        self._changed = trio.Event()
+        self._watchers = 0
+        self._sleeping_until = math.inf
+        self._wake_up = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+        self._process = os.getpid()
+        # Spreads retirements and retries; nothing secret depends on it.
+        self._random = random.Random()
+
+    # -- for users ----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncGenerator[Lease, None]:
+        """Lease one lane for the length of an `async with` block.
+
+        Waits in line, first come, first served. A checkpoint; cancelling takes nothing.
+
+        Raises:
+            LeaseRefusedError: the line is full, or the endpoint cannot be reached.
+            PoolClosedError: the pool is closed.
+        """
+        lease = await self.acquire()
+        try:
+            yield lease
+        finally:
+            lease.release()
+
+    @asynccontextmanager
+    async def conversation(self, **defaults: Any) -> AsyncGenerator[Conversation, None]:
+        """Hold a conversation for the length of an `async with` block.
+
+        Args:
+            **defaults: fields that go with every turn: `model`, `instructions`, `tools`,
+                `store`, `reasoning` ... History and `previous_response_id` are the library's.
+
+        It takes its lease at its first turn and gives it back at the end of the block.
+        """
+        self.check_use()
+        self._last_conversation += 1
+        conversation = Conversation(self, self._last_conversation, defaults)
+        try:
+            yield conversation
+        finally:
+            conversation.close()
+
+    async def wait_ready(self, lanes: int | None = None) -> None:
+        """Wait until that many lanes can be granted at once.
+
+        Args:
+            lanes: how many; by default `policy.min_idle`, which is also the most.
+
+        A checkpoint; safe to cancel, to call again and to call from several tasks.
+
+        Raises:
+            DialFailedError: the last dial failed; the pool goes on trying.
+            PoolClosedError: the pool is closed.
+        """
+        self.check_use()
+        wanted = self.policy.min_idle if lanes is None else lanes
+        if wanted > self.policy.min_idle:
+            raise ValueError(f"lanes={wanted} exceeds min_idle={self.policy.min_idle}; raise min_idle")
+        await trio.lowlevel.checkpoint()
+        while (statistics := self.statistics()).idle < wanted:
+            if statistics.closed_pool:
+                raise PoolClosedError("the pool is closed")
+            if (failure := self._core.failure) is not None:
+                raise self._refusal(Refuse(WaiterId(0), RefuseReason.DIAL_FAILED, failure))
+            await self._change()
+
+    async def aclose(self, *, grace: float = 0.0) -> None:
+        """Close: refuse newcomers and waiters at once, let leases finish, then force.
+
+        Args:
+            grace: seconds for leases to be released.
+
+        Returns within `grace + policy.close_timeout` and a moment, whatever the peers do.
+        A checkpoint; cancelling cuts the grace short, never the closing. Idempotent.
+        """
+        self.check_use()
+        self._step(self._core.close)
+        with trio.move_on_after(grace):
+            while self._core.statistics().leased:
+                await self._change()
+        self._step(self._core.force)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + self.policy.close_timeout):
+            while self._connections:
+                await self._change()
+        if self._services is not None:
+            # Whoever is still saying goodbye drops its stream now.
+            self._services.cancel_scope.cancel()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + DROP_TIMEOUT):
+            while self._connections:
+                await self._change()
+        await trio.lowlevel.checkpoint()
+
+    def statistics(self) -> PoolStatistics:
+        """Return a frozen snapshot; taking it changes nothing."""
+        return self._core.statistics()
+
+    def __repr__(self) -> str:
+        s = self.statistics()
+        state = "closed" if s.closed_pool else "degraded" if s.degraded else "open"
+        return (
+            f"<Pool {self._setup.endpoint.host}, {state}: {s.leased} leased, {s.idle} idle, "
+            f"{s.dialing} dialing, {s.waiting} waiting, {s.size} of {s.max_size} connections>"
+        )
+
+    # -- for leases and conversations ---------------------------------------------------------
+
+    def check_use(self) -> None:
+        """Raise `ForeignUseError` unless called in the trio run, thread and process of the pool."""
+        try:
+            same = trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:
+            same = False
+        if not same or os.getpid() != self._process:
+            raise ForeignUseError(
+                "a pool can only be used in the trio run, thread and process that opened it; open one there"
+            )
+
+    @trio.lowlevel.enable_ki_protection
+    async def acquire(self) -> Lease:
+        """Take a lease; the caller must `release` it. Prefer `lease()`.
+
+        A checkpoint; cancelling takes nothing. Raises what `lease` raises.
+        """
+        self.check_use()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._last_waiter += 1
+        waiter = WaiterId(self._last_waiter)
+        # The answer may be in the very commands of the question, when this task is not parked yet.
+        commands = self._core.acquire(waiter, trio.current_time())
+        answer: Lease | WsPoolError | None = None
+        others: list[Command] = []
+        for command in commands:
+            if isinstance(command, Grant) and command.waiter == waiter:
+                answer = self._lease(command)
+            elif isinstance(command, Refuse) and command.waiter == waiter:
+                answer = self._refusal(command)
+            else:
+                others.append(command)
+        if answer is None:
+            self._parked[waiter] = trio.lowlevel.current_task()
+        self._perform(others)
+        if answer is None:
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                del self._parked[waiter]
+                self._step(self._core.abandon, waiter)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            # No checkpoint between this return and the body that the lease is for.
+            granted: Lease = await trio.lowlevel.wait_task_rescheduled(abort)
+            return granted
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if isinstance(answer, WsPoolError):
+            raise answer
+        return answer
+
+    def is_live(self, lease: LeaseId) -> bool:
+        """Return whether *lease* still holds its lane."""
+        return self._core.is_live(lease)
+
+    def begin(self, lease: LeaseId, *, movable: bool) -> Verdict:
+        """Start a turn on *lease*, see `PoolCore.begin`."""
+        verdict, commands = self._core.begin(lease, trio.current_time(), movable=movable)
+        self._perform(commands)
+        return verdict
+
+    def give_up(self, lease: LeaseId) -> None:
+        """The holder of *lease* gave its turn up."""
+        self._step(self._core.give_up, lease)
+
+    def release(self, lease: LeaseId) -> None:
+        """The holder of *lease* leaves."""
+        self._leases.pop(lease, None)
+        self._step(self._core.release, lease)
+
+    def record(self, record: TurnRecord) -> None:
+        """Show *record* to the instrument, whose failures are its own."""
+        try:
+            self._setup.instrument.turn_ended(record)
+        except Exception:
+            logger.exception("the pool's instrument failed; the turn is not affected")
+
+    # -- for connections ----------------------------------------------------------------------
+
+    async def dial(self, nursery: trio.Nursery) -> Wire:
+        """Open a wire whose tasks live in *nursery*."""
+        headers = await self._setup.headers()
+        return await self._setup.connector.connect(nursery, self._setup.endpoint, headers)
+
+    def on_connected(self, connection: Connection) -> None:
+        """Its handshake is done."""
+        self._step(self._core.connected, connection.id, jitter=self._random.random())
+
+    def on_dial_failed(self, connection: Connection, error: ConnectError) -> None:
+        """Its dial failed."""
+        self._connections.pop(connection.id, None)
+        self._last_failure = error
+        if isinstance(error, CredentialError):
+            failure = DialFailure(kind=FailureKind.CREDENTIAL, message=str(error), phase=error.phase)
+        else:
+            failure = classify_dial(
+                str(error),
+                phase=error.phase,
+                status=error.status,
+                body=error.body,
+                certificate=error.certificate,
+                retry_after=parse_retry_after(error.headers, time.time()),
+            )
+        logger.info("dial %s failed: %s", connection.id, failure.message)
+        self._step(self._core.dial_failed, connection.id, failure=failure, jitter=self._random.random())
+
+    def on_finished(self, connection: Connection, lane: Lane) -> None:
+        """The terminal event of what was on the lane has come."""
+        self._step(self._core.finished, connection.id, lane.id)
+
+    def on_unusable(self, connection: Connection, reason: CloseReason) -> None:
+        """It must not be used again."""
+        self._step(self._core.hang_up, connection.id, reason)
+
+    def on_expiring(self, connection: Connection) -> None:
+        """The server announced its end."""
+        self._step(self._core.retire, connection.id)
+
+    def on_lost(self, connection: Connection) -> None:
+        """It died by itself."""
+        self._connections.pop(connection.id, None)
+        self._step(self._core.lost, connection.id)
+
+    def on_gone(self, connection: Connection) -> None:
+        """It was told to go, and is gone."""
+        self._connections.pop(connection.id, None)
+        self._step(self._core.gone, connection.id)
+
+    # -- the shell law ------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    def _step(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None:
+        # Synchronous on purpose: between the core's decision and these lines no other task may
+        # run, or the decision would be about a pool that no longer exists.
+        self._perform(decide(*args, now=trio.current_time(), **kwargs))
+
+    def _perform(self, commands: Sequence[Command]) -> None:
+        self._todo.extend(commands)
+        if self._performing:
+            return  # an act led to another decision; the loop below comes to it in order
+        self._performing = True
+        try:
+            while self._todo:
+                self._do(self._todo.popleft())
+        finally:
+            self._performing = False
+        if self._watchers:
+            self._changed.set()
+            self._changed = trio.Event()
+        if self._core.next_deadline() < self._sleeping_until:
+            self._wake_up.set()
+
+    def _do(self, command: Command) -> None:
+        match command:
+            case Dial(connection=number):
+                connection = Connection(number, self, self.provider.lanes)
+                self._connections[number] = connection
+                self._spawn(connection.run)
+            case HangUp(connection=number, polite=polite):
+                self._connections[number].hang_up(polite=polite)
+            case Grant(waiter=waiter):
+                lease = self._lease(command)
+                trio.lowlevel.reschedule(self._parked.pop(waiter), outcome.Value(lease))
+            case Refuse(waiter=waiter):
+                error = self._refusal(command)
+                trio.lowlevel.reschedule(self._parked.pop(waiter), outcome.Error(error))
+            case Warm(connection=number, lane=lane):
+                self._spawn(self._warm_up, self._connections[number], lane)
+            case Ping(connection=number):
+                self._ping(self._connections[number])
+            case Expiring(lease=lease):
+                if lease in self._leases:
+                    self._leases[lease].expiring = True
+            case _:
+                assert_never(command)
+
+    async def _change(self) -> None:
+        """Wait until something has changed."""
+        self._watchers += 1
+        try:
+            await self._changed.wait()
+        finally:
+            self._watchers -= 1
+
+    def _lease(self, command: Grant) -> Lease:
+        connection = self._connections[command.connection]
+        lease = Lease(self, command.lease, connection, connection.lanes[command.lane])
+        self._leases[command.lease] = lease
+        return lease
+
+    def _refusal(self, command: Refuse) -> WsPoolError:
+        return refusal(command, self._core.statistics(), self._last_failure)
+
+    def _spawn(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        if self._services is None:
+            raise AssertionError("bug: the pool is not running")
+        self._services.start_soon(task, *args)
+
+    def _ping(self, connection: Connection) -> None:
+        interval = self.policy.ping_interval or math.inf
+        if connection.heard_at + interval > trio.current_time():
+            # It was heard lately; anything inbound is a sign of life.
+            self._step(self._core.ponged, connection.id, heard_at=connection.heard_at)
+        else:
+            self._spawn(self._ping_and_judge, connection)
+
+    async def _ping_and_judge(self, connection: Connection) -> None:
+        alive = await connection.ping()
+        if self._connections.get(connection.id) is connection:
+            if alive:
+                self._step(self._core.ponged, connection.id, heard_at=connection.heard_at)
+            else:
+                self._step(self._core.hang_up, connection.id, CloseReason.LOST)
+
+    async def _warm_up(self, connection: Connection, lane: LaneId) -> None:
+        if self._setup.warm_up is None:
+            raise AssertionError("bug: a warm-up without a request")
+        await connection.warm_up(connection.lanes[lane], self._setup.warm_up)
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the pool's tasks until it is closed. For `open_pool`."""
+        # Shielded: when the caller is cancelled its bodies unwind first, while readers still
+        # run; then `aclose` ends this scope, within bounds.
+        with trio.CancelScope(shield=True):
+            try:
+                async with trio.open_nursery() as services:
+                    self._services = services
+                    self._step(self._core.start)
+                    services.start_soon(self._keep_time)
+                    task_status.started()
+            finally:
+                # Reached early only if a task of the pool crashed. Nobody may wait for it then.
+                self._step(self._core.force)
+
+    async def _keep_time(self) -> None:
+        while True:
+            deadline = self._sleeping_until = self._core.next_deadline()
+            self._wake_up = trio.Event()
+            with trio.move_on_at(deadline) as scope:
+                await self._wake_up.wait()
+            if scope.cancelled_caught:
+                # Never a time before the deadline that was asked for, however floats round.
+                now = max(deadline, trio.current_time())
+                self._perform(self._core.tick(now))

@@ -1,0 +1,265 @@
+"""From a URL to an open byte stream: parse, look up, connect, shake hands.
+
+Rules of this module:
+
+* A URL is parsed once and refused early. No message of a refusal quotes the URL: it may hold a secret.
+* Each step names itself (`enter`) before it starts, so that whoever holds the deadline
+  (`time_limit`) can say which step ate the time. One deadline covers the whole dial.
+* Every failure is a `ConnectError` with its phase, and the operating system's or OpenSSL's own
+  exception as the cause. Its first line says what happened and what to do about it.
+* Whatever ends a step, also cancellation, no socket stays open.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+import socket
+import ssl
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final, cast
+from urllib.parse import urlsplit
+
+import trio
+
+from wspool.wire.wire import ConnectError, Endpoint, Phase
+
+__all__ = ["encode_headers", "enter", "host_header", "open_stream", "parse_url", "time_limit"]
+
+_DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
+
+#: Host names that a URL may hold once international names are encoded. Underscores are not legal in
+#: RFC 952, but container networks use them.
+_HOST: Final = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?", re.ASCII)
+
+#: Header names and values that cannot break out of their line. Source: RFC 9110 sections 5.1 and 5.5.
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE: Final = re.compile(r"([\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?)?")
+
+#: Where the dial of the current task is; only its deadline reads it.
+_phase: ContextVar[Phase] = ContextVar("wspool_dial_phase", default="tcp")
+
+_TOO_SLOW: Final[dict[Phase, str]] = {
+    "resolve": "the name lookup of {host!r} did not finish: check DNS",
+    "tcp": "{where} did not accept a TCP connection: check the address and the firewall",
+    "proxy": "the proxy did not open a tunnel to {where}: check the proxy",
+    "tls": "{where} did not finish the TLS handshake: check that it is a TLS port",
+    "upgrade": "{where} did not answer the WebSocket upgrade: check that it serves WebSockets",
+}
+
+
+def parse_url(
+    url: str,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    allow_insecure: bool = False,
+    connect_timeout: float,
+    close_timeout: float,
+    max_message_size: int,
+) -> Endpoint:
+    """Return the endpoint that *url* names.
+
+    Args:
+        url: ``wss://host[:port][/path][?query]``. International host names are encoded.
+        ssl_context: TLS settings for wss; by default those of `ssl.create_default_context`.
+        allow_insecure: let ws:// leave this machine. Without it ws:// may only go to localhost,
+            127.0.0.0/8 or ::1, because credentials and conversations would cross the network in clear.
+        connect_timeout: seconds for the whole dial.
+        close_timeout: seconds for a closing handshake.
+        max_message_size: largest inbound message, in bytes.
+
+    Not async. The default TLS context reads the system's certificates: call this once per pool.
+
+    Raises:
+        ValueError: the URL cannot be used. The text says what to change and never quotes the URL.
+    """
+    # Checked first because urlsplit silently removes tabs and line ends.
+    if any(character <= " " or character == "\x7f" for character in url):
+        raise ValueError("the URL holds a space or control character: percent-encode it")
+    if "#" in url:
+        raise ValueError("the URL has a fragment: remove the part from '#' on")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        # The original text quotes the URL, and with it whatever secret is in there.
+        raise ValueError("the URL cannot be parsed: write wss://host:port/path") from None
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise ValueError("the URL must start with wss:// (or ws:// for this machine)")
+    if "@" in parts.netloc:
+        raise ValueError("the URL holds credentials: remove the part before '@' and pass them as api_key")
+    if port == 0:
+        raise ValueError("the URL's port must be between 1 and 65535")
+    resource = (parts.path or "/") + ("?" + parts.query if "?" in url else "")
+    if not resource.isascii():
+        raise ValueError("the URL's path or query is not ASCII: percent-encode it")
+    secure = parts.scheme == "wss"
+    if ssl_context is not None and not secure:
+        raise ValueError("an ssl_context needs a wss:// URL")
+    host, loopback = _parse_host(host)
+    if not (secure or loopback or allow_insecure):
+        raise ValueError(
+            "ws:// to another machine sends credentials in clear: use wss://, or pass allow_insecure=True"
+        )
+    if math.isnan(connect_timeout) or connect_timeout <= 0:
+        raise ValueError(f"connect_timeout must be more than 0 seconds, not {connect_timeout!r}")
+    if math.isnan(close_timeout) or close_timeout < 0:
+        raise ValueError(f"close_timeout must be 0 seconds or more, not {close_timeout!r}")
+    if max_message_size < 1:
+        raise ValueError(f"max_message_size must be at least 1 byte, not {max_message_size!r}")
+    return Endpoint(
+        host=host,
+        port=port or _DEFAULT_PORTS[parts.scheme],
+        resource=resource,
+        ssl_context=(ssl_context or ssl.create_default_context()) if secure else None,
+        connect_timeout=connect_timeout,
+        close_timeout=close_timeout,
+        max_message_size=max_message_size,
+    )
+
+
+def _parse_host(host: str) -> tuple[str, bool]:
+    """Return *host* as it goes into a lookup and a certificate check, and whether it is this machine."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    else:
+        if "%" in host:
+            raise ValueError("the URL's host has an IPv6 zone: use an address without '%'")
+        # Written out because is_loopback of ::ffff:127.0.0.1 depends on the Python version.
+        host = str(address)
+        return host, address in ipaddress.ip_network("127.0.0.0/8") or host == "::1"
+    try:
+        host = host.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        host = ""
+    if not _HOST.fullmatch(host):
+        raise ValueError("the URL's host is missing or not a host name: write wss://host:port/path")
+    return host, host == "localhost"
+
+
+def host_header(endpoint: Endpoint) -> str:
+    """Return the Host header for *endpoint*: brackets round IPv6, no default port (RFC 9110 section 7.2)."""
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    default = _DEFAULT_PORTS["ws" if endpoint.ssl_context is None else "wss"]
+    return host if endpoint.port == default else f"{host}:{endpoint.port}"
+
+
+def encode_headers(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Return *headers* as bytes, checked so that none can smuggle in a second one.
+
+    Raises:
+        ValueError: a name or value is not plain ASCII. The text never holds a value.
+    """
+    for name, value in headers:
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError("a header name holds a character that HTTP forbids")
+        if not _HEADER_VALUE.fullmatch(value):
+            raise ValueError(
+                f"the value of header {name!r} must be visible ASCII without line ends or outer spaces"
+            )
+    return [(name.encode("ascii"), value.encode("ascii")) for name, value in headers]
+
+
+def enter(phase: Phase) -> None:
+    """Note that the current task's dial is in *phase* from now on."""
+    _phase.set(phase)
+
+
+@contextmanager
+def time_limit(endpoint: Endpoint) -> Generator[None, None, None]:
+    """Give the block `Endpoint.connect_timeout` seconds for a whole dial.
+
+    Raises:
+        ConnectError: time is up; `phase` is the last one that was entered.
+    """
+    enter("tcp")  # for an opener that never says where it is
+    with trio.move_on_after(endpoint.connect_timeout) as scope:
+        yield
+    if scope.cancelled_caught:
+        phase = _phase.get()
+        where = f"{endpoint.host}:{endpoint.port}"
+        message = _TOO_SLOW[phase].format(host=endpoint.host, where=where)
+        raise ConnectError(
+            f"{message} (connect_timeout is {endpoint.connect_timeout:g} s)", phase=phase, timed_out=True
+        )
+
+
+async def open_stream(endpoint: Endpoint) -> trio.abc.Stream:
+    """Connect to *endpoint* over TCP, and TLS where it asks for it.
+
+    Addresses are raced (RFC 8305) and Nagle's algorithm is off. The stream answers a TCP end without
+    a TLS goodbye as a plain end: WebSocket has a goodbye of its own. A checkpoint. Cancelling closes
+    whatever was opened. It has no deadline of its own: see `time_limit`.
+
+    Raises:
+        ConnectError: phase "resolve", "tcp" or "tls", with the cause.
+    """
+    stream = await _open_tcp(endpoint)
+    if endpoint.ssl_context is None:
+        return stream
+    try:
+        return await _start_tls(stream, endpoint, endpoint.ssl_context)
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
+        raise
+
+
+async def _open_tcp(endpoint: Endpoint) -> trio.SocketStream:
+    host, port = endpoint.host, endpoint.port
+    try:
+        enter("resolve")
+        # open_tcp_stream looks up again, which a resolver's cache makes cheap; without this first
+        # lookup a deadline could not tell a silent resolver from a silent server.
+        await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+        enter("tcp")
+        return await trio.open_tcp_stream(host, port)
+    except socket.gaierror as error:
+        raise ConnectError(
+            f"the name lookup of {host!r} failed ({error.strerror}): check the host name and DNS",
+            phase="resolve",
+        ) from error
+    except OSError as error:
+        raise ConnectError(
+            f"no TCP connection to {host}:{port} ({_first_reason(error)}): check address and firewall",
+            phase="tcp",
+        ) from error
+
+
+def _first_reason(error: OSError) -> str:
+    """Return the system's text for the first of the attempts that trio sums up in *error*."""
+    first: BaseException | None = error.__cause__
+    while isinstance(first, BaseExceptionGroup):
+        first = cast("BaseExceptionGroup[BaseException]", first).exceptions[0]
+    return getattr(first or error, "strerror", None) or str(error)
+
+
+async def _start_tls(
+    stream: trio.SocketStream, endpoint: Endpoint, context: ssl.SSLContext
+) -> trio.SSLStream[trio.SocketStream]:
+    enter("tls")
+    where = f"{endpoint.host}:{endpoint.port}"
+    try:
+        tls = trio.SSLStream(stream, context, server_hostname=endpoint.host, https_compatible=True)
+        await tls.do_handshake()
+    except trio.BrokenResourceError as error:
+        cause = error.__cause__
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise ConnectError(
+                f"the certificate of {where} was refused ({cause.verify_message}): "
+                "check the host name, or pass an ssl_context that trusts its issuer",
+                phase="tls",
+                certificate=True,
+            ) from cause
+        reason = getattr(cause, "reason", None) or getattr(cause, "strerror", None) or "connection lost"
+        raise ConnectError(
+            f"the TLS handshake with {where} failed ({reason}): check that it is a TLS port", phase="tls"
+        ) from (cause or error)
+    except ValueError as error:  # a name that no certificate can hold
+        raise ConnectError(f"{endpoint.host!r} is no name for TLS: check the URL", phase="tls") from error
+    return tls

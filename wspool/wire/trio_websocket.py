@@ -1,0 +1,437 @@
+"""The default wire: trio-websocket behind the seam, with its known faults kept inside.
+
+The idea: one task per wire (`_run`) owns trio-websocket's reader in a nursery of its own, and a
+thin stream (`_GuardedStream`) sits between trio-websocket and the network. The stream sees what
+trio-websocket does not tell: how the stream ended, what the server answered instead of 101, and
+whether a write was cut short. Together they give these promises, which trio-websocket 0.12 does
+not give by itself:
+
+* An end of stream, a reset, junk or half an answer during the upgrade ends the dial at once, with its cause.
+* A refused upgrade is reported with its status even when its body never ends.
+* A crash of the reader (it crashes when a ping follows our close frame) closes this wire, and only it.
+* Nothing waits for a dead peer: when the reader ends, every send, ping and close ends too.
+* After a write that was cut short nothing more is written: the peer would take it for the rest of a frame.
+* The stream is closed whatever happens, without waiting for the peer.
+* Endless empty fragments end the wire (the size limit of trio-websocket does not count them).
+* Credentials are forgotten once the upgrade is over.
+
+Limits that cannot be lifted from out here: the size limit counts characters, not bytes; an oversized
+message discards whole messages that were still unread; messages come one per batch.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, cast
+
+import attrs
+import trio
+import trio_websocket
+import wsproto.utilities
+
+from wspool.wire import dial
+from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, Wire, WireClosedError
+
+__all__ = ["MAX_FRAGMENTS", "MAX_REJECT_BODY", "TrioWebSocketConnector"]
+
+#: Most bytes kept of the body of a refused upgrade. Enough for any error page, small enough to log.
+MAX_REJECT_BODY: Final = 64 * 1024
+
+#: Most bytes of status line and headers before the answer to an upgrade is given up. Larger than what
+#: h11 accepts (16 KiB), so h11's own error comes first.
+_MAX_ANSWER_HEAD: Final = 32 * 1024
+
+#: Most fragments in one message, not counting those that merely arrived in pieces.
+#: Looked at once per read, so up to one read's worth of empty frames may come on top.
+MAX_FRAGMENTS: Final = 4096
+
+#: Messages trio-websocket reads ahead. While this queue is full it answers no pings.
+_QUEUE: Final = 64
+
+#: Bytes per read; the default of 4 KiB costs four reads for each full TLS record.
+_RECEIVE_BUFFER: Final = 64 * 1024
+
+# Close codes of RFC 6455 section 7.4.1, for what this side objects to.
+_PROTOCOL_ERROR: Final = 1002
+_BINARY: Final = (1003, "binary message")
+_MESSAGE_TOO_BIG: Final = 1009
+
+OpenStream = Callable[[Endpoint], Awaitable[trio.abc.Stream]]
+
+
+class _GuardedStream(trio.abc.Stream):
+    """The network as trio-websocket sees it. Remembers what happened, closes without waiting."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        #: Cancelled when the stream ends; the upgrade waits inside it.
+        self.upgrade = trio.CancelScope()
+        #: What came so far, while the upgrade is going on; None afterwards.
+        self.answer: bytearray | None = bytearray()
+        self.ended = False
+        #: The exception that ended the stream, None for a plain end.
+        self.cause: Exception | None = None
+        #: True once a write was cut short: the frame on the network may be incomplete.
+        self.poisoned = False
+        #: Close code and text when this side gave up on the peer.
+        self.verdict: tuple[int, str] | None = None
+        #: The fragments of the message that is being put together, as trio-websocket keeps them.
+        self.fragments: Callable[[], list[bytes | str]] = list
+        self._counted: list[bytes | str] = []
+        self._reads = 0
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self.poisoned:
+            raise trio.BrokenResourceError("an earlier write was cut short")
+        # Cancelled here means that nothing was written, which leaves the stream usable.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            await self._stream.send_all(data)
+        except BaseException as error:
+            self.poisoned = True
+            if isinstance(error, Exception):
+                self._end(error)
+            raise
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        self._count_fragments()
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        except BaseException as error:
+            self._end(error if isinstance(error, Exception) else None)
+            raise
+        if not data:
+            self._end(None)
+        elif self.answer is not None:
+            self.answer += data
+            if len(self.answer) > _MAX_ANSWER_HEAD + MAX_REJECT_BODY:
+                too_long = trio.BrokenResourceError("the answer to the upgrade is too long")
+                self._end(too_long)
+                raise too_long
+        return data
+
+    async def aclose(self) -> None:
+        # trio-websocket calls this where a caller waits; there is nothing to wait for.
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(self._stream)
+
+    def _end(self, cause: Exception | None) -> None:
+        if not self.ended:
+            self.ended, self.cause = True, cause
+            self.upgrade.cancel()
+
+    def _count_fragments(self) -> None:
+        """Give up on a message of too many fragments, called once before each read.
+
+        A frame that arrives in several reads adds one piece per read, so reads are taken off.
+        """
+        pieces = self.fragments()
+        if pieces is not self._counted:  # trio-websocket starts a new list for each message
+            self._counted, self._reads = pieces, 0
+        self._reads += 1
+        if len(pieces) - self._reads > MAX_FRAGMENTS:
+            self.verdict = (_MESSAGE_TOO_BIG, f"a message of more than {MAX_FRAGMENTS} fragments")
+            raise trio.BrokenResourceError(self.verdict[1])
+
+    def refusal(self) -> ConnectError | None:
+        """Return the server's HTTP answer if it is complete up to its headers and not a 101."""
+        answer = bytes(self.answer or b"")
+        if b"\r\n\r\n" not in answer and b"\n\n" not in answer:
+            return None
+        # HTTPResponse asks its socket for a file and nothing else.
+        response = http.client.HTTPResponse(cast("socket.socket", _Answer(answer)), method="GET")
+        try:
+            response.begin()
+            if response.status < 200:
+                return None
+            body = response.read(MAX_REJECT_BODY)
+        except http.client.IncompleteRead as error:
+            body = error.partial[:MAX_REJECT_BODY]
+        except (http.client.HTTPException, ValueError):
+            return None
+        status = response.status
+        return ConnectError(
+            f"the server refused the WebSocket upgrade with status {status}: {_advice(status)}",
+            phase="upgrade",
+            status=status,
+            headers=[(name.lower(), value) for name, value in response.getheaders()],
+            body=body,
+        )
+
+
+@attrs.frozen
+class _Answer:
+    data: bytes
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self.data)
+
+
+def _advice(status: int) -> str:
+    match status:
+        case 401 | 403:
+            return "check the credentials"
+        case 429 | 503:
+            return "try again later"
+        case _ if 300 <= status < 400:
+            return "redirects are not followed, give the final URL"
+        case _ if status >= 500:
+            return "the server has a problem"
+        case _:
+            return "check the URL"
+
+
+class TrioWebSocketConnector:
+    """Makes wires of trio-websocket.
+
+    Args:
+        open_stream: how to get a byte stream to an endpoint; a memory stream serves as well.
+            It need not keep time: `Endpoint.connect_timeout` is kept here.
+    """
+
+    def __init__(self, open_stream: OpenStream = dial.open_stream) -> None:
+        self._open_stream = open_stream
+
+    def __repr__(self) -> str:
+        return "<TrioWebSocketConnector>"
+
+    async def connect(
+        self, nursery: trio.Nursery, endpoint: Endpoint, headers: Sequence[tuple[str, str]]
+    ) -> Wire:
+        """Dial *endpoint* and return the open wire.
+
+        Args:
+            nursery: runs the wire's one task, which never raises into it.
+            endpoint: where to dial.
+            headers: extra headers of the upgrade request.
+
+        A checkpoint. Cancelling closes whatever was opened.
+
+        Raises:
+            ConnectError: there is no wire, with the phase and the cause.
+            ValueError: a header cannot be sent; the text never holds its value.
+        """
+        fields = dial.encode_headers(headers)
+        stream: _GuardedStream | None = None
+        try:
+            with dial.time_limit(endpoint):
+                stream = _GuardedStream(await self._open_stream(endpoint))
+                dial.enter("upgrade")
+                wire: _TrioWebSocketWire = await nursery.start(_run, stream, endpoint, fields)
+        except BaseException as error:
+            if stream is not None:
+                await stream.aclose()
+                if isinstance(error, ConnectError) and error.timed_out and (refusal := stream.refusal()):
+                    raise refusal from error  # it said no; only the end of its body was missing
+            raise
+        return wire
+
+
+async def _run(
+    stream: _GuardedStream,
+    endpoint: Endpoint,
+    fields: list[tuple[bytes, bytes]],
+    *,
+    task_status: trio.TaskStatus[_TrioWebSocketWire],
+) -> None:
+    """Upgrade *stream*, hand out the wire, and stay until its reader ended."""
+    wire: _TrioWebSocketWire | None = None
+    crash: Exception | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            with stream.upgrade:
+                connection = await trio_websocket.wrap_client_stream(
+                    nursery,
+                    # It names two classes but needs only a trio.abc.Stream.
+                    cast("trio.SocketStream", stream),
+                    dial.host_header(endpoint),
+                    endpoint.resource,
+                    extra_headers=fields,
+                    message_queue_size=_QUEUE,
+                    max_message_size=endpoint.max_message_size,
+                    receive_buffer_size=_RECEIVE_BUFFER,
+                )
+                # From here to `started` nothing waits: the wire exists, or the upgrade failed.
+                fields = []
+                _forget_request(connection)
+                stream.answer = None
+                stream.fragments = lambda: connection._message_parts  # pyright: ignore[reportPrivateUsage]
+                wire = _TrioWebSocketWire(connection, stream, endpoint.close_timeout, nursery.cancel_scope)
+                task_status.started(wire)
+    except* Exception as group:
+        crash = _leaf(group)
+    finally:
+        await stream.aclose()
+        if wire is not None:
+            wire.reader_ended(crash)
+    if wire is None:
+        raise _upgrade_failure(stream, crash) from stream.cause or crash
+
+
+def _forget_request(connection: trio_websocket.WebSocketConnection) -> None:
+    """Drop the upgrade request, whose headers hold credentials. Both keep it for the life of the wire."""
+    connection._initial_request = None  # pyright: ignore[reportPrivateUsage]
+    connection._wsproto.handshake._initiating_request = None  # pyright: ignore[reportPrivateUsage]
+
+
+def _leaf(group: BaseExceptionGroup[Exception]) -> Exception:
+    """Return the first plain exception in *group*; the peer's fault if it led to one of ours."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    # Told of a bad answer, trio-websocket tries to reject it as a server would, and trips over that.
+    if isinstance(error.__context__, wsproto.utilities.RemoteProtocolError):
+        error = error.__context__
+    assert isinstance(error, Exception)
+    return error
+
+
+def _upgrade_failure(stream: _GuardedStream, crash: Exception | None) -> ConnectError:
+    if refusal := stream.refusal():
+        return refusal
+    if crash is not None or stream.verdict is not None:
+        what = "the server's answer to the upgrade is not a WebSocket handshake: check the URL"
+    elif stream.answer:
+        what = "the connection ended in the middle of the server's answer to the upgrade: try again"
+    else:
+        what = (
+            "the server closed the connection instead of answering the upgrade: check the URL and try again"
+        )
+    return ConnectError(what, phase="upgrade")
+
+
+class _TrioWebSocketWire:
+    """One open WebSocket of trio-websocket (see `wspool.wire.wire.Wire` for the contract)."""
+
+    def __init__(
+        self,
+        connection: trio_websocket.WebSocketConnection,
+        stream: _GuardedStream,
+        close_timeout: float,
+        reader: trio.CancelScope,
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._close_timeout = close_timeout
+        self._reader = reader
+        self._aborted = False
+        self._over = False
+        self._crash: Exception | None = None
+        # Invariant: empty once the reader has ended.
+        self._waiting: set[trio.CancelScope] = set()
+        self.headers: Sequence[tuple[str, str]] = tuple(
+            (name.decode("latin-1").lower(), value.decode("latin-1"))
+            for name, value in connection.handshake_headers
+        )
+
+    def __repr__(self) -> str:
+        return f"<TrioWebSocketWire {'open' if self._is_open() else 'closed'}>"
+
+    async def send(self, message: bytes) -> None:
+        """Send one text message of UTF-8 bytes. A checkpoint; not returning normally ends the wire.
+
+        Raises:
+            WireClosedError: the wire is closed.
+            UnicodeDecodeError: *message* is not UTF-8; nothing was sent.
+        """
+        text = message.decode()
+        try:
+            await self._connection.send_message(text)
+        except Exception as error:
+            raise self._closed() from self._crash or error
+        except BaseException:
+            self._stream.poisoned = True
+            raise
+
+    async def receive(self) -> Sequence[str | bytes]:
+        """Return the next message, alone in its batch. A checkpoint; cancelling loses nothing.
+
+        Raises:
+            WireClosedError: the wire is closed; code 1003 after a binary message, which is refused.
+        """
+        try:
+            message = await self._connection.get_message()
+        except Exception as error:
+            raise self._closed() from self._crash or error
+        if isinstance(message, str) and self._stream.verdict is not _BINARY:
+            return (message,)
+        self._stream.verdict = _BINARY
+        await self.abort()
+        raise self._closed()
+
+    async def ping(self) -> None:
+        """Send a ping and wait for its pong. A checkpoint.
+
+        Cancelling is safe: in the unlikely case that it cuts the ping's frame in two, nothing more
+        can be sent and the wire says so.
+
+        Raises:
+            WireClosedError: the wire closed first.
+        """
+        try:
+            if not await self._unless_ended(self._connection.ping):
+                raise self._closed() from self._crash
+        except WireClosedError:
+            raise
+        except Exception as error:
+            raise self._closed() from self._crash or error
+
+    async def aclose(self) -> None:
+        """Close with a handshake of at most `Endpoint.close_timeout` seconds, then `abort`.
+
+        A checkpoint. When cancelled the stream is dropped at once. Never raises for a dead peer.
+        """
+        try:
+            if self._is_open():
+                with trio.move_on_after(self._close_timeout):
+                    await self._unless_ended(self._connection.aclose)
+        except Exception:
+            pass  # the peer is gone or out of order; either way we are leaving
+        finally:
+            await self.abort()
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def abort(self) -> None:
+        """Drop the stream now. Always yields, never blocks, never raises; idempotent."""
+        self._aborted = True
+        self._reader.cancel()
+        await self._stream.aclose()
+
+    def reader_ended(self, crash: Exception | None) -> None:
+        """Wake everything that waits for the peer. Called once, by the wire's task."""
+        self._over, self._crash = True, crash
+        for scope in self._waiting:
+            scope.cancel()
+
+    def _is_open(self) -> bool:
+        return not (self._aborted or self._over or self._stream.poisoned or self._connection.closed)
+
+    async def _unless_ended(self, operation: Callable[[], Awaitable[None]]) -> bool:
+        """Run *operation* until the reader ends; return whether it finished."""
+        with trio.CancelScope() as scope:
+            if self._over:
+                scope.cancel()
+            self._waiting.add(scope)
+            try:
+                await operation()
+                return True
+            finally:
+                self._waiting.discard(scope)
+        return False
+
+    def _closed(self) -> WireClosedError:
+        """Return why the wire is closed, from whoever knows best."""
+        if self._stream.verdict is not None:
+            return WireClosedError(*self._stream.verdict)
+        if (reason := self._connection.closed) is not None:
+            return WireClosedError(int(reason.code), reason.reason or "")
+        # The reader stopped by itself, without an end of stream or a close frame: it refused a frame.
+        if not (self._aborted or self._stream.ended or self._stream.poisoned):
+            return WireClosedError(_PROTOCOL_ERROR, "the peer broke the protocol")
+        return WireClosedError(ABNORMAL_CLOSURE)

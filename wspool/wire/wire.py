@@ -1,0 +1,192 @@
+"""The seam between the pool and whatever moves WebSocket messages.
+
+A *wire* is one open WebSocket, a *connector* makes wires. Both are small on purpose:
+anything that can do these few things can stand behind a pool, and every rule about
+*whether* to send, wait or hang up lives elsewhere.
+
+Rules of this seam:
+
+* One task receives; any one task at a time sends. A wire never reads ahead without bound.
+* A `send` that did not return normally leaves the wire unusable; the caller aborts it.
+* Everything that goes wrong while dialling is a `ConnectError`; everything that goes
+  wrong later is a `WireClosedError`. Cancellation passes through untouched.
+* Whatever happens, `abort` (or a failed `connect`) leaves no socket open.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from typing import Final, Literal, Protocol
+
+import attrs
+import trio
+
+__all__ = [
+    "ABNORMAL_CLOSURE",
+    "ConnectError",
+    "Connector",
+    "Endpoint",
+    "Phase",
+    "Wire",
+    "WireClosedError",
+    "WireError",
+]
+
+#: Close code for a connection that ended without a close frame. Source: RFC 6455 section 7.1.5.
+ABNORMAL_CLOSURE: Final = 1006
+
+#: The steps of a dial, in order.
+Phase = Literal["resolve", "tcp", "proxy", "tls", "upgrade"]
+
+
+class WireError(Exception):
+    """Base of what a wire or a connector reports."""
+
+
+class ConnectError(WireError):
+    """A dial ended without a wire. Nothing was ever sent on it.
+
+    Attributes:
+        phase: the step that failed.
+        status: HTTP status of the answer to the upgrade, or None if there was none.
+        headers: headers of that answer, names in lower case.
+        body: at most `MAX_REJECT_BODY` bytes of that answer's body.
+        certificate: True when the peer's certificate was refused.
+        timed_out: True when the deadline of the dial passed in this phase.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        phase: Phase,
+        status: int | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes = b"",
+        certificate: bool = False,
+        timed_out: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.phase: Phase = phase
+        self.status = status
+        self.headers = tuple(headers)
+        self.body = body
+        self.certificate = certificate
+        self.timed_out = timed_out
+
+
+class WireClosedError(WireError):
+    """The wire is closed: no message will come, none can be sent.
+
+    Attributes:
+        code: the close code (RFC 6455 section 7.4), 1006 when the stream just ended.
+        reason: the peer's text, possibly empty. It is the peer's: never trust it, never parse it.
+    """
+
+    def __init__(self, code: int = ABNORMAL_CLOSURE, reason: str = "") -> None:
+        super().__init__(f"WebSocket closed with code {code}" + (f": {reason}" if reason else ""))
+        self.code = code
+        self.reason = reason
+
+
+@attrs.frozen(kw_only=True)
+class Endpoint:
+    """One place to dial, parsed once per pool (`wspool.wire.dial.parse_url`).
+
+    Attributes:
+        host: host name or address, without brackets.
+        port: TCP port.
+        resource: path and query of the upgrade request.
+        ssl_context: the TLS context for wss, None for ws.
+        connect_timeout: seconds for the whole dial, from name lookup to the 101 answer.
+        close_timeout: seconds for a closing handshake before the stream is dropped.
+        max_message_size: largest inbound message accepted, in bytes (or characters where the
+            wire can only count those; never more memory than four times as many bytes).
+    """
+
+    host: str
+    port: int
+    resource: str
+    ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
+    connect_timeout: float
+    close_timeout: float
+    max_message_size: int
+
+
+class Wire(Protocol):
+    """One open WebSocket."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, str]]:
+        """Headers of the 101 answer, names in lower case."""
+        ...
+
+    async def send(self, message: bytes) -> None:
+        """Send one text message.
+
+        Args:
+            message: the text as UTF-8 bytes.
+
+        A checkpoint. If it does not return normally (cancelled or failed), part of the frame
+        may be on the wire: the only thing left to do is `abort`.
+
+        Raises:
+            WireClosedError: the wire is closed.
+        """
+        ...
+
+    async def receive(self) -> Sequence[str | bytes]:
+        """Return the next messages, at least one: all that one read of the stream gave.
+
+        A message is text, as str or as UTF-8 bytes, whichever the wire has without a copy.
+        A checkpoint; cancelling loses no message.
+
+        Raises:
+            WireClosedError: the wire is closed and everything received before was returned.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Send a ping and return when its pong came. A checkpoint; safe to cancel.
+
+        Raises:
+            WireClosedError: the wire closed first.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Say goodbye: a closing handshake of at most `Endpoint.close_timeout` seconds, then `abort`.
+
+        A checkpoint. When cancelled the stream is dropped at once. Never raises for a dead peer.
+        """
+        ...
+
+    async def abort(self) -> None:
+        """Drop the stream now, without a handshake and without waiting for the peer.
+
+        A checkpoint that never blocks; the socket is closed even when cancelled. Idempotent.
+        """
+        ...
+
+
+class Connector(Protocol):
+    """Makes wires."""
+
+    async def connect(
+        self, nursery: trio.Nursery, endpoint: Endpoint, headers: Sequence[tuple[str, str]]
+    ) -> Wire:
+        """Dial *endpoint* and return the open wire.
+
+        Args:
+            nursery: where the wire may run tasks of its own. It belongs to this connection alone;
+                it may be cancelled, and may see exceptions, at any time after this call.
+            endpoint: where to dial.
+            headers: extra headers of the upgrade request (among them the credentials).
+
+        A checkpoint. Cancelling closes whatever was opened.
+
+        Raises:
+            ConnectError: there is no wire, with the phase and the cause.
+        """
+        ...
