@@ -10,11 +10,17 @@ from typing import Any
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
+# Explaining a failure reruns it hundreds of times; the shrunk example says enough.
+_PHASES = tuple(phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain)
+_SLOW = [hypothesis.HealthCheck.too_slow]
+
+hypothesis.settings.register_profile("dev", max_examples=100, deadline=None, phases=_PHASES)
 hypothesis.settings.register_profile(
-    "ci", max_examples=200, deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "ci", max_examples=500, deadline=None, phases=_PHASES, print_blob=True, suppress_health_check=_SLOW
 )
-hypothesis.settings.register_profile("deep", max_examples=3000, deadline=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "deep", max_examples=5000, deadline=None, phases=_PHASES, print_blob=True, suppress_health_check=_SLOW
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

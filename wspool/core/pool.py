@@ -222,21 +222,24 @@ class PoolCore:
         if waiter in self._waiters:
             raise IllegalInputError(f"waiter {waiter} is in line already")
         commands: list[Command] = []
-        policy = self.policy
         if self._closing:
             self._refuse(waiter, RefuseReason.CLOSED, None, commands)
-        elif self._is_hopeless(now) and not self._available:
-            self._refuse(waiter, RefuseReason.DIAL_FAILED, self._failure, commands)
-        elif (
-            policy.max_waiting is not None
-            and len(self._waiters) >= policy.max_waiting
-            and (self._waiters or not self._available)
-        ):
-            self._refuse(waiter, RefuseReason.TOO_MANY_WAITING, None, commands)
-        else:
-            self._waiters[waiter] = None
-            self._settle(now, commands)
-        return commands
+            return commands
+        self._waiters[waiter] = None
+        self._match(now, commands)
+        if waiter in self._waiters:
+            limit = self.policy.max_waiting
+            reason: RefuseReason | None = None
+            if self._is_hopeless(now):
+                # Waiting cannot help, and asking again at once would only hammer the endpoint.
+                reason = RefuseReason.DIAL_FAILED
+            elif limit is not None and len(self._waiters) > limit:
+                reason = RefuseReason.TOO_MANY_WAITING
+            if reason is not None:
+                del self._waiters[waiter]
+                failure = self._failure if reason is RefuseReason.DIAL_FAILED else None
+                self._refuse(waiter, reason, failure, commands)
+        return self._settle(now, commands)
 
     def abandon(self, waiter: WaiterId, now: float) -> list[Command]:
         """Take a cancelled waiter out of line. Dials go on: they belong to the pool."""
@@ -309,11 +312,10 @@ class PoolCore:
         self._move_lane(connection, lane, LaneInput.RELEASE)
         self._drop_lease(lease, lane)
         self._released += 1
-        if self._closing:
-            if not self._is_held(connection):
-                self._hang_up(connection, CloseReason.POOL_CLOSED, commands)
-        elif lane.state is LaneState.IDLE:
+        if lane.state is LaneState.IDLE:
             self._freed(connection, lane, now, commands)
+        if self._closing and connection.state in _USABLE and not self._is_held(connection):
+            self._hang_up(connection, CloseReason.POOL_CLOSED, commands)
         return self._settle(now, commands)
 
     # -- inputs: connections ------------------------------------------------------------------

@@ -1,0 +1,454 @@
+"""The specification of the pool, as one machine that Hypothesis drives.
+
+Every slow effect has a rule that starts it (through a command) and a rule that finishes it, so
+that anything can happen in between: a dial is answered or not, a turn ends or does not, a
+hang-up takes its time. What must hold is asserted in three places: in `World` for each
+command, in the rules for what they provoke, and in the invariants, each named after what it
+promises.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.spec.world import Connection, Lane, On, World
+from wspool.core.commands import CloseReason, Command, LaneId, LeaseId, RefuseReason, WaiterId
+from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.policy import PoolPolicy, Provider
+from wspool.core.pool import PoolCore, Verdict
+from wspool.core.states import ConnectionState, LaneState
+
+#: Any random number the shell may draw.
+jitters = st.floats(0, 1, exclude_max=True, allow_nan=False)
+#: Which of the candidates a rule picks: an index, taken modulo their number.
+picks = st.integers(0, 1000)
+
+policies = st.builds(
+    PoolPolicy,
+    max_size=st.integers(2, 5),
+    min_idle=st.integers(0, 2),
+    max_idle=st.sampled_from([30.0, 500.0]),
+    dial_concurrency=st.integers(1, 4),
+    max_waiting=st.sampled_from([None, None, 0, 2]),
+    give_up_after=st.sampled_from([5.0, 120.0]),
+    ping_interval=st.sampled_from([None, 20.0, 300.0]),
+    on_cancel=st.sampled_from(["hang_up", "drain"]),
+)
+providers = st.builds(
+    Provider,
+    name=st.just("spec"),
+    max_lifetime=st.sampled_from([100.0, 3600.0]),
+    lanes=st.sampled_from([1, 1, 2, 3]),
+)
+kinds = st.sampled_from([FailureKind.TRANSIENT, FailureKind.TRANSIENT, FailureKind.CREDENTIAL])
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """One pool, everything that can happen to it, and what must hold all the same."""
+
+    #: Rules that fired in this process, for the test that all of them did.
+    fired: ClassVar[set[str]] = set()
+
+    core: PoolCore
+    world: World
+
+    # -- the one gate to the core ---------------------------------------------------------------
+
+    @initialize(policy=policies, provider=providers, warm_up=st.booleans())
+    def open(self, policy: PoolPolicy, provider: Provider, warm_up: bool) -> None:
+        self.now = 1000.0
+        self.setup = (policy, provider, warm_up)
+        self.policy = policy
+        self.core = PoolCore(policy, provider, warm_up=warm_up)
+        self.world = World(policy, provider)
+        self.last_waiter = 0
+        self.trace: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = []
+        self.outage: list[float] = []
+        self.step("start")
+
+    def step(self, verb: str, *args: Any, **kwargs: Any) -> list[Command]:
+        """Feed one input to the core, and what it says to the world."""
+        dials_before = len(self.world.dials)
+        kwargs["now"] = self.now
+        answer = getattr(self.core, verb)(*args, **kwargs)
+        self.trace.append((verb, args, kwargs, answer))
+        commands: list[Command] = answer[1] if verb == "begin" else answer
+        self.check_breaks(commands)
+        self.world.take(commands, self.now)
+        states = self.core.states()
+        for connection in self.world.open:
+            state, lanes = states[connection.id]
+            connection.retiring = state is ConnectionState.RETIRING
+            for track, lane in zip(connection.lanes, lanes, strict=True):
+                if lane is LaneState.DEAD and not track.dead:
+                    self.world.bury(connection, track, self.now)
+        self.check_dials(dials_before)
+        return commands
+
+    def check_dials(self, before: int) -> None:
+        """A dial is started only if somebody needs it at that instant (contract: no needless open)."""
+        dials = len(self.world.dials)
+        if dials > before:
+            assert len(self.world.waiters) + self.missing_spare() > (dials - 1) * self.world.lanes, (
+                "needless dial"
+            )
+            assert dials <= self.policy.dial_concurrency
+            if self.core.failure is not None:
+                assert dials == 1, "more than one prober in an outage"
+
+    def missing_spare(self) -> int:
+        world = self.world
+        fresh = sum(world.free(connection) for connection in world.open if not connection.retiring)
+        movers = sum(
+            track.lease is not None
+            for connection in world.open
+            if connection.retiring
+            for track in connection.lanes
+        )
+        return max(0, self.policy.min_idle + movers - fresh - world.count(On.WARM_UP))
+
+    def check_breaks(self, commands: list[Command]) -> None:
+        """Make before break: a planned retirement alone never costs spare while there is room."""
+        for command in commands:
+            if getattr(command, "reason", None) is not CloseReason.LIFETIME:
+                continue
+            connection = self.world.connections[command.connection]  # type: ignore[union-attr] # a HangUp
+            if self.now < self.world.last_start(connection):
+                assert connection.retiring or self.core.statistics().retirements
+                spare = sum(
+                    self.world.free(other)
+                    for other in self.world.open
+                    if other is not connection and not other.retiring
+                )
+                assert spare >= self.policy.min_idle or self.world.size >= self.policy.max_size, (
+                    "broke before make"
+                )
+
+    # -- waiters --------------------------------------------------------------------------------
+
+    @rule()
+    @precondition(lambda self: len(self.world.waiters) < 5)
+    def acquire(self) -> None:
+        self.last_waiter += 1
+        waiter = WaiterId(self.last_waiter)
+        line = len(self.world.waiters)
+        self.world.waiters.append(waiter)
+        commands = self.step("acquire", waiter)
+        refused = [command for command in commands if getattr(command, "waiter", None) == waiter]
+        if self.world.closing:
+            assert [command.reason for command in refused] == [RefuseReason.CLOSED]  # type: ignore[union-attr]
+        elif (
+            self.policy.max_waiting is not None
+            and line >= self.policy.max_waiting
+            and waiter in self.world.waiters
+        ):
+            raise AssertionError("the line is longer than max_waiting")
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.world.waiters)
+    def abandon(self, pick: int) -> None:
+        waiter = self.world.waiters.pop(pick % len(self.world.waiters))
+        dials = len(self.world.dials)
+        self.step("abandon", waiter)
+        assert len(self.world.dials) >= dials, "cancelling a waiter stopped a dial"
+
+    # -- dials ----------------------------------------------------------------------------------
+
+    @rule(pick=picks, jitter=jitters)
+    @precondition(lambda self: self.world.dials)
+    def dial_succeeds(self, pick: int, jitter: float) -> None:
+        connection = self.choose(self.world.dials, pick)
+        self.world.connect(connection)
+        self.step("connected", connection.id, jitter=jitter)
+
+    @rule(pick=picks, jitter=jitters, kind=kinds, retry_after=st.sampled_from([None, None, 0.0, 7.0, 400.0]))
+    @precondition(lambda self: self.world.dials)
+    def dial_fails(self, pick: int, jitter: float, kind: FailureKind, retry_after: float | None) -> None:
+        connection = self.choose(self.world.dials, pick)
+        del self.world.connections[connection.id]
+        self.world.closed += 1
+        failure = DialFailure(kind=kind, message="spec", phase="tcp", retry_after=retry_after)
+        self.step("dial_failed", connection.id, failure=failure, jitter=jitter)
+        if self.core.failure is failure and failure.permanent:
+            assert not self.world.waiters or self.world.dials, "waiters were left hoping"
+
+    # -- turns ----------------------------------------------------------------------------------
+
+    @rule(pick=picks, movable=st.booleans())
+    @precondition(lambda self: self.leases_with(On.NOTHING))
+    def begin(self, pick: int, movable: bool) -> None:
+        lease = self.choose(self.leases_with(On.NOTHING), pick)
+        connection, _ = self.world.leases[lease]
+        self.step("begin", lease, movable=movable)
+        verdict = self.trace[-1][3][0]
+        if self.now >= self.world.last_start(connection):
+            assert verdict is Verdict.MOVE, "a turn was started that may not finish"
+        elif not (movable and connection.retiring):
+            assert verdict is Verdict.GO
+        if verdict is Verdict.GO:
+            self.world.track(lease).on = On.TURN
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.leases_with(On.TURN))
+    def turn_ends(self, pick: int) -> None:
+        lease = self.choose(self.leases_with(On.TURN), pick)
+        connection, lane = self.world.leases[lease]
+        self.world.track(lease).on = On.NOTHING
+        self.step("finished", connection.id, lane)
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.leases_with(On.TURN))
+    def give_up(self, pick: int) -> None:
+        lease = self.choose(self.leases_with(On.TURN), pick)
+        connection, _ = self.world.leases[lease]
+        self.abandon_turn(self.world.track(lease))
+        self.step("give_up", lease)
+        if self.policy.on_cancel == "hang_up" and self.world.lanes == 1:
+            assert connection.closing, "a dirty connection was kept"
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.tracks_with(On.TAIL))
+    def tail_ends(self, pick: int) -> None:
+        connection, lane = self.choose(self.tracks_with(On.TAIL), pick)
+        connection.lanes[lane].on = On.NOTHING
+        self.step("finished", connection.id, lane)
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.tracks_with(On.WARM_UP))
+    def warm_up_ends(self, pick: int) -> None:
+        connection, lane = self.choose(self.tracks_with(On.WARM_UP), pick)
+        connection.lanes[lane].on = On.NOTHING
+        self.step("finished", connection.id, lane)
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.world.leases)
+    def release(self, pick: int) -> None:
+        """The body ends, by itself or by an exception, whatever is in flight."""
+        lease = self.choose(list(self.world.leases), pick)
+        connection, _ = self.world.leases[lease]
+        track = self.world.track(lease)
+        dropped = track.on is On.TURN and self.policy.on_cancel == "hang_up" and self.world.lanes == 1
+        if track.on is On.TURN:
+            self.abandon_turn(track)
+        if not dropped:
+            self.world.drop(lease)
+            self.world.released += 1
+        self.step("release", lease)
+        assert not self.core.is_live(lease)
+        if dropped:
+            assert connection.closing, "a dirty connection was kept"
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.world.dead_leases)
+    def release_again(self, pick: int) -> None:
+        before = self.core.statistics()
+        commands = self.step("release", self.choose(self.world.dead_leases, pick))
+
+        assert commands == []
+        assert before == self.core.statistics()
+
+    # -- connections ----------------------------------------------------------------------------
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.world.open)
+    def peer_closes(self, pick: int) -> None:
+        connection = self.choose(self.world.open, pick)
+        self.world.end(connection)
+        del self.world.connections[connection.id]
+        self.world.closed += 1
+        self.step("lost", connection.id)
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.world.open)
+    def something_stray_arrives(self, pick: int) -> None:
+        connection = self.choose(self.world.open, pick)
+        self.step("hang_up", connection.id, CloseReason.DIRTY)
+        assert connection.closing
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.world.open)
+    def server_announces_the_end(self, pick: int) -> None:
+        connection = self.choose(self.world.open, pick)
+        self.step("retire", connection.id)
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.world.those(closing=True) or self.world.those(dialing=True, closing=True))
+    def gone(self, pick: int) -> None:
+        closing = self.world.those(closing=True) + self.world.those(dialing=True, closing=True)
+        connection = self.choose(closing, pick)
+        del self.world.connections[connection.id]
+        self.step("gone", connection.id)
+
+    @rule(pick=picks, silence=st.sampled_from([0.0, 5.0]))
+    @precondition(lambda self: any(connection.pinged for connection in self.world.open))
+    def pong(self, pick: int, silence: float) -> None:
+        connection = self.choose([connection for connection in self.world.open if connection.pinged], pick)
+        connection.pinged = False
+        self.step("ponged", connection.id, heard_at=self.now - silence)
+
+    # -- time -----------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([0.1, 3.0, 21.0, 70.0, 301.0, 2900.0, 3700.0]))
+    def wait(self, seconds: float) -> None:
+        """Time passes and the timekeeper ticks at every deadline."""
+        target = self.now + seconds
+        for _ in range(2000):
+            deadline = self.core.next_deadline()
+            if deadline > target:
+                break
+            self.now = max(self.now, deadline)
+            self.step("tick")
+            assert self.core.next_deadline() > self.now, "the deadline was not real: a busy loop"
+        else:
+            raise AssertionError("the timekeeper never sleeps")
+        self.now = target
+
+    @rule(seconds=st.sampled_from([0.5, 40.0, 3300.0]))
+    def oversleep(self, seconds: float) -> None:
+        """The event loop was blocked: other inputs may come before the tick that is due."""
+        self.now += seconds
+
+    # -- the end --------------------------------------------------------------------------------
+
+    @rule(really=st.integers(0, 9))
+    @precondition(lambda self: not self.world.closing)
+    def close(self, really: int) -> None:
+        if really:
+            return  # seldom, or the runs would be short
+        self.world.closing = True
+        self.step("close")
+        assert not self.world.waiters, "close forgot a waiter"
+
+    @rule()
+    @precondition(lambda self: self.world.closing)
+    def force(self) -> None:
+        self.step("force")
+        assert not self.world.open
+        assert not self.world.dials
+
+    # -- what must always hold ------------------------------------------------------------------
+
+    @invariant()
+    def bounded(self) -> None:
+        assert self.world.size <= self.policy.max_size
+
+    @invariant()
+    def statistics_agree(self) -> None:
+        world, seen = self.world, self.core.statistics()
+        expected = {
+            "size": world.size,
+            "dialing": len(world.dials),
+            "open": sum(not connection.retiring for connection in world.open),
+            "retiring": sum(connection.retiring for connection in world.open),
+            "closing": sum(connection.closing for connection in world.connections.values()),
+            "idle": sum(world.free(connection) for connection in world.open),
+            "warming": world.count(On.WARM_UP),
+            "leased": len(world.leases),
+            "in_flight": world.count(On.TURN),
+            "draining": world.count(On.TAIL),
+            "waiting": len(world.waiters),
+            "granted": world.granted,
+            "released": world.released,
+            "lost_leases": world.lost,
+            "refused": world.refused,
+            "dialed": world.dialed,
+            "closed_pool": world.closing,
+        }
+
+        assert expected == {name: getattr(seen, name) for name in expected}
+        assert world.closed == sum(seen.closed.values())
+
+    @invariant()
+    def conserved(self) -> None:
+        seen = self.core.statistics()
+
+        assert seen.granted == seen.released + seen.lost_leases + seen.leased
+        assert seen.dialed == sum(seen.closed.values()) + seen.size
+
+    @invariant()
+    def no_lost_wakeup(self) -> None:
+        """Whoever waits has a reason: nothing is free, and more is coming or there is no room."""
+        world = self.world
+        if not world.waiters:
+            return
+        free = [c for c in world.open if world.free(c) and self.now < world.last_start(c)]
+
+        assert not free, "somebody waits while a lane is free"
+        assert world.dials or world.size == self.policy.max_size or self.core.next_deadline() < math.inf
+
+    @invariant()
+    def warm(self) -> None:
+        """Spare is there, or on its way, or there is no room, or the endpoint is down."""
+        world = self.world
+        if world.closing or self.core.failure is not None or world.size == self.policy.max_size:
+            return
+        coming = len(world.dials) * world.lanes
+        assert coming >= len(world.waiters) + self.missing_spare() or world.dials
+
+    @invariant()
+    def retirements_are_apart(self) -> None:
+        """The calendar: planned retirements keep their distance."""
+        times = sorted(
+            connection.retire_at
+            for connection in self.core._connections.values()
+            if connection.state in (ConnectionState.OPEN, ConnectionState.RETIRING)
+        )
+        gap = self.core._calendar.gap
+        assert len(times) == len(self.core._calendar)
+        for earlier, later in itertools.pairwise(times):
+            assert later - earlier >= gap * (1 - 1e-6)
+
+    @invariant()
+    def indexes_agree(self) -> None:
+        """Whatever the core keeps to be fast says the same as a rescan."""
+        core = self.core
+        usable = [
+            c
+            for c in core._connections.values()
+            if c.state in (ConnectionState.OPEN, ConnectionState.RETIRING)
+        ]
+        assert sorted((c.retire_at, c.id) for c in usable if c.free) == core._available
+        assert core._fresh == sum(len(c.free) for c in usable if c.state is ConnectionState.OPEN)
+        assert set(core._leaving) == {
+            c.id for c in usable if c.state is ConnectionState.RETIRING and not c.busy
+        }
+        for connection in usable:
+            idle = [lane for lane in connection.lanes if lane.state is LaneState.IDLE]
+            dead = [lane for lane in connection.lanes if lane.state is LaneState.DEAD]
+            assert len(connection.free) == len(idle)
+            assert connection.busy == len(connection.lanes) - len(idle) - len(dead)
+        assert len(core._alarms) <= 64 + 16 * len(core._connections) + 8
+
+    def teardown(self) -> None:
+        """The trace of a run, fed to a fresh core, gives the same commands."""
+        if not hasattr(self, "trace"):
+            return
+        policy, provider, warm_up = self.setup
+        fresh = PoolCore(policy, provider, warm_up=warm_up)
+        for verb, args, kwargs, answer in self.trace:
+            assert answer == getattr(fresh, verb)(*args, **kwargs)
+
+    # -- helpers --------------------------------------------------------------------------------
+
+    def choose(self, candidates: Any, pick: int) -> Any:
+        return candidates[pick % len(candidates)]
+
+    def abandon_turn(self, track: Lane) -> None:
+        track.on = On.TAIL
+        track.drain_until = self.now + self.policy.drain_timeout
+
+    def leases_with(self, on: On) -> list[LeaseId]:
+        return [lease for lease in self.world.leases if self.world.track(lease).on is on]
+
+    def tracks_with(self, on: On) -> list[tuple[Connection, LaneId]]:
+        return [
+            (connection, LaneId(lane))
+            for connection in self.world.open
+            for lane, track in enumerate(connection.lanes)
+            if track.on is on
+        ]

@@ -1,0 +1,7 @@
+"""The specification machine on the pure core."""
+
+from __future__ import annotations
+
+from tests.spec.machine import PoolMachine
+
+TestPoolCore = PoolMachine.TestCase

@@ -1,0 +1,216 @@
+"""World: what the outside of a pool core looks like, kept by the simplest means.
+
+It performs nothing. It takes the commands of each step, checks that each makes sense now, and
+remembers what is owed: dials without an answer, hang-ups without an end, turns without a
+terminal event. Lists and rescans on purpose: it must be right at a glance.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+
+import attrs
+
+from wspool.core.commands import (
+    CloseReason,
+    Command,
+    ConnectionId,
+    Dial,
+    Expiring,
+    Grant,
+    HangUp,
+    LaneId,
+    LeaseId,
+    Ping,
+    Refuse,
+    WaiterId,
+    Warm,
+)
+from wspool.core.policy import PoolPolicy, Provider
+
+
+class On(enum.Enum):
+    """What is on a lane."""
+
+    NOTHING = "nothing"
+    WARM_UP = "warm-up"
+    TURN = "turn"
+    TAIL = "tail"
+
+
+@attrs.define(eq=False)
+class Lane:
+    lease: LeaseId | None = None
+    on: On = On.NOTHING
+    dead: bool = False
+    drain_until: float = math.inf
+
+
+@attrs.define(eq=False)
+class Connection:
+    id: ConnectionId
+    born: float
+    dialing: bool = True
+    closing: bool = False
+    retiring: bool = False
+    pinged: bool = False
+    lanes: list[Lane] = attrs.field(factory=list)
+
+    @property
+    def usable(self) -> bool:
+        return not self.dialing and not self.closing
+
+    @property
+    def held(self) -> bool:
+        return any(lane.lease is not None for lane in self.lanes)
+
+
+class World:
+    """The outside of one core."""
+
+    def __init__(self, policy: PoolPolicy, provider: Provider) -> None:
+        self.policy = policy
+        self.lanes = provider.lanes
+        self.schedule = policy.schedule(provider)
+        self.connections: dict[ConnectionId, Connection] = {}
+        self.waiters: list[WaiterId] = []
+        self.leases: dict[LeaseId, tuple[Connection, LaneId]] = {}
+        self.dead_leases: list[LeaseId] = []
+        self.expiring: set[LeaseId] = set()
+        self.closing = False
+        self.highest_connection = 0
+        self.highest_lease = 0
+        self.granted = self.released = self.lost = self.refused = 0
+        self.dialed = self.closed = 0
+
+    # -- commands -----------------------------------------------------------------------------
+
+    def take(self, commands: list[Command], now: float) -> None:
+        """Check and remember what the core asked for in one step."""
+        for command in commands:
+            match command:
+                case Dial(number):
+                    assert not self.closing, "a dial after close"
+                    assert number > self.highest_connection, "a connection id was used twice"
+                    self.highest_connection = number
+                    self.connections[number] = Connection(number, now)
+                    self.dialed += 1
+                case HangUp(number, reason, polite):
+                    connection = self.connections[number]
+                    assert not connection.closing, "hung up twice"
+                    assert not (polite and connection.dialing), "a goodbye to nobody"
+                    if reason in (CloseReason.IDLE, CloseReason.LIFETIME) and now < self.expiry(connection):
+                        assert not connection.held, f"closed under a lease for {reason}"
+                    self.end(connection)
+                    connection.closing = True
+                    self.closed += 1
+                case Grant(waiter, lease, number, lane):
+                    assert self.waiters[0] == waiter, "somebody overtook"
+                    del self.waiters[0]
+                    connection = self.connections[number]
+                    assert connection.usable, "granted on a connection that is not there"
+                    assert now < self.last_start(connection), "granted too close to the lifetime limit"
+                    track = connection.lanes[lane]
+                    assert track.lease is None, "a lane with two holders"
+                    assert not track.dead, "a dead lane was granted"
+                    assert track.on is On.NOTHING, "a dirty lane was granted"
+                    assert lease > self.highest_lease, "a lease id was used twice"
+                    self.highest_lease = lease
+                    track.lease = lease
+                    self.leases[lease] = (connection, lane)
+                    self.granted += 1
+                case Refuse(waiter):
+                    self.waiters.remove(waiter)
+                    self.refused += 1
+                case Warm(number, lane):
+                    track = self.connections[number].lanes[lane]
+                    assert track.lease is None
+                    assert track.on is On.NOTHING
+                    track.on = On.WARM_UP
+                case Ping(number):
+                    connection = self.connections[number]
+                    assert connection.usable
+                    assert not connection.pinged
+                    connection.pinged = True
+                case Expiring(lease):
+                    assert lease in self.leases, "a dead lease is expiring"
+                    self.expiring.add(lease)
+
+    # -- what the outside knows without being told ----------------------------------------------
+
+    def connect(self, connection: Connection) -> None:
+        connection.dialing = False
+        connection.lanes = [Lane() for _ in range(self.lanes)]
+
+    def end(self, connection: Connection) -> None:
+        """Its leases die with it."""
+        for track in connection.lanes:
+            if track.lease is not None:
+                self.drop(track.lease)
+                self.lost += 1
+            track.on = On.NOTHING
+            track.dead = True
+
+    def bury(self, connection: Connection, track: Lane, now: float) -> None:
+        """A lane of a live connection is used no more: too old for another turn, or never drained."""
+        if track.on is On.TAIL:
+            assert now >= track.drain_until, "a tail was given up too early"
+        else:
+            assert now >= self.last_start(connection), "a usable lane was thrown away"
+            assert track.on is On.NOTHING
+            assert track.lease is None
+        if track.lease is not None:
+            self.drop(track.lease)
+            self.lost += 1
+        track.on = On.NOTHING
+        track.dead = True
+
+    def drop(self, lease: LeaseId) -> None:
+        connection, lane = self.leases.pop(lease)
+        connection.lanes[lane].lease = None
+        self.dead_leases.append(lease)
+        self.expiring.discard(lease)
+
+    def track(self, lease: LeaseId) -> Lane:
+        connection, lane = self.leases[lease]
+        return connection.lanes[lane]
+
+    def last_start(self, connection: Connection) -> float:
+        return connection.born + self.schedule.last_start
+
+    def expiry(self, connection: Connection) -> float:
+        return connection.born + self.schedule.lifetime
+
+    # -- queries --------------------------------------------------------------------------------
+
+    def those(self, *, dialing: bool = False, closing: bool = False) -> list[Connection]:
+        return [
+            connection
+            for connection in self.connections.values()
+            if connection.dialing is dialing and connection.closing is closing
+        ]
+
+    @property
+    def dials(self) -> list[Connection]:
+        return self.those(dialing=True)
+
+    @property
+    def open(self) -> list[Connection]:
+        return self.those()
+
+    @property
+    def size(self) -> int:
+        return len(self.dials) + len(self.open)
+
+    def free(self, connection: Connection) -> int:
+        return sum(
+            track.lease is None and track.on is On.NOTHING and not track.dead for track in connection.lanes
+        )
+
+    def count(self, on: On, *, held: bool | None = None) -> int:
+        return sum(
+            track.on is on and (held is None or held is (track.lease is not None))
+            for connection in self.open
+            for track in connection.lanes
+        )
