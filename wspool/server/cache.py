@@ -1,0 +1,131 @@
+"""The memory of a provider: what can be continued, where, and until when.
+
+Two memories, and their rules:
+
+1. A connection remembers the latest response of each of its lanes, stored or not, and forgets all when it
+   closes.
+2. A continuation on the lane that holds its parent forgets that parent if it fails; one that forked from
+   another lane leaves it alone. A request that fails without naming a remembered parent evicts nothing.
+3. The store outlives connections: a response with `store: true` can be continued from any of them.
+
+Source: OpenAI's WebSocket guide, "connection-local cache" and "multiplexing".
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from typing import Final, Literal
+
+import attrs
+
+from wspool.server.ledger import Digest
+from wspool.server.models import Item, TurnError
+
+__all__ = ["ConnectionMemory", "Remembered", "Store", "answered_calls", "not_found", "unknown_call"]
+
+#: Responses that the store keeps; the oldest go first.
+STORE_SIZE: Final = 10_000
+
+_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
+_OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output"})
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Remembered:
+    """A response that can be continued."""
+
+    response_id: str
+    context: tuple[Item, ...]
+    """Everything up to and including its own output."""
+    calls: frozenset[str]
+    """The call ids in the context."""
+    digest: Digest
+    """Of the context; to be copied, never updated."""
+    tokens: int
+
+
+@attrs.define(eq=False)
+class ConnectionMemory:
+    """One connection: its latest responses, and what it has to count. Pure state, no clock."""
+
+    connection: int
+    latest: dict[str | None, Remembered] = attrs.field(factory=dict[str | None, Remembered], init=False)
+    """By lane; None is the default lane."""
+    names: set[str] = attrs.field(factory=set[str], init=False)
+    """Every lane name ever used; closing a lane frees nothing."""
+    unfinished: Counter[str | None] = attrs.field(factory=Counter[str | None], init=False)
+    """Requests received and not ended, by lane."""
+    creates: int = attrs.field(default=0, init=False)
+
+    def find(self, lane: str | None, response_id: str) -> tuple[Remembered, Literal["lane", "fork"]] | None:
+        """The remembered response, and whether continuing it on *lane* is a fork."""
+        own = self.latest.get(lane)
+        if own is not None and own.response_id == response_id:
+            return own, "lane"
+        for other in self.latest.values():
+            if other.response_id == response_id:
+                return other, "fork"
+        return None
+
+    def evict(self, lane: str | None, response_id: str) -> None:
+        """Forget the latest response of *lane* if it is *response_id*."""
+        latest = self.latest.get(lane)
+        if latest is not None and latest.response_id == response_id:
+            del self.latest[lane]
+
+
+class Store:
+    """The stored responses of the whole server, bounded."""
+
+    def __init__(self, size: int = STORE_SIZE) -> None:
+        self._size = size
+        self._responses: OrderedDict[str, Remembered] = OrderedDict()
+
+    def put(self, remembered: Remembered) -> None:
+        """Keep *remembered*; the oldest response makes room for it."""
+        self._responses[remembered.response_id] = remembered
+        if len(self._responses) > self._size:
+            self._responses.popitem(last=False)
+
+    def get(self, response_id: str) -> Remembered | None:
+        """The stored response, or None."""
+        return self._responses.get(response_id)
+
+    def __len__(self) -> int:
+        return len(self._responses)
+
+
+def answered_calls(items: Iterable[Item], known: frozenset[str]) -> tuple[frozenset[str], str | None]:
+    """Read *items* after a context that made the *known* calls.
+
+    Returns: all calls made by then, and the call id of the first tool output that answers none of them, or
+    None.
+    """
+    calls = known
+    for item in items:
+        kind = item.get("type")
+        if kind in _CALLS:
+            calls |= {str(item.get("call_id"))}
+        elif kind in _OUTPUTS and str(item.get("call_id")) not in calls:
+            return calls, str(item.get("call_id"))
+    return calls, None
+
+
+def not_found(response_id: str) -> TurnError:
+    """The error for a parent that can not be continued here. Source: OpenAI's WebSocket guide, verbatim."""
+    return TurnError(
+        type="invalid_request_error",
+        code="previous_response_not_found",
+        message=f"Previous response with id '{response_id}' not found.",
+        param="previous_response_id",
+        status=400,
+    )
+
+
+def unknown_call(call_id: str) -> TurnError:
+    """The error for a tool output without its call. Source: observed text; there is no code."""
+    return TurnError(
+        type="invalid_request_error",
+        message=f"No tool call found for function call output with call_id {call_id}.",
+        param="input",
+        status=400,
+    )

@@ -1,0 +1,195 @@
+"""The HTTP door: `POST /v1/responses`, answered with server-sent events or one JSON body.
+
+The same engine, model and grammar as over WebSocket, without what belongs to a connection: there are no lanes
+and no warm-up, and only a stored response can be continued.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+import h11
+import trio
+
+from wspool.server.cache import ConnectionMemory
+from wspool.server.engine import Engine
+from wspool.server.grammar import TERMINAL, Event
+from wspool.server.handshake import header, responses_path
+from wspool.server.models import Item, TurnError
+from wspool.server.requests import RequestError, check_create, invalid_request, parse
+
+__all__ = ["HttpExchange", "not_authorized"]
+
+_READ: Final = 65536
+
+
+def not_authorized() -> TurnError:
+    """The error for a wrong or missing key; it does not repeat what the client sent."""
+    return TurnError(
+        type="invalid_request_error",
+        code="invalid_api_key",
+        message="Incorrect API key provided.",
+        status=401,
+    )
+
+
+class HttpExchange:
+    """One HTTP connection. It begins with a request whose head *h11_connection* has already read."""
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        h11_connection: h11.Connection,
+        engine: Engine,
+        memory: ConnectionMemory,
+        api_key: str | None,
+    ) -> None:
+        self._stream = stream
+        self._http = h11_connection
+        self._engine = engine
+        self._memory = memory
+        self._api_key = api_key
+
+    async def run(self, request: h11.Request) -> None:
+        """Answer *request*, and all that follow on this connection.
+
+        Raises:
+          trio.BrokenResourceError: the client went away.
+          h11.ProtocolError: the client does not speak HTTP.
+        """
+        while True:
+            await self._answer(request)
+            if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+                return
+            self._http.start_next_cycle()
+            event = await self.next_event()
+            if not isinstance(event, h11.Request):
+                return
+            request = event
+
+    async def next_event(self) -> h11.Event:
+        """The next h11 event. A checkpoint if bytes have to be read."""
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                if self._http.they_are_waiting_for_100_continue:
+                    await self._send(h11.InformationalResponse(status_code=100, headers=[]))
+                self._http.receive_data(bytes(await self._stream.receive_some(_READ)))
+            elif isinstance(event, h11.Event):
+                return event
+            else:  # h11.PAUSED: the client sent the next request already; it is not ours to read yet
+                return h11.ConnectionClosed()
+
+    async def _answer(self, request: h11.Request) -> None:
+        try:
+            body = await self._read_body()
+            self._check_head(request)
+            create_body = parse(body)
+            check_create(create_body)
+        except RequestError as refused:
+            await self._send_error(refused.error)
+            return
+        create = self._engine.receive(create_body, self._memory, transport="http")
+        if create_body.get("stream") is True:
+            sse = _EventStream(self)
+            refused_by_engine = await self._engine.perform(create, sse.send)
+            if refused_by_engine is None or sse.begun:
+                await sse.end()
+        else:
+            last: list[Item] = []
+
+            async def keep(event: Event) -> None:
+                if event["type"] in TERMINAL:
+                    last.append(event["response"])
+                await trio.lowlevel.checkpoint()
+
+            refused_by_engine = await self._engine.perform(create, keep)
+            if refused_by_engine is None:
+                await self.send_json(200, last[0])
+        # What is not stored is forgotten: HTTP has no memory of a connection.
+        self._memory.latest.clear()
+        if refused_by_engine is not None and self._http.our_state is h11.SEND_RESPONSE:
+            await self._send_error(refused_by_engine)
+
+    def _check_head(self, request: h11.Request) -> None:
+        if not responses_path(request):
+            raise RequestError(invalid_request("Invalid URL.", status=404))
+        if self._api_key is not None and header(request, b"authorization") != f"Bearer {self._api_key}":
+            raise RequestError(not_authorized())
+        if request.method == b"GET":
+            raise RequestError(
+                TurnError(
+                    type="invalid_request_error",
+                    code="websocket_upgrade_required",
+                    message="This endpoint answers GET only as a WebSocket upgrade.",
+                    status=426,
+                    headers={"Upgrade": "websocket"},
+                )
+            )
+        if request.method != b"POST":
+            raise RequestError(
+                TurnError(
+                    type="invalid_request_error",
+                    message="Not allowed to use this method.",
+                    status=405,
+                    headers={"Allow": "POST"},
+                )
+            )
+
+    async def _read_body(self) -> bytes:
+        body = bytearray()
+        while isinstance(event := await self.next_event(), h11.Data):
+            body += event.data
+            if len(body) > self._engine.profile.max_message:
+                raise RequestError(invalid_request("The request is too large.", status=413))
+        return bytes(body)
+
+    async def _send_error(self, error: TurnError) -> None:
+        plain = {key: value for key, value in error.body().items() if key != "headers"}
+        await self.send_json(error.status, {"error": plain}, error.headers or {})
+
+    async def send_json(self, status: int, value: Item, headers: Mapping[str, str] | None = None) -> None:
+        """Send a whole JSON response."""
+        data = json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+        await self.send_head(
+            status, {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}
+        )
+        await self._send(h11.Data(data=data))
+        await self._send(h11.EndOfMessage())
+
+    async def send_head(self, status: int, headers: Mapping[str, str]) -> None:
+        """Send the head of a response."""
+        await self._send(h11.Response(status_code=status, headers=list(headers.items())))
+
+    async def send_data(self, data: bytes) -> None:
+        """Send a part of a body."""
+        await self._send(h11.Data(data=data))
+
+    async def send_end(self) -> None:
+        """Send the end of a body."""
+        await self._send(h11.EndOfMessage())
+
+    async def _send(self, event: h11.Event) -> None:
+        data = self._http.send(event)
+        if data:
+            await self._stream.send_all(data)
+
+
+class _EventStream:
+    """A body of server-sent events; its head goes with the first one, as a refusal needs another head."""
+
+    def __init__(self, exchange: HttpExchange) -> None:
+        self._exchange = exchange
+        self.begun = False
+
+    async def send(self, event: Event) -> None:
+        data = json.dumps(event, separators=(",", ":"), allow_nan=False)
+        if not self.begun:
+            self.begun = True
+            await self._exchange.send_head(
+                200, {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+            )
+        await self._exchange.send_data(f"event: {event['type']}\ndata: {data}\n\n".encode("ascii"))
+
+    async def end(self) -> None:
+        await self._exchange.send_end()

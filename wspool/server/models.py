@@ -1,0 +1,217 @@
+"""The models: who answers, behind one small protocol.
+
+A model is a function from what it is shown to what it says. It never sees a socket, a lane or a clock:
+
+1. `respond` is synchronous and must be quick; a turn that should *take* time says so in `ModelTurn.delay`.
+2. `respond` must depend on the request alone. The same conversation then gets the same answers on every
+   connection, after a full resend, and under any concurrency, which is what makes a run repeatable.
+3. Ids (`id`, `call_id`) and item statuses may be left out of the output: the server fills them in.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, Protocol, TypeGuard
+
+import attrs
+
+__all__ = [
+    "MODEL_ITEM_TYPES",
+    "EchoModel",
+    "Item",
+    "Model",
+    "ModelRequest",
+    "ModelTurn",
+    "ScriptedModel",
+    "TurnError",
+    "function_call",
+    "is_array",
+    "is_object",
+    "message",
+    "text_of",
+    "turns_so_far",
+]
+
+#: One input or output item of a response, as plain JSON.
+Item = dict[str, Any]
+
+#: Item types that only a model makes. A message is the model's if its role is `assistant`.
+MODEL_ITEM_TYPES: Final = frozenset({"function_call", "custom_tool_call", "reasoning", "compaction"})
+
+
+def is_object(value: object) -> TypeGuard[Item]:
+    """Whether *value* is a JSON object."""
+    return isinstance(value, dict)
+
+
+def is_array(value: object) -> TypeGuard[list[Any]]:
+    """Whether *value* is a JSON array."""
+    return isinstance(value, list)
+
+
+def message(text: str) -> Item:
+    """An assistant message that says *text*."""
+    return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+
+
+def function_call(name: str, arguments: Mapping[str, Any], *, call_id: str | None = None) -> Item:
+    """A call of the client's function *name*; without *call_id* the server gives it one."""
+    item: Item = {"type": "function_call", "name": name, "arguments": json.dumps(arguments)}
+    return item if call_id is None else item | {"call_id": call_id}
+
+
+def text_of(item: Mapping[str, Any]) -> str:
+    """All text of a message item; its content may be a string or a list of parts."""
+    content: str | list[Item] = item.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "".join(str(part.get("text", "")) for part in content)
+
+
+def turns_so_far(context: Iterable[Mapping[str, Any]]) -> int:
+    """How many model turns *context* holds: the number of unbroken runs of items that a model made.
+
+    Counted from the items and not from the connection, so that a continuation and a full resend of the same
+    conversation give the same number. Two turns with no input between them count as one.
+    """
+    turns, inside = 0, False
+    for item in context:
+        made_by_model = item.get("type") in MODEL_ITEM_TYPES or item.get("role") == "assistant"
+        turns += made_by_model and not inside
+        inside = made_by_model
+    return turns
+
+
+@attrs.frozen(kw_only=True)
+class ModelRequest:
+    """What a model is shown for one turn."""
+
+    context: Sequence[Item]
+    """Every item of the conversation, oldest first: the whole chain of parents, then the new input."""
+    instructions: str | None = None
+    """Of this turn: instructions are not inherited from a parent."""
+    tools: Sequence[Item] = ()
+    """Of this turn: tools are not inherited either."""
+    body: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    """The request as it came in, for anything else."""
+
+
+@attrs.frozen(kw_only=True)
+class TurnError:
+    """Why a turn failed or was rejected."""
+
+    message: str
+    code: str | None = None
+    type: str = "server_error"
+    param: str | None = None
+    status: int = 500
+    """The HTTP status of a rejection; a failed turn has none."""
+    headers: Mapping[str, str] | None = None
+    """Such as `Retry-After`. They travel in the error object, as a WebSocket answer has no headers of its
+    own.
+    """
+
+    def body(self) -> Item:
+        """The `error` object, its fields in the order that providers send them."""
+        body: Item = {"type": self.type, "code": self.code, "message": self.message, "param": self.param}
+        return body if self.headers is None else body | {"headers": dict(self.headers)}
+
+
+@attrs.frozen(kw_only=True)
+class ModelTurn:
+    """What a model says in one turn."""
+
+    output: Sequence[Item] = ()
+    status: Literal["completed", "incomplete", "failed", "rejected"] = "completed"
+    """`failed` streams its output, then an `error` event, then `response.failed`.
+    `rejected` is one error frame and nothing else: the turn never began."""
+    reason: str = "max_output_tokens"
+    """Why it is incomplete; nobody looks at it in any other status."""
+    error: TurnError | None = None
+    """Why it failed or was rejected; an internal server error if nothing is given."""
+    delay: float = 0.0
+    """Seconds between `response.in_progress` and the first output event (thinking time)."""
+    usage: Mapping[str, Any] | None = None
+    """The `usage` object; estimated from the number of words if not given."""
+
+    @classmethod
+    def from_json(cls, turn: Mapping[str, Any]) -> "ModelTurn":
+        """A turn from plain JSON: the fields of this class, or `text` for the one message of a short turn.
+
+        Raises:
+          TypeError: there is an unknown field.
+        """
+        fields = dict(turn)
+        if "text" in fields:
+            fields["output"] = [*fields.get("output", ()), message(fields.pop("text"))]
+        if fields.get("error") is not None:
+            fields["error"] = TurnError(**fields["error"])
+        return cls(**fields)
+
+
+class Model(Protocol):
+    """Whoever answers. See the rules of this module."""
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        """The next turn of the conversation in *request*. Quick, and a function of the request alone.
+
+        An exception is the server's internal error: the client gets a 500 error frame, the connection lives.
+        """
+        ...
+
+
+class EchoModel:
+    """Says the last user message, or the last tool output, back."""
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        """Echo; an empty conversation is answered with an empty message."""
+        for item in reversed(request.context):
+            if item.get("type") == "function_call_output":
+                return ModelTurn(output=[message(str(item.get("output", "")))])
+            if item.get("role") == "user":
+                return ModelTurn(output=[message(text_of(item))])
+        return ModelTurn(output=[message("")])
+
+
+class ScriptedModel:
+    """Plays a script: turn *n* of every conversation is line *n* of the script.
+
+    *n* is the number of model turns already in the conversation (`turns_so_far`), so conversations do not
+    disturb each other however they interleave, and a conversation that is sent again in full gets the same
+    answer again. A turn that failed left nothing in the conversation: asking again gets the same failure.
+    A conversation that outlives the script starts it over.
+    """
+
+    def __init__(self, turns: Iterable[ModelTurn | Mapping[str, Any]]) -> None:
+        """Args:
+          turns: the script; plain JSON is read by `ModelTurn.from_json`.
+
+        Raises:
+          ValueError: there is no turn.
+        """
+        self._turns: tuple[ModelTurn, ...] = tuple(
+            turn if isinstance(turn, ModelTurn) else ModelTurn.from_json(turn) for turn in turns
+        )
+        if not self._turns:
+            raise ValueError("a script needs at least one turn")
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> "ScriptedModel":
+        """Read a JSONL file, one turn per line; empty lines are skipped.
+
+        Raises:
+          ValueError: a line is not a turn; the message names it.
+        """
+        turns: list[ModelTurn] = []
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    try:
+                        turns.append(ModelTurn.from_json(json.loads(line)))
+                    except (ValueError, TypeError) as problem:
+                        raise ValueError(f"{os.fspath(path)}:{number}: not a turn: {problem}") from problem
+        return cls(turns)
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        """The turn of the script that this conversation has come to."""
+        return self._turns[turns_so_far(request.context) % len(self._turns)]

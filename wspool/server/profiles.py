@@ -1,0 +1,104 @@
+"""The profiles: how providers that speak the same protocol differ.
+
+A profile is a frozen value, and everything that the server does differently for one provider is a field here.
+Where a provider does not document a trait, the profile says what was observed, or the mildest thing a client
+must expect.
+"""
+
+from typing import Final, Literal
+
+import attrs
+
+__all__ = ["AZURE", "LITELLM", "LOCALAI", "OPENAI", "PROFILES", "VERCEL", "XAI", "LimitMode", "ServerProfile"]
+
+LimitMode = Literal["on_next_create", "while_idle", "mid_turn", "silent_close"]
+
+_MIB: Final = 1024 * 1024
+
+
+@attrs.frozen(kw_only=True)
+class ServerProfile:
+    """What one provider's endpoint does. Durations are seconds on trio's clock."""
+
+    name: str
+
+    active_lanes: int = 1
+    """Responses in progress at once, over all lanes of a connection; more requests wait in line."""
+    lane_names: int = 0
+    """Distinct `stream_id`s in the life of a connection. 0: the field is ignored, there is one lane."""
+
+    lifetime: float = 3600.0
+    """The longest life of a connection."""
+    limit_minutes: int = 60
+    """The number in the text of the lifetime error; it stays what it is when a test shortens `lifetime`."""
+    limit_mode: LimitMode = "on_next_create"
+    """What happens when a connection is `lifetime` old:
+
+    - `on_next_create`: nothing; the next request gets the error frame, then the connection closes.
+    - `while_idle`: as soon as no turn is in progress, the error frame comes unasked, then the connection
+      closes.
+    - `mid_turn`: the error frame comes at once and cuts whatever is in progress.
+    - `silent_close`: the same without the frame.
+    """
+    limit_close_code: int = 1000
+    """The close code after that; 1006 drops the connection without a close frame."""
+
+    max_message: int = 16 * _MIB
+    """Bytes of the largest request; a larger one is answered with close code 1009 and no error frame."""
+
+    warm_up: bool = True
+    """`generate: false` is honoured; if not, it is ignored, and the model answers for real."""
+    remembers_unstored: bool = True
+    """The latest response of a lane can be continued even if it is not stored."""
+    evicts_on_failure: bool = True
+    """A continuation that fails makes its lane forget the parent."""
+    busy: Literal["queue", "reject"] = "queue"
+    """What a second request on a busy lane gets."""
+    error_status: bool = True
+    """Error frames carry the HTTP `status`."""
+    close_after_error: int | None = None
+    """The close code that follows every error frame, if any does."""
+
+
+#: Source: OpenAI's WebSocket guide (lanes, 60 minutes, warm-up, eviction); 16 MiB was measured by others.
+OPENAI: Final = ServerProfile(name="openai", active_lanes=16, lane_names=32)
+
+#: Source: Azure's "WebSockets" how-to: 60 minutes, sequential, no multiplexing.
+AZURE: Final = ServerProfile(name="azure")
+
+#: Source: xAI's WebSocket guide: 25 minutes, the error "sent right before the server closes".
+XAI: Final = ServerProfile(name="xai", lifetime=1500.0, limit_minutes=25, limit_mode="while_idle")
+
+#: Source: Vercel's AI Gateway documentation: about 13 minutes, 4 MiB, closes after every error frame.
+VERCEL: Final = ServerProfile(
+    name="vercel",
+    lifetime=780.0,
+    limit_minutes=13,
+    limit_mode="silent_close",
+    limit_close_code=1001,
+    max_message=4 * _MIB,
+    close_after_error=1008,
+)
+
+#: Source: LocalAI's `openresponses/websocket.go`: forgets what is not stored, refuses while busy, errors
+#: without status, ignores `generate`, and its read deadline ends the connection abruptly.
+LOCALAI: Final = ServerProfile(
+    name="localai",
+    limit_mode="silent_close",
+    limit_close_code=1006,
+    max_message=10 * _MIB,
+    warm_up=False,
+    remembers_unstored=False,
+    evicts_on_failure=False,
+    busy="reject",
+    error_status=False,
+)
+
+#: Source: LiteLLM's `responses/streaming_iterator.py`, managed mode: a session of an hour, closed with 1000.
+LITELLM: Final = ServerProfile(
+    name="litellm", limit_mode="silent_close", evicts_on_failure=False, error_status=False
+)
+
+PROFILES: Final[dict[str, ServerProfile]] = {
+    profile.name: profile for profile in (OPENAI, AZURE, XAI, VERCEL, LOCALAI, LITELLM)
+}

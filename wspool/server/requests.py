@@ -1,0 +1,149 @@
+"""Requests: from bytes off the wire to a body that is safe to work with, or to the error that the client
+gets.
+
+Pure. Whatever gets past this module has the shapes that the rest of the server relies on; nothing else is
+checked, as an unknown field is no error.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
+
+from wspool.server.models import Item, TurnError, is_array, is_object
+
+__all__ = ["RequestError", "check_create", "check_lane", "invalid_request", "is_warm_up", "parse"]
+
+_LANE: Final = re.compile(r"[A-Za-z0-9_.-]{1,256}")
+
+
+class RequestError(Exception):
+    """The request is refused; `error` is what the client is told."""
+
+    def __init__(self, error: TurnError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def invalid_request(
+    message: str, *, code: str | None = None, param: str | None = None, status: int = 400
+) -> TurnError:
+    """An `invalid_request_error`."""
+    return TurnError(type="invalid_request_error", code=code, message=message, param=param, status=status)
+
+
+def parse(text: str | bytes) -> Item:
+    """The JSON object in *text*.
+
+    Raises:
+      RequestError: it is not JSON as RFC 8259 has it (NaN and numbers beyond a float included), is nested too
+        deeply, or is not an object.
+    """
+    try:
+        body = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError):
+        raise RequestError(invalid_request("We could not parse the JSON body of your request.")) from None
+    if not is_object(body):
+        raise RequestError(invalid_request("The request must be a JSON object."))
+    return body
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse(digits)
+
+
+# What the server itself works with: field -> (types, in words).
+_SHAPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
+    "input": ((str, list), "a string or an array of items"),
+    "instructions": ((str,), "a string"),
+    "previous_response_id": ((str,), "a string"),
+    "prompt_cache_options": ((dict,), "an object"),
+    "store": ((bool,), "a boolean"),
+    "stream_options": ((dict,), "an object"),
+    "tools": ((list,), "an array of objects"),
+}
+
+
+def check_create(body: Item) -> None:
+    """Check the fields of a request that the server works with.
+
+    Raises:
+      RequestError: one is missing or has the wrong shape, or asks for what this mode does not offer.
+    """
+    if not isinstance(body.get("model"), str):
+        raise RequestError(
+            invalid_request(
+                "Missing required parameter: 'model'.", code="missing_required_parameter", param="model"
+            )
+        )
+    for field, (types, words) in _SHAPES.items():
+        value = body.get(field)
+        if value is not None and not isinstance(value, types):
+            raise _wrong_type(field, words)
+    for field in ("input", "tools"):
+        value = body.get(field)
+        if is_array(value):
+            for number, element in enumerate(value):
+                if not is_object(element):
+                    raise _wrong_type(f"{field}[{number}]", "an object")
+                if field == "input":
+                    _check_content(element, f"input[{number}].content")
+    if body.get("background"):
+        raise RequestError(
+            invalid_request("Background mode is not supported on this connection.", param="background")
+        )
+
+
+def _check_content(item: Mapping[str, Any], where: str) -> None:
+    content = item.get("content")
+    plain = content is None or isinstance(content, str)
+    if not plain and not (is_array(content) and all(is_object(part) for part in content)):
+        raise _wrong_type(where, "a string or an array of objects")
+
+
+def _wrong_type(field: str, words: str) -> RequestError:
+    return RequestError(
+        invalid_request(f"Invalid type for '{field}': expected {words}.", code="invalid_type", param=field)
+    )
+
+
+def check_lane(stream_id: object, names: set[str], limit: int) -> str | None:
+    """The lane that *stream_id* names; None is the default lane. A new name is added to *names*.
+
+    Raises:
+      RequestError: it is no name, or it is the one after *limit*.
+    """
+    if stream_id is None:
+        return None
+    if not isinstance(stream_id, str) or not _LANE.fullmatch(stream_id):
+        raise RequestError(
+            invalid_request(
+                "The 'stream_id' field must be a non-empty string with at most 256 characters and may only "
+                "contain letters, numbers, underscores, hyphens, and periods.",
+                code="invalid_stream_id",
+                param="stream_id",
+            )
+        )
+    if stream_id not in names and len(names) >= limit:
+        raise RequestError(
+            invalid_request(
+                f"This WebSocket connection has reached its maximum number of distinct stream IDs ({limit}). "
+                "Reuse an existing stream_id or open a new WebSocket connection.",
+                code="websocket_stream_limit_reached",
+                param="stream_id",
+            )
+        )
+    names.add(stream_id)
+    return stream_id
+
+
+def is_warm_up(body: Item) -> bool:
+    """Whether the request asks for a response without output, to be continued later."""
+    options: Item = body.get("prompt_cache_options") or {}
+    return body.get("generate") is False or options.get("prewarm") is True

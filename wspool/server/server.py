@@ -1,0 +1,376 @@
+"""The server: accepts connections, over TCP and over memory streams, and keeps them apart.
+
+1. Every connection has its own nursery under a catch-all. Whatever a client does, and whatever goes wrong in
+   the library that reads it, ends that connection and nothing else.
+2. The first bytes decide: a WebSocket upgrade becomes a session, everything else is plain HTTP.
+3. Time is trio's clock only, so a server over memory streams runs under a virtual clock.
+"""
+
+import logging
+import math
+import os
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import attrs
+import h11
+import trio
+import trio.testing
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from wsproto.utilities import ProtocolError
+
+from wspool.server.cache import ConnectionMemory
+from wspool.server.engine import Engine
+from wspool.server.handshake import Rejection, header, is_upgrade, response_head, responses_path
+from wspool.server.http import HttpExchange, not_authorized
+from wspool.server.ledger import Entry, Ledger, Sink
+from wspool.server.models import Model, TurnError
+from wspool.server.profiles import OPENAI, LimitMode, ServerProfile
+from wspool.server.session import DROPPED, Session
+
+__all__ = ["Server", "ServerStatistics", "open_server"]
+
+_logger: Final = logging.getLogger("wspool.server")
+
+#: What a client's misbehaviour or departure looks like from here; not worth a log line.
+_EXPECTED: Final = (
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    ConnectionClosed,
+    ProtocolError,
+    h11.ProtocolError,
+)
+
+#: Longest time from the first byte to the end of the handshake, in seconds.
+_HANDSHAKE_TIMEOUT: Final = 15.0
+
+#: Longest time to wait for the client's half of the closing handshake, in seconds.
+_CLOSE_TIMEOUT: Final = 2.0
+
+#: After a goodbye the rest of what the client sends is read and thrown away until nothing came for this long,
+#: in seconds: closing a socket with unread bytes resets it, and the client would never see the goodbye.
+_LINGER: Final = 0.2
+
+#: trio-websocket stops answering pings while this many messages wait for us.
+_QUEUED_MESSAGES: Final = 64
+
+#: Handshakes that `Server.handshakes` remembers.
+_HANDSHAKES: Final = 1024
+
+_READ: Final = 65536
+
+
+@attrs.frozen(kw_only=True)
+class ServerStatistics:
+    """A snapshot of a server."""
+
+    connections_open: int
+    connections_total: int
+    connections_peak: int
+    """Of WebSocket connections; `_open` at its highest."""
+    handshakes_rejected: int
+    http_connections: int
+    creates: int
+    """Requests received, over WebSocket and HTTP."""
+    creates_active: int
+    """Of these, in progress now."""
+    responses_stored: int
+    failures: int
+    """Connections that ended in an unexpected error of the server; anything but 0 is a bug."""
+
+
+class Server:
+    """A running server; `open_server` makes it."""
+
+    handshakes: deque[tuple[str, dict[str, str]]]
+    """Path and headers of the latest handshakes, keys included: this is a server for tests."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        nursery: trio.Nursery,
+        *,
+        address: tuple[str, int] | None,
+        api_key: str | None,
+        max_connections: float,
+    ) -> None:
+        self.handshakes = deque(maxlen=_HANDSHAKES)
+        self._engine = engine
+        self._nursery = nursery
+        self._api_key = api_key
+        self._max_connections = max_connections
+        self._rejections: deque[Rejection] = deque()
+        self._authority = f"{address[0]}:{address[1]}" if address else "localhost"
+        self._connections = 0
+        self._open = self._total = self._peak = self._http = self._rejected = self._failures = 0
+
+    @property
+    def url(self) -> str:
+        """The WebSocket URL; without a listener a name that only `open_stream` can reach."""
+        return f"ws://{self._authority}/v1/responses"
+
+    @property
+    def http_url(self) -> str:
+        """The URL to POST to. An SDK's `base_url` is this without `/responses`."""
+        return f"http://{self._authority}/v1/responses"
+
+    def __repr__(self) -> str:
+        name = self._engine.profile.name
+        return f"<Server {self._authority} as {name}: {self._open} connections, {self._engine.active} turns>"
+
+    def statistics(self) -> ServerStatistics:
+        """A snapshot; taking it changes nothing."""
+        return ServerStatistics(
+            connections_open=self._open,
+            connections_total=self._total,
+            connections_peak=self._peak,
+            handshakes_rejected=self._rejected,
+            http_connections=self._http,
+            creates=self._engine.creates,
+            creates_active=self._engine.active,
+            responses_stored=len(self._engine.store),
+            failures=self._failures,
+        )
+
+    def reject_handshakes(self, *rejections: Rejection | int) -> None:
+        """Turn down the next WebSocket handshakes, one each, in this order. A number is a bare status."""
+        for rejection in rejections:
+            self._rejections.append(Rejection(status=rejection) if isinstance(rejection, int) else rejection)
+
+    async def open_stream(self, endpoint: object = None) -> trio.abc.Stream:
+        """The client's half of a new in-memory connection to this server. Always a checkpoint.
+
+        Args:
+          endpoint: ignored; it is there so that this method can stand in for a dialler.
+        """
+        client, server = trio.testing.memory_stream_pair()
+        self._nursery.start_soon(self.serve, server)
+        await trio.lowlevel.checkpoint()
+        return client
+
+    async def serve(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection to its end. Raises nothing but cancellation; *stream* is closed afterwards."""
+        try:
+            try:
+                await self._serve(stream)
+            except* _EXPECTED:
+                pass
+        except Exception:
+            self._failures += 1
+            _logger.exception("a connection ended in an error")
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _serve(self, stream: trio.abc.Stream) -> None:
+        connection, head = h11.Connection(h11.SERVER), bytearray()
+        request: h11.Request | None = None
+        with trio.move_on_after(_HANDSHAKE_TIMEOUT):
+            request = await _first_request(stream, connection, head)
+        if request is None:
+            return
+        self._connections += 1
+        memory = ConnectionMemory(self._connections)
+        if not (is_upgrade(request) and request.method == b"GET"):
+            self._http += 1
+            await HttpExchange(stream, connection, self._engine, memory, self._api_key).run(request)
+            return
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in request.headers}
+        self.handshakes.append((request.target.decode("ascii"), headers))
+        rejection = self._rejection(request)
+        if rejection is not None:
+            self._rejected += 1
+            await trio.sleep(rejection.delay)
+            if rejection.status is None:
+                await _ignore(stream)
+                return
+            if rejection.status != 101:
+                await stream.send_all(response_head(rejection))
+                return
+        await self._serve_websocket(_Replay(stream, bytes(head)), memory, rejection)
+
+    def _rejection(self, request: h11.Request) -> Rejection | None:
+        if self._rejections:
+            return self._rejections.popleft()
+        if not responses_path(request):
+            return Rejection(status=404)
+        if self._api_key is not None and header(request, b"authorization") != f"Bearer {self._api_key}":
+            return Rejection.of(not_authorized())
+        if self._open >= self._max_connections:
+            return Rejection.of(
+                TurnError(
+                    type="rate_limit_error",
+                    code="rate_limit_exceeded",
+                    message="Too many connections.",
+                    status=429,
+                    headers={"Retry-After": "1"},
+                )
+            )
+        return None
+
+    async def _serve_websocket(
+        self, stream: trio.abc.Stream, memory: ConnectionMemory, rejection: Rejection | None
+    ) -> None:
+        websocket: WebSocketConnection | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                with trio.move_on_after(_HANDSHAKE_TIMEOUT):
+                    upgrade = await wrap_server_stream(
+                        nursery,
+                        stream,
+                        message_queue_size=_QUEUED_MESSAGES,
+                        max_message_size=self._engine.profile.max_message,
+                        receive_buffer_size=_READ,
+                    )
+                    websocket = await upgrade.accept()
+                if websocket is not None:
+                    if rejection is None:
+                        code = await self._run_session(Session(websocket, self._engine, memory))
+                    else:
+                        code = rejection.close_code
+                    if code is not None and code != DROPPED:
+                        with trio.move_on_after(_CLOSE_TIMEOUT):
+                            await websocket.aclose(code)
+                nursery.cancel_scope.cancel()
+        finally:
+            if websocket is not None and websocket.closed is not None and websocket.closed.code == 1009:
+                await _linger(stream)
+
+    async def _run_session(self, session: Session) -> int | None:
+        self._open += 1
+        self._total += 1
+        self._peak = max(self._peak, self._open)
+        try:
+            return await session.run()
+        finally:
+            self._open -= 1
+
+
+async def _first_request(
+    stream: trio.abc.Stream, connection: h11.Connection, head: bytearray
+) -> h11.Request | None:
+    """Read the first request; all bytes read go to *head* too. None: the client left before its end."""
+    while True:
+        event = connection.next_event()
+        if isinstance(event, h11.Request):
+            return event
+        if event is not h11.NEED_DATA:
+            return None
+        data = await stream.receive_some(_READ)
+        head += data
+        connection.receive_data(bytes(data))
+
+
+async def _ignore(stream: trio.abc.Stream) -> None:
+    """Say nothing until the client gives up."""
+    while await stream.receive_some(_READ):
+        pass
+
+
+async def _linger(stream: trio.abc.Stream) -> None:
+    """Throw away what the client still sends, so that it reads our last words. See `_LINGER`."""
+    with trio.move_on_after(_CLOSE_TIMEOUT):
+        data: bytes | bytearray = b"-"
+        while data:
+            data = b""
+            with trio.move_on_after(_LINGER):
+                data = await stream.receive_some(_READ)
+
+
+class _Replay(trio.abc.Stream):
+    """A stream that gives back what was read from it already."""
+
+    def __init__(self, stream: trio.abc.Stream, head: bytes) -> None:
+        self._stream = stream
+        self._head = head
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self._head:
+            head, self._head = self._head, b""
+            await trio.lowlevel.checkpoint()
+            return head
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@asynccontextmanager
+async def open_server(
+    model: Model,
+    *,
+    profile: ServerProfile = OPENAI,
+    host: str = "127.0.0.1",
+    port: int | None = 0,
+    ledger: str | os.PathLike[str] | list[Entry] | Sink | None = None,
+    delay_per_token: float = 0.0,
+    lifetime: float | None = None,
+    limit_mode: LimitMode | None = None,
+    api_key: str | None = None,
+    max_connections: int | None = None,
+    seed: int = 0,
+) -> AsyncGenerator[Server]:
+    """Run a provider while the body runs; leaving drops all connections.
+
+    Args:
+      model: who answers.
+      profile: what kind of provider; `attrs.evolve` makes new kinds.
+      port: 0 takes a free one; None opens no listener, and `Server.open_stream` is the only way in.
+      ledger: a JSONL file to append to, a list, or a callable that gets every entry.
+      delay_per_token: seconds after each delta event.
+      lifetime: seconds that a connection may live, instead of the profile's; `math.inf` for no limit.
+      limit_mode: what happens then, instead of the profile's.
+      api_key: if set, handshakes and requests without it get 401.
+      max_connections: WebSocket connections at a time; one more gets 429.
+      seed: goes into the response ids; two servers with different seeds never issue the same id.
+
+    Raises:
+      OSError: the port is taken, or the ledger can not be opened.
+    """
+    if lifetime is not None:
+        profile = attrs.evolve(profile, lifetime=lifetime)
+    if limit_mode is not None:
+        profile = attrs.evolve(profile, limit_mode=limit_mode)
+    problem: BaseException | None = None
+    with Ledger(ledger) as book:
+        engine = Engine(model, profile, book, delay_per_token=delay_per_token, seed=seed)
+        listeners = [] if port is None else await trio.open_tcp_listeners(port, host=host)
+        try:
+            async with trio.open_nursery() as nursery:
+                address: tuple[str, int] | None = None
+                if listeners:
+                    address = (host, listeners[0].socket.getsockname()[1])
+                server = Server(
+                    engine,
+                    nursery,
+                    address=address,
+                    api_key=api_key,
+                    max_connections=math.inf if max_connections is None else max_connections,
+                )
+                if listeners:
+                    await nursery.start(_accept, server, listeners, nursery)
+                try:
+                    yield server
+                except BaseException as raised:
+                    # Out of the nursery's sight, which would wrap it in a group.
+                    problem = raised
+                nursery.cancel_scope.cancel()
+        finally:
+            if problem is not None:
+                raise problem
+
+
+async def _accept(
+    server: Server,
+    listeners: list[trio.SocketListener],
+    nursery: trio.Nursery,
+    task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    await trio.serve_listeners(server.serve, listeners, handler_nursery=nursery, task_status=task_status)
