@@ -29,11 +29,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
+
 from wspool.core.turn import Delivery
 
 if TYPE_CHECKING:
     from wspool.core.frames import Event
-
     from wspool.core.statistics import PoolStatistics
 
 __all__ = [

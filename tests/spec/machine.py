@@ -9,19 +9,59 @@ promises.
 
 from __future__ import annotations
 
+import enum
+import functools
 import itertools
 import math
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.spec.world import Connection, Lane, On, World
+from wspool.core import pool as core_pool
 from wspool.core.commands import CloseReason, Command, LaneId, LeaseId, RefuseReason, WaiterId
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import PoolCore, Verdict
 from wspool.core.states import ConnectionState, LaneState
+
+#: The rows of the legality tables that were read, for the test that all of them were.
+visited: set[tuple[enum.Enum, enum.Enum]] = set()
+
+
+class _Row(dict[Any, Any]):
+    """One row of a legality table that notes what is looked up in it."""
+
+    def __init__(self, state: enum.Enum, row: Mapping[Any, Any]) -> None:
+        super().__init__(row)
+        self.state = state
+
+    def __getitem__(self, what: Any) -> Any:
+        after = super().__getitem__(what)
+        visited.add((self.state, what))
+        return after
+
+
+#: The rules that fired, for the test that all of them did.
+fired: set[str] = set()
+
+
+def noted(body: Callable[..., None]) -> Callable[..., None]:
+    """Note that the rule fires."""
+
+    @functools.wraps(body)
+    def wrapper(*args: Any, **drawn: Any) -> None:
+        fired.add(body.__name__)
+        body(*args, **drawn)
+
+    return wrapper
+
+
+for _name in ("CONNECTION_TABLE", "LANE_TABLE"):
+    _table = getattr(core_pool, _name)
+    setattr(core_pool, _name, {state: _Row(state, row) for state, row in _table.items()})
 
 #: Any random number the shell may draw.
 jitters = st.floats(0, 1, exclude_max=True, allow_nan=False)
@@ -48,11 +88,28 @@ providers = st.builds(
 kinds = st.sampled_from([FailureKind.TRANSIENT, FailureKind.TRANSIENT, FailureKind.CREDENTIAL])
 
 
+class Driver:
+    """Drives nothing: the core alone. Others drive something that must stay in step with it."""
+
+    #: True if its timekeeper ticks by itself, as soon as a deadline has passed.
+    prompt = False
+
+    def advance(self, now: float, to: float) -> float:
+        """Let time pass; return what time it is then, at least *to*."""
+        return max(now, to)
+
+    def perform(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], world: World) -> None:
+        """Make happen what the core was told."""
+
+    def compare(self, core: PoolCore, world: World) -> None:
+        """Assert that both are in the same state."""
+
+    def end(self) -> None:
+        """Take everything down, and assert that nothing is left."""
+
+
 class PoolMachine(RuleBasedStateMachine):
     """One pool, everything that can happen to it, and what must hold all the same."""
-
-    #: Rules that fired in this process, for the test that all of them did.
-    fired: ClassVar[set[str]] = set()
 
     core: PoolCore
     world: World
@@ -61,18 +118,37 @@ class PoolMachine(RuleBasedStateMachine):
 
     @initialize(policy=policies, provider=providers, warm_up=st.booleans())
     def open(self, policy: PoolPolicy, provider: Provider, warm_up: bool) -> None:
-        self.now = 1000.0
+        policy, provider = self.adapt(policy, provider)
+        self.now = 0.0
         self.setup = (policy, provider, warm_up)
         self.policy = policy
         self.core = PoolCore(policy, provider, warm_up=warm_up)
         self.world = World(policy, provider)
         self.last_waiter = 0
         self.trace: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = []
-        self.outage: list[float] = []
+        self.driver = self.make_driver()
         self.step("start")
+
+    def adapt(self, policy: PoolPolicy, provider: Provider) -> tuple[PoolPolicy, Provider]:
+        """Restrict what is drawn to what the driven thing has."""
+        return policy, provider
+
+    def make_driver(self) -> Driver:
+        """Return what is driven in step with the core."""
+        return Driver()
 
     def step(self, verb: str, *args: Any, **kwargs: Any) -> list[Command]:
         """Feed one input to the core, and what it says to the world."""
+        commands = self.feed(verb, *args, **kwargs)
+        while self.driver.prompt and verb != "tick" and self.core.next_deadline() <= self.now:
+            self.feed("tick")
+        kwargs["now"] = self.now
+        self.driver.perform(verb, args, kwargs, self.world)
+        self.driver.compare(self.core, self.world)
+        return commands
+
+    def feed(self, verb: str, *args: Any, **kwargs: Any) -> list[Command]:
+        """Feed one input to the core alone."""
         dials_before = len(self.world.dials)
         kwargs["now"] = self.now
         answer = getattr(self.core, verb)(*args, **kwargs)
@@ -133,6 +209,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule()
     @precondition(lambda self: len(self.world.waiters) < 5)
+    @noted
     def acquire(self) -> None:
         self.last_waiter += 1
         waiter = WaiterId(self.last_waiter)
@@ -151,6 +228,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(pick=picks)
     @precondition(lambda self: self.world.waiters)
+    @noted
     def abandon(self, pick: int) -> None:
         waiter = self.world.waiters.pop(pick % len(self.world.waiters))
         dials = len(self.world.dials)
@@ -161,6 +239,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(pick=picks, jitter=jitters)
     @precondition(lambda self: self.world.dials)
+    @noted
     def dial_succeeds(self, pick: int, jitter: float) -> None:
         connection = self.choose(self.world.dials, pick)
         self.world.connect(connection)
@@ -168,6 +247,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(pick=picks, jitter=jitters, kind=kinds, retry_after=st.sampled_from([None, None, 0.0, 7.0, 400.0]))
     @precondition(lambda self: self.world.dials)
+    @noted
     def dial_fails(self, pick: int, jitter: float, kind: FailureKind, retry_after: float | None) -> None:
         connection = self.choose(self.world.dials, pick)
         del self.world.connections[connection.id]
@@ -181,11 +261,12 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(pick=picks, movable=st.booleans())
     @precondition(lambda self: self.leases_with(On.NOTHING))
+    @noted
     def begin(self, pick: int, movable: bool) -> None:
         lease = self.choose(self.leases_with(On.NOTHING), pick)
         connection, _ = self.world.leases[lease]
         self.step("begin", lease, movable=movable)
-        verdict = self.trace[-1][3][0]
+        verdict = next(answer[0] for verb, _, _, answer in reversed(self.trace) if verb == "begin")
         if self.now >= self.world.last_start(connection):
             assert verdict is Verdict.MOVE, "a turn was started that may not finish"
         elif not (movable and connection.retiring):
@@ -195,6 +276,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(pick=picks)
     @precondition(lambda self: self.leases_with(On.TURN))
+    @noted
     def turn_ends(self, pick: int) -> None:
         lease = self.choose(self.leases_with(On.TURN), pick)
         connection, lane = self.world.leases[lease]
@@ -203,6 +285,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(pick=picks)
     @precondition(lambda self: self.leases_with(On.TURN))
+    @noted
     def give_up(self, pick: int) -> None:
         lease = self.choose(self.leases_with(On.TURN), pick)
         connection, _ = self.world.leases[lease]
@@ -213,6 +296,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(pick=picks)
     @precondition(lambda self: self.tracks_with(On.TAIL))
+    @noted
     def tail_ends(self, pick: int) -> None:
         connection, lane = self.choose(self.tracks_with(On.TAIL), pick)
         connection.lanes[lane].on = On.NOTHING
@@ -220,6 +304,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(pick=picks)
     @precondition(lambda self: self.tracks_with(On.WARM_UP))
+    @noted
     def warm_up_ends(self, pick: int) -> None:
         connection, lane = self.choose(self.tracks_with(On.WARM_UP), pick)
         connection.lanes[lane].on = On.NOTHING
@@ -227,6 +312,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(pick=picks)
     @precondition(lambda self: self.world.leases)
+    @noted
     def release(self, pick: int) -> None:
         """The body ends, by itself or by an exception, whatever is in flight."""
         lease = self.choose(list(self.world.leases), pick)
@@ -245,6 +331,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(pick=picks)
     @precondition(lambda self: self.world.dead_leases)
+    @noted
     def release_again(self, pick: int) -> None:
         before = self.core.statistics()
         commands = self.step("release", self.choose(self.world.dead_leases, pick))
@@ -256,6 +343,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(pick=picks)
     @precondition(lambda self: self.world.open)
+    @noted
     def peer_closes(self, pick: int) -> None:
         connection = self.choose(self.world.open, pick)
         self.world.end(connection)
@@ -265,6 +353,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(pick=picks)
     @precondition(lambda self: self.world.open)
+    @noted
     def something_stray_arrives(self, pick: int) -> None:
         connection = self.choose(self.world.open, pick)
         self.step("hang_up", connection.id, CloseReason.DIRTY)
@@ -272,12 +361,14 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(pick=picks)
     @precondition(lambda self: self.world.open)
+    @noted
     def server_announces_the_end(self, pick: int) -> None:
         connection = self.choose(self.world.open, pick)
         self.step("retire", connection.id)
 
     @rule(pick=picks)
     @precondition(lambda self: self.world.those(closing=True) or self.world.those(dialing=True, closing=True))
+    @noted
     def gone(self, pick: int) -> None:
         closing = self.world.those(closing=True) + self.world.those(dialing=True, closing=True)
         connection = self.choose(closing, pick)
@@ -286,6 +377,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(pick=picks, silence=st.sampled_from([0.0, 5.0]))
     @precondition(lambda self: any(connection.pinged for connection in self.world.open))
+    @noted
     def pong(self, pick: int, silence: float) -> None:
         connection = self.choose([connection for connection in self.world.open if connection.pinged], pick)
         connection.pinged = False
@@ -294,6 +386,7 @@ class PoolMachine(RuleBasedStateMachine):
     # -- time -----------------------------------------------------------------------------------
 
     @rule(seconds=st.sampled_from([0.1, 3.0, 21.0, 70.0, 301.0, 2900.0, 3700.0]))
+    @noted
     def wait(self, seconds: float) -> None:
         """Time passes and the timekeeper ticks at every deadline."""
         target = self.now + seconds
@@ -301,14 +394,15 @@ class PoolMachine(RuleBasedStateMachine):
             deadline = self.core.next_deadline()
             if deadline > target:
                 break
-            self.now = max(self.now, deadline)
+            self.now = self.driver.advance(self.now, deadline)
             self.step("tick")
             assert self.core.next_deadline() > self.now, "the deadline was not real: a busy loop"
         else:
             raise AssertionError("the timekeeper never sleeps")
-        self.now = target
+        self.now = self.driver.advance(self.now, target)
 
     @rule(seconds=st.sampled_from([0.5, 40.0, 3300.0]))
+    @noted
     def oversleep(self, seconds: float) -> None:
         """The event loop was blocked: other inputs may come before the tick that is due."""
         self.now += seconds
@@ -317,6 +411,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(really=st.integers(0, 9))
     @precondition(lambda self: not self.world.closing)
+    @noted
     def close(self, really: int) -> None:
         if really:
             return  # seldom, or the runs would be short
@@ -326,6 +421,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule()
     @precondition(lambda self: self.world.closing)
+    @noted
     def force(self) -> None:
         self.step("force")
         assert not self.world.open
@@ -426,8 +522,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """The trace of a run, fed to a fresh core, gives the same commands."""
-        if not hasattr(self, "trace"):
+        if not hasattr(self, "driver"):
             return
+        self.driver.end()
         policy, provider, warm_up = self.setup
         fresh = PoolCore(policy, provider, warm_up=warm_up)
         for verb, args, kwargs, answer in self.trace:

@@ -2,6 +2,32 @@
 
 from __future__ import annotations
 
-from tests.spec.machine import PoolMachine
+import inspect
+
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.spec.machine import PoolMachine, fired, visited
+from wspool.core.states import CONNECTION_TABLE, LANE_TABLE
 
 TestPoolCore = PoolMachine.TestCase
+
+RULES = {
+    name
+    for name, member in inspect.getmembers(PoolMachine)
+    if getattr(member, "hypothesis_stateful_rule", None) is not None
+}
+
+
+def test_every_rule_fires_and_every_row_is_visited() -> None:
+    """A specification that never reaches a state says nothing about it."""
+    visited.clear()
+    fired.clear()
+
+    run_state_machine_as_test(
+        PoolMachine, settings=settings(max_examples=400, derandomize=True, database=None)
+    )
+
+    assert RULES == fired
+    rows = {(state, what) for state, row in [*CONNECTION_TABLE.items(), *LANE_TABLE.items()] for what in row}
+    assert rows == visited

@@ -10,6 +10,7 @@ window of w seconds at most `1 + floor(w / gap)` retirements are planned.
 from __future__ import annotations
 
 import bisect
+import math
 
 __all__ = ["Calendar"]
 
@@ -53,8 +54,8 @@ class Calendar:
                 return when
             when = times[index] + gap
             # Adding and subtracting `gap` may round to the same neighbour again.
-            while index < len(times) and when - gap < times[index]:
-                when += gap * 1e-9 or 1e-9
+            while when - gap < times[index]:
+                when = math.nextafter(when, math.inf)
         return None
 
     def free(self, when: float) -> None:

@@ -12,8 +12,8 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import attrs
 
@@ -36,12 +36,14 @@ def as_items(given: str | Sequence[Mapping[str, Any]]) -> list[Item]:
     """
     if isinstance(given, str):
         return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]}]
-    items: list[object] = list(given)
-    for item in items:
+    copies: list[Item] = []
+    foreign: Iterable[object] = given
+    for item in foreign:
         # A caller without a type checker gets the same answer as one with.
         if not isinstance(item, Mapping):
             raise TypeError(f"input must be a str or a list of item dicts; it holds {item!r:.60}")
-    return [dict(item) for item in given]
+        copies.append(dict(cast("Mapping[str, Any]", item)))
+    return copies
 
 
 @attrs.frozen
@@ -52,8 +54,13 @@ class WarmUp:
     body: Mapping[str, Any]
 
     def fits(self, body: Mapping[str, Any]) -> bool:
-        """Return whether a first turn with *body* may continue from it."""
-        return all(self.body.get(name) == body.get(name) for name in _WARM_FIELDS)
+        """Return whether a first turn with *body* may continue from it.
+
+        A warm-up that had input of its own never fits: the history does not know that input.
+        """
+        return not self.body.get("input") and all(
+            self.body.get(name) == body.get(name) for name in _WARM_FIELDS
+        )
 
 
 @attrs.frozen(kw_only=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterable
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -20,6 +21,8 @@ __all__ = ["DialFailure", "FailureKind", "classify_dial", "parse_retry_after"]
 
 #: Longest wait a server may impose, in seconds; a longer (absurd) hint is cut to this.
 MAX_RETRY_AFTER: Final = 3600.0
+
+_NUMBER: Final = re.compile(r"[0-9]{1,300}(\.[0-9]{1,300})?")
 
 
 class FailureKind(enum.Enum):
@@ -69,14 +72,16 @@ def parse_retry_after(headers: Iterable[tuple[str, str]], wall_clock: float) -> 
     """
     found = {name.lower(): value.strip() for name, value in headers}
     seconds: float | None = None
-    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text := found.get("retry-after-ms", "")):
+    if _NUMBER.fullmatch(text := found.get("retry-after-ms", "")):
         seconds = float(text) / 1000
-    elif re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text := found.get("retry-after", "")):
+    elif _NUMBER.fullmatch(text := found.get("retry-after", "")):
         seconds = float(text)
     elif text:
         try:
-            seconds = parsedate_to_datetime(text).timestamp() - wall_clock
-        except ValueError:
+            date = parsedate_to_datetime(text)
+            # A date without a zone is UTC too (RFC 9110 section 5.6.7), never local time.
+            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - wall_clock
+        except (ValueError, OverflowError):
             return None  # not a date either: as if the server had said nothing
     if seconds is None:
         return None

@@ -169,29 +169,33 @@ def parse_error(data: Mapping[str, Any], *, wall_clock: float = 0.0) -> ServerEr
     """
     response = _mapping(data.get("response"))
     body = _mapping(data.get("body"))
-    nested = data.get("error", response.get("error", body.get("error")))
+    nested = data.get("error") or response.get("error") or body.get("error")
     if isinstance(nested, str):
         inner: Mapping[str, Any] = {"message": nested}
     elif isinstance(nested, Mapping):
         inner = cast("Mapping[str, Any]", nested)
     else:
         inner = data  # the flat form; an error of null says nothing, but is one
-    status = data.get("status", data.get("status_code"))
+    status = _number(data.get("status")) or _number(data.get("status_code"))
     message = _text(inner.get("message")) or ""
     return ServerError(
         code=_text(inner.get("code")),
         type=_text(inner.get("type")) if inner is not data else None,
         message=message,
         param=_text(inner.get("param")),
-        status=status if isinstance(status, int) else None,
+        status=status,
         retry_after=_retry_after(data, inner, message, wall_clock),
-        in_stream="sequence_number" in data and not isinstance(status, int),
+        in_stream="sequence_number" in data and status is None,
         raw=dict(data),
     )
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _text(value: object) -> str | None:
@@ -205,8 +209,13 @@ def _retry_after(
         headers = _mapping(holder.get("headers"))
         if (hint := parse_retry_after(_pairs(headers), wall_clock)) is not None:
             return hint
-    if isinstance(resets_at := inner.get("resets_at"), (int, float)) and wall_clock:
-        return min(max(resets_at - wall_clock, 0.0), MAX_RETRY_AFTER)
+    if (
+        wall_clock
+        and isinstance(resets_at := inner.get("resets_at"), (int, float))
+        and resets_at == resets_at
+    ):
+        # Compared before it is converted: a server may send an int that no float can hold.
+        return float(min(max(resets_at, wall_clock), wall_clock + MAX_RETRY_AFTER)) - wall_clock
     if match := _TRY_AGAIN.search(message):
         return min(float(match[1]) / (1000 if match[2].lower() == "ms" else 1), MAX_RETRY_AFTER)
     return None

@@ -40,12 +40,16 @@ _RESERVE_SHARE: Final = 1 / 4
 _SLACK_SHARE: Final = 1 / 20
 
 
+#: Fields for which None means something: no limit, the provider's limit, never.
+_OPTIONAL: Final = frozenset({"max_waiting", "max_lifetime", "ping_interval"})
+
+
 def _check(owner: object, names: str, *, least: float, whole: bool = False) -> None:
     """Refuse a value that is no number, too small, or not whole, quoting what was seen."""
     for name in names.split():
         value: object = getattr(owner, name)
-        if value is None:
-            continue  # the type allows it, and it means "no limit" or "the provider's"
+        if value is None and name in _OPTIONAL and isinstance(owner, PoolPolicy):
+            continue
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
             raise TypeError(f"{name}={value!r} is not {'an int' if whole else 'a number'}")
         if not value >= least:

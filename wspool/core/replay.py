@@ -55,11 +55,14 @@ class Retries:
             return self._elsewhere()
         return Recovery.GIVE_UP
 
-    def after_loss(self, delivery: Delivery, *, output_seen: bool, exposed: bool) -> Recovery:
+    def after_loss(
+        self, delivery: Delivery, error: ServerError | None, *, output_seen: bool, exposed: bool
+    ) -> Recovery:
         """The connection died under the turn.
 
         Args:
             delivery: what is known about the request.
+            error: the error frame that ended the connection, if there was one.
             output_seen: True if any output was received.
             exposed: True if the caller has seen output.
         """
@@ -67,6 +70,8 @@ class Retries:
             return Recovery.GIVE_UP
         allowed = (
             delivery == "not_sent"
+            # The frame says why the turn was not carried out: there is nothing to pay twice.
+            or (error is not None and error.is_connection_limit and not output_seen)
             or self._policy == "always"
             or (self._policy == "no_output" and not output_seen)
         )

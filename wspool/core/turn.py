@@ -18,7 +18,7 @@ Rules of this module:
 from __future__ import annotations
 
 import enum
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, assert_never, cast
 
 from wspool.core.frames import Event, ServerError, parse_error
 
@@ -29,6 +29,9 @@ __all__ = ["Delivery", "Reception", "TurnMachine", "TurnState", "is_about_connec
 Delivery = Literal["not_sent", "ambiguous", "accepted", "terminal"]
 
 TERMINAL: Final = frozenset({"response.completed", "response.failed", "response.incomplete"})
+
+#: Events that repeat the response while it has no output yet.
+_PROGRESS: Final = frozenset({"response.in_progress", "response.queued"})
 
 #: Events about the connection, not about any turn: seen between and before turns.
 _ABOUT_CONNECTION: Final = frozenset(
@@ -69,6 +72,8 @@ class Reception(enum.Enum):
     IGNORE = "ignore"
     #: It announces that the connection will end soon; the turn goes on.
     EXPIRING = "expiring"
+    #: It ends the connection in the middle of the turn: the turn is lost, not failed.
+    CUT = "cut"
     #: It cannot belong to this turn: the connection must not be used again.
     DIRTY = "dirty"
 
@@ -110,6 +115,8 @@ class TurnMachine:
                 return "accepted"
             case TurnState.ENDED:
                 return "terminal"
+            case _:
+                assert_never(self.state)
 
     @property
     def refused(self) -> bool:
@@ -152,11 +159,12 @@ class TurnMachine:
             # Not created yet. A new kind of notice is harmless; output of some other response
             # means that the lane carries what was never ours.
             return Reception.DIRTY if event.type.startswith("response.") else Reception.DELIVER
+        if event.type in _PROGRESS:
+            ours = _response_of(event).get("id") == self.response_id
+            return Reception.DELIVER if ours else Reception.DIRTY
         if event.type == "response.output_item.done":
             self._items.append(event)
-            self.output_seen = True
-        elif event.type not in ("response.in_progress", "response.queued"):
-            self.output_seen = True
+        self.output_seen = True
         return Reception.DELIVER
 
     def expire_failing(self) -> None:
@@ -184,9 +192,10 @@ class TurnMachine:
             return Reception.DIRTY
         # Some servers leave the output of the terminal event out; the items were all announced.
         if not response.get("output") and self._items:
-            response["output"] = [item.data.get("item") for item in self._items]
-        response.setdefault("output", [])
-        response.setdefault("status", event.type.removeprefix("response."))
+            items = [item.data.get("item") for item in self._items]
+            response["output"] = [item for item in items if isinstance(item, dict)]
+        response["output"] = response.get("output") or []
+        response["status"] = response.get("status") or event.type.removeprefix("response.")
         self.response = response
         if event.type == "response.failed":
             self.error = parse_error(event.data, wall_clock=wall_clock)
@@ -198,6 +207,8 @@ class TurnMachine:
         if error.is_expiry_notice:
             return Reception.EXPIRING
         self.error = error
+        if error.is_connection_limit and self.state is not TurnState.SENT:
+            return Reception.CUT
         if self.state is TurnState.STREAMING and error.in_stream:
             self.state = TurnState.FAILING
             return Reception.DELIVER

@@ -287,6 +287,10 @@ class Connection:
                 self._end(lane, attempt)
             case Reception.EXPIRING:
                 self._owner.on_expiring(self)
+            case Reception.CUT:
+                lane.attempt = None
+                attempt.lose(None)
+                self._poison(CloseReason.LIMIT)
             case Reception.DIRTY:
                 self._poison(CloseReason.DIRTY)
             case Reception.IGNORE:
@@ -298,7 +302,7 @@ class Connection:
         if is_about_connection(event):
             return
         if event.type == "error":
-            error = parse_error(event.data)
+            error = parse_error(event.data, wall_clock=time.time())
             if error.is_expiry_notice:
                 self._owner.on_expiring(self)
                 return

@@ -40,6 +40,8 @@ class Continuity:
         chain: lineage and history.
         in_turn: True while a turn has not been left.
         closed: True once no further turn is possible.
+        last_connection: number of the connection it was on last.
+        waited: seconds in line so far.
     """
 
     def __init__(self, owner: ContinuityOwner, number: int) -> None:
@@ -49,6 +51,7 @@ class Continuity:
         self.in_turn = False
         self.closed = False
         self.last_connection: int | None = None
+        self.waited = 0.0
         self.turns = self.delta_turns = self.full_turns = 0
         self.moves = self.tool_calls = self.bytes_sent = self.bytes_saved = 0
         self._lease: Lease | None = None
@@ -61,7 +64,9 @@ class Continuity:
             return lease
         # None yet, lost, or still busy with the rest of a turn that was given up.
         self.drop_lease()
+        since = trio.current_time()
         lease = self._lease = await self.owner.acquire()
+        self.waited += trio.current_time() - since
         if self.last_connection not in (None, lease.connection):
             self.moves += 1
         self.last_connection = lease.connection
@@ -98,7 +103,7 @@ class ContinuousTurn:
         self._lease: Lease | None = None
         self._parent: str | None = None
         self._full = True
-        self._waited = 0.0
+        self._waited_before = continuity.waited
         self._started_at: float | None = None
         self._requests = self._size = self._saved = 0
 
@@ -115,7 +120,7 @@ class ContinuousTurn:
         machine = attempt.machine
         if attempt.lost:
             decision = self._retries.after_loss(
-                machine.delivery, output_seen=machine.output_seen, exposed=exposed
+                machine.delivery, machine.error, output_seen=machine.output_seen, exposed=exposed
             )
         elif machine.refused and machine.error is not None:
             decision = self._retries.after_refusal(machine.error, had_parent=self._parent is not None)
@@ -152,7 +157,7 @@ class ContinuousTurn:
                     full=self._full,
                     status=machine.status or ("lost" if attempt.lost else "cancelled"),
                     delivery=machine.delivery,
-                    waited=self._waited,
+                    waited=continuity.waited - self._waited_before,
                     duration=trio.current_time() - self._started_at,
                     requests=self._requests,
                     bytes_sent=self._size,
@@ -165,9 +170,7 @@ class ContinuousTurn:
         """Send the turn on a lease that can carry it, taking one if needed."""
         continuity = self._continuity
         while True:
-            since = trio.current_time()
             lease = await continuity.take_lease()
-            self._waited += trio.current_time() - since
             # From here to the send there is no checkpoint: what is planned for this lane is
             # what is sent on it.
             lane = lease.lane

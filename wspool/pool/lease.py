@@ -125,7 +125,7 @@ class Lease:
 
     def give_up(self, attempt: Attempt) -> None:
         """Nobody wants the rest of *attempt*. Never waits."""
-        if self._lane.attempt is attempt and self.alive:
+        if self._lane.attempt is attempt and self.alive and not attempt.given_up:
             attempt.drop()
             self._owner.give_up(self._id)
 

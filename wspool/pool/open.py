@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Final, Literal
 
@@ -120,34 +121,37 @@ class _PoolManager:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._pool: Pool | None = None
-        self._nursery_manager = trio.open_nursery()
+        self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
 
     async def __aenter__(self) -> Pool:
         if self._pool is not None:
             raise RuntimeError("a pool is opened once; call open_pool again")
         pool = self._pool = Pool(self._setup)
-        nursery = await self._nursery_manager.__aenter__()
+        manager = self._nursery_manager = trio.open_nursery()
+        nursery = await manager.__aenter__()
         try:
             await nursery.start(pool.serve)
         except BaseException as error:
             # Nothing of the body has run: let the nursery say what happened.
-            await self._nursery_manager.__aexit__(type(error), error, error.__traceback__)
+            await manager.__aexit__(type(error), error, error.__traceback__)
             raise
         return pool
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if self._pool is not None:
-            try:
-                await self._pool.aclose()
-            except trio.Cancelled as cancelled:
-                if error is None:
-                    kind, error, trace = type(cancelled), cancelled, cancelled.__traceback__
+        pool, manager = self._pool, self._nursery_manager
+        if pool is None or manager is None:
+            raise AssertionError("bug: left without being entered")
+        try:
+            await pool.aclose()
+        except trio.Cancelled as cancelled:
+            if error is None:
+                kind, error, trace = type(cancelled), cancelled, cancelled.__traceback__
         if isinstance(error, trio.Cancelled):
             # It may belong to the nursery itself (a task of the pool crashed), which then knows why.
-            return bool(await self._nursery_manager.__aexit__(kind, error, trace))
-        await self._nursery_manager.__aexit__(None, None, None)
+            return bool(await manager.__aexit__(kind, error, trace))
+        await manager.__aexit__(None, None, None)
         return False
 
 

@@ -38,7 +38,9 @@ _LOST_ADVICE = {
 def turn_failure(attempt: Attempt) -> WsPoolError | None:
     """Return the error of an ended attempt, or None if it has a response (of whatever status)."""
     if attempt.lost:
-        code = attempt.close_code
+        error, code = attempt.machine.error, attempt.close_code
+        if error is not None and error.is_connection_limit:
+            return lost("the connection reached its lifetime limit", attempt)
         how = "the connection was dropped" if code is None else f"the connection closed with code {code}"
         return lost(how, attempt)
     machine = attempt.machine

@@ -173,9 +173,16 @@ class Pool:
         """
         self.check_use()
         self._step(self._core.close)
-        with trio.move_on_after(grace):
-            while self._core.statistics().leased:
-                await self._change()
+        try:
+            with trio.move_on_after(grace):
+                while self._core.statistics().leased:
+                    await self._change()
+        finally:
+            await self._end()
+        await trio.lowlevel.checkpoint()
+
+    async def _end(self) -> None:
+        """Close what is left, within `policy.close_timeout` and a moment, cancelled or not."""
         self._step(self._core.force)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self.policy.close_timeout):
             while self._connections:
@@ -186,7 +193,6 @@ class Pool:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + DROP_TIMEOUT):
             while self._connections:
                 await self._change()
-        await trio.lowlevel.checkpoint()
 
     def statistics(self) -> PoolStatistics:
         """Return a frozen snapshot; taking it changes nothing."""

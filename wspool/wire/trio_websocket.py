@@ -55,7 +55,6 @@ _QUEUE: Final = 64
 _RECEIVE_BUFFER: Final = 64 * 1024
 
 # Close codes of RFC 6455 section 7.4.1, for what this side objects to.
-_PROTOCOL_ERROR: Final = 1002
 _BINARY: Final = (1003, "binary message")
 _MESSAGE_TOO_BIG: Final = 1009
 
@@ -71,8 +70,7 @@ class _GuardedStream(trio.abc.Stream):
         self.upgrade = trio.CancelScope()
         #: What came so far, while the upgrade is going on; None afterwards.
         self.answer: bytearray | None = bytearray()
-        self.ended = False
-        #: The exception that ended the stream, None for a plain end.
+        #: The exception that ended the stream, None after a plain end.
         self.cause: Exception | None = None
         #: True once a write was cut short: the frame on the network may be incomplete.
         self.poisoned = False
@@ -103,8 +101,8 @@ class _GuardedStream(trio.abc.Stream):
         self._count_fragments()
         try:
             data = await self._stream.receive_some(max_bytes)
-        except BaseException as error:
-            self._end(error if isinstance(error, Exception) else None)
+        except Exception as error:
+            self._end(error)
             raise
         if not data:
             self._end(None)
@@ -122,9 +120,8 @@ class _GuardedStream(trio.abc.Stream):
             await trio.aclose_forcefully(self._stream)
 
     def _end(self, cause: Exception | None) -> None:
-        if not self.ended:
-            self.ended, self.cause = True, cause
-            self.upgrade.cancel()
+        self.cause = self.cause or cause
+        self.upgrade.cancel()
 
     def _count_fragments(self) -> None:
         """Give up on a message of too many fragments, called once before each read.
@@ -281,15 +278,18 @@ def _forget_request(connection: trio_websocket.WebSocketConnection) -> None:
 
 
 def _leaf(group: BaseExceptionGroup[Exception]) -> Exception:
-    """Return the first plain exception in *group*; the peer's fault if it led to one of ours."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    """Return the first plain exception in *group*, or the peer's fault that led to it."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, Exception)
     # Told of a bad answer, trio-websocket tries to reject it as a server would, and trips over that.
-    if isinstance(error.__context__, wsproto.utilities.RemoteProtocolError):
-        error = error.__context__
-    assert isinstance(error, Exception)
-    return error
+    context: BaseException | None = first
+    while context is not None:
+        if isinstance(context, wsproto.utilities.RemoteProtocolError):
+            return context
+        context = context.__context__
+    return first
 
 
 def _upgrade_failure(stream: _GuardedStream, crash: Exception | None) -> ConnectError:
@@ -320,7 +320,6 @@ class _TrioWebSocketWire:
         self._stream = stream
         self._close_timeout = close_timeout
         self._reader = reader
-        self._aborted = False
         self._over = False
         self._crash: Exception | None = None
         # Invariant: empty once the reader has ended.
@@ -331,7 +330,7 @@ class _TrioWebSocketWire:
         )
 
     def __repr__(self) -> str:
-        return f"<TrioWebSocketWire {'open' if self._is_open() else 'closed'}>"
+        return f"<TrioWebSocketWire {'closed' if self._over or self._connection.closed else 'open'}>"
 
     async def send(self, message: bytes) -> None:
         """Send one text message of UTF-8 bytes. A checkpoint; not returning normally ends the wire.
@@ -388,9 +387,8 @@ class _TrioWebSocketWire:
         A checkpoint. When cancelled the stream is dropped at once. Never raises for a dead peer.
         """
         try:
-            if self._is_open():
-                with trio.move_on_after(self._close_timeout):
-                    await self._unless_ended(self._connection.aclose)
+            with trio.move_on_after(self._close_timeout):
+                await self._unless_ended(self._connection.aclose)
         except Exception:
             pass  # the peer is gone or out of order; either way we are leaving
         finally:
@@ -399,7 +397,7 @@ class _TrioWebSocketWire:
 
     async def abort(self) -> None:
         """Drop the stream now. Always yields, never blocks, never raises; idempotent."""
-        self._aborted = True
+        self._over = True
         self._reader.cancel()
         await self._stream.aclose()
 
@@ -408,9 +406,6 @@ class _TrioWebSocketWire:
         self._over, self._crash = True, crash
         for scope in self._waiting:
             scope.cancel()
-
-    def _is_open(self) -> bool:
-        return not (self._aborted or self._over or self._stream.poisoned or self._connection.closed)
 
     async def _unless_ended(self, operation: Callable[[], Awaitable[None]]) -> bool:
         """Run *operation* until the reader ends; return whether it finished."""
@@ -431,7 +426,4 @@ class _TrioWebSocketWire:
             return WireClosedError(*self._stream.verdict)
         if (reason := self._connection.closed) is not None:
             return WireClosedError(int(reason.code), reason.reason or "")
-        # The reader stopped by itself, without an end of stream or a close frame: it refused a frame.
-        if not (self._aborted or self._stream.ended or self._stream.poisoned):
-            return WireClosedError(_PROTOCOL_ERROR, "the peer broke the protocol")
         return WireClosedError(ABNORMAL_CLOSURE)

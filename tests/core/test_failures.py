@@ -1,0 +1,179 @@
+"""What a failed dial means, and how long a server asks to wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from wspool.core.failures import MAX_RETRY_AFTER, DialFailure, FailureKind, classify_dial, parse_retry_after
+
+#: 6 November 1994, 08:49:37 UTC: the date that RFC 9110 spells in three ways.
+RFC_DATE = 784111777.0
+
+
+@pytest.fixture(params=["UTC", "America/New_York", "Asia/Kolkata"])
+def _time_zone(request: pytest.FixtureRequest) -> Iterator[None]:
+    """This machine is somewhere else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([], None),
+        ([("date", "Sun, 06 Nov 1994 08:49:37 GMT")], None),
+        ([("retry-after", "7")], 7.0),
+        ([("Retry-After", " 7 ")], 7.0),
+        ([("RETRY-AFTER", "0.25")], 0.25),
+        ([("retry-after", "0")], 0.0),
+        ([("retry-after-ms", "1500")], 1.5),
+        ([("Retry-After-Ms", "0.5")], 0.0005),
+        ([("retry-after-ms", "1500"), ("retry-after", "7")], 1.5),
+        ([("retry-after", "7"), ("retry-after-ms", "1500")], 1.5),
+        ([("retry-after-ms", "soon"), ("retry-after", "7")], 7.0),
+        ([("retry-after-ms", "soon")], None),
+        ([("retry-after", "soon")], None),
+        ([("retry-after", "")], None),
+        ([("retry-after", "-7")], None),
+        ([("retry-after", "1e3")], None),
+        ([("retry-after", "\u0667")], None),
+        ([("retry-after", "3601")], 3600.0),
+        ([("retry-after", "999999999999")], 3600.0),
+        ([("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")], 10.0),
+        ([("retry-after", "Sun, 06 Nov 1994 09:49:37 +0100")], 10.0),
+        ([("retry-after", "Sun, 06 Nov 1994 08:49:26 GMT")], 0.0),
+        ([("retry-after", "Mon, 07 Nov 1994 08:49:37 GMT")], 3600.0),
+        ([("retry-after", "Sun, 41 Nov 1994 08:49:37 GMT")], None),
+    ],
+)
+def test_a_wait_is_read_in_every_spelling(headers: list[tuple[str, str]], expected: float | None) -> None:
+    """Milliseconds, seconds or a date: never negative, at most an hour, None if it says nothing."""
+    assert expected == parse_retry_after(headers, RFC_DATE - 10)
+
+
+@pytest.mark.usefixtures("_time_zone")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sun, 06 Nov 1994 08:49:37 GMT",
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Sun Nov  6 08:49:37 1994",
+        "Sun, 06 Nov 1994 08:49:37 -0000",
+    ],
+)
+def test_a_date_means_the_same_in_every_time_zone(text: str) -> None:
+    """All spellings of an HTTP date are UTC, wherever the client is."""
+    assert 10.0 == parse_retry_after([("retry-after", text)], RFC_DATE - 10)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+        "Mon, 01 Jan 2026 00:00:00 +99999999999999",
+        "Mon, 99999999999999999999 Jan 2026 00:00:00 GMT",
+    ],
+)
+def test_an_absurd_date_says_nothing(text: str) -> None:
+    """A date beyond every calendar is as if the server had said nothing."""
+    assert parse_retry_after([("retry-after", text)], RFC_DATE) in (None, MAX_RETRY_AFTER)
+
+
+def test_an_absurd_number_is_cut() -> None:
+    """However many digits it has, a wait is at most an hour."""
+    assert MAX_RETRY_AFTER == parse_retry_after([("retry-after", "9" * 13)], 0.0)
+
+
+@given(st.text(max_size=40), st.text("0123456789.", max_size=16), st.floats(0, 4e9))
+@example("1 2 3 4 5", "1.", 0.0)
+def test_no_header_raises(text: str, number: str, wall_clock: float) -> None:
+    """Any text in the headers is a wait within bounds or none."""
+    for headers in ([("retry-after", text)], [("retry-after", number)], [("retry-after-ms", number)]):
+        seconds = parse_retry_after(headers, wall_clock)
+
+        assert seconds is None or 0.0 <= seconds <= MAX_RETRY_AFTER
+
+
+@given(
+    st.datetimes(datetime(1971, 1, 1), datetime(2100, 1, 1)),
+    st.integers(-12 * 60, 12 * 60),
+    st.integers(0, 3600),
+)
+def test_a_date_is_compared_with_the_clock(when: datetime, offset: int, wait: int) -> None:
+    """A date this many seconds ahead asks to wait this many seconds, in whatever zone it is written."""
+    aware = when.replace(microsecond=0, tzinfo=timezone(timedelta(minutes=offset or 1)))
+
+    assert wait == parse_retry_after([("retry-after", format_datetime(aware))], aware.timestamp() - wait)
+
+
+@given(st.integers(0, 3_600_000))
+def test_seconds_and_milliseconds_agree(milliseconds: int) -> None:
+    """The same wait in both units is the same wait."""
+    in_milliseconds = parse_retry_after([("retry-after-ms", str(milliseconds))], 0.0)
+    in_seconds = parse_retry_after([("retry-after", f"{milliseconds / 1000:.3f}")], 0.0)
+
+    assert in_seconds == in_milliseconds == milliseconds / 1000
+
+
+TRANSIENT, CREDENTIAL, PERMANENT = FailureKind.TRANSIENT, FailureKind.CREDENTIAL, FailureKind.PERMANENT
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "advice"),
+    [
+        (None, b"", TRANSIENT, ""),
+        (200, b"", TRANSIENT, ""),
+        (299, b"", TRANSIENT, ""),
+        (300, b"", PERMANENT, "redirects are never followed"),
+        (302, b"", PERMANENT, "redirects are never followed"),
+        (399, b"", PERMANENT, "redirects are never followed"),
+        (400, b"", PERMANENT, "does not accept this request"),
+        (401, b"", CREDENTIAL, "check the API key"),
+        (403, b"", TRANSIENT, ""),
+        (403, b"<html>", TRANSIENT, ""),
+        (403, b'{"error": {}}', CREDENTIAL, "check the API key"),
+        (403, b' \n{"error": {}}', CREDENTIAL, "check the API key"),
+        (404, b"{}", PERMANENT, "no WebSocket is offered"),
+        (405, b"", PERMANENT, "no WebSocket is offered"),
+        (408, b"", TRANSIENT, ""),
+        (426, b"", PERMANENT, "no WebSocket is offered"),
+        (429, b"{}", TRANSIENT, ""),
+        (500, b"", TRANSIENT, ""),
+        (503, b'{"error": {"code": "server_is_overloaded"}}', TRANSIENT, ""),
+    ],
+)
+def test_a_status_says_who_must_act(status: int | None, body: bytes, kind: FailureKind, advice: str) -> None:
+    """The key, the address, or nobody: and what to do stands in the message."""
+    failure = classify_dial("the server said no", phase="upgrade", status=status, body=body)
+
+    assert kind is failure.kind
+    assert (kind is not TRANSIENT) == failure.permanent
+    assert failure.message.startswith("the server said no")
+    assert advice in failure.message
+    assert bool(advice) == ("; " in failure.message)
+    assert (status, "upgrade") == (failure.status, failure.phase)
+
+
+def test_a_refused_certificate_is_for_the_caller() -> None:
+    """No waiting makes a certificate good; the advice is about trust."""
+    advice = "check the URL, or pass an ssl_context that trusts this certificate"
+    expected = DialFailure(kind=PERMANENT, message=f"certificate has expired; {advice}", phase="tls")
+
+    assert expected == classify_dial("certificate has expired", phase="tls", certificate=True)
+
+
+def test_a_wait_is_handed_on() -> None:
+    """What the server asked for is kept beside what it means."""
+    assert DialFailure(
+        kind=TRANSIENT, message="busy", phase="upgrade", status=429, retry_after=3.0
+    ) == classify_dial("busy", phase="upgrade", status=429, retry_after=3.0)

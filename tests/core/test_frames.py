@@ -1,0 +1,396 @@
+"""Events in, requests out, and what every shape of error says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from wspool.core.frames import Event, MalformedMessageError, ServerError, encode, parse_error, parse_event
+
+# Without low surrogates: a high one and a low one in a row are one character once they were JSON.
+TEXT = st.text(st.characters(exclude_categories=()).filter(lambda char: not "\udc00" <= char <= "\udfff"))
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+OBJECTS = st.dictionaries(TEXT, JSON, max_size=4)
+TYPES = st.from_regex(r"[A-Za-z0-9_.:-]{1,130}", fullmatch=True) | TEXT
+BLANKS = st.text(" \t\n\r", max_size=2)
+
+#: Pieces that JSON, and what only looks like it, is made of.
+PIECES = st.sampled_from(
+    [
+        '{"type":"',
+        '{"type": "',
+        "response.created",
+        '"',
+        "}",
+        "{",
+        "[",
+        "]",
+        ",",
+        ":",
+        "null",
+        "1",
+        "\x00",
+        " ",
+        "\\u",
+    ]
+)
+ALMOST = st.lists(PIECES | TEXT, max_size=8).map("".join)
+NESTED = "[" * 100_000
+DIGITS = '{"a":' + "1" * 5000 + "}"
+
+
+@st.composite
+def written(draw: st.DrawFn) -> str:
+    """A JSON object with a type, as any server might write it."""
+    fields = {**draw(OBJECTS), "type": draw(TYPES)}
+    names = draw(
+        st.just(["type", *(name for name in fields if name != "type")]) | st.permutations(list(fields))
+    )
+    comma, colon = draw(BLANKS) + "," + draw(BLANKS), draw(BLANKS) + ":" + draw(BLANKS)
+    separators = draw(st.sampled_from([(",", ":"), (", ", ": "), (comma, colon)]))
+    return json.dumps(
+        {name: fields[name] for name in names},
+        separators=separators,
+        ensure_ascii=draw(st.booleans()),
+        indent=draw(st.sampled_from([None, None, 1])),
+    )
+
+
+def error_of(data: dict[str, Any], wall_clock: float = 0.0) -> ServerError:
+    """What *data* says, without its copy of the frame."""
+    return attrs.evolve(parse_error(data, wall_clock=wall_clock), raw={})
+
+
+# -- events ---------------------------------------------------------------------------------
+
+
+@given(written())
+@example('{"type":"response.created"}')
+@example('{"type": "response.created", "response": {}}')
+@example('{"type":"a","error":{"type":"b"}}')
+def test_the_type_known_at_once_is_the_type_in_the_json(text: str) -> None:
+    """Whatever a JSON writer makes of an object, its event has that object's type and data."""
+    event = parse_event(text)
+    expected = json.loads(text)
+
+    assert expected["type"] == event.type
+    assert expected == event.data
+
+
+@given(written())
+def test_bytes_say_the_same_as_text(text: str) -> None:
+    """A message of UTF-8 bytes gives the event that its text gives."""
+    raw = encode(json.loads(text))
+    event = parse_event(raw)
+
+    assert parse_event(raw.decode()).type == event.type
+    assert json.loads(text) == event.data
+    assert raw == event.raw
+
+
+@given(ALMOST | TEXT)
+@example("")
+@example("[DONE]")
+@example(NESTED)
+@example(DIGITS)
+@example('{"type":"a"')
+@example('{"type":"a",}')
+@example('{"type":"a"}x')
+@example('\ufeff{"type":"a"}')
+def test_any_text_is_an_event_or_malformed(text: str) -> None:
+    """No text raises anything but `MalformedMessageError`, neither at once nor when it is decoded."""
+    try:
+        event = parse_event(text)
+        data = event.data
+    except MalformedMessageError:
+        return
+
+    assert isinstance(event.type, str)
+    assert isinstance(data, dict)
+
+
+@given(st.binary() | ALMOST.map(lambda text: text.encode(errors="surrogatepass")))
+@example(b"")
+@example(NESTED.encode())
+@example(b"\xff\xfe")
+@example(b'{"type":"a","b":"\xff"}')
+@example('{"type":"a"}'.encode("utf-16"))
+def test_any_bytes_are_an_event_or_malformed(raw: bytes) -> None:
+    """No bytes raise anything but `MalformedMessageError`, neither at once nor when they are decoded."""
+    try:
+        event = parse_event(raw)
+        data = event.data
+    except MalformedMessageError:
+        return
+
+    assert isinstance(event.type, str)
+    assert isinstance(data, dict)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ("[DONE]", "not JSON (JSONDecodeError): '[DONE]'"),
+        (b"[DONE]", "not JSON (JSONDecodeError): b'[DONE]'"),
+        (b'{"a":"\xff"}', 'not JSON (UnicodeDecodeError): b\'{"a":"\\xff"}\''),
+        ("[1]", "not a JSON object: '[1]'"),
+        ("{}", "no type: '{}'"),
+        ('{"type":7}', "no type: '{\"type\":7}'"),
+        ('{"type":null}', "no type: '{\"type\":null}'"),
+    ],
+)
+def test_a_malformed_message_is_quoted(raw: str | bytes, reason: str) -> None:
+    """The error says what is wrong with the message, and shows it."""
+    with pytest.raises(MalformedMessageError) as caught:
+        parse_event(raw)
+
+    assert reason == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "raw", ['{"type":"response.created","response":{"id"', b'{"type":"response.created",']
+)
+def test_a_message_cut_short_is_malformed_at_once(raw: str | bytes) -> None:
+    """A known type at the front does not make half a message an event."""
+    with pytest.raises(MalformedMessageError, match="not JSON"):
+        parse_event(raw)
+
+
+def test_only_the_beginning_of_a_long_message_is_quoted() -> None:
+    """A message of megabytes does not make an error text of megabytes."""
+    with pytest.raises(MalformedMessageError) as caught:
+        parse_event("x" * 1_000_000)
+
+    assert f"not JSON (JSONDecodeError): '{'x' * 80}'..." == str(caught.value)
+
+
+def test_the_body_is_decoded_at_the_first_look() -> None:
+    """A delta that nobody looks at is never decoded; one that is looked at, is once."""
+    event = parse_event('{"type":"response.output_text.delta",oops}')
+    good = parse_event('{"type":"response.output_text.delta","delta":"a"}')
+
+    assert "response.output_text.delta" == event.type
+    with pytest.raises(MalformedMessageError, match="not JSON"):
+        _ = event.data
+    assert good.data is good.data
+
+
+def test_an_event_describes_itself_without_its_content() -> None:
+    """The representation names the type and the size, never what a model said."""
+    assert "<Event response.created, 27 bytes>" == repr(parse_event('{"type":"response.created"}'))
+    assert "<Event a, 2 bytes>" == repr(Event("a", b"{}"))
+
+
+# -- requests -------------------------------------------------------------------------------
+
+
+@given(OBJECTS)
+@example({"input": "\ud800"})
+@example({"input": "\u2028 \U0001f600 \x00"})
+def test_what_is_encoded_can_be_read_again(body: dict[str, Any]) -> None:
+    """Every JSON body survives the trip, a lone surrogate included."""
+    assert body == json.loads(encode(body))
+
+
+@given(OBJECTS, TYPES)
+def test_an_encoded_object_parses_as_an_event(body: dict[str, Any], kind: str) -> None:
+    """What one side encodes, the other side's parser understands."""
+    body = {"type": kind} | body | {"type": kind}
+
+    assert (kind, body) == ((event := parse_event(encode(body))).type, event.data)
+
+
+def test_a_request_is_compact_utf_8() -> None:
+    """No blank is sent for nothing, and no letter takes six bytes."""
+    assert '{"input":["ä",1]}'.encode() == encode({"input": ["ä", 1]})
+    assert b'{"input":"\\ud800"}' == encode({"input": "\ud800"})
+
+
+@pytest.mark.parametrize("unfit", [object(), b"x", {1, 2}, 1j])
+def test_what_json_cannot_hold_is_refused(unfit: object) -> None:
+    """A body with a foreign object in it is the caller's mistake."""
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        encode({"input": unfit})
+
+
+def test_a_body_that_contains_itself_is_refused() -> None:
+    """A cycle has no JSON."""
+    body: dict[str, Any] = {}
+    body["input"] = [body]
+
+    with pytest.raises(ValueError, match="Circular"):
+        encode(body)
+
+
+# -- errors ---------------------------------------------------------------------------------
+
+INNER = {"type": "rate_limit_error", "code": "rate_limit_exceeded", "message": "Slow down.", "param": "input"}
+SAID = ServerError(code="rate_limit_exceeded", type="rate_limit_error", message="Slow down.", param="input")
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(
+            {"type": "error", "status": 429, "error": INNER}, attrs.evolve(SAID, status=429), id="E1"
+        ),
+        pytest.param(
+            {"type": "error", "status": 429, "stream_id": "a", "error": INNER},
+            attrs.evolve(SAID, status=429),
+            id="E1-lane",
+        ),
+        pytest.param(
+            {
+                "type": "error",
+                "status": 400,
+                "error": {"code": "previous_response_not_found", "message": "No."},
+            },
+            ServerError(code="previous_response_not_found", message="No.", status=400),
+            id="E1-short",
+        ),
+        pytest.param(
+            {"type": "error", "sequence_number": 2, "error": {**INNER, "headers": {"retry-after": 3}}},
+            attrs.evolve(SAID, in_stream=True, retry_after=3.0),
+            id="E2",
+        ),
+        pytest.param(
+            {"type": "error", "status": 429, "sequence_number": 2, "error": INNER},
+            attrs.evolve(SAID, status=429),
+            id="E1-numbered",
+        ),
+        pytest.param(
+            {**INNER, "type": "error", "sequence_number": 0},
+            attrs.evolve(SAID, type=None, in_stream=True),
+            id="E3",
+        ),
+        pytest.param(
+            {"type": "error", "status_code": 429, "error": INNER}, attrs.evolve(SAID, status=429), id="E4"
+        ),
+        pytest.param(
+            {"type": "error", "status": 429, "error": INNER, "headers": {"Retry-After": 7, "x-a": True}},
+            attrs.evolve(SAID, status=429, retry_after=7.0),
+            id="E5",
+        ),
+        pytest.param(
+            {"type": "error", "status": 429, "body": {"error": INNER}},
+            attrs.evolve(SAID, status=429),
+            id="E6",
+        ),
+        pytest.param({"type": "error", "error": INNER}, SAID, id="E7"),
+        pytest.param({"type": "error", "error": "Boom."}, ServerError(message="Boom."), id="E7-text"),
+        pytest.param(
+            {"type": "response.failed", "sequence_number": 9, "response": {"id": "resp_1", "error": INNER}},
+            attrs.evolve(SAID, in_stream=True),
+            id="E8",
+        ),
+        pytest.param({"type": "response.error", "error": INNER}, SAID, id="E9"),
+        pytest.param({**INNER, "type": "response.error"}, attrs.evolve(SAID, type=None), id="E9-flat"),
+        pytest.param({"type": "error"}, ServerError(), id="nothing"),
+        pytest.param({"type": "error", "error": None}, ServerError(), id="null"),
+        pytest.param({"type": "error", "error": {"code": None, "message": 7}}, ServerError(), id="no-texts"),
+        pytest.param({"type": "error", "status": "400", "error": {}}, ServerError(), id="status-text"),
+    ],
+)
+def test_every_shape_of_error_is_understood(data: dict[str, Any], expected: ServerError) -> None:
+    """Whoever reports an error in whatever form, it says the same."""
+    assert expected == error_of(data)
+    assert data == parse_error(data).raw
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (ServerError(code="websocket_connection_limit_reached"), "is_connection_limit"),
+        (ServerError(code="connection_expiring", status=400), "is_expiry_notice"),
+        (ServerError(code="previous_response_not_found"), "is_parent_missing"),
+        (ServerError(message="Invalid previous_response_id."), "is_parent_missing"),
+        (ServerError(status=429), "is_rate_limit"),
+        (ServerError(code="rate_limit_exceeded"), "is_rate_limit"),
+        (ServerError(type="rate_limit_error"), "is_rate_limit"),
+        (ServerError(code="server_error", message="Invalid previous_response_id."), None),
+        (ServerError(status=500), None),
+    ],
+)
+def test_an_error_is_of_one_kind(error: ServerError, name: str | None) -> None:
+    """The kinds that need an answer of their own are told apart, and nothing else is taken for one."""
+    kinds = ("is_connection_limit", "is_expiry_notice", "is_parent_missing", "is_rate_limit")
+
+    assert ([name] if name else []) == [kind for kind in kinds if getattr(error, kind)]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"headers": {"retry-after-ms": "1500"}}, 1.5),
+        ({"headers": {"RETRY-AFTER": "2"}}, 2.0),
+        ({"headers": {"retry-after": 2.5}}, 2.5),
+        ({"headers": {"retry-after": "Sun, 09 Sep 2001 01:46:45 GMT"}}, 5.0),
+        ({"headers": {"retry-after": True}}, None),
+        ({"headers": "retry-after: 2"}, None),
+        ({"headers": {}}, None),
+        ({"error": {"headers": {"Retry-After": "3"}}}, 3.0),
+        ({"headers": {"x": "y"}, "error": {"headers": {"Retry-After": "3"}}}, 3.0),
+        ({"headers": {"Retry-After": "1"}, "error": {"headers": {"Retry-After": "3"}}}, 1.0),
+        ({"error": {"headers": {"Retry-After": "3"}, "resets_at": 1e9 + 4}}, 3.0),
+        ({"error": {"resets_at": 1e9 + 4, "message": "try again in 9s"}}, 4.0),
+        ({"error": {"resets_at": 10**9 - 4}}, 0.0),
+        ({"error": {"resets_at": 2 * 10**9}}, 3600.0),
+        ({"error": {"resets_at": "tomorrow"}}, None),
+        ({"error": {"message": "Please try again in 1.5s."}}, 1.5),
+        ({"error": {"message": "Please Try Again In 20ms"}}, 0.02),
+        ({"error": {"message": "try again in 5 seconds, or later"}}, 5.0),
+        ({"error": {"message": "try again in 1 second"}}, 1.0),
+        ({"error": {"message": "try again in 999999999s"}}, 3600.0),
+        ({"error": {"message": "try again in 3 score years"}}, None),
+        ({"error": {"message": "try again in a while"}}, None),
+    ],
+)
+def test_the_first_retry_hint_counts(more: dict[str, Any], expected: float | None) -> None:
+    """Headers go before a reset time, and that before the wording of the message."""
+    assert expected == error_of({"type": "error", **more}, wall_clock=1e9).retry_after
+
+
+def test_a_reset_time_needs_a_clock() -> None:
+    """Without the time of day a date says nothing about how long to wait."""
+    assert error_of({"type": "error", "error": {"resets_at": 1e9}}).retry_after is None
+
+
+@given(OBJECTS, st.dictionaries(st.sampled_from(["code", "message", "type", "param", "headers"]), JSON))
+def test_no_error_frame_raises(data: dict[str, Any], inner: dict[str, Any]) -> None:
+    """An error that makes no sense is still an error."""
+    for frame in (data, {**data, "error": inner}, {**data, **inner}, {**data, "body": {"error": inner}}):
+        error = parse_error(frame, wall_clock=1e9)
+
+        assert error.retry_after is None or 0.0 <= error.retry_after <= 3600.0
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param("NaN", id="NaN"),
+        pytest.param("1" + "0" * 400, id="1e400"),
+        pytest.param("-1" + "0" * 400, id="-1e400"),
+        pytest.param("Infinity", id="Infinity"),
+    ],
+)
+def test_an_absurd_reset_time_gives_a_usable_wait_or_none(number: str) -> None:
+    """A number that no clock can show neither raises nor becomes a wait that is no number."""
+    frame = parse_event('{"type":"error","error":{"resets_at":' + number + "}}").data
+    hint = parse_error(frame, wall_clock=1e9).retry_after
+
+    assert hint is None or 0.0 <= hint <= 3600.0
+
+
+def test_a_status_is_a_number() -> None:
+    """True is no HTTP status."""
+    assert error_of({"type": "error", "status": True, "error": {}}).status is None

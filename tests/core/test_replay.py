@@ -1,0 +1,131 @@
+"""What may be sent again by itself: only what provably did not run, unless the policy says more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wspool.core.frames import ServerError
+from wspool.core.policy import Replay
+from wspool.core.replay import MAX_RESENDS, Recovery, Retries
+from wspool.core.turn import Delivery
+
+HERE, ELSEWHERE, GIVE_UP = Recovery.HERE, Recovery.ELSEWHERE, Recovery.GIVE_UP
+
+MISSING = ServerError(code="previous_response_not_found", status=400)
+MISSING_WITHOUT_CODE = ServerError(message="Invalid previous_response_id.", status=400)
+LIMIT = ServerError(code="websocket_connection_limit_reached", status=400)
+
+POLICIES: tuple[Replay, ...] = ("proven", "no_output", "always")
+DELIVERIES: tuple[Delivery, ...] = ("not_sent", "ambiguous", "accepted", "terminal")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("error", [MISSING, MISSING_WITHOUT_CODE])
+def test_a_missing_parent_is_answered_once(policy: Replay, error: ServerError) -> None:
+    """The whole history is sent on the same connection, once for one turn."""
+    retries = Retries(policy)
+
+    assert HERE is retries.after_refusal(error, had_parent=True)
+    assert GIVE_UP is retries.after_refusal(error, had_parent=True)
+
+
+def test_a_missing_parent_that_was_never_sent_is_not_answered() -> None:
+    """A request without a parent cannot be mended by leaving it out."""
+    assert GIVE_UP is Retries("always").after_refusal(MISSING, had_parent=False)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("had_parent", [True, False])
+def test_a_connection_at_its_limit_sends_the_turn_elsewhere(policy: Replay, had_parent: bool) -> None:
+    """The refusal proves that nothing ran, so a fresh connection gets it, a few times."""
+    retries = Retries(policy)
+    found = [retries.after_refusal(LIMIT, had_parent=had_parent) for _ in range(MAX_RESENDS + 2)]
+
+    assert [ELSEWHERE] * MAX_RESENDS + [GIVE_UP] * 2 == found
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "error",
+    [ServerError(), ServerError(status=429), ServerError(status=500), ServerError(code="invalid_prompt")],
+)
+def test_any_other_refusal_is_for_the_caller(policy: Replay, error: ServerError) -> None:
+    """Whether a refused request makes sense again is not for the pool to say."""
+    assert GIVE_UP is Retries(policy).after_refusal(error, had_parent=True)
+
+
+@pytest.mark.parametrize(
+    ("policy", "delivery", "output_seen", "expected"),
+    [
+        ("proven", "not_sent", False, ELSEWHERE),
+        ("proven", "ambiguous", False, GIVE_UP),
+        ("proven", "accepted", False, GIVE_UP),
+        ("proven", "accepted", True, GIVE_UP),
+        ("no_output", "not_sent", False, ELSEWHERE),
+        ("no_output", "ambiguous", False, ELSEWHERE),
+        ("no_output", "accepted", False, ELSEWHERE),
+        ("no_output", "accepted", True, GIVE_UP),
+        ("always", "not_sent", False, ELSEWHERE),
+        ("always", "ambiguous", False, ELSEWHERE),
+        ("always", "accepted", False, ELSEWHERE),
+        ("always", "accepted", True, ELSEWHERE),
+    ],
+)
+def test_a_lost_turn_is_sent_again_as_the_policy_allows(
+    policy: Replay, delivery: Delivery, output_seen: bool, expected: Recovery
+) -> None:
+    """Proof suffices for every policy; how much less does, is what the policy says."""
+    retries = Retries(policy)
+
+    assert expected is retries.after_loss(delivery, None, output_seen=output_seen, exposed=False)
+    assert GIVE_UP is Retries(policy).after_loss(delivery, None, output_seen=output_seen, exposed=True)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("delivery", ["ambiguous", "accepted"])
+def test_a_turn_cut_by_the_limit_goes_elsewhere_until_there_is_output(
+    policy: Replay, delivery: Delivery
+) -> None:
+    """The frame says that the turn was not carried out; after output it may have been."""
+    after_output = ELSEWHERE if policy == "always" else GIVE_UP
+
+    assert ELSEWHERE is Retries(policy).after_loss(delivery, LIMIT, output_seen=False, exposed=False)
+    assert after_output is Retries(policy).after_loss(delivery, LIMIT, output_seen=True, exposed=False)
+    assert GIVE_UP is Retries(policy).after_loss(delivery, LIMIT, output_seen=False, exposed=True)
+
+
+def test_any_other_error_before_a_loss_proves_nothing() -> None:
+    """A connection that died after some error frame leaves the request as ambiguous as it was."""
+    for error in (MISSING, ServerError(status=500)):
+        assert GIVE_UP is Retries("proven").after_loss("accepted", error, output_seen=False, exposed=False)
+
+
+ERRORS = st.sampled_from([MISSING, LIMIT, ServerError()])
+REFUSALS = st.tuples(ERRORS, st.booleans())
+LOSSES = st.tuples(st.sampled_from(DELIVERIES), st.none() | ERRORS, st.booleans(), st.booleans())
+
+
+@given(st.sampled_from(POLICIES), st.lists(REFUSALS | LOSSES, max_size=20))
+def test_resends_are_bounded_whatever_happens(policy: Replay, steps: list[tuple[Any, ...]]) -> None:
+    """One turn is sent in full here once and elsewhere three times at most, and never past seen output."""
+    retries = Retries(policy)
+    found = []
+    for step in steps:
+        if len(step) == 2:
+            error, had_parent = step
+            found.append(retries.after_refusal(error, had_parent=had_parent))
+            continue
+        delivery, error, output_seen, exposed = step
+        found.append(retries.after_loss(delivery, error, output_seen=output_seen, exposed=exposed))
+        proven = delivery == "not_sent" or (error is LIMIT and not output_seen)
+
+        assert HERE is not found[-1]
+        if exposed or (policy == "proven" and not proven):
+            assert GIVE_UP is found[-1]
+
+    assert found.count(HERE) <= 1
+    assert found.count(ELSEWHERE) <= MAX_RESENDS

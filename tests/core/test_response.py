@@ -1,0 +1,66 @@
+"""The common looks at a finished response."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from wspool.core.response import Response
+
+MESSAGE = {
+    "type": "message",
+    "content": [
+        {"type": "output_text", "text": "Hi "},
+        {"type": "refusal", "refusal": "never", "text": "never"},
+        {"type": "output_text", "text": "there."},
+        {"type": "output_text"},
+    ],
+}
+CALL = {"type": "function_call", "name": "f", "content": [{"type": "output_text", "text": "not said"}]}
+
+
+def test_a_response_shows_what_the_server_sent() -> None:
+    """Every look is at the very object that came, not at a copy."""
+    data: dict[str, Any] = {
+        "id": "resp_1",
+        "status": "incomplete",
+        "output": [MESSAGE],
+        "usage": {"total_tokens": 3},
+        "error": {"code": "x"},
+        "incomplete_details": {"reason": "max_output_tokens"},
+    }
+    response = Response(data)
+
+    assert data is response.data
+    assert ("resp_1", "incomplete") == (response.id, response.status)
+    assert data["output"] is response.output
+    assert {"total_tokens": 3} == response.usage
+    assert {"code": "x"} == response.error
+    assert {"reason": "max_output_tokens"} == response.incomplete_details
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"output": None, "usage": None, "error": None, "incomplete_details": None}]
+)
+def test_what_the_server_left_out_is_empty(data: dict[str, Any]) -> None:
+    """A bare response has no output, no text, no counts and no error."""
+    response = Response(data)
+
+    assert ("", "", [], "") == (response.id, response.status, response.output, response.output_text)
+    assert (None, None, None) == (response.usage, response.error, response.incomplete_details)
+
+
+def test_the_text_is_that_of_all_messages() -> None:
+    """Text parts of messages are joined in order; refusals and other items are not text."""
+    empty: dict[str, Any] = {"type": "message", "content": None}
+    response = Response({"output": [MESSAGE, CALL, empty, {"type": "message"}, {}, MESSAGE]})
+
+    assert "Hi there.Hi there." == response.output_text
+
+
+def test_a_response_describes_itself_without_its_content() -> None:
+    """The representation names the id, the status and a count, never what a model said."""
+    response = Response({"id": "resp_1", "status": "completed", "output": [MESSAGE]})
+
+    assert "<Response resp_1 completed, 1 items>" == repr(response)

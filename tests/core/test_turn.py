@@ -1,0 +1,507 @@
+"""One response from its request to its end, over every order of events that a server can produce."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wspool.core.frames import Event, MalformedMessageError, ServerError, parse_event
+from wspool.core.turn import Delivery, Reception, TurnMachine, TurnState, is_about_connection
+
+TRANSCRIPTS: list[dict[str, Any]] = [
+    json.loads(line) for line in Path(__file__).with_name("transcripts.jsonl").read_text().splitlines()
+]
+
+#: How each request of a transcript ends: status, response id, error code.
+ENDINGS: dict[str, list[tuple[str | None, str | None, str | None]]] = {
+    "T1": [("completed", "resp_1", None)],
+    "T2": [("completed", "resp_2", None), ("completed", "resp_3", None)],
+    "T3": [("completed", "resp_4", None)],
+    "T4": [("completed", "resp_w", None), ("completed", "resp_5", None)],
+    "T5": [("rejected", None, "previous_response_not_found"), (None, None, None)],
+    "T6": [(None, None, None), ("rejected", None, None), ("rejected", None, "previous_response_not_found")],
+    "T7": [("failed", "resp_6", "server_error")],
+    "T8": [("incomplete", "resp_7", None)],
+    "T9": [("rejected", None, "websocket_connection_limit_reached")],
+    "T10": [("rejected", None, "rate_limit_exceeded")],
+}
+
+OURS, PARENT, FOREIGN = "resp_ours", "resp_parent", "resp_foreign"
+ORDER: tuple[Delivery, ...] = ("not_sent", "ambiguous", "accepted", "terminal")
+OUTPUT = [{"id": "msg_1", "type": "message"}, {"id": "fc_1", "type": "function_call"}]
+
+CONNECTION_TYPES = (
+    "keepalive",
+    "ping",
+    "codex.rate_limits",
+    "codex.response.metadata",
+    "response.metadata",
+    "responsesapi.websocket_timing",
+)
+REFUSAL = {"type": "error", "status": 400, "error": {"code": "invalid_prompt", "message": "No."}}
+STREAM_ERROR = {"type": "error", "sequence_number": 3, "error": {"code": "server_error", "message": "Oh."}}
+LIMIT = {"type": "error", "status": 400, "error": {"code": "websocket_connection_limit_reached"}}
+EXPIRING = {"type": "error", "status": 400, "error": {"code": "connection_expiring"}}
+DELTA = {"type": "response.output_text.delta", "delta": "a"}
+
+
+def event(**fields: Any) -> Event:
+    return parse_event(json.dumps(fields))
+
+
+def about(kind: str, id: str | None = OURS, **response: Any) -> Event:
+    """A lifecycle event with a response in it."""
+    return event(type=f"response.{kind}", response={"id": id, **response})
+
+
+def item_done(index: int) -> Event:
+    return event(type="response.output_item.done", output_index=index, item=OUTPUT[index])
+
+
+def sent(parent: str | None = None) -> TurnMachine:
+    machine = TurnMachine(parent)
+    machine.handed()
+    return machine
+
+
+def streaming() -> TurnMachine:
+    machine = sent()
+    machine.receive(about("created"))
+    return machine
+
+
+def failing() -> TurnMachine:
+    machine = streaming()
+    machine.receive(event(**STREAM_ERROR))
+    return machine
+
+
+def ended() -> TurnMachine:
+    machine = streaming()
+    machine.receive(about("completed"))
+    return machine
+
+
+# -- transcripts ----------------------------------------------------------------------------
+
+
+def requests_of(name: str) -> list[tuple[dict[str, Any], list[Event]]]:
+    """The requests of one transcript, each with what the server answered."""
+    found: list[tuple[dict[str, Any], list[Event]]] = []
+    for line in TRANSCRIPTS:
+        if line["t"] == name and line["dir"] == "client":
+            found.append((line["frame"], []))
+        elif line["t"] == name and line["dir"] == "server":
+            found[-1][1].append(event(**line["frame"]))
+    return found
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_transcript_ends_as_it_should(name: str) -> None:
+    """Every request of it comes to its one end, at its last event and not before."""
+    found = []
+    for request, events in requests_of(name):
+        machine = sent(request.get("previous_response_id"))
+        receptions = [machine.receive(each) for each in events]
+        found.append((machine.status, machine.response_id, machine.error.code if machine.error else None))
+
+        assert [Reception.DELIVER] * (len(events) - 1) + [Reception.END] * bool(events) == receptions
+
+    assert ENDINGS[name] == found
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_transcript_cut_anywhere_is_known_exactly(name: str) -> None:
+    """Before the first event nothing is known, until the last one the server has begun."""
+    for request, events in requests_of(name):
+        machine = sent(request.get("previous_response_id"))
+        known = [machine.delivery]
+        for each in events:
+            machine.receive(each)
+            known.append(machine.delivery)
+
+        assert ["ambiguous", *["accepted"] * (len(events) - 1), *["terminal"] * bool(events)] == known
+
+
+@pytest.mark.parametrize("name", ["T1", "T2", "T3", "T4", "T8"])
+@pytest.mark.parametrize("left", [{}, {"output": []}, {"output": None}])
+def test_an_output_left_out_is_put_together(name: str, left: dict[str, Any]) -> None:
+    """A terminal event without its output gives the response that one with it gives."""
+    for request, events in requests_of(name):
+        *before, last = events
+        whole = last.data["response"]
+        machine = sent(request.get("previous_response_id"))
+        for each in before:
+            machine.receive(each)
+        rest = {field: value for field, value in whole.items() if field != "output"}
+        machine.receive(event(type=last.type, response=rest | left))
+
+        assert machine.response is not None
+        assert whole["output"] == (machine.response["output"] or [])
+
+
+# -- any order of events --------------------------------------------------------------------
+
+EVENTS = [
+    *(
+        about(kind, id)
+        for kind in ("created", "in_progress", "queued")
+        for id in (OURS, PARENT, FOREIGN, None)
+    ),
+    *(about(kind, id) for kind in ("completed", "failed", "incomplete") for id in (OURS, FOREIGN, None)),
+    event(type="response.created"),
+    event(type="response.completed", response=[]),
+    event(**DELTA),
+    item_done(0),
+    item_done(1),
+    event(**REFUSAL),
+    event(**STREAM_ERROR),
+    event(**EXPIRING),
+    event(**LIMIT),
+    event(type="response.error", error={"message": "Oh."}),
+    event(type="openagents:status"),
+    *(event(type=kind) for kind in CONNECTION_TYPES),
+]
+#: What a real server is likely to send, so that long turns are found as well.
+LIKELY = [about("created"), event(**DELTA), item_done(0), about("completed"), event(**STREAM_ERROR)]
+STEPS = st.lists(st.sampled_from(LIKELY) | st.sampled_from(EVENTS) | st.just("expire"), max_size=12)
+
+
+@given(STEPS, st.integers(0, 3), st.sampled_from([None, PARENT]))
+def test_in_any_order_a_turn_ends_at_most_once(steps: list[Any], handed_at: int, parent: str | None) -> None:
+    """What is known only grows, the end comes once, and nothing is delivered outside the turn."""
+    machine = TurnMachine(parent)
+    ends = 0
+    for index, step in enumerate(steps):
+        if index == handed_at:
+            machine.handed()
+        before, state = machine.delivery, machine.state
+        if step == "expire":
+            machine.expire_failing()
+            assert state in (machine.state, TurnState.FAILING)
+            continue
+        reception = machine.receive(step)
+        ends += reception is Reception.END
+
+        assert ORDER.index(before) <= ORDER.index(machine.delivery)
+        assert (reception is Reception.END) == (before != "terminal" and machine.delivery == "terminal")
+        if state in (TurnState.NEW, TurnState.ENDED):
+            assert reception in (Reception.IGNORE, Reception.DIRTY)
+        if reception in (Reception.IGNORE, Reception.DIRTY, Reception.EXPIRING, Reception.CUT):
+            assert state is machine.state
+        assert is_about_connection(step) == (reception is Reception.IGNORE)
+        assert machine.response_id in (None, OURS, FOREIGN, PARENT if parent is None else OURS)
+        assert (machine.response_id is None) or machine.state is not TurnState.SENT
+        assert (machine.status is None) == (machine.state is not TurnState.ENDED)
+
+    assert ends <= 1
+
+
+@given(st.lists(st.sampled_from(EVENTS), max_size=8), st.sampled_from(["completed", "failed", "incomplete"]))
+def test_another_response_never_ends_the_turn(noise: list[Event], kind: str) -> None:
+    """Whatever came before, a terminal event of a foreign id makes the lane dirty."""
+    machine = streaming()
+    for each in noise:
+        machine.receive(each)
+    state, response = machine.state, machine.response
+
+    assert Reception.DIRTY is machine.receive(about(kind, FOREIGN))
+    assert (state, response) == (machine.state, machine.response)
+
+
+# -- delivery -------------------------------------------------------------------------------
+
+
+def test_a_new_turn_is_not_sent() -> None:
+    """Before it is handed over, no event can be its answer."""
+    machine = TurnMachine()
+
+    assert "not_sent" == machine.delivery
+    assert machine.status is None
+    assert Reception.DIRTY is machine.receive(about("created"))
+    assert "not_sent" == machine.delivery
+
+
+def test_a_turn_is_handed_over_once() -> None:
+    """Handing a request over twice is a bug of the caller, and is said so."""
+    with pytest.raises(AssertionError, match=r"bug: .* twice \(sent\)"):
+        sent().handed()
+
+
+@pytest.mark.parametrize(
+    ("machine", "delivery"),
+    [
+        (TurnMachine(), "not_sent"),
+        (sent(), "ambiguous"),
+        (streaming(), "accepted"),
+        (failing(), "accepted"),
+        (ended(), "terminal"),
+    ],
+)
+def test_delivery_is_read_off_the_state(machine: TurnMachine, delivery: Delivery) -> None:
+    """Each state knows one thing about the request."""
+    assert delivery == machine.delivery
+
+
+# -- before the response is created ---------------------------------------------------------
+
+
+def test_output_before_the_response_is_dirty() -> None:
+    """Output that comes before `response.created` belongs to some other turn."""
+    for early in (event(**DELTA), item_done(0), about("in_progress"), about("completed"), about("failed")):
+        machine = sent()
+
+        assert Reception.DIRTY is machine.receive(early)
+        assert ("ambiguous", False) == (machine.delivery, machine.output_seen)
+
+
+def test_an_unknown_notice_before_the_response_is_delivered() -> None:
+    """A new kind of event that is not about a response is no reason to hang up."""
+    machine = sent()
+
+    assert Reception.DELIVER is machine.receive(event(type="openagents:status"))
+    assert "ambiguous" == machine.delivery
+
+
+@pytest.mark.parametrize("response", [{}, {"id": None}, {"id": 7}, [], None, "resp_1"])
+def test_a_created_response_needs_an_id(response: object) -> None:
+    """Without one, nothing later can be proved to be ours."""
+    machine = sent()
+
+    assert Reception.DIRTY is machine.receive(event(type="response.created", response=response))
+    assert TurnState.SENT is machine.state
+
+
+def test_the_parent_is_not_our_response() -> None:
+    """The previous turn's `response.created`, come late, does not begin this turn."""
+    machine = sent(PARENT)
+
+    assert Reception.DIRTY is machine.receive(about("created", PARENT))
+    assert machine.response_id is None
+    assert Reception.DELIVER is machine.receive(about("created", OURS))
+
+
+def test_a_refusal_proves_that_nothing_ran() -> None:
+    """An error frame before `response.created` ends the turn as rejected."""
+    machine = sent()
+
+    assert Reception.END is machine.receive(event(**REFUSAL))
+    assert ("rejected", "terminal", True) == (machine.status, machine.delivery, machine.refused)
+    assert ServerError(code="invalid_prompt", message="No.", status=400, raw={**REFUSAL}) == machine.error
+
+
+# -- while it streams -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("id", [OURS, FOREIGN])
+def test_a_second_created_is_dirty(id: str) -> None:
+    """One request creates one response."""
+    machine = streaming()
+
+    assert Reception.DIRTY is machine.receive(about("created", id))
+    assert OURS == machine.response_id
+
+
+@pytest.mark.parametrize("kind", ["in_progress", "queued"])
+def test_progress_of_another_response_is_dirty(kind: str) -> None:
+    """A response id that is not ours is never given to the turn, whatever event carries it."""
+    assert Reception.DIRTY is streaming().receive(about(kind, FOREIGN))
+
+
+def test_only_output_counts_as_output() -> None:
+    """Being queued or in progress is no output; an item or a delta is."""
+    machine = streaming()
+    seen = []
+    for each in (
+        about("queued"),
+        about("in_progress"),
+        event(type="keepalive"),
+        event(**EXPIRING),
+        event(**DELTA),
+    ):
+        machine.receive(each)
+        seen.append(machine.output_seen)
+    other = streaming()
+    other.receive(item_done(0))
+
+    assert [False, False, False, False, True] == seen
+    assert other.output_seen
+
+
+@pytest.mark.parametrize("kind", ["completed", "incomplete", "failed"])
+def test_each_terminal_event_ends_the_turn(kind: str) -> None:
+    """The response keeps what the server said, and its status says how it ended."""
+    machine = streaming()
+
+    assert Reception.END is machine.receive(about(kind, status=kind, output=OUTPUT))
+    assert {"id": OURS, "status": kind, "output": OUTPUT} == machine.response
+    assert (kind, "terminal", False) == (machine.status, machine.delivery, machine.refused)
+
+
+@pytest.mark.parametrize("kind", ["completed", "incomplete", "failed"])
+def test_a_status_left_out_is_that_of_the_event(kind: str) -> None:
+    """A server that names the end only in the event's type is understood."""
+    machine = streaming()
+    machine.receive(about(kind))
+
+    assert kind == machine.status
+    assert {"id": OURS, "status": kind, "output": []} == machine.response
+
+
+@pytest.mark.parametrize("kind", ["incomplete", "failed"])
+def test_a_status_of_null_is_that_of_the_event(kind: str) -> None:
+    """A response that failed is never taken for one that completed."""
+    machine = streaming()
+    machine.receive(about(kind, status=None))
+
+    assert kind == machine.status
+
+
+def test_a_failed_response_brings_its_error() -> None:
+    """The error of `response.failed` is read, with its retry hint compared to the clock."""
+    machine = streaming()
+    error = {"code": "rate_limit_exceeded", "message": "Slow down.", "resets_at": 1005}
+    machine.receive(about("failed", error=error), wall_clock=1000.0)
+
+    assert machine.error is not None
+    assert ("rate_limit_exceeded", 5.0) == (machine.error.code, machine.error.retry_after)
+
+
+def test_the_announced_output_wins_only_if_the_final_one_is_missing() -> None:
+    """Items are put together from their events in order, unless the terminal event has its own."""
+    without, with_own = streaming(), streaming()
+    for machine in (without, with_own):
+        machine.receive(item_done(0))
+        machine.receive(item_done(1))
+    without.receive(about("completed"))
+    with_own.receive(about("completed", output=OUTPUT[:1]))
+
+    assert without.response is not None
+    assert with_own.response is not None
+    assert OUTPUT == without.response["output"]
+    assert OUTPUT[:1] == with_own.response["output"]
+
+
+def test_an_error_frame_ends_a_running_turn() -> None:
+    """A request-scoped error in the middle is the end, as failed, not as refused."""
+    machine = streaming()
+
+    assert Reception.END is machine.receive(event(**REFUSAL))
+    assert ("failed", "terminal", False) == (machine.status, machine.delivery, machine.refused)
+    assert machine.response is None
+
+
+def test_an_expiring_connection_is_not_a_failure() -> None:
+    """The notice that the connection ends soon leaves the turn as it was, at any point of it."""
+    for machine in (sent(), streaming(), failing()):
+        state, error = machine.state, machine.error
+
+        assert Reception.EXPIRING is machine.receive(event(**EXPIRING))
+        assert (state, error) == (machine.state, machine.error)
+
+
+@pytest.mark.parametrize("machine", [streaming(), failing()])
+def test_a_connection_at_its_limit_cuts_the_turn(machine: TurnMachine) -> None:
+    """In the middle of a turn the limit is a loss: the turn has no end, and its error says why."""
+    state = machine.state
+
+    assert Reception.CUT is machine.receive(event(**LIMIT))
+    assert (state, "accepted", None) == (machine.state, machine.delivery, machine.status)
+    assert machine.error is not None
+    assert machine.error.is_connection_limit
+
+
+def test_a_connection_at_its_limit_refuses_a_new_turn() -> None:
+    """Before the response is created the limit is a refusal: nothing ran."""
+    machine = sent()
+
+    assert Reception.END is machine.receive(event(**LIMIT))
+    assert ("rejected", True) == (machine.status, machine.refused)
+
+
+# -- a stream error and what follows --------------------------------------------------------
+
+
+def test_a_stream_error_waits_for_its_response_failed() -> None:
+    """The turn goes on until `response.failed`, whose error replaces the first one."""
+    machine = streaming()
+
+    assert Reception.DELIVER is machine.receive(event(**STREAM_ERROR))
+    assert (TurnState.FAILING, None) == (machine.state, machine.status)
+    assert Reception.END is machine.receive(about("failed", error={"code": "final"}))
+    assert machine.error is not None
+    assert ("failed", "final") == (machine.status, machine.error.code)
+
+
+def test_a_stream_error_that_stays_alone_is_a_failure() -> None:
+    """Once nobody waits for `response.failed` any more, the turn has failed, and its late end is dirty."""
+    machine = failing()
+    machine.expire_failing()
+
+    assert ("failed", "terminal", False) == (machine.status, machine.delivery, machine.refused)
+    assert machine.error is not None
+    assert "server_error" == machine.error.code
+    assert Reception.DIRTY is machine.receive(about("failed"))
+
+
+def test_a_second_error_ends_a_failing_turn() -> None:
+    """Whatever kind it is of, nothing more is waited for, and the newer error counts."""
+    for error, code in ((STREAM_ERROR, "server_error"), (REFUSAL, "invalid_prompt")):
+        machine = failing()
+
+        assert Reception.END is machine.receive(event(**error))
+        assert machine.error is not None
+        assert ("failed", code) == (machine.status, machine.error.code)
+
+
+def test_a_stream_error_before_the_response_is_a_refusal() -> None:
+    """Nothing was created, so there is no response that could still fail."""
+    machine = sent()
+
+    assert Reception.END is machine.receive(event(**STREAM_ERROR))
+    assert "rejected" == machine.status
+
+
+def test_only_a_failing_turn_can_expire() -> None:
+    """A late timer changes nothing on a turn that is new, sent, running or over."""
+    for machine in (TurnMachine(), sent(), streaming(), ended()):
+        state = machine.state
+        machine.expire_failing()
+
+        assert state is machine.state
+
+
+# -- around turns ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CONNECTION_TYPES)
+def test_what_is_about_the_connection_is_not_for_the_turn(kind: str) -> None:
+    """Such an event is harmless before, during and after a turn, and is never delivered."""
+    for machine in (TurnMachine(), sent(), streaming(), failing(), ended()):
+        state = machine.state
+
+        assert Reception.IGNORE is machine.receive(event(type=kind))
+        assert (state, False) == (machine.state, machine.output_seen)
+    assert is_about_connection(event(type=kind))
+    assert not is_about_connection(event(**DELTA))
+
+
+def test_nothing_follows_the_end() -> None:
+    """A second end, more output, or an error after the end: the lane is dirty."""
+    for late in (about("completed"), about("failed"), about("created"), event(**DELTA), event(**REFUSAL)):
+        assert Reception.DIRTY is ended().receive(late)
+
+
+def test_a_body_that_is_no_json_is_malformed() -> None:
+    """An event that had to be decoded and cannot be leaves the turn where it was."""
+    for kind in ("response.created", "response.completed", "error"):
+        machine = streaming()
+
+        with pytest.raises(MalformedMessageError, match="not JSON"):
+            machine.receive(parse_event('{"type":"' + kind + '",oops}'))
+        assert TurnState.STREAMING is machine.state

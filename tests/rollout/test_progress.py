@@ -1,0 +1,84 @@
+"""Progress and summary: what people see."""
+
+import io
+import itertools
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from wspool.core.statistics import PoolStatistics
+from wspool.rollout.progress import PLAIN_INTERVAL, Progress, show_progress
+from wspool.rollout.summary import Summary, percentile
+
+POOL = PoolStatistics(
+    **{field.name: 0 for field in attrs.fields(PoolStatistics)}  # type: ignore[arg-type]
+    | {"idle": 1, "leased": 2, "dialing": 3, "waiting": 4, "closed": {}}
+)
+PROGRESS = Progress(
+    total=9, finished=3, failed=1, in_flight=4, turns=20, seconds=2.0, draining=False, pool=POOL
+)
+
+
+class Terminal(io.StringIO):
+    """A text stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_line_of_progress() -> None:
+    """Counts, speed, the pool, and the time that is left; then what Ctrl-C does."""
+    assert str(PROGRESS) == (
+        "3/9 done, 1 failed, 4 in flight, 10 turns/s, pool 1 idle 2 leased 3 dialing 4 waiting, 4 s left"
+    )
+    assert str(attrs.evolve(PROGRESS, finished=0, seconds=0.0)).endswith("waiting, ? left")
+    assert str(attrs.evolve(PROGRESS, draining=True)).endswith("(Ctrl-C again to stop now)")
+
+
+async def test_plain_progress(autojump_clock: MockClock) -> None:
+    """Without a terminal there is a line now and then."""
+    file = io.StringIO()
+    with trio.move_on_after(3.5 * PLAIN_INTERVAL):
+        await show_progress(lambda: PROGRESS, file)
+
+    assert file.getvalue() == f"{PROGRESS}\n" * 3
+
+
+async def test_live_progress(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal it is drawn again and again, and wiped in the end."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    file, finished = Terminal(), itertools.count()
+    with trio.move_on_after(1.1):
+        await show_progress(lambda: attrs.evolve(PROGRESS, finished=next(finished)), file)
+
+    assert "4/9 done, 1 failed" in file.getvalue()
+    assert file.getvalue().endswith("\x1b[2K")
+
+
+@pytest.mark.parametrize(
+    ("values", "percent", "expected"),
+    [
+        ([], 50, None),
+        ([3.0], 50, 3.0),
+        ([4.0, 1.0, 3.0, 2.0], 50, 2.0),
+        ([1.0, 2.0], 95, 2.0),
+        ([1.0, 2.0], 0, 1.0),
+    ],
+)
+def test_percentile(values: list[float], percent: float, expected: float | None) -> None:
+    """Always one of the values."""
+    assert percentile(values, percent) == expected
+
+
+def test_the_summary_in_words() -> None:
+    """Outcomes that nobody had are not mentioned; times have their unit."""
+    file = io.StringIO()
+    Summary(tasks=3, done=1, owed=2, max_connections=8, wait_p50=0.25, turn_p95=12.0).print(file)
+    text = " ".join(file.getvalue().split())
+
+    assert "tasks 3: 1 done, 2 owed turns" in text
+    assert "wait for one p50 250 ms, p95 -" in text
+    assert "turn p50 -, p95 12.0 s" in text

@@ -1,0 +1,154 @@
+"""The runner: a task's trouble is its own, and what did not end is owed."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+import wspool
+from wspool.rollout.runner import Agent, run_batch
+from wspool.rollout.summary import Meter, Summary
+from wspool.rollout.tasks import Task
+from wspool.server.models import EchoModel
+from wspool.server.server import open_server
+
+pytestmark = pytest.mark.network
+
+
+def tasks(*ids: str, **body: Any) -> list[Task]:
+    return [Task(id=id, body={"input": id, **body}, source={"id": id, "input": id, **body}) for id in ids]
+
+
+@asynccontextmanager
+async def pool_at(url: str | None, meter: Meter) -> AsyncGenerator[wspool.Pool, None]:
+    policy = wspool.PoolPolicy(max_size=2, min_idle=0, give_up_after=0.1)
+    if url is not None:
+        async with wspool.open_pool(url, policy=policy, instrument=meter) as pool:
+            yield pool
+        return
+    async with open_server(EchoModel()) as server, pool_at(server.url, meter) as pool:
+        yield pool
+
+
+async def run(
+    batch: list[Task], agent: Agent | None, lines: list[Mapping[str, Any]], *, url: str | None = None
+) -> Summary:
+    meter = Meter()
+    async with pool_at(url, meter) as pool:
+        return await run_batch(
+            pool, batch, agent, meter=meter, sink=lines.append, defaults={"model": "m"}, quiet=True
+        )
+
+
+async def echo(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
+    return await conversation.respond(task["input"])
+
+
+async def test_more_conversations_than_connections() -> None:
+    """All of them end, and each has its own answer."""
+    lines: list[Mapping[str, Any]] = []
+    summary = await run(tasks(*map(str, range(20))), echo, lines)
+
+    assert (summary.done, summary.owed, summary.dialed, summary.peak_connections) == (20, 0, 2, 2)
+    assert all(line["answer"] == line["id"] for line in lines)
+
+
+async def test_what_an_agent_raises_is_its_result() -> None:
+    """Even the wish to end the process ends only the task."""
+
+    async def agent(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
+        match task["id"]:
+            case "exit":
+                raise SystemExit(3)
+            case "group":
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(trio.sleep_forever)
+                    raise LookupError("inside")
+            case _:
+                return await echo(conversation, task)
+
+    lines: list[Mapping[str, Any]] = []
+    summary = await run(tasks("exit", "group", "well"), agent, lines)
+
+    assert (summary.failed, summary.done) == (2, 1)
+    assert {line["id"]: line["error"] and line["error"]["type"] for line in lines} == {
+        "exit": "SystemExit",
+        "group": "LookupError",
+        "well": None,
+    }
+
+
+async def test_a_request_that_cannot_be_made_is_a_failure() -> None:
+    """A field that belongs to the library is refused before anything is sent."""
+    lines: list[Mapping[str, Any]] = []
+    summary = await run(tasks("a", background=True), None, lines)
+
+    assert (summary.failed, summary.turns) == (1, 0)
+    assert "background" in lines[0]["error"]["message"]
+
+
+async def test_with_an_agent_unknown_fields_are_the_agents_business() -> None:
+    """They are not sent to the provider; those that it knows are."""
+    seen: list[dict[str, Any]] = []
+
+    async def agent(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
+        seen.append(task)
+        response = await conversation.respond("x")
+        return [response.data["instructions"], "repository" in response.data]
+
+    lines: list[Mapping[str, Any]] = []
+    await run(tasks("a", repository="r", instructions="Be brief."), agent, lines)
+
+    assert seen[0]["repository"] == "r"
+    assert lines[0]["answer"] == ["Be brief.", False]
+
+
+async def test_an_endpoint_that_is_gone_ends_the_run() -> None:
+    """The tasks are owed, not failed."""
+    lines: list[Mapping[str, Any]] = []
+    summary = await run(tasks("a", "b", "c"), echo, lines, url="ws://127.0.0.1:1/v1/responses")
+
+    assert (summary.owed, summary.failed, lines) == (3, 0, [])
+    assert summary.problem is not None
+    assert "127.0.0.1" in summary.problem
+
+
+async def test_results_that_cannot_be_written_end_the_run() -> None:
+    """Paying for answers that nobody will see helps nobody."""
+
+    def full(line: Mapping[str, Any]) -> None:
+        raise OSError("disk full")
+
+    meter = Meter()
+    async with pool_at(None, meter) as pool:
+        summary = await run_batch(
+            pool, tasks(*"abcdef"), echo, meter=meter, sink=full, concurrency=1, quiet=True
+        )
+
+    assert summary.problem == "a result could not be written: disk full"
+    assert (summary.owed, summary.done) == (6, 0)
+
+
+async def test_a_cancelled_task_has_no_result() -> None:
+    """Not even if its own task group fails on the way out."""
+
+    async def stubborn() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("on the way out")
+
+    async def agent(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stubborn)
+            await trio.sleep_forever()
+        raise AssertionError("not reached")
+
+    lines: list[Mapping[str, Any]] = []
+    with trio.move_on_after(0.3) as scope:
+        await run(tasks("a", "b"), agent, lines)
+
+    assert scope.cancelled_caught
+    assert lines == []

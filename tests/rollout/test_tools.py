@@ -1,0 +1,144 @@
+"""The bundled tools see one directory, say what is in it, and refuse everything else."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wspool.rollout.tools import MAX_ENTRIES, MAX_LINE, MAX_MATCHES, TOOL_SCHEMAS, ToolError, Tools
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Tools:
+    """Tools over a small tree, with a secret beside it."""
+    root = tmp_path / "root"
+    (root / "pkg" / "__pycache__").mkdir(parents=True)
+    (root / "pkg" / "a.py").write_text("import os\nclass A:\n    pass\n")
+    (root / "pkg" / "b.py").write_bytes(b"class B: pass\r\nx = '\xff'\r\nlast")
+    (root / "pkg" / "notes.txt").write_text("class C\n")
+    (root / "pkg" / "empty.py").write_text("")
+    (root / "pkg" / "__pycache__" / "hidden.py").write_text("class Hidden: pass\n")
+    (tmp_path / "secret.py").write_text("class Secret: pass\n")
+    (root / "link.py").symlink_to(tmp_path / "secret.py")
+    return Tools(root)
+
+
+async def test_grep_finds_lines_in_python_files_only(tools: Tools) -> None:
+    """Matches come in the order of files and lines, without compiled files and links that lead out."""
+    found = json.loads(await tools.grep(r"^class \w", "."))
+
+    assert found == {
+        "matches": [
+            {"path": "pkg/a.py", "line": 2, "text": "class A:"},
+            {"path": "pkg/b.py", "line": 1, "text": "class B: pass"},
+        ],
+        "truncated": False,
+    }
+
+
+async def test_grep_searches_one_file(tools: Tools) -> None:
+    """A file is searched whatever its name."""
+    found = json.loads(await tools.grep("class", "pkg/notes.txt"))
+
+    assert [match["text"] for match in found["matches"]] == ["class C"]
+
+
+async def test_grep_is_bounded(tools: Tools) -> None:
+    """More matches than the bound, and more characters than a line may have, are cut off."""
+    (tools.root / "many.py").write_text("x" * (MAX_LINE + 9) + "\n" + "x\n" * MAX_MATCHES)
+
+    found = json.loads(await tools.grep("x", "many.py"))
+
+    assert (
+        len(found["matches"]),
+        found["truncated"],
+        len(found["matches"][0]["text"]),
+    ) == (MAX_MATCHES, True, MAX_LINE)
+
+
+async def test_grep_refuses_what_is_no_expression(tools: Tools) -> None:
+    """The message says what is wrong with it."""
+    with pytest.raises(ToolError, match="not a regular expression"):
+        await tools.grep("(", ".")
+
+
+def test_read_file(tools: Tools) -> None:
+    """Lines are counted from 1, come without their ends, and bytes that are no UTF-8 do no harm."""
+    assert json.loads(tools.read_file("pkg/b.py", 2, 9))["lines"] == ["x = '\ufffd'", "last"]
+
+
+def test_read_file_is_bounded(tools: Tools) -> None:
+    """A greedy request gets the first lines and is told so; one that was answered in full is not."""
+    (tools.root / "long.py").write_text("x\n" * (MAX_ENTRIES + 1))
+
+    greedy, exact = (json.loads(tools.read_file("long.py", 1, lines)) for lines in (MAX_ENTRIES + 1, 5))
+
+    assert (len(greedy["lines"]), greedy["truncated"]) == (MAX_ENTRIES, True)
+    assert (len(exact["lines"]), exact["truncated"]) == (5, False)
+
+
+@pytest.mark.parametrize(("start", "lines"), [(0, 1), (1, 0), (4, 1)])
+def test_read_file_refuses_lines_that_are_not_there(tools: Tools, start: int, lines: int) -> None:
+    """No line is no answer."""
+    with pytest.raises(ToolError):
+        tools.read_file("pkg/a.py", start, lines)
+
+
+def test_list_dir(tools: Tools) -> None:
+    """Directories and files apart, sorted, without compiled files."""
+    assert json.loads(tools.list_dir(".")) == {
+        "path": ".",
+        "directories": ["pkg"],
+        "files": ["link.py"],
+        "truncated": False,
+    }
+    assert json.loads(tools.list_dir("pkg"))["files"] == ["a.py", "b.py", "empty.py", "notes.txt"]
+
+
+def test_list_dir_is_bounded(tools: Tools) -> None:
+    """A huge directory is cut off, and says so."""
+    for number in range(MAX_ENTRIES):
+        (tools.root / f"{number}.py").touch()
+
+    assert json.loads(tools.list_dir("."))["truncated"]
+
+
+@pytest.mark.parametrize(("name", "lines"), [("a.py", 3), ("b.py", 3), ("empty.py", 0)])
+def test_count_lines(tools: Tools, name: str, lines: int) -> None:
+    """A last line counts with or without its end."""
+    assert lines == json.loads(tools.count_lines(f"pkg/{name}"))["lines"]
+
+
+@pytest.mark.parametrize("path", ["../secret.py", "/etc/passwd", "pkg/../../secret.py", "link.py"])
+def test_a_path_that_leads_out_is_refused(tools: Tools, path: str) -> None:
+    """Neither dots, nor an absolute path, nor a link leads out of the root."""
+    with pytest.raises(ToolError, match="outside of the root"):
+        tools.count_lines(path)
+
+
+@pytest.mark.parametrize("path", ["nowhere", "nul\0", "x" * 5000])
+def test_a_path_that_is_not_there_is_refused(tools: Tools, path: str) -> None:
+    """Also one that no file can have."""
+    with pytest.raises(ToolError, match="there is no"):
+        tools.list_dir(path)
+
+
+def test_a_directory_is_no_file_and_a_file_no_directory(tools: Tools) -> None:
+    """Each tool says what it needs."""
+    with pytest.raises(ToolError, match="is no file"):
+        tools.count_lines("pkg")
+    with pytest.raises(ToolError, match="is no directory"):
+        tools.list_dir("pkg/a.py")
+
+
+def test_schemas_name_the_tools_and_all_their_parameters(tools: Tools) -> None:
+    """What the model is told is what can be called: strict, and nothing optional."""
+    assert sorted(tools.callables()) == sorted(schema["name"] for schema in TOOL_SCHEMAS)
+    for schema in TOOL_SCHEMAS:
+        names = tools.callables()[schema["name"]].__code__.co_varnames
+        parameters = schema["parameters"]
+        assert (
+            list(parameters["properties"])
+            == parameters["required"]
+            == list(names[1 : 1 + len(parameters["required"])])
+        )

@@ -1,0 +1,336 @@
+"""The same verbs against the real trio pool, on a wire that the test holds in its hands.
+
+The pool lives in a thread with a clock of its own that only moves when told. Every verb is
+made to happen from outside (a message arrives, a task is cancelled, a dial is answered), then
+all tasks run until they block, and pool and core must be in the same state.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import attrs
+import outcome
+import trio
+import trio.testing
+
+from tests.spec.machine import Driver
+from tests.spec.world import World
+from wspool.core.commands import ConnectionId, LeaseId, WaiterId
+from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.policy import PoolPolicy, Provider
+from wspool.core.pool import PoolCore, Verdict
+from wspool.pool.attempt import Attempt
+from wspool.pool.lease import Lease
+from wspool.pool.open import open_pool
+from wspool.pool.pool import Pool
+from wspool.wire.wire import ConnectError, Endpoint, WireClosedError
+
+#: Real seconds after which a pool that does not come to rest has hung.
+WATCHDOG = 3.0
+
+
+class HeldWire:
+    """A wire whose every move waits for the test. Sends are taken at once."""
+
+    headers: Sequence[tuple[str, str]] = ()
+
+    def __init__(self) -> None:
+        self.inbound, self._received = trio.open_memory_channel[str](1000)
+        self.sent: list[bytes] = []
+        self.may_go = trio.Event()
+        self.aborted = False
+
+    async def send(self, message: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.aborted:
+            raise WireClosedError
+        self.sent.append(message)
+
+    async def receive(self) -> Sequence[str | bytes]:
+        try:
+            return [await self._received.receive()]
+        except trio.EndOfChannel:
+            raise WireClosedError(1006) from None
+
+    async def ping(self) -> None:
+        await trio.sleep_forever()
+
+    async def aclose(self) -> None:
+        await self.may_go.wait()
+
+    async def abort(self) -> None:
+        self.aborted = True
+        with trio.CancelScope(shield=True):
+            await self.may_go.wait()
+            self._received.close()
+            self.inbound.close()
+
+
+@attrs.define(eq=False)
+class HeldDial:
+    """A dial without an answer yet."""
+
+    answer: outcome.Outcome[HeldWire] | None = None
+    answered: trio.Event = attrs.field(factory=trio.Event)
+    may_go: trio.Event = attrs.field(factory=trio.Event)
+
+
+class HeldConnector:
+    """Dials that the test answers, by the number of the connection they are for."""
+
+    def __init__(self) -> None:
+        self.pool: Pool | None = None
+        self.dials: dict[ConnectionId, HeldDial] = {}
+
+    async def connect(
+        self, nursery: trio.Nursery, endpoint: Endpoint, headers: Sequence[tuple[str, str]]
+    ) -> HeldWire:
+        assert self.pool is not None
+        mine = [c.id for c in self.pool._connections.values() if c._nursery is nursery]
+        dial = self.dials[mine[0]] = HeldDial()
+        try:
+            await dial.answered.wait()
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await dial.may_go.wait()
+            raise
+        assert dial.answer is not None
+        return dial.answer.unwrap()
+
+
+class Dice:
+    """The pool's randomness: the number the test has drawn."""
+
+    def __init__(self) -> None:
+        self.next = 0.0
+
+    def random(self) -> float:
+        return self.next
+
+
+class TrioDriver(Driver):
+    """Drives a real pool in a thread."""
+
+    prompt = True
+
+    def __init__(self, policy: PoolPolicy, provider: Provider, *, warm_up: bool) -> None:
+        self.connector = HeldConnector()
+        self.wires: dict[ConnectionId, HeldWire] = {}
+        self.scopes: dict[WaiterId, trio.CancelScope] = {}
+        self.answers: dict[WaiterId, outcome.Outcome[Lease]] = {}
+        self.leases: dict[LeaseId, Lease] = {}
+        self.attempts: dict[LeaseId, Attempt] = {}
+        self.created: set[ConnectionId] = set()
+        self.dice = Dice()
+        self.clock = trio.testing.MockClock()
+        self.failure: BaseException | None = None
+        self._manager = open_pool(
+            "ws://localhost/",
+            api_key="key",
+            policy=policy,
+            provider=provider,
+            wire=self.connector,
+            warm_up={"model": "spec"} if warm_up else None,
+        )
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._main, clock=self.clock)
+        except BaseException as error:
+            self.failure = error
+        finally:
+            self._started.set()
+
+    async def _main(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._end = trio.Event()
+        pool = Pool(self._manager._setup)
+        pool._random = self.dice  # type: ignore[assignment] # has the one method that is used
+        self.connector.pool = self._manager._pool = pool
+        async with trio.open_nursery() as users:
+            self.users = users
+            async with trio.open_nursery() as services:
+                await services.start(pool.serve)
+                await trio.testing.wait_all_tasks_blocked()
+                self.pool = pool
+                self._started.set()
+                await self._end.wait()
+                users.cancel_scope.cancel()
+                for dial in self.connector.dials.values():
+                    dial.may_go.set()
+                for wire in self.wires.values():
+                    wire.may_go.set()
+                await pool.aclose()
+        self.left = pool._connections, pool._parked, pool._core.statistics()
+
+    def do(self, what: Callable[[], Awaitable[Any]]) -> Any:
+        """Run *what* in the pool's thread, and everything that follows from it."""
+        box: list[Any] = []
+
+        async def run() -> None:
+            box.append(await outcome.acapture(what))
+            await trio.testing.wait_all_tasks_blocked()
+
+        done = threading.Event()
+
+        async def guarded() -> None:
+            try:
+                await run()
+            finally:
+                done.set()
+
+        self._token.run_sync_soon(trio.lowlevel.spawn_system_task, guarded)
+        assert done.wait(WATCHDOG), f"the pool does not come to rest: {self.failure!r}"
+        assert self.failure is None, self.failure
+        return box[0].unwrap()
+
+    # -- Driver -----------------------------------------------------------------------------------
+
+    def advance(self, now: float, to: float) -> float:
+        async def jump() -> float:
+            # Floats: adding the difference may fall a hair short.
+            while (missing := to - trio.current_time()) > 0:
+                self.clock.jump(max(missing, 1e-9))
+            return trio.current_time()
+
+        return float(self.do(jump))
+
+    def perform(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], world: World) -> None:
+        async def act() -> None:
+            await trio.lowlevel.checkpoint()
+            getattr(self, f"do_{verb}")(*args, world=world, **kwargs)
+
+        if verb == "start":
+            self._thread.start()
+            assert self._started.wait(WATCHDOG)
+            assert self.failure is None, self.failure
+        else:
+            self.do(act)
+
+    def compare(self, core: PoolCore, world: World) -> None:
+        real = self.pool._core
+        assert core.statistics() == real.statistics()
+        assert core.states() == real.states()
+        assert set(world.waiters) == set(self.pool._parked), "the line is not the tasks that wait"
+        assert set(world.leases) == {number for number, lease in self.leases.items() if lease.alive}
+        assert core.next_deadline() == real.next_deadline()
+        for lease in world.expiring:
+            assert self.leases[lease].expiring, "nobody told the holder"
+
+    def end(self) -> None:
+        async def end() -> None:
+            await trio.lowlevel.checkpoint()
+            self._end.set()
+
+        self._token.run_sync_soon(trio.lowlevel.spawn_system_task, end)
+        # `aclose` waits for goodbyes in virtual time, which nobody moves any more but here.
+        for _ in range(200):
+            self._thread.join(0.01)
+            if not self._thread.is_alive():
+                break
+            self._token.run_sync_soon(self.clock.jump, 1.0)
+        assert not self._thread.is_alive(), "the pool does not close"
+        assert self.failure is None, self.failure
+        connections, parked, statistics = self.left
+        assert {} == connections
+        assert {} == parked
+        assert statistics.granted == statistics.released + statistics.lost_leases
+
+    # -- verbs ------------------------------------------------------------------------------------
+
+    def do_acquire(self, waiter: WaiterId, *, world: World, now: float) -> None:
+        scope = self.scopes[waiter] = trio.CancelScope()
+
+        async def user() -> None:
+            with scope:
+                answer = self.answers[waiter] = await outcome.acapture(self.pool.acquire)
+                if isinstance(answer, outcome.Value):
+                    lease: Lease = answer.value
+                    self.leases[lease._id] = lease
+
+        self.users.start_soon(user)
+
+    def do_abandon(self, waiter: WaiterId, *, world: World, now: float) -> None:
+        self.scopes[waiter].cancel()
+
+    def do_connected(self, number: ConnectionId, *, world: World, now: float, jitter: float) -> None:
+        self.dice.next = jitter
+        wire = self.wires[number] = HeldWire()
+        self._answer(number, outcome.Value(wire))
+
+    def do_dial_failed(
+        self, number: ConnectionId, *, world: World, now: float, failure: DialFailure, jitter: float
+    ) -> None:
+        self.dice.next = jitter
+        hint = failure.retry_after
+        error = ConnectError(
+            "spec",
+            phase="upgrade",
+            status=401 if failure.kind is FailureKind.CREDENTIAL else None,
+            headers=() if hint is None else (("retry-after", str(hint)),),
+        )
+        self._answer(number, outcome.Error(error))
+
+    def _answer(self, number: ConnectionId, answer: outcome.Outcome[HeldWire]) -> None:
+        dial = self.connector.dials[number]
+        dial.answer = answer
+        dial.answered.set()
+
+    def do_begin(self, number: LeaseId, *, world: World, now: float, movable: bool) -> None:
+        lease = self.leases[number]
+        if lease.begin(movable=movable) is Verdict.GO:
+
+            async def send() -> None:
+                self.attempts[number] = await lease.send(b"{}", None)
+
+            self.users.start_soon(send)
+
+    def do_finished(self, number: ConnectionId, lane: int, *, world: World, now: float) -> None:
+        response = f'"response":{{"id":"r{now}","output":[],"status":"completed"}}'
+        for kind in ("created", "completed"):
+            self._arrives(number, f'{{"type":"response.{kind}",{response}}}')
+
+    def do_give_up(self, number: LeaseId, *, world: World, now: float) -> None:
+        self.leases[number].give_up(self.attempts[number])
+
+    def do_release(self, number: LeaseId, *, world: World, now: float) -> None:
+        lease = self.leases[number]
+        attempt = self.attempts.get(number)
+        if attempt is not None and not attempt.ended:
+            lease.give_up(attempt)
+        lease.release()
+
+    def do_lost(self, number: ConnectionId, *, world: World, now: float) -> None:
+        wire = self.wires[number]
+        wire.may_go.set()
+        wire.inbound.close()
+
+    def do_hang_up(self, number: ConnectionId, reason: str, *, world: World, now: float) -> None:
+        self._arrives(number, '{"type":"response.output_text.delta"}')
+
+    def do_retire(self, number: ConnectionId, *, world: World, now: float) -> None:
+        self._arrives(number, '{"type":"error","status":400,"error":{"code":"connection_expiring"}}')
+
+    def do_gone(self, number: ConnectionId, *, world: World, now: float) -> None:
+        if number in self.wires:
+            self.wires[number].may_go.set()
+        self.connector.dials[number].may_go.set()
+
+    def do_tick(self, *, world: World, now: float) -> None:
+        """The timekeeper has done it."""
+
+    def do_close(self, *, world: World, now: float) -> None:
+        self.pool._step(self.pool._core.close)
+
+    def do_force(self, *, world: World, now: float) -> None:
+        self.pool._step(self.pool._core.force)
+
+    def _arrives(self, number: ConnectionId, message: str) -> None:
+        self.wires[number].inbound.send_nowait(message)

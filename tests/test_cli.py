@@ -1,0 +1,387 @@
+"""The command line, run as a user runs it: in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from wspool.cli.app import app
+
+pytestmark = pytest.mark.network
+
+COMMAND = (sys.executable, "-m", "wspool.cli")
+THIRTY = ("rollout", "--json", "--limit", "30", "--max-connections", "4")
+QUESTION = "How many classes and how many functions does the module `json.decoder` define at its top level?"
+
+
+def start(cwd: Path, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    clean = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
+    clean["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (str(Path(__file__).parents[1]), clean.get("PYTHONPATH")))
+    )
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=cwd,
+        env={**clean, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def write_questions(path: Path, count: int) -> str:
+    """A task file of questions that take seven requests each."""
+    question = "How many lines do the modules of the package `json` have together, without its subpackages?"
+    return write_tasks(
+        path,
+        *({"id": str(n), "input": question, "parallel_tool_calls": False} for n in range(count)),
+    )
+
+
+def run(cwd: Path, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    process = start(cwd, *arguments, env=env)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert "Traceback" not in err, err
+    return process.returncode, out, err
+
+
+@contextmanager
+def served(cwd: Path, *arguments: str) -> Iterator[str]:
+    """The URL of a provider in another process, which must end well when it is stopped."""
+    process = start(cwd, "serve", *arguments)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+        process.terminate()
+        _, err = process.communicate(timeout=10)
+        assert (process.returncode, err) == (0, "")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def write_tasks(path: Path, *tasks: Mapping[str, Any]) -> str:
+    path.write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    return str(path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def results(directory: Path) -> list[dict[str, Any]]:
+    return read_lines(directory / "results.jsonl")
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], lines: int = 1) -> None:
+    """Wait until the file has so many lines, which the process must live to see."""
+    while not path.exists() or path.read_bytes().count(b"\n") < lines:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def test_the_bundled_batch_twice(tmp_path: Path) -> None:
+    """A new user runs it, all answers are right, and running it again runs it again."""
+    code, out, err = run(tmp_path, "rollout", "--json")
+    summary = json.loads(out)
+
+    assert (code, err) == (0, "")
+    assert summary["results"] == "rollout-results/bundled/results.jsonl"
+    assert summary["tasks"] == summary["right"] == len(results(tmp_path / "rollout-results/bundled")) >= 40
+    assert summary["skipped"] == summary["failed"] == summary["wrong"] == summary["owed"] == 0
+    assert summary["max_connections"] == summary["peak_connections"] == summary["dialed"] == 8
+    assert summary["full_turns"] == summary["tasks"]
+    assert summary["delta_turns"] == summary["turns"] - summary["tasks"]
+    assert summary["bytes_saved"] > 0
+
+    code, out, _ = run(tmp_path, "rollout", "--limit", "5")
+
+    assert code == 0
+    assert "5: 5 right" in out
+    assert "results in rollout-results/bundled/results.jsonl" in out
+
+
+def test_the_ledger_of_another_process_agrees(tmp_path: Path) -> None:
+    """Every request that the rollout counts is one that the provider saw, and it continued the latest one."""
+    with served(tmp_path, "--ledger", "ledger.jsonl") as url:
+        code, out, _ = run(
+            tmp_path, "rollout", "--url", url, "--json", "--limit", "30", "--max-connections", "4"
+        )
+    ledger = read_lines(tmp_path / "ledger.jsonl")
+    summary = json.loads(out)
+
+    assert code == 0
+    assert summary["right"] == summary["tasks"] == 30
+    assert len(ledger) == summary["turns"] == summary["delta_turns"] + summary["full_turns"]
+    assert sum(entry["previous_response_id"] is not None for entry in ledger) == summary["delta_turns"]
+    assert all(entry["parent_was_latest"] for entry in ledger if entry["previous_response_id"])
+    assert {entry["unfinished_on_lane"] for entry in ledger} == {1}
+
+
+def test_connections_that_expire_all_the_time(tmp_path: Path) -> None:
+    """Conversations move to other connections, and all answers are still right."""
+    options = ("--lifetime", "0.4", "--delay-per-token", "0.002", "--ledger", "ledger.jsonl")
+    with served(tmp_path, *options) as url:
+        code, out, _ = run(
+            tmp_path, "rollout", "--url", url, "--json", "--limit", "30", "--max-connections", "4"
+        )
+    summary = json.loads(out)
+
+    assert code == 0
+    assert summary["right"] == 30
+    assert summary["moves"] > 0
+    assert summary["dialed"] > 4
+
+
+def test_a_killed_run_is_taken_up(tmp_path: Path) -> None:
+    """Only what is owed runs again; the result file is complete and has no duplicates."""
+    tasks = write_questions(tmp_path / "tasks.jsonl", 40)
+    with served(tmp_path, "--delay-per-token", "0.003") as url:
+        command = ("rollout", tasks, "--url", url, "--out", "out", "--json", "-c", "8")
+        process = start(tmp_path, *command)
+        path = tmp_path / "out/results.jsonl"
+        wait_for(path, process, lines=5)
+        process.kill()
+        process.communicate()
+        before = results(tmp_path / "out") if path.read_bytes().endswith(b"\n") else []
+        with path.open("ab") as file:
+            file.write(b'{"id": "torn')
+        code, out, _ = run(tmp_path, *command)
+
+    summary = json.loads(out)
+    ids = [line["id"] for line in results(tmp_path / "out")]
+    assert code == 0
+    assert summary["skipped"] == len(before) < summary["tasks"]
+    assert summary["done"] == summary["tasks"] - len(before)
+    assert ids[: len(before)] == [line["id"] for line in before]
+    assert max(Counter(ids).values()) == 1
+    assert len(ids) == summary["tasks"]
+
+    # A third time there is nothing left, and nothing is dialed.
+    code, out, _ = run(tmp_path, "rollout", tasks, "--out", "out", "--json")
+    assert (code, json.loads(out)["skipped"], json.loads(out)["dialed"]) == (0, summary["tasks"], 0)
+
+
+def test_the_first_interrupt_finishes_what_runs(tmp_path: Path) -> None:
+    """No task that has begun is lost, no other is begun, and the next run does the rest."""
+    tasks = write_questions(tmp_path / "tasks.jsonl", 40)
+    command = ("rollout", tasks, "--out", "out", "--json", "-c", "16", "--max-connections", "4")
+    with served(tmp_path, "--delay-per-token", "0.003", "--ledger", "ledger.jsonl") as url:
+        process = start(tmp_path, *command, "--url", url)
+        wait_for(tmp_path / "out/results.jsonl", process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        ledger = read_lines(tmp_path / "ledger.jsonl")
+    summary = json.loads(out)
+
+    assert process.returncode == 130
+    assert summary["interrupted"]
+    assert summary["owed"] > 0
+    assert err == f"wspool: {summary['owed']} tasks are owed; the same command runs them\n"
+    assert summary["done"] == len(read_lines(tmp_path / "out/results.jsonl")) == 40 - summary["owed"]
+    assert {entry["outcome"] for entry in ledger} == {"completed"}
+
+    code, out, _ = run(tmp_path, *command)
+    assert (code, json.loads(out)["done"]) == (0, summary["owed"])
+
+
+def test_the_second_interrupt_stops_at_once(tmp_path: Path) -> None:
+    """What had ended has its result, the rest is owed."""
+    (tmp_path / "my_agent.py").write_text(AGENT)
+    tasks = write_questions(tmp_path / "tasks.jsonl", 9)
+    process = start(tmp_path, "rollout", tasks, "--agent", "my_agent:endless", "--out", "out", "--json")
+    wait_for(tmp_path / "out/results.jsonl", process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+
+    assert "Traceback" not in err
+    assert process.returncode == 130
+    assert (json.loads(out)["owed"], len(results(tmp_path / "out"))) == (8, 1)
+
+
+def test_batch_in_gives_batch_out(tmp_path: Path) -> None:
+    """The result lines of an OpenAI Batch file have the shape of its output file."""
+    tasks = write_tasks(
+        tmp_path / "batch.jsonl",
+        {
+            "custom_id": "a",
+            "method": "POST",
+            "url": "/v1/responses",
+            "body": {"model": "lookup", "input": QUESTION},
+        },
+    )
+    code, _, _ = run(tmp_path, "rollout", tasks, "--out", "out")
+    (line,) = results(tmp_path / "out")
+
+    assert code == 0
+    assert (line["custom_id"], line["error"], line["response"]["status_code"]) == ("a", None, 200)
+    body = line["response"]["body"]
+    assert line["response"]["request_id"] == body["id"]
+    assert body["output"][0]["content"][0]["text"] == "2 classes, 4 functions"
+
+
+AGENT = """
+import trio
+async def agent(conversation, task):
+    if task["fails"]:
+        async with trio.open_nursery():
+            raise ValueError("no " + task["id"])
+    response = await conversation.respond(task["input"])
+    return {"said": response.output_text}
+class Calls:
+    async def __call__(self, conversation, task): return await conversation.respond(task["input"])
+calls = Calls()
+async def endless(conversation, task):
+    await conversation.respond(task["input"])
+    if task["id"] != "8": await trio.sleep_forever()
+def no_agent(conversation, task): pass
+async def unfit(conversation, task): return object()
+"""
+
+
+def test_an_agent_of_the_users_own(tmp_path: Path) -> None:
+    """It is imported from the working directory, sees the whole task, and its failure is its own."""
+    (tmp_path / "my_agent.py").write_text(AGENT)
+    tasks = write_tasks(
+        tmp_path / "tasks.jsonl",
+        {"id": "good", "input": "hello", "fails": False},
+        {"id": "bad", "input": "hello", "fails": True},
+    )
+    code, out, _ = run(tmp_path, "rollout", tasks, "--agent", "my_agent:agent", "--json")
+    lines = {line["id"]: line for line in results(tmp_path / "rollout-results/tasks")}
+
+    assert (code, json.loads(out)["done"], json.loads(out)["failed"]) == (1, 1, 1)
+    assert lines["good"]["answer"]["said"].startswith("I only know")
+    assert lines["good"]["items"][0]["role"] == "user"
+    error = {"type": "ValueError", "message": "no bad", "delivery": None, "code": None, "status": None}
+    assert lines["bad"]["error"] == error
+
+    # Skipped, and still not well; then tried again, without a duplicate.
+    code, out, err = run(tmp_path, "rollout", tasks, "--agent", "my_agent:calls", "--json")
+    assert (code, json.loads(out)["skipped"]) == (1, 2)
+    assert "--redo-errors" in err
+    code, out, _ = run(tmp_path, "rollout", tasks, "--agent", "my_agent:calls", "--json", "--redo-errors")
+    assert (code, json.loads(out)["done"]) == (0, 1)
+    assert [line["id"] for line in results(tmp_path / "rollout-results/tasks")] == ["good", "bad"]
+
+    code, out, _ = run(tmp_path, "rollout", tasks, "--agent", "my_agent:unfit", "--json", "--no-resume")
+    assert (code, json.loads(out)["failed"]) == (1, 2)
+    assert (tmp_path / "rollout-results/tasks/results.jsonl.old").exists()
+
+
+def test_what_the_server_refuses_is_a_failure(tmp_path: Path) -> None:
+    """The server's code is in the result, plain or Batch-shaped."""
+    error = {"message": "Slow down.", "code": "rate_limit_exceeded", "status": 429}
+    (tmp_path / "script.jsonl").write_text(json.dumps({"status": "rejected", "error": error}))
+    plain = write_tasks(tmp_path / "plain.jsonl", {"id": "a", "input": "hello"})
+    batch = write_tasks(
+        tmp_path / "batch.jsonl",
+        {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {"input": "hello"}},
+    )
+    with served(tmp_path, "--script", "script.jsonl") as url:
+        codes = [run(tmp_path, "rollout", tasks, "--url", url, "--quiet")[0] for tasks in (plain, batch)]
+    (one,) = results(tmp_path / "rollout-results/plain")
+    (other,) = results(tmp_path / "rollout-results/batch")
+
+    assert codes == [1, 1]
+    assert (one["outcome"], one["error"]["code"]) == ("failed", "rate_limit_exceeded")
+    assert one["error"]["delivery"] is not None
+    assert other["error"]["code"] == "rate_limit_exceeded"
+    assert other["response"]["status_code"] == 429
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("rollout nowhere.jsonl", "cannot be read"),
+        ("rollout bad.jsonl", "bad.jsonl:1: not JSON"),
+        ("rollout good.jsonl --url http://localhost/", "no WebSocket URL"),
+        ("rollout good.jsonl --url ws://api.example.com/", "use wss://"),
+        ("rollout good.jsonl --url ws://[/", "is no URL"),
+        (
+            "rollout good.jsonl --url wss://api.example.com/ --api-key-env NO_KEY",
+            "no API key in the environment",
+        ),
+        ("rollout good.jsonl --url wss://api.example.com/ --api-key-env KEY", "say which with --model"),
+        ("rollout good.jsonl --agent my_agent", "must be pkg.mod:callable"),
+        ("rollout good.jsonl --agent my_agent:nothing", "cannot be imported"),
+        ("rollout good.jsonl --agent nowhere:agent", "cannot be imported"),
+        ("rollout good.jsonl --agent my_agent:no_agent", "must be an async function"),
+        ("rollout good.jsonl --out bad.jsonl", "use another --out"),
+        ("serve --script bad.jsonl", "the script cannot be used"),
+        ("serve --profile nobody", "there is no profile"),
+        ("serve --host 192.0.2.1", "cannot serve on"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, expected: str
+) -> None:
+    """Each says what to do, before anything runs, and never the key."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("KEY", "very-secret")
+    write_tasks(tmp_path / "good.jsonl", {"id": "a", "input": "x"})
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    (tmp_path / "my_agent.py").write_text(AGENT)
+
+    result = CliRunner().invoke(app, arguments.split())
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("wspool: ")
+    assert expected in result.stderr
+    assert "very-secret" not in result.stderr
+
+
+def test_an_endpoint_that_cannot_be_reached(tmp_path: Path) -> None:
+    """The run ends at once with one line that says what to do; the tasks are owed."""
+    tasks = write_questions(tmp_path / "tasks.jsonl", 3)
+    with served(tmp_path, "--model", "echo") as url:
+        elsewhere = url.replace("responses", "elsewhere")
+        for wrong, expected in [("ws://127.0.0.1:1/v1/responses", "refused"), (elsewhere, "check the URL")]:
+            began = time.monotonic()
+            code, out, err = run(tmp_path, "rollout", tasks, "--url", wrong, "--json", "--quiet")
+
+            assert code == 1
+            assert json.loads(out)["owed"] == json.loads(out)["tasks"]
+            assert json.loads(out)["problem"] in err
+            assert expected in err
+            assert time.monotonic() - began < 10
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    """The two things that everybody tries first."""
+    assert run(tmp_path, "--version")[1].startswith("wspool ")
+    assert "rollout" in run(tmp_path, "--help")[1]
+    assert "--max-connections" in run(tmp_path, "rollout", "--help")[1]
+
+
+def test_without_its_extra_the_command_says_what_to_install(tmp_path: Path) -> None:
+    """One line; and the library itself needs none of it."""
+    code = "import sys\nfor name in ('typer', 'rich'): sys.modules[name] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "import wspool\nfrom wspool.cli import main\nmain()"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr == "wspool: the command line needs typer and rich: pip install 'wspool[cli]'\n"

@@ -1,0 +1,124 @@
+"""The architecture is a test: imports only point down, and there is no cycle."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import wspool
+
+SOURCE = Path(wspool.__file__).parent
+
+#: What the pure core must never see, beside everything of ours above it.
+IMPURE = {
+    "trio",
+    "time",
+    "random",
+    "socket",
+    "ssl",
+    "logging",
+    "os",
+    "threading",
+    "asyncio",
+    "trio_websocket",
+}
+
+#: Floor by floor: what each part may import of wspool.
+MAY_IMPORT = {
+    "core": {"core"},
+    "wire": {"wire"},
+    "errors": {"core"},
+    "pool": {"core", "wire", "errors", "pool"},
+    "server": {"server"},
+    "testing": {"core", "wire", "errors", "pool", "testing"},
+    "rollout": {"core", "errors", "pool", "server", "rollout", ""},
+    "cli": {"core", "wire", "errors", "pool", "server", "rollout", "cli", ""},
+    "contrib": {"core", "wire", "errors", "pool", "contrib", ""},
+    "": {"core", "errors", "pool"},
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in SOURCE.rglob("*.py"):
+        parts = ["wspool", *path.relative_to(SOURCE).with_suffix("").parts]
+        if parts[-1] == "__init__":
+            parts.pop()
+        found[".".join(parts)] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that *path* imports anywhere, lazily or for type checkers only, by dotted name."""
+    names = set()
+    known = modules()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            module = node.module or ""
+            for alias in node.names:
+                full = f"{module}.{alias.name}"
+                names.add(full if full in known else module)
+    return names
+
+
+def part(name: str) -> str:
+    """The part of wspool that a module belongs to; empty for the package itself."""
+    pieces = name.split(".")
+    return pieces[1] if len(pieces) > 1 else ""
+
+
+def test_imports_only_point_down() -> None:
+    """No floor knows one above it, and `server`, `rollout`, `cli`, `contrib` are known to none."""
+    wrong = [
+        f"{name} imports {target}"
+        for name, path in modules().items()
+        for target in imports(path)
+        if target.split(".")[0] == "wspool" and part(target) not in MAY_IMPORT[part(name)]
+    ]
+
+    assert [] == wrong
+
+
+def test_the_core_is_pure() -> None:
+    """The core runs without an event loop, a clock, a socket or a log."""
+    wrong = [
+        f"{name} imports {target}"
+        for name, path in modules().items()
+        if part(name) == "core"
+        for target in imports(path)
+        if target.split(".")[0] in IMPURE
+    ]
+
+    assert [] == wrong
+
+
+def test_there_is_no_import_cycle() -> None:
+    """Not even a lazy one, nor one for type checkers only."""
+    graph = {name: imports(path) & set(modules()) for name, path in modules().items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"cycle: {' -> '.join((*trail, name))}"
+        if name not in done:
+            for target in sorted(graph[name] - {name}):
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+def test_importing_wspool_loads_no_extra() -> None:
+    """Only the three dependencies are loaded, and nothing of the server or the command line."""
+    code = "import sys, wspool; print(*sorted(sys.modules))"
+    loaded = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+
+    unwanted = {"typer", "rich", "httpx", "openai", "websockets", "orjson"}
+    assert set() == {name.split(".")[0] for name in loaded} & unwanted
+    assert not any(name.startswith(("wspool.server", "wspool.rollout", "wspool.cli")) for name in loaded)

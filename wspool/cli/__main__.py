@@ -1,0 +1,6 @@
+"""`python -m wspool.cli` is `wspool`."""
+
+from wspool.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""How far the run is: a live line on a terminal, a plain line now and then anywhere else.
+
+Progress goes to standard error, so that standard output holds the summary alone. Rich is imported only when
+a terminal is there to draw on."""
+
+from collections.abc import Callable
+from typing import Final, TextIO
+
+import attrs
+import trio
+
+from wspool.core.statistics import PoolStatistics
+
+__all__ = ["Progress", "show_progress"]
+
+#: Seconds between two plain lines.
+PLAIN_INTERVAL: Final = 5.0
+#: Seconds between two drawings on a terminal.
+LIVE_INTERVAL: Final = 0.25
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """A run at one moment. Counts are tasks; `turns` and `seconds` count from the start of the run."""
+
+    total: int
+    finished: int
+    failed: int
+    in_flight: int
+    turns: int
+    seconds: float
+    draining: bool
+    pool: PoolStatistics
+
+    def __str__(self) -> str:
+        left = self.total - self.finished
+        eta = f"{self.seconds / self.finished * left:.0f} s" if self.finished else "?"
+        rate = self.turns / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.finished}/{self.total} done, {self.failed} failed, {self.in_flight} in flight, "
+            f"{rate:.0f} turns/s, pool {self.pool.idle} idle {self.pool.leased} leased "
+            f"{self.pool.dialing} dialing {self.pool.waiting} waiting, "
+            + ("finishing what runs (Ctrl-C again to stop now)" if self.draining else f"{eta} left")
+        )
+
+
+async def show_progress(look: Callable[[], Progress], file: TextIO) -> None:
+    """Show what *look* says, until cancelled.
+
+    A checkpoint between two looks.
+    """
+    if not file.isatty():
+        while True:
+            await trio.sleep(PLAIN_INTERVAL)
+            print(look(), file=file, flush=True)
+    from rich.console import Console
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    # Drawn by this task and not by Rich's own thread: a pool may not be looked at from another thread.
+    with Live(console=Console(file=file), auto_refresh=False, transient=True) as live:
+        while True:
+            now = look()
+            drawing = Table.grid()
+            drawing.add_row(ProgressBar(total=now.total, completed=now.finished, width=60))
+            drawing.add_row(str(now))
+            live.update(drawing, refresh=True)
+            await trio.sleep(LIVE_INTERVAL)

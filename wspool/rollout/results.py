@@ -1,0 +1,197 @@
+"""The result file: one JSON line per task, appended as it finishes, and never lost again.
+
+1. A line is written whole and at once, so that a killed run leaves at most a torn last line, and that task
+   is owed again.
+2. The file holds every id at most once. What must go (a torn line, an error that is to be tried again) goes
+   when the run starts, by writing a new file beside the old one and replacing it: at every moment one
+   complete file is there.
+3. A directory belongs to one run at a time; the lock is gone when its process is, however it ends.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Callable, Collection, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+from wspool.rollout.tasks import Outcome
+
+__all__ = ["RESULTS", "ResultFile", "ResultsError", "open_results"]
+
+#: Name of the file in its directory.
+RESULTS: Final = "results.jsonl"
+
+
+class ResultsError(Exception):
+    """The result file cannot be used; the message says why and what to do."""
+
+
+class ResultFile:
+    """The results of one directory. Made by `open_results`.
+
+    Attributes:
+      path: the file.
+      earlier: how the tasks ended whose results were there already, by id.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.earlier: dict[str, Outcome] = {}
+        self._file: BinaryIO | None = None
+
+    def start_over(self) -> None:
+        """Put what is there aside, as `results.jsonl.old`."""
+        if self.earlier:
+            os.replace(self.path, self.path.with_name(f"{RESULTS}.old"))
+            self.earlier.clear()
+
+    def drop(self, ids: Collection[str]) -> None:
+        """Take the results of these tasks out of the file."""
+        if any(id in self.earlier for id in ids):
+            self._rewrite(lambda line: _id(line) not in ids)
+            for id in ids:
+                self.earlier.pop(id, None)
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add a result. It is in the hands of the system when this returns.
+
+        Raises:
+          OSError: it could not be written; the file is as it was before.
+        """
+        if self._file is None:
+            self._file = self.path.open("ab", buffering=0)
+        data = json.dumps(line).encode() + b"\n"
+        before = self._file.seek(0, os.SEEK_END)
+        try:
+            written = self._file.write(data)
+            if written != len(data):
+                raise OSError(
+                    f"only {written} of {len(data)} bytes of a result could be written to {self.path}"
+                )
+        except OSError:
+            self._file.truncate(before)
+            raise
+
+    def close(self) -> None:
+        """Bring everything to the disk."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    def _load(self) -> None:
+        """Read what is there, and mend it.
+
+        Raises:
+          ResultsError: there is something that no run can have left behind.
+        """
+        if not self.path.exists():
+            return
+        clean = True
+        with self.path.open("rb") as lines:
+            for number, raw in enumerate(lines, 1):
+                if not raw.strip():
+                    clean = False
+                    continue
+                line = _parse(raw)
+                if line is None:
+                    if raw.endswith(b"\n"):
+                        raise ResultsError(
+                            f"{self.path}:{number}: not a result; move the file away or use another --out"
+                        )
+                    clean = False  # torn: the run was killed while it wrote
+                    continue
+                clean = clean and raw.endswith(b"\n") and _id(line) not in self.earlier
+                self.earlier.setdefault(_id(line), _outcome(line))
+        if not clean:
+            seen: set[str] = set()
+
+            def is_first(line: Mapping[str, Any]) -> bool:
+                first = _id(line) not in seen
+                seen.add(_id(line))
+                return first
+
+            self._rewrite(is_first)
+
+    def _rewrite(self, keep: Callable[[Mapping[str, Any]], bool]) -> None:
+        fresh = self.path.with_name(f"{RESULTS}.new")
+        with self.path.open("rb") as old, fresh.open("wb") as new:
+            for raw in old:
+                line = _parse(raw)
+                if line is not None and keep(line):
+                    new.write(raw.rstrip(b"\r\n") + b"\n")
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(fresh, self.path)
+
+
+@contextmanager
+def open_results(directory: Path) -> Generator[ResultFile, None, None]:
+    """Take *directory* (made if it is not there), read what it holds, and close it in the end.
+
+    Raises:
+      ResultsError: another run is using it, it cannot be written, or it holds something else.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as problem:
+        raise ResultsError(
+            f"cannot write results to {directory}: {problem.strerror}; use another --out"
+        ) from problem
+    with _locked(directory):
+        results = ResultFile(directory / RESULTS)
+        results._load()  # pyright: ignore[reportPrivateUsage]  # only here: a file is read under its lock
+        try:
+            yield results
+        finally:
+            results.close()
+
+
+@contextmanager
+def _locked(directory: Path) -> Generator[None, None, None]:
+    try:
+        import fcntl
+    except ImportError:  # pragma: no cover  # Windows: two runs in one directory are not noticed
+        yield
+        return
+    # The directory itself is locked: no file to be left behind, and it cannot be replaced as the results are.
+    lock = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as problem:
+            raise ResultsError(
+                f"another run is writing its results to {directory}; wait for it or use another --out"
+            ) from problem
+        yield
+    finally:
+        os.close(lock)
+
+
+def _parse(raw: bytes) -> Mapping[str, Any] | None:
+    try:
+        line: object = json.loads(raw)
+    except ValueError:
+        return None
+    if not isinstance(line, dict):
+        return None
+    fields = cast("dict[str, Any]", line)
+    is_result = isinstance(fields.get("custom_id"), str) or (
+        isinstance(fields.get("id"), str) and fields.get("outcome") in ("right", "wrong", "done", "failed")
+    )
+    return fields if is_result else None
+
+
+def _id(line: Mapping[str, Any]) -> str:
+    # The `id` of a Batch line is the line's own.
+    return cast("str", line.get("custom_id", line.get("id")))
+
+
+def _outcome(line: Mapping[str, Any]) -> Outcome:
+    if "custom_id" in line:
+        return "failed" if line.get("error") else "done"
+    return cast("Outcome", line.get("outcome"))

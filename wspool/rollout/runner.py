@@ -1,0 +1,275 @@
+"""The runner: many tasks, one pool, and no task's trouble is another's.
+
+1. A task is one conversation. It waits in the pool's line at its first turn, so more tasks may run than
+   there are connections; `concurrency` only bounds how many are started.
+2. Whatever a task raises is its result. Two things end the run instead: an endpoint that cannot be reached,
+   because every other task would only find out the same, and results that cannot be written.
+3. What did not end is owed: it has no result, and the next run does it.
+4. The first Ctrl-C starts no other task, puts those back that have sent nothing yet, and lets the others
+   finish. The second cancels them.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import trio
+
+import wspool
+from wspool.errors import DialFailedError
+from wspool.rollout.progress import Progress, show_progress
+from wspool.rollout.summary import Meter, Summary
+from wspool.rollout.tasks import Failure, Outcome, Result, Task
+from wspool.rollout.tools import TOOL_SCHEMAS, Tools
+
+__all__ = ["Agent", "run_batch"]
+
+#: Holds one conversation about one task (the line of the task file), and returns the answer: a response, or
+#: any JSON.
+Agent = Callable[["wspool.Conversation", dict[str, Any]], Awaitable[object]]
+
+#: Request fields, as the Responses API knows them. With an agent, other fields of a task are the agent's
+#: own business.
+_BODY_FIELDS: Final = frozenset(
+    (
+        "context_management",
+        "include",
+        "instructions",
+        "max_output_tokens",
+        "max_tool_calls",
+        "metadata",
+        "model",
+        "parallel_tool_calls",
+        "prompt",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "reasoning",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "temperature",
+        "text",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+        "truncation",
+        "user",
+    )
+)
+
+
+async def run_batch(
+    pool: "wspool.Pool",
+    tasks: Sequence[Task],
+    agent: Agent | None = None,
+    *,
+    meter: Meter,
+    sink: Callable[[Mapping[str, Any]], None],
+    concurrency: int = 128,
+    defaults: Mapping[str, Any] | None = None,
+    total: int | None = None,
+    quiet: bool = False,
+) -> Summary:
+    """Hold a conversation for every task.
+
+    Args:
+      pool: opened with *meter* as its instrument.
+      tasks: what is to be done.
+      agent: holds the conversations; the tool loop with the bundled tools if not given.
+      meter: counts turns.
+      sink: takes the result line of each task as it ends.
+      concurrency: tasks running at once, those waiting for a connection included.
+      defaults: request fields for tasks that lack them.
+      total: tasks of the whole batch, those with earlier results included.
+      quiet: no progress.
+
+    Returns:
+      the numbers, with `problem` set if the run ended before its tasks did.
+
+    Cancellation: running tasks are cancelled and have no result.
+    """
+    run = _Run(pool, tasks, agent, meter, sink, defaults or {})
+    async with trio.open_nursery() as watchers:
+        await watchers.start(run.watch_signals)
+        if not quiet:
+            watchers.start_soon(show_progress, run.progress, sys.stderr)
+        try:
+            await run.all(concurrency)
+        finally:
+            watchers.cancel_scope.cancel()
+    return run.summary(len(tasks) if total is None else total)
+
+
+class _Run:
+    """One run's state. Invariant: every started task is in flight, or counted in `_outcomes`, or owed."""
+
+    def __init__(
+        self,
+        pool: "wspool.Pool",
+        tasks: Sequence[Task],
+        agent: Agent | None,
+        meter: Meter,
+        sink: Callable[[Mapping[str, Any]], None],
+        defaults: Mapping[str, Any],
+    ) -> None:
+        self._pool = pool
+        self._tasks = tasks
+        self._agent = agent
+        self._meter = meter
+        self._sink = sink
+        self._defaults = defaults
+        self._tools = Tools().callables()
+        self._started_at = trio.current_time()
+        self._in_flight = 0
+        self._peak = 0
+        self._outcomes: dict[Outcome, int] = {"right": 0, "wrong": 0, "done": 0, "failed": 0}
+        self._draining = False
+        self._scope = trio.CancelScope()
+        self._conversations: dict[wspool.Conversation, trio.CancelScope] = {}
+        self._problem: str | None = None
+
+    async def watch_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.open_signal_receiver(signal.SIGINT) as signals:
+            task_status.started()
+            async for _ in signals:
+                if self._draining:
+                    self._scope.cancel()
+                self._draining = True
+                for conversation, scope in self._conversations.items():
+                    statistics = conversation.statistics()
+                    if not statistics.full_turns + statistics.delta_turns:
+                        scope.cancel()  # it is still in line, and nothing was sent
+
+    async def all(self, concurrency: int) -> None:
+        limiter = trio.CapacityLimiter(concurrency)
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                for task in self._tasks:
+                    await limiter.acquire_on_behalf_of(task.id)
+                    if self._draining:
+                        break
+                    nursery.start_soon(self._one, task, limiter)
+
+    async def _one(self, task: Task, limiter: trio.CapacityLimiter) -> None:
+        self._in_flight += 1
+        try:
+            result = await self._hold(task)
+            if result is not None:
+                self._sink(result.as_line())
+                self._outcomes[result.outcome] += 1
+        except OSError as error:
+            self._stop(f"a result could not be written: {error}")
+        finally:
+            self._in_flight -= 1
+            self._peak = max(self._peak, self._pool.statistics().size)
+            limiter.release_on_behalf_of(task.id)
+
+    async def _hold(self, task: Task) -> Result | None:
+        """Hold the conversation of *task*; None if it is owed after all."""
+        began = trio.current_time()
+        conversation: wspool.Conversation | None = None
+        answer: Any = None
+        response: Mapping[str, Any] | None = None
+        failure: Failure | None = None
+        returned: object = None
+        scope = trio.CancelScope()
+        try:
+            with scope:
+                async with self._pool.conversation(**self._fields(task)) as conversation:
+                    self._conversations[conversation] = scope
+                    if self._agent is None:
+                        returned = await conversation.run(task.body["input"], tools=self._tools)
+                    else:
+                        returned = await self._agent(conversation, dict(task.source))
+            if scope.cancel_called:
+                return None
+            answer, response = _answer(returned)
+        except DialFailedError as error:
+            self._stop(str(error))
+            return None
+        except (Exception, SystemExit) as error:
+            if scope.cancel_called:
+                return None
+            failure = Failure.of(error)
+        except BaseExceptionGroup as group:
+            # An agent's own nursery, cancelled while something in it failed: only the cancellation counts,
+            # because a task that was cancelled has no result.
+            cancelled, _ = group.split(trio.Cancelled)
+            if cancelled is None:
+                raise
+            raise cancelled from None
+        finally:
+            if conversation is not None:
+                del self._conversations[conversation]
+                self._meter.conversation_ended(conversation.statistics())
+        return Result(
+            task=task,
+            outcome=_outcome(task, answer, failure),
+            answer=answer,
+            response=response,
+            failure=failure,
+            items=conversation.items if conversation is not None else (),
+            statistics=conversation.statistics() if conversation is not None else None,
+            seconds=trio.current_time() - began,
+        )
+
+    def _stop(self, problem: str) -> None:
+        self._problem = self._problem or problem
+        self._scope.cancel()
+
+    def _fields(self, task: Task) -> dict[str, Any]:
+        fields = {**self._defaults, **task.body}
+        del fields["input"]
+        if self._agent is None:
+            fields.setdefault("tools", TOOL_SCHEMAS)
+        else:
+            fields = {name: value for name, value in fields.items() if name in _BODY_FIELDS}
+        return fields
+
+    def progress(self) -> Progress:
+        return Progress(
+            total=len(self._tasks),
+            finished=sum(self._outcomes.values()),
+            failed=self._outcomes["failed"] + self._outcomes["wrong"],
+            in_flight=self._in_flight,
+            turns=self._meter.turns,
+            seconds=trio.current_time() - self._started_at,
+            draining=self._draining,
+            pool=self._pool.statistics(),
+        )
+
+    def summary(self, total: int) -> Summary:
+        return Summary.of(
+            self._meter,
+            self._pool.statistics(),
+            tasks=total,
+            **self._outcomes,
+            owed=len(self._tasks) - sum(self._outcomes.values()),
+            skipped=total - len(self._tasks),
+            peak_connections=self._peak,
+            seconds=trio.current_time() - self._started_at,
+            interrupted=self._draining,
+            problem=self._problem,
+        )
+
+
+def _answer(returned: object) -> tuple[Any, Mapping[str, Any] | None]:
+    """What an agent returned, as JSON, and the response if it was one."""
+    if isinstance(returned, wspool.Response):
+        return returned.output_text, returned.data
+    try:
+        json.dumps(returned)
+    except (TypeError, ValueError) as problem:
+        raise TypeError(f"the agent must return a response or JSON, not {returned!r:.100}") from problem
+    return returned, None
+
+
+def _outcome(task: Task, answer: object, failure: Failure | None) -> Outcome:
+    if failure is not None:
+        return "failed"
+    if task.expected is None:
+        return "done"
+    return "right" if isinstance(answer, str) and answer.strip() == task.expected else "wrong"

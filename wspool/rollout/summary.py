@@ -1,0 +1,174 @@
+"""What a run came to: counted while it runs, told once at the end.
+
+Every number is counted once, where it is known best: outcomes by the runner, requests and bytes by the
+conversations, times by the pool's instrument, connections by the pool."""
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+import attrs
+
+import wspool
+from wspool.core.statistics import ConversationStatistics, PoolStatistics, TurnRecord
+
+__all__ = ["Meter", "Summary", "percentile"]
+
+
+def percentile(values: Sequence[float], percent: float) -> float | None:
+    """The smallest of *values* that at least *percent* of them do not exceed; None if there are none."""
+    if not values:
+        return None
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
+
+
+class Meter(wspool.Instrument):
+    """Sees every turn of the pool as it ends, and every conversation as it is given up.
+
+    Attributes:
+      turns: turns that ended, however they ended.
+      durations: seconds from request to end, of turns that came to an end.
+      waits: seconds in line for a connection, whenever a conversation had to get one.
+    """
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self.durations: list[float] = []
+        self.waits: list[float] = []
+        self.tool_calls = 0
+        self.delta_turns = 0
+        self.full_turns = 0
+        self.bytes_sent = 0
+        self.bytes_saved = 0
+        self.moves = 0
+
+    def turn_ended(self, record: TurnRecord) -> None:
+        """Count a turn."""
+        self.turns += 1
+        if record.status in ("completed", "incomplete", "failed"):
+            self.durations.append(record.duration)
+        # A delta goes to the connection that the conversation has: no wait of zero seconds, but none.
+        if record.full:
+            self.waits.append(record.waited)
+
+    def conversation_ended(self, statistics: ConversationStatistics) -> None:
+        """Count what a conversation sent; the runner tells."""
+        self.tool_calls += statistics.tool_calls
+        self.delta_turns += statistics.delta_turns
+        self.full_turns += statistics.full_turns
+        self.bytes_sent += statistics.bytes_sent
+        self.bytes_saved += statistics.bytes_saved
+        self.moves += statistics.moves
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
+
+
+@attrs.frozen(kw_only=True)
+class Summary:
+    """A run in numbers. Times are seconds; what this run did not touch is only in `skipped`.
+
+    Attributes:
+      tasks: tasks of the batch, those with earlier results included.
+      right: answers that are the known one.
+      wrong: answers that are not.
+      done: tasks that ended and whose answer nobody checked.
+      failed: tasks that ended with an error.
+      owed: tasks that have not ended, because the run was interrupted or the endpoint could not be reached.
+      skipped: tasks that had a result before this run.
+      turns: turns that ended, however they ended.
+      delta_turns: requests that carried only what was new.
+      full_turns: requests that carried the whole history.
+      bytes_saved: bytes of history that the delta requests did not have to carry.
+      dialed: connections dialed.
+      max_connections: the most connections that the pool may have.
+      peak_connections: the most that it had.
+      moves: times a conversation went on on another connection.
+      interrupted: somebody pressed Ctrl-C.
+      problem: why the run ended before its tasks did, or None.
+    """
+
+    tasks: int
+    right: int = 0
+    wrong: int = 0
+    done: int = 0
+    failed: int = 0
+    owed: int = 0
+    skipped: int = 0
+    turns: int = 0
+    tool_calls: int = 0
+    delta_turns: int = 0
+    full_turns: int = 0
+    bytes_sent: int = 0
+    bytes_saved: int = 0
+    dialed: int = 0
+    max_connections: int
+    peak_connections: int = 0
+    moves: int = 0
+    wait_p50: float | None = None
+    wait_p95: float | None = None
+    turn_p50: float | None = None
+    turn_p95: float | None = None
+    seconds: float = 0.0
+    interrupted: bool = False
+    problem: str | None = None
+
+    @classmethod
+    def of(cls, meter: Meter, pool: PoolStatistics, **fields: Any) -> "Summary":
+        """Put together what *meter* and *pool* counted, and what the runner knows."""
+        return cls(
+            turns=meter.turns,
+            tool_calls=meter.tool_calls,
+            delta_turns=meter.delta_turns,
+            full_turns=meter.full_turns,
+            bytes_sent=meter.bytes_sent,
+            bytes_saved=meter.bytes_saved,
+            moves=meter.moves,
+            dialed=pool.dialed,
+            max_connections=pool.max_size,
+            wait_p50=percentile(meter.waits, 50),
+            wait_p95=percentile(meter.waits, 95),
+            turn_p50=percentile(meter.durations, 50),
+            turn_p95=percentile(meter.durations, 95),
+            **fields,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat JSON object."""
+        return attrs.asdict(self)
+
+    def print(self, file: TextIO | None = None) -> None:
+        """Print a table to *file* (standard output)."""
+        from rich.console import Console
+        from rich.table import Table
+
+        outcomes = [
+            (self.right, "right"),
+            (self.wrong, "wrong"),
+            (self.done, "done"),
+            (self.failed, "failed"),
+        ]
+        outcomes += [(self.owed, "owed"), (self.skipped, "done before")]
+        rows = [
+            ("tasks", f"{self.tasks}: " + ", ".join(f"{count} {name}" for count, name in outcomes if count)),
+            ("turns", f"{self.turns}, with {self.tool_calls} tool calls"),
+            (
+                "requests",
+                f"{self.delta_turns} with only the news, {self.full_turns} with the whole history",
+            ),
+            ("bytes", f"{self.bytes_sent:,} sent, {self.bytes_saved:,} saved"),
+            (
+                "connections",
+                f"{self.dialed} dialed, {self.peak_connections} at once (limit {self.max_connections}), "
+                f"{self.moves} moves of conversations",
+            ),
+            ("wait for one", f"p50 {_ms(self.wait_p50)}, p95 {_ms(self.wait_p95)}"),
+            ("turn", f"p50 {_ms(self.turn_p50)}, p95 {_ms(self.turn_p95)}"),
+            ("time", f"{self.seconds:.1f} s"),
+        ]
+        table = Table.grid(padding=(0, 2))
+        for name, value in rows:
+            table.add_row(name, value)
+        Console(file=file or sys.stdout, soft_wrap=True, highlight=False).print(table)

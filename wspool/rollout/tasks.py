@@ -1,0 +1,130 @@
+"""What a task is, and what its result is.
+
+Tasks come from a file (`batch.py`) or are bundled (`bundled.py`); from then on nobody asks where they came
+from, except that a task which came as an OpenAI Batch line has a Batch-shaped result line."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+
+from wspool.core.statistics import ConversationStatistics
+from wspool.errors import ResponseFailedError, WsPoolError
+
+__all__ = ["Failure", "Outcome", "Result", "Task"]
+
+#: How a task ended: `right` or `wrong` where the answer is known, else `done`; or `failed`.
+Outcome = Literal["right", "wrong", "done", "failed"]
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """One conversation to be held.
+
+    Attributes:
+      id: unique in its batch; results are found again by it.
+      body: fields of the request, as in the Responses API; `input` is among them.
+      source: the line of the file as it was, for agents that want more than the body.
+      batch: whether it was an OpenAI Batch line.
+      expected: the right answer, or None if nobody knows it.
+    """
+
+    id: str
+    body: Mapping[str, Any]
+    source: Mapping[str, Any]
+    batch: bool = False
+    expected: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Failure:
+    """Why a task failed.
+
+    Attributes:
+      type: name of the error's class.
+      message: its message.
+      delivery: what is known about the request; None if the error is not about one.
+      code: the server's error code, if it gave one.
+      status: the server's HTTP-like status, if it gave one.
+    """
+
+    type: str
+    message: str
+    delivery: str | None = None
+    code: str | None = None
+    status: int | None = None
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        """What *error* says; a group of one is that one."""
+        inside: Sequence[BaseException] = getattr(error, "exceptions", ())
+        if len(inside) == 1:
+            return cls.of(inside[0])
+        refused = error if isinstance(error, ResponseFailedError) else None
+        return cls(
+            type=type(error).__name__,
+            message=str(error),
+            delivery=error.delivery if isinstance(error, WsPoolError) else None,
+            code=refused.code if refused else None,
+            status=refused.status if refused else None,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """How a task ended.
+
+    Attributes:
+      answer: what the agent returned, as JSON; the text of a response.
+      response: the response that the agent returned, if it was one, as the server sent it.
+      failure: why there is no answer, or None.
+      items: the whole conversation.
+      statistics: of the conversation, None if there never was one.
+      seconds: from the start of the task, time in line included.
+    """
+
+    task: Task
+    outcome: Outcome
+    answer: Any
+    response: Mapping[str, Any] | None
+    failure: Failure | None
+    items: Sequence[Mapping[str, Any]]
+    statistics: ConversationStatistics | None
+    seconds: float
+
+    def as_line(self) -> dict[str, Any]:
+        """The result as one JSON object, in the shape that the task came in."""
+        return self._batch_line() if self.task.batch else self._plain_line()
+
+    def _plain_line(self) -> dict[str, Any]:
+        line: dict[str, Any] = {"id": self.task.id, "outcome": self.outcome, "answer": self.answer}
+        if self.task.expected is not None:
+            line["expected"] = self.task.expected
+        return line | {
+            "error": attrs.asdict(self.failure) if self.failure else None,
+            "response_id": self.response.get("id") if self.response else None,
+            "status": self.response.get("status") if self.response else None,
+            "usage": self.response.get("usage") if self.response else None,
+            "turns": self.statistics.turns if self.statistics else 0,
+            "tool_calls": self.statistics.tool_calls if self.statistics else 0,
+            "moves": self.statistics.moves if self.statistics else 0,
+            "seconds": round(self.seconds, 4),
+            "items": list(self.items),
+        }
+
+    def _batch_line(self) -> dict[str, Any]:
+        response: dict[str, Any] | None = None
+        error: dict[str, Any] | None = None
+        if self.failure is None:
+            body = self.response if self.response is not None else {"answer": self.answer}
+            response = {"status_code": 200, "request_id": body.get("id"), "body": body}
+        else:
+            error = {"code": self.failure.code or self.failure.type, "message": self.failure.message}
+            if self.failure.status is not None:
+                response = {"status_code": self.failure.status, "request_id": None, "body": {"error": error}}
+        return {
+            "id": f"batch_req_{self.task.id}",
+            "custom_id": self.task.id,
+            "response": response,
+            "error": error,
+        }
