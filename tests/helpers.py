@@ -15,7 +15,7 @@ from typing import Any, Final
 import trio
 import trio.testing
 
-from wspool import Event, PoolPolicy, PoolStatistics, TurnRecord, open_pool
+from wspool import Event, Pool, PoolPolicy, PoolStatistics, TurnRecord, open_pool
 from wspool.pool.instrument import Instrument
 from wspool.pool.open import _PoolManager
 from wspool.server import Entry, Model, Server, open_server
@@ -348,10 +348,22 @@ def policy(**changes: Any) -> PoolPolicy:
     return PoolPolicy(**{"min_idle": 0, "ping_interval": None, **changes})
 
 
-def fake_pool(connector: FakeConnector, *, limits: PoolPolicy | None = None, **options: Any) -> _PoolManager:
-    """A pool whose wires are fake."""
+def fake_manager(
+    connector: FakeConnector, *, limits: PoolPolicy | None = None, **options: Any
+) -> _PoolManager:
+    """What `open_pool` returns for a pool whose wires are fake."""
     options.setdefault("api_key", CANARY)
     return open_pool(URL, wire=connector, policy=limits if limits is not None else policy(), **options)
+
+
+@asynccontextmanager
+async def fake_pool(
+    connector: FakeConnector, *, limits: PoolPolicy | None = None, **options: Any
+) -> AsyncGenerator[Pool, None]:
+    """A pool whose wires are fake; its block fails instead of hanging."""
+    with trio.fail_after(PATIENCE):
+        async with fake_manager(connector, limits=limits, **options) as pool:
+            yield pool
 
 
 class Recorder(Instrument):
