@@ -35,7 +35,7 @@ def test_the_first_program_is_short() -> None:
 
 def test_every_setting_is_in_the_readme() -> None:
     """The table of limits names every field of the policy."""
-    for field in wspool.PoolPolicy.__attrs_attrs__:  # type: ignore[attr-defined] # an attrs class
+    for field in wspool.PoolPolicy.__attrs_attrs__:
         assert f"`{field.name}`" in README
 
 

@@ -29,5 +29,8 @@ def test_every_rule_fires_and_every_row_is_visited() -> None:
     )
 
     assert RULES == fired
-    rows = {(state, what) for state, row in [*CONNECTION_TABLE.items(), *LANE_TABLE.items()] for what in row}
+    rows: set[tuple[object, object]] = {
+        (state, what) for state, row in CONNECTION_TABLE.items() for what in row
+    }
+    rows |= {(state, what) for state, row in LANE_TABLE.items() for what in row}
     assert rows == visited
