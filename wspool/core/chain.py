@@ -12,7 +12,7 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import attrs
@@ -36,14 +36,14 @@ def as_items(given: str | Sequence[Mapping[str, Any]]) -> list[Item]:
     """
     if isinstance(given, str):
         return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]}]
-    copies: list[Item] = []
-    foreign: Iterable[object] = given
-    for item in foreign:
-        # A caller without a type checker gets the same answer as one with.
-        if not isinstance(item, Mapping):
-            raise TypeError(f"input must be a str or a list of item dicts; it holds {item!r:.60}")
-        copies.append(dict(cast("Mapping[str, Any]", item)))
-    return copies
+    return [_as_item(item) for item in given]
+
+
+def _as_item(item: object) -> Item:
+    # A caller without a type checker gets the same answer as one with.
+    if not isinstance(item, Mapping):
+        raise TypeError(f"input must be a str or a list of item dicts; it holds {item!r:.60}")
+    return dict(cast("Mapping[str, Any]", item))
 
 
 @attrs.frozen
