@@ -19,18 +19,18 @@ RULES = {
 }
 
 
+ROWS: set[tuple[object, object]] = {(state, what) for state, row in CONNECTION_TABLE.items() for what in row}
+ROWS |= {(state, what) for state, row in LANE_TABLE.items() for what in row}
+
+
 def test_every_rule_fires_and_every_row_is_visited() -> None:
     """A specification that never reaches a state says nothing about it."""
     visited.clear()
     fired.clear()
-
-    run_state_machine_as_test(
-        PoolMachine, settings=settings(max_examples=400, derandomize=True, database=None)
-    )
+    for _ in range(20):  # the rarest row comes up about once in a few hundred runs
+        run_state_machine_as_test(PoolMachine, settings=settings(max_examples=200, database=None))
+        if visited == ROWS and fired == RULES:
+            break
 
     assert RULES == fired
-    rows: set[tuple[object, object]] = {
-        (state, what) for state, row in CONNECTION_TABLE.items() for what in row
-    }
-    rows |= {(state, what) for state, row in LANE_TABLE.items() for what in row}
-    assert rows == visited
+    assert ROWS == visited
