@@ -322,11 +322,16 @@ class FakeConnector:
         if failure is not None:
             raise failure
         wire = FakeWire(endpoint.close_timeout)
-        wire.on_request = self.on_request
+        wire.on_request = self._answer
         self.wires.append(wire)
         if self.prepare is not None:
             self.prepare(wire)
         return wire
+
+    def _answer(self, wire: FakeWire, request: dict[str, Any]) -> None:
+        # Looked up now, so that a test can change its mind under a live connection.
+        if self.on_request is not None:
+            self.on_request(wire, request)
 
 
 def refused(status: int, headers: Sequence[tuple[str, str]] = (), body: bytes = b"") -> ConnectError:

@@ -14,13 +14,14 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Final, Literal
 
+import attrs
 import trio
 
 from wspool.core.policy import OPENAI, PoolPolicy, Provider
 from wspool.pool.credentials import ApiKey, secret_source
 from wspool.pool.instrument import Instrument
 from wspool.pool.pool import Pool, Setup
-from wspool.wire.dial import parse_url
+from wspool.wire.dial import environment_proxy, parse_proxy, parse_url
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.wire import Connector
 

@@ -87,7 +87,8 @@ async def _call(call: Item, tools: Mapping[str, Tool]) -> str:
     if inspect.iscoroutinefunction(tool) or inspect.iscoroutinefunction(type(tool).__call__):
         result: object = await tool(*args, **keywords)
     else:
-        result = await trio.to_thread.run_sync(lambda: tool(*args, **keywords))
+        # In a tuple, since trio takes a coroutine as the result of a thread for a mistake.
+        (result,) = await trio.to_thread.run_sync(lambda: (tool(*args, **keywords),))
         if inspect.isawaitable(result):  # a plain function that made a coroutine
             result = await result
     return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)

@@ -1,0 +1,296 @@
+"""open_pool: what it accepts, and what comes out of its block."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Sequence
+
+import pytest
+import trio
+import trio.testing
+
+import wspool
+from tests.helpers import (
+    CANARY,
+    URL,
+    FakeConnector,
+    assert_empty,
+    created,
+    echo,
+    fake_manager,
+    fake_pool,
+    policy,
+)
+from wspool.core.commands import Command
+from wspool.core.pool import PoolCore
+from wspool.pool.open import _PoolManager
+from wspool.wire.trio_websocket import TrioWebSocketConnector
+
+
+class Unused:
+    """A connector that nobody asks for anything."""
+
+    async def connect(self, nursery, endpoint, headers):
+        raise AssertionError("nobody should dial")
+
+
+def opened(url: str = URL, **options: object) -> _PoolManager:
+    """What `open_pool` makes of these arguments."""
+    options.setdefault("wire", Unused())
+    return wspool.open_pool(url, **options)  # type: ignore[arg-type] # also wrong ones
+
+
+# -- arguments ------------------------------------------------------------------------------------
+
+
+def test_the_default_is_the_documented_endpoint(monkeypatch) -> None:
+    """Without arguments: OpenAI, with the key from its usual variable."""
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    setup = wspool.open_pool()._setup
+
+    assert ("api.openai.com", 443, "/v1/responses") == (
+        setup.endpoint.host,
+        setup.endpoint.port,
+        setup.endpoint.resource,
+    )
+    assert (wspool.OPENAI, wspool.PoolPolicy()) == (setup.provider, setup.policy)
+    assert isinstance(setup.connector, TrioWebSocketConnector)
+    assert setup.endpoint.ssl_context is not None
+
+
+def test_a_key_is_needed_for_another_machine(monkeypatch) -> None:
+    """An endpoint elsewhere without a key is a mistake; one on this machine needs none."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="no API key: set OPENAI_API_KEY"):
+        opened("wss://example.com/v1/responses")
+    for host in ("localhost", "127.0.0.1", "[::1]"):
+        opened(f"ws://{host}:1/v1/responses")
+
+
+def test_an_empty_variable_is_no_key(monkeypatch) -> None:
+    """An empty environment variable is told, not sent."""
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    with pytest.raises(ValueError, match="visible ASCII"):
+        opened()
+
+
+async def test_an_endpoint_on_this_machine_gets_no_key_it_does_not_need(monkeypatch, autojump_clock) -> None:
+    """Without a key no Authorization header is sent."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    connector = FakeConnector(echo)
+    async with fake_pool(connector, api_key=None, headers=[("X-A", "b c")]) as pool:
+        (await pool.acquire()).release()
+
+    assert (("X-A", "b c"),) == connector.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "text"),
+    [
+        ([("X A", "b")], "'X A' is not a header name"),
+        ([("", "b")], "'' is not a header name"),
+        ([("X-A\r\nX-B", "b")], "is not a header name"),
+        ([("X-A", f"{CANARY}\r\nX-B: c")], "the value of header 'X-A' must be visible ASCII"),
+        ([("X-A", f" {CANARY}")], "the value of header 'X-A'"),
+        ([("X-A", "")], "the value of header 'X-A'"),
+        ([("X-A", "ü")], "the value of header 'X-A'"),
+        ([("authorization", CANARY)], "pass the credential as api_key="),
+    ],
+)
+def test_headers_are_checked_where_they_are_written(headers: Sequence[tuple[str, str]], text) -> None:
+    """No header can smuggle another, and no value is shown: it may be a credential."""
+    with pytest.raises(ValueError, match=text) as caught:
+        opened(headers=headers)
+
+    assert "canary" not in str(caught.value)
+
+
+def test_a_wire_is_a_name_or_a_connector() -> None:
+    """Names that exist are taken; others are refused with the list."""
+    for name in ("auto", "trio-websocket"):
+        assert isinstance(opened(wire=name)._setup.connector, TrioWebSocketConnector)
+    with pytest.raises(ValueError, match="wire='carrier-pigeon' is none of"):
+        opened(wire="carrier-pigeon")
+
+
+@pytest.mark.parametrize("url", ["http://localhost", "ws://example.com/v1", f"wss://x:{CANARY}@example.com"])
+def test_a_bad_url_is_refused_without_quoting_it(url) -> None:
+    """A URL may hold a secret, so errors do not repeat it."""
+    with pytest.raises(ValueError, match=r"URL|ws://") as caught:
+        opened(url, api_key="sk")
+
+    assert "canary" not in str(caught.value)
+
+
+def test_an_insecure_url_can_be_asked_for() -> None:
+    """`allow_insecure` sends the key in clear to another machine, and says so by its name."""
+    manager = opened("ws://example.com/x", api_key="sk", allow_insecure=True)
+
+    assert "example.com" == manager._setup.endpoint.host
+
+
+# -- the block ------------------------------------------------------------------------------------
+
+
+async def test_a_pool_is_opened_once(autojump_clock) -> None:
+    """The same block cannot be entered again."""
+    manager = fake_manager(FakeConnector(echo))
+    async with manager:
+        with pytest.raises(RuntimeError, match="opened once"):
+            await manager.__aenter__()
+
+
+async def test_a_pool_that_was_never_entered_is_not_left(autojump_clock) -> None:
+    """Leaving without entering is a bug of the caller's machinery."""
+    with pytest.raises(AssertionError, match="without being entered"):
+        await fake_manager(FakeConnector(echo)).__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    "kind", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, trio.TooSlowError]
+)
+async def test_an_exception_of_the_block_comes_out_as_it_is(kind, autojump_clock) -> None:
+    """Bare, the same object, and the pool is closed."""
+    error = kind()
+    with pytest.raises(kind) as caught:  # noqa: PT012 (the whole block raises)
+        async with fake_manager(FakeConnector(echo), limits=policy(min_idle=1)) as pool:
+            lease = await pool.acquire()
+            raise error
+
+    assert error is caught.value
+    assert not lease.alive
+    assert_empty(pool.statistics())
+
+
+async def test_a_group_of_the_block_comes_out_as_it_is(autojump_clock) -> None:
+    """A group that the body raises is not nested into another."""
+    error = ExceptionGroup("mine", [ValueError()])
+    with pytest.raises(ExceptionGroup) as caught:
+        async with fake_manager(FakeConnector(echo)):
+            raise error
+
+    assert error is caught.value
+
+
+async def test_a_cancellation_of_the_block_passes(autojump_clock) -> None:
+    """A scope around the pool sees its own cancellation, and the pool is closed."""
+    with trio.move_on_after(5) as scope:
+        async with fake_manager(FakeConnector(echo), limits=policy(min_idle=2)) as pool:
+            await trio.sleep_forever()
+
+    assert scope.cancelled_caught
+    assert_empty(pool.statistics())
+
+
+@pytest.mark.parametrize("order", ["inside", "outside"])
+async def test_a_cancellation_with_leases_held_ends(order, autojump_clock) -> None:
+    """Neither a lease held by the block nor one held by a task beside it keeps the pool from closing."""
+    with trio.move_on_after(5) as scope:
+        async with trio.open_nursery() as nursery, fake_manager(FakeConnector(echo)) as pool:
+
+            async def hold() -> None:
+                async with pool.lease():
+                    await trio.sleep_forever()
+
+            if order == "inside":
+                await pool.acquire()
+            else:
+                nursery.start_soon(hold)
+            await trio.sleep_forever()
+
+    assert scope.cancelled_caught
+    assert_empty(pool.statistics())
+
+
+async def test_a_pool_opened_in_a_cancelled_scope_does_not_hang(autojump_clock) -> None:
+    """A task that is cancelled already opens nothing."""
+    manager = fake_manager(FakeConnector(echo), limits=policy(min_idle=1))
+    hung = False
+
+    async def rescue() -> None:
+        nonlocal hung
+        await trio.sleep(1000)
+        hung = True
+        assert manager._pool is not None
+        assert manager._pool._services is not None
+        manager._pool._services.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rescue)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with manager:
+                pass
+        nursery.cancel_scope.cancel()
+
+    assert scope.cancelled_caught
+    assert not hung
+
+
+async def test_a_pool_that_cannot_start_says_why(monkeypatch, autojump_clock) -> None:
+    """What goes wrong before the block begins comes out of entering it, and nothing is left."""
+
+    def start(core: PoolCore, now: float) -> list[Command]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(PoolCore, "start", start)
+    before = trio.lowlevel.current_statistics().tasks_living
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await fake_manager(FakeConnector(echo)).__aenter__()
+
+    assert caught.group_contains(ZeroDivisionError)
+    assert before == trio.lowlevel.current_statistics().tasks_living
+
+
+async def test_bodies_unwind_while_readers_still_run(autojump_clock) -> None:
+    """A turn in a shielded clean-up still gets its answer after the pool's task was cancelled."""
+    connector = FakeConnector()
+    text: str | None = None
+    with trio.move_on_after(5):
+        async with (
+            fake_manager(connector) as pool,
+            pool.lease() as lease,
+            lease.create(model="m") as turn,
+        ):
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(10)
+                    echo(connector.wire, {})
+                    text = (await turn.result()).output_text
+
+    assert text == "ok"
+    assert [1000] == [wire.goodbye for wire in connector.wires]
+
+
+async def test_an_error_of_the_body_is_not_hidden_by_a_cancellation(autojump_clock) -> None:
+    """A body that fails while it is being cancelled tells its error."""
+    with trio.move_on_after(5), pytest.raises(ZeroDivisionError):  # noqa: PT012 (the whole block raises)
+        async with fake_manager(FakeConnector(echo), limits=policy(min_idle=1)):
+            try:
+                await trio.sleep_forever()
+            finally:
+                _ = 1 / 0
+
+
+async def test_nothing_is_left(autojump_clock) -> None:
+    """No task, no warning, no lease: after the block the pool is gone."""
+    before = trio.lowlevel.current_statistics().tasks_living
+    connector = FakeConnector(lambda wire, request: wire.push(created("r")))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with fake_manager(connector, limits=policy(min_idle=3, ping_interval=1)) as pool:
+            await pool.wait_ready()
+            lease = await pool.acquire()
+            turn = await lease.create(model="m").__aenter__()
+            await trio.sleep(10)
+        await turn.__aexit__(None, None, None)
+        del turn, lease
+        gc.collect()
+
+    assert [] == [str(warning.message) for warning in caught if warning.category is ResourceWarning]
+    assert before == trio.lowlevel.current_statistics().tasks_living
+    assert all(wire.goodbye is not None for wire in connector.wires)
+    assert_empty(pool.statistics())

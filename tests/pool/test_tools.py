@@ -1,0 +1,258 @@
+"""Tools: called all at once, answered in call order."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import Any
+
+import pytest
+import trio
+
+import wspool
+from tests.helpers import policy, serving
+from wspool.pool.tools import Tool, call_tools, tool_calls
+from wspool.server import ModelTurn, ScriptedModel, function_call, message
+
+
+def call(name: str, arguments: str | None = "{}", call_id: str = "c", **more: Any) -> dict[str, Any]:
+    """One call of a function tool."""
+    return {"type": "function_call", "name": name, "arguments": arguments, "call_id": call_id, **more}
+
+
+async def output_of(one: dict[str, Any], **tools: Tool) -> str:
+    """The output that one call gets."""
+    answers = await call_tools([one], tools, "return")
+    assert [one["call_id"]] == [answer["call_id"] for answer in answers]
+    return str(answers[0]["output"])
+
+
+def test_only_calls_for_the_client_are_calls() -> None:
+    """Messages, reasoning and calls that the server makes itself are not the client's."""
+    items = [{"type": kind} for kind in ("message", "function_call", "web_search_call", "custom_tool_call")]
+
+    assert [items[1], items[3]] == tool_calls(items)
+
+
+async def test_calls_run_at_the_same_time_and_answer_in_order(autojump_clock) -> None:
+    """The slowest call decides how long a turn takes, and the order of calls is kept."""
+    finished: list[int] = []
+
+    async def wait(seconds: int) -> str:
+        await trio.sleep(seconds)
+        finished.append(seconds)
+        return f"waited {seconds}"
+
+    begun = trio.current_time()
+    calls = [call("wait", f'{{"seconds": {seconds}}}', f"c{seconds}") for seconds in (30, 10, 20)]
+    answers = await call_tools(calls, {"wait": wait}, "return")
+
+    assert pytest.approx(30) == trio.current_time() - begun
+    assert [10, 20, 30] == finished
+    assert [
+        {"type": "function_call_output", "call_id": f"c{seconds}", "output": f"waited {seconds}"}
+        for seconds in (30, 10, 20)
+    ] == answers
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (call("gone"), "Error: LookupError: there is no tool 'gone'; there are fail, give"),
+        (call("give", "{not json"), "Error: JSONDecodeError"),
+        (call("give", "[1]"), "Error: TypeError: the arguments of 'give' are not a JSON object"),
+        (call("give", '{"wrong": 1}'), "Error: TypeError"),
+        (call("fail"), "Error: ZeroDivisionError: no"),
+        (call("give", '{"value": {"a": ["ü"]}}'), '{"a": ["ü"]}'),
+        (call("give", '{"value": "text"}'), "text"),
+        (call("give", '{"value": null}'), "null"),
+        (call("give", None), "default"),
+        (call("give", ""), "default"),
+    ],
+)
+async def test_whatever_a_call_is_it_gets_an_output(one, expected, autojump_clock) -> None:
+    """A bad call or a failing tool is told to the model; the loop goes on."""
+
+    async def give(value: Any = "default") -> Any:
+        return value
+
+    async def fail() -> None:
+        raise ZeroDivisionError("no")
+
+    assert (await output_of(one, give=give, fail=fail)).startswith(expected)
+
+
+async def test_a_result_that_is_no_json_is_an_error_output(autojump_clock) -> None:
+    """What cannot be sent is not sent."""
+
+    async def give() -> object:
+        return object()
+
+    assert (await output_of(call("give"), give=give)).startswith("Error: TypeError")
+
+
+async def test_without_tools_the_error_says_none(autojump_clock) -> None:
+    """The model learns that there is nothing to call."""
+    assert await output_of(call("x")) == "Error: LookupError: there is no tool 'x'; there are none"
+
+
+async def test_a_custom_tool_gets_its_input_as_text(autojump_clock) -> None:
+    """Free-form input is passed as it is, and answered in kind."""
+
+    async def shell(line: str) -> str:
+        return line.upper()
+
+    one = {"type": "custom_tool_call", "name": "shell", "input": "ls {", "call_id": "c"}
+    answers = await call_tools([one], {"shell": shell}, "return")
+
+    assert [{"type": "custom_tool_call_output", "call_id": "c", "output": "LS {"}] == answers
+
+
+def test_a_plain_function_runs_in_a_thread() -> None:
+    """It may block; an async callable of any other shape runs in the task."""
+    threads: list[int] = []
+
+    def plain() -> str:
+        threads.append(threading.get_ident())
+        return "plain"
+
+    async def natural(word: str) -> str:
+        threads.append(threading.get_ident())
+        return word
+
+    class Callable:
+        async def __call__(self) -> str:
+            threads.append(threading.get_ident())
+            return "object"
+
+    async def main() -> list[str]:
+        tools: dict[str, Tool] = {
+            "plain": plain,
+            "hidden": lambda: natural("hidden"),
+            "partial": functools.partial(natural, "partial"),
+            "object": Callable(),
+        }
+        return [await output_of(call(name), **tools) for name in tools]
+
+    assert ["plain", "hidden", "partial", "object"] == trio.run(main)
+    here = threading.get_ident()
+    assert [False, True, True, True] == [thread == here for thread in threads]
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_failing_tool_can_end_the_loop(others, autojump_clock) -> None:
+    """With `tool_errors="raise"` the exception comes out bare, and the other calls are cancelled."""
+    cancelled: list[str] = []
+
+    async def fail() -> None:
+        await trio.sleep(1)
+        raise ZeroDivisionError
+
+    async def wait() -> None:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            cancelled.append("wait")
+            raise
+
+    calls = [call("fail"), *[call("wait")] * others]
+    with pytest.raises(ZeroDivisionError):
+        await call_tools(calls, {"fail": fail, "wait": wait}, "raise")
+
+    assert ["wait"] * others == cancelled
+
+
+async def test_tools_that_fail_together_are_a_group(autojump_clock) -> None:
+    """Two exceptions at once are not hidden behind one."""
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await call_tools([call("fail"), call("fail")], {"fail": fail}, "raise")
+
+    assert 2 == len(caught.value.exceptions)
+
+
+# -- the loop -------------------------------------------------------------------------------------
+
+TWO_CALLS = ScriptedModel(
+    [
+        ModelTurn(output=[function_call("add", {"a": 1, "b": 2}), function_call("add", {"a": 3, "b": 4})]),
+        ModelTurn(output=[function_call("add", {"a": 3, "b": 7})]),
+        ModelTurn(output=[message("10")]),
+    ]
+)
+
+
+async def add(a: int, b: int) -> int:
+    """A tool that takes its time."""
+    await trio.sleep(10)
+    return a + b
+
+
+async def test_run_takes_turns_until_the_model_is_done(autojump_clock) -> None:
+    """Parallel calls cost the time of one; all but the first turn are deltas on one connection."""
+    async with serving(TWO_CALLS) as world, world.pool() as pool:
+        async with pool.conversation(model="m") as conversation:
+            begun = trio.current_time()
+            response = await conversation.run("sum up", tools={"add": add})
+
+            assert response.output_text == "10"
+            assert pytest.approx(20) == trio.current_time() - begun
+            outputs = [item["output"] for item in conversation.items if "output" in item]
+            assert ["3", "7", "10"] == outputs
+            statistics = conversation.statistics()
+            assert (3, 2, 1, 3) == (
+                statistics.turns,
+                statistics.delta_turns,
+                statistics.full_turns,
+                statistics.tool_calls,
+            )
+        assert {1} == {entry["connection"] for entry in world.ledger}
+
+
+async def test_run_stops_after_its_last_turn(autojump_clock) -> None:
+    """The limit is an error, and what the model said so far is in the history."""
+    async with (
+        serving(TWO_CALLS) as world,
+        world.pool() as pool,
+        pool.conversation(model="m") as conversation,
+    ):
+        with pytest.raises(wspool.MaxTurnsError, match="after 2 turns") as caught:
+            await conversation.run("sum up", tools={"add": add}, max_turns=2)
+
+        assert (2, "terminal") == (caught.value.max_turns, caught.value.delivery)
+        assert "function_call" == conversation.items[-1]["type"]
+        assert 2 == len(world.ledger)
+
+
+async def test_run_raises_what_a_tool_raises(autojump_clock) -> None:
+    """With `tool_errors="raise"` the conversation stays usable; the turn before is history."""
+
+    async def broken(**_: int) -> None:
+        raise ZeroDivisionError
+
+    async with (
+        serving(TWO_CALLS) as world,
+        world.pool(limits=policy(max_size=1)) as pool,
+        pool.conversation(model="m") as conversation,
+    ):
+        with pytest.raises((ZeroDivisionError, ExceptionGroup)):
+            await conversation.run("sum up", tools={"add": broken}, tool_errors="raise")
+
+        assert 3 == len(conversation.items)
+        assert pool.statistics().leased == 1
+
+
+async def test_an_incomplete_response_ends_the_loop(autojump_clock) -> None:
+    """Calls of a response that was cut short are not made."""
+    cut = ModelTurn(output=[function_call("add", {"a": 1, "b": 2})], status="incomplete")
+    async with (
+        serving(ScriptedModel([cut])) as world,
+        world.pool() as pool,
+        pool.conversation(model="m") as conversation,
+    ):
+        response = await conversation.run("sum up", tools={"add": add})
+
+        assert ("incomplete", 0) == (response.status, conversation.statistics().tool_calls)
