@@ -439,7 +439,7 @@ async def serving(model: Model, **options: Any) -> AsyncGenerator[World, None]:
 def assert_conserved(statistics: PoolStatistics) -> None:
     """Assert that no lease and no connection has been made out of nothing, or got lost."""
     s = statistics
-    assert s.granted == s.released + s.lost_leases + s.leased, s
+    assert s.granted == s.released + s.lost_leases + s.stolen + s.leased, s
     assert s.dialed == s.size + sum(s.closed.values()), s
 
 

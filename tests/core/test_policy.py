@@ -29,7 +29,8 @@ DURATIONS = (
     "send_timeout",
     "drain_timeout",
 )
-OPTIONAL = ("max_waiting", "max_lifetime", "ping_interval")
+OPTIONAL = ("max_waiting", "max_lifetime", "ping_interval", "leak_after")
+CHOICES = ("on_cancel", "replay", "count_closing")
 
 
 def policy(**fields: Any) -> PoolPolicy:
@@ -48,6 +49,9 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "connect_timeout": 15.0,
         "close_timeout": 2.0,
         "give_up_after": 120.0,
+        "count_closing": False,
+        "patience": 2.0,
+        "leak_after": None,
         "max_lifetime": None,
         "retire_margin": 60.0,
         "retire_spread": 360.0,
@@ -128,7 +132,7 @@ def test_none_is_a_value_where_it_means_something(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    sorted({field.name for field in attrs.fields(PoolPolicy)} - {*OPTIONAL, "on_cancel", "replay"}),
+    sorted({field.name for field in attrs.fields(PoolPolicy)} - {*OPTIONAL, *CHOICES}),
 )
 def test_none_is_refused_where_it_means_nothing(name: str) -> None:
     """A limit that always holds cannot be left out, and the error names it."""

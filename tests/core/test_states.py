@@ -31,6 +31,8 @@ LANE_STORY = """
     idle -grant-> leased;        idle -warm-> warming;        idle -end-> dead
     warming -finish-> idle;      warming -end-> dead
     leased -start-> in flight;   leased -release-> idle;      leased -end-> dead
+    leased -park-> parked;       parked -start-> in flight;   parked -steal-> idle
+    parked -release-> idle;      parked -end-> dead
     in flight -finish-> leased;  in flight -abandon-> draining; in flight -end-> dead
     draining -finish-> leased;   draining -release-> quarantined; draining -end-> dead
     quarantined -finish-> idle;  quarantined -end-> dead

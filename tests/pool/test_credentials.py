@@ -100,7 +100,6 @@ async def test_a_key_function_that_fails_fails_the_waiters(how, autojump_clock) 
         assert 0 == connector.dials
 
 
-@pytest.mark.xfail(reason="no deadline covers the api_key function")
 async def test_a_key_function_that_hangs_does_not_hang_the_pool(autojump_clock) -> None:
     """Asking for the key is part of the dial, and bounded as the dial is."""
 

@@ -296,9 +296,7 @@ async def test_every_kind_of_end_is_recorded(autojump_clock) -> None:
 @pytest.mark.parametrize(
     "how",
     [
-        pytest.param(
-            "hang_up", marks=pytest.mark.xfail(reason="by the time of the record the connection is gone")
-        ),
+        "hang_up",
         "drain",
     ],
 )

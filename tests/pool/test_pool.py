@@ -427,7 +427,6 @@ async def test_a_server_that_refuses_the_key_says_so(autojump_clock) -> None:
         assert (401, "upgrade") == (caught.value.status, caught.value.phase)
 
 
-@pytest.mark.xfail(reason="only a failed dial slows dialing down, not a connection that dies at once")
 async def test_a_server_that_accepts_and_hangs_up_is_not_stormed(autojump_clock) -> None:
     """A connection that dies as soon as it is there counts as an outage, not as a reason to dial at once."""
     connector = FakeConnector(echo)

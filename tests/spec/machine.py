@@ -16,15 +16,16 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.spec.world import Connection, Lane, On, World
-from wspool.core import pool as core_pool
+from wspool.core import roster as core_roster
 from wspool.core.commands import CloseReason, Command, LaneId, LeaseId, RefuseReason, WaiterId
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.pool import PoolCore, Verdict
+from wspool.core.pool import MAX_SKIPS, PoolCore, Verdict
 from wspool.core.states import ConnectionState, LaneState
 
 #: The rows of the legality tables that were read, for the test that all of them were.
@@ -60,8 +61,8 @@ def noted(body: Callable[..., None]) -> Callable[..., None]:
 
 
 for _name in ("CONNECTION_TABLE", "LANE_TABLE"):
-    _table = getattr(core_pool, _name)
-    setattr(core_pool, _name, {state: _Row(state, row) for state, row in _table.items()})
+    _table = getattr(core_roster, _name)
+    setattr(core_roster, _name, {state: _Row(state, row) for state, row in _table.items()})
 
 #: Any random number the shell may draw.
 jitters = st.floats(0, 1, exclude_max=True, allow_nan=False)
@@ -78,6 +79,9 @@ policies = st.builds(
     give_up_after=st.sampled_from([5.0, 120.0]),
     ping_interval=st.sampled_from([None, 20.0, 300.0]),
     on_cancel=st.sampled_from(["hang_up", "drain"]),
+    patience=st.sampled_from([0.0, 2.0, 2.0]),
+    leak_after=st.sampled_from([None, 10.0]),
+    count_closing=st.sampled_from([False, False, True]),
 )
 providers = st.builds(
     Provider,
@@ -125,6 +129,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.core = PoolCore(policy, provider, warm_up=warm_up)
         self.world = World(policy, provider)
         self.last_waiter = 0
+        self.shrunk = False
         self.trace: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = []
         self.driver = self.make_driver()
         self.step("start")
@@ -163,10 +168,13 @@ class PoolMachine(RuleBasedStateMachine):
         commands: list[Command] = answer[1] if verb == "begin" else answer
         self.check_breaks(commands)
         self.world.take(commands, self.now)
+        if verb == "acquire_nowait" and args[0] in self.world.waiters:
+            self.world.waiters.remove(args[0])  # it does not wait
         states = self.core.states()
         for connection in self.world.open:
             state, lanes = states[connection.id]
             connection.retiring = state is ConnectionState.RETIRING
+            connection.retire_at = self.core._roster.connections[connection.id].retire_at
             for track, lane in zip(connection.lanes, lanes, strict=True):
                 if lane is LaneState.DEAD and not track.dead:
                     self.world.bury(connection, track, self.now)
@@ -201,43 +209,55 @@ class PoolMachine(RuleBasedStateMachine):
             if getattr(command, "reason", None) is not CloseReason.LIFETIME:
                 continue
             connection = self.world.connections[command.connection]  # type: ignore[union-attr] # a HangUp
-            if self.now < self.world.last_start(connection):
+            if self.now < self.world.grant_end(connection):
                 assert connection.retiring or self.core.statistics().retirements
                 spare = sum(
                     self.world.free(other)
                     for other in self.world.open
                     if other is not connection and not other.retiring
                 )
-                assert spare >= self.policy.min_idle or self.world.size >= self.policy.max_size, (
+                assert spare >= self.policy.min_idle or self.world.size >= self.world.policy.max_size, (
                     "broke before make"
                 )
 
     # -- waiters --------------------------------------------------------------------------------
 
-    @rule()
+    @rule(min_remaining=st.sampled_from([0.0, 0.0, 0.0, 10.0, 1500.0]))
     @precondition(lambda self: len(self.world.waiters) < 5)
     @noted
-    def acquire(self) -> None:
+    def acquire(self, min_remaining: float = 0.0) -> None:
         self.last_waiter += 1
         waiter = WaiterId(self.last_waiter)
-        line = len(self.world.waiters)
         self.world.waiters.append(waiter)
-        commands = self.step("acquire", waiter)
+        if min_remaining > self.world.schedule.retire_from:
+            min_remaining = 0.0  # the shell refuses it: no connection ever has that much
+        self.world.wanted[waiter] = min_remaining
+        commands = self.step("acquire", waiter, min_remaining=min_remaining)
         refused = [command for command in commands if getattr(command, "waiter", None) == waiter]
         if self.world.closing:
             assert [command.reason for command in refused] == [RefuseReason.CLOSED]  # type: ignore[union-attr]
-        elif (
-            self.policy.max_waiting is not None
-            and line >= self.policy.max_waiting
-            and waiter in self.world.waiters
-        ):
-            raise AssertionError("the line is longer than max_waiting")
+        elif self.policy.max_waiting is not None and waiter in self.world.waiters:
+            assert len(self.world.waiters) <= self.policy.max_waiting, "the line is too long"
+
+    @rule()
+    @noted
+    def acquire_nowait(self) -> None:
+        self.last_waiter += 1
+        waiter = WaiterId(self.last_waiter)
+        line = list(self.world.waiters)
+        before = self.world.granted
+        self.world.waiters.append(waiter)
+        commands = self.step("acquire_nowait", waiter)
+        if line:
+            assert not any(getattr(command, "waiter", None) == waiter for command in commands)
+        assert self.world.granted <= before + 1 + len(line)
 
     @rule(pick=picks)
     @precondition(lambda self: self.world.waiters)
     @noted
     def abandon(self, pick: int) -> None:
         waiter = self.world.waiters.pop(pick % len(self.world.waiters))
+        self.world.skips.pop(waiter, None)
         dials = len(self.world.dials)
         self.step("abandon", waiter)
         assert len(self.world.dials) >= dials, "cancelling a waiter stopped a dial"
@@ -272,14 +292,31 @@ class PoolMachine(RuleBasedStateMachine):
     def begin(self, pick: int, movable: bool) -> None:
         lease = self.choose(self.leases_with(On.NOTHING), pick)
         connection, _ = self.world.leases[lease]
+        parked = self.world.track(lease).parked_at is not None
+        first = self.world.waiters[0] if self.world.waiters else None
+        skipped = first is not None and parked and self.world.skips.get(first, 0) >= MAX_SKIPS
         self.step("begin", lease, movable=movable)
         verdict = next(answer[0] for verb, _, _, answer in reversed(self.trace) if verb == "begin")
         if self.now >= self.world.last_start(connection):
             assert verdict is Verdict.MOVE, "a turn was started that may not finish"
+        elif skipped:
+            assert verdict is Verdict.MOVE, "a waiter was passed over too often"
         elif not (movable and connection.retiring):
             assert verdict is Verdict.GO
         if verdict is Verdict.GO:
             self.world.track(lease).on = On.TURN
+            self.world.track(lease).parked_at = None
+            if parked and first is not None:
+                self.world.skips[first] = self.world.skips.get(first, 0) + 1
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.idle_leases())
+    @noted
+    def park(self, pick: int) -> None:
+        """The holder's tools run."""
+        lease = self.choose(self.idle_leases(), pick)
+        self.world.track(lease).parked_at = self.now
+        self.step("park", lease)
 
     @rule(pick=picks)
     @precondition(lambda self: self.leases_with(On.TURN))
@@ -348,15 +385,15 @@ class PoolMachine(RuleBasedStateMachine):
 
     # -- connections ----------------------------------------------------------------------------
 
-    @rule(pick=picks)
+    @rule(pick=picks, jitter=jitters)
     @precondition(lambda self: len(self.world.open) > 1)
     @noted
-    def peer_closes(self, pick: int) -> None:
+    def peer_closes(self, pick: int, jitter: float) -> None:
         connection = self.choose(self.world.open, pick)
         self.world.end(connection)
         del self.world.connections[connection.id]
         self.world.closed += 1
-        self.step("lost", connection.id)
+        self.step("lost", connection.id, jitter=jitter)
 
     @rule(pick=picks)
     @precondition(lambda self: len(self.world.open) > 1)
@@ -389,6 +426,46 @@ class PoolMachine(RuleBasedStateMachine):
         connection = self.choose([connection for connection in self.world.open if connection.pinged], pick)
         connection.pinged = False
         self.step("ponged", connection.id, heard_at=self.now - silence)
+
+    # -- the whole pool -------------------------------------------------------------------------
+
+    @rule()
+    @precondition(lambda self: not self.world.closing)
+    @noted
+    def pause_or_resume(self) -> None:
+        self.world.paused = not self.world.paused
+        self.step("pause" if self.world.paused else "resume")
+
+    @rule(max_size=st.integers(1, 5), min_idle=st.integers(0, 1))
+    @precondition(lambda self: not self.world.closing)
+    @noted
+    def resize(self, max_size: int, min_idle: int) -> None:
+        self.shrunk = True
+        self.policy = self.world.policy = attrs.evolve(self.policy, max_size=max_size, min_idle=min_idle)
+        self.step("resize", max_size=max_size, min_idle=min_idle)
+
+    @rule(interrupt=st.booleans())
+    @precondition(lambda self: not self.world.closing and len(self.world.open) > 1)
+    @noted
+    def clear(self, interrupt: bool) -> None:
+        for connection in self.world.open:
+            connection.cleared_at = min(connection.cleared_at, self.now)
+        dials = {connection.id for connection in self.world.dials}
+        self.step("clear", interrupt=interrupt)
+        assert not dials & {connection.id for connection in self.world.dials}, "an old dial was kept"
+
+    @rule()
+    @precondition(lambda self: not self.world.closing and self.world.open)
+    @noted
+    def drain(self) -> None:
+        self.step("drain")
+        assert all(connection.retiring for connection in self.world.open)
+
+    @rule()
+    @precondition(lambda self: self.world.degraded)
+    @noted
+    def retry_now(self) -> None:
+        self.step("retry_now")
 
     # -- time -----------------------------------------------------------------------------------
 
@@ -438,7 +515,13 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def bounded(self) -> None:
-        assert self.world.size <= self.policy.max_size
+        world = self.world
+        if world.size > world.policy.max_size:
+            # Only after a resize, and only until what is busy is given back.
+            assert self.shrunk
+            assert not world.dials
+            if not world.policy.count_closing:
+                assert all(world.free(connection) < world.lanes for connection in world.open)
 
     @invariant()
     def statistics_agree(self) -> None:
@@ -458,6 +541,10 @@ class PoolMachine(RuleBasedStateMachine):
             "granted": world.granted,
             "released": world.released,
             "lost_leases": world.lost,
+            "stolen": world.stolen,
+            "parked": len(world.parked),
+            "paused": world.paused,
+            "degraded": world.degraded,
             "refused": world.refused,
             "dialed": world.dialed,
             "closed_pool": world.closing,
@@ -470,25 +557,45 @@ class PoolMachine(RuleBasedStateMachine):
     def conserved(self) -> None:
         seen = self.core.statistics()
 
-        assert seen.granted == seen.released + seen.lost_leases + seen.leased
-        assert seen.dialed == sum(seen.closed.values()) + seen.size
+        assert seen.granted == seen.released + seen.lost_leases + seen.stolen + seen.leased
+        assert seen.dialed == sum(seen.closed.values()) + seen.dialing + seen.open + seen.retiring
 
     @invariant()
     def no_lost_wakeup(self) -> None:
         """Whoever waits has a reason: nothing is free, and more is coming or there is no room."""
         world = self.world
-        if not world.waiters:
+        if not world.waiters or world.paused:
             return
-        free = [c for c in world.open if world.free(c) and self.now < world.last_start(c)]
+        wanted = world.wanted.get(world.waiters[0], 0.0)
+        free = [
+            connection
+            for connection in world.open
+            if world.free(connection)
+            and self.now < world.grant_end(connection)
+            and (not wanted or self.now + wanted <= connection.retire_at)
+        ]
 
         assert not free, "somebody waits while a lane is free"
-        assert world.dials or world.size == self.policy.max_size or self.core.next_deadline() < math.inf
+        assert world.dials or world.size >= world.policy.max_size or self.core.next_deadline() < math.inf
+
+    @invariant()
+    def nobody_starves(self) -> None:
+        """A lane that was parked for long is not kept from a waiter who can hope for nothing else."""
+        world = self.world
+        if world.paused or world.closing or len(world.waiters) <= len(world.dials) * world.lanes:
+            return
+        hopeless = world.size >= world.policy.max_size or world.degraded
+        wanted = world.wanted.get(world.waiters[0], 0.0)
+        if hopeless and not wanted and world.parked:
+            oldest = min(track.parked_at for track in world.parked if track.parked_at is not None)
+            assert self.now < oldest + world.policy.patience or self.core.next_deadline() <= self.now
+            assert self.core.next_deadline() <= max(self.now, oldest + world.policy.patience)
 
     @invariant()
     def warm(self) -> None:
         """Spare is there, or on its way, or there is no room, or the endpoint is down."""
         world = self.world
-        if world.closing or self.core.failure is not None or world.size == self.policy.max_size:
+        if world.closing or self.core.failure is not None or world.size >= world.policy.max_size:
             return
         coming = len(world.dials) * world.lanes
         assert coming >= len(world.waiters) + self.missing_spare() or world.dials
@@ -498,26 +605,24 @@ class PoolMachine(RuleBasedStateMachine):
         """The calendar: planned retirements keep their distance."""
         times = sorted(
             connection.retire_at
-            for connection in self.core._connections.values()
+            for connection in self.core._roster.connections.values()
             if connection.state in (ConnectionState.OPEN, ConnectionState.RETIRING)
         )
         gap = self.core._calendar.gap
         assert len(times) == len(self.core._calendar)
+        if self.shrunk:
+            return  # booked under another size
         for earlier, later in itertools.pairwise(times):
             assert later - earlier >= gap * (1 - 1e-6)
 
     @invariant()
     def indexes_agree(self) -> None:
         """Whatever the core keeps to be fast says the same as a rescan."""
-        core = self.core
-        usable = [
-            c
-            for c in core._connections.values()
-            if c.state in (ConnectionState.OPEN, ConnectionState.RETIRING)
-        ]
-        assert sorted((c.retire_at, c.id) for c in usable if c.free) == core._available
-        assert core._fresh == sum(len(c.free) for c in usable if c.state is ConnectionState.OPEN)
-        assert set(core._leaving) == {
+        roster = self.core._roster
+        usable = [connection for connection in roster.connections.values() if connection.usable]
+        assert sorted((c.retire_at, c.id) for c in usable if c.free) == roster.available
+        assert roster.fresh == sum(len(c.free) for c in usable if c.state is ConnectionState.OPEN)
+        assert set(roster.leaving) == {
             c.id for c in usable if c.state is ConnectionState.RETIRING and not c.busy
         }
         for connection in usable:
@@ -525,7 +630,8 @@ class PoolMachine(RuleBasedStateMachine):
             dead = [lane for lane in connection.lanes if lane.state is LaneState.DEAD]
             assert len(connection.free) == len(idle)
             assert connection.busy == len(connection.lanes) - len(idle) - len(dead)
-        assert len(core._alarms) <= 64 + 16 * len(core._connections) + 8
+        assert len(self.core._alarms) <= 64 + 32 * (len(roster.connections) + 1)
+        assert {lease for lease, track in self.tracks() if track.parked_at is not None} == set(roster.parked)
 
     def teardown(self) -> None:
         """The trace of a run, fed to a fresh core, gives the same commands."""
@@ -545,6 +651,12 @@ class PoolMachine(RuleBasedStateMachine):
     def abandon_turn(self, track: Lane) -> None:
         track.on = On.TAIL
         track.drain_until = self.now + self.policy.drain_timeout
+
+    def tracks(self) -> list[tuple[LeaseId, Lane]]:
+        return [(lease, self.world.track(lease)) for lease in self.world.leases]
+
+    def idle_leases(self) -> list[LeaseId]:
+        return [lease for lease, track in self.tracks() if track.on is On.NOTHING and track.parked_at is None]
 
     def leases_with(self, on: On) -> list[LeaseId]:
         return [lease for lease in self.world.leases if self.world.track(lease).on is on]

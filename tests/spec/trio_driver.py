@@ -7,6 +7,8 @@ all tasks run until they block, and pool and core must be in the same state.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -16,6 +18,7 @@ import outcome
 import trio
 import trio.testing
 
+import wspool
 from tests.spec.machine import Driver
 from tests.spec.world import World
 from wspool.core.commands import ConnectionId, LeaseId, WaiterId
@@ -123,7 +126,7 @@ class TrioDriver(Driver):
         self.answers: dict[WaiterId, outcome.Outcome[Lease]] = {}
         self.leases: dict[LeaseId, Lease] = {}
         self.attempts: dict[LeaseId, Attempt] = {}
-        self.created: set[ConnectionId] = set()
+        self.kept: list[contextlib.AbstractContextManager[Lease]] = []
         self.dice = Dice()
         self.clock = trio.testing.MockClock()
         self.failure: BaseException | None = None
@@ -168,6 +171,8 @@ class TrioDriver(Driver):
                 for wire in self.wires.values():
                     wire.may_go.set()
                 await pool.aclose()
+                for manager in self.kept:
+                    manager.__exit__(None, None, None)
         self.left = pool._connections, pool._parked, pool._core.statistics()
 
     def do(self, what: Callable[[], Awaitable[Any]]) -> Any:
@@ -241,16 +246,17 @@ class TrioDriver(Driver):
         connections, parked, statistics = self.left
         assert {} == connections
         assert {} == parked
-        assert statistics.granted == statistics.released + statistics.lost_leases
+        assert statistics.granted == statistics.released + statistics.lost_leases + statistics.stolen
 
     # -- verbs ------------------------------------------------------------------------------------
 
-    def do_acquire(self, waiter: WaiterId, *, world: World, now: float) -> None:
+    def do_acquire(self, waiter: WaiterId, *, world: World, now: float, min_remaining: float = 0.0) -> None:
         scope = self.scopes[waiter] = trio.CancelScope()
 
         async def user() -> None:
             with scope:
-                answer = self.answers[waiter] = await outcome.acapture(self.pool.acquire)
+                acquire = functools.partial(self.pool.acquire, min_remaining=min_remaining)
+                answer = self.answers[waiter] = await outcome.acapture(acquire)
                 if isinstance(answer, outcome.Value):
                     lease: Lease = answer.value
                     self.leases[lease._id] = lease
@@ -288,7 +294,8 @@ class TrioDriver(Driver):
         if lease.begin(movable=movable) is Verdict.GO:
 
             async def send() -> None:
-                self.attempts[number] = await lease.send(b"{}", None)
+                attempt = self.attempts[number] = Attempt(None)
+                await lease.send(b"{}", attempt)
 
             self.users.start_soon(send)
 
@@ -307,7 +314,36 @@ class TrioDriver(Driver):
             lease.give_up(attempt)
         lease.release()
 
-    def do_lost(self, number: ConnectionId, *, world: World, now: float) -> None:
+    def do_acquire_nowait(self, waiter: WaiterId, *, world: World, now: float) -> None:
+        manager = self.pool.lease_nowait()
+        with contextlib.suppress(trio.WouldBlock, wspool.PoolClosedError):
+            lease = manager.__enter__()
+            self.kept.append(manager)  # a generator that is dropped would release it
+            self.leases[lease._id] = lease
+
+    def do_park(self, number: LeaseId, *, world: World, now: float) -> None:
+        self.leases[number].park()
+
+    def do_pause(self, *, world: World, now: float) -> None:
+        self.pool.pause()
+
+    def do_resume(self, *, world: World, now: float) -> None:
+        self.pool.resume()
+
+    def do_resize(self, *, world: World, now: float, max_size: int, min_idle: int) -> None:
+        self.pool.resize(max_size=max_size, min_idle=min_idle)
+
+    def do_clear(self, *, world: World, now: float, interrupt: bool) -> None:
+        self.pool.clear(interrupt=interrupt)
+
+    def do_drain(self, *, world: World, now: float) -> None:
+        self.pool.drain()
+
+    def do_retry_now(self, *, world: World, now: float) -> None:
+        self.pool.retry_now()
+
+    def do_lost(self, number: ConnectionId, *, world: World, now: float, jitter: float) -> None:
+        self.dice.next = jitter
         wire = self.wires[number]
         wire.may_go.set()
         wire.inbound.close()

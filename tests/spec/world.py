@@ -16,18 +16,23 @@ from wspool.core.commands import (
     CloseReason,
     Command,
     ConnectionId,
+    Degraded,
     Dial,
     Expiring,
     Grant,
     HangUp,
     LaneId,
+    Leaking,
     LeaseId,
     Ping,
+    Recovered,
     Refuse,
+    Stolen,
     WaiterId,
     Warm,
 )
 from wspool.core.policy import PoolPolicy, Provider
+from wspool.core.pool import MAX_SKIPS
 
 
 class On(enum.Enum):
@@ -44,6 +49,7 @@ class Lane:
     lease: LeaseId | None = None
     on: On = On.NOTHING
     dead: bool = False
+    parked_at: float | None = None
     drain_until: float = math.inf
 
 
@@ -55,6 +61,8 @@ class Connection:
     closing: bool = False
     retiring: bool = False
     pinged: bool = False
+    retire_at: float = math.inf
+    cleared_at: float = math.inf
     lanes: list[Lane] = attrs.field(factory=list)
 
     @property
@@ -78,6 +86,11 @@ class World:
         self.leases: dict[LeaseId, tuple[Connection, LaneId]] = {}
         self.dead_leases: list[LeaseId] = []
         self.expiring: set[LeaseId] = set()
+        self.leaking: set[LeaseId] = set()
+        self.wanted: dict[WaiterId, float] = {}
+        self.skips: dict[WaiterId, int] = {}
+        self.degraded = self.paused = False
+        self.stolen = 0
         self.closing = False
         self.highest_connection = 0
         self.highest_lease = 0
@@ -101,7 +114,10 @@ class World:
                     assert not connection.closing, "hung up twice"
                     assert not (polite and connection.dialing), "a goodbye to nobody"
                     if reason in (CloseReason.IDLE, CloseReason.LIFETIME) and now < self.expiry(connection):
-                        assert not connection.held, f"closed under a lease for {reason}"
+                        for track in connection.lanes:
+                            useless = track.parked_at is not None and now >= self.grant_end(connection)
+                            late = track.on is On.TAIL and now >= track.drain_until
+                            assert track.lease is None or useless or late, "closed under a lease"
                     self.end(connection)
                     connection.closing = True
                     self.closed += 1
@@ -110,13 +126,17 @@ class World:
                     del self.waiters[0]
                     connection = self.connections[number]
                     assert connection.usable, "granted on a connection that is not there"
-                    assert now < self.last_start(connection), "granted too close to the lifetime limit"
+                    assert now < self.grant_end(connection), "granted too close to the lifetime limit"
                     track = connection.lanes[lane]
                     assert track.lease is None, "a lane with two holders"
                     assert not track.dead, "a dead lane was granted"
                     assert track.on is On.NOTHING, "a dirty lane was granted"
                     assert lease > self.highest_lease, "a lease id was used twice"
                     self.highest_lease = lease
+                    wanted = self.wanted.pop(waiter, 0.0)
+                    assert not wanted or now + wanted <= connection.retire_at, "less life than was asked for"
+                    self.skips.pop(waiter, None)
+                    assert not self.paused, "granted while paused"
                     track.lease = lease
                     self.leases[lease] = (connection, lane)
                     self.granted += 1
@@ -133,6 +153,26 @@ class World:
                     assert connection.usable
                     assert not connection.pinged
                     connection.pinged = True
+                case Stolen(lease):
+                    track = self.track(lease)
+                    assert track.parked_at is not None, "a lane in use was stolen"
+                    oldest = min(t.parked_at for t in self.parked if t.parked_at is not None)
+                    skipped = self.waiters and self.skips.get(self.waiters[0], 0) >= MAX_SKIPS
+                    assert skipped or track.parked_at == oldest, "not the one parked longest"
+                    assert skipped or now >= track.parked_at + self.policy.patience, "stolen at once"
+                    self.drop(lease)
+                    self.stolen += 1
+                case Leaking(lease):
+                    assert lease in self.leases, "a dead lease leaks"
+                    assert lease not in self.leaking, "a leak is reported once"
+                    self.leaking.add(lease)
+                case Degraded():
+                    assert not self.degraded, "an outage began twice"
+                    self.degraded = True
+                case Recovered(lasted):
+                    assert self.degraded, "an outage ended that never began"
+                    assert lasted >= 0
+                    self.degraded = False
                 case Expiring(lease):
                     assert lease in self.leases, "a dead lease is expiring"
                     self.expiring.add(lease)
@@ -157,9 +197,9 @@ class World:
         if track.on is On.TAIL:
             assert now >= track.drain_until, "a tail was given up too early"
         else:
-            assert now >= self.last_start(connection), "a usable lane was thrown away"
+            assert now >= self.grant_end(connection), "a usable lane was thrown away"
             assert track.on is On.NOTHING
-            assert track.lease is None
+            assert track.lease is None or track.parked_at is not None
         if track.lease is not None:
             self.drop(track.lease)
             self.lost += 1
@@ -169,6 +209,7 @@ class World:
     def drop(self, lease: LeaseId) -> None:
         connection, lane = self.leases.pop(lease)
         connection.lanes[lane].lease = None
+        connection.lanes[lane].parked_at = None
         self.dead_leases.append(lease)
         self.expiring.discard(lease)
 
@@ -178,6 +219,9 @@ class World:
 
     def last_start(self, connection: Connection) -> float:
         return connection.born + self.schedule.last_start
+
+    def grant_end(self, connection: Connection) -> float:
+        return min(self.last_start(connection), connection.cleared_at)
 
     def expiry(self, connection: Connection) -> float:
         return connection.born + self.schedule.lifetime
@@ -201,7 +245,12 @@ class World:
 
     @property
     def size(self) -> int:
-        return len(self.dials) + len(self.open)
+        closing = sum(connection.closing for connection in self.connections.values())
+        return len(self.dials) + len(self.open) + (closing if self.policy.count_closing else 0)
+
+    @property
+    def parked(self) -> list[Lane]:
+        return [t for c in self.open for t in c.lanes if t.parked_at is not None]
 
     def free(self, connection: Connection) -> int:
         return sum(

@@ -18,15 +18,19 @@ __all__ = [
     "CloseReason",
     "Command",
     "ConnectionId",
+    "Degraded",
     "Dial",
     "Expiring",
     "Grant",
     "HangUp",
     "LaneId",
+    "Leaking",
     "LeaseId",
     "Ping",
+    "Recovered",
     "Refuse",
     "RefuseReason",
+    "Stolen",
     "WaiterId",
     "Warm",
 ]
@@ -52,6 +56,8 @@ class CloseReason(enum.StrEnum):
     LOST = "lost"
     UNSUITABLE = "unsuitable"
     DIAL_FAILED = "dial_failed"
+    CLEARED = "cleared"
+    RESIZED = "resized"
     POOL_CLOSED = "pool_closed"
 
 
@@ -124,4 +130,38 @@ class Expiring:
     lease: LeaseId
 
 
-Command: TypeAlias = Dial | HangUp | Grant | Refuse | Warm | Ping | Expiring
+@attrs.frozen
+class Stolen:
+    """Tell the holder of a parked lease that somebody who starved has its lane now."""
+
+    lease: LeaseId
+
+
+@attrs.frozen
+class Leaking:
+    """Tell whoever watches that a lease is held for longer than `leak_after`."""
+
+    lease: LeaseId
+
+
+@attrs.frozen
+class Degraded:
+    """Tell whoever watches that the endpoint is down. Once per outage."""
+
+    failure: DialFailure
+
+
+@attrs.frozen
+class Recovered:
+    """Tell whoever watches that the endpoint is back. Once per outage.
+
+    Attributes:
+        lasted: seconds from the first failed dial to the first that succeeded.
+    """
+
+    lasted: float
+
+
+Command: TypeAlias = (
+    Dial | HangUp | Grant | Refuse | Warm | Ping | Expiring | Stolen | Leaking | Degraded | Recovered
+)

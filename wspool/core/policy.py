@@ -41,7 +41,7 @@ _SLACK_SHARE: Final = 1 / 20
 
 
 #: Fields for which None means something: no limit, the provider's limit, never.
-_OPTIONAL: Final = frozenset({"max_waiting", "max_lifetime", "ping_interval"})
+_OPTIONAL: Final = frozenset({"max_waiting", "max_lifetime", "ping_interval", "leak_after"})
 
 
 def _check(owner: object, names: str, *, least: float, whole: bool = False) -> None:
@@ -62,6 +62,10 @@ class Provider:
 
     Attributes:
         name: for messages and metrics.
+        count_closing: True to count connections that are saying goodbye against `max_size`, for
+            servers that enforce a limit of their own.
+        patience: seconds a conversation between turns keeps its connection while others wait.
+        leak_after: seconds after which a lease that is still held is reported, None for never.
         max_lifetime: seconds one connection may live.
         lanes: turns that may run at once on one connection (1: no multiplexing).
         max_request: largest message the endpoint accepts, in bytes.
@@ -151,6 +155,9 @@ class PoolPolicy:
     connect_timeout: float = 15.0
     close_timeout: float = 2.0
     give_up_after: float = 120.0
+    count_closing: bool = False
+    patience: float = 2.0
+    leak_after: float | None = None
     max_lifetime: float | None = None
     retire_margin: float = 60.0
     retire_spread: float = 360.0
@@ -167,9 +174,9 @@ class PoolPolicy:
     def __attrs_post_init__(self) -> None:
         _check(self, "max_size dial_concurrency max_message_size max_buffered", least=1, whole=True)
         _check(self, "min_idle max_waiting", least=0, whole=True)
-        _check(self, "retire_margin retire_spread turn_reserve", least=0)
+        _check(self, "retire_margin retire_spread turn_reserve patience", least=0)
         _check(self, "max_idle connect_timeout close_timeout give_up_after max_lifetime", least=SHORTEST)
-        _check(self, "ping_interval ping_timeout send_timeout drain_timeout", least=SHORTEST)
+        _check(self, "ping_interval ping_timeout send_timeout drain_timeout leak_after", least=SHORTEST)
         for name, choices in (("on_cancel", get_args(OnCancel)), ("replay", get_args(Replay))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}")

@@ -20,6 +20,9 @@ from wspool.core.turn import Delivery
 
 __all__ = ["Recovery", "Retries"]
 
+#: RFC 6455 section 7.4.1. The same message will be too big for the next connection as well.
+MESSAGE_TOO_BIG: Final = 1009
+
 #: Resends of one turn at most, beyond the first send. A fresh connection that fails at once may
 #: be bad luck; a fourth one is not.
 MAX_RESENDS: Final = 3
@@ -56,17 +59,24 @@ class Retries:
         return Recovery.GIVE_UP
 
     def after_loss(
-        self, delivery: Delivery, error: ServerError | None, *, output_seen: bool, exposed: bool
+        self,
+        delivery: Delivery,
+        error: ServerError | None,
+        *,
+        close_code: int | None = None,
+        output_seen: bool,
+        exposed: bool,
     ) -> Recovery:
         """The connection died under the turn.
 
         Args:
             delivery: what is known about the request.
+            close_code: the code it closed with, if it did.
             error: the error frame that ended the connection, if there was one.
             output_seen: True if any output was received.
             exposed: True if the caller has seen output.
         """
-        if exposed:
+        if exposed or close_code == MESSAGE_TOO_BIG:
             return Recovery.GIVE_UP
         allowed = (
             delivery == "not_sent"

@@ -10,9 +10,10 @@ A connection is one WebSocket. It is dialled, open, told to retire (it takes no 
 conversation once its replacement is there), closing, closed. A lane is one serial track
 on an open connection; it is what a lease holds. A lane ends (`DEAD`) with its connection.
 
-Two lane states deserve a word. `DRAINING`: the holder gave its turn up but keeps the
+Three lane states deserve a word. `DRAINING`: the holder gave its turn up but keeps the
 lease; the rest of the turn is read and dropped before the lane may be used again.
-`QUARANTINED`: the same, and the holder has left as well.
+`QUARANTINED`: the same, and the holder has left as well. `PARKED` is a lane whose holder is
+between turns (its tools run): it stays the holder's unless somebody else starves.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class LaneState(enum.Enum):
     WARMING = "warming"
     #: Held by a lease, no turn in flight.
     LEASED = "leased"
+    #: Held by a lease whose holder is busy elsewhere; may be taken if others starve.
+    PARKED = "parked"
     #: Held by a lease, one turn in flight.
     IN_FLIGHT = "in flight"
     #: Held by a lease; the rest of an abandoned turn is still arriving.
@@ -83,6 +86,8 @@ class LaneInput(enum.Enum):
 
     GRANT = "grant"
     WARM = "warm"
+    PARK = "park"
+    STEAL = "steal"
     START = "start"
     FINISH = "finish"
     ABANDON = "abandon"
@@ -107,7 +112,18 @@ CONNECTION_TABLE: Final[Mapping[ConnectionState, Mapping[ConnectionInput, Connec
 LANE_TABLE: Final[Mapping[LaneState, Mapping[LaneInput, LaneState]]] = {
     _L.IDLE: {_LI.GRANT: _L.LEASED, _LI.WARM: _L.WARMING, _LI.END: _L.DEAD},
     _L.WARMING: {_LI.FINISH: _L.IDLE, _LI.END: _L.DEAD},
-    _L.LEASED: {_LI.START: _L.IN_FLIGHT, _LI.RELEASE: _L.IDLE, _LI.END: _L.DEAD},
+    _L.LEASED: {
+        _LI.START: _L.IN_FLIGHT,
+        _LI.PARK: _L.PARKED,
+        _LI.RELEASE: _L.IDLE,
+        _LI.END: _L.DEAD,
+    },
+    _L.PARKED: {
+        _LI.START: _L.IN_FLIGHT,
+        _LI.STEAL: _L.IDLE,
+        _LI.RELEASE: _L.IDLE,
+        _LI.END: _L.DEAD,
+    },
     _L.IN_FLIGHT: {_LI.FINISH: _L.LEASED, _LI.ABANDON: _L.DRAINING, _LI.END: _L.DEAD},
     _L.DRAINING: {_LI.FINISH: _L.LEASED, _LI.RELEASE: _L.QUARANTINED, _LI.END: _L.DEAD},
     _L.QUARANTINED: {_LI.FINISH: _L.IDLE, _LI.END: _L.DEAD},

@@ -23,16 +23,19 @@ class PoolStatistics:
         idle: lanes that can be granted now.
         warming: lanes busy with a warm-up request.
         leased: lanes held by a lease, with or without a turn.
+        parked: leased lanes whose holder is between turns; they may be taken if others starve.
         in_flight: leased lanes with a turn in flight.
         draining: lanes on which the rest of an abandoned turn is arriving.
         waiting: tasks in line for a lease.
         degraded: True while the last dial failed and none succeeded since.
+        paused: True while nothing is granted.
         closed_pool: True once the pool is closing.
         dialed: dials started.
         dial_failures: dials that failed.
         granted: leases granted.
         released: leases given back by their holder.
         lost_leases: leases that ended with their connection.
+        stolen: parked leases whose lane went to somebody who starved.
         abandoned: waiters that left the line (cancelled).
         refused: waiters that were refused.
         turns: turns started.
@@ -49,16 +52,19 @@ class PoolStatistics:
     idle: int
     warming: int
     leased: int
+    parked: int
     in_flight: int
     draining: int
     waiting: int
     degraded: bool
+    paused: bool
     closed_pool: bool
     dialed: int
     dial_failures: int
     granted: int
     released: int
     lost_leases: int
+    stolen: int
     abandoned: int
     refused: int
     turns: int

@@ -25,10 +25,22 @@ class Attempt:
         close_code: the close code the connection died with, or None.
         events: all events received so far that belong to it.
         unread: bytes of the events that the consumer has not taken yet.
+        sending: True while its request is on its way out; still True if that was cancelled.
         given_up: True once nobody wants the rest of it.
     """
 
-    __slots__ = ("_next", "_parked", "_room", "close_code", "events", "given_up", "lost", "machine", "unread")
+    __slots__ = (
+        "_next",
+        "_parked",
+        "_room",
+        "close_code",
+        "events",
+        "given_up",
+        "lost",
+        "machine",
+        "sending",
+        "unread",
+    )
 
     def __init__(self, parent: str | None) -> None:
         self.machine = TurnMachine(parent)
@@ -36,10 +48,18 @@ class Attempt:
         self.close_code: int | None = None
         self.events: list[Event] = []
         self.unread = 0
+        self.sending = False
         self.given_up = False
         self._next = 0
         self._parked: trio.lowlevel.Task | None = None
         self._room: trio.Event | None = None
+
+    @property
+    def status(self) -> str:
+        """How it ended for the record; `cancelled` while it has not."""
+        if self.machine.status is not None:
+            return self.machine.status
+        return "lost" if self.lost and not self.sending else "cancelled"
 
     @property
     def ended(self) -> bool:
@@ -60,6 +80,8 @@ class Attempt:
 
     def lose(self, close_code: int | None) -> None:
         """The connection is dead."""
+        # After a stream error the server has said that the response failed, cut short or not.
+        self.machine.expire_failing()
         if not self.ended:
             self.lost = True
             self.close_code = close_code

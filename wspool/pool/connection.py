@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol, cast
 
 import trio
@@ -21,6 +21,7 @@ from wspool.core.chain import WarmUp
 from wspool.core.commands import CloseReason, ConnectionId, LaneId
 from wspool.core.frames import Event, MalformedMessageError, encode, parse_error, parse_event
 from wspool.core.policy import PoolPolicy
+from wspool.core.states import IllegalInputError
 from wspool.core.turn import Reception, TurnState, is_about_connection
 from wspool.pool.attempt import Attempt
 from wspool.wire.wire import ConnectError, Wire, WireClosedError
@@ -43,6 +44,7 @@ class Owner(Protocol):
     policy: PoolPolicy
     closes_after_error: bool
 
+    def now(self) -> float: ...
     async def dial(self, nursery: trio.Nursery) -> Wire: ...
     def on_connected(self, connection: Connection) -> None: ...
     def on_dial_failed(self, connection: Connection, error: ConnectError) -> None: ...
@@ -80,13 +82,15 @@ class Connection:
     Attributes:
         id: its number.
         lanes: its lanes, by number.
-        heard_at: when the last message came, in seconds on trio's clock.
+        paused: True while reading waits for a slow consumer.
+        heard_at: when the last message came, in seconds on the pool's clock.
     """
 
     def __init__(self, number: ConnectionId, owner: Owner, lanes: int) -> None:
         self.id = number
         self.lanes = [Lane(LaneId(index)) for index in range(lanes)]
         self.heard_at = 0.0
+        self.paused = False
         self._owner = owner
         self._wire: Wire | None = None
         self._nursery: trio.Nursery | None = None
@@ -97,7 +101,6 @@ class Connection:
         self._told = False
         self._polite = False
         self._connected = False
-        self._reported = False
 
     def __repr__(self) -> str:
         return f"<Connection {self.id}>"
@@ -112,7 +115,6 @@ class Connection:
         finally:
             # Synchronous on purpose: the end, the report and what it leads to are one step.
             self._wire = None
-            self._reported = True
             self._lose_attempts(self._close_code)
             if self._told:
                 self._owner.on_gone(self)
@@ -128,7 +130,7 @@ class Connection:
         self._told = True
         self._polite = polite
         self._ending.set()
-        self._lose_attempts(None)
+        self._lose_attempts(self._close_code)
         if not self._connected and self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
@@ -149,6 +151,9 @@ class Connection:
                     attempt.machine.handed()
                     await self._wire.send(message)
             done = True
+        except WireClosedError as error:
+            self._close_code = self._close_code or error.code
+            raise
         except trio.TooSlowError:
             raise WireClosedError(reason="the network did not take the message in time") from None
         finally:
@@ -157,15 +162,22 @@ class Connection:
 
     async def ping(self) -> bool:
         """Return whether the peer is there: it answered, or anything came from it meanwhile."""
-        asked_at = trio.current_time()
+        asked_at = self._owner.now()
         with trio.move_on_after(self._owner.policy.ping_timeout):
             try:
                 if self._wire is not None:
                     await self._wire.ping()
-                    self.heard_at = trio.current_time()
+                    self.heard_at = self._owner.now()
             except WireClosedError:
                 return False
-        return self.heard_at >= asked_at
+        # While reading pauses no pong can be seen.
+        return self.paused or self.heard_at >= asked_at
+
+    def spawn(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Run a task that ends with this connection, and whose crash is the end of it."""
+        if self._nursery is None:
+            raise AssertionError("bug: the connection is not running")
+        self._nursery.start_soon(task, *args)
 
     async def warm_up(self, lane: Lane, body: Mapping[str, Any]) -> None:
         """Send the warm-up request on *lane* and wait for its answer, at most `connect_timeout`.
@@ -219,7 +231,7 @@ class Connection:
             if not self._told:
                 self._wire = wire
                 self._connected = True
-                self.heard_at = trio.current_time()
+                self.heard_at = self._owner.now()
                 nursery.start_soon(self._read, wire)
                 self._owner.on_connected(self)
                 await self._ending.wait()
@@ -237,7 +249,7 @@ class Connection:
 
     def _poison(self, reason: CloseReason) -> None:
         """This connection must not be used again. Nothing to do once its end is known."""
-        if not self._told and not self._reported:
+        if not self._ending.is_set():
             self._owner.on_unusable(self, reason)
 
     # -- the reader ---------------------------------------------------------------------------
@@ -247,7 +259,7 @@ class Connection:
         try:
             while True:
                 messages = await wire.receive()
-                self.heard_at = trio.current_time()
+                self.heard_at = self._owner.now()
                 fed: dict[Attempt, None] = {}
                 for message in messages:
                     if self._ending.is_set():
@@ -257,7 +269,9 @@ class Connection:
                 for attempt in fed:
                     attempt.wake()
                     if attempt.unread > limit:
+                        self.paused = True
                         await attempt.room(limit)
+                        self.paused = False
         except WireClosedError as error:
             self._close_code = error.code
         finally:
@@ -281,8 +295,8 @@ class Connection:
             return None
         match reception:
             case Reception.DELIVER:
-                if attempt.machine.state is TurnState.FAILING and self._nursery is not None:
-                    self._nursery.start_soon(self._expire_failing, lane, attempt)
+                if event.type == "error" and attempt.machine.state is TurnState.FAILING:
+                    self.spawn(self._expire_failing, lane, attempt)
             case Reception.END:
                 self._end(lane, attempt)
             case Reception.EXPIRING:
@@ -346,8 +360,11 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 
 def _for_the_program(error: BaseException) -> BaseException | None:
-    """Return the KeyboardInterrupt or SystemExit in *error*, if there is one."""
+    """Return what in *error* must not be taken for the end of one connection.
+
+    That is an interrupt, or a bug of the pool that showed in a task of the connection.
+    """
     for leaf in _leaves(error):
-        if isinstance(leaf, (KeyboardInterrupt, SystemExit)):
+        if isinstance(leaf, (KeyboardInterrupt, SystemExit, IllegalInputError, AssertionError)):
             return leaf
     return None

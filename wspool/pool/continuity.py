@@ -62,10 +62,13 @@ class Continuity:
         lease = self._lease
         if lease is not None and lease.alive and lease.lane.attempt is None:
             return lease
-        # None yet, lost, or still busy with the rest of a turn that was given up.
-        self.drop_lease()
+        # None yet, lost, taken, or still busy with the rest of a turn that was given up.
         since = trio.current_time()
-        lease = self._lease = await self.owner.acquire()
+        while True:
+            self.drop_lease()
+            lease = self._lease = await self.owner.acquire()
+            if lease.alive:  # its connection may have died in the very moment of the grant
+                break
         self.waited += trio.current_time() - since
         if self.last_connection not in (None, lease.connection):
             self.moves += 1
@@ -99,6 +102,7 @@ class ContinuousTurn:
         self._items = items
         self._body = body
         self._retries = Retries(continuity.owner.policy.replay)
+        self.attempt: Attempt | None = None
         self._active = False
         self._lease: Lease | None = None
         self._parent: str | None = None
@@ -107,55 +111,64 @@ class ContinuousTurn:
         self._started_at: float | None = None
         self._requests = self._size = self._saved = 0
 
-    async def start(self) -> Attempt:
+    async def start(self) -> None:
         continuity = self._continuity
         if continuity.closed:
             raise PoolClosedError("the conversation is closed; nothing was sent")
         if continuity.in_turn:
             raise TurnInFlightError("a turn of this conversation has not ended; nothing was sent")
         self._active = continuity.in_turn = True
-        return await self._send()
+        await self._send()
 
-    async def recover(self, attempt: Attempt, *, exposed: bool) -> Attempt | None:
+    async def recover(self, attempt: Attempt, *, exposed: bool) -> bool:
         machine = attempt.machine
         if attempt.lost:
             decision = self._retries.after_loss(
-                machine.delivery, machine.error, output_seen=machine.output_seen, exposed=exposed
+                machine.delivery,
+                machine.error,
+                close_code=attempt.close_code,
+                output_seen=machine.output_seen,
+                exposed=exposed,
             )
         elif machine.refused and machine.error is not None:
             decision = self._retries.after_refusal(machine.error, had_parent=self._parent is not None)
         else:
             decision = Recovery.GIVE_UP
         if decision is Recovery.GIVE_UP:
-            return None
+            return False
         self._continuity.chain.forget_parent()
         if decision is Recovery.ELSEWHERE:
             self._continuity.drop_lease()
-        return await self._send()
+        await self._send()
+        return True
 
-    def leave(self, attempt: Attempt | None, *, cancelled: bool) -> None:
+    def leave(self) -> None:
         if not self._active:
             return
-        continuity = self._continuity
+        continuity, attempt = self._continuity, self.attempt
         self._active = continuity.in_turn = False
-        machine = attempt.machine if attempt is not None else None
-        if attempt is not None and not attempt.ended and self._lease is not None:
+        if attempt is None:
+            return  # nothing was sent, and nothing has changed
+        machine = attempt.machine
+        status = attempt.status
+        if not attempt.ended and self._lease is not None:
             self._lease.give_up(attempt)
-        well = machine is not None and machine.status in ("completed", "incomplete")
-        if well and machine is not None and machine.response is not None:
+        if status in ("completed", "incomplete") and machine.response is not None:
             continuity.turns += 1
+            if self._lease is not None:
+                self._lease.park()  # until the next turn; its tools may take long
             continuity.chain.extend(self._items, machine.response["output"], str(machine.response_id))
         else:
             # Whatever went wrong may have cost the server its memory of the parent.
             continuity.chain.forget_parent()
-        if self._started_at is not None and attempt is not None and machine is not None:
+        if self._started_at is not None:
             continuity.owner.record(
                 TurnRecord(
                     conversation=continuity.number,
                     connection=continuity.last_connection,
                     response_id=machine.response_id,
                     full=self._full,
-                    status=machine.status or ("lost" if attempt.lost else "cancelled"),
+                    status=status,
                     delivery=machine.delivery,
                     waited=continuity.waited - self._waited_before,
                     duration=trio.current_time() - self._started_at,
@@ -166,7 +179,7 @@ class ContinuousTurn:
                 )
             )
 
-    async def _send(self) -> Attempt:
+    async def _send(self) -> None:
         """Send the turn on a lease that can carry it, taking one if needed."""
         continuity = self._continuity
         while True:
@@ -197,4 +210,5 @@ class ContinuousTurn:
             continuity.full_turns += 1
         else:
             continuity.delta_turns += 1
-        return await lease.send(request, plan.previous_response_id)
+        self.attempt = Attempt(plan.previous_response_id)
+        await lease.send(request, self.attempt)

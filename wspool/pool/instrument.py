@@ -16,3 +16,12 @@ class Instrument:
 
     def turn_ended(self, record: TurnRecord) -> None:
         """A turn has ended, however it ended."""
+
+    def lease_leaking(self, lease: int) -> None:
+        """A lease is held for longer than `policy.leak_after`. Once per lease."""
+
+    def pool_degraded(self, message: str) -> None:
+        """The endpoint is down; *message* says what failed. Once per outage."""
+
+    def pool_recovered(self, lasted: float) -> None:
+        """The endpoint is back after *lasted* seconds. Once per outage."""

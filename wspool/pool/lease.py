@@ -38,7 +38,9 @@ class LeaseOwner(Protocol):
     def record(self, record: TurnRecord) -> None: ...
     def check_use(self) -> None: ...
     def is_live(self, lease: LeaseId) -> bool: ...
+    def now(self) -> float: ...
     def begin(self, lease: LeaseId, *, movable: bool) -> Verdict: ...
+    def park(self, lease: LeaseId) -> None: ...
     def give_up(self, lease: LeaseId) -> None: ...
     def release(self, lease: LeaseId) -> None: ...
 
@@ -105,18 +107,19 @@ class Lease:
             raise TurnInFlightError("a turn is in flight on this lease; nothing was sent")
         return self._owner.begin(self._id, movable=movable)
 
-    async def send(self, request: bytes, parent: str | None) -> Attempt:
+    async def send(self, request: bytes, attempt: Attempt) -> None:
         """Send *request* for the turn that `begin` started. A checkpoint.
 
         Whatever happens to the send shows in the attempt: a failed one is lost.
         """
-        attempt = self._lane.attempt = Attempt(parent)
+        self._lane.attempt = attempt
         self._lane.warm_up = None
+        attempt.sending = True
         try:
             await self._connection.send(request, attempt)
         except WireClosedError as error:
             attempt.lose(error.code)
-        return attempt
+        attempt.sending = False
 
     def check_size(self, request: bytes) -> None:
         """Raise `RequestTooLargeError` if *request* is over the provider's limit."""
@@ -128,6 +131,14 @@ class Lease:
         if self._lane.attempt is attempt and self.alive and not attempt.given_up:
             attempt.drop()
             self._owner.give_up(self._id)
+
+    def park(self) -> None:
+        """Say that no turn will start for a while: the lane may be taken if others starve.
+
+        Never waits. Starting a turn ends it; a lease whose lane was taken is dead.
+        """
+        if self.alive and self._lane.attempt is None:
+            self._owner.park(self._id)
 
     def release(self) -> None:
         """Give the lane back. Never waits; releasing twice does nothing."""
@@ -148,10 +159,11 @@ class _LeaseDriver:
         self._lease = lease
         self._owner = owner
         self._body = body
+        self.attempt: Attempt | None = None
         self._started_at = 0.0
         self._size = 0
 
-    async def start(self) -> Attempt:
+    async def start(self) -> None:
         lease = self._lease
         body = {"type": "response.create", **self._body}
         request = encode(body)
@@ -161,26 +173,28 @@ class _LeaseDriver:
             raise lost("its connection is too close to its lifetime limit for another turn")
         self._started_at = trio.current_time()
         self._size = len(request)
-        return await lease.send(request, self._body.get("previous_response_id"))
+        self.attempt = Attempt(self._body.get("previous_response_id"))
+        await lease.send(request, self.attempt)
 
-    async def recover(self, attempt: Attempt, *, exposed: bool) -> Attempt | None:
+    async def recover(self, attempt: Attempt, *, exposed: bool) -> bool:
         await trio.lowlevel.checkpoint()
-        return None
+        return False
 
-    def leave(self, attempt: Attempt | None, *, cancelled: bool) -> None:
-        lease = self._lease
+    def leave(self) -> None:
+        lease, attempt = self._lease, self.attempt
         if attempt is None:
             return
+        machine = attempt.machine
+        status = attempt.status
         if not attempt.ended:
             lease.give_up(attempt)
-        machine = attempt.machine
         self._owner.record(
             TurnRecord(
                 conversation=None,
                 connection=lease.connection,
                 response_id=machine.response_id,
                 full=True,
-                status=machine.status or ("lost" if attempt.lost else "cancelled"),
+                status=status,
                 delivery=machine.delivery,
                 waited=0.0,
                 duration=trio.current_time() - self._started_at,

@@ -14,14 +14,13 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Final, Literal
 
-import attrs
 import trio
 
 from wspool.core.policy import OPENAI, PoolPolicy, Provider
 from wspool.pool.credentials import ApiKey, secret_source
 from wspool.pool.instrument import Instrument
 from wspool.pool.pool import Pool, Setup
-from wspool.wire.dial import environment_proxy, parse_proxy, parse_url
+from wspool.wire.dial import parse_url
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.wire import Connector
 
@@ -131,7 +130,9 @@ class _PoolManager:
         manager = self._nursery_manager = trio.open_nursery()
         nursery = await manager.__aenter__()
         try:
-            await nursery.start(pool.serve)
+            # Shielded: `start` would leave tasks that shield themselves behind in a cancelled scope.
+            with trio.CancelScope(shield=True):
+                await nursery.start(pool.serve)
         except BaseException as error:
             # Nothing of the body has run: let the nursery say what happened.
             await manager.__aexit__(type(error), error, error.__traceback__)

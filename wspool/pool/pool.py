@@ -13,8 +13,8 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, assert_never
 
 import attrs
@@ -25,15 +25,19 @@ from wspool.core.commands import (
     CloseReason,
     Command,
     ConnectionId,
+    Degraded,
     Dial,
     Expiring,
     Grant,
     HangUp,
     LaneId,
+    Leaking,
     LeaseId,
     Ping,
+    Recovered,
     Refuse,
     RefuseReason,
+    Stolen,
     WaiterId,
     Warm,
 )
@@ -42,6 +46,7 @@ from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import PoolCore, Verdict
 from wspool.core.statistics import PoolStatistics, TurnRecord
 from wspool.errors import ForeignUseError, PoolClosedError, WsPoolError
+from wspool.pool.clock import suspension
 from wspool.pool.connection import Connection, Lane
 from wspool.pool.conversation import Conversation
 from wspool.pool.credentials import CredentialError
@@ -99,14 +104,19 @@ class Pool:
         self._wake_up = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
         self._process = os.getpid()
+        self._suspended = suspension()
         # Spreads retirements and retries; nothing secret depends on it.
         self._random = random.Random()
 
     # -- for users ----------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def lease(self) -> AsyncGenerator[Lease, None]:
+    async def lease(self, *, min_remaining: float = 0.0) -> AsyncGenerator[Lease, None]:
         """Lease one lane for the length of an `async with` block.
+
+        Args:
+            min_remaining: seconds that must be left until its connection's planned retirement.
+                Of the connections that have enough the oldest is taken; by default, the freshest.
 
         Waits in line, first come, first served. A checkpoint; cancelling takes nothing.
 
@@ -114,11 +124,35 @@ class Pool:
             LeaseRefusedError: the line is full, or the endpoint cannot be reached.
             PoolClosedError: the pool is closed.
         """
-        lease = await self.acquire()
+        lease = await self.acquire(min_remaining=min_remaining)
         try:
             yield lease
         finally:
             lease.release()
+
+    @contextmanager
+    def lease_nowait(self) -> Generator[Lease, None, None]:
+        """Lease one lane for the length of a `with` block, if one is free and nobody is in line.
+
+        Never waits and never dials.
+
+        Raises:
+            trio.WouldBlock: there is none.
+            PoolClosedError: the pool is closed.
+        """
+        self.check_use()
+        self._last_waiter += 1
+        waiter = WaiterId(self._last_waiter)
+        answer, others = self._answer(waiter, self._core.acquire_nowait(waiter, self.now()))
+        self._perform(others)
+        if answer is None:
+            raise trio.WouldBlock
+        if isinstance(answer, WsPoolError):
+            raise answer
+        try:
+            yield answer
+        finally:
+            answer.release()
 
     @asynccontextmanager
     async def conversation(self, **defaults: Any) -> AsyncGenerator[Conversation, None]:
@@ -151,9 +185,10 @@ class Pool:
             PoolClosedError: the pool is closed.
         """
         self.check_use()
-        wanted = self.policy.min_idle if lanes is None else lanes
-        if wanted > self.policy.min_idle:
-            raise ValueError(f"lanes={wanted} exceeds min_idle={self.policy.min_idle}; raise min_idle")
+        most = self._core.policy.min_idle
+        wanted = most if lanes is None else lanes
+        if wanted > most:
+            raise ValueError(f"lanes={wanted} exceeds min_idle={most}; raise min_idle")
         await trio.lowlevel.checkpoint()
         while (statistics := self.statistics()).idle < wanted:
             if statistics.closed_pool:
@@ -161,6 +196,52 @@ class Pool:
             if (failure := self._core.failure) is not None:
                 raise self._refusal(Refuse(WaiterId(0), RefuseReason.DIAL_FAILED, failure))
             await self._change()
+
+    def pause(self) -> None:
+        """Grant nothing until `resume`: waiters queue, leases and their turns go on. Never waits."""
+        self.check_use()
+        self._step(self._core.pause)
+
+    def resume(self) -> None:
+        """Grant again after `pause`. Never waits."""
+        self.check_use()
+        self._step(self._core.resume)
+
+    def resize(self, *, max_size: int | None = None, min_idle: int | None = None) -> None:
+        """Change the size of the pool. Never waits.
+
+        Args:
+            max_size: connections at most. Shrinking closes dials and spare at once, and what is
+                leased when it is given back.
+            min_idle: lanes kept ready ahead of demand.
+
+        Raises:
+            ValueError: the two do not go together; nothing was changed.
+        """
+        self.check_use()
+        self._step(self._core.resize, max_size=max_size, min_idle=min_idle)
+
+    def drain(self) -> None:
+        """Replace every connection, each as soon as its replacement is there. Never waits.
+
+        Conversations move between turns. Dials are limited by `policy.dial_concurrency`.
+        """
+        self.check_use()
+        self._step(self._core.drain)
+
+    def clear(self, *, interrupt: bool = False) -> None:
+        """Trust no connection that exists now, as after a change of credentials. Never waits.
+
+        Args:
+            interrupt: True to drop what is leased at once; else it goes when it is given back.
+        """
+        self.check_use()
+        self._step(self._core.clear, interrupt=interrupt)
+
+    def retry_now(self) -> None:
+        """Dial at once although the last dial failed: you know that the endpoint is back. Never waits."""
+        self.check_use()
+        self._step(self._core.retry_now)
 
     async def aclose(self, *, grace: float = 0.0) -> None:
         """Close: refuse newcomers and waiters at once, let leases finish, then force.
@@ -220,26 +301,22 @@ class Pool:
             )
 
     @trio.lowlevel.enable_ki_protection
-    async def acquire(self) -> Lease:
+    async def acquire(self, *, min_remaining: float = 0.0) -> Lease:
         """Take a lease; the caller must `release` it. Prefer `lease()`.
 
-        A checkpoint; cancelling takes nothing. Raises what `lease` raises.
+        A checkpoint; cancelling takes nothing. Takes and raises what `lease` does.
         """
         self.check_use()
+        if not 0 <= min_remaining <= (most := self._core.schedule.retire_from):
+            raise ValueError(
+                f"min_remaining={min_remaining!r} is not between 0 and {most}, a connection's life"
+            )
         await trio.lowlevel.checkpoint_if_cancelled()
         self._last_waiter += 1
         waiter = WaiterId(self._last_waiter)
-        # The answer may be in the very commands of the question, when this task is not parked yet.
-        commands = self._core.acquire(waiter, trio.current_time())
-        answer: Lease | WsPoolError | None = None
-        others: list[Command] = []
-        for command in commands:
-            if isinstance(command, Grant) and command.waiter == waiter:
-                answer = self._lease(command)
-            elif isinstance(command, Refuse) and command.waiter == waiter:
-                answer = self._refusal(command)
-            else:
-                others.append(command)
+        answer, others = self._answer(
+            waiter, self._core.acquire(waiter, self.now(), min_remaining=min_remaining)
+        )
         if answer is None:
             self._parked[waiter] = trio.lowlevel.current_task()
         self._perform(others)
@@ -258,15 +335,23 @@ class Pool:
             raise answer
         return answer
 
+    def now(self) -> float:
+        """Return the pool's time: trio's clock plus the seconds the machine was suspended."""
+        return trio.current_time() + self._suspended()
+
     def is_live(self, lease: LeaseId) -> bool:
         """Return whether *lease* still holds its lane."""
         return self._core.is_live(lease)
 
     def begin(self, lease: LeaseId, *, movable: bool) -> Verdict:
         """Start a turn on *lease*, see `PoolCore.begin`."""
-        verdict, commands = self._core.begin(lease, trio.current_time(), movable=movable)
+        verdict, commands = self._core.begin(lease, self.now(), movable=movable)
         self._perform(commands)
         return verdict
+
+    def park(self, lease: LeaseId) -> None:
+        """The holder of *lease* is busy elsewhere."""
+        self._step(self._core.park, lease)
 
     def give_up(self, lease: LeaseId) -> None:
         """The holder of *lease* gave its turn up."""
@@ -278,17 +363,20 @@ class Pool:
         self._step(self._core.release, lease)
 
     def record(self, record: TurnRecord) -> None:
-        """Show *record* to the instrument, whose failures are its own."""
-        try:
-            self._setup.instrument.turn_ended(record)
-        except Exception:
-            logger.exception("the pool's instrument failed; the turn is not affected")
+        """Show *record* to the instrument."""
+        self._watch(self._setup.instrument.turn_ended, record)
 
     # -- for connections ----------------------------------------------------------------------
 
     async def dial(self, nursery: trio.Nursery) -> Wire:
         """Open a wire whose tasks live in *nursery*."""
-        headers = await self._setup.headers()
+        limit = self.policy.connect_timeout
+        # The connector bounds the dial itself, and says in which phase its time was up.
+        headers: Headers | None = None
+        with trio.move_on_after(limit):
+            headers = await self._setup.headers()
+        if headers is None:
+            raise CredentialError(f"the api_key function gave no key within {limit:g} s", phase="upgrade")
         return await self._setup.connector.connect(nursery, self._setup.endpoint, headers)
 
     def on_connected(self, connection: Connection) -> None:
@@ -328,7 +416,7 @@ class Pool:
     def on_lost(self, connection: Connection) -> None:
         """It died by itself."""
         self._connections.pop(connection.id, None)
-        self._step(self._core.lost, connection.id)
+        self._step(self._core.lost, connection.id, jitter=self._random.random())
 
     def on_gone(self, connection: Connection) -> None:
         """It was told to go, and is gone."""
@@ -341,7 +429,7 @@ class Pool:
     def _step(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None:
         # Synchronous on purpose: between the core's decision and these lines no other task may
         # run, or the decision would be about a pool that no longer exists.
-        self._perform(decide(*args, now=trio.current_time(), **kwargs))
+        self._perform(decide(*args, now=self.now(), **kwargs))
 
     def _perform(self, commands: Sequence[Command]) -> None:
         self._todo.extend(commands)
@@ -374,12 +462,23 @@ class Pool:
                 error = self._refusal(command)
                 trio.lowlevel.reschedule(self._parked.pop(waiter), outcome.Error(error))
             case Warm(connection=number, lane=lane):
-                self._spawn(self._warm_up, self._connections[number], lane)
+                connection = self._connections[number]
+                connection.spawn(self._warm_up, connection, lane)
             case Ping(connection=number):
                 self._ping(self._connections[number])
             case Expiring(lease=lease):
                 if lease in self._leases:
                     self._leases[lease].expiring = True
+            case Stolen(lease=lease):
+                self._leases.pop(lease, None)
+            case Leaking(lease=lease):
+                self._watch(self._setup.instrument.lease_leaking, lease)
+            case Degraded(failure=failure):
+                logger.warning("the endpoint is down: %s", failure.message)
+                self._watch(self._setup.instrument.pool_degraded, failure.message)
+            case Recovered(lasted=lasted):
+                logger.warning("the endpoint is back after %.1f s", lasted)
+                self._watch(self._setup.instrument.pool_recovered, lasted)
             case _:
                 assert_never(command)
 
@@ -390,6 +489,31 @@ class Pool:
             await self._changed.wait()
         finally:
             self._watchers -= 1
+
+    def _watch(self, tell: Callable[..., None], *args: object) -> None:
+        """Tell the instrument something; its failures are its own."""
+        try:
+            tell(*args)
+        except Exception:
+            logger.exception("the pool's instrument failed; the pool is not affected")
+
+    def _answer(
+        self, waiter: WaiterId, commands: Sequence[Command]
+    ) -> tuple[Lease | WsPoolError | None, list[Command]]:
+        """Take the answer to *waiter* out of the commands of its own question.
+
+        Its task is not parked yet, so it cannot be woken with it.
+        """
+        answer: Lease | WsPoolError | None = None
+        others: list[Command] = []
+        for command in commands:
+            if isinstance(command, Grant) and command.waiter == waiter:
+                answer = self._lease(command)
+            elif isinstance(command, Refuse) and command.waiter == waiter:
+                answer = self._refusal(command)
+            else:
+                others.append(command)
+        return answer, others
 
     def _lease(self, command: Grant) -> Lease:
         connection = self._connections[command.connection]
@@ -407,11 +531,12 @@ class Pool:
 
     def _ping(self, connection: Connection) -> None:
         interval = self.policy.ping_interval or math.inf
-        if connection.heard_at + interval > trio.current_time():
+        if connection.paused or connection.heard_at + interval > self.now():
             # It was heard lately; anything inbound is a sign of life.
-            self._step(self._core.ponged, connection.id, heard_at=connection.heard_at)
+            heard_at = max(connection.heard_at, self.now() - interval / 2)
+            self._step(self._core.ponged, connection.id, heard_at=heard_at)
         else:
-            self._spawn(self._ping_and_judge, connection)
+            connection.spawn(self._ping_and_judge, connection)
 
     async def _ping_and_judge(self, connection: Connection) -> None:
         alive = await connection.ping()
@@ -445,9 +570,8 @@ class Pool:
         while True:
             deadline = self._sleeping_until = self._core.next_deadline()
             self._wake_up = trio.Event()
-            with trio.move_on_at(deadline) as scope:
+            with trio.move_on_at(deadline - self._suspended()) as scope:
                 await self._wake_up.wait()
             if scope.cancelled_caught:
                 # Never a time before the deadline that was asked for, however floats round.
-                now = max(deadline, trio.current_time())
-                self._perform(self._core.tick(now))
+                self._perform(self._core.tick(max(deadline, self.now())))

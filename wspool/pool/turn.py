@@ -16,22 +16,35 @@ from typing import Protocol
 from wspool.core.frames import Event
 from wspool.core.response import Response
 from wspool.core.turn import Delivery
-from wspool.errors import PoolClosedError, WsPoolError
+from wspool.errors import PoolClosedError, TurnLostError, WsPoolError
 from wspool.pool.attempt import Attempt
 from wspool.pool.outcome import failed_response, turn_failure
 
 __all__ = ["Turn", "TurnDriver"]
+
+_ORDER: tuple[Delivery, ...] = ("not_sent", "ambiguous", "accepted", "terminal")
+
+
+def _worse(one: Delivery, other: Delivery) -> Delivery:
+    return _ORDER[max(_ORDER.index(one), _ORDER.index(other))]
+
 
 #: Events that show the caller nothing of the model's output.
 _PRELUDE = frozenset({"response.created", "response.queued", "response.in_progress"})
 
 
 class TurnDriver(Protocol):
-    """Who sends for a turn."""
+    """Who sends for a turn.
 
-    async def start(self) -> Attempt: ...
-    async def recover(self, attempt: Attempt, *, exposed: bool) -> Attempt | None: ...
-    def leave(self, attempt: Attempt | None, *, cancelled: bool) -> None: ...
+    Attributes:
+        attempt: the last request, once it was begun.
+    """
+
+    attempt: Attempt | None
+
+    async def start(self) -> None: ...
+    async def recover(self, attempt: Attempt, *, exposed: bool) -> bool: ...
+    def leave(self) -> None: ...
 
 
 class Turn:
@@ -42,22 +55,25 @@ class Turn:
 
     def __init__(self, driver: TurnDriver) -> None:
         self._driver = driver
-        self._attempt: Attempt | None = None
         self._entered = False
         self._left = False
         self._exposed = False
         self._failure: WsPoolError | None = None
+        # What is known about requests before the last one: the worst of it counts.
+        self._before: Delivery = "not_sent"
         self._response: Response | None = None
 
     @property
     def delivery(self) -> Delivery:
         """What is known about the request now."""
-        return self._attempt.machine.delivery if self._attempt is not None else "not_sent"
+        attempt = self._driver.attempt
+        return _worse(self._before, attempt.machine.delivery if attempt is not None else "not_sent")
 
     @property
     def response_id(self) -> str | None:
         """Id of the response, once it was created."""
-        return self._attempt.machine.response_id if self._attempt is not None else None
+        attempt = self._driver.attempt
+        return attempt.machine.response_id if attempt is not None else None
 
     @property
     def response(self) -> Response:
@@ -81,9 +97,9 @@ class Turn:
         """
         while await self._next() is not None:
             pass
-        response = self.response
-        if response.status == "failed" and self._attempt is not None:
-            raise failed_response(self._attempt.machine)
+        response, attempt = self.response, self._driver.attempt
+        if response.status == "failed" and attempt is not None:
+            raise failed_response(attempt.machine)
         return response
 
     async def __aenter__(self) -> Turn:
@@ -92,10 +108,10 @@ class Turn:
             raise RuntimeError("a turn is entered once; ask for another turn")
         self._entered = True
         try:
-            self._attempt = await self._driver.start()
+            await self._driver.start()
         except BaseException:
             self._left = True
-            self._driver.leave(None, cancelled=True)
+            self._driver.leave()
             raise
         return self
 
@@ -104,7 +120,7 @@ class Turn:
     ) -> None:
         """Leave. Never waits. A turn that has not ended is given up."""
         self._left = True
-        self._driver.leave(self._attempt, cancelled=error is not None)
+        self._driver.leave()
 
     def __aiter__(self) -> Turn:
         return self
@@ -126,24 +142,34 @@ class Turn:
         return event
 
     async def _next(self) -> Event | None:
-        if self._left or self._attempt is None:
+        if self._left or self._driver.attempt is None:
             raise PoolClosedError("the turn is over: iterate inside its async with block")
         while self._response is None:
             if self._failure is not None:
                 raise self._failure
-            event = await self._attempt.next()
+            attempt = self._driver.attempt
+            event = await attempt.next()
             if event is not None:
                 return event
-            failure = turn_failure(self._attempt)
+            failure = turn_failure(attempt)
             if failure is None:
-                self._response = Response(self._attempt.machine.response or {})
+                self._response = Response(attempt.machine.response or {})
                 break
-            following = await self._driver.recover(self._attempt, exposed=self._exposed)
-            if following is None:
-                self._failure = failure
-            else:
-                self._attempt = following
+            if not attempt.machine.refused:  # a refused request provably did not run
+                self._before = self.delivery
+            try:
+                if not await self._driver.recover(attempt, exposed=self._exposed):
+                    self._failure = self._tell(failure)
+            except WsPoolError as error:
+                raise self._tell(error) from failure
         return None
+
+    def _tell(self, failure: WsPoolError) -> WsPoolError:
+        """Let *failure* say what is known about all requests of this turn, not only the last."""
+        failure.delivery = _worse(self._before, failure.delivery)
+        if isinstance(failure, TurnLostError):
+            failure.replayable = failure.delivery == "not_sent"
+        return failure
 
     def __repr__(self) -> str:
         return f"<Turn {self.response_id or 'without response'}, {self.delivery}>"

@@ -1,0 +1,275 @@
+"""Roster: the connections of a pool with their lanes and leases, indexed so that nothing is searched.
+
+It decides nothing. Each method keeps all indexes in agreement; what agrees with what is said
+beside each index, and checked against a rescan by the specification machine.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import Counter, OrderedDict
+from typing import Final
+
+import attrs
+
+from wspool.core.commands import ConnectionId, LaneId, LeaseId
+from wspool.core.states import (
+    CONNECTION_TABLE,
+    LANE_TABLE,
+    ConnectionInput,
+    ConnectionState,
+    IllegalInputError,
+    LaneInput,
+    LaneState,
+    advance,
+)
+
+__all__ = ["USABLE", "Connection", "Lane", "Roster"]
+
+#: Connection states in which a lane can be granted.
+USABLE: Final = frozenset({ConnectionState.OPEN, ConnectionState.RETIRING})
+
+
+@attrs.define(eq=False)
+class Lane:
+    """One serial track of a connection."""
+
+    id: LaneId
+    state: LaneState = LaneState.IDLE
+    lease: LeaseId | None = None
+    #: When the rest of an abandoned turn must have ended.
+    drain_until: float = math.inf
+
+
+@attrs.define(eq=False)
+class Connection:
+    """One WebSocket, as the core sees it. Times are seconds."""
+
+    id: ConnectionId
+    #: Start of the dial: the earliest moment from which a server may count its lifetime.
+    born: float
+    #: The episode of `Outage` in which its dial began.
+    episode: int
+    state: ConnectionState = ConnectionState.DIALING
+    lanes: list[Lane] = attrs.field(factory=list[Lane])
+    #: Lanes that are IDLE, the next to be granted last.
+    free: list[Lane] = attrs.field(factory=list[Lane])
+    #: Lanes that are neither IDLE nor DEAD.
+    busy: int = 0
+    #: End of the handshake.
+    opened_at: float = math.inf
+    #: Whether a turn was ever started on it, or a warm-up has ended.
+    used: bool = False
+    #: Planned retirement.
+    retire_at: float = math.inf
+    #: From when on no lane of it is granted: the last start of a turn, or earlier if cleared.
+    grant_end: float = math.inf
+    #: From when on no turn is started on it.
+    last_start: float = math.inf
+    #: When the server ends it.
+    expires_at: float = math.inf
+    #: Since when every lane is IDLE.
+    idle_since: float | None = None
+    idle_alarm: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether its handshake is done and it was not told to go."""
+        return self.state in USABLE
+
+    @property
+    def held(self) -> bool:
+        """Whether a lease holds one of its lanes."""
+        return any(lane.lease is not None for lane in self.lanes)
+
+
+class Roster:
+    """Connections, lanes, leases, and the indexes over them.
+
+    Attributes:
+        connections: every connection that is not gone.
+        available: connections with a free lane by (retire_at, id), the freshest last. A
+            connection is in it iff it is usable and its `free` is not empty.
+        leaving: retiring connections with no busy lane: they wait for their replacement.
+        parked: parked leases and since when, the one parked longest first.
+        fresh: IDLE lanes of OPEN connections: spare that counts as ready ahead of demand.
+        movers: held lanes of RETIRING connections: their holders will soon want another.
+        lanes: lanes by state.
+        states: connections by state.
+    """
+
+    def __init__(self) -> None:
+        self.connections: dict[ConnectionId, Connection] = {}
+        self.available: list[tuple[float, ConnectionId]] = []
+        self.leaving: OrderedDict[ConnectionId, Connection] = OrderedDict()
+        self.parked: OrderedDict[LeaseId, float] = OrderedDict()
+        self.fresh = 0
+        self.movers = 0
+        self.lanes: Counter[LaneState] = Counter()
+        self.states: Counter[ConnectionState] = Counter()
+        # A lease that is not here is dead: released, stolen, or lost with its connection.
+        self._leases: dict[LeaseId, tuple[Connection, Lane]] = {}
+        self._last_connection = 0
+        self._last_lease = 0
+
+    # -- look-ups -----------------------------------------------------------------------------
+
+    def connection(self, number: ConnectionId) -> Connection:
+        """Return a connection that is not gone, or raise `IllegalInputError`."""
+        try:
+            return self.connections[number]
+        except KeyError:
+            raise IllegalInputError(f"connection {number} is gone or never was") from None
+
+    def lease(self, lease: LeaseId) -> tuple[Connection, Lane]:
+        """Return what a live lease holds, or raise `IllegalInputError`."""
+        try:
+            return self._leases[lease]
+        except KeyError:
+            raise IllegalInputError(f"lease {lease} is dead") from None
+
+    def is_live(self, lease: LeaseId) -> bool:
+        """Return whether *lease* still holds its lane."""
+        return lease in self._leases
+
+    @property
+    def dialing(self) -> int:
+        """Connections whose handshake is running."""
+        return self.states[ConnectionState.DIALING]
+
+    @property
+    def usable(self) -> int:
+        """Connections that are usable."""
+        return self.states[ConnectionState.OPEN] + self.states[ConnectionState.RETIRING]
+
+    # -- connections --------------------------------------------------------------------------
+
+    def dial(self, now: float, episode: int) -> Connection:
+        """Add a connection whose dial starts now."""
+        self._last_connection += 1
+        connection = Connection(ConnectionId(self._last_connection), now, episode)
+        self.connections[connection.id] = connection
+        self.states[ConnectionState.DIALING] += 1
+        return connection
+
+    def move(self, connection: Connection, what: ConnectionInput) -> None:
+        """Move a connection by its table."""
+        after = advance(CONNECTION_TABLE, connection.state, what)
+        self.states[connection.state] -= 1
+        connection.state = after
+        self.states[after] += 1
+
+    def open(self, connection: Connection, lanes: int) -> None:
+        """Its handshake is done: all its lanes are free. Its `retire_at` is set already."""
+        self.move(connection, ConnectionInput.CONNECT)
+        connection.lanes = [Lane(LaneId(number)) for number in range(lanes)]
+        connection.free = connection.lanes[::-1]
+        self.lanes[LaneState.IDLE] += lanes
+        self.fresh += lanes
+        bisect.insort(self.available, (connection.retire_at, connection.id))
+
+    def retire(self, connection: Connection) -> list[LeaseId]:
+        """It is past its planned retirement; return the leases on it."""
+        self.move(connection, ConnectionInput.RETIRE)
+        self.fresh -= len(connection.free)
+        held = [lane.lease for lane in connection.lanes if lane.lease is not None]
+        self.movers += len(held)
+        if connection.idle_since is not None:
+            self.leaving[connection.id] = connection
+        return held
+
+    def end_free(self, connection: Connection) -> None:
+        """Its free lanes will not be granted any more. It is retiring already."""
+        if connection.free:
+            self._remove_available(connection)
+            for lane in connection.free:
+                self.move_lane(lane, LaneInput.END)
+            connection.free.clear()
+
+    def end_all(self, connection: Connection) -> int:
+        """All its lanes end, and their leases with them; return how many leases that were."""
+        if connection.free and connection.usable:
+            self._remove_available(connection)
+            if connection.state is ConnectionState.OPEN:
+                self.fresh -= len(connection.free)
+        self.leaving.pop(connection.id, None)
+        connection.free.clear()
+        connection.busy = 0
+        connection.idle_since = None
+        lost = 0
+        for lane in connection.lanes:
+            if lane.lease is not None:
+                lost += 1
+                self.unbind(lane.lease)
+            if lane.state is not LaneState.DEAD:
+                self.move_lane(lane, LaneInput.END)
+        return lost
+
+    # -- lanes and leases ---------------------------------------------------------------------
+
+    def move_lane(self, lane: Lane, what: LaneInput) -> None:
+        """Move a lane by its table."""
+        after = advance(LANE_TABLE, lane.state, what)
+        self.lanes[lane.state] -= 1
+        self.lanes[after] += 1
+        lane.state = after
+
+    def take(self, connection: Connection, what: LaneInput) -> Lane:
+        """Take a free lane of *connection* for a grant or a warm-up."""
+        lane = connection.free.pop()
+        connection.busy += 1
+        connection.idle_since = None
+        self.leaving.pop(connection.id, None)
+        if connection.state is ConnectionState.OPEN:
+            self.fresh -= 1
+        if not connection.free:
+            self._remove_available(connection)
+        self.move_lane(lane, what)
+        return lane
+
+    def put(self, connection: Connection, lane: Lane) -> None:
+        """An IDLE lane is free again. `note_idle` must follow."""
+        if not connection.free:
+            bisect.insort(self.available, (connection.retire_at, connection.id))
+        connection.free.append(lane)
+        connection.busy -= 1
+        if connection.state is ConnectionState.OPEN:
+            self.fresh += 1
+
+    def drop(self, connection: Connection, lane: Lane) -> None:
+        """A busy lane ends while its connection lives on."""
+        self.move_lane(lane, LaneInput.END)
+        lane.drain_until = math.inf
+        connection.busy -= 1
+
+    def note_idle(self, connection: Connection, now: float) -> None:
+        """If it has no busy lane, it is idle from now on."""
+        if not connection.busy:
+            connection.idle_since = now
+            if connection.state is ConnectionState.RETIRING:
+                self.leaving[connection.id] = connection
+
+    def bind(self, connection: Connection, lane: Lane) -> LeaseId:
+        """Give a lane to a new lease."""
+        self._last_lease += 1
+        lane.lease = LeaseId(self._last_lease)
+        self._leases[lane.lease] = (connection, lane)
+        if connection.state is ConnectionState.RETIRING:
+            self.movers += 1
+        return lane.lease
+
+    def unbind(self, lease: LeaseId) -> None:
+        """The lease is dead."""
+        connection, lane = self._leases.pop(lease)
+        self.parked.pop(lease, None)
+        lane.lease = None
+        if connection.state is ConnectionState.RETIRING:
+            self.movers -= 1
+
+    def _remove_available(self, connection: Connection) -> None:
+        key = (connection.retire_at, connection.id)
+        index = bisect.bisect_left(self.available, key)
+        if index == len(self.available) or self.available[index] != key:
+            raise AssertionError(f"bug: connection {connection.id} is not available")
+        del self.available[index]
