@@ -126,7 +126,6 @@ class TrioDriver(Driver):
         self.answers: dict[WaiterId, outcome.Outcome[Lease]] = {}
         self.leases: dict[LeaseId, Lease] = {}
         self.attempts: dict[LeaseId, Attempt] = {}
-        self.kept: list[contextlib.AbstractContextManager[Lease]] = []
         self.dice = Dice()
         self.clock = trio.testing.MockClock()
         self.failure: BaseException | None = None
@@ -171,8 +170,6 @@ class TrioDriver(Driver):
                 for wire in self.wires.values():
                     wire.may_go.set()
                 await pool.aclose()
-                for manager in self.kept:
-                    manager.__exit__(None, None, None)
         self.left = pool._connections, pool._parked, pool._core.statistics()
 
     def do(self, what: Callable[[], Awaitable[Any]]) -> Any:
@@ -315,10 +312,8 @@ class TrioDriver(Driver):
         lease.release()
 
     def do_acquire_nowait(self, waiter: WaiterId, *, world: World, now: float) -> None:
-        manager = self.pool.lease_nowait()
         with contextlib.suppress(trio.WouldBlock, wspool.PoolClosedError):
-            lease = manager.__enter__()
-            self.kept.append(manager)  # a generator that is dropped would release it
+            lease = self.pool.acquire_nowait()
             self.leases[lease._id] = lease
 
     def do_park(self, number: LeaseId, *, world: World, now: float) -> None:

@@ -140,19 +140,11 @@ class Pool:
             trio.WouldBlock: there is none.
             PoolClosedError: the pool is closed.
         """
-        self.check_use()
-        self._last_waiter += 1
-        waiter = WaiterId(self._last_waiter)
-        answer, others = self._answer(waiter, self._core.acquire_nowait(waiter, self.now()))
-        self._perform(others)
-        if answer is None:
-            raise trio.WouldBlock
-        if isinstance(answer, WsPoolError):
-            raise answer
+        lease = self.acquire_nowait()
         try:
-            yield answer
+            yield lease
         finally:
-            answer.release()
+            lease.release()
 
     @asynccontextmanager
     async def conversation(self, **defaults: Any) -> AsyncGenerator[Conversation, None]:
@@ -331,6 +323,20 @@ class Pool:
             granted: Lease = await trio.lowlevel.wait_task_rescheduled(abort)
             return granted
         await trio.lowlevel.cancel_shielded_checkpoint()
+        if isinstance(answer, WsPoolError):
+            raise answer
+        return answer
+
+    @trio.lowlevel.enable_ki_protection
+    def acquire_nowait(self) -> Lease:
+        """Take a lease at once or raise; the caller must `release` it. Prefer `lease_nowait()`."""
+        self.check_use()
+        self._last_waiter += 1
+        waiter = WaiterId(self._last_waiter)
+        answer, others = self._answer(waiter, self._core.acquire_nowait(waiter, self.now()))
+        self._perform(others)
+        if answer is None:
+            raise trio.WouldBlock
         if isinstance(answer, WsPoolError):
             raise answer
         return answer
