@@ -105,8 +105,8 @@ def test_the_bundled_batch_twice(tmp_path: Path) -> None:
     assert summary["tasks"] == summary["right"] == len(results(tmp_path / "rollout-results/bundled")) >= 40
     assert summary["skipped"] == summary["failed"] == summary["wrong"] == summary["owed"] == 0
     assert summary["max_connections"] == summary["peak_connections"] == summary["dialed"] == 8
-    assert summary["full_turns"] == summary["tasks"]
-    assert summary["delta_turns"] == summary["turns"] - summary["tasks"]
+    assert summary["tasks"] <= summary["full_turns"] < summary["delta_turns"]
+    assert summary["turns"] == summary["delta_turns"] + summary["full_turns"]
     assert summary["bytes_saved"] > 0
 
     code, out, _ = run(tmp_path, "rollout", "--limit", "5")

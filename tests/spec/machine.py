@@ -404,6 +404,18 @@ class PoolMachine(RuleBasedStateMachine):
         assert connection.closing
 
     @rule(pick=picks)
+    @precondition(lambda self: len(self.world.open) > 1)
+    @noted
+    def limit_is_met(self, pick: int) -> None:
+        """The server's lifetime limit is lower than ours: what is older is over it as well."""
+        connection = self.choose(self.world.open, pick)
+        for older in self.world.open:
+            if older.born <= connection.born:
+                older.cleared_at = min(older.cleared_at, self.now)
+        self.step("hang_up", connection.id, CloseReason.LIMIT)
+        assert connection.closing
+
+    @rule(pick=picks)
     @precondition(lambda self: self.world.open)
     @noted
     def server_announces_the_end(self, pick: int) -> None:

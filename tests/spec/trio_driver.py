@@ -21,7 +21,7 @@ import trio.testing
 import wspool
 from tests.spec.machine import Driver
 from tests.spec.world import World
-from wspool.core.commands import ConnectionId, LeaseId, WaiterId
+from wspool.core.commands import CloseReason, ConnectionId, LeaseId, WaiterId
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import PoolCore, Verdict
@@ -343,8 +343,10 @@ class TrioDriver(Driver):
         wire.may_go.set()
         wire.inbound.close()
 
-    def do_hang_up(self, number: ConnectionId, reason: str, *, world: World, now: float) -> None:
-        self._arrives(number, '{"type":"response.output_text.delta"}')
+    def do_hang_up(self, number: ConnectionId, reason: CloseReason, *, world: World, now: float) -> None:
+        limit = '{"type":"error","status":400,"error":{"code":"websocket_connection_limit_reached"}}'
+        stray = '{"type":"response.output_text.delta"}'
+        self._arrives(number, limit if reason is CloseReason.LIMIT else stray)
 
     def do_retire(self, number: ConnectionId, *, world: World, now: float) -> None:
         self._arrives(number, '{"type":"error","status":400,"error":{"code":"connection_expiring"}}')

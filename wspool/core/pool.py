@@ -20,7 +20,7 @@ Rules kept here (each is an invariant of the specification machine):
 
 Every operation costs O(1) or O(log n) in connections and waiters: counters per state,
 a heap of deadlines with lazy deletion, no rescans. What concerns all connections at once
-(`clear`, `drain`, `close`) costs O(n).
+(`clear`, `drain`, `close`, a lifetime limit met by surprise) costs O(n).
 """
 
 from __future__ import annotations
@@ -461,6 +461,13 @@ class PoolCore:
         commands: list[Command] = []
         if found.state is not ConnectionState.CLOSING:
             self._hang_up(found, reason, commands, polite=False)
+        if reason is CloseReason.LIMIT:
+            # The server's limit is lower than ours. Whatever is older than this one is over it too,
+            # and would refuse its next turn as well.
+            for older in [*self._roster.connections.values()]:
+                if older.usable and older.born <= found.born:
+                    older.grant_end = min(older.grant_end, now)
+                    self._end_grants(older, commands, CloseReason.LIMIT)
         return self._settle(now, commands)
 
     def retire(self, connection: ConnectionId, now: float) -> list[Command]:

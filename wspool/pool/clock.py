@@ -31,7 +31,7 @@ def suspension(
         number = getattr(time, "CLOCK_BOOTTIME", None)
         if number is None:
             return lambda: 0.0  # trio's clock goes on in suspend there, or nothing does
-        read = partial(time.clock_gettime, number)
+        read: Callable[[], float] = partial(time.clock_gettime, number)
     else:
         read = boot_clock
     began = read() - clock()
