@@ -200,7 +200,7 @@ async def test_nonsense_is_refused_and_the_connection_lives(
 
 async def test_steering_is_refused(autojump_clock: MockClock) -> None:
     """A steer is answered, and is not an error of the turn."""
-    async with open_server(EchoModel(), port=None) as server, connected(server) as client:
+    async with open_server(EchoModel(), port=None, profile=AZURE) as server, connected(server) as client:
         await client.send({"type": "response.steer", "previous_response_id": "r", "input": "x"})
 
         assert (await client.receive())["error"]["code"] == "steering_not_supported"

@@ -19,6 +19,7 @@ import attrs
 
 from wspool.server.ledger import Digest
 from wspool.server.models import Item, TurnError
+from wspool.server.steering import Steer
 
 __all__ = ["ConnectionMemory", "Remembered", "Store", "answered_calls", "not_found", "unknown_call"]
 
@@ -55,6 +56,10 @@ class ConnectionMemory:
     unfinished: Counter[str | None] = attrs.field(factory=Counter[str | None], init=False)
     """Requests received and not ended, by lane."""
     creates: int = attrs.field(default=0, init=False)
+    model: str | None = attrs.field(default=None, init=False)
+    """The model of the first request."""
+    waiting_steers: dict[str, list[Steer]] = attrs.field(factory=dict[str, list[Steer]], init=False)
+    """By response: input that goes before that of the request which continues it."""
 
     def find(self, lane: str | None, response_id: str) -> tuple[Remembered, Literal["lane", "fork"]] | None:
         """The remembered response, and whether continuing it on *lane* is a fork."""
@@ -110,14 +115,14 @@ def answered_calls(items: Iterable[Item], known: frozenset[str]) -> tuple[frozen
     return calls, None
 
 
-def not_found(response_id: str) -> TurnError:
+def not_found(response_id: str, status: int = 400) -> TurnError:
     """The error for a parent that can not be continued here. Source: OpenAI's WebSocket guide, verbatim."""
     return TurnError(
         type="invalid_request_error",
         code="previous_response_not_found",
         message=f"Previous response with id '{response_id}' not found.",
         param="previous_response_id",
-        status=400,
+        status=status,
     )
 
 

@@ -7,12 +7,14 @@ A request is received, started, told event by event, and settled exactly once. T
 2. It is settled (memory updated, lane free, ledger written) in one synchronous step *before* its terminal
    event is sent, so a client that has read the event finds everything in place.
 3. However `perform` ends, the request is settled: what nothing else has settled is lost.
+4. A response that was steered is continued by another one, which is a request of its own that nobody sent.
+   Both are one `perform`, so nothing comes between them on their lane.
 """
 
 import hashlib
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal
 
 import attrs
@@ -26,12 +28,24 @@ from wspool.server.cache import (
     not_found,
     unknown_call,
 )
+from wspool.server.compaction import compact_threshold, compaction_item, unpacked
+from wspool.server.create import Create, TurnCut
 from wspool.server.grammar import INTERNAL_ERROR, TERMINAL, Event, Plan, finished_items
 from wspool.server.ledger import Digest, Ledger, Outcome, extend_digest, user_message
 from wspool.server.models import Item, Model, ModelRequest, ModelTurn, TurnError
 from wspool.server.profiles import ServerProfile
+from wspool.server.steering import (
+    MAX_PENDING,
+    Steer,
+    accepted,
+    failed,
+    pending,
+    required_input,
+    returned,
+    steer_input,
+)
 
-__all__ = ["Create", "Engine"]
+__all__ = ["Engine"]
 
 _logger: Final = logging.getLogger("wspool.server")
 
@@ -42,30 +56,15 @@ _EPOCH: Final = 1_795_000_000
 _CHARACTERS_PER_TOKEN: Final = 4
 
 
-@attrs.define(eq=False, kw_only=True)
-class Create:
-    """One request on its way through the engine."""
+_OUTCOMES: Final[dict[str, Outcome]] = {
+    "response.completed": "completed",
+    "response.incomplete": "incomplete",
+    "response.failed": "failed",
+}
 
-    body: Item
-    memory: ConnectionMemory
-    lane: str | None
-    transport: Literal["websocket", "http"]
-    sequence: int
-    unfinished_on_lane: int
-    received: tuple[float, int]
-    """When: the time in seconds, and the order."""
-    started: tuple[float, int] | None = None
-    warm_up: bool = False
-    parent_from: Literal["lane", "fork", "store"] | None = None
-    input_items: int = 0
-    digest: Digest | None = None
-    """Of what the model saw."""
-    context: tuple[Item, ...] = ()
-    """What the model saw."""
-    outcome: Remembered | None = None
-    """What will be remembered if it ends well."""
-    response_id: str | None = None
-    settled: bool = False
+
+#: Sends one event.
+Send = Callable[[Event], Awaitable[None]]
 
 
 @attrs.frozen
@@ -100,6 +99,8 @@ class Engine:
         self._id_prefix = f"resp_{seed:x}x" if seed else "resp_"
         self._responses = itertools.count(1)
         self._order = itertools.count(1)
+        self._steers = itertools.count(1)
+        self._running: dict[str, Create] = {}
         self._opened_at = trio.current_time()
 
     def receive(
@@ -124,17 +125,28 @@ class Engine:
             received=self._now(),
         )
 
-    async def perform(self, create: Create, send: Callable[[Event], Awaitable[None]]) -> TurnError | None:
+    async def perform(self, create: Create, send: Send, before: Send | None = None) -> TurnError | None:
         """Run *create* and tell its events to *send*. Returns the error if it was refused, having sent
         nothing.
 
         A problem of the model, or of a body that can not be answered, is returned as an internal error. What
         *send* raises as `trio.BrokenResourceError` comes through; the request is lost. Cancellation: the
         same.
+
+        Args:
+          before: is told every event before the request is settled by it, and may raise `TurnCut`.
         """
         self.active += 1
         try:
-            return await self._perform(create, send)
+            refused = await self._perform(create, send, before)
+            while create.successor is not None:
+                create = create.successor
+                problem = await self._perform(create, send, before)
+                for steer in create.steered_by if problem is not None else ():
+                    await send(returned(steer, "successor_creation_failed", create.lane))
+            return refused
+        except TurnCut:
+            return None
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise
         except Exception:
@@ -145,8 +157,10 @@ class Engine:
         finally:
             self.active -= 1
             self.settle(create, "lost")
+            if create.successor is not None:
+                self.settle(create.successor, "lost")
 
-    async def _perform(self, create: Create, send: Callable[[Event], Awaitable[None]]) -> TurnError | None:
+    async def _perform(self, create: Create, send: Send, before: Send | None) -> TurnError | None:
         create.started = self._now()
         plan = self._start(create)
         if isinstance(plan, _Refusal):
@@ -154,21 +168,114 @@ class Engine:
                 await trio.sleep(plan.delay)
             self.settle(create, "rejected", plan.error)
             return plan.error
-        outcomes: dict[str, Outcome] = {
-            "response.completed": "completed",
-            "response.incomplete": "incomplete",
-            "response.failed": "failed",
-        }
+        self._running[plan.response_id] = create
+        bare = create.warm_up and self.profile.bare_warm_up
         for event in plan.events():
             kind: str = event["type"]
-            if kind in TERMINAL:
-                self.settle(create, outcomes[kind], plan.turn.error)
-            await send(event)
+            if bare and kind == "response.in_progress":
+                continue
+            await self._tell(create, plan, event, send, before)
             if kind == "response.in_progress" and plan.turn.delay > 0:
                 await trio.sleep(plan.turn.delay)
             elif self._delay_per_token > 0 and kind.endswith(".delta"):
                 await trio.sleep(self._delay_per_token)
+            elif kind == "response.output_item.done" and self._may_end(create, plan, event["output_index"]):
+                plan = self._shortened(create, plan, event["output_index"] + 1)
+                await self._tell(create, plan, plan.terminal(), send, before)
+                break
+        for steer in create.steers:
+            if plan.turn.status == "failed":
+                await send(returned(steer, "response_not_active", create.lane))
+            elif create.successor is None:
+                event = pending(steer, required_input(plan.items), number=create.told, lane=create.lane)
+                create.told += 1
+                await send(event)
         return None
+
+    async def _tell(self, create: Create, plan: Plan, event: Event, send: Send, before: Send | None) -> None:
+        kind: str = event["type"]
+        event["sequence_number"] = -1 if create.warm_up and self.profile.bare_warm_up else create.told
+        if create.lane is not None:
+            event["stream_id"] = create.lane
+        create.told += 1
+        if before is not None:
+            await before(event)
+        if kind in TERMINAL:
+            self.settle(create, _OUTCOMES[kind], plan.turn.error)
+            if create.steers and plan.turn.status != "failed":
+                if required_input(plan.items):
+                    create.memory.waiting_steers[plan.response_id] = create.steers
+                else:
+                    create.successor = self._succeed(create, plan.response_id)
+        await send(event)
+
+    def _may_end(self, create: Create, plan: Plan, index: int) -> bool:
+        """Whether steering ends the response after the item at *index*."""
+        return (
+            bool(create.steers)
+            and self.profile.steer_ends == "incomplete"
+            and plan.turn.status == "completed"
+            and not required_input(plan.items[: index + 1])
+        )
+
+    def _shortened(self, create: Create, plan: Plan, count: int) -> Plan:
+        """The response as it is if it ends after *count* items because it was steered."""
+        items = plan.items[:count]
+        create.outcome, said = self._outcome(create, plan.response_id, items)
+        turn = attrs.evolve(plan.turn, status="incomplete", reason="steered")
+        cached: int = plan.usage["input_tokens_details"]["cached_tokens"]
+        return attrs.evolve(plan, items=items, turn=turn, usage=_usage(create.tokens, said, cached))
+
+    def _succeed(self, create: Create, response_id: str) -> Create:
+        """The request that continues *create* with what it was steered by. It inherits all settings."""
+        inherited = {
+            key: value
+            for key, value in create.body.items()
+            if key not in ("generate", "input", "previous_response_id")
+        }
+        items = [item for steer in create.steers for item in steer.items]
+        create.memory.unfinished[create.lane] += 1
+        return Create(
+            body=inherited | {"previous_response_id": response_id, "input": items},
+            memory=create.memory,
+            lane=create.lane,
+            transport=create.transport,
+            sequence=create.sequence,
+            unfinished_on_lane=create.memory.unfinished[create.lane],
+            received=self._now(),
+            steered_by=tuple(create.steers),
+        )
+
+    def steer(self, body: Item, memory: ConnectionMemory) -> Event:
+        """Take a steer in, or refuse it. Returns the event that says so."""
+        target, given = body.get("previous_response_id"), body.get("input")
+        running = self._running.get(target) if isinstance(target, str) else None
+        if running is not None and running.memory is not memory:
+            running = None
+        lane = running.lane if running else None
+        problem: tuple[str, str] | None = None
+        items = steer_input(body)
+        if not self.profile.steers or (running is not None and not self._can_steer(running.body)):
+            problem = "steering_not_supported", "Steering is not supported for this response."
+        elif running is None:
+            ended = any(latest.response_id == target for latest in memory.latest.values())
+            code = "response_already_completed" if ended else "response_not_found"
+            problem = code, "The response is not in progress on this connection."
+        elif items is None:
+            problem = "invalid_input", "The input of a steer must be user messages, or a string."
+        elif len(running.steers) >= MAX_PENDING:
+            problem = "too_many_pending_steers", "Too much steering input is pending for the response."
+        if problem is not None or running is None or items is None:
+            code, message = problem or ("response_not_found", "")
+            return failed(code, message, target=target, given=given, lane=lane)
+        steer = Steer(f"steer_{next(self._steers):032x}", str(target), given or "", items)
+        running.steers.append(steer)
+        running.told += 1
+        return accepted(steer, number=running.told - 1, lane=lane)
+
+    def _can_steer(self, body: Item) -> bool:
+        fits = str(body.get("model")).startswith(self.profile.steers)
+        return fits and body.get("conversation") is None and compact_threshold(body) is None
 
     def _start(self, create: Create) -> Plan | _Refusal:
         """Find the parent and ask the model. No checkpoint: parent and answer belong to one moment."""
@@ -182,15 +289,17 @@ class Engine:
             elif (parent := self.store.get(parent_id)) is not None:
                 create.parent_from = "store"
             else:
-                return _Refusal(not_found(parent_id))
+                return _Refusal(not_found(parent_id, self.profile.not_found_status))
 
         given: str | list[Item] = body.get("input") or ""
         new = (user_message(given) if given else []) if isinstance(given, str) else given
-        calls, unknown = answered_calls(new, parent.calls if parent else frozenset())
         create.input_items = len(new)
+        steers = memory.waiting_steers.get(parent_id or "", [])
+        new = [*(item for steer in steers for item in steer.items), *new]
+        create.calls, unknown = answered_calls(unpacked(new), parent.calls if parent else frozenset())
         create.context = (*(parent.context if parent else ()), *new)
         digest: Digest = parent.digest.copy() if parent else hashlib.sha256()
-        tokens = (parent.tokens if parent else 0) + extend_digest(digest, new) // _CHARACTERS_PER_TOKEN
+        create.tokens = (parent.tokens if parent else 0) + extend_digest(digest, new) // _CHARACTERS_PER_TOKEN
         create.digest = digest
         if unknown is not None:
             return _Refusal(unknown_call(unknown))
@@ -199,7 +308,7 @@ class Engine:
         if not create.warm_up:
             turn = self._model.respond(
                 ModelRequest(
-                    context=create.context,
+                    context=unpacked(create.context),
                     instructions=body.get("instructions"),
                     tools=body.get("tools") or (),
                     body=body,
@@ -207,35 +316,77 @@ class Engine:
             )
         if turn.status == "rejected":
             return _Refusal(turn.error or INTERNAL_ERROR, turn.delay)
-        response_id = create.response_id = f"{self._id_prefix}{next(self._responses):06}"
+        memory.waiting_steers.pop(parent_id or "", None)
+        threshold = compact_threshold(body)
+        if threshold is not None and create.tokens > threshold and not create.warm_up:
+            turn = attrs.evolve(turn, output=[compaction_item(create.context), *turn.output])
+        response_id = create.response_id = self._next_id() if create.given_id is None else create.given_id
         items = finished_items(
             turn.output, response_id, status="incomplete" if turn.status == "incomplete" else "completed"
         )
-        after = digest.copy()
-        said = extend_digest(after, items) // _CHARACTERS_PER_TOKEN
-        create.outcome = Remembered(
-            response_id=response_id,
-            context=(*create.context, *items),
-            calls=answered_calls(items, calls)[0],
-            digest=after,
-            tokens=tokens + said,
-        )
+        create.outcome, said = self._outcome(create, response_id, items)
         cached = parent.tokens if parent and create.parent_from != "store" else 0
         return Plan(
             response_id=response_id,
             body=body,
             turn=turn,
             items=items,
-            usage=turn.usage or _usage(tokens, said, cached),
-            created_at=_EPOCH + int(trio.current_time() - self._opened_at),
+            usage=turn.usage or _usage(create.tokens, said, cached),
+            created_at=self._created_at(),
             stream_id=create.lane,
         )
+
+    def _outcome(self, create: Create, response_id: str, items: Sequence[Item]) -> tuple[Remembered, int]:
+        """What can be continued if the response ends with *items*, and how many tokens they are."""
+        assert create.digest is not None
+        # What comes before a compaction is in it.
+        compacted = bool(items) and items[0]["type"] == "compaction"
+        digest: Digest = hashlib.sha256() if compacted else create.digest.copy()
+        said = extend_digest(digest, items) // _CHARACTERS_PER_TOKEN
+        remembered = Remembered(
+            response_id=response_id,
+            context=tuple(items) if compacted else (*create.context, *items),
+            calls=answered_calls(items, create.calls)[0],
+            digest=digest,
+            tokens=said if compacted else create.tokens + said,
+        )
+        return remembered, said
+
+    def compact(self, body: Item) -> Item | TurnError:
+        """Pack a conversation into one item, outside of any turn. Returns the answer, or the refusal."""
+        parent_id: str | None = body.get("previous_response_id")
+        parent = None if parent_id is None else self.store.get(parent_id)
+        if parent_id is not None and parent is None:
+            return not_found(parent_id, self.profile.not_found_status)
+        given: str | list[Item] = body.get("input") or []
+        new = user_message(given) if isinstance(given, str) else given
+        context = unpacked((*(parent.context if parent else ()), *new))
+        response_id = self._next_id()
+        users = [{"type": "message", **item} for item in context if item.get("role") == "user"]
+        tokens = extend_digest(hashlib.sha256(), context) // _CHARACTERS_PER_TOKEN
+        packed = finished_items([compaction_item(context)], response_id)
+        said = extend_digest(hashlib.sha256(), packed) // _CHARACTERS_PER_TOKEN
+        return {
+            "id": response_id,
+            "object": "response.compaction",
+            "created_at": self._created_at(),
+            "output": [*users, *packed],
+            "usage": _usage(tokens, said, 0),
+        }
+
+    def _next_id(self) -> str:
+        return f"{self._id_prefix}{next(self._responses):06}"
+
+    def _created_at(self) -> int:
+        return _EPOCH + int(trio.current_time() - self._opened_at)
 
     def settle(self, create: Create, outcome: Outcome, error: TurnError | None = None) -> None:
         """End *create*: update the memories, free its place on the lane, write the ledger. Only once."""
         if create.settled:
             return
         create.settled = True
+        if create.response_id is not None:
+            self._running.pop(create.response_id, None)
         memory, lane, body = create.memory, create.lane, create.body
         memory.unfinished[lane] -= 1
         parent_id = body.get("previous_response_id")
@@ -247,7 +398,7 @@ class Engine:
                 memory.latest[lane] = create.outcome
             else:
                 memory.latest.pop(lane, None)
-            if stored:
+            if stored and self.profile.keeps_stored:
                 self.store.put(create.outcome)
         elif outcome in ("failed", "rejected") and parent_was_latest and self.profile.evicts_on_failure:
             memory.evict(lane, str(parent_id))
@@ -275,6 +426,8 @@ class Engine:
                 "ended_order": ended[1],
                 "outcome": outcome,
                 "error_code": error.code if error else None,
+                "fault": create.fault,
+                "automatic": bool(create.steered_by),
             }
         )
 

@@ -180,7 +180,11 @@ class Plan:
         status = self.turn.status
         if status == "failed":
             yield {"type": "error", "error": (self.turn.error or INTERNAL_ERROR).body()}
-        yield {"type": f"response.{status}", "response": self.response(status)}
+        yield self.terminal()
+
+    def terminal(self) -> Event:
+        """The last event, without its number and lane."""
+        return {"type": f"response.{self.turn.status}", "response": self.response(self.turn.status)}
 
 
 _PADDED: Final = frozenset(

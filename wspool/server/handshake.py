@@ -14,7 +14,7 @@ import h11
 
 from wspool.server.models import TurnError
 
-__all__ = ["Rejection", "header", "is_upgrade", "response_head", "responses_path"]
+__all__ = ["Rejection", "compact_path", "header", "is_upgrade", "response_head", "responses_path"]
 
 
 @attrs.frozen(kw_only=True)
@@ -48,6 +48,11 @@ _SUFFIX: Final = "/responses"
 def responses_path(request: h11.Request) -> bool:
     """Whether the request is for the Responses API, whatever comes before it in the path."""
     return request.target.decode("ascii").partition("?")[0].endswith(_SUFFIX)
+
+
+def compact_path(request: h11.Request) -> bool:
+    """Whether the request is to compact a conversation."""
+    return request.target.decode("ascii").partition("?")[0].endswith(_SUFFIX + "/compact")
 
 
 def header(request: h11.Request, name: bytes) -> str:

@@ -1,4 +1,5 @@
-"""The HTTP door: `POST /v1/responses`, answered with server-sent events or one JSON body.
+"""The HTTP door: `POST /v1/responses`, answered with server-sent events or one JSON body, and
+`POST /v1/responses/compact`.
 
 The same engine, model and grammar as over WebSocket, without what belongs to a connection: there are no lanes
 and no warm-up, and only a stored response can be continued.
@@ -14,7 +15,7 @@ import trio
 from wspool.server.cache import ConnectionMemory
 from wspool.server.engine import Engine
 from wspool.server.grammar import TERMINAL, Event
-from wspool.server.handshake import header, responses_path
+from wspool.server.handshake import compact_path, header, responses_path
 from wspool.server.models import Item, TurnError
 from wspool.server.requests import RequestError, check_create, invalid_request, parse
 
@@ -89,6 +90,13 @@ class HttpExchange:
         except RequestError as refused:
             await self._send_error(refused.error)
             return
+        if compact_path(request):
+            compacted = self._engine.compact(create_body)
+            if isinstance(compacted, TurnError):
+                await self._send_error(compacted)
+            else:
+                await self.send_json(200, compacted)
+            return
         create = self._engine.receive(create_body, self._memory, transport="http")
         if create_body.get("stream") is True:
             sse = _EventStream(self)
@@ -112,7 +120,7 @@ class HttpExchange:
             await self._send_error(refused_by_engine)
 
     def _check_head(self, request: h11.Request) -> None:
-        if not responses_path(request):
+        if not (responses_path(request) or compact_path(request)):
             raise RequestError(invalid_request("Invalid URL.", status=404))
         if self._api_key is not None and header(request, b"authorization") != f"Bearer {self._api_key}":
             raise RequestError(not_authorized())

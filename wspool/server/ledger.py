@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Literal, Protocol, TextIO, TypedDict
+from typing import Any, Final, Literal, Protocol, TextIO, TypedDict
 
 from wspool.server.models import is_array, is_object
 
@@ -61,6 +61,12 @@ class Entry(TypedDict):
     not.
     """
     error_code: str | None
+    fault: str | None
+    """The fault that a script chose for the request. It did not happen if the request was refused before, or
+    if its connection ended before.
+    """
+    automatic: bool
+    """The server made this request itself, from steering input; the client sent none."""
 
 
 #: Takes one finished line; a list's `append` will do.
@@ -104,6 +110,10 @@ class Ledger:
             self._file.close()
 
 
+#: The size of a compaction item, in characters.
+_COMPACTED: Final = 400
+
+
 class Digest(Protocol):
     """The part of a `hashlib` object that is used here."""
 
@@ -125,12 +135,15 @@ def context_digest(items: str | Iterable[Mapping[str, Any]]) -> str:
 
 
 def extend_digest(digest: Digest, items: Iterable[Mapping[str, Any]]) -> int:
-    """Add *items* to *digest*; returns the number of characters that were added."""
+    """Add *items* to *digest*; returns their size in characters.
+
+    A compaction item is small, whatever it stands for.
+    """
     size = 0
     for item in items:
         line = json.dumps(_canonical(item), sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
         digest.update(line.encode("ascii"))
-        size += len(line)
+        size += _COMPACTED if item.get("type") == "compaction" else len(line)
     return size
 
 

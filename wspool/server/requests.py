@@ -60,6 +60,7 @@ def _finite(digits: str) -> float:
 
 # What the server itself works with: field -> (types, in words).
 _SHAPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
+    "context_management": ((list,), "an array of objects"),
     "input": ((str, list), "a string or an array of items"),
     "instructions": ((str,), "a string"),
     "previous_response_id": ((str,), "a string"),
@@ -86,7 +87,7 @@ def check_create(body: Item) -> None:
         value = body.get(field)
         if value is not None and not isinstance(value, types):
             raise _wrong_type(field, words)
-    for field in ("input", "tools"):
+    for field in ("context_management", "input", "tools"):
         value = body.get(field)
         if is_array(value):
             for number, element in enumerate(value):

@@ -10,25 +10,27 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import attrs
 import h11
 import trio
-import trio.testing
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 from wsproto.utilities import ProtocolError
 
 from wspool.server.cache import ConnectionMemory
 from wspool.server.engine import Engine
+from wspool.server.faults import Fault, FaultScript
 from wspool.server.handshake import Rejection, header, is_upgrade, response_head, responses_path
 from wspool.server.http import HttpExchange, not_authorized
 from wspool.server.ledger import Entry, Ledger, Sink
+from wspool.server.line import Line, MemoryEnd
 from wspool.server.models import Model, TurnError
 from wspool.server.profiles import OPENAI, LimitMode, ServerProfile
 from wspool.server.session import DROPPED, Session
+from wspool.server.steps import Handshake
 
 __all__ = ["Server", "ServerStatistics", "open_server"]
 
@@ -52,6 +54,9 @@ _CLOSE_TIMEOUT: Final = 2.0
 #: After a goodbye the rest of what the client sends is read and thrown away until nothing came for this long,
 #: in seconds: closing a socket with unread bytes resets it, and the client would never see the goodbye.
 _LINGER: Final = 0.2
+
+# HTTP status -> the close code of a server that judges after the upgrade.
+_REFUSALS: Final = {401: 1008, 403: 1008, 429: 1013}
 
 #: trio-websocket stops answering pings while this many messages wait for us.
 _QUEUED_MESSAGES: Final = 64
@@ -95,7 +100,10 @@ class Server:
         address: tuple[str, int] | None,
         api_key: str | None,
         max_connections: float,
+        script: FaultScript,
     ) -> None:
+        self._script = script
+        self._sessions: dict[int, Session] = {}
         self.handshakes = deque(maxlen=_HANDSHAKES)
         self._engine = engine
         self._nursery = nursery
@@ -139,13 +147,28 @@ class Server:
         for rejection in rejections:
             self._rejections.append(Rejection(status=rejection) if isinstance(rejection, int) else rejection)
 
+    def inject(self, fault: Fault, connection: int | None = None) -> None:
+        """Let *fault* happen now, on one connection or on all, wherever it usually happens.
+
+        Args:
+          connection: its number, as in the ledger; one that is not open is ignored.
+
+        Raises:
+          ValueError: *fault* is about an event.
+        """
+        if fault.needs_event():
+            raise ValueError(f"{fault.name!r} is about an event; it can not happen beside one")
+        for number, session in list(self._sessions.items()):
+            if connection in (None, number):
+                session.inject(fault)
+
     async def open_stream(self, endpoint: object = None) -> trio.abc.Stream:
         """The client's half of a new in-memory connection to this server. Always a checkpoint.
 
         Args:
           endpoint: ignored; it is there so that this method can stand in for a dialler.
         """
-        client, server = trio.testing.memory_stream_pair()
+        client, server = MemoryEnd.pair()
         self._nursery.start_soon(self.serve, server)
         await trio.lowlevel.checkpoint()
         return client
@@ -182,13 +205,16 @@ class Server:
         if rejection is not None:
             self._rejected += 1
             await trio.sleep(rejection.delay)
+            if self._engine.profile.accepts_first and rejection.status not in (None, 101):
+                code = _REFUSALS.get(rejection.status or 0, 1011)
+                rejection = attrs.evolve(rejection, status=101, close_code=code)
             if rejection.status is None:
                 await _ignore(stream)
                 return
             if rejection.status != 101:
                 await stream.send_all(response_head(rejection))
                 return
-        await self._serve_websocket(_Replay(stream, bytes(head)), memory, rejection)
+        await self._serve_websocket(Line(stream, bytes(head)), memory, rejection)
 
     def _rejection(self, request: h11.Request) -> Rejection | None:
         if self._rejections:
@@ -210,40 +236,53 @@ class Server:
         return None
 
     async def _serve_websocket(
-        self, stream: trio.abc.Stream, memory: ConnectionMemory, rejection: Rejection | None
+        self, line: Line, memory: ConnectionMemory, rejection: Rejection | None
     ) -> None:
+        faults = self._script.for_connection(memory.connection)
+        headers = [
+            header
+            for fault in faults
+            for step in fault.steps
+            if isinstance(step, Handshake)
+            for header in step.headers
+        ]
         websocket: WebSocketConnection | None = None
         try:
             async with trio.open_nursery() as nursery:
                 with trio.move_on_after(_HANDSHAKE_TIMEOUT):
                     upgrade = await wrap_server_stream(
                         nursery,
-                        stream,
+                        line,
                         message_queue_size=_QUEUED_MESSAGES,
                         max_message_size=self._engine.profile.max_message,
                         receive_buffer_size=_READ,
                     )
-                    websocket = await upgrade.accept()
+                    websocket = await upgrade.accept(extra_headers=headers)
                 if websocket is not None:
                     if rejection is None:
-                        code = await self._run_session(Session(websocket, self._engine, memory))
+                        session = Session(websocket, self._engine, memory, line, self._script)
+                        code = await self._run_session(session, memory.connection, faults)
                     else:
                         code = rejection.close_code
                     if code is not None and code != DROPPED:
                         with trio.move_on_after(_CLOSE_TIMEOUT):
                             await websocket.aclose(code)
+                if not line.answers_close:
+                    await trio.sleep_forever()
                 nursery.cancel_scope.cancel()
         finally:
             if websocket is not None and websocket.closed is not None and websocket.closed.code == 1009:
-                await _linger(stream)
+                await _linger(line)
 
-    async def _run_session(self, session: Session) -> int | None:
+    async def _run_session(self, session: Session, number: int, faults: Iterable[Fault]) -> int | None:
         self._open += 1
         self._total += 1
         self._peak = max(self._peak, self._open)
         try:
-            return await session.run()
+            self._sessions[number] = session
+            return await session.run(faults)
         finally:
+            del self._sessions[number]
             self._open -= 1
 
 
@@ -278,30 +317,6 @@ async def _linger(stream: trio.abc.Stream) -> None:
                 data = await stream.receive_some(_READ)
 
 
-class _Replay(trio.abc.Stream):
-    """A stream that gives back what was read from it already."""
-
-    def __init__(self, stream: trio.abc.Stream, head: bytes) -> None:
-        self._stream = stream
-        self._head = head
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        if self._head:
-            head, self._head = self._head, b""
-            await trio.lowlevel.checkpoint()
-            return head
-        return await self._stream.receive_some(max_bytes)
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
 @asynccontextmanager
 async def open_server(
     model: Model,
@@ -315,6 +330,7 @@ async def open_server(
     limit_mode: LimitMode | None = None,
     api_key: str | None = None,
     max_connections: int | None = None,
+    faults: FaultScript | None = None,
     seed: int = 0,
 ) -> AsyncGenerator[Server]:
     """Run a provider while the body runs; leaving drops all connections.
@@ -329,6 +345,7 @@ async def open_server(
       limit_mode: what happens then, instead of the profile's.
       api_key: if set, handshakes and requests without it get 401.
       max_connections: WebSocket connections at a time; one more gets 429.
+      faults: what goes wrong; None is nothing.
       seed: goes into the response ids; two servers with different seeds never issue the same id.
 
     Raises:
@@ -353,6 +370,7 @@ async def open_server(
                     address=address,
                     api_key=api_key,
                     max_connections=math.inf if max_connections is None else max_connections,
+                    script=FaultScript() if faults is None else faults,
                 )
                 if listeners:
                     await nursery.start(_accept, server, listeners, nursery)
