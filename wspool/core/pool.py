@@ -29,7 +29,7 @@ import bisect
 import enum
 import math
 from collections import Counter, OrderedDict, deque
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, assert_never
 
 import attrs
 
@@ -549,6 +549,8 @@ class PoolCore:
                     commands.append(Ping(connection.id))
                 case _Alarm.DRAIN:
                     self._check_drain(connection, now, commands)
+                case _:
+                    assert_never(alarm)
         while self._leak_watch and self._leak_watch[0][0] <= now:
             _, lease = self._leak_watch.popleft()
             if self._roster.is_live(lease):
@@ -736,7 +738,10 @@ class PoolCore:
         if failure is not None and failure.permanent and not self._waiters:
             return False  # spare is no reason to ask again what was refused for good
         spare = self._roster.fresh + self._roster.lanes[LaneState.WARMING]
-        need = len(self._waiters) + max(0, self.policy.min_idle + self._roster.movers - spare)
+        waiting = len(self._waiters)
+        if self._paused:
+            waiting = max(0, waiting - spare)  # what is free now will do for them
+        need = waiting + max(0, self.policy.min_idle + self._roster.movers - spare)
         return need > self._roster.dialing * self._lanes
 
     # -- the life of a connection -------------------------------------------------------------
@@ -789,9 +794,7 @@ class PoolCore:
 
     def _check_idle(self, connection: Connection, now: float, commands: list[Command]) -> None:
         connection.idle_alarm = False
-        if connection.idle_since is None:
-            return  # busy since; the alarm is set again when it is idle
-        due = connection.idle_since + self.policy.max_idle
+        due = (connection.idle_since or 0.0) + self.policy.max_idle
         surplus = self._roster.fresh - len(connection.free) >= self.policy.min_idle
         if due <= now and surplus:
             self._hang_up(connection, CloseReason.IDLE, commands)

@@ -1,0 +1,746 @@
+"""The decisions of the pool, one story each; the specification machine tries all the others."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import attrs
+import pytest
+
+from wspool.core.commands import (
+    CloseReason,
+    Command,
+    ConnectionId,
+    Degraded,
+    Dial,
+    Expiring,
+    Grant,
+    HangUp,
+    LaneId,
+    Leaking,
+    LeaseId,
+    Ping,
+    Recovered,
+    Refuse,
+    RefuseReason,
+    Stolen,
+    WaiterId,
+    Warm,
+)
+from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.policy import PoolPolicy, Provider
+from wspool.core.pool import EARLY, MAX_SKIPS, PoolCore, Verdict
+from wspool.core.states import ConnectionState, IllegalInputError, LaneState
+
+DOWN = DialFailure(kind=FailureKind.TRANSIENT, message="no answer", phase="tcp")
+WRONG_KEY = DialFailure(kind=FailureKind.CREDENTIAL, message="401", phase="upgrade", status=401)
+
+ONE, TWO, THREE = ConnectionId(1), ConnectionId(2), ConnectionId(3)
+LANE = LaneId(0)
+
+
+def make(*, lanes: int = 1, lifetime: float = 3600.0, warm_up: bool = False, **limits: Any) -> PoolCore:
+    """A core with little room and no spare, unless told otherwise."""
+    limits = {"max_size": 2, "min_idle": 0, "ping_interval": None, **limits}
+    provider = Provider(name="test", lanes=lanes, max_lifetime=lifetime)
+    return PoolCore(PoolPolicy(**limits), provider, warm_up=warm_up)
+
+
+def opened(core: PoolCore, *, waiters: int = 1, now: float = 0.0) -> None:
+    """Put *waiters* in line and let every dial succeed."""
+    for number in range(1, waiters + 1):
+        for command in core.acquire(WaiterId(number), now):
+            if isinstance(command, Dial):
+                core.connected(command.connection, now, 0.5)
+
+
+def of(commands: list[Command], *kinds: type) -> list[Command]:
+    """The commands of certain kinds."""
+    return [command for command in commands if isinstance(command, kinds)]
+
+
+def reasons(commands: list[Command]) -> list[CloseReason]:
+    """Why connections were hung up, in order."""
+    return [command.reason for command in commands if isinstance(command, HangUp)]
+
+
+def run_to(core: PoolCore, target: float) -> list[Command]:
+    """Tick at every deadline up to *target*; return all commands."""
+    commands: list[Command] = []
+    while (deadline := core.next_deadline()) <= target:
+        commands += core.tick(deadline)
+    return commands
+
+
+def test_a_waiter_gets_a_dial_and_then_its_lane() -> None:
+    """Nothing is dialled ahead when no spare is asked for."""
+    core = make()
+
+    assert [] == core.start(0.0)
+    assert [Dial(ONE)] == core.acquire(WaiterId(1), 0.0)
+    assert [Grant(WaiterId(1), LeaseId(1), ONE, LANE)] == core.connected(ONE, 0.1, 0.5)
+
+
+def test_spare_is_dialled_ahead_within_the_concurrency() -> None:
+    """`min_idle` is a promise about free lanes, `dial_concurrency` one about handshakes."""
+    core = make(max_size=5, min_idle=3, dial_concurrency=2)
+
+    assert [Dial(ONE), Dial(TWO)] == core.start(0.0)
+    assert [Dial(THREE)] == core.connected(ONE, 0.1, 0.5)
+
+
+def test_a_waiter_takes_whatever_comes_first() -> None:
+    """A released lane serves a waiter whose dial is still running, and the dial goes to spare."""
+    core = make()
+    opened(core)
+    assert [Dial(TWO)] == core.acquire(WaiterId(2), 1.0)
+
+    assert [Grant(WaiterId(2), LeaseId(2), ONE, LANE)] == core.release(LeaseId(1), 1.1)
+    assert [] == core.connected(TWO, 1.2, 0.1)
+
+
+def test_a_dial_survives_the_waiter_who_asked() -> None:
+    """Cancelling a waiter cancels nothing but its place in line."""
+    core = make()
+    core.acquire(WaiterId(1), 0.0)
+
+    assert [] == core.abandon(WaiterId(1), 0.1)
+    assert [] == core.connected(ONE, 0.2, 0.5)
+    assert 1 == core.statistics().idle
+
+
+def test_the_same_waiter_is_not_put_in_line_twice() -> None:
+    """An id names one wait."""
+    core = make()
+    core.acquire(WaiterId(1), 0.0)
+
+    with pytest.raises(IllegalInputError, match="in line already"):
+        core.acquire(WaiterId(1), 0.0)
+
+
+def test_nobody_leaves_a_line_he_is_not_in() -> None:
+    """Abandoning twice is a bug of whoever drives the core."""
+    with pytest.raises(IllegalInputError, match="not in line"):
+        make().abandon(WaiterId(1), 0.0)
+
+
+def test_a_dead_lease_does_nothing() -> None:
+    """Starting on it is illegal, releasing it again is harmless."""
+    core = make()
+    opened(core)
+    core.release(LeaseId(1), 1.0)
+
+    assert [] == core.release(LeaseId(1), 2.0)
+    with pytest.raises(IllegalInputError, match="lease 1 is dead"):
+        core.begin(LeaseId(1), 2.0)
+
+
+def test_a_connection_that_is_gone_is_no_connection() -> None:
+    """Reports about it are bugs."""
+    with pytest.raises(IllegalInputError, match="connection 1 is gone"):
+        make().lost(ONE, 0.0, 0.5)
+
+
+def test_one_turn_at_a_time() -> None:
+    """A second start on a lane with a turn is refused before anything changes."""
+    core = make()
+    opened(core)
+    assert (Verdict.GO, []) == core.begin(LeaseId(1), 1.0)
+    before = core.statistics()
+
+    with pytest.raises(IllegalInputError, match="'start' is illegal while 'in flight'"):
+        core.begin(LeaseId(1), 1.0)
+    assert before == core.statistics()
+
+
+def test_a_turn_given_up_costs_the_connection() -> None:
+    """By default what was abandoned midway is never used again."""
+    core = make()
+    opened(core)
+    core.begin(LeaseId(1), 1.0)
+
+    assert [HangUp(ONE, CloseReason.DIRTY, polite=False)] == core.release(LeaseId(1), 2.0)
+    assert [] == core.gone(ONE, 2.1)
+    assert 0 == core.statistics().size
+
+
+def test_a_drained_lane_is_used_again() -> None:
+    """With `drain` the rest of the turn is awaited, whether its holder stays or leaves."""
+    core = make(on_cancel="drain", max_size=1)
+    opened(core)
+    core.begin(LeaseId(1), 1.0)
+    core.give_up(LeaseId(1), 2.0)
+    assert [] == core.finished(ONE, LANE, 3.0)
+    core.begin(LeaseId(1), 4.0)
+
+    assert [] == core.release(LeaseId(1), 5.0)
+    assert 1 == core.statistics().draining
+    assert [] == core.acquire(WaiterId(2), 5.5)
+    assert [Grant(WaiterId(2), LeaseId(2), ONE, LANE)] == core.finished(ONE, LANE, 6.0)
+
+
+def test_a_tail_that_does_not_end_costs_the_connection() -> None:
+    """Draining has a deadline, and a drained lane has none any more."""
+    core = make(on_cancel="drain", drain_timeout=10.0)
+    opened(core)
+    core.begin(LeaseId(1), 0.0)
+    core.give_up(LeaseId(1), 0.0)
+    core.finished(ONE, LANE, 1.0)
+    core.begin(LeaseId(1), 2.0)
+    core.give_up(LeaseId(1), 2.0)
+
+    assert [HangUp(ONE, CloseReason.DIRTY, polite=False)] == run_to(core, 12.0)
+    assert not core.is_live(LeaseId(1))
+
+
+def test_a_tail_does_not_cost_its_siblings() -> None:
+    """Where lanes share a connection, it retires and goes with the last of them."""
+    core = make(lanes=3, on_cancel="drain", drain_timeout=10.0)
+    opened(core, waiters=3)
+    for lease in (1, 2, 3):
+        core.begin(LeaseId(lease), 0.0)
+    core.give_up(LeaseId(1), 0.0)
+    core.release(LeaseId(2), 5.0)
+
+    assert [Expiring(LeaseId(1)), Expiring(LeaseId(3))] == of(run_to(core, 10.0), Expiring)
+    assert not core.is_live(LeaseId(1))
+    assert core.is_live(LeaseId(3))
+    core.tick(15.0)
+    core.finished(ONE, LaneId(2), 16.0)
+    assert [HangUp(ONE, CloseReason.LIFETIME, polite=True)] == of(core.release(LeaseId(3), 17.0), HangUp)
+
+
+def test_several_lanes_share_a_connection() -> None:
+    """A provider with more lanes changes a number."""
+    core = make(lanes=2)
+    opened(core, waiters=2)
+
+    assert {ONE: (ConnectionState.OPEN, (LaneState.LEASED, LaneState.LEASED))} == core.states()
+
+
+def test_the_line_is_limited() -> None:
+    """One more than `max_waiting` is refused at once; whoever needs no line is not."""
+    core = make(max_waiting=1)
+    core.acquire(WaiterId(1), 0.0)
+
+    assert [Refuse(WaiterId(2), RefuseReason.TOO_MANY_WAITING)] == core.acquire(WaiterId(2), 0.0)
+
+
+def test_nowait_takes_only_what_is_there() -> None:
+    """It never dials, never waits, never jumps the line, and knows a closed pool."""
+    core = make(max_size=1)
+    assert [] == core.acquire_nowait(WaiterId(1), 0.0)
+    core.acquire(WaiterId(2), 0.0)
+    assert [] == core.acquire_nowait(WaiterId(3), 0.0)
+    core.connected(ONE, 0.1, 0.5)
+    core.release(LeaseId(1), 0.2)
+
+    assert [Grant(WaiterId(4), LeaseId(2), ONE, LANE)] == core.acquire_nowait(WaiterId(4), 0.3)
+    core.close(0.4)
+    assert [Refuse(WaiterId(5), RefuseReason.CLOSED)] == core.acquire_nowait(WaiterId(5), 0.5)
+
+
+def test_life_that_is_asked_for_is_given() -> None:
+    """Of the lanes with enough life the oldest is taken; without asking, the freshest."""
+    core = make(max_size=3, min_idle=3, dial_concurrency=1)
+    core.start(0.0)
+    for number, now in ((ONE, 600.0), (TWO, 1200.0), (THREE, 1300.0)):
+        core.connected(number, now, 0.0)  # each dial began when the one before it ended
+    need = core.schedule.retire_from - 900.0
+
+    [first] = core.acquire(WaiterId(1), 1400.0, min_remaining=need)
+    [second] = core.acquire(WaiterId(2), 1400.0)[:1]
+
+    assert Grant(WaiterId(1), LeaseId(1), TWO, LANE) == first
+    assert Grant(WaiterId(2), LeaseId(2), THREE, LANE) == second
+
+
+def test_room_is_made_for_who_wants_more_life() -> None:
+    """In a full pool the oldest spare goes, so that a fresh connection can come."""
+    core = make(max_size=1)
+    opened(core)
+    core.release(LeaseId(1), 1.0)
+    commands = core.acquire(WaiterId(2), 1500.0, min_remaining=core.schedule.retire_from)
+
+    assert [HangUp(ONE, CloseReason.UNSUITABLE, polite=True), Dial(TWO)] == commands
+
+
+def test_room_is_not_made_from_what_is_in_use() -> None:
+    """A connection with a busy lane stays, however long somebody waits for a fresher one."""
+    core = make(max_size=1, lanes=2)
+    opened(core)
+
+    assert [] == core.acquire(WaiterId(2), 1500.0, min_remaining=core.schedule.retire_from)
+
+
+def test_a_connection_retires_when_its_replacement_is_there() -> None:
+    """Make before break: spare never falls below what was promised."""
+    core = make(min_idle=1)
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.0)
+
+    assert [Dial(TWO)] == run_to(core, core.schedule.retire_from)
+    assert 1 == core.statistics().idle
+    assert [HangUp(ONE, CloseReason.LIFETIME, polite=True)] == core.connected(TWO, 3000.0, 0.0)
+
+
+def test_a_full_pool_breaks_before_it_makes() -> None:
+    """At the cap only the going of the old makes room for the new."""
+    core = make(max_size=1, min_idle=1)
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.0)
+
+    assert [HangUp(ONE, CloseReason.LIFETIME, polite=True), Dial(TWO)] == run_to(core, 3000.0)
+
+
+def test_a_retiring_connection_is_granted_while_there_is_no_other() -> None:
+    """Its holder is told at once, and may move as soon as another one is ready."""
+    core = make(min_idle=1, max_size=3)
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.0)
+    run_to(core, core.schedule.retire_from)
+    now = core.schedule.retire_from + 1
+
+    granted = [Grant(WaiterId(1), LeaseId(1), ONE, LANE), Expiring(LeaseId(1))]
+    assert granted == of(core.acquire(WaiterId(1), now), Grant, Expiring)
+    assert (Verdict.GO, []) == core.begin(LeaseId(1), now, movable=True)
+    core.finished(ONE, LANE, now)
+    core.connected(TWO, now, 0.5)
+    assert Verdict.MOVE is core.begin(LeaseId(1), now, movable=True)[0]
+    assert Verdict.GO is core.begin(LeaseId(1), now)[0]
+
+
+def test_no_turn_starts_that_may_not_end() -> None:
+    """From the last start on a lease is of no use, and its connection goes when it is given back."""
+    core = make()
+    opened(core)
+    late = core.schedule.last_start
+
+    assert Verdict.MOVE is core.begin(LeaseId(1), late)[0]
+    assert [HangUp(ONE, CloseReason.LIFETIME, polite=True)] == of(core.release(LeaseId(1), late), HangUp)
+
+
+def test_a_lane_too_old_is_not_granted_though_nobody_ticked() -> None:
+    """The deadline is checked at the grant, not when a timer comes round to it."""
+    core = make()
+    opened(core)
+    core.release(LeaseId(1), 1.0)
+
+    commands = core.acquire(WaiterId(2), core.schedule.last_start)
+
+    assert [HangUp(ONE, CloseReason.LIFETIME, polite=True), Dial(TWO)] == commands
+
+
+def test_only_a_turn_outlives_the_limit() -> None:
+    """The server may let it end; then the connection goes."""
+    core = make()
+    opened(core)
+    core.begin(LeaseId(1), 1.0)
+    assert [] == of(run_to(core, 3600.0), HangUp)
+
+    assert [HangUp(ONE, CloseReason.LIFETIME, polite=True)] == core.finished(ONE, LANE, 3601.0)
+
+
+def test_an_idle_lease_does_not_outlive_the_limit() -> None:
+    """A lease without a turn is of no use on a connection that the server ends."""
+    core = make()
+    opened(core)
+
+    assert [HangUp(ONE, CloseReason.LIFETIME, polite=True)] == of(run_to(core, 3600.0), HangUp)
+
+
+def test_surplus_goes_after_a_while_and_spare_stays() -> None:
+    """`max_idle` concerns what is idle above `min_idle`."""
+    core = make(max_size=3, min_idle=1, max_idle=30.0)
+    opened(core, waiters=2)
+    assert 1 == core.statistics().idle
+    core.release(LeaseId(1), 10.0)
+    core.release(LeaseId(2), 20.0)
+
+    assert [CloseReason.IDLE, CloseReason.IDLE] == reasons(run_to(core, 120.0))
+    assert 1 == core.statistics().idle
+
+
+def test_an_outage_has_one_prober() -> None:
+    """The number of waiters has no part in the number of handshakes."""
+    core = make(max_size=8, dial_concurrency=8)
+    for number in range(1, 5):
+        core.acquire(WaiterId(number), 0.0)
+    assert [Degraded(DOWN)] == core.dial_failed(ONE, 1.0, DOWN, 0.5)
+    for number in (2, 3, 4):
+        assert [] == core.dial_failed(ConnectionId(number), 1.0, DOWN, 0.5)
+
+    assert 1.25 == core.next_deadline()
+    assert [Dial(ConnectionId(5))] == core.tick(1.25)
+    assert [] == core.acquire(WaiterId(9), 1.3)
+    assert [Recovered(0.5), Dial(ConnectionId(6)), Dial(ConnectionId(7))] == [
+        command for command in core.connected(ConnectionId(5), 1.5, 0.5) if not isinstance(command, Grant)
+    ]
+
+
+def test_what_the_server_asks_for_is_a_floor() -> None:
+    """Retry-After holds the whole endpoint back, and the caller may know better."""
+    core = make()
+    core.acquire(WaiterId(1), 0.0)
+    core.dial_failed(ONE, 1.0, attrs.evolve(DOWN, retry_after=60.0), 0.5)
+
+    assert 61.0 == core.next_deadline()
+    assert [Dial(TWO)] == core.retry_now(2.0)
+
+
+def test_a_wrong_key_fails_every_waiter_at_once() -> None:
+    """Waiting cannot help; newcomers are told at once, until it is time to look again."""
+    core = make(min_idle=1)
+    core.start(0.0)
+    core.acquire(WaiterId(1), 0.0)
+
+    refused = Refuse(WaiterId(1), RefuseReason.DIAL_FAILED, WRONG_KEY)
+    assert [Degraded(WRONG_KEY), refused] == core.dial_failed(ONE, 1.0, WRONG_KEY, 0.5)
+    assert WRONG_KEY is core.failure
+    late = Refuse(WaiterId(2), RefuseReason.DIAL_FAILED, WRONG_KEY)
+    assert [late] == core.acquire(WaiterId(2), 1.1)
+    core.dial_failed(TWO, 1.2, WRONG_KEY, 0.5)
+    assert math.inf == core.next_deadline(), "spare is no reason to ask again"
+    assert [Dial(THREE)] == core.acquire(WaiterId(3), 60.0)
+
+
+def test_an_outage_that_lasts_is_told_to_those_who_wait() -> None:
+    """After `give_up_after` they are refused, between two attempts as well."""
+    core = make(give_up_after=5.0)
+    core.acquire(WaiterId(1), 0.0)
+    core.dial_failed(ONE, 1.0, attrs.evolve(DOWN, retry_after=100.0), 0.0)
+
+    assert 6.0 == core.next_deadline()
+    assert [RefuseReason.DIAL_FAILED] == [
+        command.reason for command in core.tick(6.0) if isinstance(command, Refuse)
+    ]
+
+
+def test_while_a_connection_lives_there_is_hope() -> None:
+    """A server that refuses one more connection does not fail those who wait for the others."""
+    core = make(give_up_after=5.0)
+    opened(core)
+    core.acquire(WaiterId(2), 0.0)
+    core.dial_failed(TWO, 1.0, attrs.evolve(DOWN, retry_after=100.0), 0.0)
+
+    assert [] == of(run_to(core, 50.0), Refuse)
+    assert [Grant(WaiterId(2), LeaseId(2), ONE, LANE)] == core.release(LeaseId(1), 51.0)
+
+
+def test_a_server_that_accepts_and_hangs_up_counts_as_down() -> None:
+    """A handshake that is followed by a close proves nothing, and the backoff goes on growing."""
+    core = make()
+    core.acquire(WaiterId(1), 0.0)
+    core.abandon(WaiterId(1), 0.0)
+    core.connected(ONE, 0.1, 0.5)
+    assert [Degraded] == [type(command) for command in core.lost(ONE, 0.2, 0.5)]
+    core.acquire(WaiterId(2), 0.3)
+    assert [Dial(TWO)] == core.tick(core.next_deadline())
+    core.abandon(WaiterId(2), 0.5)
+    core.connected(TWO, 0.6, 0.5)
+    core.lost(TWO, 0.7, 1.0 - 2**-53)
+    core.acquire(WaiterId(3), 0.8)
+
+    assert 1.7 == pytest.approx(core.next_deadline())
+
+
+def test_an_old_connection_that_dies_is_replaced_at_once() -> None:
+    """Only the young ones say something about the server."""
+    core = make(min_idle=1)
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.5)
+
+    assert [Dial(TWO)] == core.lost(ONE, EARLY, 0.5)
+
+
+def test_a_warm_up_runs_ahead_of_demand_only() -> None:
+    """A waiter is worth more than a warm cache, and a warm lane is spare once it is warm."""
+    core = make(min_idle=1, warm_up=True)
+    core.start(0.0)
+    assert [Warm(ONE, LANE)] == core.connected(ONE, 0.0, 0.5)
+    assert [Dial(TWO)] == core.acquire(WaiterId(1), 0.1)
+
+    assert [Grant(WaiterId(1), LeaseId(1), TWO, LANE)] == core.connected(TWO, 0.2, 0.5)
+    assert [] == core.finished(ONE, LANE, 0.3)
+    assert 1 == core.statistics().idle
+
+
+def test_a_silent_peer_is_pinged() -> None:
+    """Again after the next silence, and never once it was told to go."""
+    core = make(ping_interval=20.0)
+    opened(core)
+
+    assert [Ping(ONE)] == core.tick(20.0)
+    assert [] == core.ponged(ONE, 25.0, 26.0)
+    assert 45.0 == core.next_deadline()
+    core.hang_up(ONE, CloseReason.DIRTY, 30.0)
+    assert [] == core.ponged(ONE, 31.0, 31.0)
+
+
+def test_a_parked_lane_is_kept_until_somebody_starves() -> None:
+    """Patience first; then the lane that was parked longest is taken, and its lease is dead."""
+    core = make(max_size=2, patience=2.0)
+    opened(core, waiters=2)
+    core.park(LeaseId(2), 1.0)
+    core.park(LeaseId(1), 2.0)
+    assert [] == core.acquire(WaiterId(3), 2.5)
+
+    assert 3.0 == core.next_deadline()
+    assert [Stolen(LeaseId(2)), Grant(WaiterId(3), LeaseId(3), TWO, LANE)] == core.tick(3.0)
+    assert (Verdict.GO, []) == core.begin(LeaseId(1), 3.5)
+    assert not core.is_live(LeaseId(2))
+
+
+def test_nobody_is_passed_over_for_ever() -> None:
+    """Holders of parked lanes go on before a waiter `MAX_SKIPS` times, and not once more."""
+    core = make(max_size=1, patience=1000.0)
+    opened(core)
+    core.park(LeaseId(1), 0.0)
+    core.acquire(WaiterId(2), 0.0)
+    for _ in range(MAX_SKIPS):
+        assert Verdict.GO is core.begin(LeaseId(1), 1.0)[0]
+        core.finished(ONE, LANE, 1.0)
+        last = core.park(LeaseId(1), 1.0)
+
+    assert [Stolen(LeaseId(1)), Grant(WaiterId(2), LeaseId(2), ONE, LANE)] == last
+
+
+def test_a_holder_who_was_passed_over_for_moves() -> None:
+    """A waiter who may still hope for a dial is passed over, but not more than `MAX_SKIPS` times."""
+    core = make(max_size=2, patience=1000.0)
+    opened(core)
+    core.park(LeaseId(1), 0.0)
+    assert [Dial(TWO)] == core.acquire(WaiterId(2), 0.0)
+    for _ in range(MAX_SKIPS):
+        assert Verdict.GO is core.begin(LeaseId(1), 1.0)[0]
+        core.finished(ONE, LANE, 1.0)
+        core.park(LeaseId(1), 1.0)
+
+    verdict, commands = core.begin(LeaseId(1), 2.0)
+
+    assert Verdict.MOVE is verdict
+    assert [Stolen(LeaseId(1)), Grant(WaiterId(2), LeaseId(2), ONE, LANE)] == commands
+
+
+def test_a_stolen_lane_that_does_not_suit_makes_room() -> None:
+    """Who wants more life than any lane has gets a fresh connection in the place of the stolen one."""
+    core = make(max_size=1, patience=0.0)
+    opened(core)
+    core.park(LeaseId(1), 1500.0)
+
+    commands = core.acquire(WaiterId(2), 1500.0, min_remaining=core.schedule.retire_from)
+
+    assert [Stolen(LeaseId(1)), HangUp(ONE, CloseReason.UNSUITABLE, polite=True), Dial(TWO)] == commands
+
+
+def test_a_parked_lane_that_is_too_old_is_given_up() -> None:
+    """Neither its holder nor anybody else could start a turn on it."""
+    core = make()
+    opened(core)
+
+    assert [HangUp(ONE, CloseReason.LIFETIME, polite=True)] == of(
+        core.park(LeaseId(1), core.schedule.last_start), HangUp
+    )
+    assert not core.is_live(LeaseId(1))
+
+
+def test_a_lease_that_is_held_too_long_is_reported_once() -> None:
+    """One that was given back in time is not."""
+    core = make(leak_after=10.0)
+    opened(core, waiters=2)
+    core.release(LeaseId(1), 5.0)
+
+    assert [Leaking(LeaseId(2))] == of(run_to(core, 100.0), Leaking)
+    core.acquire(WaiterId(3), 100.0)
+    core.release(LeaseId(3), 105.0)
+    assert [] == core.tick(111.0)
+
+
+def test_a_paused_pool_grants_nothing() -> None:
+    """Waiters keep their places."""
+    core = make()
+    core.pause(0.0)
+    core.acquire(WaiterId(1), 0.0)
+
+    assert [] == core.connected(ONE, 0.1, 0.5)
+    assert [Grant(WaiterId(1), LeaseId(1), ONE, LANE)] == core.resume(0.2)
+
+
+def test_growth_takes_effect_at_once() -> None:
+    """Who waits for room gets a dial in the same step."""
+    core = make(max_size=1)
+    opened(core, waiters=2)
+
+    assert [Dial(TWO)] == core.resize(1.0, max_size=2)
+
+
+def test_shrinking_closes_dials_then_spare_then_what_is_given_back() -> None:
+    """What is in use is never cut."""
+    core = make(max_size=3, lanes=2)
+    opened(core, waiters=3)
+    core.release(LeaseId(1), 1.0)
+    core.release(LeaseId(3), 1.0)
+    core.acquire(WaiterId(4), 1500.0, min_remaining=core.schedule.retire_from)
+
+    assert [THREE, TWO] == [
+        command.connection for command in core.resize(1501.0, max_size=1) if isinstance(command, HangUp)
+    ]
+    assert [] == reasons(core.resize(1502.0, max_size=1))
+    core.abandon(WaiterId(4), 1503.0)
+    assert [] == reasons(core.release(LeaseId(2), 1504.0))
+
+
+def test_what_is_too_much_goes_when_it_is_given_back() -> None:
+    """A lease is not cut by a resize."""
+    core = make(max_size=2)
+    opened(core, waiters=2)
+    core.park(LeaseId(1), 0.5)
+
+    assert [] == core.resize(1.0, max_size=1)
+    assert [CloseReason.RESIZED] == reasons(core.release(LeaseId(2), 2.0))
+    assert [] == reasons(core.release(LeaseId(1), 2.0))
+
+
+def test_sizes_that_do_not_fit_change_nothing() -> None:
+    """The policy checks itself before anything happens."""
+    core = make()
+
+    with pytest.raises(ValueError, match="min_idle=3 exceeds max_size=2"):
+        core.resize(0.0, min_idle=3)
+    assert 0 == core.policy.min_idle
+
+
+def test_clearing_trusts_nothing_that_is_there() -> None:
+    """Spare goes at once, dials start anew, what is leased goes when it is given back."""
+    core = make(max_size=4, min_idle=1)
+    opened(core)
+    core.drain(0.5)
+    core.acquire(WaiterId(2), 0.5)
+    core.acquire(WaiterId(3), 0.5)
+    before = {number: state for number, (state, _) in core.states().items()}
+
+    cleared = {command.connection for command in core.clear(1.0) if isinstance(command, HangUp)}
+
+    assert {number for number, state in before.items() if state is ConnectionState.DIALING} <= cleared
+    assert Verdict.MOVE is core.begin(LeaseId(1), 1.0, movable=True)[0]
+    assert Verdict.GO is core.begin(LeaseId(1), 1.0)[0]
+    core.finished(ONE, LANE, 2.0)
+    assert [CloseReason.LIFETIME] == reasons(core.release(LeaseId(1), 3.0))
+
+
+def test_what_goes_already_is_left_alone() -> None:
+    """Clearing and draining concern what can still be used; a late failure is no new outage."""
+    core = make(max_size=3, min_idle=2)
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.5)
+    core.hang_up(ONE, CloseReason.DIRTY, 0.5)
+    core.dial_failed(THREE, 1.0, DOWN, 0.0)
+    core.connected(TWO, 1.0, 0.5)
+
+    number = ConnectionId(4)
+    assert ConnectionState.DIALING is core.states()[number][0]
+    assert [] == of(core.drain(1.0), HangUp)
+    cleared = [command.connection for command in core.clear(1.0) if isinstance(command, HangUp)]
+    assert ONE not in cleared
+    assert {TWO, number} <= set(cleared)
+
+
+def test_a_late_failure_is_no_new_outage() -> None:
+    """A dial that began before the outage that is over says nothing new."""
+    core = make(max_size=3, min_idle=3)
+    core.start(0.0)
+    core.dial_failed(ONE, 1.0, DOWN, 0.0)
+    core.connected(TWO, 1.0, 0.5)
+
+    assert [] == of(core.dial_failed(THREE, 1.1, DOWN, 0.5), Degraded)
+    assert core.failure is None
+
+
+def test_clearing_may_interrupt() -> None:
+    """Then what is leased goes as well."""
+    core = make()
+    opened(core)
+
+    assert [HangUp(ONE, CloseReason.CLEARED, polite=False)] == core.clear(1.0, interrupt=True)
+
+
+def test_draining_replaces_everything_in_turn() -> None:
+    """Each connection stays until its replacement is there."""
+    core = make(max_size=3, min_idle=1)
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.5)
+
+    assert [Dial(TWO)] == core.drain(1.0)
+    assert [HangUp(ONE, CloseReason.LIFETIME, polite=True)] == core.connected(TWO, 2.0, 0.5)
+    assert [] == core.retire(ONE, 2.5)
+
+
+def test_the_end_that_a_server_announces_is_a_retirement() -> None:
+    """Saying it twice changes nothing."""
+    core = make()
+    opened(core)
+
+    assert [Expiring(LeaseId(1)), Dial(TWO)] == core.retire(ONE, 1.0)
+    assert [] == core.retire(ONE, 1.1)
+
+
+def test_a_limit_met_by_surprise_ends_what_is_older_too() -> None:
+    """The younger stay."""
+    core = make(max_size=3, min_idle=3, dial_concurrency=1)
+    core.start(0.0)
+    for number, now in ((ONE, 0.0), (TWO, 10.0), (THREE, 20.0)):
+        core.connected(number, now, 0.5)
+
+    polite = HangUp(ONE, CloseReason.LIMIT, polite=True)
+    assert [HangUp(TWO, CloseReason.LIMIT, polite=False), polite] == of(
+        core.hang_up(TWO, CloseReason.LIMIT, 30.0), HangUp
+    )
+    assert [] == of(core.hang_up(TWO, CloseReason.LIMIT, 31.0), HangUp)
+
+
+def test_closing_counts_if_asked_to() -> None:
+    """For a server with a limit of its own, a goodbye still takes a place."""
+    core = make(max_size=1, count_closing=True)
+    opened(core)
+    core.begin(LeaseId(1), 0.0)
+    core.release(LeaseId(1), 1.0)
+
+    assert [] == core.acquire(WaiterId(2), 1.0)
+    assert [Dial(TWO)] == core.gone(ONE, 2.0)
+
+
+def test_closing_lets_leases_finish_and_force_does_not() -> None:
+    """Waiters are refused at once; doing it twice does nothing."""
+    core = make(max_size=1)
+    opened(core, waiters=2)
+
+    assert [Refuse(WaiterId(2), RefuseReason.CLOSED)] == core.close(1.0)
+    assert [] == core.close(1.0)
+    assert [Refuse(WaiterId(3), RefuseReason.CLOSED)] == core.acquire(WaiterId(3), 1.0)
+    assert [HangUp(ONE, CloseReason.POOL_CLOSED, polite=True)] == core.release(LeaseId(1), 2.0)
+    assert [] == core.force(3.0)
+
+
+def test_force_cuts_what_is_left() -> None:
+    """And closing closes what nobody holds, dials included."""
+    core = make(max_size=2)
+    opened(core)
+    core.acquire(WaiterId(2), 0.0)
+
+    assert [HangUp(TWO, CloseReason.POOL_CLOSED, polite=False)] == of(core.close(1.0), HangUp)
+    assert [HangUp(ONE, CloseReason.POOL_CLOSED, polite=False)] == core.force(1.0)
+
+
+def test_alarms_of_the_dead_do_not_pile_up() -> None:
+    """Ten thousand short lives leave no more than a handful of deadlines."""
+    core = make(max_size=1, ping_interval=20.0)
+    for number in range(1, 10_001):
+        core.acquire(WaiterId(number), 0.0)
+        core.connected(ConnectionId(number), 0.0, 0.5)
+        core.begin(LeaseId(number), 0.0)
+        core.release(LeaseId(number), 0.0)
+        core.gone(ConnectionId(number), 0.0)
+
+    assert len(core._alarms) <= 100
+    assert math.inf == core.next_deadline()
