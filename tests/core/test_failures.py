@@ -177,3 +177,22 @@ def test_a_wait_is_handed_on() -> None:
     assert DialFailure(
         kind=TRANSIENT, message="busy", phase="upgrade", status=429, retry_after=3.0
     ) == classify_dial("busy", phase="upgrade", status=429, retry_after=3.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (None, FailureKind.TRANSIENT),
+        (401, FailureKind.PERMANENT),
+        (404, FailureKind.PERMANENT),
+        (407, FailureKind.PERMANENT),
+        (429, FailureKind.TRANSIENT),
+        (503, FailureKind.TRANSIENT),
+    ],
+)
+def test_a_proxy_speaks_for_itself(status: int | None, kind: FailureKind) -> None:
+    """What a proxy answers is never taken for a bad key or a wrong path."""
+    failure = classify_dial("refused", phase="proxy", status=status)
+
+    assert kind is failure.kind
+    assert ("proxy" in failure.message) is failure.permanent

@@ -26,6 +26,7 @@ from wspool.core.commands import Command
 from wspool.core.pool import PoolCore
 from wspool.pool.open import _PoolManager
 from wspool.wire.trio_websocket import TrioWebSocketConnector
+from wspool.wire.websockets import WebSocketsConnector
 
 
 class Unused:
@@ -55,7 +56,7 @@ def test_the_default_is_the_documented_endpoint(monkeypatch) -> None:
         setup.endpoint.resource,
     )
     assert (wspool.OPENAI, wspool.PoolPolicy()) == (setup.provider, setup.policy)
-    assert isinstance(setup.connector, TrioWebSocketConnector)
+    assert isinstance(setup.connector, WebSocketsConnector)
     assert setup.endpoint.ssl_context is not None
 
 
@@ -108,8 +109,9 @@ def test_headers_are_checked_where_they_are_written(headers: Sequence[tuple[str,
 
 def test_a_wire_is_a_name_or_a_connector() -> None:
     """Names that exist are taken; others are refused with the list."""
-    for name in ("auto", "trio-websocket"):
-        assert isinstance(opened(wire=name)._setup.connector, TrioWebSocketConnector)
+    assert isinstance(opened(wire="trio-websocket")._setup.connector, TrioWebSocketConnector)
+    for name in ("auto", "websockets"):
+        assert isinstance(opened(wire=name)._setup.connector, WebSocketsConnector)
     with pytest.raises(ValueError, match="wire='carrier-pigeon' is none of"):
         opened(wire="carrier-pigeon")
 

@@ -185,14 +185,13 @@ class PoolMachine(RuleBasedStateMachine):
         """A dial is started only if somebody needs it at that instant (contract: no needless open)."""
         dials = len(self.world.dials)
         if dials > before:
-            assert len(self.world.waiters) + self.missing_spare() > (dials - 1) * self.world.lanes, (
-                "needless dial"
-            )
+            assert self.need() > (dials - 1) * self.world.lanes, "needless dial"
             assert dials <= self.policy.dial_concurrency
             if self.core.failure is not None:
                 assert dials == 1, "more than one prober in an outage"
 
-    def missing_spare(self) -> int:
+    def need(self) -> int:
+        """How many lanes are wanted that are not there."""
         world = self.world
         fresh = sum(world.free(connection) for connection in world.open if not connection.retiring)
         movers = sum(
@@ -201,7 +200,10 @@ class PoolMachine(RuleBasedStateMachine):
             if connection.retiring
             for track in connection.lanes
         )
-        return max(0, self.policy.min_idle + movers - fresh - world.count(On.WARM_UP))
+        spare = fresh + world.count(On.WARM_UP)
+        # While nothing is granted, what is free will do for those who wait.
+        waiting = max(0, len(world.waiters) - spare) if world.paused else len(world.waiters)
+        return waiting + max(0, self.policy.min_idle + movers - spare)
 
     def check_breaks(self, commands: list[Command]) -> None:
         """Make before break: a planned retirement alone never costs spare while there is room."""
@@ -609,8 +611,7 @@ class PoolMachine(RuleBasedStateMachine):
         world = self.world
         if world.closing or self.core.failure is not None or world.size >= world.policy.max_size:
             return
-        coming = len(world.dials) * world.lanes
-        assert coming >= len(world.waiters) + self.missing_spare() or world.dials
+        assert world.dials or not self.need(), "nothing is on its way"
 
     @invariant()
     def retirements_are_apart(self) -> None:

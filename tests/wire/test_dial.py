@@ -17,6 +17,7 @@ import trio.testing
 import trustme
 
 from wspool.wire import dial
+from wspool.wire.tls import TLSStream
 from wspool.wire.wire import ConnectError, Endpoint
 
 LIMITS: dict[str, Any] = {"connect_timeout": 5, "close_timeout": 1, "max_message_size": 1000}
@@ -331,7 +332,7 @@ async def test_a_good_certificate_is_accepted(authority, trusting):
     async with listening(serving_tls(authority.issue_cert("localhost")), "wss", ssl_context=trusting) as to:
         stream = await dial.open_stream(to)
         async with stream:
-            assert isinstance(stream, trio.SSLStream)
+            assert isinstance(stream, TLSStream)
             assert stream.version() in {"TLSv1.2", "TLSv1.3"}
             await stream.send_all(b"x")
             assert await stream.receive_some() == b"x"

@@ -112,6 +112,11 @@ def classify_dial(
     if certificate:
         kind = FailureKind.PERMANENT
         advice = "check the URL, or pass an ssl_context that trusts this certificate"
+    elif phase == "proxy":
+        # The proxy speaks for itself: what it says is not about our key or our path.
+        if status is not None and 400 <= status < 500 and status != 429:
+            kind = FailureKind.PERMANENT
+            advice = "check the proxy's URL and its credentials"
     elif status == 401 or (status == 403 and body.lstrip()[:1] == b"{"):
         kind = FailureKind.CREDENTIAL
         advice = "check the API key and what it may use"

@@ -14,13 +14,14 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Final, Literal
 
+import attrs
 import trio
 
 from wspool.core.policy import OPENAI, PoolPolicy, Provider
 from wspool.pool.credentials import ApiKey, secret_source
 from wspool.pool.instrument import Instrument
 from wspool.pool.pool import Pool, Setup
-from wspool.wire.dial import parse_url
+from wspool.wire.dial import environment_proxy, parse_proxy, parse_url
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.wire import Connector
 
@@ -41,10 +42,11 @@ def open_pool(
     api_key: ApiKey | None = None,
     provider: Provider = OPENAI,
     policy: PoolPolicy | None = None,
-    wire: Literal["auto", "trio-websocket"] | Connector = "auto",
+    wire: Literal["auto", "trio-websocket", "websockets"] | Connector = "auto",
     warm_up: Mapping[str, Any] | None = None,
     headers: Sequence[tuple[str, str]] = (),
     ssl_context: ssl.SSLContext | None = None,
+    proxy: str | Literal["environment"] | None = None,
     allow_insecure: bool = False,
     instrument: Instrument | None = None,
 ) -> _PoolManager:
@@ -56,11 +58,14 @@ def open_pool(
             default the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
         provider: what the endpoint can do.
         policy: the limits; by default `PoolPolicy()`.
-        wire: how messages are carried: a name, or a connector of your own.
+        wire: how messages are carried: a connector of your own, or a name. "websockets" is the fast
+            wire (extra: fast), "auto" takes it if it is installed and "trio-websocket" if not.
         warm_up: body of a request without output that each new connection gets ahead of
             demand; the first turn with equal model, instructions and tools continues from it.
         headers: further headers of the upgrade request, such as OpenAI-Organization.
         ssl_context: for wss://; by default `ssl.create_default_context()`.
+        proxy: an HTTP proxy to tunnel through, http://user:password@host:port. "environment" takes it
+            from HTTPS_PROXY or ALL_PROXY, heeding NO_PROXY; these are not looked at unless asked.
         allow_insecure: True to send the key unencrypted to another machine.
         instrument: watches the pool.
 
@@ -70,6 +75,7 @@ def open_pool(
 
     Raises:
         ValueError, TypeError: an argument is not usable; the text says why.
+        ImportError: the wire that was asked for is not installed.
     """
     policy = policy if policy is not None else PoolPolicy()
     endpoint = parse_url(
@@ -79,7 +85,11 @@ def open_pool(
         connect_timeout=policy.connect_timeout,
         close_timeout=policy.close_timeout,
         max_message_size=policy.max_message_size,
+        proxy=parse_proxy(proxy) if proxy is not None and proxy != "environment" else None,
     )
+    if proxy == "environment":
+        found = environment_proxy(endpoint.host, endpoint.port)
+        endpoint = attrs.evolve(endpoint, proxy=parse_proxy(found)) if found is not None else endpoint
     fixed = tuple(_checked_header(name, value) for name, value in headers)
     if api_key is None:
         api_key = os.environ.get(KEY_VARIABLE)
@@ -93,15 +103,9 @@ def open_pool(
         # Built here for one dial and kept nowhere.
         return (*fixed, ("Authorization", f"Bearer {(await source()).reveal()}"))
 
-    if isinstance(wire, str):
-        if wire not in ("auto", "trio-websocket"):
-            raise ValueError(f"wire={wire!r} is none of 'auto', 'trio-websocket'; or pass a Connector")
-        connector: Connector = TrioWebSocketConnector()
-    else:
-        connector = wire
     setup = Setup(
         endpoint=endpoint,
-        connector=connector,
+        connector=_connector(wire) if isinstance(wire, str) else wire,
         headers=upgrade_headers,
         provider=provider,
         policy=policy,
@@ -155,6 +159,25 @@ class _PoolManager:
             return bool(await manager.__aexit__(kind, error, trace))
         await manager.__aexit__(None, None, None)
         return False
+
+
+def _connector(wire: str) -> Connector:
+    """Return the connector called *wire*. Only here is the optional library imported, and only if asked."""
+    if wire not in ("auto", "trio-websocket", "websockets"):
+        raise ValueError(
+            f"wire={wire!r} is none of 'auto', 'trio-websocket', 'websockets'; or pass a Connector"
+        )
+    if wire != "trio-websocket":
+        try:
+            from wspool.wire.websockets import WebSocketsConnector
+        except ImportError as error:
+            if wire == "websockets":
+                raise ImportError(
+                    "wire='websockets' needs websockets 13 or later: pip install 'wspool[fast]'"
+                ) from error
+        else:
+            return WebSocketsConnector()
+    return TrioWebSocketConnector()
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,10 +1,11 @@
-"""From a URL to an open byte stream: parse, look up, connect, shake hands.
+"""From a URL to an open byte stream: parse, look up, connect, ask a proxy, shake hands.
 
 Rules of this module:
 
 * A URL is parsed once and refused early. No message of a refusal quotes the URL: it may hold a secret.
 * Each step names itself (`enter`) before it starts, so that whoever holds the deadline
   (`time_limit`) can say which step ate the time. One deadline covers the whole dial.
+* No proxy is used unless the endpoint names one, and its password is in no text.
 * Every failure is a `ConnectError` with its phase, and the operating system's or OpenSSL's own
   exception as the cause. Its first line says what happened and what to do about it.
 * Whatever ends a step, also cancellation, no socket stays open.
@@ -12,6 +13,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import math
 import re
@@ -21,13 +23,25 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
+from urllib.request import getproxies_environment
 
 import trio
 
-from wspool.wire.wire import ConnectError, Endpoint, Phase
+from wspool.wire.answer import AnswerReader, NotHttpError, parse_answer
+from wspool.wire.tls import TLSStream
+from wspool.wire.wire import ConnectError, Endpoint, Phase, Proxy
 
-__all__ = ["encode_headers", "enter", "host_header", "open_stream", "parse_url", "time_limit"]
+__all__ = [
+    "encode_headers",
+    "enter",
+    "environment_proxy",
+    "host_header",
+    "open_stream",
+    "parse_proxy",
+    "parse_url",
+    "time_limit",
+]
 
 _DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
 
@@ -55,6 +69,7 @@ def parse_url(
     url: str,
     *,
     ssl_context: ssl.SSLContext | None = None,
+    proxy: Proxy | None = None,
     allow_insecure: bool = False,
     connect_timeout: float,
     close_timeout: float,
@@ -65,6 +80,7 @@ def parse_url(
     Args:
         url: ``wss://host[:port][/path][?query]``. International host names are encoded.
         ssl_context: TLS settings for wss; by default those of `ssl.create_default_context`.
+        proxy: the proxy to go through, see `parse_proxy`.
         allow_insecure: let ws:// leave this machine. Without it ws:// may only go to localhost,
             127.0.0.0/8 or ::1, because credentials and conversations would cross the network in clear.
         connect_timeout: seconds for the whole dial.
@@ -76,30 +92,20 @@ def parse_url(
     Raises:
         ValueError: the URL cannot be used. The text says what to change and never quotes the URL.
     """
-    # Checked first because urlsplit silently removes tabs and line ends.
-    if any(character <= " " or character == "\x7f" for character in url):
-        raise ValueError("the URL holds a space or control character: percent-encode it")
-    if "#" in url:
-        raise ValueError("the URL has a fragment: remove the part from '#' on")
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        # The original text quotes the URL, and with it whatever secret is in there.
-        raise ValueError("the URL cannot be parsed: write wss://host:port/path") from None
+    parts, host, port = _split(url, "URL", "wss://host:port/path")
     if parts.scheme not in _DEFAULT_PORTS:
         raise ValueError("the URL must start with wss:// (or ws:// for this machine)")
     if "@" in parts.netloc:
         raise ValueError("the URL holds credentials: remove the part before '@' and pass them as api_key")
-    if port == 0:
-        raise ValueError("the URL's port must be between 1 and 65535")
     resource = (parts.path or "/") + ("?" + parts.query if "?" in url else "")
     if not resource.isascii():
         raise ValueError("the URL's path or query is not ASCII: percent-encode it")
     secure = parts.scheme == "wss"
     if ssl_context is not None and not secure:
         raise ValueError("an ssl_context needs a wss:// URL")
-    host, loopback = _parse_host(host)
+    host, loopback = _parse_host(host, "URL", "wss://host:port/path")
+    # What a proxy calls localhost is the proxy's machine.
+    loopback = loopback and (proxy is None or _parse_host(proxy.host, "proxy", "")[1])
     if not (secure or loopback or allow_insecure):
         raise ValueError(
             "ws:// to another machine sends credentials in clear: use wss://, or pass allow_insecure=True"
@@ -115,13 +121,82 @@ def parse_url(
         port=port or _DEFAULT_PORTS[parts.scheme],
         resource=resource,
         ssl_context=(ssl_context or ssl.create_default_context()) if secure else None,
+        proxy=proxy,
         connect_timeout=connect_timeout,
         close_timeout=close_timeout,
         max_message_size=max_message_size,
     )
 
 
-def _parse_host(host: str) -> tuple[str, bool]:
+def parse_proxy(url: str) -> Proxy:
+    """Return the proxy that *url* names.
+
+    Args:
+        url: ``http://[user:password@]host[:port]``, user and password percent-encoded.
+
+    Not async.
+
+    Raises:
+        ValueError: it cannot be used. The text says what to change and never quotes the URL.
+    """
+    form = "http://user:password@host:port"
+    parts, host, port = _split(url, "proxy", form)
+    if parts.scheme != "http":
+        raise ValueError(f"the proxy must be an HTTP proxy that opens tunnels: write {form}")
+    if parts.path not in ("", "/") or "?" in url:
+        raise ValueError(f"the proxy has a path: write {form}")
+    user = password = None
+    if "@" in parts.netloc:
+        user, password = _unquote(parts.username or ""), _unquote(parts.password or "")
+        if not user or ":" in user:  # RFC 7617 section 2
+            raise ValueError("the proxy's user name is empty or holds a colon, which HTTP cannot send")
+    host, _ = _parse_host(host, "proxy", form)
+    return Proxy(host=host, port=port or _DEFAULT_PORTS["ws"], user=user, password=password or "")
+
+
+def _unquote(text: str) -> str:
+    try:
+        return unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise ValueError("the proxy's user name or password is not UTF-8 once percent-decoded") from None
+
+
+def environment_proxy(host: str, port: int) -> str | None:
+    """Return the proxy that the environment names for *host* and *port*, None for none.
+
+    HTTPS_PROXY, else ALL_PROXY, unless NO_PROXY names the host, its domain or "*"; each in capitals
+    or not. Never for this machine. Only for who asks: nothing else of this package looks there.
+    """
+    proxies = getproxies_environment()
+    names = [name.strip().lstrip(".") for name in proxies.get("no", "").lower().split(",")]
+    exempt = any(
+        name == "*" or name in (host, f"{host}:{port}") or (name and host.endswith(f".{name}"))
+        for name in names
+    )
+    if exempt or _parse_host(host, "URL", "")[1]:
+        return None
+    return proxies.get("https") or proxies.get("all") or None
+
+
+def _split(url: str, what: str, form: str) -> tuple[SplitResult, str, int | None]:
+    """Take *url* apart; the texts of errors call it *what* and never quote it."""
+    # Checked first because urlsplit silently removes tabs and line ends.
+    if any(character <= " " or character == "\x7f" for character in url):
+        raise ValueError(f"the {what} holds a space or control character: percent-encode it")
+    if "#" in url:
+        raise ValueError(f"the {what} has a fragment: remove the part from '#' on")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        # The original text quotes the URL, and with it whatever secret is in there.
+        raise ValueError(f"the {what} cannot be parsed: write {form}") from None
+    if port == 0:
+        raise ValueError(f"the {what}'s port must be between 1 and 65535")
+    return parts, host, port
+
+
+def _parse_host(host: str, what: str, form: str) -> tuple[str, bool]:
     """Return *host* as it goes into a lookup and a certificate check, and whether it is this machine."""
     try:
         address = ipaddress.ip_address(host)
@@ -129,7 +204,7 @@ def _parse_host(host: str) -> tuple[str, bool]:
         pass
     else:
         if "%" in host:
-            raise ValueError("the URL's host has an IPv6 zone: use an address without '%'")
+            raise ValueError(f"the {what}'s host has an IPv6 zone: use an address without '%'")
         # Written out because is_loopback of ::ffff:127.0.0.1 depends on the Python version.
         host = str(address)
         return host, address in ipaddress.ip_network("127.0.0.0/8") or host == "::1"
@@ -138,15 +213,19 @@ def _parse_host(host: str) -> tuple[str, bool]:
     except UnicodeError:
         host = ""
     if not _HOST.fullmatch(host):
-        raise ValueError("the URL's host is missing or not a host name: write wss://host:port/path")
+        raise ValueError(f"the {what}'s host is missing or not a host name: write {form}")
     return host, host == "localhost"
 
 
 def host_header(endpoint: Endpoint) -> str:
     """Return the Host header for *endpoint*: brackets round IPv6, no default port (RFC 9110 section 7.2)."""
-    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    host = _bracketed(endpoint.host)
     default = _DEFAULT_PORTS["ws" if endpoint.ssl_context is None else "wss"]
     return host if endpoint.port == default else f"{host}:{endpoint.port}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def encode_headers(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
@@ -190,19 +269,22 @@ def time_limit(endpoint: Endpoint) -> Generator[None, None, None]:
 
 
 async def open_stream(endpoint: Endpoint) -> trio.abc.Stream:
-    """Connect to *endpoint* over TCP, and TLS where it asks for it.
+    """Connect to *endpoint* over TCP, through its proxy if it has one, and TLS where it asks for it.
 
     Addresses are raced (RFC 8305) and Nagle's algorithm is off. The stream answers a TCP end without
     a TLS goodbye as a plain end: WebSocket has a goodbye of its own. A checkpoint. Cancelling closes
     whatever was opened. It has no deadline of its own: see `time_limit`.
 
     Raises:
-        ConnectError: phase "resolve", "tcp" or "tls", with the cause.
+        ConnectError: phase "resolve", "tcp", "proxy" or "tls", with the cause.
     """
-    stream = await _open_tcp(endpoint)
-    if endpoint.ssl_context is None:
-        return stream
+    proxy = endpoint.proxy
+    stream = await (_open_tcp(endpoint) if proxy is None else _reach_proxy(endpoint, proxy))
     try:
+        if proxy is not None:
+            await _open_tunnel(stream, endpoint, proxy)
+        if endpoint.ssl_context is None:
+            return stream
         return await _start_tls(stream, endpoint, endpoint.ssl_context)
     except BaseException:
         with trio.CancelScope(shield=True):
@@ -239,27 +321,73 @@ def _first_reason(error: OSError) -> str:
     return getattr(first or error, "strerror", None) or str(error)
 
 
-async def _start_tls(
-    stream: trio.SocketStream, endpoint: Endpoint, context: ssl.SSLContext
-) -> trio.SSLStream[trio.SocketStream]:
+async def _reach_proxy(endpoint: Endpoint, proxy: Proxy) -> trio.SocketStream:
+    enter("proxy")
+    try:
+        return await trio.open_tcp_stream(proxy.host, proxy.port)
+    except OSError as error:
+        raise ConnectError(
+            f"no connection to the proxy {proxy.host}:{proxy.port} ({_first_reason(error)}): check the proxy",
+            phase="proxy",
+        ) from error
+
+
+async def _open_tunnel(stream: trio.SocketStream, endpoint: Endpoint, proxy: Proxy) -> None:
+    """Ask *proxy* at the end of *stream* for a tunnel to *endpoint* (RFC 9110 section 9.3.6)."""
+    target = f"{_bracketed(endpoint.host)}:{endpoint.port}"
+    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+    if proxy.user is not None:
+        credentials = base64.b64encode(f"{proxy.user}:{proxy.password}".encode()).decode()
+        lines.append(f"Proxy-Authorization: Basic {credentials}")
+    where = f"the proxy {proxy.host}:{proxy.port}"
+    answer = AnswerReader(tunnel=True)
+    complete = False
+    try:
+        await stream.send_all("\r\n".join([*lines, "", ""]).encode("ascii"))
+        while not complete and (data := await stream.receive_some()):
+            complete = answer.feed(data)
+    except (trio.BrokenResourceError, NotHttpError) as error:
+        what = "died" if isinstance(error, trio.BrokenResourceError) else "gave an answer that is not HTTP"
+        raise ConnectError(
+            f"{where} {what} when asked for a tunnel to {target}: check the proxy", phase="proxy"
+        ) from (error.__cause__ or error)
+    if answer.status is None:
+        raise ConnectError(
+            f"{where} hung up when asked for a tunnel to {target}: check the proxy", phase="proxy"
+        )
+    if answer.status >= 300 or answer.status < 200:
+        said = parse_answer(bytes(answer.received))
+        advice = "check its user name and password" if answer.status == 407 else "check what it allows"
+        raise ConnectError(
+            f"{where} refused a tunnel to {target} with status {answer.status}: {advice}",
+            phase="proxy",
+            status=answer.status,
+            headers=said.headers if said else (),
+            body=said.body if said else b"",
+        )
+    if answer.rest:  # a client speaks first, in TLS as in HTTP
+        raise ConnectError(f"{where} sent more than its answer: check the proxy", phase="proxy")
+
+
+async def _start_tls(stream: trio.SocketStream, endpoint: Endpoint, context: ssl.SSLContext) -> TLSStream:
     enter("tls")
     where = f"{endpoint.host}:{endpoint.port}"
     try:
-        tls = trio.SSLStream(stream, context, server_hostname=endpoint.host, https_compatible=True)
+        tls = TLSStream(stream, context, endpoint.host)
         await tls.do_handshake()
-    except trio.BrokenResourceError as error:
-        cause = error.__cause__
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            raise ConnectError(
-                f"the certificate of {where} was refused ({cause.verify_message}): "
-                "check the host name, or pass an ssl_context that trusts its issuer",
-                phase="tls",
-                certificate=True,
-            ) from cause
+    except ssl.SSLCertVerificationError as error:
+        raise ConnectError(
+            f"the certificate of {where} was refused ({error.verify_message}): "
+            "check the host name, or pass an ssl_context that trusts its issuer",
+            phase="tls",
+            certificate=True,
+        ) from error
+    except (ssl.SSLError, trio.BrokenResourceError) as error:
+        cause = error.__cause__ or error
         reason = getattr(cause, "reason", None) or getattr(cause, "strerror", None) or "connection lost"
         raise ConnectError(
             f"the TLS handshake with {where} failed ({reason}): check that it is a TLS port", phase="tls"
-        ) from (cause or error)
+        ) from cause
     except ValueError as error:  # a name that no certificate can hold
         raise ConnectError(f"{endpoint.host!r} is no name for TLS: check the URL", phase="tls") from error
     return tls

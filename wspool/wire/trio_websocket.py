@@ -21,28 +21,18 @@ message discards whole messages that were still unread; messages come one per ba
 
 from __future__ import annotations
 
-import http.client
-import io
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, cast
 
-import attrs
 import trio
 import trio_websocket
 import wsproto.utilities
 
 from wspool.wire import dial
+from wspool.wire.answer import MAX_HEAD, MAX_REJECT_BODY, refusal, upgrade_failure
 from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, Wire, WireClosedError
 
 __all__ = ["MAX_FRAGMENTS", "MAX_REJECT_BODY", "TrioWebSocketConnector"]
-
-#: Most bytes kept of the body of a refused upgrade. Enough for any error page, small enough to log.
-MAX_REJECT_BODY: Final = 64 * 1024
-
-#: Most bytes of status line and headers before the answer to an upgrade is given up. Larger than what
-#: h11 accepts (16 KiB), so h11's own error comes first.
-_MAX_ANSWER_HEAD: Final = 32 * 1024
 
 #: Most fragments in one message, not counting those that merely arrived in pieces.
 #: Looked at once per read, so up to one read's worth of empty frames may come on top.
@@ -108,7 +98,7 @@ class _GuardedStream(trio.abc.Stream):
             self._end(None)
         elif self.answer is not None:
             self.answer += data
-            if len(self.answer) > _MAX_ANSWER_HEAD + MAX_REJECT_BODY:
+            if len(self.answer) > MAX_HEAD + MAX_REJECT_BODY:
                 too_long = trio.BrokenResourceError("the answer to the upgrade is too long")
                 self._end(too_long)
                 raise too_long
@@ -135,53 +125,6 @@ class _GuardedStream(trio.abc.Stream):
         if len(pieces) - self._reads > MAX_FRAGMENTS:
             self.verdict = (_MESSAGE_TOO_BIG, f"a message of more than {MAX_FRAGMENTS} fragments")
             raise trio.BrokenResourceError(self.verdict[1])
-
-    def refusal(self) -> ConnectError | None:
-        """Return the server's HTTP answer if it is complete up to its headers and not a 101."""
-        answer = bytes(self.answer or b"")
-        if b"\r\n\r\n" not in answer and b"\n\n" not in answer:
-            return None
-        # HTTPResponse asks its socket for a file and nothing else.
-        response = http.client.HTTPResponse(cast("socket.socket", _Answer(answer)), method="GET")
-        try:
-            response.begin()
-            if response.status < 200:
-                return None
-            body = response.read(MAX_REJECT_BODY)
-        except http.client.IncompleteRead as error:
-            body = error.partial[:MAX_REJECT_BODY]
-        except (http.client.HTTPException, ValueError):
-            return None
-        status = response.status
-        return ConnectError(
-            f"the server refused the WebSocket upgrade with status {status}: {_advice(status)}",
-            phase="upgrade",
-            status=status,
-            headers=[(name.lower(), value) for name, value in response.getheaders()],
-            body=body,
-        )
-
-
-@attrs.frozen
-class _Answer:
-    data: bytes
-
-    def makefile(self, mode: str) -> io.BytesIO:
-        return io.BytesIO(self.data)
-
-
-def _advice(status: int) -> str:
-    match status:
-        case 401 | 403:
-            return "check the credentials"
-        case 429 | 503:
-            return "try again later"
-        case _ if 300 <= status < 400:
-            return "redirects are not followed, give the final URL"
-        case _ if status >= 500:
-            return "the server has a problem"
-        case _:
-            return "check the URL"
 
 
 class TrioWebSocketConnector:
@@ -224,8 +167,12 @@ class TrioWebSocketConnector:
         except BaseException as error:
             if stream is not None:
                 await stream.aclose()
-                if isinstance(error, ConnectError) and error.timed_out and (refusal := stream.refusal()):
-                    raise refusal from error  # it said no; only the end of its body was missing
+                if (
+                    isinstance(error, ConnectError)
+                    and error.timed_out
+                    and (said := refusal(bytes(stream.answer or b"")))
+                ):
+                    raise said from error  # it said no; only the end of its body was missing
             raise
         return wire
 
@@ -268,7 +215,8 @@ async def _run(
         if wire is not None:
             wire.reader_ended(crash)
     if wire is None:
-        raise _upgrade_failure(stream, crash) from stream.cause or crash
+        wrong = crash is not None or stream.verdict is not None
+        raise upgrade_failure(bytes(stream.answer or b""), wrong=wrong) from stream.cause or crash
 
 
 def _forget_request(connection: trio_websocket.WebSocketConnection) -> None:
@@ -290,20 +238,6 @@ def _leaf(group: BaseExceptionGroup[Exception]) -> Exception:
             return context
         context = context.__context__
     return first
-
-
-def _upgrade_failure(stream: _GuardedStream, crash: Exception | None) -> ConnectError:
-    if refusal := stream.refusal():
-        return refusal
-    if crash is not None or stream.verdict is not None:
-        what = "the server's answer to the upgrade is not a WebSocket handshake: check the URL"
-    elif stream.answer:
-        what = "the connection ended in the middle of the server's answer to the upgrade: try again"
-    else:
-        what = (
-            "the server closed the connection instead of answering the upgrade: check the URL and try again"
-        )
-    return ConnectError(what, phase="upgrade")
 
 
 class _TrioWebSocketWire:

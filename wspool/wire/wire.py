@@ -28,6 +28,7 @@ __all__ = [
     "Connector",
     "Endpoint",
     "Phase",
+    "Proxy",
     "Wire",
     "WireClosedError",
     "WireError",
@@ -49,7 +50,8 @@ class ConnectError(WireError):
 
     Attributes:
         phase: the step that failed.
-        status: HTTP status of the answer to the upgrade, or None if there was none.
+        status: HTTP status of the answer to the upgrade (in phase "proxy": of the proxy's answer to
+            CONNECT), or None if there was none.
         headers: headers of that answer, names in lower case.
         body: at most `MAX_REJECT_BODY` bytes of that answer's body.
         certificate: True when the peer's certificate was refused.
@@ -91,6 +93,23 @@ class WireClosedError(WireError):
 
 
 @attrs.frozen(kw_only=True)
+class Proxy:
+    """One HTTP proxy that opens tunnels with CONNECT (`wspool.wire.dial.parse_proxy`).
+
+    Attributes:
+        host: host name or address, without brackets.
+        port: TCP port.
+        user: name for Basic authentication, None to send no credentials.
+        password: the password that goes with it. Never shown.
+    """
+
+    host: str
+    port: int
+    user: str | None = attrs.field(default=None, repr=False)
+    password: str = attrs.field(default="", repr=False)
+
+
+@attrs.frozen(kw_only=True)
 class Endpoint:
     """One place to dial, parsed once per pool (`wspool.wire.dial.parse_url`).
 
@@ -99,6 +118,7 @@ class Endpoint:
         port: TCP port.
         resource: path and query of the upgrade request.
         ssl_context: the TLS context for wss, None for ws.
+        proxy: the proxy that opens the way to it, None to go there directly.
         connect_timeout: seconds for the whole dial, from name lookup to the 101 answer.
         close_timeout: seconds for a closing handshake before the stream is dropped.
         max_message_size: largest inbound message accepted, in bytes (or characters where the
@@ -109,6 +129,7 @@ class Endpoint:
     port: int
     resource: str
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
+    proxy: Proxy | None = None
     connect_timeout: float
     close_timeout: float
     max_message_size: int

@@ -1,0 +1,327 @@
+"""Through an HTTP proxy: what may name one, what it is asked, and every way in which it can fail."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trustme
+
+import wspool
+from wspool.wire import dial
+from wspool.wire.wire import ConnectError, Connector, Endpoint, Proxy, Wire
+
+from .peer import accept, read_request
+from .scripts import Make
+
+PASSWORD = "p4ss w%rd"
+LIMITS: dict[str, Any] = {"connect_timeout": 5, "close_timeout": 0.1, "max_message_size": 1000}
+
+Handler = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "user", "password"),
+    [
+        ("http://proxy.example:3128", "proxy.example", 3128, None, ""),
+        ("HTTP://PROXY.example/", "proxy.example", 80, None, ""),
+        ("http://[2001:DB8::1]:81", "2001:db8::1", 81, None, ""),
+        ("http://me:p4ss%20w%25rd@10.0.0.1:3128", "10.0.0.1", 3128, "me", PASSWORD),
+        ("http://me@h:1", "h", 1, "me", ""),
+        ("http://m%C3%A9:%C3%BC:x@h:1", "h", 1, "mé", "ü:x"),
+    ],
+)
+def test_a_url_becomes_a_proxy(url, host, port, user, password):
+    """User and password are percent-decoded, and not shown."""
+    proxy = dial.parse_proxy(url)
+
+    assert (host, port, user, password) == (proxy.host, proxy.port, proxy.user, proxy.password)
+    assert repr(proxy) == f"Proxy(host={host!r}, port={port})"
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("s3cret", "HTTP proxy"),
+        ("", "HTTP proxy"),
+        ("https://s3cret@h:1", "HTTP proxy"),
+        ("socks5://u:s3cret@h:1", "HTTP proxy"),
+        ("http://h:1/s3cret", "has a path"),
+        ("http://h:1?s3cret", "has a path"),
+        ("http://u:s3cret@h:1#", "fragment"),
+        ("http://u:s3cret@", "host is missing"),
+        ("http://u:s3cret@h:port", "cannot be parsed"),
+        ("http://u:s3cret@h:0", "between 1 and 65535"),
+        ("http://u:s3cret\r\n@h:1", "percent-encode"),
+        ("http://:s3cret@h:1", "user name"),
+        ("http://a%3Ab:s3cret@h:1", "colon"),
+        ("http://u:s3cret%FF@h:1", "UTF-8"),
+    ],
+)
+def test_a_bad_proxy_is_refused_without_being_quoted(url, advice):
+    """The text says what to do, and neither it nor its causes show what was in the URL."""
+    with pytest.raises(ValueError, match=advice) as caught:
+        dial.parse_proxy(url)
+
+    assert type(caught.value) is ValueError
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_plain_text_through_a_proxy_elsewhere_must_be_allowed():
+    """The proxy's localhost is not this machine: ws:// to it would cross the network in clear."""
+    elsewhere = Proxy(host="proxy.example", port=1)
+    with pytest.raises(ValueError, match="use wss://"):
+        dial.parse_url("ws://localhost/", proxy=elsewhere, **LIMITS)
+
+    assert dial.parse_url("wss://localhost/", proxy=elsewhere, **LIMITS).proxy is elsewhere
+    assert (
+        dial.parse_url("ws://localhost/", proxy=elsewhere, allow_insecure=True, **LIMITS).proxy is elsewhere
+    )
+    assert dial.parse_url("ws://localhost/", proxy=Proxy(host="127.0.0.1", port=1), **LIMITS).proxy
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://a:1"}, "http://a:1"),
+        ({"https_proxy": "http://a:1"}, "http://a:1"),
+        ({"ALL_PROXY": "http://b:1"}, "http://b:1"),
+        ({"HTTPS_PROXY": "http://a:1", "ALL_PROXY": "http://b:1"}, "http://a:1"),
+        ({"HTTP_PROXY": "http://c:1"}, None),
+        ({"HTTPS_PROXY": ""}, None),
+        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "other.example"}, "http://a:1"),
+        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "i.example"}, "http://a:1"),
+        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "api.example:80"}, "http://a:1"),
+        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "x, API.example"}, None),
+        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "api.example:443"}, None),
+        ({"HTTPS_PROXY": "http://a:1", "no_proxy": ".example"}, None),
+        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "*"}, None),
+    ],
+)
+def test_the_environment_names_a_proxy(monkeypatch, variables, expected):
+    """HTTPS_PROXY, else ALL_PROXY, unless NO_PROXY exempts the host; never for this machine."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert dial.environment_proxy("api.example", 443) == expected
+    assert dial.environment_proxy("localhost", 443) is None
+    assert dial.environment_proxy("127.0.0.1", 443) is None
+
+
+@attrs.define
+class Curious(Connector):
+    """A connector that only wants to know where it should have gone."""
+
+    endpoint: Endpoint | None = None
+
+    async def connect(self, nursery: trio.Nursery, endpoint: Endpoint, headers: object) -> Wire:
+        self.endpoint = endpoint
+        await trio.lowlevel.checkpoint()
+        raise ConnectError("no", phase="upgrade", status=401)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "expected"),
+    [
+        (None, None),
+        ("environment", Proxy(host="from.environment", port=1, user="u", password="p")),
+        ("http://given:2", Proxy(host="given", port=2)),
+    ],
+)
+async def test_the_pool_uses_the_proxy_it_was_given(monkeypatch, proxy, expected):
+    """The environment counts only if asked."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://u:p@from.environment:1")
+    connector = Curious()
+    async with wspool.open_pool("wss://h.example", api_key="k", wire=connector, proxy=proxy) as pool:
+        with pytest.raises(wspool.AuthenticationError):
+            await pool.wait_ready(1)
+
+    assert connector.endpoint is not None
+    assert connector.endpoint.proxy == expected
+
+
+# A proxy
+
+
+@asynccontextmanager
+async def listening(handler: Handler) -> AsyncGenerator[int, None]:
+    """A port of this machine whose connections are given to *handler*."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, handler, [listener])
+        yield listener.socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+@attrs.define
+class Tunnels:
+    """A small honest proxy; it remembers what it was asked."""
+
+    requests: list[bytes] = attrs.field(factory=list)
+
+    async def __call__(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            request = await read_request(stream)
+            self.requests.append(request)
+            port = int(request.split()[1].rpartition(b":")[2])
+            async with await trio.open_tcp_stream("127.0.0.1", port) as target:
+                await stream.send_all(b"HTTP/1.1 200 Connection established\r\nVia: 1.1 me\r\n\r\n")
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.pump, stream, target)
+                    await self.pump(target, stream)
+                    nursery.cancel_scope.cancel()
+
+    async def pump(self, source: trio.SocketStream, sink: trio.SocketStream) -> None:
+        """Carry bytes one way until either end goes."""
+        try:
+            while data := await source.receive_some():
+                await sink.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+
+async def echo(stream: trio.abc.Stream) -> None:
+    """A WebSocket server that sends back one message."""
+    async with accept(stream) as peer:
+        await peer.send(await peer.receive())
+        await peer.wait_closed()
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+async def test_a_tunnel_carries_a_websocket(make: Make, secure: bool) -> None:
+    """The proxy sees host, port and its own credentials; TLS is with the target, end to end."""
+    authority = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await echo(
+            trio.SSLStream(stream, server, server_side=True, https_compatible=True) if secure else stream
+        )
+
+    tunnels = Tunnels()
+    async with listening(serve) as target, listening(tunnels) as port:
+        to = dial.parse_url(
+            f"{'wss' if secure else 'ws'}://localhost:{target}/v1?secret",
+            ssl_context=client if secure else None,
+            proxy=Proxy(host="127.0.0.1", port=port, user="me", password=PASSWORD),
+            **LIMITS,
+        )
+        async with trio.open_nursery() as nursery:
+            wire = await make(dial.open_stream).connect(nursery, to, [("Authorization", "Bearer k")])
+            await wire.send("grüße".encode())
+            assert list(await wire.receive()) == ["grüße"]
+            await wire.aclose()
+
+    credentials = base64.b64encode(f"me:{PASSWORD}".encode())
+    expected = (
+        b"CONNECT localhost:%d HTTP/1.1\r\nHost: localhost:%d\r\nProxy-Authorization: Basic %s\r\n\r\n"
+        % (target, target, credentials)
+    )
+    assert tunnels.requests == [expected]
+
+
+async def failure(port: int, *, within: float = 1, **options: Any) -> ConnectError:
+    """Dial through the proxy on *port*, and return how it failed."""
+    to = dial.parse_url(
+        "wss://[2001:db8::1]:8443/",
+        proxy=Proxy(host="127.0.0.1", port=port, user="me", password=PASSWORD),
+        **{**LIMITS, **options},
+    )
+    with trio.fail_after(within), pytest.raises(ConnectError) as caught, dial.time_limit(to):
+        await dial.open_stream(to)
+    error = caught.value
+    assert error.phase == "proxy"
+    assert f"127.0.0.1:{port}" in str(error) or error.timed_out
+    for text in (PASSWORD, base64.b64encode(f"me:{PASSWORD}".encode()).decode()):
+        assert text not in f"{error!r} {error} {error.__cause__!r} {to!r}"
+    return error
+
+
+def saying(answer: bytes, *, then_close: bool = True) -> Handler:
+    """A proxy that answers everybody the same."""
+
+    async def handler(stream: trio.SocketStream) -> None:
+        async with stream:
+            assert b"CONNECT [2001:db8::1]:8443 HTTP/1.1\r\n" in await read_request(stream)
+            await stream.send_all(answer)
+            while not then_close and await stream.receive_some():
+                pass
+
+    return handler
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("then_close", [True, False])
+@pytest.mark.parametrize(
+    ("status", "advice"), [(407, "user name and password"), (403, "what it allows"), (502, "what it allows")]
+)
+async def test_a_refused_tunnel_is_reported(status, advice, then_close):
+    """At once, with status, headers and body, and as the proxy's answer rather than the server's."""
+    answer = f"HTTP/1.1 {status} No\r\nProxy-Authenticate: Basic\r\nContent-Length: 4\r\n\r\nnope".encode()
+    async with listening(saying(answer, then_close=then_close)) as port:
+        error = await failure(port)
+
+    assert (error.status, error.body) == (status, b"nope")
+    assert ("proxy-authenticate", "Basic") in error.headers
+    assert advice in str(error)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"", "hung up"),
+        (b"HTTP/1.1 200 Connec", "hung up"),
+        (b"SSH-2.0-x\r\n", "not HTTP"),
+        (b"HTTP/2 200\r\n\r\n", "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000, "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1", "more than its answer"),
+    ],
+    ids=["nothing", "half", "junk", "http2", "endless head", "too much"],
+)
+async def test_a_proxy_that_dies_or_talks_nonsense_is_seen_at_once(answer, words):
+    """No wait for the deadline, whatever it does."""
+    async with listening(saying(answer)) as port:
+        error = await failure(port)
+
+    assert (error.status, error.timed_out) == (None, False)
+    assert words in str(error)
+
+
+@pytest.mark.network
+async def test_a_proxy_that_is_not_there_is_the_proxys_failure():
+    """The target is not blamed for it."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    await listener.aclose()
+    error = await failure(port)
+
+    assert "refused" in str(error)
+    assert isinstance(error.__cause__, OSError)
+
+
+@pytest.mark.network
+async def test_a_silent_proxy_times_out_in_its_phase():
+    """connect_timeout covers the tunnel; the socket is closed (an open one would be a ResourceWarning)."""
+    async with listening(saying(b"", then_close=False)) as port:
+        error = await failure(port, connect_timeout=0.05)
+
+    assert error.timed_out

@@ -1,0 +1,174 @@
+"""The TLS stream: the same bytes as trio's own, in fewer reads, and the same faults."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+from wspool.wire.tls import TLSStream
+
+from .peer import RecordingStream
+
+
+@pytest.fixture(scope="module")
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A client's and a server's context that go together."""
+    authority = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return client, server
+
+
+Pair = tuple[TLSStream, trio.SSLStream[trio.abc.Stream], trio.abc.Stream]
+
+
+@asynccontextmanager
+async def connected(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], wrap: type[RecordingStream] = RecordingStream
+) -> AsyncGenerator[Pair, None]:
+    """Our end, trio's end after the handshake, and the raw stream below trio's."""
+    near, far = trio.testing.memory_stream_pair()
+    below = wrap(near)
+    ours = TLSStream(below, contexts[0], "localhost")
+    theirs: trio.SSLStream[trio.abc.Stream] = trio.SSLStream(
+        far, contexts[1], server_side=True, https_compatible=True
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.do_handshake)
+        await ours.do_handshake()
+    below.upgraded = True
+    yield ours, theirs, far
+    await ours.aclose()
+    await trio.aclose_forcefully(theirs)
+    assert below.closed
+
+
+async def test_one_read_gives_all_records(contexts):
+    """Fifty records that came together cost one call."""
+    async with connected(contexts) as (ours, theirs, _):
+        for _ in range(50):
+            await theirs.send_all(b"event")
+
+        with trio.testing.assert_checkpoints():
+            assert await ours.receive_some() == b"event" * 50
+
+
+async def test_max_bytes_is_kept_and_the_rest_too(contexts):
+    """What is over the limit comes with the next call, which is a checkpoint all the same."""
+    async with connected(contexts) as (ours, theirs, _):
+        await theirs.send_all(b"0123456789")
+        await theirs.send_all(b"abc")
+        assert await ours.receive_some(4) == b"0123"
+        with trio.testing.assert_checkpoints():
+            assert await ours.receive_some(7) == b"456789a"
+        assert await ours.receive_some() == b"bc"
+        with pytest.raises(ValueError, match="max_bytes"):
+            await ours.receive_some(0)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_much_crosses_both_ways_at_once(contexts, version):
+    """A megabyte each way, in either version of TLS."""
+    data = bytes(range(256)) * 4096
+    contexts[0].maximum_version = version
+
+    async def receive(stream: trio.abc.ReceiveStream) -> None:
+        got = b""
+        while len(got) < len(data):
+            got += await stream.receive_some()
+        assert got == data
+
+    try:
+        async with connected(contexts) as (ours, theirs, _), trio.open_nursery() as nursery:
+            assert ours.version() == version.name.replace("_", ".")
+            for stream in (ours, theirs):
+                nursery.start_soon(stream.send_all, data)
+                nursery.start_soon(receive, stream)
+    finally:
+        contexts[0].maximum_version = ssl.TLSVersion.MAXIMUM_SUPPORTED
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+async def test_an_end_is_a_plain_end(contexts, goodbye):
+    """With a TLS goodbye or without, and it stays the end; what came before is not lost."""
+    async with connected(contexts) as (ours, theirs, far):
+        await theirs.send_all(b"last")
+        await (theirs.aclose() if goodbye else far.aclose())
+        assert await ours.receive_some() == b"last"
+        for _ in range(2):
+            assert await ours.receive_some() == b""
+
+
+async def test_junk_breaks_the_stream_after_what_was_good(contexts):
+    """Bytes that are no TLS record are an error, not text."""
+    async with connected(contexts) as (ours, theirs, far):
+        await theirs.send_all(b"good")
+        await far.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        assert await ours.receive_some() == b"good"
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await ours.receive_some()
+
+        assert isinstance(caught.value.__cause__, ssl.SSLError)
+
+
+async def test_a_cancelled_read_loses_nothing(contexts):
+    """Cancelled while waiting or before, the next read gets everything."""
+    async with connected(contexts) as (ours, theirs, _):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.receive_some)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        await theirs.send_all(b"x")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await ours.receive_some()
+        assert scope.cancelled_caught
+        assert await ours.receive_some() == b"x"
+
+
+class StuckStream(RecordingStream):
+    """A stream that takes half of what it is given."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self.upgraded:
+            await super().send_all(data[: len(data) // 2])
+            await trio.sleep_forever()
+        await super().send_all(data)
+
+
+async def test_nothing_is_written_after_a_write_that_was_cut_short(contexts, autojump_clock):
+    """The server would see a damaged record."""
+    async with connected(contexts, StuckStream) as (ours, _, _):
+        with trio.move_on_after(1) as scope:
+            await ours.send_all(b"x" * 1000)
+        assert scope.cancelled_caught
+        with pytest.raises(trio.BrokenResourceError, match="cut short"):
+            await ours.send_all(b"y")
+
+
+async def test_sending_nothing_is_a_checkpoint(contexts):
+    """And sends no record."""
+    async with connected(contexts) as (ours, theirs, _):
+        with trio.testing.assert_checkpoints():
+            await ours.send_all(b"")
+        await ours.wait_send_all_might_not_block()
+        await ours.send_all(b"x")
+        assert await theirs.receive_some() == b"x"
+
+
+async def test_an_end_in_the_handshake_is_seen(contexts):
+    """It is an error at once, not an empty stream."""
+    near, far = trio.testing.memory_stream_pair()
+    await far.aclose()
+    stream = TLSStream(near, contexts[0], "localhost")
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.do_handshake()
+    await stream.aclose()

@@ -1,0 +1,209 @@
+"""What a server or a proxy answers in plain HTTP before there is a WebSocket or a tunnel.
+
+Rules of this module:
+
+* An answer is read as it comes: what cannot be HTTP is known at its first wrong byte, not at the end.
+* Everything is bounded: the head, and what is kept of the body.
+* The status is the news. A body that is cut short, or endless, never hides it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import re
+import socket
+from typing import Final, cast
+
+import attrs
+
+from wspool.wire.wire import ConnectError
+
+__all__ = [
+    "MAX_HEAD",
+    "MAX_REJECT_BODY",
+    "Answer",
+    "AnswerReader",
+    "NotHttpError",
+    "parse_answer",
+    "refusal",
+    "upgrade_failure",
+]
+
+#: Most bytes kept of the body of a refusal. Enough for any error page, small enough to log.
+MAX_REJECT_BODY: Final = 64 * 1024
+
+#: Most bytes of status line and headers before an answer is given up. Larger than what h11 accepts
+#: (16 KiB), so that where h11 reads too, its own error comes first.
+MAX_HEAD: Final = 32 * 1024
+
+_VERSION: Final = b"HTTP/1."
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])[ \r\n]")
+
+
+class NotHttpError(Exception):
+    """What came is no HTTP answer."""
+
+
+@attrs.frozen
+class Answer:
+    """One HTTP answer.
+
+    Attributes:
+        status: its status.
+        headers: its headers, names in lower case.
+        body: at most `MAX_REJECT_BODY` bytes of its body; less if it was cut short.
+    """
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class AnswerReader:
+    """Collects one answer, as it comes in pieces.
+
+    Attributes:
+        received: what came so far, without interim answers.
+        status: the status, once the head is complete.
+        rest: what came after the head, once it is complete.
+    """
+
+    def __init__(self, *, tunnel: bool = False) -> None:
+        """Start with nothing received. *tunnel*: the answer is to CONNECT, so that 2xx has no body."""
+        self.received = bytearray()
+        self.status: int | None = None
+        self._tunnel = tunnel
+        self._head = 0
+        self._enough = 0
+        self._chunked = False
+
+    @property
+    def rest(self) -> bytes:
+        """What came after the head."""
+        return bytes(self.received[self._head :])
+
+    def feed(self, data: bytes | bytearray) -> bool:
+        """Take what one read gave; return whether the answer is complete.
+
+        Raises:
+            NotHttpError: it is no HTTP answer, or its head is too long.
+        """
+        searched = max(0, len(self.received) - 3)
+        self.received += data
+        while self.status is None:
+            status = self._check_status_line()
+            end = self.received.find(b"\r\n\r\n", searched) + 4
+            if end < 4:
+                if len(self.received) > MAX_HEAD:
+                    raise NotHttpError(f"more than {MAX_HEAD} bytes of headers")
+                return False
+            if status < 200 and status != http.client.SWITCHING_PROTOCOLS:
+                del self.received[:end]  # an interim answer; the real one follows
+                searched = 0
+                continue
+            self.status, self._head = status, end
+            self._find_end()
+        if self._chunked and self.received.endswith(b"\r\n0\r\n\r\n"):
+            return True
+        return len(self.received) >= self._enough
+
+    def _check_status_line(self) -> int:
+        """Return the status, 0 while its line is not complete."""
+        if not _VERSION.startswith(self.received[: len(_VERSION)]):
+            raise NotHttpError("the answer does not begin like HTTP/1")
+        if b"\n" not in self.received[:MAX_HEAD]:
+            return 0
+        match = _STATUS_LINE.match(self.received)
+        if match is None:
+            raise NotHttpError("the answer has no proper status line")
+        return int(match[1])
+
+    def _find_end(self) -> None:
+        """Set how many bytes are enough, once the head is there."""
+        assert self.status is not None
+        if self.status < 200 or (self._tunnel and self.status < 300):
+            self._enough = 0
+            return
+        head = parse_answer(bytes(self.received[: self._head]))
+        if head is None:
+            raise NotHttpError("the answer has no proper headers")
+        headers = dict(head.headers)
+        self._chunked = "chunked" in headers.get("transfer-encoding", "").lower()
+        length = headers.get("content-length", "")
+        known = not self._chunked and length.isascii() and length.isdigit() and len(length) < 20
+        if self.status in (http.client.NO_CONTENT, http.client.NOT_MODIFIED):
+            body = 0
+        else:
+            body = min(int(length), MAX_REJECT_BODY) if known else MAX_REJECT_BODY
+        self._enough = self._head + body
+
+
+def parse_answer(received: bytes) -> Answer | None:
+    """Return the answer in *received*, None if it is not HTTP, an interim one, or has no end of its head."""
+    if b"\r\n\r\n" not in received and b"\n\n" not in received:
+        return None
+    # HTTPResponse asks its socket for a file and nothing else.
+    response = http.client.HTTPResponse(cast("socket.socket", _Received(received)), method="GET")
+    try:
+        response.begin()
+        if response.status < 200:
+            return None
+        body = response.read(MAX_REJECT_BODY)
+    except http.client.IncompleteRead as error:
+        body = error.partial[:MAX_REJECT_BODY]
+    except (http.client.HTTPException, ValueError):
+        return None
+    headers = tuple((name.lower(), value) for name, value in response.getheaders())
+    return Answer(response.status, headers, body)
+
+
+@attrs.frozen
+class _Received:
+    data: bytes
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self.data)
+
+
+def refusal(received: bytes) -> ConnectError | None:
+    """Return what a server said in *received* instead of 101, if it is complete up to its headers."""
+    answer = parse_answer(received)
+    if answer is None:
+        return None
+    return ConnectError(
+        f"the server refused the WebSocket upgrade with status {answer.status}: {_advice(answer.status)}",
+        phase="upgrade",
+        status=answer.status,
+        headers=answer.headers,
+        body=answer.body,
+    )
+
+
+def _advice(status: int) -> str:
+    match status:
+        case 401 | 403:
+            return "check the credentials"
+        case 429 | 503:
+            return "try again later"
+        case _ if 300 <= status < 400:
+            return "redirects are not followed, give the final URL"
+        case _ if status >= 500:
+            return "the server has a problem"
+        case _:
+            return "check the URL"
+
+
+def upgrade_failure(received: bytes, *, wrong: bool) -> ConnectError:
+    """Return why an upgrade that ended with *received* failed. *wrong*: it is no WebSocket handshake."""
+    if error := refusal(received):
+        return error
+    if wrong:
+        what = "the server's answer to the upgrade is not a WebSocket handshake: check the URL"
+    elif received:
+        what = "the connection ended in the middle of the server's answer to the upgrade: try again"
+    else:
+        what = (
+            "the server closed the connection instead of answering the upgrade: check the URL and try again"
+        )
+    return ConnectError(what, phase="upgrade")

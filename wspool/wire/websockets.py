@@ -1,0 +1,412 @@
+"""The fast wire: the Sans-I/O core of `websockets` on a stream, one wake-up per read.
+
+The idea: whoever waits for the peer reads. There is no reader task between the stream and
+`receive`, so a burst of messages that came in one read costs one wake-up and comes as one batch.
+A second task per wire (`serve`) writes what the protocol answers by itself, and owns the stream.
+
+Rules of this module:
+
+* Reading never writes and never waits for a write: a peer that does not read cannot stop us from reading.
+* One lock round all writes: frames never mix. After a write that was cut short nothing more is
+  written: the peer would take it for the rest of a frame.
+* The first reason for the end stays the reason. What came before it is still delivered.
+* However it ends, everybody who waits is woken and the stream is closed, at most `close_timeout` later.
+* The library's logger is never ours to lend: at DEBUG it prints the upgrade request with its credentials.
+
+Works with websockets 13 and later. The peer's pings are answered while somebody is in `receive` or `ping`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final, cast
+
+import trio
+from websockets.client import ClientProtocol
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.protocol import State
+from websockets.uri import WebSocketURI
+
+from wspool.wire import dial
+from wspool.wire.answer import AnswerReader, NotHttpError, refusal, upgrade_failure
+from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, Wire, WireClosedError
+
+__all__ = ["MAX_FRAGMENTS", "WebSocketsConnector"]
+
+#: Most fragments in one message. Without it, empty fragments would be an endless message of no size.
+MAX_FRAGMENTS: Final = 4096
+
+#: Pongs that may wait for a peer that does not read; the latest stand for all (RFC 6455 section 5.5.3).
+_MAX_ANSWERS: Final = 64
+
+#: Bytes per read: four full TLS records.
+_RECEIVE: Final = 64 * 1024
+
+#: Bytes that a `ping` without anybody in `receive` reads ahead before it waits for that somebody.
+_READ_AHEAD: Final = 256 * 1024
+
+# Close codes of RFC 6455 section 7.4.1, for what this side says.
+_NORMAL: Final = 1000
+_UNSUPPORTED_DATA: Final = 1003
+_INVALID_DATA: Final = 1007
+_MESSAGE_TOO_BIG: Final = 1009
+
+# The hot path compares with these; an attribute of an enum costs as much as the rest of the line.
+_TEXT, _CONT, _BINARY, _PONG = Opcode.TEXT, Opcode.CONT, Opcode.BINARY, Opcode.PONG
+
+#: Belongs to no hierarchy and is above every level, so that no configuration makes it print.
+_SILENT: Final = logging.Logger("wspool.wire.websockets", logging.CRITICAL + 1)
+
+OpenStream = Callable[[Endpoint], Awaitable[trio.abc.Stream]]
+
+
+class WebSocketsConnector:
+    """Makes wires of websockets' Sans-I/O core.
+
+    Args:
+        open_stream: how to get a byte stream to an endpoint; a memory stream serves as well.
+            It need not keep time: `Endpoint.connect_timeout` is kept here.
+        compression: True to offer permessage-deflate (RFC 7692). It saves bytes and costs CPU and
+            about 300 KiB per connection. `Endpoint.max_message_size` then bounds the inflated message.
+    """
+
+    def __init__(self, open_stream: OpenStream = dial.open_stream, compression: bool = False) -> None:
+        self._open_stream = open_stream
+        self._compression = compression
+
+    def __repr__(self) -> str:
+        return "<WebSocketsConnector>"
+
+    async def connect(
+        self, nursery: trio.Nursery, endpoint: Endpoint, headers: Sequence[tuple[str, str]]
+    ) -> Wire:
+        """Dial *endpoint* and return the open wire.
+
+        Args:
+            nursery: runs the wire's one task, which never raises into it.
+            endpoint: where to dial.
+            headers: extra headers of the upgrade request.
+
+        A checkpoint. Cancelling closes whatever was opened.
+
+        Raises:
+            ConnectError: there is no wire, with the phase and the cause.
+            ValueError: a header cannot be sent; the text never holds its value.
+        """
+        dial.encode_headers(headers)  # only to refuse what cannot be sent
+        stream: trio.abc.Stream | None = None
+        answer = AnswerReader()
+        try:
+            with dial.time_limit(endpoint):
+                stream = await self._open_stream(endpoint)
+                dial.enter("upgrade")
+                protocol = ClientProtocol(
+                    # The resource goes in whole: taken apart and put together it might differ.
+                    WebSocketURI(
+                        endpoint.ssl_context is not None, endpoint.host, endpoint.port, endpoint.resource, ""
+                    ),
+                    extensions=[ClientPerMessageDeflateFactory(compress_settings={"memLevel": 5})]
+                    if self._compression
+                    else None,
+                    max_size=endpoint.max_message_size,
+                    logger=_SILENT,
+                )
+                wire = await _upgrade(protocol, stream, answer, headers, endpoint.close_timeout)
+                nursery.start_soon(wire.serve)
+        except BaseException as error:
+            if stream is not None:
+                await _close_now(stream)
+                if isinstance(error, ConnectError) and error.timed_out:
+                    said = refusal(bytes(answer.received))
+                    if said is not None:
+                        raise said from error  # only the end of its body was missing
+            raise
+        return wire
+
+
+async def _upgrade(
+    protocol: ClientProtocol,
+    stream: trio.abc.Stream,
+    answer: AnswerReader,
+    headers: Sequence[tuple[str, str]],
+    close_timeout: float,
+) -> _WebSocketsWire:
+    request = protocol.connect()
+    for name, value in headers:
+        request.headers[name] = value  # adds, never replaces
+    protocol.send_request(request)
+    wrong = False
+    cause: Exception | None = None
+    try:
+        await stream.send_all(b"".join(protocol.data_to_send()))
+        while data := await stream.receive_some(_RECEIVE):
+            if answer.feed(data):
+                break
+        if answer.status == 101:
+            protocol.receive_data(answer.received)
+            wrong, cause = protocol.handshake_exc is not None, protocol.handshake_exc
+            if not wrong:
+                return _WebSocketsWire(protocol, stream, close_timeout)
+    except NotHttpError as error:
+        wrong, cause = True, error
+    except Exception as error:  # whatever a stream raises, and whatever a library does over a strange 101
+        wrong, cause = answer.status == 101, error
+    raise upgrade_failure(bytes(answer.received), wrong=wrong) from cause
+
+
+async def _close_now(stream: trio.abc.Stream) -> None:
+    """Close *stream* without waiting for anybody. Not cut short by cancellation."""
+    with trio.CancelScope(shield=True):
+        await trio.aclose_forcefully(stream)
+
+
+class _WebSocketsWire:
+    """One open WebSocket of websockets (see `wspool.wire.wire.Wire` for the contract)."""
+
+    def __init__(self, protocol: ClientProtocol, stream: trio.abc.Stream, close_timeout: float) -> None:
+        self._protocol = protocol
+        self._stream = stream
+        self._close_timeout = close_timeout
+        self._inbox: list[str] = []
+        #: Bytes read since the inbox was last emptied.
+        self._unread = 0
+        self._reading = False
+        #: Tasks that wait until somebody else has read.
+        self._progress = trio.lowlevel.ParkingLot()
+        #: The pieces of the message that is being put together.
+        self._parts: list[str] = []
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._lock = trio.Lock()
+        #: True once a write was cut short: the frame on the network may be incomplete.
+        self._poisoned = False
+        #: Frames to write that nobody asked for: pongs, and at last a close frame.
+        self._answers: deque[bytes] = deque(maxlen=_MAX_ANSWERS)
+        self._answers_due = trio.lowlevel.ParkingLot()
+        self._pinged = 0
+        self._ponged = 0
+        #: Close code and text once the wire has ended.
+        self._end: tuple[int, str] | None = None
+        self._cause: Exception | None = None
+        self._serving = trio.CancelScope()
+        self._served = trio.Event()
+        response, *frames = protocol.events_received()
+        self.headers: Sequence[tuple[str, str]] = tuple(
+            (name.lower(), value) for name, value in cast("Response", response).headers.raw_items()
+        )
+        self._take(cast("list[Frame]", frames))
+
+    def __repr__(self) -> str:
+        return f"<WebSocketsWire {'open' if self._is_open() else 'closed'}>"
+
+    async def send(self, message: bytes) -> None:
+        """Send one text message of UTF-8 bytes. A checkpoint; not returning normally ends the wire.
+
+        Raises:
+            WireClosedError: the wire is closed.
+            UnicodeDecodeError: *message* is not UTF-8; nothing was sent.
+        """
+        if not message.isascii():
+            message.decode()
+        try:
+            await self._transmit(partial(self._protocol.send_text, message))
+        except BaseException:
+            self._poisoned = True
+            raise
+
+    async def receive(self) -> Sequence[str | bytes]:
+        """Return the next messages, all that one read gave. A checkpoint; cancelling loses nothing.
+
+        Raises:
+            WireClosedError: the wire is closed; code 1003 after a binary message, which is refused.
+        """
+        if self._inbox or self._end is not None:
+            await trio.lowlevel.checkpoint()
+        while not self._inbox:
+            if self._end is not None:
+                raise self._closed() from self._cause
+            await self._read()
+        batch, self._inbox = self._inbox, []
+        self._unread = 0
+        if self._progress:
+            self._progress.unpark_all()
+        return batch
+
+    async def ping(self) -> None:
+        """Send a ping and wait for its pong, or that of a later one. A checkpoint.
+
+        Cancelling is safe: in the unlikely case that it cuts the ping's frame in two, nothing more
+        can be sent and the wire says so.
+
+        Raises:
+            WireClosedError: the wire closed first.
+        """
+        self._pinged += 1
+        number = self._pinged
+        await self._transmit(partial(self._protocol.send_ping, number.to_bytes(4, "big")))
+        while self._ponged < number:
+            if self._end is not None:
+                raise self._closed() from self._cause
+            if self._unread > _READ_AHEAD:
+                await self._progress.park()
+            else:
+                await self._read()
+
+    async def aclose(self) -> None:
+        """Close with a handshake of at most `Endpoint.close_timeout` seconds, then `abort`.
+
+        A checkpoint. When cancelled the stream is dropped at once. Never raises for a dead peer.
+        """
+        try:
+            with trio.move_on_after(self._close_timeout):
+                if self._end is None:
+                    await self._transmit(partial(self._protocol.send_close, _NORMAL))
+                while self._end is None:
+                    self._inbox.clear()  # nobody will want these
+                    await self._read()
+                await self._served.wait()
+        except WireClosedError:
+            pass  # nothing can be said any more
+        finally:
+            await self.abort()
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def abort(self) -> None:
+        """Drop the stream now. Always yields, never blocks, never raises; idempotent."""
+        self._inbox.clear()
+        self._finish(ABNORMAL_CLOSURE, at_once=True)
+        await _close_now(self._stream)
+
+    async def serve(self) -> None:
+        """Write the answers that nobody asked for, and own the stream. Called once, as a task."""
+        try:
+            with self._serving:
+                while self._answers or self._end is None:
+                    if not self._answers:
+                        await self._answers_due.park()
+                        continue
+                    async with self._lock:
+                        answers = b"".join(self._answers)
+                        self._answers.clear()
+                        if not self._poisoned:
+                            await self._write(answers)
+        except Exception as error:
+            self._finish(ABNORMAL_CLOSURE, cause=error)
+        finally:
+            self._finish(ABNORMAL_CLOSURE, at_once=True)
+            await _close_now(self._stream)
+            self._served.set()
+
+    # -- writing --
+
+    async def _transmit(self, put: Callable[[], None]) -> None:
+        """Let *put* make a frame and write it. Cancelled before that, nothing has happened."""
+        try:
+            async with self._lock:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                if not self._is_open():
+                    raise self._closed() from self._cause
+                put()
+                await self._write(b"".join(self._protocol.data_to_send()))
+        except WireClosedError:
+            raise
+        except Exception as error:
+            raise self._closed() from self._cause or error
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            await self._stream.send_all(data)
+        except BaseException:
+            self._poisoned = True
+            raise
+
+    # -- reading --
+
+    async def _read(self) -> None:
+        """Read once, or wait until somebody else has. Cancelling loses nothing."""
+        if self._reading:
+            await self._progress.park()
+            return
+        self._reading = True
+        try:
+            data = await self._stream.receive_some(_RECEIVE)
+            if not data:
+                self._finish(ABNORMAL_CLOSURE, at_once=True)
+            elif self._end is None:
+                self._unread += len(data)
+                self._protocol.receive_data(data)
+                self._take(cast("list[Frame]", self._protocol.events_received()))
+        except Exception as error:
+            self._finish(ABNORMAL_CLOSURE, cause=error, at_once=True)
+        finally:
+            self._reading = False
+            if self._progress:
+                self._progress.unpark_all()
+
+    def _take(self, frames: list[Frame]) -> None:
+        """Sort what one read gave: messages, answers to write, and maybe the end."""
+        inbox = self._inbox
+        try:
+            for frame in frames:
+                opcode = frame.opcode
+                if opcode is _TEXT and frame.fin:
+                    inbox.append(str(frame.data, "utf-8"))
+                elif opcode is _TEXT or opcode is _CONT:
+                    self._parts.append(self._decoder.decode(frame.data, frame.fin))
+                    if len(self._parts) > MAX_FRAGMENTS:
+                        self._fail(_MESSAGE_TOO_BIG, f"a message of more than {MAX_FRAGMENTS} fragments")
+                        break
+                    if frame.fin:
+                        inbox.append("".join(self._parts))
+                        self._parts.clear()
+                elif opcode is _BINARY:
+                    self._fail(_UNSUPPORTED_DATA, "binary message")
+                    break
+                elif opcode is _PONG and len(frame.data) == 4:
+                    number = int.from_bytes(frame.data, "big")
+                    if number <= self._pinged:  # anything else was not asked for
+                        self._ponged = max(self._ponged, number)
+        except UnicodeDecodeError as error:
+            self._fail(_INVALID_DATA, "text that is not UTF-8", error)
+        protocol = self._protocol
+        if answers := protocol.data_to_send():
+            self._answers.extend(answers)
+            self._answers_due.unpark_all()
+        if protocol.state is not State.OPEN:
+            if protocol.close_rcvd is not None:
+                self._finish(int(protocol.close_rcvd.code), protocol.close_rcvd.reason)
+            elif protocol.parser_exc is not None and protocol.close_sent is not None:
+                self._finish(
+                    int(protocol.close_sent.code), protocol.close_sent.reason, cause=protocol.parser_exc
+                )
+
+    # -- the end --
+
+    def _is_open(self) -> bool:
+        return self._end is None and not self._poisoned and self._protocol.state is State.OPEN
+
+    def _closed(self) -> WireClosedError:
+        return WireClosedError(*(self._end or (ABNORMAL_CLOSURE, "")))
+
+    def _fail(self, code: int, reason: str, cause: Exception | None = None) -> None:
+        """Give up on the peer, and tell it why unless a close frame has been sent already."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.fail(code, reason)
+        self._finish(code, reason, cause=cause)
+
+    def _finish(
+        self, code: int, reason: str = "", *, cause: Exception | None = None, at_once: bool = False
+    ) -> None:
+        """Note the end and wake everybody. *at_once*: there is nobody left to say goodbye to."""
+        if self._end is None:
+            self._end, self._cause = (code, reason), cause
+            self._serving.deadline = trio.current_time() + self._close_timeout
+        if at_once:
+            self._serving.cancel()
+        self._progress.unpark_all()
+        self._answers_due.unpark_all()
