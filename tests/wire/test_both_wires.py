@@ -156,20 +156,20 @@ async def test_an_extension_nobody_asked_for_is_refused(make, autojump_clock):
 
 @pytest.mark.parametrize("then_close", [True, False])
 @pytest.mark.parametrize(
-    ("status", "header", "body", "advice"),
+    ("status", "header", "body"),
     [
-        (401, "WWW-Authenticate: Bearer", b"", "credentials"),
-        (403, "Content-Type: text/html", b"<html>no</html>", "credentials"),
-        (404, "X: y", b"nothing", "URL"),
-        (426, "Upgrade: h2c", b"", "URL"),
-        (429, "Retry-After: 7", b'{"error": {}}', "later"),
-        (500, "X: y", b"", "server"),
-        (503, "Retry-After: Wed, 21 Oct 2099 07:28:00 GMT", b"", "later"),
-        (307, "Location: wss://elsewhere/", b"", "redirects are not followed"),
-        (200, "Content-Type: text/plain", b"hello", "URL"),
+        (401, "WWW-Authenticate: Bearer", b""),
+        (403, "Content-Type: text/html", b"<html>no</html>"),
+        (404, "X: y", b"nothing"),
+        (426, "Upgrade: h2c", b""),
+        (429, "Retry-After: 7", b'{"error": {}}'),
+        (500, "X: y", b""),
+        (503, "Retry-After: Wed, 21 Oct 2099 07:28:00 GMT", b""),
+        (307, "Location: wss://elsewhere/", b""),
+        (200, "Content-Type: text/plain", b"hello"),
     ],
 )
-async def test_a_refusal_is_reported(make, autojump_clock, status, header, body, advice, then_close):
+async def test_a_refusal_is_reported(make, autojump_clock, status, header, body, then_close):
     """Status, headers and body of the answer are there, and one request was all that went out."""
     answer = http_answer(status, header, f"Content-Length: {len(body)}", body=body)
     error, took = await dial_against(make, answering(answer, then_close=then_close))
@@ -178,8 +178,7 @@ async def test_a_refusal_is_reported(make, autojump_clock, status, header, body,
     assert (status, body) == (error.status, error.body)
     name, _, value = header.partition(": ")
     assert (name.lower(), value) in error.headers
-    assert str(error).startswith(f"the server refused the WebSocket upgrade with status {status}: ")
-    assert advice in str(error)
+    assert f"the server refused the WebSocket upgrade with status {status}" == str(error)
 
 
 async def test_early_hints_before_a_refusal_are_skipped(make, autojump_clock):

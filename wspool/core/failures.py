@@ -111,7 +111,6 @@ def classify_dial(
     advice = ""
     if certificate:
         kind = FailureKind.PERMANENT
-        advice = "check the URL, or pass an ssl_context that trusts this certificate"
     elif phase == "proxy":
         # The proxy speaks for itself: what it says is not about our key or our path.
         if status is not None and 400 <= status < 500 and status != 429:

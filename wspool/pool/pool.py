@@ -58,6 +58,8 @@ from wspool.wire.wire import ConnectError, Connector, Endpoint, Wire
 __all__ = ["Pool"]
 
 logger = logging.getLogger("wspool.pool")
+# A library says nothing to a program that did not ask: errors reach it as exceptions.
+logging.getLogger("wspool").addHandler(logging.NullHandler())
 
 #: Seconds for a stopped connection to let go of its socket once it was told to drop it. Dropping
 #: never waits for a peer; this only bounds a wire that breaks its contract.

@@ -172,26 +172,12 @@ def refusal(received: bytes) -> ConnectError | None:
     if answer is None:
         return None
     return ConnectError(
-        f"the server refused the WebSocket upgrade with status {answer.status}: {_advice(answer.status)}",
+        f"the server refused the WebSocket upgrade with status {answer.status}",
         phase="upgrade",
         status=answer.status,
         headers=answer.headers,
         body=answer.body,
     )
-
-
-def _advice(status: int) -> str:
-    match status:
-        case 401 | 403:
-            return "check the credentials"
-        case 429 | 503:
-            return "try again later"
-        case _ if 300 <= status < 400:
-            return "redirects are not followed, give the final URL"
-        case _ if status >= 500:
-            return "the server has a problem"
-        case _:
-            return "check the URL"
 
 
 def upgrade_failure(received: bytes, *, wrong: bool) -> ConnectError:
