@@ -63,6 +63,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "max_buffered": 16 * MIB,
         "on_cancel": "hang_up",
         "drain_timeout": 30.0,
+        "max_resends": 3,
         "replay": "proven",
     } == attrs.asdict(PoolPolicy())
 

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from wspool.core.frames import ServerError
 from wspool.core.policy import Replay
-from wspool.core.replay import MAX_RESENDS, Recovery, Retries
+from wspool.core.replay import FIRST_DELAY, LONGEST_DELAY, Recovery, Retries, RetryBudget
 from wspool.core.turn import Delivery
 
-HERE, ELSEWHERE, GIVE_UP = Recovery.HERE, Recovery.ELSEWHERE, Recovery.GIVE_UP
+HERE, ELSEWHERE, LATER, GIVE_UP = Recovery.HERE, Recovery.ELSEWHERE, Recovery.LATER, Recovery.GIVE_UP
+
+MAX_RESENDS = 3
 
 MISSING = ServerError(code="previous_response_not_found", status=400)
 MISSING_WITHOUT_CODE = ServerError(message="Invalid previous_response_id.", status=400)
@@ -23,27 +25,32 @@ POLICIES: tuple[Replay, ...] = ("proven", "no_output", "always")
 DELIVERIES: tuple[Delivery, ...] = ("not_sent", "ambiguous", "accepted", "terminal")
 
 
+def make(policy: Replay, budget: RetryBudget | None = None, limit: int = MAX_RESENDS) -> Retries:
+    """The resends of one turn, with a full budget unless told otherwise."""
+    return Retries(policy, limit, budget or RetryBudget())
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("error", [MISSING, MISSING_WITHOUT_CODE])
 def test_a_missing_parent_is_answered_once(policy: Replay, error: ServerError) -> None:
     """The whole history is sent on the same connection, once for one turn."""
-    retries = Retries(policy)
+    retries = make(policy)
 
-    assert HERE is retries.after_refusal(error, had_parent=True)
-    assert GIVE_UP is retries.after_refusal(error, had_parent=True)
+    assert HERE is retries.after_refusal(error, had_parent=True, jitter=0.5)
+    assert GIVE_UP is retries.after_refusal(error, had_parent=True, jitter=0.5)
 
 
 def test_a_missing_parent_that_was_never_sent_is_not_answered() -> None:
     """A request without a parent cannot be mended by leaving it out."""
-    assert GIVE_UP is Retries("always").after_refusal(MISSING, had_parent=False)
+    assert GIVE_UP is make("always").after_refusal(MISSING, had_parent=False, jitter=0.5)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("had_parent", [True, False])
 def test_a_connection_at_its_limit_sends_the_turn_elsewhere(policy: Replay, had_parent: bool) -> None:
     """The refusal proves that nothing ran, so a fresh connection gets it, a few times."""
-    retries = Retries(policy)
-    found = [retries.after_refusal(LIMIT, had_parent=had_parent) for _ in range(MAX_RESENDS + 2)]
+    retries = make(policy)
+    found = [retries.after_refusal(LIMIT, had_parent=had_parent, jitter=0.5) for _ in range(MAX_RESENDS + 2)]
 
     assert [ELSEWHERE] * MAX_RESENDS + [GIVE_UP] * 2 == found
 
@@ -51,11 +58,17 @@ def test_a_connection_at_its_limit_sends_the_turn_elsewhere(policy: Replay, had_
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(
     "error",
-    [ServerError(), ServerError(status=429), ServerError(status=500), ServerError(code="invalid_prompt")],
+    [
+        ServerError(),
+        ServerError(status=400),
+        ServerError(code="invalid_prompt"),
+        ServerError(status=429, code="insufficient_quota"),
+        ServerError(status=429, type="resource_unavailable"),
+    ],
 )
 def test_any_other_refusal_is_for_the_caller(policy: Replay, error: ServerError) -> None:
     """Whether a refused request makes sense again is not for the pool to say."""
-    assert GIVE_UP is Retries(policy).after_refusal(error, had_parent=True)
+    assert GIVE_UP is make(policy).after_refusal(error, had_parent=True, jitter=0.5)
 
 
 @pytest.mark.parametrize(
@@ -79,10 +92,10 @@ def test_a_lost_turn_is_sent_again_as_the_policy_allows(
     policy: Replay, delivery: Delivery, output_seen: bool, expected: Recovery
 ) -> None:
     """Proof suffices for every policy; how much less does, is what the policy says."""
-    retries = Retries(policy)
+    retries = make(policy)
 
     assert expected is retries.after_loss(delivery, None, output_seen=output_seen, exposed=False)
-    assert GIVE_UP is Retries(policy).after_loss(delivery, None, output_seen=output_seen, exposed=True)
+    assert GIVE_UP is make(policy).after_loss(delivery, None, output_seen=output_seen, exposed=True)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -93,15 +106,88 @@ def test_a_turn_cut_by_the_limit_goes_elsewhere_until_there_is_output(
     """The frame says that the turn was not carried out; after output it may have been."""
     after_output = ELSEWHERE if policy == "always" else GIVE_UP
 
-    assert ELSEWHERE is Retries(policy).after_loss(delivery, LIMIT, output_seen=False, exposed=False)
-    assert after_output is Retries(policy).after_loss(delivery, LIMIT, output_seen=True, exposed=False)
-    assert GIVE_UP is Retries(policy).after_loss(delivery, LIMIT, output_seen=False, exposed=True)
+    assert ELSEWHERE is make(policy).after_loss(delivery, LIMIT, output_seen=False, exposed=False)
+    assert after_output is make(policy).after_loss(delivery, LIMIT, output_seen=True, exposed=False)
+    assert GIVE_UP is make(policy).after_loss(delivery, LIMIT, output_seen=False, exposed=True)
 
 
 def test_any_other_error_before_a_loss_proves_nothing() -> None:
     """A connection that died after some error frame leaves the request as ambiguous as it was."""
     for error in (MISSING, ServerError(status=500)):
-        assert GIVE_UP is Retries("proven").after_loss("accepted", error, output_seen=False, exposed=False)
+        assert GIVE_UP is make("proven").after_loss("accepted", error, output_seen=False, exposed=False)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ServerError(status=429),
+        ServerError(code="rate_limit_exceeded"),
+        ServerError(status=503, code="server_is_overloaded"),
+        ServerError(code="server_error"),
+        ServerError(status=500),
+    ],
+)
+def test_a_refusal_that_may_pass_is_tried_again_later(error: ServerError) -> None:
+    """It provably did not run, so it costs nothing but time: full jitter under a bound that doubles."""
+    retries = make("proven")
+    waits = []
+    for _ in range(MAX_RESENDS):
+        assert LATER is retries.after_refusal(error, had_parent=True, jitter=0.5)
+        waits.append(retries.delay)
+
+    assert [0.5 * FIRST_DELAY, 1.0 * FIRST_DELAY, 2.0 * FIRST_DELAY] == waits
+    assert GIVE_UP is retries.after_refusal(error, had_parent=True, jitter=0.5)
+
+
+def test_what_the_server_asks_for_is_a_floor() -> None:
+    """Its wait is kept where it is longer than ours, and ours never exceeds its bound."""
+    retries = make("proven", limit=20)
+    asked = ServerError(status=429, retry_after=30.0)
+
+    assert LATER is retries.after_refusal(asked, had_parent=False, jitter=0.5)
+    assert 30.0 == retries.delay
+    for _ in range(10):
+        retries.after_refusal(ServerError(status=429), had_parent=False, jitter=1.0 - 2**-53)
+    assert LONGEST_DELAY == pytest.approx(retries.delay)
+
+
+def test_no_resends_means_none() -> None:
+    """A limit of zero turns all of it off, but for the one answer to a missing parent."""
+    retries = make("always", limit=0)
+
+    assert GIVE_UP is retries.after_refusal(LIMIT, had_parent=True, jitter=0.0)
+    assert GIVE_UP is retries.after_loss("not_sent", None, output_seen=False, exposed=False)
+    assert HERE is retries.after_refusal(MISSING, had_parent=True, jitter=0.0)
+
+
+def test_a_message_too_big_is_never_sent_again() -> None:
+    """The next connection would refuse it as well."""
+    assert GIVE_UP is make("always").after_loss(
+        "not_sent", None, close_code=1009, output_seen=False, exposed=False
+    )
+
+
+def test_retries_have_a_budget_that_all_turns_share() -> None:
+    """Half of it spent, nothing is tried again until successes have refilled it; limits are no failure."""
+    budget = RetryBudget()
+    spent = 0
+    while (
+        make("proven", budget).after_refusal(ServerError(status=500), had_parent=False, jitter=0.0) is LATER
+    ):
+        spent += 1
+
+    assert 49 == spent
+    assert GIVE_UP is make("always", budget).after_loss("accepted", None, output_seen=False, exposed=False)
+    assert ELSEWHERE is make("proven", budget).after_refusal(LIMIT, had_parent=False, jitter=0.0)
+    assert ELSEWHERE is make("proven", budget).after_loss("accepted", LIMIT, output_seen=False, exposed=False)
+    for _ in range(30):
+        budget.succeeded()
+    assert LATER is make("proven", budget).after_refusal(
+        ServerError(status=500), had_parent=False, jitter=0.0
+    )
+    for _ in range(2000):
+        budget.succeeded()
+    assert budget.allows
 
 
 ERRORS = st.sampled_from([MISSING, LIMIT, ServerError()])
@@ -112,12 +198,12 @@ LOSSES = st.tuples(st.sampled_from(DELIVERIES), st.none() | ERRORS, st.booleans(
 @given(st.sampled_from(POLICIES), st.lists(REFUSALS | LOSSES, max_size=20))
 def test_resends_are_bounded_whatever_happens(policy: Replay, steps: list[tuple[Any, ...]]) -> None:
     """One turn is sent in full here once and elsewhere three times at most, and never past seen output."""
-    retries = Retries(policy)
+    retries = make(policy)
     found = []
     for step in steps:
         if len(step) == 2:
             error, had_parent = step
-            found.append(retries.after_refusal(error, had_parent=had_parent))
+            found.append(retries.after_refusal(error, had_parent=had_parent, jitter=0.5))
             continue
         delivery, error, output_seen, exposed = step
         found.append(retries.after_loss(delivery, error, output_seen=output_seen, exposed=exposed))

@@ -162,9 +162,10 @@ async def test_a_request_is_made_of_defaults_and_overrides(autojump_clock) -> No
 )
 async def test_fields_of_the_library_are_refused_with_advice(field, autojump_clock) -> None:
     """What the conversation does itself cannot be set, neither as default nor as override."""
+    fields: dict[str, Any] = {field: False}
     async with fake_pool(FakeConnector(echo)) as pool:
         with pytest.raises(ValueError, match=f"{field!r} cannot be set here"):
-            async with pool.conversation(**{field: False}):
+            async with pool.conversation(**fields):
                 pass
         async with pool.conversation(model="m") as conversation:
             if field != "input":
@@ -280,7 +281,8 @@ async def test_an_incomplete_response_is_a_response(autojump_clock) -> None:
 async def test_a_refused_request_leaves_everything_usable(autojump_clock) -> None:
     """A refusal says its code, status and retry hint; the connection and the history stay."""
     async with serving(failing(status="rejected", error=OVERLOADED)) as world:
-        async with world.pool() as pool, pool.conversation(model="m") as conversation:
+        limits = policy(max_resends=0)
+        async with world.pool(limits=limits) as pool, pool.conversation(model="m") as conversation:
             await conversation.respond("one")
             before = conversation.items
             for _ in range(2):

@@ -445,7 +445,7 @@ async def test_a_server_that_accepts_and_hangs_up_is_not_stormed(autojump_clock)
 
 # -- warm-up --------------------------------------------------------------------------------------
 
-WARM = {"model": "m", "instructions": "be brief"}
+WARM: dict[str, Any] = {"model": "m", "instructions": "be brief"}
 
 
 async def test_a_first_turn_continues_from_the_warm_up(autojump_clock) -> None:

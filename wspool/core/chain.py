@@ -6,7 +6,9 @@ Rules of this module:
   each followed by the output items of its response. A turn that failed or was lost leaves
   no trace, so it can be tried again as it was.
 * A request is a delta only if the lane it goes to still has the parent as its latest
-  response. In every other case the whole history is sent: it costs bytes, never context.
+  response, or if the server was explicitly asked to store it. In every other case the whole
+  history is sent: it costs bytes, never context.
+* A compaction item stands for everything before it: a full send begins there.
 * Whatever may have evicted the parent makes the chain forget it.
 """
 
@@ -83,12 +85,19 @@ class Plan:
 class Chain:
     """The history of one conversation and the response it continues from."""
 
-    __slots__ = ("_items", "_parent", "_size")
+    __slots__ = ("_items", "_parent", "_parent_stored", "_replay_from", "_size", "_trusts_store")
 
     def __init__(self) -> None:
         self._items: list[Item] = []
+        # Where a full send begins: a compaction item stands for everything before it.
+        self._replay_from = 0
+        # Bytes of what a full send would send.
         self._size = 0
         self._parent: str | None = None
+        self._parent_stored = False
+        # False once the server did not find a response that it was asked to store: then it keeps
+        # no data, whatever `store` says.
+        self._trusts_store = True
 
     def __len__(self) -> int:
         return len(self._items)
@@ -114,19 +123,84 @@ class Chain:
             warm_up: the lane's unused warm-up response, or None.
             body: the other fields of the request.
         """
-        if self._parent is not None and self._parent == latest:
-            return Plan(input=list(new), previous_response_id=latest, full=False, saved=self._size)
+        here = self._parent is not None and self._parent == latest
+        stored = self._parent is not None and self._parent_stored and self._trusts_store
+        if here or stored:
+            return Plan(input=list(new), previous_response_id=self._parent, full=False, saved=self._size)
         if not self._items and warm_up is not None and warm_up.response_id == latest and warm_up.fits(body):
             return Plan(input=list(new), previous_response_id=latest, full=True, saved=0)
-        return Plan(input=[*self._items, *new], previous_response_id=None, full=True, saved=0)
+        replay = self._items[self._replay_from :]
+        return Plan(input=[*replay, *new], previous_response_id=None, full=True, saved=0)
 
-    def extend(self, new: Sequence[Item], output: Sequence[Item], response_id: str) -> None:
-        """A turn ended well: its input and its output are history, its response is the parent."""
+    def extend(
+        self, new: Sequence[Item], output: Sequence[Item], response_id: str, *, stored: bool = False
+    ) -> None:
+        """A turn ended well: its input and its output are history, its response is the parent.
+
+        Args:
+            new: the input items of the turn.
+            output: the output items of its response.
+            response_id: the response's id.
+            stored: True if the server was asked to keep the response for any connection.
+        """
         for item in (*new, *output):
             self._items.append(item)
             self._size += len(encode(item)) + 1  # and a comma
+        for index, item in enumerate(output, len(self._items) - len(output)):
+            if item.get("type") == "compaction":
+                self._replay_from = index
+                self._size = sum(len(encode(kept)) + 1 for kept in self._items[index:])
         self._parent = response_id
+        self._parent_stored = stored
 
-    def forget_parent(self) -> None:
-        """The server may have evicted the parent: the next turn is sent in full."""
+    def forget_parent(self, *, lost_by_server: bool = False) -> None:
+        """The server may have evicted the parent: the next turn is sent in full.
+
+        Args:
+            lost_by_server: True if the server said that it does not hold it.
+        """
+        if lost_by_server and self._parent_stored:
+            self._trusts_store = False
         self._parent = None
+        self._parent_stored = False
+
+    def fork(self) -> Chain:
+        """Return a second chain with the same history and parent; each goes its own way from here."""
+        other = Chain()
+        other._items = list(self._items)
+        other._replay_from = self._replay_from
+        other._size = self._size
+        other._parent = self._parent
+        other._parent_stored = self._parent_stored
+        other._trusts_store = self._trusts_store
+        return other
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return everything a chain knows, as JSON values."""
+        return {
+            "items": list(self._items),
+            "replay_from": self._replay_from,
+            "parent": self._parent,
+            "parent_stored": self._parent_stored,
+        }
+
+    @classmethod
+    def resume(cls, snapshot: Mapping[str, Any]) -> Chain:
+        """Return the chain that *snapshot* was taken of.
+
+        Raises:
+            ValueError: it is no snapshot of a chain; the text says what is wrong.
+        """
+        items, start = snapshot.get("items"), snapshot.get("replay_from", 0)
+        if not isinstance(items, list):
+            raise ValueError("the snapshot has no list of items")
+        if not isinstance(start, int) or not 0 <= start <= len(cast("list[object]", items)):
+            raise ValueError(f"the snapshot's replay_from={start!r} is no index of its items")
+        chain = cls()
+        chain._items = as_items(cast("list[Item]", items))
+        chain._replay_from = start
+        chain._size = sum(len(encode(item)) + 1 for item in chain._items[start:])
+        parent = snapshot.get("parent")
+        chain._parent = parent if isinstance(parent, str) else None
+        chain._parent_stored = snapshot.get("parent_stored") is True
+        return chain

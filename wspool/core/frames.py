@@ -108,6 +108,21 @@ def encode(body: Mapping[str, Any]) -> bytes:
         return json.dumps(body, separators=(",", ":")).encode()
 
 
+# 429s and 5xx that no waiting mends: quotas, credits, tiers.
+_TERMINAL_CODES: Final = frozenset(
+    {
+        "credit_balance_exhausted",
+        "flex_unavailable",
+        "insufficient_quota",
+        "resource_unavailable",
+        "subscription_sharing_usage_limit_exceeded",
+        "usage_limit_reached",
+        "usage_not_included",
+    }
+)
+_PASSING_CODES: Final = frozenset({"server_error", "server_is_overloaded", "websocket_queue_full"})
+
+
 @attrs.frozen(kw_only=True)
 class ServerError:
     """What an error frame, or the error of a failed response, says.
@@ -149,6 +164,13 @@ class ServerError:
         return self.code == "previous_response_not_found" or (
             self.code is None and self.message.startswith("Invalid previous_response_id")
         )
+
+    @property
+    def may_pass(self) -> bool:
+        """The same request may succeed a little later."""
+        if self.code in _TERMINAL_CODES or self.type in _TERMINAL_CODES:
+            return False
+        return self.is_rate_limit or self.code in _PASSING_CODES or (self.status or 0) >= 500
 
     @property
     def is_rate_limit(self) -> bool:

@@ -145,6 +145,7 @@ class PoolPolicy:
             `"drain"` (read the rest of the turn, for at most `drain_timeout`, and keep it).
         drain_timeout: seconds for `"drain"`.
         replay: what may be sent again by itself.
+        max_resends: resends of one turn at most, 0 for none.
     """
 
     max_size: int = 128
@@ -169,11 +170,12 @@ class PoolPolicy:
     max_buffered: int = 16 * MIB
     on_cancel: OnCancel = "hang_up"
     drain_timeout: float = 30.0
+    max_resends: int = 3
     replay: Replay = "proven"
 
     def __attrs_post_init__(self) -> None:
         _check(self, "max_size dial_concurrency max_message_size max_buffered", least=1, whole=True)
-        _check(self, "min_idle max_waiting", least=0, whole=True)
+        _check(self, "min_idle max_waiting max_resends", least=0, whole=True)
         _check(self, "retire_margin retire_spread turn_reserve patience", least=0)
         _check(self, "max_idle connect_timeout close_timeout give_up_after max_lifetime", least=SHORTEST)
         _check(self, "ping_interval ping_timeout send_timeout drain_timeout leak_after", least=SHORTEST)

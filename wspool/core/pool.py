@@ -150,6 +150,7 @@ class PoolCore:
 
         self._paused = False
         self._closing = False
+        self._held_until = -math.inf
 
         self._dialed = self._dial_failures = 0
         self._granted = self._released = self._lost_leases = self._stolen = 0
@@ -172,9 +173,19 @@ class PoolCore:
         self._paused = False
         return self._settle(now, [])
 
+    def hold(self, now: float, seconds: float) -> list[Command]:
+        """The server asked this endpoint's clients to wait: conversations begin no turn before."""
+        self._held_until = max(self._held_until, now + seconds)
+        return []
+
+    def held_until(self) -> float:
+        """Return when a turn may start again, as far as the server asked to wait."""
+        return self._held_until
+
     def retry_now(self, now: float) -> list[Command]:
         """Dial at once although the last dial failed: the caller knows that the endpoint is back."""
         self._outage.retry_now(now)
+        self._held_until = -math.inf
         return self._settle(now, [])
 
     def resize(

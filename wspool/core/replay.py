@@ -4,6 +4,9 @@ Exactly-once does not exist on this protocol; at-most-once does, and it is the d
 what provably did not run is sent again. Proof is one of two things. The request was never
 handed to the network, or an error frame refused it before `response.created`.
 
+A refusal that may pass (too many requests, overload, a server error) is tried again after a
+wait: what the server asks for, else full jitter. All of it within a budget of the endpoint.
+
 Rules: a missing parent is answered once, in full, on the same connection; a connection at
 its lifetime limit sends the turn to a fresh one; output that the caller has seen is never
 followed by a second answer.
@@ -18,14 +21,16 @@ from wspool.core.frames import ServerError
 from wspool.core.policy import Replay
 from wspool.core.turn import Delivery
 
-__all__ = ["Recovery", "Retries"]
+__all__ = ["Recovery", "Retries", "RetryBudget"]
 
 #: RFC 6455 section 7.4.1. The same message will be too big for the next connection as well.
 MESSAGE_TOO_BIG: Final = 1009
 
-#: Resends of one turn at most, beyond the first send. A fresh connection that fails at once may
-#: be bad luck; a fourth one is not.
-MAX_RESENDS: Final = 3
+#: First upper bound of the wait before a refused request is sent again, in seconds; doubled by
+#: each further one. The openai SDK waits the same.
+FIRST_DELAY: Final = 0.5
+#: Largest upper bound of that wait, in seconds.
+LONGEST_DELAY: Final = 8.0
 
 
 class Recovery(enum.Enum):
@@ -37,26 +42,83 @@ class Recovery(enum.Enum):
     HERE = "here"
     #: It is sent again on another connection.
     ELSEWHERE = "elsewhere"
+    #: It is sent again after a wait (`Retries.delay`).
+    LATER = "later"
+
+
+class RetryBudget:
+    """How much of what an endpoint does may be second tries, over all conversations.
+
+    gRPC's shape (proposal A6): every loss takes a token, every success gives a tenth back, and
+    nothing is retried while half of them or more are gone. So retries cannot become a storm.
+    """
+
+    __slots__ = ("_tokens",)
+
+    TOKENS: Final = 100.0
+    REFUND: Final = 0.1
+
+    def __init__(self) -> None:
+        self._tokens = self.TOKENS
+
+    @property
+    def allows(self) -> bool:
+        """Whether a retry is within the budget."""
+        return self._tokens > self.TOKENS / 2
+
+    def failed(self) -> None:
+        """A request failed in a way that a retry may mend."""
+        self._tokens = max(self._tokens - 1.0, 0.0)
+
+    def succeeded(self) -> None:
+        """A request ended well."""
+        self._tokens = min(self._tokens + self.REFUND, self.TOKENS)
 
 
 class Retries:
-    """The resends of one turn."""
+    """The resends of one turn.
 
-    __slots__ = ("_policy", "_resends", "_was_full")
+    Args:
+        policy: what may be sent again by itself.
+        limit: resends at most, beyond the first send.
+        budget: the endpoint's, shared by all turns.
 
-    def __init__(self, policy: Replay) -> None:
+    Attributes:
+        delay: seconds to wait before the resend, after `Recovery.LATER`.
+    """
+
+    __slots__ = ("_budget", "_limit", "_policy", "_resends", "_was_full", "delay")
+
+    def __init__(self, policy: Replay, limit: int, budget: RetryBudget) -> None:
         self._policy: Replay = policy
+        self._limit = limit
+        self._budget = budget
         self._resends = 0
         self._was_full = False
+        self.delay = 0.0
 
-    def after_refusal(self, error: ServerError, *, had_parent: bool) -> Recovery:
-        """An error frame refused the request before anything was created."""
+    def after_refusal(self, error: ServerError, *, had_parent: bool, jitter: float) -> Recovery:
+        """An error frame refused the request before anything was created.
+
+        Args:
+            error: the frame.
+            had_parent: True if the request named a previous response.
+            jitter: a random number in [0, 1), to spread resends.
+        """
         if error.is_parent_missing and had_parent and not self._was_full:
             self._was_full = True
             return Recovery.HERE
         if error.is_connection_limit:
-            return self._elsewhere()
-        return Recovery.GIVE_UP
+            # Normal, and no sign of trouble: the budget has no part in it.
+            return self._again(Recovery.ELSEWHERE)
+        if not error.may_pass:
+            return Recovery.GIVE_UP
+        self._budget.failed()
+        if not self._budget.allows:
+            return Recovery.GIVE_UP
+        bound = min(LONGEST_DELAY, FIRST_DELAY * 2.0**self._resends)
+        self.delay = max(jitter * bound, error.retry_after or 0.0)
+        return self._again(Recovery.LATER)
 
     def after_loss(
         self,
@@ -76,19 +138,24 @@ class Retries:
             output_seen: True if any output was received.
             exposed: True if the caller has seen output.
         """
+        at_limit = error is not None and error.is_connection_limit
+        if not at_limit:
+            self._budget.failed()
         if exposed or close_code == MESSAGE_TOO_BIG:
             return Recovery.GIVE_UP
         allowed = (
             delivery == "not_sent"
             # The frame says why the turn was not carried out: there is nothing to pay twice.
-            or (error is not None and error.is_connection_limit and not output_seen)
+            or (at_limit and not output_seen)
             or self._policy == "always"
             or (self._policy == "no_output" and not output_seen)
         )
-        return self._elsewhere() if allowed else Recovery.GIVE_UP
+        if not allowed or not (at_limit or self._budget.allows):
+            return Recovery.GIVE_UP
+        return self._again(Recovery.ELSEWHERE)
 
-    def _elsewhere(self) -> Recovery:
-        if self._resends >= MAX_RESENDS:
+    def _again(self, how: Recovery) -> Recovery:
+        if self._resends >= self._limit:
             return Recovery.GIVE_UP
         self._resends += 1
-        return Recovery.ELSEWHERE
+        return how

@@ -15,7 +15,7 @@ from wspool.core.chain import Chain, Item
 from wspool.core.frames import encode
 from wspool.core.policy import PoolPolicy
 from wspool.core.pool import Verdict
-from wspool.core.replay import Recovery, Retries
+from wspool.core.replay import Recovery, Retries, RetryBudget
 from wspool.core.statistics import ConversationStatistics, TurnRecord
 from wspool.errors import PoolClosedError, TurnInFlightError
 from wspool.pool.attempt import Attempt
@@ -28,7 +28,12 @@ class ContinuityOwner(Protocol):
     """What a conversation needs of its pool."""
 
     policy: PoolPolicy
+    budget: RetryBudget
 
+    def next_conversation(self) -> int: ...
+    def hold(self, seconds: float) -> None: ...
+    async def until_held(self) -> None: ...
+    def jitter(self) -> float: ...
     async def acquire(self) -> Lease: ...
     def record(self, record: TurnRecord) -> None: ...
 
@@ -44,10 +49,10 @@ class Continuity:
         waited: seconds in line so far.
     """
 
-    def __init__(self, owner: ContinuityOwner, number: int) -> None:
+    def __init__(self, owner: ContinuityOwner, number: int, chain: Chain) -> None:
         self.owner = owner
         self.number = number
-        self.chain = Chain()
+        self.chain = chain
         self.in_turn = False
         self.closed = False
         self.last_connection: int | None = None
@@ -101,7 +106,8 @@ class ContinuousTurn:
         self._continuity = continuity
         self._items = items
         self._body = body
-        self._retries = Retries(continuity.owner.policy.replay)
+        owner = continuity.owner
+        self._retries = Retries(owner.policy.replay, owner.policy.max_resends, owner.budget)
         self.attempt: Attempt | None = None
         self._active = False
         self._lease: Lease | None = None
@@ -122,6 +128,7 @@ class ContinuousTurn:
 
     async def recover(self, attempt: Attempt, *, exposed: bool) -> bool:
         machine = attempt.machine
+        self._note_wait(attempt)
         if attempt.lost:
             decision = self._retries.after_loss(
                 machine.delivery,
@@ -131,16 +138,29 @@ class ContinuousTurn:
                 exposed=exposed,
             )
         elif machine.refused and machine.error is not None:
-            decision = self._retries.after_refusal(machine.error, had_parent=self._parent is not None)
+            decision = self._retries.after_refusal(
+                machine.error, had_parent=self._parent is not None, jitter=self._continuity.owner.jitter()
+            )
         else:
             decision = Recovery.GIVE_UP
         if decision is Recovery.GIVE_UP:
             return False
-        self._continuity.chain.forget_parent()
+        missing = machine.error is not None and machine.error.is_parent_missing
+        self._continuity.chain.forget_parent(lost_by_server=missing)
         if decision is Recovery.ELSEWHERE:
             self._continuity.drop_lease()
+        elif decision is Recovery.LATER:
+            # Somebody else may use the connection meanwhile; what it remembered is gone anyway.
+            self._continuity.drop_lease()
+            await trio.sleep(self._retries.delay)
         await self._send()
         return True
+
+    def _note_wait(self, attempt: Attempt) -> None:
+        """What one turn is asked to wait, the whole endpoint waits."""
+        error = attempt.machine.error
+        if error is not None and error.retry_after and error.may_pass:
+            self._continuity.owner.hold(error.retry_after)
 
     def leave(self) -> None:
         if not self._active:
@@ -157,10 +177,17 @@ class ContinuousTurn:
             continuity.turns += 1
             if self._lease is not None:
                 self._lease.park()  # until the next turn; its tools may take long
-            continuity.chain.extend(self._items, machine.response["output"], str(machine.response_id))
+            continuity.chain.extend(
+                self._items,
+                machine.response["output"],
+                str(machine.response_id),
+                stored=self._body.get("store") is True,
+            )
+            continuity.owner.budget.succeeded()
         else:
             # Whatever went wrong may have cost the server its memory of the parent.
             continuity.chain.forget_parent()
+            self._note_wait(attempt)
         if self._started_at is not None:
             continuity.owner.record(
                 TurnRecord(
@@ -183,6 +210,7 @@ class ContinuousTurn:
         """Send the turn on a lease that can carry it, taking one if needed."""
         continuity = self._continuity
         while True:
+            await continuity.owner.until_held()
             lease = await continuity.take_lease()
             # From here to the send there is no checkpoint: what is planned for this lane is
             # what is sent on it.

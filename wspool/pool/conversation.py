@@ -7,10 +7,11 @@ forgotten, it goes on elsewhere and sends everything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeAlias, cast
 
-from wspool.core.chain import Item, as_items
+from wspool.core.chain import Chain, Item, as_items
 from wspool.core.response import Response
 from wspool.core.statistics import ConversationStatistics
 from wspool.errors import MaxTurnsError
@@ -22,6 +23,9 @@ __all__ = ["Conversation", "Input"]
 
 #: What a turn takes: a text, or input items.
 Input: TypeAlias = str | Sequence[Mapping[str, Any]]
+
+#: Version of the format of `Conversation.snapshot`.
+SNAPSHOT_VERSION: Final = 1
 
 # Fields that the library owns, and why.
 _OWN_FIELDS = {
@@ -41,9 +45,18 @@ class Conversation:
     One turn at a time. Not for use by two tasks at once.
     """
 
-    def __init__(self, owner: ContinuityOwner, number: int, defaults: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        owner: ContinuityOwner,
+        number: int,
+        defaults: Mapping[str, Any],
+        resume: Mapping[str, Any] | Chain | None = None,
+    ) -> None:
+        chain = resume if isinstance(resume, Chain) else Chain()
+        if resume is not None and not isinstance(resume, Chain):
+            chain, defaults = _resumed(resume, defaults)
         self._defaults = _checked(defaults)
-        self._continuity = Continuity(owner, number)
+        self._continuity = Continuity(owner, number, chain)
 
     # -- for users ----------------------------------------------------------------------------
 
@@ -127,6 +140,36 @@ class Conversation:
         """Return a frozen snapshot; taking it changes nothing."""
         return self._continuity.statistics()
 
+    @asynccontextmanager
+    async def fork(self, **overrides: Any) -> AsyncGenerator[Conversation, None]:
+        """Branch: another conversation with the same history, for the length of an `async with` block.
+
+        Args:
+            **overrides: body fields that go with every turn of the branch, beside its parent's.
+
+        What either says from here on is its own. A checkpoint-free way in and out.
+        """
+        it = self._continuity
+        branch = Conversation(
+            it.owner, it.owner.next_conversation(), {**self._defaults, **overrides}, it.chain.fork()
+        )
+        try:
+            yield branch
+        finally:
+            branch.close()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the conversation as JSON values, to go on from with `pool.conversation(resume=...)`.
+
+        It holds the history and the body fields, no credential. Between turns only: a turn that has
+        not ended is not in it.
+        """
+        return {
+            "version": SNAPSHOT_VERSION,
+            "defaults": dict(self._defaults),
+            **self._continuity.chain.snapshot(),
+        }
+
     def close(self) -> None:
         """Give the lease back; no further turn is possible. Never waits. Idempotent."""
         self._continuity.closed = True
@@ -136,6 +179,18 @@ class Conversation:
         it = self._continuity
         state = "closed" if it.closed else "in turn" if it.in_turn else "idle"
         return f"<Conversation {it.number}, {state}: {it.turns} turns, {len(it.chain)} items>"
+
+
+def _resumed(snapshot: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[Chain, dict[str, Any]]:
+    """Return the chain and the body fields of a snapshot, the fields overridden by *overrides*."""
+    if snapshot.get("version") != SNAPSHOT_VERSION:
+        raise ValueError(
+            f"resume= takes a snapshot of version {SNAPSHOT_VERSION}, not {snapshot.get('version')!r}"
+        )
+    defaults = snapshot.get("defaults", {})
+    if not isinstance(defaults, Mapping):
+        raise ValueError("the snapshot's defaults are no mapping")
+    return Chain.resume(snapshot), {**cast("Mapping[str, Any]", defaults), **overrides}
 
 
 def _checked(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from wspool.core.commands import (
 from wspool.core.failures import DialFailure, FailureKind, classify_dial, parse_retry_after
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import PoolCore, Verdict
+from wspool.core.replay import RetryBudget
 from wspool.core.statistics import PoolStatistics, TurnRecord
 from wspool.errors import ForeignUseError, PoolClosedError, WsPoolError
 from wspool.pool.clock import suspension
@@ -102,6 +103,7 @@ class Pool:
         self._services: trio.Nursery | None = None
         self._changed = trio.Event()
         self._watchers = 0
+        self.budget = RetryBudget()
         self._sleeping_until = math.inf
         self._wake_up = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
@@ -149,22 +151,29 @@ class Pool:
             lease.release()
 
     @asynccontextmanager
-    async def conversation(self, **defaults: Any) -> AsyncGenerator[Conversation, None]:
+    async def conversation(
+        self, *, resume: Mapping[str, Any] | None = None, **defaults: Any
+    ) -> AsyncGenerator[Conversation, None]:
         """Hold a conversation for the length of an `async with` block.
 
         Args:
+            resume: a snapshot to go on from (`Conversation.snapshot`), of this or another process.
             **defaults: fields that go with every turn: `model`, `instructions`, `tools`,
                 `store`, `reasoning` ... History and `previous_response_id` are the library's.
 
         It takes its lease at its first turn and gives it back at the end of the block.
         """
         self.check_use()
-        self._last_conversation += 1
-        conversation = Conversation(self, self._last_conversation, defaults)
+        conversation = Conversation(self, self.next_conversation(), defaults, resume)
         try:
             yield conversation
         finally:
             conversation.close()
+
+    def next_conversation(self) -> int:
+        """Return the number of a new conversation."""
+        self._last_conversation += 1
+        return self._last_conversation
 
     async def wait_ready(self, lanes: int | None = None) -> None:
         """Wait until that many lanes can be granted at once.
@@ -360,6 +369,19 @@ class Pool:
     def park(self, lease: LeaseId) -> None:
         """The holder of *lease* is busy elsewhere."""
         self._step(self._core.park, lease)
+
+    def hold(self, seconds: float) -> None:
+        """The server asked to wait."""
+        self._step(self._core.hold, seconds=seconds)
+
+    async def until_held(self) -> None:
+        """Wait as long as the server asked this endpoint's clients to. A checkpoint."""
+        if (wait := self._core.held_until() - self.now()) > 0:
+            await trio.sleep(wait)
+
+    def jitter(self) -> float:
+        """Return a random number in [0, 1)."""
+        return self._random.random()
 
     def give_up(self, lease: LeaseId) -> None:
         """The holder of *lease* gave its turn up."""
