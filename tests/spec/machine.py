@@ -497,6 +497,17 @@ class PoolMachine(RuleBasedStateMachine):
             raise AssertionError("the timekeeper never sleeps")
         self.now = self.driver.advance(self.now, target)
 
+    @rule()
+    @precondition(lambda self: self.core.next_deadline() > self.now)
+    @noted
+    def tick_early(self) -> None:
+        """An alarm that has become pointless still wakes the timekeeper: nothing may come of it."""
+        before, deadline = self.core.statistics(), self.core.next_deadline()
+        commands = self.step("tick")
+
+        assert [] == commands, "what was decided was not decided to the end"
+        assert (before, deadline) == (self.core.statistics(), self.core.next_deadline())
+
     @rule(seconds=st.sampled_from([0.5, 0.5, 0.5, 40.0, 3300.0]))
     @noted
     def oversleep(self, seconds: float) -> None:

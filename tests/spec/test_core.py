@@ -8,6 +8,10 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.spec.machine import PoolMachine, fired, visited
+from wspool.core.commands import CloseReason, ConnectionId, Degraded, Dial, HangUp, Recovered
+from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.policy import OPENAI, PoolPolicy
+from wspool.core.pool import PoolCore
 from wspool.core.states import CONNECTION_TABLE, LANE_TABLE
 
 TestPoolCore = PoolMachine.TestCase
@@ -34,3 +38,20 @@ def test_every_rule_fires_and_every_row_is_visited() -> None:
 
     assert RULES == fired
     assert ROWS == visited
+
+
+def test_a_replacement_on_its_way_does_not_fill_the_pool_for_what_it_replaces() -> None:
+    """A full pool lets nothing go for a dial that runs already, nor while no dial can succeed."""
+    core = PoolCore(PoolPolicy(max_size=2, min_idle=1, ping_interval=None), OPENAI)
+    one, two = ConnectionId(1), ConnectionId(2)
+    failure = DialFailure(kind=FailureKind.TRANSIENT, message="no", phase="tcp")
+    core.start(0.0)
+    core.connected(one, 0.0, 0.5)
+
+    assert [Dial(two)] == core.drain(1.0)
+    assert [] == core.tick(2.0)
+    assert [Degraded(failure)] == core.dial_failed(two, 3.0, failure, 0.5)
+    assert [Dial(ConnectionId(3))] == core.tick(4.0)
+    assert [Recovered(2.0), HangUp(one, CloseReason.LIFETIME, True)] == core.connected(
+        ConnectionId(3), 5.0, 0.5
+    )

@@ -681,9 +681,11 @@ class PoolCore:
 
     def _let_leavers_go(self, commands: list[Command]) -> None:
         # Make before break: a retiring connection nobody holds stays grantable until spare is
-        # complete without it, or until only its going makes room for its replacement.
+        # complete without it, or until only its going makes room for its replacement. It does not
+        # go for a replacement that is on its way, nor while none can be had.
         while self._roster.leaving and (
-            self._roster.fresh >= self.policy.min_idle or self._size() >= self.policy.max_size
+            self._roster.fresh >= self.policy.min_idle
+            or (self._size() >= self.policy.max_size and self._needs_dial() and not self._outage.down)
         ):
             _, connection = self._roster.leaving.popitem(last=False)
             self._hang_up(connection, CloseReason.LIFETIME, commands)
@@ -730,8 +732,10 @@ class PoolCore:
 
     def _wants_dial(self) -> bool:
         """Whether one more dial is needed and there is room for it."""
-        if self._closing or self._size() >= self.policy.max_size:
-            return False
+        return not self._closing and self._size() < self.policy.max_size and self._needs_dial()
+
+    def _needs_dial(self) -> bool:
+        """Whether the dials that run will not be enough."""
         failure = self._outage.failure
         if failure is not None and failure.permanent and not self._waiters:
             return False  # spare is no reason to ask again what was refused for good
