@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.spec.machine import PoolMachine, fired, visited
-from wspool.core.commands import CloseReason, ConnectionId, Degraded, Dial, HangUp, Recovered
+from wspool.core.commands import (
+    CloseReason,
+    ConnectionId,
+    Degraded,
+    Dial,
+    HangUp,
+    LeaseId,
+    Recovered,
+    WaiterId,
+)
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.policy import OPENAI, PoolPolicy
 from wspool.core.pool import PoolCore
@@ -55,3 +65,30 @@ def test_a_replacement_on_its_way_does_not_fill_the_pool_for_what_it_replaces() 
     assert [Recovered(2.0), HangUp(one, CloseReason.LIFETIME, True)] == core.connected(
         ConnectionId(3), 5.0, 0.5
     )
+
+
+def test_a_question_changes_nothing() -> None:
+    """The same inputs lead to the same commands, however often somebody asks for the deadline."""
+    answers = []
+    for asked in (False, True):
+        core = PoolCore(PoolPolicy(max_size=2, min_idle=0, max_idle=30.0, ping_interval=None), OPENAI)
+        inputs = [
+            partial(core.acquire, WaiterId(1), 0.0),
+            partial(core.connected, ConnectionId(1), 0.0, 0.2),
+            partial(core.release, LeaseId(1), 0.0),
+            partial(core.acquire, WaiterId(2), 1.0),  # idle no more: its alarm is pointless for now
+            partial(core.acquire, WaiterId(3), 1.5),
+            partial(core.connected, ConnectionId(2), 2.0, 0.9),
+            partial(core.release, LeaseId(3), 2.0),
+            partial(core.release, LeaseId(2), 5.0),
+            partial(core.tick, 60.0),
+        ]
+        commands = []
+        for put in inputs:
+            commands.append(put())
+            if asked:
+                core.next_deadline()
+        answers.append(commands)
+
+    assert answers[0] == answers[1]
+    assert 2 == len(answers[0][-1])

@@ -855,13 +855,10 @@ class PoolCore:
         """Whether nothing would happen at this deadline."""
         connection, alarm = entry
         match alarm:
-            case _Alarm.RETIRE:
+            # Only what stays so: the same inputs must lead to the same commands, however often
+            # anybody asks for the next deadline in between. So an idle alarm outlives a lease.
+            case _Alarm.RETIRE | _Alarm.IDLE:
                 return connection.state is not ConnectionState.OPEN
-            case _Alarm.IDLE:
-                if connection.state is ConnectionState.OPEN and connection.idle_since is not None:
-                    return False
-                connection.idle_alarm = False  # set again when it is idle
-                return True
             case _Alarm.DRAIN:
                 return not connection.usable or all(lane.drain_until == math.inf for lane in connection.lanes)
             case _:
