@@ -22,8 +22,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.spec.world import Connection, Lane, On, World
 from wspool.core import roster as core_roster
-from wspool.core.commands import CloseReason, Command, LaneId, LeaseId, RefuseReason, WaiterId
+from wspool.core.commands import (
+    CloseReason,
+    Command,
+    Degraded,
+    Grant,
+    LaneId,
+    LeaseId,
+    RefuseReason,
+    WaiterId,
+)
 from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.outage import BACKOFF_BASE, BACKOFF_CAP
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import MAX_SKIPS, PoolCore, Verdict
 from wspool.core.states import ConnectionState, LaneState
@@ -104,6 +114,9 @@ class Driver:
 
     def perform(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], world: World) -> None:
         """Make happen what the core was told."""
+
+    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId) -> None:
+        """Give *lease* back and cancel *waiter*, who is granted it, before it wakes up."""
 
     def compare(self, core: PoolCore, world: World) -> None:
         """Assert that both are in the same state."""
@@ -206,6 +219,10 @@ class PoolMachine(RuleBasedStateMachine):
     def check_breaks(self, commands: list[Command]) -> None:
         """Make before break: a planned retirement alone never costs spare while there is room."""
         for command in commands:
+            if getattr(command, "reason", None) is CloseReason.IDLE:
+                fresh = sum(self.world.free(other) for other in self.world.open if not other.retiring)
+                idle = self.world.free(self.world.connections[command.connection])  # type: ignore[union-attr] # a HangUp
+                assert fresh - idle >= self.policy.min_idle, "spare was taken for surplus"
             if getattr(command, "reason", None) is not CloseReason.LIFETIME:
                 continue
             connection = self.world.connections[command.connection]  # type: ignore[union-attr] # a HangUp
@@ -270,6 +287,7 @@ class PoolMachine(RuleBasedStateMachine):
     def dial_succeeds(self, pick: int, jitter: float) -> None:
         connection = self.choose(self.world.dials, pick)
         self.world.connect(connection)
+        connection.ping_at = self.now + (self.policy.ping_interval or math.inf)
         self.step("connected", connection.id, jitter=jitter)
 
     @rule(pick=picks, jitter=jitters, kind=kinds, retry_after=st.sampled_from([None, None, 0.0, 7.0, 400.0]))
@@ -280,7 +298,14 @@ class PoolMachine(RuleBasedStateMachine):
         del self.world.connections[connection.id]
         self.world.closed += 1
         failure = DialFailure(kind=kind, message="spec", phase="tcp", retry_after=retry_after)
-        self.step("dial_failed", connection.id, failure=failure, jitter=jitter)
+        probe_before = self.core._outage.probe_at
+        commands = self.step("dial_failed", connection.id, failure=failure, jitter=jitter)
+        if (probe_at := self.core._outage.probe_at) != probe_before:
+            first = any(isinstance(command, Degraded) for command in commands)
+            bound = BACKOFF_BASE if first else BACKOFF_CAP
+            floor = retry_after or 0.0
+            assert self.now + floor <= probe_at, "the prober does not wait as long as it was asked to"
+            assert probe_at <= self.now + max(jitter * bound, floor), "the jitter only makes it longer"
         if self.core.failure is failure and failure.permanent:
             assert not self.world.waiters or self.world.dials, "waiters were left hoping"
 
@@ -374,6 +399,26 @@ class PoolMachine(RuleBasedStateMachine):
             assert connection.closing, "a dirty connection was kept"
 
     @rule(pick=picks)
+    @precondition(lambda self: self.world.waiters and self.idle_leases())
+    @noted
+    def cancel_as_granted(self, pick: int) -> None:
+        """A waiter is cancelled after it was granted a lane and before it runs: the lane comes back."""
+        lease = self.choose(self.idle_leases(), pick)
+        self.world.drop(lease)
+        self.world.released += 1
+        granted = [command for command in self.feed("release", lease) if isinstance(command, Grant)]
+        if len(granted) != 1:
+            self.driver.perform("release", (lease,), {"now": self.now}, self.world)
+        else:
+            self.world.drop(granted[0].lease)
+            self.world.released += 1
+            self.feed("release", granted[0].lease)
+            self.driver.cancel_as_granted(lease, granted[0].waiter)
+        while self.driver.prompt and self.core.next_deadline() <= self.now:
+            self.feed("tick")
+        self.driver.compare(self.core, self.world)
+
+    @rule(pick=picks)
     @precondition(lambda self: self.world.dead_leases)
     @noted
     def release_again(self, pick: int) -> None:
@@ -437,6 +482,7 @@ class PoolMachine(RuleBasedStateMachine):
     def pong(self, pick: int, silence: float) -> None:
         connection = self.choose([connection for connection in self.world.open if connection.pinged], pick)
         connection.pinged = False
+        connection.ping_at = max(self.now - silence + (self.policy.ping_interval or math.inf), self.now)
         self.step("ponged", connection.id, heard_at=self.now - silence)
 
     # -- the whole pool -------------------------------------------------------------------------
@@ -613,6 +659,32 @@ class PoolMachine(RuleBasedStateMachine):
             oldest = min(track.parked_at for track in world.parked if track.parked_at is not None)
             assert self.now < oldest + world.policy.patience or self.core.next_deadline() <= self.now
             assert self.core.next_deadline() <= max(self.now, oldest + world.policy.patience)
+
+    @invariant()
+    def holders_know(self) -> None:
+        """Whoever holds a lane of a connection that is to go was told so."""
+        assert all(
+            lease in self.world.expiring
+            for lease, (connection, _) in self.world.leases.items()
+            if connection.retiring
+        ), "nobody told the holder"
+
+    @invariant()
+    def on_time(self) -> None:
+        """Once the timekeeper has done its work nothing is left that is over its time."""
+        if self.core.next_deadline() <= self.now or self.world.closing:
+            return
+        for connection in self.world.open:
+            if self.now >= self.world.grant_end(connection):
+                assert not self.world.free(connection), "idle after its last start"
+            if self.now >= self.world.expiry(connection):
+                # A turn may end, and the rest of an abandoned one has a limit of its own.
+                busy = [track for track in connection.lanes if track.on in (On.TURN, On.TAIL)]
+                assert busy, "it outlived the server's limit for nothing"
+            for track in connection.lanes:
+                assert track.on is not On.TAIL or self.now < track.drain_until, "a tail without end"
+            if not math.isinf(connection.ping_at):
+                assert connection.pinged or self.now < connection.ping_at, "nobody asks whether it is there"
 
     @invariant()
     def warm(self) -> None:
