@@ -309,13 +309,29 @@ class PoolMachine(RuleBasedStateMachine):
         if self.core.failure is failure and failure.permanent:
             assert not self.world.waiters or self.world.dials, "waiters were left hoping"
 
+    @rule(ends=st.lists(st.booleans(), min_size=2, max_size=4))
+    @precondition(lambda self: len(self.world.dials) > 1)
+    @noted
+    def dials_end_together(self, ends: list[bool]) -> None:
+        """Some begun before an outage end after it was noticed, or after it is over."""
+        for well in ends:
+            if not self.world.dials:
+                break
+            if well:
+                self.dial_succeeds(0, 0.5)
+            else:
+                self.dial_fails(0, 0.5, FailureKind.TRANSIENT, None)
+            self.warm()
+
     # -- turns ----------------------------------------------------------------------------------
 
     @rule(pick=picks, movable=st.booleans())
     @precondition(lambda self: self.leases_with(On.NOTHING))
     @noted
     def begin(self, pick: int, movable: bool) -> None:
-        lease = self.choose(self.leases_with(On.NOTHING), pick)
+        self.begin_on(self.choose(self.leases_with(On.NOTHING), pick), movable)
+
+    def begin_on(self, lease: LeaseId, movable: bool) -> None:
         connection, _ = self.world.leases[lease]
         parked = self.world.track(lease).parked_at is not None
         first = self.world.waiters[0] if self.world.waiters else None
@@ -531,7 +547,19 @@ class PoolMachine(RuleBasedStateMachine):
     @noted
     def wait(self, seconds: float) -> None:
         """Time passes and the timekeeper ticks at every deadline."""
-        target = self.now + seconds
+        self.wait_until(self.now + seconds)
+
+    @rule(pick=picks, movable=st.booleans())
+    @precondition(lambda self: self.idle_leases())
+    @noted
+    def begin_too_late(self, pick: int, movable: bool) -> None:
+        """The holder of a lease comes back to it when its connection may not start a turn any more."""
+        lease = self.choose(self.idle_leases(), pick)
+        self.wait_until(self.world.last_start(self.world.leases[lease][0]))
+        if lease in self.leases_with(On.NOTHING):
+            self.begin_on(lease, movable)
+
+    def wait_until(self, target: float) -> None:
         for _ in range(2000):
             deadline = self.core.next_deadline()
             if deadline > target:
@@ -541,7 +569,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.core.next_deadline() > self.now, "the deadline was not real: a busy loop"
         else:
             raise AssertionError("the timekeeper never sleeps")
-        self.now = self.driver.advance(self.now, target)
+        self.now = self.driver.advance(self.now, max(self.now, target))
 
     @rule()
     @precondition(lambda self: self.core.next_deadline() > self.now)
@@ -645,7 +673,6 @@ class PoolMachine(RuleBasedStateMachine):
         ]
 
         assert not free, "somebody waits while a lane is free"
-        assert world.dials or world.size >= world.policy.max_size or self.core.next_deadline() < math.inf
 
     @invariant()
     def nobody_starves(self) -> None:
@@ -688,12 +715,18 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def warm(self) -> None:
-        """Spare is there, or on its way, or there is no room, or the endpoint is down."""
-        world = self.world
-        if world.closing or self.core.failure is not None or world.size >= world.policy.max_size:
+        """What is needed is on its way, as far as there is room and the endpoint lets us."""
+        world, failure = self.world, self.core.failure
+        if world.closing or world.size >= world.policy.max_size:
             return
-        coming = len(world.dials) * world.lanes
-        assert coming >= len(world.waiters) + self.missing_spare() or world.dials
+        if len(world.dials) * world.lanes >= len(world.waiters) + self.missing_spare():
+            return
+        outage = self.core._outage
+        if failure is None:
+            assert len(world.dials) >= outage.dial_limit, "nobody dials what is needed"
+        elif world.waiters or not failure.permanent:
+            due = self.core.next_deadline()
+            assert world.dials or due <= max(self.now, outage.probe_at), "nobody wakes the prober"
 
     @invariant()
     def retirements_are_apart(self) -> None:

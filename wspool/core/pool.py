@@ -783,6 +783,7 @@ class PoolCore:
                 self._retire(connection, commands)
             for lane in late:
                 self._drop(connection, lane)
+            self._check_expiry(connection, now, commands)
 
     def _drop(self, connection: Connection, lane: Lane) -> None:
         """A busy lane ends, with its lease if it has one."""
