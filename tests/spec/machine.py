@@ -415,10 +415,13 @@ class PoolMachine(RuleBasedStateMachine):
             assert connection.closing, "a dirty connection was kept"
 
     @rule(pick=picks)
-    @precondition(lambda self: self.world.waiters and self.idle_leases())
+    @precondition(lambda self: self.idle_leases() and not self.world.closing and not self.world.paused)
     @noted
     def cancel_as_granted(self, pick: int) -> None:
         """A waiter is cancelled after it was granted a lane and before it runs: the lane comes back."""
+        for _ in range(3):
+            if not self.world.waiters:
+                self.acquire()
         lease = self.choose(self.idle_leases(), pick)
         self.world.drop(lease)
         self.world.released += 1
