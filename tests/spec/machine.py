@@ -22,8 +22,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.spec.world import Connection, Lane, On, World
 from wspool.core import roster as core_roster
-from wspool.core.commands import CloseReason, Command, LaneId, LeaseId, RefuseReason, WaiterId
+from wspool.core.commands import (
+    CloseReason,
+    Command,
+    Degraded,
+    Grant,
+    LaneId,
+    LeaseId,
+    RefuseReason,
+    WaiterId,
+)
 from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.outage import BACKOFF_BASE, BACKOFF_CAP
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import MAX_SKIPS, PoolCore, Verdict
 from wspool.core.states import ConnectionState, LaneState
@@ -104,6 +114,9 @@ class Driver:
 
     def perform(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], world: World) -> None:
         """Make happen what the core was told."""
+
+    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId) -> None:
+        """Give *lease* back and cancel *waiter*, who is granted it, before it wakes up."""
 
     def compare(self, core: PoolCore, world: World) -> None:
         """Assert that both are in the same state."""
@@ -208,6 +221,10 @@ class PoolMachine(RuleBasedStateMachine):
     def check_breaks(self, commands: list[Command]) -> None:
         """Make before break: a planned retirement alone never costs spare while there is room."""
         for command in commands:
+            if getattr(command, "reason", None) is CloseReason.IDLE:
+                fresh = sum(self.world.free(other) for other in self.world.open if not other.retiring)
+                idle = self.world.free(self.world.connections[command.connection])  # type: ignore[union-attr] # a HangUp
+                assert fresh - idle >= self.policy.min_idle, "spare was taken for surplus"
             if getattr(command, "reason", None) is not CloseReason.LIFETIME:
                 continue
             connection = self.world.connections[command.connection]  # type: ignore[union-attr] # a HangUp
@@ -272,6 +289,7 @@ class PoolMachine(RuleBasedStateMachine):
     def dial_succeeds(self, pick: int, jitter: float) -> None:
         connection = self.choose(self.world.dials, pick)
         self.world.connect(connection)
+        connection.ping_at = self.now + (self.policy.ping_interval or math.inf)
         self.step("connected", connection.id, jitter=jitter)
 
     @rule(pick=picks, jitter=jitters, kind=kinds, retry_after=st.sampled_from([None, None, 0.0, 7.0, 400.0]))
@@ -282,9 +300,30 @@ class PoolMachine(RuleBasedStateMachine):
         del self.world.connections[connection.id]
         self.world.closed += 1
         failure = DialFailure(kind=kind, message="spec", phase="tcp", retry_after=retry_after)
-        self.step("dial_failed", connection.id, failure=failure, jitter=jitter)
+        probe_before = self.core._outage.probe_at
+        commands = self.step("dial_failed", connection.id, failure=failure, jitter=jitter)
+        if (probe_at := self.core._outage.probe_at) != probe_before:
+            first = any(isinstance(command, Degraded) for command in commands)
+            bound = BACKOFF_BASE if first else BACKOFF_CAP
+            floor = retry_after or 0.0
+            assert self.now + floor <= probe_at, "the prober does not wait as long as it was asked to"
+            assert probe_at <= self.now + max(jitter * bound, floor), "the jitter only makes it longer"
         if self.core.failure is failure and failure.permanent:
             assert not self.world.waiters or self.world.dials, "waiters were left hoping"
+
+    @rule(ends=st.lists(st.booleans(), min_size=2, max_size=4))
+    @precondition(lambda self: len(self.world.dials) > 1)
+    @noted
+    def dials_end_together(self, ends: list[bool]) -> None:
+        """Some begun before an outage end after it was noticed, or after it is over."""
+        for well in ends:
+            if not self.world.dials:
+                break
+            if well:
+                self.dial_succeeds(0, 0.5)
+            else:
+                self.dial_fails(0, 0.5, FailureKind.TRANSIENT, None)
+            self.warm()
 
     # -- turns ----------------------------------------------------------------------------------
 
@@ -292,7 +331,9 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases_with(On.NOTHING))
     @noted
     def begin(self, pick: int, movable: bool) -> None:
-        lease = self.choose(self.leases_with(On.NOTHING), pick)
+        self.begin_on(self.choose(self.leases_with(On.NOTHING), pick), movable)
+
+    def begin_on(self, lease: LeaseId, movable: bool) -> None:
         connection, _ = self.world.leases[lease]
         parked = self.world.track(lease).parked_at is not None
         first = self.world.waiters[0] if self.world.waiters else None
@@ -376,6 +417,29 @@ class PoolMachine(RuleBasedStateMachine):
             assert connection.closing, "a dirty connection was kept"
 
     @rule(pick=picks)
+    @precondition(lambda self: self.idle_leases() and not self.world.closing and not self.world.paused)
+    @noted
+    def cancel_as_granted(self, pick: int) -> None:
+        """A waiter is cancelled after it was granted a lane and before it runs: the lane comes back."""
+        for _ in range(3):
+            if not self.world.waiters:
+                self.acquire()
+        lease = self.choose(self.idle_leases(), pick)
+        self.world.drop(lease)
+        self.world.released += 1
+        granted = [command for command in self.feed("release", lease) if isinstance(command, Grant)]
+        if len(granted) != 1:
+            self.driver.perform("release", (lease,), {"now": self.now}, self.world)
+        else:
+            self.world.drop(granted[0].lease)
+            self.world.released += 1
+            self.feed("release", granted[0].lease)
+            self.driver.cancel_as_granted(lease, granted[0].waiter)
+        while self.driver.prompt and self.core.next_deadline() <= self.now:
+            self.feed("tick")
+        self.driver.compare(self.core, self.world)
+
+    @rule(pick=picks)
     @precondition(lambda self: self.world.dead_leases)
     @noted
     def release_again(self, pick: int) -> None:
@@ -439,6 +503,7 @@ class PoolMachine(RuleBasedStateMachine):
     def pong(self, pick: int, silence: float) -> None:
         connection = self.choose([connection for connection in self.world.open if connection.pinged], pick)
         connection.pinged = False
+        connection.ping_at = max(self.now - silence + (self.policy.ping_interval or math.inf), self.now)
         self.step("ponged", connection.id, heard_at=self.now - silence)
 
     # -- the whole pool -------------------------------------------------------------------------
@@ -487,7 +552,19 @@ class PoolMachine(RuleBasedStateMachine):
     @noted
     def wait(self, seconds: float) -> None:
         """Time passes and the timekeeper ticks at every deadline."""
-        target = self.now + seconds
+        self.wait_until(self.now + seconds)
+
+    @rule(pick=picks, movable=st.booleans())
+    @precondition(lambda self: self.idle_leases())
+    @noted
+    def begin_too_late(self, pick: int, movable: bool) -> None:
+        """The holder of a lease comes back to it when its connection may not start a turn any more."""
+        lease = self.choose(self.idle_leases(), pick)
+        self.wait_until(self.world.last_start(self.world.leases[lease][0]))
+        if lease in self.leases_with(On.NOTHING):
+            self.begin_on(lease, movable)
+
+    def wait_until(self, target: float) -> None:
         for _ in range(2000):
             deadline = self.core.next_deadline()
             if deadline > target:
@@ -497,7 +574,18 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.core.next_deadline() > self.now, "the deadline was not real: a busy loop"
         else:
             raise AssertionError("the timekeeper never sleeps")
-        self.now = self.driver.advance(self.now, target)
+        self.now = self.driver.advance(self.now, max(self.now, target))
+
+    @rule()
+    @precondition(lambda self: self.core.next_deadline() > self.now)
+    @noted
+    def tick_early(self) -> None:
+        """An alarm that has become pointless still wakes the timekeeper: nothing may come of it."""
+        before, deadline = self.core.statistics(), self.core.next_deadline()
+        commands = self.step("tick")
+
+        assert [] == commands, "what was decided was not decided to the end"
+        assert (before, deadline) == (self.core.statistics(), self.core.next_deadline())
 
     @rule(seconds=st.sampled_from([0.5, 0.5, 0.5, 40.0, 3300.0]))
     @noted
@@ -590,7 +678,6 @@ class PoolMachine(RuleBasedStateMachine):
         ]
 
         assert not free, "somebody waits while a lane is free"
-        assert world.dials or world.size >= world.policy.max_size or self.core.next_deadline() < math.inf
 
     @invariant()
     def nobody_starves(self) -> None:
@@ -606,12 +693,45 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.core.next_deadline() <= max(self.now, oldest + world.policy.patience)
 
     @invariant()
-    def warm(self) -> None:
-        """Spare is there, or on its way, or there is no room, or the endpoint is down."""
-        world = self.world
-        if world.closing or self.core.failure is not None or world.size >= world.policy.max_size:
+    def holders_know(self) -> None:
+        """Whoever holds a lane of a connection that is to go was told so."""
+        assert all(
+            lease in self.world.expiring
+            for lease, (connection, _) in self.world.leases.items()
+            if connection.retiring
+        ), "nobody told the holder"
+
+    @invariant()
+    def on_time(self) -> None:
+        """Once the timekeeper has done its work nothing is left that is over its time."""
+        if self.core.next_deadline() <= self.now or self.world.closing:
             return
-        assert world.dials or not self.need(), "nothing is on its way"
+        for connection in self.world.open:
+            if self.now >= self.world.grant_end(connection):
+                assert not self.world.free(connection), "idle after its last start"
+            if self.now >= self.world.expiry(connection):
+                # A turn may end, and the rest of an abandoned one has a limit of its own.
+                busy = [track for track in connection.lanes if track.on in (On.TURN, On.TAIL)]
+                assert busy, "it outlived the server's limit for nothing"
+            for track in connection.lanes:
+                assert track.on is not On.TAIL or self.now < track.drain_until, "a tail without end"
+            if not math.isinf(connection.ping_at):
+                assert connection.pinged or self.now < connection.ping_at, "nobody asks whether it is there"
+
+    @invariant()
+    def warm(self) -> None:
+        """What is needed is on its way, as far as there is room and the endpoint lets us."""
+        world, failure = self.world, self.core.failure
+        if world.closing or world.size >= world.policy.max_size:
+            return
+        if len(world.dials) * world.lanes >= self.need():
+            return
+        outage = self.core._outage
+        if failure is None:
+            assert len(world.dials) >= outage.dial_limit, "nobody dials what is needed"
+        elif world.waiters or not failure.permanent:
+            due = self.core.next_deadline()
+            assert world.dials or due <= max(self.now, outage.probe_at), "nobody wakes the prober"
 
     @invariant()
     def retirements_are_apart(self) -> None:

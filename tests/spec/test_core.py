@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.spec.machine import PoolMachine, fired, visited
+from wspool.core.commands import (
+    CloseReason,
+    ConnectionId,
+    Degraded,
+    Dial,
+    HangUp,
+    LeaseId,
+    Recovered,
+    WaiterId,
+)
+from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.policy import OPENAI, PoolPolicy, Provider
+from wspool.core.pool import PoolCore
 from wspool.core.states import CONNECTION_TABLE, LANE_TABLE
 
 TestPoolCore = PoolMachine.TestCase
@@ -34,3 +48,62 @@ def test_every_rule_fires_and_every_row_is_visited() -> None:
 
     assert RULES == fired
     assert ROWS == visited
+
+
+def test_a_replacement_on_its_way_does_not_fill_the_pool_for_what_it_replaces() -> None:
+    """A full pool lets nothing go for a dial that runs already, nor while no dial can succeed."""
+    core = PoolCore(PoolPolicy(max_size=2, min_idle=1, ping_interval=None), OPENAI)
+    one, two = ConnectionId(1), ConnectionId(2)
+    failure = DialFailure(kind=FailureKind.TRANSIENT, message="no", phase="tcp")
+    core.start(0.0)
+    core.connected(one, 0.0, 0.5)
+
+    assert [Dial(two)] == core.drain(1.0)
+    assert [] == core.tick(2.0)
+    assert [Degraded(failure)] == core.dial_failed(two, 3.0, failure, 0.5)
+    assert [Dial(ConnectionId(3))] == core.tick(4.0)
+    assert [Recovered(2.0), HangUp(one, CloseReason.LIFETIME, True)] == core.connected(
+        ConnectionId(3), 5.0, 0.5
+    )
+
+
+def test_the_last_tail_on_an_expired_connection_ends_it() -> None:
+    """Past the server's limit a connection with several lanes stays for a turn, not for an idle lease."""
+    provider = Provider(name="spec", max_lifetime=100.0, lanes=2)
+    core = PoolCore(PoolPolicy(max_size=1, min_idle=0, ping_interval=None), provider)
+    one = ConnectionId(1)
+    core.acquire(WaiterId(1), 0.0)
+    core.acquire(WaiterId(2), 0.0)
+    core.connected(one, 0.0, 0.5)
+    core.begin(LeaseId(1), 1.0)
+    core.tick(100.0)
+    core.give_up(LeaseId(1), 101.0)
+
+    assert [HangUp(one, CloseReason.LIFETIME, True)] == core.tick(131.0)
+
+
+def test_a_question_changes_nothing() -> None:
+    """The same inputs lead to the same commands, however often somebody asks for the deadline."""
+    answers = []
+    for asked in (False, True):
+        core = PoolCore(PoolPolicy(max_size=2, min_idle=0, max_idle=30.0, ping_interval=None), OPENAI)
+        inputs = [
+            partial(core.acquire, WaiterId(1), 0.0),
+            partial(core.connected, ConnectionId(1), 0.0, 0.2),
+            partial(core.release, LeaseId(1), 0.0),
+            partial(core.acquire, WaiterId(2), 1.0),  # idle no more: its alarm is pointless for now
+            partial(core.acquire, WaiterId(3), 1.5),
+            partial(core.connected, ConnectionId(2), 2.0, 0.9),
+            partial(core.release, LeaseId(3), 2.0),
+            partial(core.release, LeaseId(2), 5.0),
+            partial(core.tick, 60.0),
+        ]
+        commands = []
+        for put in inputs:
+            commands.append(put())
+            if asked:
+                core.next_deadline()
+        answers.append(commands)
+
+    assert answers[0] == answers[1]
+    assert 2 == len(answers[0][-1])

@@ -8,7 +8,6 @@ all tasks run until they block, and pool and core must be in the same state.
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -104,6 +103,10 @@ class HeldConnector:
         return dial.answer.unwrap()
 
 
+class BodyError(Exception):
+    """What every other body ends with."""
+
+
 class Dice:
     """The pool's randomness: the number the test has drawn."""
 
@@ -123,7 +126,7 @@ class TrioDriver(Driver):
         self.connector = HeldConnector()
         self.wires: dict[ConnectionId, HeldWire] = {}
         self.scopes: dict[WaiterId, trio.CancelScope] = {}
-        self.answers: dict[WaiterId, outcome.Outcome[Lease]] = {}
+        self.bodies: dict[LeaseId, trio.Event] = {}
         self.leases: dict[LeaseId, Lease] = {}
         self.attempts: dict[LeaseId, Attempt] = {}
         self.dice = Dice()
@@ -216,6 +219,14 @@ class TrioDriver(Driver):
         else:
             self.do(act)
 
+    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId) -> None:
+        async def act() -> None:
+            await trio.lowlevel.checkpoint()
+            self.leases[lease].release()
+            self.scopes[waiter].cancel()
+
+        self.do(act)
+
     def compare(self, core: PoolCore, world: World) -> None:
         real = self.pool._core
         assert core.statistics() == real.statistics()
@@ -251,12 +262,16 @@ class TrioDriver(Driver):
         scope = self.scopes[waiter] = trio.CancelScope()
 
         async def user() -> None:
-            with scope:
-                acquire = functools.partial(self.pool.acquire, min_remaining=min_remaining)
-                answer = self.answers[waiter] = await outcome.acapture(acquire)
-                if isinstance(answer, outcome.Value):
-                    lease: Lease = answer.value
+            with scope, contextlib.suppress(BodyError, wspool.WsPoolError):
+                async with self.pool.lease(min_remaining=min_remaining) as lease:
                     self.leases[lease._id] = lease
+                    body = self.bodies[lease._id] = trio.Event()
+                    await body.wait()
+                    attempt = self.attempts.get(lease._id)
+                    if attempt is not None and not attempt.ended:
+                        lease.give_up(attempt)
+                    if lease._id % 2:
+                        raise BodyError
 
         self.users.start_soon(user)
 
@@ -305,11 +320,13 @@ class TrioDriver(Driver):
         self.leases[number].give_up(self.attempts[number])
 
     def do_release(self, number: LeaseId, *, world: World, now: float) -> None:
-        lease = self.leases[number]
-        attempt = self.attempts.get(number)
-        if attempt is not None and not attempt.ended:
-            lease.give_up(attempt)
-        lease.release()
+        lease, body, attempt = self.leases[number], self.bodies.get(number), self.attempts.get(number)
+        if body is None or body.is_set():
+            if attempt is not None and not attempt.ended:
+                lease.give_up(attempt)
+            lease.release()
+        else:
+            body.set()
 
     def do_acquire_nowait(self, waiter: WaiterId, *, world: World, now: float) -> None:
         with contextlib.suppress(trio.WouldBlock, wspool.PoolClosedError):

@@ -63,6 +63,7 @@ class Connection:
     pinged: bool = False
     retire_at: float = math.inf
     cleared_at: float = math.inf
+    ping_at: float = math.inf
     lanes: list[Lane] = attrs.field(factory=list)
 
     @property

@@ -694,11 +694,19 @@ class PoolCore:
 
     def _let_leavers_go(self, commands: list[Command]) -> None:
         # Make before break: a retiring connection nobody holds stays grantable until spare is
-        # complete without it, or until only its going makes room for its replacement.
-        while self._roster.leaving and (
-            self._roster.fresh >= self.policy.min_idle or self._size() >= self.policy.max_size
+        # complete without it, or until only its going makes room for its replacement. It does not
+        # go for a replacement that is on its way, nor while none can be had.
+        roster, outage = self._roster, self._outage
+        while roster.leaving and (
+            roster.fresh >= self.policy.min_idle
+            or (
+                self._size() >= self.policy.max_size
+                and self._needs_dial()
+                and not outage.down
+                and roster.dialing < outage.dial_limit
+            )
         ):
-            _, connection = self._roster.leaving.popitem(last=False)
+            _, connection = roster.leaving.popitem(last=False)
             self._hang_up(connection, CloseReason.LIFETIME, commands)
 
     def _make_room(self, now: float, commands: list[Command]) -> None:
@@ -743,8 +751,10 @@ class PoolCore:
 
     def _wants_dial(self) -> bool:
         """Whether one more dial is needed and there is room for it."""
-        if self._closing or self._size() >= self.policy.max_size:
-            return False
+        return not self._closing and self._size() < self.policy.max_size and self._needs_dial()
+
+    def _needs_dial(self) -> bool:
+        """Whether the dials that run will not be enough."""
         failure = self._outage.failure
         if failure is not None and failure.permanent and not self._waiters:
             return False  # spare is no reason to ask again what was refused for good
@@ -795,6 +805,7 @@ class PoolCore:
                 self._retire(connection, commands)
             for lane in late:
                 self._drop(connection, lane)
+            self._check_expiry(connection, now, commands)
 
     def _drop(self, connection: Connection, lane: Lane) -> None:
         """A busy lane ends, with its lease if it has one."""
@@ -805,7 +816,9 @@ class PoolCore:
 
     def _check_idle(self, connection: Connection, now: float, commands: list[Command]) -> None:
         connection.idle_alarm = False
-        due = (connection.idle_since or 0.0) + self.policy.max_idle
+        if connection.idle_since is None:
+            return  # busy since; the alarm is set again when it is idle
+        due = connection.idle_since + self.policy.max_idle
         surplus = self._roster.fresh - len(connection.free) >= self.policy.min_idle
         if due <= now and surplus:
             self._hang_up(connection, CloseReason.IDLE, commands)
@@ -865,13 +878,10 @@ class PoolCore:
         """Whether nothing would happen at this deadline."""
         connection, alarm = entry
         match alarm:
-            case _Alarm.RETIRE:
+            # Only what stays so: the same inputs must lead to the same commands, however often
+            # anybody asks for the next deadline in between. So an idle alarm outlives a lease.
+            case _Alarm.RETIRE | _Alarm.IDLE:
                 return connection.state is not ConnectionState.OPEN
-            case _Alarm.IDLE:
-                if connection.state is ConnectionState.OPEN and connection.idle_since is not None:
-                    return False
-                connection.idle_alarm = False  # set again when it is idle
-                return True
             case _Alarm.DRAIN:
                 return not connection.usable or all(lane.drain_until == math.inf for lane in connection.lanes)
             case _:

@@ -9,7 +9,7 @@ import ipaddress
 import os
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -49,6 +49,7 @@ def open_pool(
     proxy: str | Literal["environment"] | None = None,
     allow_insecure: bool = False,
     instrument: Instrument | None = None,
+    trace: Callable[[str], None] | None = None,
 ) -> _PoolManager:
     """Open a pool for the length of an `async with` block.
 
@@ -68,6 +69,9 @@ def open_pool(
             from HTTPS_PROXY or ALL_PROXY, heeding NO_PROXY; these are not looked at unless asked.
         allow_insecure: True to send the key unencrypted to another machine.
         instrument: watches the pool.
+        trace: called with each line of a trace of the pool's decisions, which
+            `wspool.testing.replay` replays. It holds no key and no text of a request, an answer
+            or a message. Called synchronously; it must not block nor use the pool.
 
     Leaving the block refuses newcomers, drops leases that are still held, says goodbye for at
     most `policy.close_timeout` seconds and leaves no task and no socket. An exception of the
@@ -111,6 +115,7 @@ def open_pool(
         policy=policy,
         warm_up=dict(warm_up) if warm_up is not None else None,
         instrument=instrument if instrument is not None else Instrument(),
+        trace=trace,
     )
     return _PoolManager(setup)
 

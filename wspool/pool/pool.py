@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, assert_never
 
 import attrs
@@ -46,6 +47,7 @@ from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import PoolCore, Verdict
 from wspool.core.replay import RetryBudget
 from wspool.core.statistics import PoolStatistics, TurnRecord
+from wspool.core.trace import trace_core
 from wspool.errors import ForeignUseError, PoolClosedError, WsPoolError
 from wspool.pool.clock import suspension
 from wspool.pool.connection import Connection, Lane
@@ -80,6 +82,7 @@ class Setup:
     policy: PoolPolicy
     warm_up: Mapping[str, Any] | None
     instrument: Instrument
+    trace: Callable[[str], None] | None = None
 
 
 class Pool:
@@ -92,6 +95,8 @@ class Pool:
         self.max_request = setup.provider.max_request
         self._setup = setup
         self._core = PoolCore(setup.policy, setup.provider, warm_up=setup.warm_up is not None)
+        if setup.trace is not None:
+            trace_core(self._core, partial(self._watch, setup.trace), warm_up=setup.warm_up is not None)
         self._connections: dict[ConnectionId, Connection] = {}
         self._leases: dict[LeaseId, Lease] = {}
         self._parked: dict[WaiterId, trio.lowlevel.Task] = {}

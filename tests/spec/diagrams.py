@@ -1,0 +1,42 @@
+"""The two legality tables as diagrams, for the README: `python -m tests.spec.diagrams` prints them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+from wspool.core.states import CONNECTION_TABLE, LANE_TABLE
+
+__all__ = ["connection_diagram", "lane_diagram"]
+
+
+def _name(state: enum.Enum) -> str:
+    return str(state.value).replace(" ", "_")
+
+
+def _diagram(table: Mapping[Any, Mapping[Any, Any]], first: enum.Enum) -> str:
+    lines = ["stateDiagram-v2", f"    [*] --> {_name(first)}"]
+    for state, row in table.items():
+        # Inputs that lead to the same state share an arrow.
+        targets: dict[enum.Enum, list[str]] = {}
+        for what, after in row.items():
+            targets.setdefault(after, []).append(str(what.value))
+        lines += [f"    {_name(state)} --> {_name(after)}: {', '.join(by)}" for after, by in targets.items()]
+        if not row:
+            lines.append(f"    {_name(state)} --> [*]")
+    return "\n".join(lines) + "\n"
+
+
+def connection_diagram() -> str:
+    """Return the life of a connection as a Mermaid diagram."""
+    return _diagram(CONNECTION_TABLE, next(iter(CONNECTION_TABLE)))
+
+
+def lane_diagram() -> str:
+    """Return the life of a lane as a Mermaid diagram."""
+    return _diagram(LANE_TABLE, next(iter(LANE_TABLE)))
+
+
+if __name__ == "__main__":
+    print(connection_diagram(), lane_diagram(), sep="\n")  # noqa: T201

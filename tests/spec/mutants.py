@@ -1,0 +1,585 @@
+"""Mutants: small faults put into the core and the shell on purpose, which the specification must see.
+
+A mutant is one edit of one module. Its old text must occur there exactly once, so that mutants
+cannot rot. Each is tried in an interpreter of its own, in which the module is loaded with the
+edit, with a fixed seed. `python -m tests.spec.mutants` tries all and prints what killed them.
+
+An equivalent mutant is listed with the reason why nobody could tell; it must survive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import linecache
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+import attrs
+
+ROOT = Path(__file__).parent.parent.parent
+
+#: Runs of the machine for one mutant: on the core, and on the real pool.
+EXAMPLES = {"core": 600, "pool": 200}
+
+POOL, ROSTER, OUTAGE = "wspool.core.pool", "wspool.core.roster", "wspool.core.outage"
+SHELL, CONNECTION, LEASE = "wspool.pool.pool", "wspool.pool.connection", "wspool.pool.lease"
+
+
+@attrs.frozen
+class Mutant:
+    """One fault.
+
+    Attributes:
+        what: what it does wrong, in a few words.
+        module: where.
+        old: the text it replaces.
+        new: what it says instead.
+        equivalent: why nobody can tell, if so.
+    """
+
+    what: str
+    module: str
+    old: str
+    new: str
+    equivalent: str | None = None
+
+    @property
+    def driver(self) -> str:
+        """What the specification must be run on to see it: the core alone, or the real pool."""
+        return "core" if self.module.startswith("wspool.core") else "pool"
+
+    def source(self) -> str:
+        """Return the text of the module with the fault in it."""
+        path = ROOT.joinpath(*self.module.split(".")).with_suffix(".py")
+        source = path.read_text(encoding="utf-8")
+        if source.count(self.old) != 1:
+            raise ValueError(f"{self.what!r}: {self.module} has {source.count(self.old)} times {self.old!r}")
+        return source.replace(self.old, self.new)
+
+
+@attrs.frozen
+class Verdict:
+    """How a mutant fared: what killed it (None: nothing did), and in how many seconds."""
+
+    mutant: Mutant
+    killed_by: str | None
+    seconds: float
+
+    @property
+    def as_it_should(self) -> bool:
+        """Whether it was killed, or survived as an equivalent one must."""
+        return (self.killed_by is None) is (self.mutant.equivalent is not None)
+
+    def __str__(self) -> str:
+        fate = self.killed_by or f"equivalent: {self.mutant.equivalent}"
+        return f"{self.mutant.what:<55} {self.seconds:5.1f} s  {fate if self.as_it_should else 'SURVIVED'}"
+
+
+MUTANTS = [
+    # -- waiters --
+    Mutant(
+        "close forgets the waiters",
+        POOL,
+        "self._refuse_all(RefuseReason.CLOSED, commands)",
+        "pass",
+    ),
+    Mutant(
+        "a cancelled waiter stays in line and is granted",
+        POOL,
+        "        del self._waiters[waiter]\n        self._abandoned += 1",
+        "        self._abandoned += 1",
+    ),
+    Mutant(
+        "a newcomer overtakes",
+        POOL,
+        "        self._waiters[waiter] = _Waiter(min_remaining)\n",
+        "        self._waiters[waiter] = _Waiter(min_remaining)\n"
+        "        self._waiters.move_to_end(waiter, last=False)\n",
+    ),
+    Mutant(
+        "one waiter is granted twice in one step",
+        POOL,
+        "commands.append(Grant(waiter, lease, connection.id, lane.id))",
+        "commands += [Grant(waiter, lease, connection.id, lane.id)] * 2",
+    ),
+    Mutant(
+        "one lane is granted twice in one step",
+        ROSTER,
+        "lane = connection.free.pop()",
+        "lane = connection.free[-1]",
+    ),
+    Mutant("granted while paused", POOL, "while self._waiters and not self._paused:", "while self._waiters:"),
+    Mutant(
+        "the line may be one longer than allowed",
+        POOL,
+        "len(self._waiters) > limit:",
+        "len(self._waiters) > limit + 1:",
+    ),
+    Mutant(
+        "the asked remaining life is ignored",
+        POOL,
+        "            if wanted.min_remaining:",
+        "            if False:",
+    ),
+    Mutant(
+        "acquire_nowait stays in line",
+        POOL,
+        "            self._waiters.pop(waiter, None)\n        return",
+        "        return",
+    ),
+    # -- dials --
+    Mutant(
+        "the wake-up is lost after a failed dial",
+        POOL,
+        "            self._refuse_all(RefuseReason.DIAL_FAILED, commands)\n"
+        "        return self._settle(now, commands)\n\n    def hang_up",
+        "            self._refuse_all(RefuseReason.DIAL_FAILED, commands)\n"
+        "        return commands\n\n    def hang_up",
+    ),
+    Mutant(
+        "nobody wakes the prober",
+        POOL,
+        "            deadline = min(deadline, self._outage.probe_at)\n",
+        "",
+    ),
+    Mutant(
+        "dials that run are not counted",
+        POOL,
+        "return need > self._roster.dialing * self._lanes",
+        "return need > 0",
+    ),
+    Mutant(
+        "as many dials at once as are needed",
+        POOL,
+        "            and self._roster.dialing < self._outage.dial_limit\n",
+        "",
+    ),
+    Mutant(
+        "one connection too many",
+        POOL,
+        "not self._closing and self._size() < self.policy.max_size and",
+        "not self._closing and self._size() <= self.policy.max_size and",
+    ),
+    Mutant(
+        "a closing connection does not count although it should",
+        POOL,
+        "if self.policy.count_closing else size",
+        "if False else size",
+    ),
+    Mutant(
+        "a closing connection is free to be granted",
+        ROSTER,
+        "        if connection.free and connection.usable:\n            self._remove_available(connection)",
+        "        if connection.free and connection.usable:\n            pass",
+    ),
+    Mutant("the whole herd probes in an outage", OUTAGE, "            self.dial_limit = 1\n", ""),
+    Mutant("jitter only makes it longer", OUTAGE, "max(jitter * bound,", "max((1 + jitter) * bound,"),
+    Mutant("Retry-After is ignored", OUTAGE, "failure.retry_after or 0.0", "0.0"),
+    Mutant(
+        "a refused key leaves its waiters hoping",
+        OUTAGE,
+        "return self.failure.permanent or now >= self.give_up_at",
+        "return now >= self.give_up_at",
+    ),
+    Mutant("an outage begins again and again", OUTAGE, "began = not self._failures and", "began ="),
+    # -- retirement --
+    Mutant(
+        "a mover gets no replacement",
+        POOL,
+        "self.policy.min_idle + self._roster.movers - spare",
+        "self.policy.min_idle - spare",
+    ),
+    Mutant(
+        "retired without replacement",
+        POOL,
+        "            self._roster.fresh >= self.policy.min_idle\n            or (",
+        "            True\n            or (",
+    ),
+    Mutant(
+        "a leaver goes for what is on its way",
+        POOL,
+        "self._size() >= self.policy.max_size and self._needs_dial() and not",
+        "self._size() >= self.policy.max_size and not",
+    ),
+    Mutant(
+        "the deadline is looked at only when a lane comes back",
+        POOL,
+        "            if now < connection.grant_end:\n                return connection",
+        "            if True:\n                return connection",
+    ),
+    Mutant(
+        "nothing happens at the last start",
+        POOL,
+        "                case _Alarm.GRANT_END:\n                    self._end_grants(connection, commands)",
+        "                case _Alarm.GRANT_END:\n                    pass",
+    ),
+    Mutant(
+        "a turn starts that may not finish",
+        POOL,
+        "        if now >= connection.last_start:\n",
+        "        if now >= connection.expires_at:\n",
+    ),
+    Mutant(
+        "after its last turn an expired connection stays",
+        POOL,
+        "        self._check_expiry(found, now, commands)\n",
+        "",
+    ),
+    Mutant(
+        "retirements bunch",
+        "wspool.core.calendar",
+        "if index == len(times) or times[index] >= when + gap:",
+        "if True:",
+    ),
+    Mutant(
+        "a late holder is not told to finish",
+        POOL,
+        "                commands.append(Expiring(lease))",
+        "                pass",
+    ),
+    Mutant(
+        "an unexpected limit says nothing about older ones",
+        POOL,
+        "if reason is CloseReason.LIMIT:",
+        "if False:",
+    ),
+    Mutant(
+        "an alarm that is due now rings never",
+        "wspool.core.alarms",
+        "if self.next() > now:",
+        "if self.next() >= now:",
+    ),
+    # -- leases and lanes --
+    Mutant(
+        "a given up turn leaves its connection in use",
+        POOL,
+        'if self.policy.on_cancel == "hang_up" and self._lanes == 1:',
+        "if False:",
+    ),
+    Mutant(
+        "a lane with the rest of a turn on it is free",
+        "wspool.core.states",
+        "_LI.RELEASE: _L.QUARANTINED",
+        "_LI.RELEASE: _L.IDLE",
+    ),
+    Mutant(
+        "a lane is lost after its warm-up or tail",
+        POOL,
+        "        if on.state is LaneState.IDLE:  # a warm-up, or a tail whose holder has left\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "the rest of a turn is awaited for ever",
+        POOL,
+        "                    self._check_drain(connection, now, commands)",
+        "                    pass",
+    ),
+    Mutant(
+        "releasing twice counts twice",
+        POOL,
+        "        if not self._roster.is_live(lease):\n            return []\n",
+        "",
+    ),
+    Mutant(
+        "leases lost with their connection are not counted",
+        POOL,
+        "        self._lost_leases += self._roster.end_all(found)",
+        "        self._roster.end_all(found)",
+    ),
+    Mutant(
+        "a dead lease leaks",
+        POOL,
+        "            if self._roster.is_live(lease):\n                commands.append(Leaking(lease))",
+        "            commands.append(Leaking(lease))",
+    ),
+    Mutant(
+        "a parked lane is taken at once",
+        POOL,
+        "or now >= since + self.policy.patience",
+        "or True",
+    ),
+    Mutant(
+        "the lane parked last is taken",
+        POOL,
+        "self._steal(next(iter(self._roster.parked)), now, commands)",
+        "self._steal(next(reversed(self._roster.parked)), now, commands)",
+    ),
+    Mutant(
+        "nobody wakes up to take a parked lane",
+        POOL,
+        "        if self._roster.parked and self._is_starving():\n",
+        "        if False:\n",
+    ),
+    # -- the whole pool --
+    Mutant("spare is closed as surplus", POOL, "if due <= now and surplus:", "if due <= now:"),
+    Mutant(
+        "the peer is pinged once",
+        POOL,
+        "self._alarms.set(max(heard_at + self.policy.ping_interval, now), (found, _Alarm.PING))",
+        "pass",
+    ),
+    Mutant(
+        "what is leased survives a clear",
+        POOL,
+        "                connection.grant_end = min(connection.grant_end, now)\n",
+        "                pass\n",
+    ),
+    Mutant("a smaller pool keeps its spare", POOL, "        self._shrink(commands)\n", ""),
+    Mutant(
+        "the order of a connection's free lanes",
+        ROSTER,
+        "connection.free = connection.lanes[::-1]",
+        "connection.free = connection.lanes[:]",
+        equivalent="no rule says which free lane of a connection is granted",
+    ),
+    # -- the shell --
+    Mutant(
+        "a cancelled waiter is not reported",
+        SHELL,
+        "                self._step(self._core.abandon, waiter)\n",
+        "",
+    ),
+    Mutant(
+        "a checkpoint between the grant and the body",
+        SHELL,
+        "            return granted\n",
+        "            await trio.lowlevel.checkpoint()\n            return granted\n",
+    ),
+    Mutant(
+        "the lease is handed over beside the wake-up",
+        SHELL,
+        "            granted: Lease = await trio.lowlevel.wait_task_rescheduled(abort)\n",
+        "            box = self.__dict__.setdefault('_box', {})\n"
+        "            event = box[waiter] = trio.Event()\n"
+        "            try:\n"
+        "                await event.wait()\n"
+        "            except trio.Cancelled:\n"
+        "                if waiter in self._parked:\n"
+        "                    abort(None)\n"
+        "                raise\n"
+        "            granted: Lease = box.pop(waiter)\n",
+    ),
+    Mutant(
+        "a decision is performed a moment later",
+        SHELL,
+        "                self._do(self._todo.popleft())",
+        "                self._token.run_sync_soon(self._do, self._todo.popleft())",
+    ),
+    Mutant(
+        "the other commands of a question are dropped",
+        SHELL,
+        "                others.append(command)",
+        "                pass",
+    ),
+    Mutant("the timekeeper is not woken", SHELL, "            self._wake_up.set()\n", "            pass\n"),
+    Mutant(
+        "the timekeeper asks without telling",
+        SHELL,
+        "self._perform(self._core.tick(max(deadline, self.now())))",
+        "self._core.tick(max(deadline, self.now()))",
+    ),
+    Mutant(
+        "a lease is not released when its body crashes",
+        SHELL,
+        "            yield lease\n        finally:\n            lease.release()\n\n    @contextmanager",
+        "            yield lease\n        except Exception:\n            raise\n        else:\n"
+        "            lease.release()\n\n    @contextmanager",
+    ),
+    Mutant(
+        "the holder is not told that its time is up",
+        SHELL,
+        "self._leases[lease].expiring = True",
+        "pass",
+    ),
+    Mutant(
+        "closing does not end the pool's tasks",
+        SHELL,
+        "            self._services.cancel_scope.cancel()\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "every connection draws the same retirement",
+        SHELL,
+        "self._step(self._core.connected, connection.id, jitter=self._random.random())",
+        "self._step(self._core.connected, connection.id, jitter=0.0)",
+    ),
+    Mutant(
+        "a hang-up ignores a dial that runs",
+        CONNECTION,
+        "        if not self._connected and self._nursery is not None:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "the end of a turn is not reported",
+        CONNECTION,
+        "            self._owner.on_finished(self, lane)",
+        "            pass",
+    ),
+    Mutant(
+        "the reader swallows the end",
+        CONNECTION,
+        "            self._close_code = error.code\n        finally:\n            self._ending.set()",
+        "            self._close_code = error.code",
+    ),
+    Mutant(
+        "a stray event does no harm",
+        CONNECTION,
+        "        else:\n            self._poison(CloseReason.DIRTY)\n\n    def _end",
+        "        else:\n            pass\n\n    def _end",
+    ),
+    Mutant(
+        "the server's announcement is not heard",
+        CONNECTION,
+        "            case Reception.EXPIRING:\n                self._owner.on_expiring(self)",
+        "            case Reception.EXPIRING:\n                pass",
+    ),
+    Mutant(
+        "gone before the stream is closed",
+        CONNECTION,
+        "        finally:\n            await wire.abort()",
+        "        finally:\n            pass",
+    ),
+    Mutant(
+        "a turn that was given up is not reported",
+        LEASE,
+        "            self._owner.give_up(self._id)",
+        "            pass",
+    ),
+]
+
+
+# -- in the interpreter of one mutant ---------------------------------------------------------------
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Loads a module with a fault in it."""
+
+    def __init__(self, name: str, path: str, source: str) -> None:
+        super().__init__(name, path)
+        self._source = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self._source, self.path, "exec", dont_inherit=True)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the one module that has a fault."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self._mutant = mutant
+        self._source = mutant.source()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self._mutant.module:
+            return None
+        file = str(ROOT.joinpath(*fullname.split(".")).with_suffix(".py"))
+        loader = _Loader(fullname, file, self._source)
+        return importlib.util.spec_from_file_location(fullname, file, loader=loader)
+
+
+def try_here(mutant: Mutant) -> str | None:
+    """Run the specification against *mutant* in this interpreter; return what killed it."""
+    sys.meta_path.insert(0, _Finder(mutant))
+
+    import logging
+
+    from hypothesis import HealthCheck, Phase, settings
+    from hypothesis.stateful import run_state_machine_as_test
+
+    from tests.spec.machine import PoolMachine
+    from tests.spec.test_trio_pool import TrioPoolMachine
+
+    logging.disable()
+    machine: Any = PoolMachine if mutant.driver == "core" else TrioPoolMachine
+    budget = settings(
+        max_examples=EXAMPLES[mutant.driver],
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],  # the first failure is enough
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    try:
+        run_state_machine_as_test(machine, settings=budget)
+    except BaseException as error:
+        return _name(error)
+    return None
+
+
+def _name(error: BaseException) -> str:
+    """Say in a few words which part of the specification has failed."""
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "spec" in Path(frame.filename).parts
+    ]
+    frame = frames[-1]
+    if isinstance(error, AssertionError):
+        said = (
+            str(error).splitlines()[0] if str(error) else linecache.getline(frame.filename, frame.lineno or 0)
+        )
+        return f"{frame.name}: {said.strip()}"
+    return f"{frame.name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+# -- in the parent ----------------------------------------------------------------------------------
+
+
+def try_apart(mutant: Mutant) -> Verdict:
+    """Try *mutant* in an interpreter of its own."""
+    # What runs there is not the library, so it must not count as covering it.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.spec.mutants", "--one", mutant.what],
+        cwd=ROOT,
+        env={**environment, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{mutant.what!r} could not be tried: {done.stderr}")
+    killed_by: str | None = json.loads(done.stdout.splitlines()[-1])
+    return Verdict(mutant, killed_by, time.monotonic() - began)
+
+
+def try_all(mutants: Sequence[Mutant], at_once: int = 2) -> list[Verdict]:
+    """Try *mutants*, a few at a time."""
+    with concurrent.futures.ThreadPoolExecutor(at_once) as executor:
+        return list(executor.map(try_apart, mutants))
+
+
+def main() -> int:
+    """Try all mutants, or one by its name in this interpreter; print how they fared."""
+    parser = argparse.ArgumentParser(prog="python -m tests.spec.mutants", description=__doc__)
+    parser.add_argument("--one", metavar="WHAT", help="try this one here and print what killed it, as JSON")
+    parser.add_argument("--only", metavar="TEXT", default="", help="only those that have TEXT in their name")
+    options = parser.parse_args()
+    if options.one is not None:
+        (mutant,) = [mutant for mutant in MUTANTS if mutant.what == options.one]
+        print(json.dumps(try_here(mutant)), flush=True)  # noqa: T201
+        os._exit(0)  # a broken pool may leave threads that never end
+    verdicts = try_all([mutant for mutant in MUTANTS if options.only in mutant.what])
+    for verdict in verdicts:
+        print(verdict)  # noqa: T201
+    wrong = [verdict for verdict in verdicts if not verdict.as_it_should]
+    print(f"{len(verdicts)} mutants, {len(wrong)} not as they should be")  # noqa: T201
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
