@@ -218,7 +218,9 @@ class Journal:
             self.violate(f"{say} was sent {len(tries)} times")
         if turn.delivery == "not_sent" and ran:
             self.violate(f"{say} reached the server")
-        if turn.delivery in ("accepted", "terminal") and not any(entry for _, entry in tries):
+        # A limit may be announced to a request that crosses it and does not arrive: that is a refusal too.
+        heard = any(entry is not None or request.ended == "refused" for request, entry in tries)
+        if turn.delivery in ("accepted", "terminal") and not heard:
             self.violate(f"{say} never reached the server")
         if turn.response_id is None:
             return
