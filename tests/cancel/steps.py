@@ -4,9 +4,9 @@ Four things can be done at a step:
 
 * `cancel own`, `cancel any`: cancel the scope around the user's task, just before a step of that task, or of
   any task;
-* `raise`: what the user's task waits for right then ends in an exception of the user. Every wait of a scenario
-  goes through `Steps.wait`, which has a scope of its own: the instrument cancels the innermost one, and
-  `wait` raises `Mishap` in its place, inside whatever blocks the task is in;
+* `raise`: what the user's task waits for right then ends in an exception of the user. Every wait of a
+  scenario goes through `Steps.wait`, which has a scope of its own: the instrument cancels the innermost one,
+  and `wait` raises `Mishap` in its place, inside whatever blocks the task is in;
 * `interrupt`: SIGINT arrives just before a step of any task, so that trio raises KeyboardInterrupt in the
   main task, which is the user's.
 

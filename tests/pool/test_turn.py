@@ -188,13 +188,16 @@ async def test_leaving_a_turn_that_has_ended_lets_the_reader_go_on(bare, autojum
         wire.push(created(name), completed(name, "long" * 100))
 
     connector = FakeConnector(answer)
-    async with fake_pool(connector, limits=policy(max_buffered=200)) as pool:
-        async with pool.lease() as lease, pool.conversation(model="m") as conversation:
-            for _ in range(2):
-                async with lease.create(model="m") if bare else conversation.turn("x"):
-                    await trio.sleep(1)  # all of it has come, and nothing was read
-            with trio.fail_after(10):
-                async with lease.create(model="m") if bare else conversation.turn("x") as turn:
-                    await turn.result()
+    async with (
+        fake_pool(connector, limits=policy(max_buffered=200)) as pool,
+        pool.lease() as lease,
+        pool.conversation(model="m") as conversation,
+    ):
+        for _ in range(2):
+            async with lease.create(model="m") if bare else conversation.turn("x"):
+                await trio.sleep(1)  # all of it has come, and nothing was read
+        with trio.fail_after(10):
+            async with lease.create(model="m") if bare else conversation.turn("x") as turn:
+                await turn.result()
 
-            assert 3 == len(connector.wires[0 if bare else 1].sent)
+        assert 3 == len(connector.wires[0 if bare else 1].sent)

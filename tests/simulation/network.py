@@ -109,9 +109,12 @@ class _Pipe:
             self._link.cut()
             return
         self._put(data)
-        while self._open_again_at > trio.current_time() and not (self.ended or self.broken):
+        while self._open_again_at > trio.current_time() and not self._is_over():
             with trio.move_on_at(self._open_again_at):
                 await self._changed.wait()
+
+    def _is_over(self) -> bool:
+        return self.ended or self.broken
 
     def _put(self, data: bytes) -> None:
         if self._sliced:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from typing import Any
 
 import pytest
 import trio
 
 from tests.simulation.journal import Journal
-from tests.simulation.world import LARGE, SMALL, deterministic, simulate
+from tests.simulation.world import LARGE, deterministic, simulate
 
 #: Worlds of one test; small enough that the tests spread over workers, and a failure is found soon.
 _BATCH = 25
@@ -33,7 +34,7 @@ def _quiet() -> None:
 
 def test_trio_can_be_scheduled_by_a_seed() -> None:
     """The private names of trio that make a run repeatable are there and do what they did."""
-    run = trio._core._run  # type: ignore[attr-defined]
+    run: Any = trio._core._run
     assert isinstance(run._ALLOW_DETERMINISTIC_SCHEDULING, bool)
 
     async def order(number: int, seen: list[int]) -> None:
