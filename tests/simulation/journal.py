@@ -206,7 +206,12 @@ class Journal:
             self.violate(f"{where}: {request.ended} came back, the server says {entry['outcome']}")
 
     def _check_turn(self, turn: Turn, tries: list[tuple[Request, Entry | None]]) -> None:
-        ran = [entry for _, entry in tries if entry is not None and entry["outcome"] != "rejected"]
+        # An error frame before anything was created is a refusal, whatever the server was about to do.
+        ran = [
+            entry
+            for request, entry in tries
+            if entry is not None and entry["outcome"] != "rejected" and request.ended != "refused"
+        ]
         say = f"turn {turn.word} ({turn.outcome}, {turn.delivery})"
         if turn.outcome is None:
             self.violate(f"{say} has no outcome")
