@@ -177,3 +177,27 @@ async def test_leaving_a_turn_never_waits(autojump_clock) -> None:
         turn = await lease.create(model="m").__aenter__()
         with trio.testing.assert_no_checkpoints():
             await turn.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize("bare", [True, False], ids=["lease", "conversation"])
+async def test_leaving_a_turn_that_has_ended_lets_the_reader_go_on(bare, autojump_clock) -> None:
+    """What nobody read of a whole turn does not keep the connection from hearing the next one."""
+
+    def answer(wire: FakeWire, request: dict[str, object]) -> None:
+        name = f"resp_{len(wire.sent)}"
+        wire.push(created(name), completed(name, "long" * 100))
+
+    connector = FakeConnector(answer)
+    async with (
+        fake_pool(connector, limits=policy(max_buffered=200)) as pool,
+        pool.lease() as lease,
+        pool.conversation(model="m") as conversation,
+    ):
+        for _ in range(2):
+            async with lease.create(model="m") if bare else conversation.turn("x"):
+                await trio.sleep(1)  # all of it has come, and nothing was read
+        with trio.fail_after(10):
+            async with lease.create(model="m") if bare else conversation.turn("x") as turn:
+                await turn.result()
+
+        assert 3 == len(connector.wires[0 if bare else 1].sent)

@@ -162,7 +162,8 @@ class TrioDriver(Driver):
         async with trio.open_nursery() as users:
             self.users = users
             async with trio.open_nursery() as services:
-                await services.start(pool.serve)
+                services.start_soon(pool.serve)
+                await pool.serving.wait()
                 await trio.testing.wait_all_tasks_blocked()
                 self.pool = pool
                 self._started.set()

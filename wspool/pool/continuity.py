@@ -173,6 +173,7 @@ class ContinuousTurn:
         status = attempt.status
         if not attempt.ended and self._lease is not None:
             self._lease.give_up(attempt)
+        attempt.drop()  # ended or not: the reader may be waiting for somebody to read the rest
         if status in ("completed", "incomplete") and machine.response is not None:
             continuity.turns += 1
             if self._lease is not None:

@@ -188,6 +188,7 @@ class _LeaseDriver:
         status = attempt.status
         if not attempt.ended:
             lease.give_up(attempt)
+        attempt.drop()  # ended or not: the reader may be waiting for somebody to read the rest
         self._owner.record(
             TurnRecord(
                 conversation=None,

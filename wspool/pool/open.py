@@ -132,22 +132,30 @@ class _PoolManager:
         self._pool: Pool | None = None
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
 
+    # Protected: an interrupt comes at a wait in here, or after; else a nursery may be left half open.
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Pool:
         if self._pool is not None:
             raise RuntimeError("a pool is opened once; call open_pool again")
         pool = self._pool = Pool(self._setup)
         manager = self._nursery_manager = trio.open_nursery()
         nursery = await manager.__aenter__()
+        # Not `nursery.start`: after an interrupt it waits for its task, which shields itself, for ever.
+        nursery.start_soon(pool.serve)
         try:
-            # Shielded: `start` would leave tasks that shield themselves behind in a cancelled scope.
             with trio.CancelScope(shield=True):
-                await nursery.start(pool.serve)
+                await pool.serving.wait()
         except BaseException as error:
             # Nothing of the body has run: let the nursery say what happened.
+            pool.stop()
             await manager.__aexit__(type(error), error, error.__traceback__)
             raise
+        if not pool.running:
+            await manager.__aexit__(None, None, None)  # raises what the pool's task raised
+            raise AssertionError("bug: the pool's task has ended for no reason")
         return pool
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
@@ -159,6 +167,10 @@ class _PoolManager:
         except trio.Cancelled as cancelled:
             if error is None:
                 kind, error, trace = type(cancelled), cancelled, cancelled.__traceback__
+        except BaseException:
+            # An interrupt. The pool's tasks were stopped all the same, and must be seen to end.
+            await manager.__aexit__(None, None, None)
+            raise
         if isinstance(error, trio.Cancelled):
             # It may belong to the nursery itself (a task of the pool crashed), which then knows why.
             return bool(await manager.__aexit__(kind, error, trace))

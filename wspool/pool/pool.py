@@ -106,6 +106,12 @@ class Pool:
         self._todo: deque[Command] = deque()
         self._performing = False
         self._services: trio.Nursery | None = None
+        #: Set once the pool's tasks run (`running`), or will never run.
+        self.serving = trio.Event()
+        self.running = False
+        # Shielded: when the caller is cancelled its bodies unwind first, while readers still
+        # run; then `aclose` ends this scope, within bounds.
+        self._life = trio.CancelScope(shield=True)
         self._changed = trio.Event()
         self._watchers = 0
         self.budget = RetryBudget()
@@ -273,12 +279,14 @@ class Pool:
     async def _end(self) -> None:
         """Close what is left, within `policy.close_timeout` and a moment, cancelled or not."""
         self._step(self._core.force)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + self.policy.close_timeout):
-            while self._connections:
-                await self._change()
-        if self._services is not None:
-            # Whoever is still saying goodbye drops its stream now.
-            self._services.cancel_scope.cancel()
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + self.policy.close_timeout):
+                while self._connections:
+                    await self._change()
+        finally:
+            # Whoever is still saying goodbye drops its stream now. After an interrupt as well: nobody
+            # else would stop the pool's tasks.
+            self.stop()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + DROP_TIMEOUT):
             while self._connections:
                 await self._change()
@@ -586,18 +594,23 @@ class Pool:
             raise AssertionError("bug: a warm-up without a request")
         await connection.warm_up(connection.lanes[lane], self._setup.warm_up)
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    def stop(self) -> None:
+        """End the pool's tasks at once, started or not. For `open_pool`; never waits."""
+        self._life.cancel()
+
+    async def serve(self) -> None:
         """Run the pool's tasks until it is closed. For `open_pool`."""
-        # Shielded: when the caller is cancelled its bodies unwind first, while readers still
-        # run; then `aclose` ends this scope, within bounds.
-        with trio.CancelScope(shield=True):
+        with self._life:
             try:
                 async with trio.open_nursery() as services:
                     self._services = services
                     self._step(self._core.start)
                     services.start_soon(self._keep_time)
-                    task_status.started()
+                    self.running = True
+                    self.serving.set()
             finally:
+                self.running = False
+                self.serving.set()
                 # Reached early only if a task of the pool crashed. Nobody may wait for it then.
                 self._step(self._core.force)
 

@@ -1,0 +1,238 @@
+"""Journal: both sides of every request, and the rules that the two must agree with.
+
+The client's side is a wire that notes what is handed to it and what it hands out. The server's side is its
+ledger. Both know the link, and requests of one link arrive in order, so the n-th line of a link belongs to
+the n-th request handed to it. The rules, checked by `check`:
+
+* every turn ends in exactly one outcome, and what the caller was told about it is true;
+* the server got no request without a turn of a client, and no turn had more than one request that may have
+  run, unless the replay policy says so;
+* a reply belongs to its conversation: the words, the history, and the server's digest of what the model saw;
+* a connection never held two unfinished requests, nor got one too late in its life;
+* `previous_response_id` only ever named the latest response of its connection.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Final
+
+import attrs
+import trio
+
+from wspool import PoolPolicy
+from wspool.server import Entry, Item, context_digest
+from wspool.wire.wire import Wire
+
+__all__ = ["Journal", "Request", "TappedWire", "Turn"]
+
+_TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+
+@attrs.define(eq=False, kw_only=True)
+class Turn:
+    """One turn as its caller saw it."""
+
+    word: str
+    conversation: int
+    #: What the model will say.
+    answer: str
+    #: `completed`, `incomplete`, `cancelled`, or the class of the error. Set once.
+    outcome: str | None = None
+    delivery: str | None = None
+    response_id: str | None = None
+    #: What the model must have seen, of a turn that has a response.
+    context: list[Item] | None = None
+
+    def end(self, outcome: str, delivery: str) -> None:
+        """It is over for its caller."""
+        assert self.outcome is None, f"turn {self.word} ended twice: {self.outcome}, then {outcome}"
+        self.outcome, self.delivery = outcome, delivery
+
+
+@attrs.define(eq=False, kw_only=True)
+class Request:
+    """One request as it was handed to a wire, and what came back."""
+
+    link: int
+    word: str | None
+    parent: str | None
+    input_items: int
+    at: float
+    created: str | None = None
+    ended: str | None = None
+    output: bool = False
+
+    @property
+    def provably_did_not_run(self) -> bool:
+        """Whether the server refused it, or its connection before there was any output."""
+        return self.ended == "refused" or (self.ended == "limit" and not self.output)
+
+
+class TappedWire:
+    """A wire that notes what passes."""
+
+    def __init__(self, wire: Wire, journal: Journal, link: int) -> None:
+        self.headers = wire.headers
+        self._wire = wire
+        self._journal = journal
+        self._link = link
+
+    async def send(self, message: bytes) -> None:
+        self._journal.hand(self._link, json.loads(message))
+        await self._wire.send(message)
+
+    async def receive(self) -> Sequence[str | bytes]:
+        messages = await self._wire.receive()
+        for message in messages:
+            self._journal.hear(self._link, json.loads(message))
+        return messages
+
+    async def ping(self) -> None:
+        await self._wire.ping()
+
+    async def aclose(self) -> None:
+        await self._wire.aclose()
+
+    async def abort(self) -> None:
+        await self._wire.abort()
+
+
+class Journal:
+    """What happened in one world, in order."""
+
+    def __init__(self, policy: PoolPolicy, last_start: float) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.turns: dict[str, Turn] = {}
+        self.ledger: dict[int, list[Entry]] = defaultdict(list)
+        self.requests: dict[int, list[Request]] = defaultdict(list)
+        self.dialed_at: dict[int, float] = {}
+        #: What the server still has to remember of each link.
+        self.latest: dict[int, str | None] = defaultdict(lambda: None)
+        #: Broken rules. Kept until the end, since an error inside a connection is the end of that only.
+        self.violations: list[str] = []
+        self._policy = policy
+        self._last_start = last_start
+
+    def note(self, *event: Any) -> None:
+        """Add to the log that two runs of one seed have in common."""
+        self.events.append((round(trio.current_time(), 9), *event))
+
+    def violate(self, rule: str) -> None:
+        """A rule is broken."""
+        self.note("VIOLATION", rule)
+        self.violations.append(rule)
+
+    # -- the client's side --------------------------------------------------------------------
+
+    def hand(self, link: int, body: dict[str, Any]) -> None:
+        """A request is handed to a wire."""
+        word = (body.get("metadata") or {}).get("turn")
+        parent = body.get("previous_response_id")
+        now = trio.current_time()
+        request = Request(link=link, word=word, parent=parent, input_items=len(body["input"]), at=now)
+        self.note("hand", link, word, parent, request.input_items)
+        if (word is None) != (body.get("generate") is False):
+            self.violate(f"request without a turn on link {link}")
+        requests = self.requests[link]
+        if requests and requests[-1].ended is None:
+            self.violate(f"link {link}: {word} was sent before {requests[-1].word} had ended")
+        if parent is not None and parent != self.latest[link]:
+            self.violate(f"link {link}: {word} continues {parent}, the latest is {self.latest[link]}")
+        if now >= self.dialed_at[link] + self._last_start:
+            self.violate(f"link {link}: {word} was sent {now - self.dialed_at[link]} s after the dial")
+        requests.append(request)
+
+    def hear(self, link: int, event: dict[str, Any]) -> None:
+        """An event comes out of a wire."""
+        kind, requests = event["type"], self.requests[link]
+        response: dict[str, Any] = event.get("response") or {}
+        self.note("hear", link, kind, response.get("id"))
+        request = requests[-1] if requests and requests[-1].ended is None else None
+        if request is None:
+            return  # about the connection; whether it may be there is the pool's business
+        if kind == "response.created":
+            request.created = response["id"]
+        elif kind in _TERMINAL:
+            request.ended = kind
+            self.latest[link] = None if kind == "response.failed" else response["id"]
+        elif kind == "error":
+            if event["error"].get("code") == "websocket_connection_limit_reached" and request.created:
+                request.ended = "limit"
+            elif request.created is None:
+                request.ended = "refused"
+                self.latest[link] = None  # it may have evicted its parent
+        elif kind not in ("response.in_progress", "response.queued"):
+            request.output = True
+
+    # -- the rules ----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Compare both sides. Everything is over."""
+        by_word: dict[str, list[tuple[Request, Entry | None]]] = defaultdict(list)
+        for link, requests in self.requests.items():
+            entries = self.ledger[link]
+            for index, request in enumerate(requests):
+                entry = entries[index] if index < len(entries) else None
+                if entry is not None:
+                    self._check_pair(request, entry)
+                if request.word is not None:
+                    by_word[request.word].append((request, entry))
+        for link, entries in self.ledger.items():
+            if len(entries) > len(self.requests[link]):
+                self.violate(f"link {link}: the server got {len(entries)} requests, more than were sent")
+            if [entry["sequence"] for entry in entries] != [*range(1, len(entries) + 1)]:
+                self.violate(f"link {link}: the ledger is not complete")
+        for word in by_word:
+            if word not in self.turns:
+                self.violate(f"a request for {word}, which nobody asked for")
+        for turn in self.turns.values():
+            self._check_turn(turn, sorted(by_word[turn.word], key=lambda pair: pair[0].at))
+        assert not self.violations, "\n".join(self.violations)
+
+    def _check_pair(self, request: Request, entry: Entry) -> None:
+        where = f"link {request.link}, {request.word}"
+        if entry["unfinished_on_lane"] != 1:
+            self.violate(f"{where}: {entry['unfinished_on_lane']} unfinished requests")
+        if request.parent != entry["previous_response_id"]:
+            self.violate(f"{where}: arrived with parent {entry['previous_response_id']}")
+        if entry["previous_response_id"] and not entry["parent_was_latest"] and not entry["error_code"]:
+            self.violate(f"{where}: the server found its parent in {entry['parent_from']}")
+        if request.created is not None and request.created != entry["response_id"]:
+            self.violate(f"{where}: {request.created} came back, the server made {entry['response_id']}")
+        if request.ended in _TERMINAL and request.ended != f"response.{entry['outcome']}":
+            self.violate(f"{where}: {request.ended} came back, the server says {entry['outcome']}")
+
+    def _check_turn(self, turn: Turn, tries: list[tuple[Request, Entry | None]]) -> None:
+        # An error frame before anything was created is a refusal, whatever the server was about to do.
+        ran = [
+            entry
+            for request, entry in tries
+            if entry is not None and entry["outcome"] != "rejected" and request.ended != "refused"
+        ]
+        say = f"turn {turn.word} ({turn.outcome}, {turn.delivery})"
+        if turn.outcome is None:
+            self.violate(f"{say} has no outcome")
+        if self._policy.replay == "proven":
+            for request, _ in tries[:-1]:
+                if not request.provably_did_not_run:
+                    self.violate(f"{say} was sent again though it may have run on link {request.link}")
+        if len(tries) > 5:  # one, three elsewhere, one in full
+            self.violate(f"{say} was sent {len(tries)} times")
+        if turn.delivery == "not_sent" and ran:
+            self.violate(f"{say} reached the server")
+        # A limit may be announced to a request that crosses it and does not arrive: that is a refusal too.
+        heard = any(entry is not None or request.ended == "refused" for request, entry in tries)
+        if turn.delivery in ("accepted", "terminal") and not heard:
+            self.violate(f"{say} never reached the server")
+        if turn.response_id is None:
+            return
+        found = [entry for entry in ran if entry["response_id"] == turn.response_id]
+        if len(found) != 1:
+            self.violate(f"{say}: {len(found)} lines of the ledger have its response")
+        elif turn.context is not None and found[0]["context_sha256"] != context_digest(turn.context):
+            self.violate(f"{say}: the model did not see its conversation")
+        if found and turn.outcome != found[0]["outcome"]:
+            self.violate(f"{say}: the server says {found[0]['outcome']}")

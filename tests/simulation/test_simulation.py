@@ -1,0 +1,108 @@
+"""Three hundred small worlds, each a seed; any number by hand with `python -m tests.simulation`."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+import pytest
+import trio
+
+from tests.simulation.journal import Journal
+from tests.simulation.world import LARGE, deterministic, simulate
+
+#: Worlds of one test; small enough that the tests spread over workers, and a failure is found soon.
+_BATCH = 25
+_SEEDS = 300
+
+
+def simulated(seed: int) -> Journal:
+    """The journal of a small world; a failure says how to replay it."""
+    try:
+        return simulate(seed)
+    except BaseException as error:
+        error.add_note(f"seed {seed}; replay it with: python -m tests.simulation --first {seed} --seeds 1")
+        raise
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    """A world is full of outages; their log lines are made for people."""
+    logging.getLogger("wspool").setLevel(logging.CRITICAL)
+
+
+def test_trio_can_be_scheduled_by_a_seed() -> None:
+    """The private names of trio that make a run repeatable are there and do what they did."""
+    run: Any = trio._core._run
+    assert isinstance(run._ALLOW_DETERMINISTIC_SCHEDULING, bool)
+
+    async def order(number: int, seen: list[int]) -> None:
+        await trio.lowlevel.checkpoint()
+        seen.append(number)
+
+    async def main() -> list[int]:
+        seen: list[int] = []
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(order, number, seen)
+        return seen
+
+    orders = []
+    for seed in (1, 2, 1):
+        state = run._r.getstate()
+        with deterministic(seed):
+            orders.append(trio.run(main))
+        assert state == run._r.getstate()
+
+    assert orders[0] == orders[2] != orders[1]
+
+
+@pytest.mark.parametrize("first", range(0, _SEEDS, _BATCH))
+def test_small_worlds(first: int) -> None:
+    """In every world both sides of every request agree, and nothing is left of the pool."""
+    for seed in range(first, first + _BATCH):
+        simulated(seed)
+
+
+def test_a_large_world() -> None:
+    """The same for two hundred conversations on thirty-two connections."""
+    journal = simulate(0, LARGE)
+
+    assert len(journal.turns) > 500
+
+
+def test_a_seed_replays_exactly() -> None:
+    """The same seed gives the same run, event by event."""
+    for seed in (3, 8):
+        first, second = simulated(seed).events, simulated(seed).events
+
+        assert len(first) > 300
+        assert first == second
+
+
+def test_worlds_are_worth_it() -> None:
+    """Over some worlds every kind of trouble happens, and every way for a turn to end."""
+    outcomes: Counter[str | None] = Counter()
+    what: Counter[str] = Counter()
+    kinds: Counter[tuple[str | None, bool]] = Counter()
+    resent = 0
+    for seed in range(25):
+        journal = simulated(seed)
+        outcomes.update(turn.outcome for turn in journal.turns.values())
+        what.update(event[1] for event in journal.events)
+        words: Counter[str | None] = Counter()
+        for requests in journal.requests.values():
+            kinds.update((request.ended, request.parent is not None) for request in requests)
+            words.update(request.word for request in requests)
+        resent += sum(count > 1 for word, count in words.items() if word is not None)
+
+    ends = ("completed", "incomplete", "failed", "rejected", "cancelled", "TurnLostError")
+    trouble = ("resize", "drain", "clear", "interrupt", "pause", "retry", "cut", "cancel", "reject")
+    assert [] == [end for end in ends if not outcomes[end]]
+    assert [] == [name for name in trouble if not what[name]]
+    # In full and as a continuation; ended well, refused, cut at the limit, and never ended.
+    assert kinds["response.completed", True] > 100
+    assert kinds["response.completed", False] > 100
+    assert [] == [end for end in ("refused", "limit", None) if not kinds[end, True] + kinds[end, False]]
+    assert resent > 5
