@@ -14,7 +14,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, assert_never
 
 import attrs
@@ -110,8 +110,7 @@ class Pool:
 
     # -- for users ----------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def lease(self, *, min_remaining: float = 0.0) -> AsyncGenerator[Lease, None]:
+    def lease(self, *, min_remaining: float = 0.0) -> AbstractAsyncContextManager[Lease]:
         """Lease one lane for the length of an `async with` block.
 
         Args:
@@ -124,11 +123,7 @@ class Pool:
             LeaseRefusedError: the line is full, or the endpoint cannot be reached.
             PoolClosedError: the pool is closed.
         """
-        lease = await self.acquire(min_remaining=min_remaining)
-        try:
-            yield lease
-        finally:
-            lease.release()
+        return _LeaseBlock(self, min_remaining)
 
     @contextmanager
     def lease_nowait(self) -> Generator[Lease, None, None]:
@@ -581,3 +576,30 @@ class Pool:
             if scope.cancelled_caught:
                 # Never a time before the deadline that was asked for, however floats round.
                 self._perform(self._core.tick(max(deadline, self.now())))
+
+
+class _LeaseBlock:
+    """The `async with` block of a lease. A class, as a generator costs more than the whole decision.
+
+    Protected against KeyboardInterrupt on both ends, so that none can lose the lease.
+    """
+
+    __slots__ = ("_lease", "_min_remaining", "_pool")
+
+    def __init__(self, pool: Pool, min_remaining: float) -> None:
+        self._pool = pool
+        self._min_remaining = min_remaining
+        self._lease: Lease | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> Lease:
+        if self._lease is not None:
+            raise RuntimeError("a lease block is entered once; call lease() again")
+        lease = self._lease = await self._pool.acquire(min_remaining=self._min_remaining)
+        return lease
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(self, *error: object) -> None:
+        if self._lease is None:
+            raise AssertionError("bug: left without being entered")
+        self._lease.release()
