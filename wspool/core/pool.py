@@ -531,6 +531,14 @@ class PoolCore:
             deadline = min(deadline, next(iter(self._roster.parked.values())) + self.policy.patience)
         return deadline
 
+    def is_due_before(self, when: float) -> bool:
+        """Return whether `next_deadline` is before *when*; cheap when it is not."""
+        if self._alarms.none_before(when) and not (
+            self._leak_watch or self._roster.parked or self._outage.failure is not None
+        ):
+            return False
+        return self.next_deadline() < when
+
     def tick(self, now: float) -> list[Command]:
         """Do what is due at *now*."""
         commands: list[Command] = []

@@ -358,10 +358,11 @@ class Pool:
         """The holder of *lease* gave its turn up."""
         self._step(self._core.give_up, lease)
 
+    @trio.lowlevel.enable_ki_protection
     def release(self, lease: LeaseId) -> None:
         """The holder of *lease* leaves."""
         self._leases.pop(lease, None)
-        self._step(self._core.release, lease)
+        self._perform(self._core.release(lease, self.now()))
 
     def record(self, record: TurnRecord) -> None:
         """Show *record* to the instrument."""
@@ -433,19 +434,20 @@ class Pool:
         self._perform(decide(*args, now=self.now(), **kwargs))
 
     def _perform(self, commands: Sequence[Command]) -> None:
-        self._todo.extend(commands)
-        if self._performing:
-            return  # an act led to another decision; the loop below comes to it in order
-        self._performing = True
-        try:
-            while self._todo:
-                self._do(self._todo.popleft())
-        finally:
-            self._performing = False
+        if commands:
+            self._todo.extend(commands)
+            if self._performing:
+                return  # an act led to another decision; the loop below comes to it in order
+            self._performing = True
+            try:
+                while self._todo:
+                    self._do(self._todo.popleft())
+            finally:
+                self._performing = False
         if self._watchers:
             self._changed.set()
             self._changed = trio.Event()
-        if self._core.next_deadline() < self._sleeping_until:
+        if self._core.is_due_before(self._sleeping_until):
             self._wake_up.set()
 
     def _do(self, command: Command) -> None:
