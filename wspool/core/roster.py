@@ -104,6 +104,8 @@ class Roster:
         movers: held lanes of RETIRING connections: their holders will soon want another.
         lanes: lanes by state.
         states: connections by state.
+        dialing: connections whose handshake is running.
+        usable: connections that are usable.
     """
 
     def __init__(self) -> None:
@@ -115,6 +117,7 @@ class Roster:
         self.movers = 0
         self.lanes = dict.fromkeys(LaneState, 0)
         self.states = dict.fromkeys(ConnectionState, 0)
+        self.dialing = self.usable = 0
         # A lease that is not here is dead: released, stolen, or lost with its connection.
         self._leases: dict[LeaseId, tuple[Connection, Lane]] = {}
         self._last_connection = 0
@@ -140,16 +143,6 @@ class Roster:
         """Return whether *lease* still holds its lane."""
         return lease in self._leases
 
-    @property
-    def dialing(self) -> int:
-        """Connections whose handshake is running."""
-        return self.states[_DIALING]
-
-    @property
-    def usable(self) -> int:
-        """Connections that are usable."""
-        return self.states[_OPEN] + self.states[_RETIRING]
-
     # -- connections --------------------------------------------------------------------------
 
     def dial(self, now: float, episode: int) -> Connection:
@@ -158,14 +151,18 @@ class Roster:
         connection = Connection(ConnectionId(self._last_connection), now, episode)
         self.connections[connection.id] = connection
         self.states[_DIALING] += 1
+        self.dialing += 1
         return connection
 
     def move(self, connection: Connection, what: ConnectionInput) -> None:
         """Move a connection by its table."""
         after = advance(CONNECTION_TABLE, connection.state, what)
-        self.states[connection.state] -= 1
+        states = self.states
+        states[connection.state] -= 1
         connection.state = after
-        self.states[after] += 1
+        states[after] += 1
+        self.dialing = states[_DIALING]
+        self.usable = states[_OPEN] + states[_RETIRING]
 
     def open(self, connection: Connection, lanes: int) -> None:
         """Its handshake is done: all its lanes are free. Its `retire_at` is set already."""

@@ -294,16 +294,15 @@ class Pool:
         A checkpoint; cancelling takes nothing. Takes and raises what `lease` does.
         """
         self.check_use()
-        if not 0 <= min_remaining <= (most := self._core.schedule.retire_from):
+        if min_remaining and not 0 <= min_remaining <= (most := self._core.schedule.retire_from):
             raise ValueError(
                 f"min_remaining={min_remaining!r} is not between 0 and {most}, a connection's life"
             )
         await trio.lowlevel.checkpoint_if_cancelled()
         self._last_waiter += 1
         waiter = WaiterId(self._last_waiter)
-        answer, others = self._answer(
-            waiter, self._core.acquire(waiter, self.now(), min_remaining=min_remaining)
-        )
+        commands = self._core.acquire(waiter, self.now(), min_remaining=min_remaining)
+        answer, others = self._answer(waiter, commands) if commands else (None, commands)
         if answer is None:
             self._parked[waiter] = trio.lowlevel.current_task()
         self._perform(others)
@@ -501,22 +500,17 @@ class Pool:
             logger.exception("the pool's instrument failed; the pool is not affected")
 
     def _answer(
-        self, waiter: WaiterId, commands: Sequence[Command]
+        self, waiter: WaiterId, commands: list[Command]
     ) -> tuple[Lease | WsPoolError | None, list[Command]]:
         """Take the answer to *waiter* out of the commands of its own question.
 
         Its task is not parked yet, so it cannot be woken with it.
         """
-        answer: Lease | WsPoolError | None = None
-        others: list[Command] = []
-        for command in commands:
-            if isinstance(command, Grant) and command.waiter == waiter:
-                answer = self._lease(command)
-            elif isinstance(command, Refuse) and command.waiter == waiter:
-                answer = self._refusal(command)
-            else:
-                others.append(command)
-        return answer, others
+        for index, command in enumerate(commands):
+            if isinstance(command, (Grant, Refuse)) and command.waiter == waiter:
+                answer = self._lease(command) if isinstance(command, Grant) else self._refusal(command)
+                return answer, commands[:index] + commands[index + 1 :]
+        return None, commands
 
     def _lease(self, command: Grant) -> Lease:
         connection = self._connections[command.connection]
