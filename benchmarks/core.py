@@ -34,6 +34,8 @@ __all__ = ["run", "scaling"]
 
 SIZE = 10
 TASKS = 50
+#: Who takes part. Not httpcore: it leases a connection only for a whole request.
+CONTESTANTS = ("checkpoint", "Semaphore", "wspool", "aiohttp", "psycopg_pool", "asyncpg")
 
 
 def run(*, quick: bool) -> list[Row]:
@@ -80,9 +82,9 @@ def _leasing(metric: str, tasks: int, times: int, rounds: int, *, most: float) -
 
         return once
 
-    here = [name for name, (package, _, _) in PEERS.items() if installed(package)]
+    here = [name for name in CONTESTANTS if installed(PEERS[name][0])]
     samples = in_turn({name: contestant(name) for name in here}, rounds)
-    others = [name for name in PEERS if name != "wspool"]
+    others = [name for name in CONTESTANTS if name != "wspool"]
     where = "1 task" if tasks == 1 else f"{tasks} tasks, each yields once"
     micros = {name: median(samples[name]) if name in samples else None for name in others}
     walls = {
@@ -213,7 +215,9 @@ def _repeated(once: Callable[[], Sample], times: int) -> Callable[[], Sample]:
     return together
 
 
-def scaling(rounds: int, times: int) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
+def scaling(
+    rounds: int, times: int, parked: int = 10_000
+) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
     """Samples of the core alone, small and large, by operation."""
     few = 100
     contestants: dict[str, tuple[Callable[[], Sample], Callable[[], Sample]]] = {
@@ -221,11 +225,11 @@ def scaling(rounds: int, times: int) -> tuple[dict[str, list[Sample]], dict[str,
         "free": (lambda: _free(10, times), lambda: _free(1000, times)),
         "queue served": (
             _repeated(lambda: _drained(few, cancelled=False), max(1, times // few)),
-            lambda: _drained(10_000, cancelled=False),
+            lambda: _drained(parked, cancelled=False),
         ),
         "queue cancelled": (
             _repeated(lambda: _drained(few, cancelled=True), max(1, times // few)),
-            lambda: _drained(10_000, cancelled=True),
+            lambda: _drained(parked, cancelled=True),
         ),
     }
     flat = {f"{name} {size}": pair[size] for name, pair in contestants.items() for size in (0, 1)}
@@ -273,7 +277,7 @@ def _spike(rounds: int) -> list[Row]:
     async def scenario(pool: Pool, loop: Loop) -> tuple[int, float]:
         before = pool.opened
         began = time.perf_counter()
-        await loop.together([functools.partial(pool.hold, USE)] * REQUESTS)
+        await loop.together([lambda: pool.use(lambda _: loop.sleep(USE))] * REQUESTS)
         took = time.perf_counter() - began
         # What was begun because of the spike may still be under way.
         await loop.sleep(2 * DIAL)
@@ -311,8 +315,9 @@ OUTAGE = 60.0
 def _handshakes(waiters: int, seed: int) -> int:
     """Handshakes that are tried in an outage, with so many in line all the time."""
 
-    async def main() -> int:
-        connector = SilentConnector(dial=0.05)
+    connector = SilentConnector(dial=0.05)
+
+    async def main() -> None:
         policy = wspool.PoolPolicy(max_size=128, min_idle=1)
         async with wspool.open_pool(
             "ws://localhost/v1/responses", api_key="sk-none", wire=connector, policy=policy
@@ -328,13 +333,16 @@ def _handshakes(waiters: int, seed: int) -> int:
                 async with pool.lease():
                     pass
 
-            with trio.move_on_at(connector.down_until):
-                async with trio.open_nursery() as nursery:
-                    for _ in range(waiters):
-                        nursery.start_soon(use)
-            return connector.handshakes
+            async with trio.open_nursery() as nursery:
+                for _ in range(waiters):
+                    nursery.start_soon(use)
+                await trio.sleep_until(connector.down_until)
+                counted.append(connector.handshakes)
+                nursery.cancel_scope.cancel()
 
-    return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    counted: list[int] = []
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    return counted[0]
 
 
 def _outage() -> list[Row]:
@@ -350,5 +358,3 @@ def _outage() -> list[Row]:
             note=f"with 1 waiter {statistics.mean(one):g}; the mean of {len(seeds)} seeds",
         )
     ]
-
-

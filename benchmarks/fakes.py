@@ -12,8 +12,10 @@ for 0), using it does nothing. The pools are the released ones, untouched:
 * asyncpg: `async with pool.acquire()`, with its `connect` callback; resetting a connection
   on release does nothing.
 
+* httpcore: `async with pool.stream(...)`, on a network backend whose server answers 200 at once.
+
 Each pool offers the same two things: `repeat` (so many times acquire, pause, release, written
-out for each, so that nobody pays for our abstraction) and `hold` (once, for some seconds).
+out for each, so that nobody pays for our abstraction) and `use` (once, around a body).
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ __all__ = ["PEERS", "Loop", "Pool", "SilentConnector", "open_wspool", "play"]
 _T = TypeVar("_T")
 
 Pause = Callable[[], Awaitable[object]]
+Body = Callable[[object], Awaitable[object]]
 
 
 class Loop(Protocol):
@@ -53,23 +56,90 @@ class Loop(Protocol):
         """Run all at once, return when all have ended."""
         ...
 
+    async def within(self, seconds: float, work: Callable[[], Awaitable[object]]) -> bool:
+        """Run *work* for at most that long; return whether it ended by itself."""
+        ...
+
+    def cancellable(self, work: Callable[[], Awaitable[object]]) -> Cancellable:
+        """Prepare work that can be cancelled from outside."""
+        ...
+
 
 class Pool(Protocol):
-    """A pool under measurement.
+    """A pool under measurement."""
 
-    Attributes:
-        opened: connections opened so far.
-    """
-
-    opened: int
+    @property
+    def opened(self) -> int:
+        """Connections opened so far."""
+        ...
 
     async def repeat(self, times: int, pause: Pause | None) -> None:
         """Acquire, pause and release, that many times."""
         ...
 
-    async def hold(self, seconds: float) -> None:
-        """Acquire, sleep, release."""
+    async def use(self, body: Body) -> None:
+        """Acquire, run *body* with what was acquired, release."""
         ...
+
+
+class Cancellable(Protocol):
+    """Work that can be cancelled.
+
+    Attributes:
+        swallowed: True if it ended normally although it was cancelled before its end.
+        over: True once it has ended.
+    """
+
+    swallowed: bool
+    over: bool
+
+    async def run(self) -> None:
+        """Run it to its end or its cancellation."""
+        ...
+
+    def cancel(self) -> None:
+        """Cancel it, now."""
+        ...
+
+
+class _TrioCancellable:
+    def __init__(self, work: Callable[[], Awaitable[object]]) -> None:
+        self.swallowed = self.over = False
+        self._work = work
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        with self._scope:
+            await self._work()
+            self.swallowed = self._scope.cancel_called
+        self.over = True
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+
+class _AsyncioCancellable:
+    def __init__(self, work: Callable[[], Awaitable[object]]) -> None:
+        self.swallowed = self.over = False
+        self._work = work
+        self._cancelled = False
+        self._task: asyncio.Task[Any] | None = None
+
+    async def run(self) -> None:
+        self._task = asyncio.current_task()
+        try:
+            await self._work()
+            self.swallowed = self._cancelled
+        except asyncio.CancelledError:
+            if not self._cancelled:
+                raise  # somebody else's: time is up
+        self.over = True
+
+    def cancel(self) -> None:
+        # A task that has not begun would never run, and cancelling what is over counts for nothing.
+        if self._task is not None and not self.over:
+            self._cancelled = True
+            self._task.cancel()
 
 
 class _TrioLoop:
@@ -84,6 +154,14 @@ class _TrioLoop:
             for one in work:
                 nursery.start_soon(one)
 
+    async def within(self, seconds: float, work: Callable[[], Awaitable[object]]) -> bool:
+        with trio.move_on_after(seconds) as scope:
+            await work()
+        return not scope.cancelled_caught
+
+    def cancellable(self, work: Callable[[], Awaitable[object]]) -> _TrioCancellable:
+        return _TrioCancellable(work)
+
 
 class _AsyncioLoop:
     async def pause(self) -> None:
@@ -94,6 +172,17 @@ class _AsyncioLoop:
 
     async def together(self, work: Sequence[Callable[[], Awaitable[object]]]) -> None:
         await asyncio.gather(*(one() for one in work))
+
+    async def within(self, seconds: float, work: Callable[[], Awaitable[object]]) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await work()
+        except TimeoutError:
+            return False
+        return True
+
+    def cancellable(self, work: Callable[[], Awaitable[object]]) -> _AsyncioCancellable:
+        return _AsyncioCancellable(work)
 
 
 # -- wspool ---------------------------------------------------------------------------------------
@@ -164,9 +253,9 @@ class _WsPool:
                 if pause is not None:
                     await pause()
 
-    async def hold(self, seconds: float) -> None:
-        async with self._pool.lease():
-            await trio.sleep(seconds)
+    async def use(self, body: Body) -> None:
+        async with self._pool.lease() as lease:
+            await body(lease.lane)
 
 
 @asynccontextmanager
@@ -191,8 +280,8 @@ class _Checkpoint:
         for _ in range(times):
             await checkpoint()
 
-    async def hold(self, seconds: float) -> None:
-        await trio.sleep(seconds)
+    async def use(self, body: Body) -> None:
+        await body(object())
 
 
 @asynccontextmanager
@@ -213,9 +302,9 @@ class _Semaphore:
                 if pause is not None:
                     await pause()
 
-    async def hold(self, seconds: float) -> None:
+    async def use(self, body: Body) -> None:
         async with self._semaphore:
-            await trio.sleep(seconds)
+            await body(object())
 
 
 @asynccontextmanager
@@ -247,10 +336,10 @@ class _AioHttp:
             finally:
                 connection.release()
 
-    async def hold(self, seconds: float) -> None:
+    async def use(self, body: Body) -> None:
         connection = await self.connector.connect(self._request, [], self._timeout)
         try:
-            await asyncio.sleep(seconds)
+            await body(connection.protocol)
         finally:
             connection.release()
 
@@ -279,7 +368,7 @@ async def _open_aiohttp(size: int, dial: float) -> AsyncGenerator[_AioHttp, None
     class Connector(base):  # type: ignore[misc]
         opened = 0
 
-        async def _create_connection(self, request: Any, traces: Any, timeout: Any) -> _AioHttpProtocol:
+        async def _create_connection(self, *arguments: Any) -> _AioHttpProtocol:
             self.opened += 1
             await asyncio.sleep(dial)
             return _AioHttpProtocol()
@@ -335,9 +424,9 @@ class _Psycopg:
                 if pause is not None:
                     await pause()
 
-    async def hold(self, seconds: float) -> None:
-        async with self.pool.connection():
-            await asyncio.sleep(seconds)
+    async def use(self, body: Body) -> None:
+        async with self.pool.connection() as connection:
+            await body(connection)
 
 
 @asynccontextmanager
@@ -370,9 +459,9 @@ class _Asyncpg:
                 if pause is not None:
                     await pause()
 
-    async def hold(self, seconds: float) -> None:
-        async with self.pool.acquire():
-            await asyncio.sleep(seconds)
+    async def use(self, body: Body) -> None:
+        async with self.pool.acquire() as connection:
+            await body(connection._con)
 
 
 @asynccontextmanager
@@ -383,12 +472,11 @@ async def _open_asyncpg(size: int, dial: float) -> AsyncGenerator[_Asyncpg, None
     peer = _Asyncpg(None)
 
     class Connection(base):  # type: ignore[misc]
-        __slots__ = ()
-
         def __init__(self) -> None:
             self._protocol = protocol
             self._aborted = False
-            self._proxy = self._pool_holder = None
+            self._proxy: Any = None
+            self._pool_holder: Any = None
             self._pool_release_ctr = 0
             self._listeners: dict[str, Any] = {}
             self._log_listeners: set[Any] = set()
@@ -396,10 +484,10 @@ async def _open_asyncpg(size: int, dial: float) -> AsyncGenerator[_Asyncpg, None
         def __del__(self) -> None:
             pass  # nothing was opened
 
-        async def reset(self, *, timeout: float | None = None) -> None:
+        async def reset(self, **options: Any) -> None:
             pass
 
-        async def close(self, *, timeout: float | None = None) -> None:
+        async def close(self, **options: Any) -> None:
             self.terminate()
 
         def terminate(self) -> None:
@@ -421,6 +509,58 @@ async def _open_asyncpg(size: int, dial: float) -> AsyncGenerator[_Asyncpg, None
         peer.pool.terminate()
 
 
+# -- httpcore -------------------------------------------------------------------------------------
+
+
+class _HttpCore:
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self.opened = 0
+
+    async def repeat(self, times: int, pause: Pause | None) -> None:
+        pool = self._pool
+        for _ in range(times):
+            async with pool.stream("GET", "http://localhost/"):
+                if pause is not None:
+                    await pause()
+
+    async def use(self, body: Body) -> None:
+        async with self._pool.stream("GET", "http://localhost/") as response:
+            # What is handed out is a wrapper, made anew for each response.
+            await body(response.extensions["network_stream"]._stream)
+
+
+@asynccontextmanager
+async def _open_httpcore(size: int, dial: float) -> AsyncGenerator[_HttpCore, None]:
+    httpcore: Any = importlib.import_module("httpcore")
+    stream_base: Any = httpcore.AsyncNetworkStream
+    backend_base: Any = httpcore.AsyncNetworkBackend
+
+    class Stream(stream_base):  # type: ignore[misc]
+        async def read(self, *arguments: Any, **options: Any) -> bytes:
+            await trio.lowlevel.checkpoint()
+            return b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+        async def write(self, *arguments: Any, **options: Any) -> None:
+            await trio.lowlevel.checkpoint()
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+        def get_extra_info(self, info: str) -> object:
+            return None
+
+    class Backend(backend_base):  # type: ignore[misc]
+        async def connect_tcp(self, *args: Any, **options: Any) -> Stream:
+            peer.opened += 1
+            await trio.sleep(dial)
+            return Stream()
+
+    async with httpcore.AsyncConnectionPool(max_connections=size, network_backend=Backend()) as pool:
+        peer = _HttpCore(pool)
+        yield peer
+
+
 # -- all of them ----------------------------------------------------------------------------------
 
 Open = Callable[[int, float], AbstractAsyncContextManager[Pool]]
@@ -433,6 +573,7 @@ PEERS: Final[dict[str, tuple[str, bool, Open]]] = {
     "aiohttp": ("aiohttp", False, _open_aiohttp),
     "psycopg_pool": ("psycopg_pool", False, _open_psycopg),
     "asyncpg": ("asyncpg", False, _open_asyncpg),
+    "httpcore": ("httpcore", True, _open_httpcore),
 }
 
 
@@ -459,7 +600,7 @@ def play(
             if warm:
                 # Long enough that none is free again before the last was opened.
                 hold = 0.02 + 3 * dial * (warm if name == "psycopg_pool" else 1)
-                await loop.together([lambda: pool.hold(hold)] * warm)
+                await loop.together([lambda: pool.use(lambda _: loop.sleep(hold))] * warm)
                 # Let what was started for a need that is over come to its end.
                 await loop.sleep(0.01 + dial)
             return await scenario(pool, loop)

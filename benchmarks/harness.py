@@ -123,7 +123,9 @@ class Benchmark(Protocol):
 def names() -> list[str]:
     """The benchmarks there are."""
     folder = str(Path(__file__).parent)
-    return sorted(module.name for module in pkgutil.iter_modules([folder]) if module.name not in _NOT_BENCHMARKS)
+    return sorted(
+        module.name for module in pkgutil.iter_modules([folder]) if module.name not in _NOT_BENCHMARKS
+    )
 
 
 def about(name: str) -> str:
@@ -180,7 +182,9 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+        model = next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model
+        )
     except OSError:
         pass  # not Linux
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
