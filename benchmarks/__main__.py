@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def main(arguments: list[str]) -> int:
     if options.name not in names:
         print(f"no benchmark {options.name!r}; there are: {', '.join(names)}", file=sys.stderr)
         return 2
+    # Some benchmarks make outages; what the pool has to say about them is no news here.
+    logging.getLogger("wspool").addHandler(logging.NullHandler())
     rows = harness.load(options.name).run(quick=options.quick)
     print(harness.table(rows))
     if options.json is not None:

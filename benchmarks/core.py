@@ -66,8 +66,8 @@ def _leasing(metric: str, tasks: int, times: int, rounds: int, *, most: float) -
 
     async def alone(pool: Pool, loop: Loop) -> Sample:
         watch = Stopwatch()
-        with watch.over(times):
-            await pool.repeat(times, None)
+        with watch.over(tasks * times):
+            await pool.repeat(tasks * times, None)
         return watch.sample
 
     def contestant(name: str) -> Callable[[], Sample]:

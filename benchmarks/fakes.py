@@ -526,8 +526,7 @@ class _HttpCore:
 
     async def use(self, body: Body) -> None:
         async with self._pool.stream("GET", "http://localhost/") as response:
-            # What is handed out is a wrapper, made anew for each response.
-            await body(response.extensions["network_stream"]._stream)
+            await body(response.extensions["network_stream"])
 
 
 @asynccontextmanager

@@ -214,7 +214,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         target = "" if row.most is None else f"  (target {row.most:g}: {'met' if row.met else 'MISSED'})"
-        lines.append(f"{row.metric:{width}} {row.value:>9.4g} {row.unit}{target}")
+        lines.append(f"{row.metric:{width}} {_shown(row.value):>9} {row.unit}{target}")
         if row.peers:
             theirs = ", ".join(f"{name} {_shown(value)}" for name, value in row.peers.items())
             lines.append(f"{'':{width}}           {theirs}")
@@ -226,4 +226,6 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _shown(value: float | None) -> str:
-    return "missing" if value is None else f"{value:.4g}"
+    if value is None:
+        return "missing"
+    return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
