@@ -10,6 +10,8 @@
 * `spike`: 50 requests at once, 5 warm connections, 150 ms per handshake, 2 ms of use. Real time.
   The ideal opens nothing: ten rounds of 2 ms on what is warm.
 * `outage`: handshakes during 60 s without an endpoint, with 500 waiters and with 1. Virtual time.
+  The waiters come when the pool knows already; those of the very first instant are limited by
+  `dial_concurrency` only.
 """
 
 from __future__ import annotations
