@@ -31,8 +31,8 @@ def test_the_command_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_core_costs_the_same_at_any_size() -> None:
-    """1,000 x 1,000 costs per operation what 10 x 10 does, and 3,000 waiters what 100 do."""
-    small, large = core.scaling(rounds=3, times=1000, parked=3000)
+    """1,000 x 1,000 costs per operation what 10 x 10 does, and 2,000 waiters what 100 do."""
+    small, large = core.scaling(rounds=2, times=500, parked=2000)
 
     for name in small:
         few = min(sample.cpu / sample.operations for sample in small[name])
