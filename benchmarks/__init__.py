@@ -1,1 +1,1 @@
-"""Measurements: `python -m benchmarks` lists them."""
+"""Measurements: `python -m benchmarks` lists them, `python -m benchmarks NAME` makes one."""

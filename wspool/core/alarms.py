@@ -40,6 +40,10 @@ class Alarms(Generic[_T]):
             heapq.heapify(self._heap)
             self._sweep_at = 64 + 2 * len(self._heap)
 
+    def none_before(self, when: float) -> bool:
+        """Return whether there is certainly no deadline before *when*, without looking for stale ones."""
+        return not self._heap or self._heap[0][0] >= when
+
     def next(self) -> float:
         """Return the earliest deadline, infinity if there is none."""
         heap = self._heap

@@ -86,6 +86,14 @@ _REFUSED_LATE: Final = DialFailure(
     phase="upgrade",
 )
 
+# A member of an enum is looked up by a function call in Python 3.11, a global is not.
+_OPEN: Final = ConnectionState.OPEN
+_RETIRING: Final = ConnectionState.RETIRING
+_IDLE: Final = LaneState.IDLE
+_IN_FLIGHT: Final = LaneState.IN_FLIGHT
+_GRANT: Final = LaneInput.GRANT
+_RELEASE: Final = LaneInput.RELEASE
+
 #: Lane states that belong to a lease.
 _HELD: Final = frozenset({LaneState.LEASED, LaneState.PARKED, LaneState.IN_FLIGHT, LaneState.DRAINING})
 
@@ -390,18 +398,19 @@ class PoolCore:
 
         Releasing a dead lease does nothing, so releasing twice is harmless.
         """
-        if not self._roster.is_live(lease):
+        roster = self._roster
+        if not roster.is_live(lease):
             return []
-        connection, lane = self._roster.lease(lease)
+        connection, lane = roster.lease(lease)
         commands: list[Command] = []
-        if lane.state is LaneState.IN_FLIGHT:
+        if lane.state is _IN_FLIGHT:
             commands += self.give_up(lease, now)
-            if not self._roster.is_live(lease):
+            if not roster.is_live(lease):
                 return commands
-        self._roster.move_lane(lane, LaneInput.RELEASE)
-        self._roster.unbind(lease)
+        roster.move_lane(lane, _RELEASE)
+        roster.unbind(lease)
         self._released += 1
-        if lane.state is LaneState.IDLE:
+        if lane.state is _IDLE:
             self._freed(connection, lane, now, commands)
         if self._closing and connection.usable and not connection.held:
             self._hang_up(connection, CloseReason.POOL_CLOSED, commands)
@@ -462,7 +471,9 @@ class PoolCore:
         commands: list[Command] = []
         if self._outage.failed(found.episode, now, failure, jitter):
             commands.append(Degraded(failure))
-        if self._is_hopeless(now):
+        # What is permanent is told at once, even if the very next moment is a time to try again.
+        told = failure.permanent and self._outage.failure is failure
+        if told or self._is_hopeless(now):
             self._refuse_all(RefuseReason.DIAL_FAILED, commands)
         return self._settle(now, commands)
 
@@ -541,6 +552,14 @@ class PoolCore:
         if self._roster.parked and self._is_starving():
             deadline = min(deadline, next(iter(self._roster.parked.values())) + self.policy.patience)
         return deadline
+
+    def is_due_before(self, when: float) -> bool:
+        """Return whether `next_deadline` is before *when*; cheap when it is not."""
+        if self._alarms.none_before(when) and not (
+            self._leak_watch or self._roster.parked or self._outage.failure is not None
+        ):
+            return False
+        return self.next_deadline() < when
 
     def tick(self, now: float) -> list[Command]:
         """Do what is due at *now*."""
@@ -626,44 +645,46 @@ class PoolCore:
     def _settle(self, now: float, commands: list[Command]) -> list[Command]:
         if self._closing:
             return commands
-        self._match(now, commands)
-        self._let_leavers_go(commands)
-        self._make_room(now, commands)
+        if self._waiters:
+            self._match(now, commands)
+        if self._roster.leaving:
+            self._let_leavers_go(commands)
+        if self._waiters:
+            self._make_room(now, commands)
         self._grow(now, commands)
         return commands
 
     def _match(self, now: float, commands: list[Command]) -> None:
         """Give free lanes to waiters, in order; parked ones if the first of them starves."""
-        while self._waiters and not self._paused:
-            waiter, wanted = next(iter(self._waiters.items()))
+        roster, waiters = self._roster, self._waiters
+        while waiters and not self._paused and (roster.available or roster.parked):
+            waiter, wanted = next(iter(waiters.items()))
             connection = self._suitable(wanted, now, commands)
             if connection is None:
                 if not self._may_steal(wanted, now):
                     return
-                self._steal(next(iter(self._roster.parked)), now, commands)
+                self._steal(next(iter(roster.parked)), now, commands)
                 connection = self._suitable(wanted, now, commands)
                 if connection is None:
                     return
-            del self._waiters[waiter]
-            lane = self._roster.take(connection, LaneInput.GRANT)
-            lease = self._roster.bind(connection, lane)
+            del waiters[waiter]
+            lane = roster.take(connection, _GRANT)
+            lease = roster.bind(connection, lane)
             if self.policy.leak_after is not None:
                 self._leak_watch.append((now + self.policy.leak_after, lease))
             self._granted += 1
             commands.append(Grant(waiter, lease, connection.id, lane.id))
-            if connection.state is ConnectionState.RETIRING:
+            if connection.state is _RETIRING:
                 commands.append(Expiring(lease))
 
     def _suitable(self, wanted: _Waiter, now: float, commands: list[Command]) -> Connection | None:
         """Return the connection with a free lane that *wanted* should get."""
         available = self._roster.available
         while available:
-            index = len(available) - 1
+            index = -1
             if wanted.min_remaining:
-                index = bisect.bisect_left(
-                    self._roster.available, (now + wanted.min_remaining, ConnectionId(0))
-                )
-                if index == len(self._roster.available):
+                index = bisect.bisect_left(available, (now + wanted.min_remaining, ConnectionId(0)))
+                if index == len(available):
                     return None
             connection = self._roster.connections[available[index][1]]
             if now < connection.grant_end:
@@ -865,7 +886,7 @@ class PoolCore:
 
     def _note_idle(self, connection: Connection, now: float) -> None:
         self._roster.note_idle(connection, now)
-        if not connection.busy and connection.state is ConnectionState.OPEN and not connection.idle_alarm:
+        if not connection.idle_alarm and not connection.busy and connection.state is _OPEN:
             connection.idle_alarm = True
             self._alarms.set(now + self.policy.max_idle, (connection, _Alarm.IDLE))
 

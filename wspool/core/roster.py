@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from typing import Final
 
 import attrs
@@ -27,8 +27,13 @@ from wspool.core.states import (
 
 __all__ = ["USABLE", "Connection", "Lane", "Roster"]
 
+# A member of an enum is looked up by a function call in Python 3.11, a global is not.
+_DIALING: Final = ConnectionState.DIALING
+_OPEN: Final = ConnectionState.OPEN
+_RETIRING: Final = ConnectionState.RETIRING
+
 #: Connection states in which a lane can be granted.
-USABLE: Final = frozenset({ConnectionState.OPEN, ConnectionState.RETIRING})
+USABLE: Final = frozenset({_OPEN, _RETIRING})
 
 
 @attrs.define(eq=False)
@@ -63,6 +68,8 @@ class Connection:
     used: bool = False
     #: Planned retirement.
     retire_at: float = math.inf
+    #: Its entry in `Roster.available`, made once.
+    key: tuple[float, ConnectionId] = (math.inf, ConnectionId(0))
     #: From when on no lane of it is granted: the last start of a turn, or earlier if cleared.
     grant_end: float = math.inf
     #: From when on no turn is started on it.
@@ -97,6 +104,8 @@ class Roster:
         movers: held lanes of RETIRING connections: their holders will soon want another.
         lanes: lanes by state.
         states: connections by state.
+        dialing: connections whose handshake is running.
+        usable: connections that are usable.
     """
 
     def __init__(self) -> None:
@@ -106,8 +115,9 @@ class Roster:
         self.parked: OrderedDict[LeaseId, float] = OrderedDict()
         self.fresh = 0
         self.movers = 0
-        self.lanes: Counter[LaneState] = Counter()
-        self.states: Counter[ConnectionState] = Counter()
+        self.lanes = dict.fromkeys(LaneState, 0)
+        self.states = dict.fromkeys(ConnectionState, 0)
+        self.dialing = self.usable = 0
         # A lease that is not here is dead: released, stolen, or lost with its connection.
         self._leases: dict[LeaseId, tuple[Connection, Lane]] = {}
         self._last_connection = 0
@@ -133,16 +143,6 @@ class Roster:
         """Return whether *lease* still holds its lane."""
         return lease in self._leases
 
-    @property
-    def dialing(self) -> int:
-        """Connections whose handshake is running."""
-        return self.states[ConnectionState.DIALING]
-
-    @property
-    def usable(self) -> int:
-        """Connections that are usable."""
-        return self.states[ConnectionState.OPEN] + self.states[ConnectionState.RETIRING]
-
     # -- connections --------------------------------------------------------------------------
 
     def dial(self, now: float, episode: int) -> Connection:
@@ -150,15 +150,19 @@ class Roster:
         self._last_connection += 1
         connection = Connection(ConnectionId(self._last_connection), now, episode)
         self.connections[connection.id] = connection
-        self.states[ConnectionState.DIALING] += 1
+        self.states[_DIALING] += 1
+        self.dialing += 1
         return connection
 
     def move(self, connection: Connection, what: ConnectionInput) -> None:
         """Move a connection by its table."""
         after = advance(CONNECTION_TABLE, connection.state, what)
-        self.states[connection.state] -= 1
+        states = self.states
+        states[connection.state] -= 1
         connection.state = after
-        self.states[after] += 1
+        states[after] += 1
+        self.dialing = states[_DIALING]
+        self.usable = states[_OPEN] + states[_RETIRING]
 
     def open(self, connection: Connection, lanes: int) -> None:
         """Its handshake is done: all its lanes are free. Its `retire_at` is set already."""
@@ -167,7 +171,8 @@ class Roster:
         connection.free = connection.lanes[::-1]
         self.lanes[LaneState.IDLE] += lanes
         self.fresh += lanes
-        bisect.insort(self.available, (connection.retire_at, connection.id))
+        connection.key = (connection.retire_at, connection.id)
+        bisect.insort(self.available, connection.key)
 
     def retire(self, connection: Connection) -> list[LeaseId]:
         """It is past its planned retirement; return the leases on it."""
@@ -191,7 +196,7 @@ class Roster:
         """All its lanes end, and their leases with them; return how many leases that were."""
         if connection.free and connection.usable:
             self._remove_available(connection)
-            if connection.state is ConnectionState.OPEN:
+            if connection.state is _OPEN:
                 self.fresh -= len(connection.free)
         self.leaving.pop(connection.id, None)
         connection.free.clear()
@@ -220,9 +225,10 @@ class Roster:
         lane = connection.free.pop()
         connection.busy += 1
         connection.idle_since = None
-        self.leaving.pop(connection.id, None)
-        if connection.state is ConnectionState.OPEN:
+        if connection.state is _OPEN:
             self.fresh -= 1
+        else:
+            self.leaving.pop(connection.id, None)
         if not connection.free:
             self._remove_available(connection)
         self.move_lane(lane, what)
@@ -231,10 +237,10 @@ class Roster:
     def put(self, connection: Connection, lane: Lane) -> None:
         """An IDLE lane is free again. `note_idle` must follow."""
         if not connection.free:
-            bisect.insort(self.available, (connection.retire_at, connection.id))
+            bisect.insort(self.available, connection.key)
         connection.free.append(lane)
         connection.busy -= 1
-        if connection.state is ConnectionState.OPEN:
+        if connection.state is _OPEN:
             self.fresh += 1
 
     def drop(self, connection: Connection, lane: Lane) -> None:
@@ -247,29 +253,29 @@ class Roster:
         """If it has no busy lane, it is idle from now on."""
         if not connection.busy:
             connection.idle_since = now
-            if connection.state is ConnectionState.RETIRING:
+            if connection.state is _RETIRING:
                 self.leaving[connection.id] = connection
 
     def bind(self, connection: Connection, lane: Lane) -> LeaseId:
         """Give a lane to a new lease."""
         self._last_lease += 1
-        lane.lease = LeaseId(self._last_lease)
-        self._leases[lane.lease] = (connection, lane)
-        if connection.state is ConnectionState.RETIRING:
+        lease = lane.lease = LeaseId(self._last_lease)
+        self._leases[lease] = (connection, lane)
+        if connection.state is _RETIRING:
             self.movers += 1
-        return lane.lease
+        return lease
 
     def unbind(self, lease: LeaseId) -> None:
         """The lease is dead."""
         connection, lane = self._leases.pop(lease)
         self.parked.pop(lease, None)
         lane.lease = None
-        if connection.state is ConnectionState.RETIRING:
+        if connection.state is _RETIRING:
             self.movers -= 1
 
     def _remove_available(self, connection: Connection) -> None:
-        key = (connection.retire_at, connection.id)
-        index = bisect.bisect_left(self.available, key)
-        if index == len(self.available) or self.available[index] != key:
+        available, key = self.available, connection.key
+        index = bisect.bisect_left(available, key)
+        if index == len(available) or available[index] != key:
             raise AssertionError(f"bug: connection {connection.id} is not available")
-        del self.available[index]
+        del available[index]

@@ -14,6 +14,9 @@ Three lane states deserve a word. `DRAINING`: the holder gave its turn up but ke
 lease; the rest of the turn is read and dropped before the lane may be used again.
 `QUARANTINED`: the same, and the holder has left as well. `PARKED` is a lane whose holder is
 between turns (its tools run): it stays the holder's unless somebody else starves.
+
+The members are looked up in tables at every step, so they hash by identity: `enum.Enum` hashes
+a member's name, in Python.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ __all__ = [
 class ConnectionState(enum.Enum):
     """Where one WebSocket is in its life."""
 
+    __hash__ = object.__hash__
+
     #: The handshake is running; nothing was sent yet.
     DIALING = "dialing"
     #: Usable.
@@ -52,6 +57,8 @@ class ConnectionState(enum.Enum):
 class ConnectionInput(enum.Enum):
     """What can happen to a connection."""
 
+    __hash__ = object.__hash__
+
     CONNECT = "connect"
     FAIL = "fail"
     RETIRE = "retire"
@@ -62,6 +69,8 @@ class ConnectionInput(enum.Enum):
 
 class LaneState(enum.Enum):
     """Where one lane is in its life."""
+
+    __hash__ = object.__hash__
 
     #: Clean and free.
     IDLE = "idle"
@@ -83,6 +92,8 @@ class LaneState(enum.Enum):
 
 class LaneInput(enum.Enum):
     """What can happen to a lane."""
+
+    __hash__ = object.__hash__
 
     GRANT = "grant"
     WARM = "warm"

@@ -52,6 +52,8 @@ class Lease:
         expiring: True once the connection is past its planned retirement: finish soon.
     """
 
+    __slots__ = ("_connection", "_id", "_lane", "_owner", "_released", "expiring")
+
     def __init__(self, owner: LeaseOwner, number: LeaseId, connection: Connection, lane: Lane) -> None:
         self.expiring = False
         self._owner = owner

@@ -14,7 +14,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, assert_never
 
@@ -125,8 +125,7 @@ class Pool:
 
     # -- for users ----------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def lease(self, *, min_remaining: float = 0.0) -> AsyncGenerator[Lease, None]:
+    def lease(self, *, min_remaining: float = 0.0) -> AbstractAsyncContextManager[Lease]:
         """Lease one lane for the length of an `async with` block.
 
         Args:
@@ -139,11 +138,7 @@ class Pool:
             LeaseRefusedError: the line is full, or the endpoint cannot be reached.
             PoolClosedError: the pool is closed.
         """
-        lease = await self.acquire(min_remaining=min_remaining)
-        try:
-            yield lease
-        finally:
-            lease.release()
+        return _LeaseBlock(self, min_remaining)
 
     @contextmanager
     def lease_nowait(self) -> Generator[Lease, None, None]:
@@ -323,16 +318,15 @@ class Pool:
         A checkpoint; cancelling takes nothing. Takes and raises what `lease` does.
         """
         self.check_use()
-        if not 0 <= min_remaining <= (most := self._core.schedule.retire_from):
+        if min_remaining and not 0 <= min_remaining <= (most := self._core.schedule.retire_from):
             raise ValueError(
                 f"min_remaining={min_remaining!r} is not between 0 and {most}, a connection's life"
             )
         await trio.lowlevel.checkpoint_if_cancelled()
         self._last_waiter += 1
         waiter = WaiterId(self._last_waiter)
-        answer, others = self._answer(
-            waiter, self._core.acquire(waiter, self.now(), min_remaining=min_remaining)
-        )
+        commands = self._core.acquire(waiter, self.now(), min_remaining=min_remaining)
+        answer, others = self._answer(waiter, commands) if commands else (None, commands)
         if answer is None:
             self._parked[waiter] = trio.lowlevel.current_task()
         self._perform(others)
@@ -400,10 +394,12 @@ class Pool:
         """The holder of *lease* gave its turn up."""
         self._step(self._core.give_up, lease)
 
+    @trio.lowlevel.enable_ki_protection
+    @trio.lowlevel.enable_ki_protection
     def release(self, lease: LeaseId) -> None:
         """The holder of *lease* leaves."""
         self._leases.pop(lease, None)
-        self._step(self._core.release, lease)
+        self._perform(self._core.release(lease, self.now()))
 
     def record(self, record: TurnRecord) -> None:
         """Show *record* to the instrument."""
@@ -475,19 +471,20 @@ class Pool:
         self._perform(decide(*args, now=self.now(), **kwargs))
 
     def _perform(self, commands: Sequence[Command]) -> None:
-        self._todo.extend(commands)
-        if self._performing:
-            return  # an act led to another decision; the loop below comes to it in order
-        self._performing = True
-        try:
-            while self._todo:
-                self._do(self._todo.popleft())
-        finally:
-            self._performing = False
+        if commands:
+            self._todo.extend(commands)
+            if self._performing:
+                return  # an act led to another decision; the loop below comes to it in order
+            self._performing = True
+            try:
+                while self._todo:
+                    self._do(self._todo.popleft())
+            finally:
+                self._performing = False
         if self._watchers:
             self._changed.set()
             self._changed = trio.Event()
-        if self._core.next_deadline() < self._sleeping_until:
+        if self._core.is_due_before(self._sleeping_until):
             self._wake_up.set()
 
     def _do(self, command: Command) -> None:
@@ -541,22 +538,17 @@ class Pool:
             logger.exception("the pool's instrument failed; the pool is not affected")
 
     def _answer(
-        self, waiter: WaiterId, commands: Sequence[Command]
+        self, waiter: WaiterId, commands: list[Command]
     ) -> tuple[Lease | WsPoolError | None, list[Command]]:
         """Take the answer to *waiter* out of the commands of its own question.
 
         Its task is not parked yet, so it cannot be woken with it.
         """
-        answer: Lease | WsPoolError | None = None
-        others: list[Command] = []
-        for command in commands:
-            if isinstance(command, Grant) and command.waiter == waiter:
-                answer = self._lease(command)
-            elif isinstance(command, Refuse) and command.waiter == waiter:
-                answer = self._refusal(command)
-            else:
-                others.append(command)
-        return answer, others
+        for index, command in enumerate(commands):
+            if isinstance(command, (Grant, Refuse)) and command.waiter == waiter:
+                answer = self._lease(command) if isinstance(command, Grant) else self._refusal(command)
+                return answer, commands[:index] + commands[index + 1 :]
+        return None, commands
 
     def _lease(self, command: Grant) -> Lease:
         connection = self._connections[command.connection]
@@ -623,3 +615,30 @@ class Pool:
             if scope.cancelled_caught:
                 # Never a time before the deadline that was asked for, however floats round.
                 self._perform(self._core.tick(max(deadline, self.now())))
+
+
+class _LeaseBlock:
+    """The `async with` block of a lease. A class, as a generator costs more than the whole decision.
+
+    Protected against KeyboardInterrupt on both ends, so that none can lose the lease.
+    """
+
+    __slots__ = ("_lease", "_min_remaining", "_pool")
+
+    def __init__(self, pool: Pool, min_remaining: float) -> None:
+        self._pool = pool
+        self._min_remaining = min_remaining
+        self._lease: Lease | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> Lease:
+        if self._lease is not None:
+            raise RuntimeError("a lease block is entered once; call lease() again")
+        lease = self._lease = await self._pool.acquire(min_remaining=self._min_remaining)
+        return lease
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(self, *error: object) -> None:
+        if self._lease is None:
+            raise AssertionError("bug: left without being entered")
+        self._lease.release()
