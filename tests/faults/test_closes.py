@@ -22,8 +22,8 @@ ALWAYS = {"replay": "always"}
 
 @pytest.mark.parametrize("code", [1000, 1001])
 async def test_f14_goodbye_while_idle(make: Make, code: int, autojump_clock) -> None:
-    """F14: close 1000 or 1001 on an idle connection -> nothing: it is answered and retired, the next turn
-    goes out in full on another.
+    """F14: close 1000 or 1001 on an idle connection -> nothing: it is retired, the next turn goes out in
+    full on another.
     """
     async with (
         faulty(make, Fault("close", at="idle", delay=5, code=code)) as scene,
@@ -32,7 +32,6 @@ async def test_f14_goodbye_while_idle(make: Make, code: int, autojump_clock) -> 
         (await scene.ask("one", conversation=conversation)).assert_answer("one")
         await trio.sleep(10)
         assert 0 == scene.pool.statistics().size
-        assert 1 == scene.taps[0].count(CLOSE)
         (await scene.ask("two", conversation=conversation)).assert_answer("two", took=0)
 
         assert [(1, "completed"), (2, "completed")] == scene.outcomes
@@ -172,7 +171,7 @@ async def test_f22_ping_after_close(make: Make, autojump_clock) -> None:
         await scene.pool.wait_ready(10)
         async with scene.pool.conversation(model="m") as conversation:
             await conversation.respond("one")
-            await scene.pool.clear()
+            scene.pool.clear()
             await trio.sleep(3)
             (await scene.ask("two", conversation=conversation)).assert_answer("two", took=0)
         assert all(1 == tap.count(CLOSE) for tap in scene.taps[:9])

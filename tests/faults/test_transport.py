@@ -211,7 +211,10 @@ async def test_f12_slow_consumer_within_bounds(make: Make, autojump_clock) -> No
     """F12: your code is slow to take events -> pings are answered and the end of the connection is noticed
     meanwhile; what had arrived is still delivered.
     """
-    faults = FaultRule(Fault("ping_flood", count=20, at="delta"), create=1), Fault("close", at="delta", code=1011)
+    faults = (
+        FaultRule(Fault("ping_flood", count=20, at="delta"), create=1),
+        Fault("close", at="delta", code=1011),
+    )
     async with faulty(make, *faults) as scene, scene.pool.lease() as lease:
         async with lease.create(model="m", input=QUESTION) as turn:
             seen = [(await anext(turn)).type for _ in range(5)]

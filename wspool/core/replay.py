@@ -18,7 +18,7 @@ from wspool.core.frames import ServerError
 from wspool.core.policy import Replay
 from wspool.core.turn import Delivery
 
-__all__ = ["Recovery", "Retries"]
+__all__ = ["MESSAGE_TOO_BIG", "Recovery", "Retries"]
 
 #: RFC 6455 section 7.4.1. The same message will be too big for the next connection as well.
 MESSAGE_TOO_BIG: Final = 1009
