@@ -123,7 +123,10 @@ def parse_event(raw: str | bytes) -> Event:
         end = raw[-_END:].decode(errors="replace")
         start = end.rfind('"sequence_number"')
         last = _NUMBER_LAST.fullmatch(end, start) if start >= 0 else None
-        number, lane = last.groups() if last is not None else (found[2], found[3] and found[3].decode())
+        if last is not None:
+            number, lane = last.groups()
+        else:
+            number, lane = (None if part is None else part.decode() for part in found.groups()[1:])
         return Event(found[1].decode(), raw, None, int(number) if number is not None else None, lane)
     data = _decode(raw)
     kind = data.get("type")
