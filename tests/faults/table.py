@@ -26,9 +26,9 @@ Each row is proved by the test of its number in `tests/faults`, on both wires, a
 under a virtual clock; some of them over real sockets as well. This page is made from those tests:
 `python -m tests.faults` writes it.
 
-Unless a row says otherwise nothing is sent again (`replay="proven"`), no other turn notices, and the next turn
-works: on the same connection if that is provably clean, on another if it is not. *Nothing* means that the
-turn goes well and your code sees no sign of the fault. Seconds are those of the default `PoolPolicy`.
+Unless a row says otherwise nothing is sent again (`replay="proven"`), no other turn notices, and the next
+turn works: on the same connection if that is provably clean, on another if it is not. *Nothing* means that
+the turn goes well and your code sees no sign of the fault. Seconds are those of the default `PoolPolicy`.
 """
 
 _SECTIONS: Final = {
