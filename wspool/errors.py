@@ -166,6 +166,8 @@ class TurnLostError(WsPoolError, trio.BrokenResourceError):
             cannot pay or act twice.
         close_code: the WebSocket close code, 1006 when the stream just ended, None when
             the connection was dropped on this side.
+        close_reason: the peer's text beside that code (never trust it, never parse it), or why the
+            connection was dropped on this side; possibly empty.
     """
 
     def __init__(
@@ -176,6 +178,7 @@ class TurnLostError(WsPoolError, trio.BrokenResourceError):
         response_id: str | None = None,
         events: Sequence[Event] = (),
         close_code: int | None = None,
+        close_reason: str = "",
     ) -> None:
         super().__init__(message)
         self.delivery = delivery
@@ -183,6 +186,7 @@ class TurnLostError(WsPoolError, trio.BrokenResourceError):
         self.events = tuple(events)
         self.replayable = delivery == "not_sent"
         self.close_code = close_code
+        self.close_reason = close_reason
 
 
 class ResponseFailedError(WsPoolError):

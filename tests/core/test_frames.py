@@ -98,6 +98,55 @@ def test_bytes_say_the_same_as_text(text: str) -> None:
     assert raw == event.raw
 
 
+#: Texts that look like the number and the lane of an event, inside and outside of strings.
+LOOKALIKES = st.sampled_from(
+    [
+        '"sequence_number":7}',
+        '"sequence_number": 7',
+        ',"sequence_number":7,"stream_id":"x"}',
+        '"stream_id":"x"}',
+    ]
+)
+
+
+@given(
+    st.permutations(["delta", "sequence_number", "stream_id", "item"]),
+    LOOKALIKES | TEXT,
+    st.integers(-1, 10**30) | st.none() | st.just(1.5),
+    st.none() | st.sampled_from(["lane", "", "a.b-c_d"]),
+    st.sampled_from([(",", ":"), (", ", ": ")]),
+)
+def test_number_and_lane_are_never_taken_for_others(order, text, number, lane, separators) -> None:
+    """What is read without decoding is what the JSON says; what stands in unusual places is not read."""
+    fields = {"delta": text, "sequence_number": number, "stream_id": lane, "item": {"sequence_number": 9}}
+    message = json.dumps({"type": "a.b", **{name: fields[name] for name in order}}, separators=separators)
+    for event in (parse_event(message), parse_event(message.encode())):
+        assert event.sequence_number in (None, number)
+        assert event.stream_id in (None, lane)
+
+
+@pytest.mark.parametrize(
+    ("message", "number", "lane"),
+    [
+        ('{"type":"a","sequence_number":3}', 3, None),
+        ('{"type": "a", "sequence_number": 3, "x": 1}', 3, None),
+        ('{"type":"a","sequence_number":3,"stream_id":"l","x":1}', 3, "l"),
+        ('{"type":"a","x":1,"sequence_number":3}', 3, None),
+        ('{"type": "a", "x": 1, "sequence_number": 3}', 3, None),
+        ('{"type":"a","x":1,"sequence_number":-1}', -1, None),
+        ('{"type":"a","x":1,"sequence_number":3,"stream_id":"l"}', 3, "l"),
+        ('{"type":"a","x":1,"sequence_number":"3"}', None, None),
+        ('{"type":"a","x":{"sequence_number":3}}', None, None),
+        ('{"sequence_number":3,"stream_id":"l","type":"a"}', 3, "l"),
+        ('{"type":"a"}', None, None),
+    ],
+)
+def test_number_and_lane_in_their_usual_places(message: str, number: int | None, lane: str | None) -> None:
+    """Right after the type, at the very end, or anywhere in a message that had to be decoded."""
+    for event in (parse_event(message), parse_event(message.encode())):
+        assert (number, lane) == (event.sequence_number, event.stream_id)
+
+
 @given(ALMOST | TEXT)
 @example("")
 @example("[DONE]")

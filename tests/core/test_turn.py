@@ -313,6 +313,50 @@ def test_progress_of_another_response_is_dirty(kind: str) -> None:
     assert Reception.DIRTY is streaming().receive(about(kind, FOREIGN))
 
 
+def numbered(*numbers: int | None) -> list[Reception]:
+    """What a turn makes of events with these numbers, its `response.created` with number 0 before them."""
+    machine = sent()
+    machine.receive(
+        parse_event(json.dumps({"type": "response.created", "response": {"id": OURS}, "sequence_number": 0}))
+    )
+    return [
+        machine.receive(event(**DELTA, **({} if number is None else {"sequence_number": number})))
+        for number in numbers
+    ]
+
+
+@pytest.mark.parametrize("numbers", [(1, 3), (1, 2, 2), (1, 2, 1), (1, None, 4)])
+def test_a_miscount_is_dirty(numbers: tuple[int | None, ...]) -> None:
+    """Once a server has been seen to count, a gap or a repeat means that an event is missing or foreign."""
+    receptions = numbered(*numbers)
+
+    assert [Reception.DELIVER] * (len(numbers) - 1) + [Reception.DIRTY] == receptions
+
+
+@pytest.mark.parametrize(
+    "numbers", [(1, 2, 3), (None, None), (1, None, 2), (0, 0, 0), (7, 9, 7), (-1, -1), (1, -1, 2)]
+)
+def test_a_server_that_does_not_count_is_not_held_to_it(numbers: tuple[int | None, ...]) -> None:
+    """Numbers that are left out, or do not go up from the first, say nothing."""
+    assert {Reception.DELIVER} == set(numbered(*numbers))
+
+
+@pytest.mark.parametrize("kind", ["response.steer.accepted", "x"])
+def test_some_events_have_numbers_of_their_own(kind: str) -> None:
+    """They count if they fit, and harm nobody if they do not."""
+    machine = streaming()
+    for kind_of_event, number in ((DELTA["type"], 4), (DELTA["type"], 5), (kind, 0), (kind, 6)):
+        assert Reception.DELIVER is machine.receive(event(type=kind_of_event, sequence_number=number))
+    assert Reception.DELIVER is machine.receive(event(**DELTA, sequence_number=7))
+
+
+def test_an_event_of_a_lane_is_dirty() -> None:
+    """No request of ours names a lane."""
+    lane = {"sequence_number": 4, "stream_id": "theirs"}
+
+    assert Reception.DIRTY is streaming().receive(event(**DELTA, **lane))
+
+
 def test_only_output_counts_as_output() -> None:
     """Being queued or in progress is no output; an item or a delta is."""
     machine = streaming()

@@ -52,6 +52,25 @@ def test_a_lost_turn_says_what_is_known(events, handed, delivery, response_id) -
     assert "code 1011" in str(error)
 
 
+def test_a_lost_turn_repeats_the_reason() -> None:
+    """What was said beside the close code is in the text and in an attribute."""
+    attempt = attempt_with()
+    attempt.lose(1008, "no such project")
+    error = turn_failure(attempt)
+
+    assert isinstance(error, wspool.TurnLostError)
+    assert "no such project" == error.close_reason
+    assert "turn lost: the connection closed with code 1008 ('no such project'); " in str(error)
+
+
+def test_a_message_that_was_too_big_says_what_to_do() -> None:
+    """Code 1009 may be about either direction, and is never worth a resend."""
+    attempt = attempt_with()
+    attempt.lose(1009)
+
+    assert "shorten the request if it was that, or raise max_message_size" in str(turn_failure(attempt))
+
+
 def test_a_turn_dropped_here_has_no_close_code() -> None:
     """A connection that this side dropped has no close code to tell."""
     attempt = attempt_with()

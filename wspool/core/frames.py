@@ -5,6 +5,8 @@ Rules of this module:
 * The type of an event is known at once, its body is decoded only when somebody looks. Most
   events are deltas that nobody decodes twice.
 * An unknown type or field is never an error. No type at all, or no JSON object, is.
+* Number and lane of an event are looked for where servers write them, right after the type or at the
+  very end. There they cannot be part of anything else, and nothing needs to be decoded.
 * Error frames come in nine shapes; all of them become one `ServerError`.
 """
 
@@ -22,8 +24,17 @@ from wspool.core.failures import MAX_RETRY_AFTER, parse_retry_after
 __all__ = ["Event", "MalformedMessageError", "ServerError", "encode", "parse_error", "parse_event"]
 
 # Servers write the type first. Both spellings of the separator are common.
-_TYPE_FIRST: Final = re.compile(r'\{"type": ?"([A-Za-z0-9_.:-]{1,128})"[,}]')
-_TYPE_FIRST_BYTES: Final = re.compile(rb'\{"type": ?"([A-Za-z0-9_.:-]{1,128})"[,}]')
+_TYPE_FIRST: Final = re.compile(
+    r'\{"type": ?"([A-Za-z0-9_.:-]{1,128})"'
+    r'(?:, ?"sequence_number": ?(-?[0-9]{1,18})(?:, ?"stream_id": ?"([^"\\]{1,256})")?)?[,}]'
+)
+_TYPE_FIRST_BYTES: Final = re.compile(_TYPE_FIRST.pattern.encode())
+#: Bytes at the end of an event that may hold its number and its lane.
+_END: Final = 320
+# What stands before the last bracket of an object is a member of that object.
+_NUMBER_LAST: Final = re.compile(
+    r'"sequence_number": ?(-?[0-9]{1,18})(?:, ?"stream_id": ?"([^"\\]{1,256})")?\}'
+)
 
 #: Longest part of a foreign message that an error text repeats, in characters.
 _QUOTE: Final = 80
@@ -39,13 +50,24 @@ class Event:
     Attributes:
         type: the event's type.
         raw: the message as it came, text or UTF-8 bytes.
+        sequence_number: its number in its response, if it has one in a usual place.
+        stream_id: the lane it names, if it names one beside its number.
     """
 
-    __slots__ = ("_data", "raw", "type")
+    __slots__ = ("_data", "raw", "sequence_number", "stream_id", "type")
 
-    def __init__(self, type: str, raw: str | bytes, data: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        type: str,
+        raw: str | bytes,
+        data: dict[str, Any] | None = None,
+        sequence_number: int | None = None,
+        stream_id: str | None = None,
+    ) -> None:
         self.type = type
         self.raw = raw
+        self.sequence_number = sequence_number
+        self.stream_id = stream_id
         self._data = data
 
     @property
@@ -85,14 +107,32 @@ def parse_event(raw: str | bytes) -> Event:
     """
     if isinstance(raw, str):
         if (match := _TYPE_FIRST.match(raw)) and raw.endswith("}"):
-            return Event(match[1], raw)
+            kind, number, lane = match.groups()
+            if number is None:
+                start = raw.rfind('"sequence_number":', -_END)
+                if start < 0:
+                    return Event(kind, raw)
+                number = raw[start + 18 : -1]
+                if not number.isdecimal():
+                    last = _NUMBER_LAST.fullmatch(raw, start)
+                    if last is None:
+                        return Event(kind, raw)
+                    number, lane = last.groups()
+            return Event(kind, raw, None, int(number), lane)
     elif (found := _TYPE_FIRST_BYTES.match(raw)) and raw.endswith(b"}"):
-        return Event(found[1].decode("ascii"), raw)
+        end = raw[-_END:].decode(errors="replace")
+        start = end.rfind('"sequence_number"')
+        last = _NUMBER_LAST.fullmatch(end, start) if start >= 0 else None
+        if last is not None:
+            number, lane = last.groups()
+        else:
+            number, lane = (None if part is None else part.decode() for part in found.groups()[1:])
+        return Event(found[1].decode(), raw, None, int(number) if number is not None else None, lane)
     data = _decode(raw)
     kind = data.get("type")
     if not isinstance(kind, str):
         raise MalformedMessageError(f"no type: {_quote(raw)}")
-    return Event(kind, raw, data)
+    return Event(kind, raw, data, _number(data.get("sequence_number")), _text(data.get("stream_id")))
 
 
 def encode(body: Mapping[str, Any]) -> bytes:

@@ -21,7 +21,7 @@ from wspool.core.frames import ServerError
 from wspool.core.policy import Replay
 from wspool.core.turn import Delivery
 
-__all__ = ["Recovery", "Retries", "RetryBudget"]
+__all__ = ["MESSAGE_TOO_BIG", "Recovery", "Retries", "RetryBudget"]
 
 #: RFC 6455 section 7.4.1. The same message will be too big for the next connection as well.
 MESSAGE_TOO_BIG: Final = 1009

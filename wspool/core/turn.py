@@ -8,9 +8,9 @@
 
 Rules of this module:
 
-* Only what provably belongs to this turn is given to it. A response id that is not ours,
-  output before `response.created`, anything after the end: the lane is dirty, and nothing of
-  it may reach anybody.
+* Only what provably belongs to this turn is given to it. A response id or a lane that is not
+  ours, output before `response.created`, a number too many or missing, anything after the end:
+  the lane is dirty, and nothing of it may reach anybody.
 * What is known about the request (`delivery`) is read off the state, at any moment.
 * A terminal event is the only proof that the lane is clean again.
 """
@@ -32,6 +32,9 @@ TERMINAL: Final = frozenset({"response.completed", "response.failed", "response.
 
 #: Events that repeat the response while it has no output yet.
 _PROGRESS: Final = frozenset({"response.in_progress", "response.queued"})
+
+#: Events whose number may not be one of their response's.
+_OWN_NUMBERS: Final = ("response.steer.", "response.error")
 
 #: Events about the connection, not about any turn: seen between and before turns.
 _ABOUT_CONNECTION: Final = frozenset(
@@ -91,7 +94,17 @@ class TurnMachine:
         response: the response object of the terminal event, with its output complete.
     """
 
-    __slots__ = ("_items", "_parent", "error", "output_seen", "response", "response_id", "state")
+    __slots__ = (
+        "_counting",
+        "_items",
+        "_next",
+        "_parent",
+        "error",
+        "output_seen",
+        "response",
+        "response_id",
+        "state",
+    )
 
     def __init__(self, parent: str | None = None) -> None:
         self.state = TurnState.NEW
@@ -102,6 +115,9 @@ class TurnMachine:
         self.output_seen = False
         self._parent = parent
         self._items: list[Event] = []
+        # The number of the next event, and whether the server has been seen to count.
+        self._next: int | None = None
+        self._counting = False
 
     @property
     def delivery(self) -> Delivery:
@@ -147,8 +163,14 @@ class TurnMachine:
         """
         if event.type in _ABOUT_CONNECTION:
             return Reception.IGNORE
-        if self.state in (TurnState.NEW, TurnState.ENDED):
-            return Reception.DIRTY
+        if self.state in (TurnState.NEW, TurnState.ENDED) or event.stream_id is not None:
+            return Reception.DIRTY  # no request of ours names a lane, so no answer does
+        number = event.sequence_number
+        if number is not None:
+            if number == self._next:
+                self._next, self._counting = number + 1, True
+            elif self._miscounts(event.type, number):
+                return Reception.DIRTY
         if event.type == "error" or event.type == "response.error":
             return self._receive_error(event, wall_clock)
         if event.type == "response.created":
@@ -174,6 +196,17 @@ class TurnMachine:
         """
         if self.state is TurnState.FAILING:
             self.state = TurnState.ENDED
+
+    def _miscounts(self, kind: str, number: int) -> bool:
+        """Whether a number other than the next means that events are missing, or came before.
+
+        Numbers go up by one within a response. A server that leaves them out, or whose first two
+        do not, does not count; errors and steering have been seen with numbers of their own.
+        """
+        if number < 0 or not kind.startswith("response.") or kind.startswith(_OWN_NUMBERS):
+            return False
+        self._next = number + 1
+        return self._counting
 
     def _receive_created(self, event: Event) -> Reception:
         created = _response_of(event)

@@ -23,6 +23,7 @@ class Attempt:
         machine: its state.
         lost: True once the connection died under it.
         close_code: the close code the connection died with, or None.
+        close_reason: what was said beside it, or why the connection was dropped here.
         events: all events received so far that belong to it.
         unread: bytes of the events that the consumer has not taken yet.
         sending: True while its request is on its way out; still True if that was cancelled.
@@ -34,6 +35,7 @@ class Attempt:
         "_parked",
         "_room",
         "close_code",
+        "close_reason",
         "events",
         "given_up",
         "lost",
@@ -46,6 +48,7 @@ class Attempt:
         self.machine = TurnMachine(parent)
         self.lost = False
         self.close_code: int | None = None
+        self.close_reason = ""
         self.events: list[Event] = []
         self.unread = 0
         self.sending = False
@@ -78,13 +81,14 @@ class Attempt:
             self.unread += len(event.raw)
         return reception
 
-    def lose(self, close_code: int | None) -> None:
+    def lose(self, close_code: int | None, close_reason: str = "") -> None:
         """The connection is dead."""
         # After a stream error the server has said that the response failed, cut short or not.
         self.machine.expire_failing()
         if not self.ended:
             self.lost = True
             self.close_code = close_code
+            self.close_reason = close_reason
         self.wake()
 
     def wake(self) -> None:

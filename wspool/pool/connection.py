@@ -96,6 +96,7 @@ class Connection:
         self._nursery: trio.Nursery | None = None
         self._sending = trio.StrictFIFOLock()
         self._close_code: int | None = None
+        self._close_reason = ""
         #: Set when the connection shall end: because it was told to (`_told`), or is lost.
         self._ending = trio.Event()
         self._told = False
@@ -115,7 +116,7 @@ class Connection:
         finally:
             # Synchronous on purpose: the end, the report and what it leads to are one step.
             self._wire = None
-            self._lose_attempts(self._close_code)
+            self._lose_attempts()
             if self._told:
                 self._owner.on_gone(self)
             elif self._connected:
@@ -130,7 +131,7 @@ class Connection:
         self._told = True
         self._polite = polite
         self._ending.set()
-        self._lose_attempts(self._close_code)
+        self._lose_attempts()
         if not self._connected and self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
@@ -152,7 +153,7 @@ class Connection:
                     await self._wire.send(message)
             done = True
         except WireClosedError as error:
-            self._close_code = self._close_code or error.code
+            self._note_close(error)
             raise
         except trio.TooSlowError:
             raise WireClosedError(reason="the network did not take the message in time") from None
@@ -240,12 +241,17 @@ class Connection:
         finally:
             await wire.abort()
 
-    def _lose_attempts(self, close_code: int | None) -> None:
+    def _lose_attempts(self) -> None:
         for lane in self.lanes:
             lane.latest = lane.warm_up = lane.warming = None
             if lane.attempt is not None:
                 attempt, lane.attempt = lane.attempt, None
-                attempt.lose(close_code)
+                attempt.lose(self._close_code, self._close_reason)
+
+    def _note_close(self, error: WireClosedError) -> None:
+        """The wire says how it ended; the first word counts."""
+        if self._close_code is None:
+            self._close_code, self._close_reason = error.code, error.reason
 
     def _poison(self, reason: CloseReason) -> None:
         """This connection must not be used again. Nothing to do once its end is known."""
@@ -273,7 +279,7 @@ class Connection:
                         await attempt.room(limit)
                         self.paused = False
         except WireClosedError as error:
-            self._close_code = error.code
+            self._note_close(error)
         finally:
             self._ending.set()
 
@@ -291,6 +297,8 @@ class Connection:
             reception = attempt.feed(event, wall_clock)
         except MalformedMessageError as error:
             logger.debug("connection %s: %s", self.id, error)
+            # Not what it said: that may be somebody else's.
+            self._close_reason = "a message that is no JSON object with a type"
             self._poison(CloseReason.DIRTY)
             return None
         match reception:
@@ -306,6 +314,7 @@ class Connection:
                 attempt.lose(None)
                 self._poison(CloseReason.LIMIT)
             case Reception.DIRTY:
+                self._close_reason = f"an event that cannot belong to this turn: {event.type:.128}"
                 self._poison(CloseReason.DIRTY)
             case Reception.IGNORE:
                 pass

@@ -120,7 +120,7 @@ class Lease:
         try:
             await self._connection.send(request, attempt)
         except WireClosedError as error:
-            attempt.lose(error.code)
+            attempt.lose(error.code, error.reason)
         attempt.sending = False
 
     def check_size(self, request: bytes) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from wspool.core.commands import Refuse, RefuseReason
 from wspool.core.failures import FailureKind
 from wspool.core.frames import ServerError
+from wspool.core.replay import MESSAGE_TOO_BIG
 from wspool.core.statistics import PoolStatistics
 from wspool.core.turn import TurnMachine
 from wspool.errors import (
@@ -27,6 +28,12 @@ from wspool.pool.attempt import Attempt
 
 __all__ = ["failed_response", "lost", "refusal", "turn_failure"]
 
+#: Which of the two messages it was, only the reason beside the code can tell.
+_TOO_BIG = (
+    "; a message is too big, and a resend never works: shorten the request if it was that, "
+    "or raise max_message_size if it was one from the server"
+)
+
 _LOST_ADVICE = {
     "not_sent": "nothing was sent, it is safe to try again",
     "ambiguous": "the request may have been executed",
@@ -42,6 +49,10 @@ def turn_failure(attempt: Attempt) -> WsPoolError | None:
         if error is not None and error.is_connection_limit:
             return lost("the connection reached its lifetime limit", attempt)
         how = "the connection was dropped" if code is None else f"the connection closed with code {code}"
+        if attempt.close_reason:
+            how += f" ({attempt.close_reason!r})"
+        if code == MESSAGE_TOO_BIG:
+            how += _TOO_BIG
         return lost(how, attempt)
     machine = attempt.machine
     if machine.response is None and machine.error is not None:
@@ -63,6 +74,7 @@ def lost(how: str, attempt: Attempt | None = None) -> TurnLostError:
         response_id=attempt.machine.response_id if attempt is not None else None,
         events=attempt.events if attempt is not None else (),
         close_code=attempt.close_code if attempt is not None else None,
+        close_reason=attempt.close_reason if attempt is not None else "",
     )
 
 
