@@ -304,7 +304,9 @@ class World:
             if choice.random() < 0.15:
                 scope.deadline = trio.current_time() + choice.expovariate(1 / 20)
             self._scopes.append(scope)
-            async with self._pool.conversation(model="m", store=choice.random() < 0.7) as conversation:
+            # What is stored goes along to any connection, so only half of the journal's rules hold for
+            # it; `tests/pool/test_continuity.py` has its own.
+            async with self._pool.conversation(model="m", store=False) as conversation:
                 for count in range(self._size.turns):
                     await self._speak(conversation, f"w{number}x{count}", number, choice)
                     await trio.sleep(choice.random() * choice.choice((0.0, 1.0, 10.0, 60.0)))

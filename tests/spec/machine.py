@@ -27,6 +27,7 @@ from wspool.core.commands import (
     Command,
     Degraded,
     Grant,
+    HangUp,
     LaneId,
     LeaseId,
     RefuseReason,
@@ -258,10 +259,10 @@ class PoolMachine(RuleBasedStateMachine):
                     if other is not connection and states[other.id][0] is not ConnectionState.CLOSING
                 )
                 if connection.retiring and steady and spare < self.policy.min_idle:
-                    coming = len(self.world.dials) * self.world.lanes
-                    assert coming < len(self.world.waiters) + self.missing_spare(), (
-                        "broke before make, although it was on its way"
-                    )
+                    closed = {each.connection for each in commands if isinstance(each, HangUp)}
+                    dials = [dial for dial in self.world.dials if dial.id not in closed]
+                    coming = len(dials) * self.world.lanes
+                    assert coming < self.need(), "broke before make, although it was on its way"
 
     # -- waiters --------------------------------------------------------------------------------
 

@@ -122,7 +122,7 @@ MUTANTS = [
         "lane = connection.free.pop()",
         "lane = connection.free[-1]",
     ),
-    Mutant("granted while paused", POOL, "while self._waiters and not self._paused:", "while self._waiters:"),
+    Mutant("granted while paused", POOL, "while waiters and not self._paused and (", "while waiters and ("),
     Mutant(
         "the line may be one longer than allowed",
         POOL,
@@ -206,14 +206,14 @@ MUTANTS = [
     Mutant(
         "retired without replacement",
         POOL,
-        "            self._roster.fresh >= self.policy.min_idle\n            or (",
+        "            roster.fresh >= self.policy.min_idle\n            or (",
         "            True\n            or (",
     ),
     Mutant(
         "a leaver goes for what is on its way",
         POOL,
-        "self._size() >= self.policy.max_size and self._needs_dial() and not",
-        "self._size() >= self.policy.max_size and not",
+        "                and self._needs_dial()\n                and not outage.down\n",
+        "                and not outage.down\n",
     ),
     Mutant(
         "the deadline is looked at only when a lane comes back",
@@ -291,7 +291,7 @@ MUTANTS = [
     Mutant(
         "releasing twice counts twice",
         POOL,
-        "        if not self._roster.is_live(lease):\n            return []\n",
+        "        if not roster.is_live(lease):\n            return []\n",
         "",
     ),
     Mutant(
@@ -315,8 +315,8 @@ MUTANTS = [
     Mutant(
         "the lane parked last is taken",
         POOL,
-        "self._steal(next(iter(self._roster.parked)), now, commands)",
-        "self._steal(next(reversed(self._roster.parked)), now, commands)",
+        "self._steal(next(iter(roster.parked)), now, commands)",
+        "self._steal(next(reversed(roster.parked)), now, commands)",
     ),
     Mutant(
         "nobody wakes up to take a parked lane",
@@ -382,8 +382,8 @@ MUTANTS = [
     Mutant(
         "the other commands of a question are dropped",
         SHELL,
-        "                others.append(command)",
-        "                pass",
+        "return answer, commands[:index] + commands[index + 1 :]",
+        "return answer, commands[:index]",
     ),
     Mutant("the timekeeper is not woken", SHELL, "            self._wake_up.set()\n", "            pass\n"),
     Mutant(
@@ -395,9 +395,8 @@ MUTANTS = [
     Mutant(
         "a lease is not released when its body crashes",
         SHELL,
-        "            yield lease\n        finally:\n            lease.release()\n\n    @contextmanager",
-        "            yield lease\n        except Exception:\n            raise\n        else:\n"
-        "            lease.release()\n\n    @contextmanager",
+        "        self._lease.release()\n",
+        "        if not isinstance(error[1], Exception):\n            self._lease.release()\n",
     ),
     Mutant(
         "the holder is not told that its time is up",
@@ -408,8 +407,8 @@ MUTANTS = [
     Mutant(
         "closing does not end the pool's tasks",
         SHELL,
-        "            self._services.cancel_scope.cancel()\n",
-        "            pass\n",
+        "            # else would stop the pool's tasks.\n            self.stop()\n",
+        "            # else would stop the pool's tasks.\n            pass\n",
     ),
     Mutant(
         "every connection draws the same retirement",
@@ -432,8 +431,8 @@ MUTANTS = [
     Mutant(
         "the reader swallows the end",
         CONNECTION,
-        "            self._close_code = error.code\n        finally:\n            self._ending.set()",
-        "            self._close_code = error.code",
+        "            self._note_close(error)\n        finally:\n            self._ending.set()",
+        "            self._note_close(error)",
     ),
     Mutant(
         "a stray event does no harm",
