@@ -676,6 +676,19 @@ def test_draining_replaces_everything_in_turn() -> None:
     assert [] == core.retire(ONE, 2.5)
 
 
+def test_a_full_pool_is_drained_as_fast_as_it_may_dial() -> None:
+    """At the cap each dial takes the place of one that leaves, all in the same step."""
+    core = make(max_size=2, min_idle=2, dial_concurrency=2)
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.2)
+    core.connected(TWO, 0.0, 0.8)
+
+    commands = core.drain(1.0)
+
+    assert [HangUp, Dial, HangUp, Dial] == [type(command) for command in commands]
+    assert [] == core.tick(1.0)
+
+
 def test_the_end_that_a_server_announces_is_a_retirement() -> None:
     """Saying it twice changes nothing."""
     core = make()

@@ -652,6 +652,13 @@ class PoolCore:
         if self._waiters:
             self._make_room(now, commands)
         self._grow(now, commands)
+        # In a full pool a dial may need the place of one more that leaves.
+        while self._roster.leaving:
+            left = len(self._roster.leaving)
+            self._let_leavers_go(commands)
+            if left == len(self._roster.leaving):
+                break
+            self._grow(now, commands)
         return commands
 
     def _match(self, now: float, commands: list[Command]) -> None:
