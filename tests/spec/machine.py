@@ -26,6 +26,7 @@ from wspool.core.commands import (
     CloseReason,
     Command,
     Degraded,
+    Dial,
     Grant,
     HangUp,
     LaneId,
@@ -234,7 +235,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     def check_breaks(self, commands: list[Command]) -> None:
         """Make before break: a planned retirement alone never costs spare while there is room."""
+        size = self.world.size
         for command in commands:
+            size += isinstance(command, Dial) - isinstance(command, HangUp)
             if getattr(command, "reason", None) is CloseReason.IDLE:
                 fresh = sum(self.world.free(other) for other in self.world.open if not other.retiring)
                 idle = self.world.free(self.world.connections[command.connection])  # type: ignore[union-attr] # a HangUp
@@ -249,9 +252,8 @@ class PoolMachine(RuleBasedStateMachine):
                     for other in self.world.open
                     if other is not connection and not other.retiring
                 )
-                assert spare >= self.policy.min_idle or self.world.size >= self.world.policy.max_size, (
-                    "broke before make"
-                )
+                full = size + 1 >= self.world.policy.max_size  # as it was before this one went
+                assert spare >= self.policy.min_idle or full, "broke before make"
                 states = self.core.states()
                 steady = all(
                     (states[other.id][0] is ConnectionState.RETIRING) is other.retiring

@@ -670,10 +670,10 @@ class PoolCore:
             if connection is None:
                 if not self._may_steal(wanted, now):
                     return
+                # Not always a lane is free then: in a pool that was made smaller the connection
+                # goes. The next one is due as well, and nobody would look again at its deadline.
                 self._steal(next(iter(roster.parked)), now, commands)
-                connection = self._suitable(wanted, now, commands)
-                if connection is None:
-                    return
+                continue
             del waiters[waiter]
             lane = roster.take(connection, _GRANT)
             lease = roster.bind(connection, lane)
