@@ -237,7 +237,8 @@ class PoolMachine(RuleBasedStateMachine):
         """Make before break: a planned retirement alone never costs spare while there is room."""
         size = self.world.size
         for command in commands:
-            size += isinstance(command, Dial) - isinstance(command, HangUp)
+            left = isinstance(command, HangUp) and not self.policy.count_closing
+            size += isinstance(command, Dial) - left
             if getattr(command, "reason", None) is CloseReason.IDLE:
                 fresh = sum(self.world.free(other) for other in self.world.open if not other.retiring)
                 idle = self.world.free(self.world.connections[command.connection])  # type: ignore[union-attr] # a HangUp
@@ -252,7 +253,7 @@ class PoolMachine(RuleBasedStateMachine):
                     for other in self.world.open
                     if other is not connection and not other.retiring
                 )
-                full = size + 1 >= self.world.policy.max_size  # as it was before this one went
+                full = size + left >= self.world.policy.max_size  # as it was before this one went
                 assert spare >= self.policy.min_idle or full, "broke before make"
                 states = self.core.states()
                 steady = all(
@@ -757,6 +758,13 @@ class PoolMachine(RuleBasedStateMachine):
         elif world.waiters or not failure.permanent:
             due = self.core.next_deadline()
             assert world.dials or due <= max(self.now, outage.probe_at), "nobody wakes the prober"
+
+    @invariant()
+    def nobody_hopes_in_vain(self) -> None:
+        """What was refused for good is told to all who wait, unless it is being tried again."""
+        failure, outage = self.core.failure, self.core._outage
+        if failure is not None and failure.permanent and not self.world.dials:
+            assert not self.world.waiters or outage.probe_at <= self.now, "a waiter was left hoping"
 
     @invariant()
     def retirements_are_apart(self) -> None:

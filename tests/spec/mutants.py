@@ -206,14 +206,14 @@ MUTANTS = [
     Mutant(
         "retired without replacement",
         POOL,
-        "            roster.fresh >= self.policy.min_idle\n            or (",
-        "            True\n            or (",
+        "            if roster.fresh < self.policy.min_idle and (\n",
+        "            if roster.fresh < 0 and (\n",
     ),
     Mutant(
         "a leaver goes for what is on its way",
         POOL,
-        "                and self._needs_dial()\n                and not outage.down\n",
-        "                and not outage.down\n",
+        "                or not self._needs_dial(coming)\n",
+        "",
     ),
     Mutant(
         "the deadline is looked at only when a lane comes back",

@@ -725,15 +725,17 @@ class PoolCore:
         # complete without it, or until only its going makes room for its replacement. It does not
         # go for a replacement that is on its way, nor while none can be had.
         roster, outage = self._roster, self._outage
-        while roster.leaving and (
-            roster.fresh >= self.policy.min_idle
-            or (
-                self._size() >= self.policy.max_size
-                and self._needs_dial()
-                and not outage.down
-                and roster.dialing < outage.dial_limit
-            )
-        ):
+        while roster.leaving:
+            coming = roster.dialing
+            if self.policy.count_closing:
+                coming += roster.states[ConnectionState.CLOSING]  # each makes room for a dial
+            if roster.fresh < self.policy.min_idle and (
+                self._size() < self.policy.max_size
+                or not self._needs_dial(coming)
+                or outage.down
+                or coming >= outage.dial_limit
+            ):
+                return
             _, connection = roster.leaving.popitem(last=False)
             self._hang_up(connection, CloseReason.LIFETIME, commands)
 
@@ -779,10 +781,12 @@ class PoolCore:
 
     def _wants_dial(self) -> bool:
         """Whether one more dial is needed and there is room for it."""
-        return not self._closing and self._size() < self.policy.max_size and self._needs_dial()
+        if self._closing or self._size() >= self.policy.max_size:
+            return False
+        return self._needs_dial(self._roster.dialing)
 
-    def _needs_dial(self) -> bool:
-        """Whether the dials that run will not be enough."""
+    def _needs_dial(self, coming: int) -> bool:
+        """Whether the *coming* connections will not be enough."""
         failure = self._outage.failure
         if failure is not None and failure.permanent and not self._waiters:
             return False  # spare is no reason to ask again what was refused for good
@@ -791,7 +795,7 @@ class PoolCore:
         if self._paused:
             waiting = max(0, waiting - spare)  # what is free now will do for them
         need = waiting + max(0, self.policy.min_idle + self._roster.movers - spare)
-        return need > self._roster.dialing * self._lanes
+        return need > coming * self._lanes
 
     # -- the life of a connection -------------------------------------------------------------
 
