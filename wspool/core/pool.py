@@ -285,6 +285,13 @@ class PoolCore:
         if self._closing:
             self._refuse(waiter, RefuseReason.CLOSED, commands)
             return commands
+        roster = self._roster
+        if roster.available and not min_remaining and not self._waiters and not self._paused:
+            # Nobody is in line and the freshest lane may do: what is usual need not queue.
+            connection = roster.connections[roster.available[-1][1]]
+            if now < connection.grant_end:
+                self._grant(waiter, connection, now, commands)
+                return self._settle(now, commands)
         self._waiters[waiter] = _Waiter(min_remaining)
         self._match(now, commands)
         if waiter in self._waiters:
@@ -643,20 +650,23 @@ class PoolCore:
     # -- policy: the one place ----------------------------------------------------------------
 
     def _settle(self, now: float, commands: list[Command]) -> list[Command]:
-        if self._closing:
-            return commands
+        roster = self._roster
+        if self._closing or not (
+            self._waiters or roster.leaving or roster.fresh < self.policy.min_idle + roster.movers
+        ):
+            return commands  # nobody waits, nothing leaves, spare is complete
         if self._waiters:
             self._match(now, commands)
-        if self._roster.leaving:
+        if roster.leaving:
             self._let_leavers_go(commands)
         if self._waiters:
             self._make_room(now, commands)
         self._grow(now, commands)
         # In a full pool a dial may need the place of one more that leaves.
-        while self._roster.leaving:
-            left = len(self._roster.leaving)
+        while roster.leaving:
+            left = len(roster.leaving)
             self._let_leavers_go(commands)
-            if left == len(self._roster.leaving):
+            if left == len(roster.leaving):
                 break
             self._grow(now, commands)
         return commands
@@ -675,14 +685,17 @@ class PoolCore:
                 self._steal(next(iter(roster.parked)), now, commands)
                 continue
             del waiters[waiter]
-            lane = roster.take(connection, _GRANT)
-            lease = roster.bind(connection, lane)
-            if self.policy.leak_after is not None:
-                self._leak_watch.append((now + self.policy.leak_after, lease))
-            self._granted += 1
-            commands.append(Grant(waiter, lease, connection.id, lane.id))
-            if connection.state is _RETIRING:
-                commands.append(Expiring(lease))
+            self._grant(waiter, connection, now, commands)
+
+    def _grant(self, waiter: WaiterId, connection: Connection, now: float, commands: list[Command]) -> None:
+        lane = self._roster.take(connection, _GRANT)
+        lease = self._roster.bind(connection, lane)
+        if self.policy.leak_after is not None:
+            self._leak_watch.append((now + self.policy.leak_after, lease))
+        self._granted += 1
+        commands.append(Grant(waiter, lease, connection.id, lane.id))
+        if connection.state is _RETIRING:
+            commands.append(Expiring(lease))
 
     def _suitable(self, wanted: _Waiter, now: float, commands: list[Command]) -> Connection | None:
         """Return the connection with a free lane that *wanted* should get."""
@@ -909,15 +922,12 @@ class PoolCore:
     def _is_stale(self, entry: _Entry) -> bool:
         """Whether nothing would happen at this deadline."""
         connection, alarm = entry
-        match alarm:
-            # Only what stays so: the same inputs must lead to the same commands, however often
-            # anybody asks for the next deadline in between. So an idle alarm outlives a lease.
-            case _Alarm.RETIRE | _Alarm.IDLE:
-                return connection.state is not ConnectionState.OPEN
-            case _Alarm.DRAIN:
-                return not connection.usable or all(lane.drain_until == math.inf for lane in connection.lanes)
-            case _:
-                return not connection.usable
+        # Only what stays so: the same inputs must lead to the same commands, however often
+        # anybody asks for the next deadline in between. So an idle alarm outlives a lease, and
+        # a drain alarm the tail that it is about.
+        if alarm is _Alarm.RETIRE or alarm is _Alarm.IDLE:
+            return connection.state is not ConnectionState.OPEN
+        return not connection.usable
 
     def _refuse(self, waiter: WaiterId, reason: RefuseReason, commands: list[Command]) -> None:
         self._refused += 1
