@@ -159,7 +159,7 @@ MUTANTS = [
     Mutant(
         "dials that run are not counted",
         POOL,
-        "return need > self._roster.dialing * self._lanes",
+        "return need > coming * self._lanes",
         "return need > 0",
     ),
     Mutant(
@@ -171,8 +171,8 @@ MUTANTS = [
     Mutant(
         "one connection too many",
         POOL,
-        "not self._closing and self._size() < self.policy.max_size and",
-        "not self._closing and self._size() <= self.policy.max_size and",
+        "if self._closing or self._size() >= self.policy.max_size:",
+        "if self._closing or self._size() > self.policy.max_size:",
     ),
     Mutant(
         "a closing connection does not count although it should",
@@ -194,6 +194,18 @@ MUTANTS = [
         OUTAGE,
         "return self.failure.permanent or now >= self.give_up_at",
         "return now >= self.give_up_at",
+    ),
+    Mutant(
+        "dials that were held back are forgotten",
+        POOL,
+        "        if self._held_back and self._waiters and self._size() < self.policy.max_size:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "dials are held back although nothing is open",
+        POOL,
+        "self._held_back = roster.usable > 0 and ",
+        "self._held_back = ",
     ),
     Mutant("an outage begins again and again", OUTAGE, "began = not self._failures and", "began ="),
     # -- retirement --
@@ -248,8 +260,8 @@ MUTANTS = [
     Mutant(
         "a late holder is not told to finish",
         POOL,
-        "                commands.append(Expiring(lease))",
-        "                pass",
+        "            commands.append(Expiring(lease))",
+        "            pass",
     ),
     Mutant(
         "an unexpected limit says nothing about older ones",
