@@ -6,7 +6,8 @@ What may be sent again is decided by `wspool.core.replay`, what to send by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import trio
@@ -20,6 +21,7 @@ from wspool.core.statistics import ConversationStatistics, TurnRecord
 from wspool.errors import PoolClosedError, TurnInFlightError
 from wspool.pool.attempt import Attempt
 from wspool.pool.lease import Lease
+from wspool.wire.answer import Answer
 
 __all__ = ["Continuity", "ContinuityOwner", "ContinuousTurn"]
 
@@ -35,6 +37,7 @@ class ContinuityOwner(Protocol):
     async def until_held(self) -> None: ...
     def jitter(self) -> float: ...
     async def acquire(self) -> Lease: ...
+    async def post(self, suffix: str, body: bytes) -> Answer: ...
     def record(self, record: TurnRecord) -> None: ...
 
 
@@ -60,6 +63,27 @@ class Continuity:
         self.turns = self.delta_turns = self.full_turns = 0
         self.moves = self.tool_calls = self.bytes_sent = self.bytes_saved = 0
         self._lease: Lease | None = None
+
+    @contextmanager
+    def exclusive(self) -> Generator[None, None, None]:
+        """Keep turns out for the length of a `with` block.
+
+        Raises:
+            PoolClosedError, TurnInFlightError: now is no time for it.
+        """
+        self.enter()
+        try:
+            yield
+        finally:
+            self.in_turn = False
+
+    def enter(self) -> None:
+        """Begin a turn, or what excludes one. Raises what `exclusive` raises."""
+        if self.closed:
+            raise PoolClosedError("the conversation is closed; nothing was sent")
+        if self.in_turn:
+            raise TurnInFlightError("a turn of this conversation has not ended; nothing was sent")
+        self.in_turn = True
 
     async def take_lease(self) -> Lease:
         """Return a lease on which a turn can be tried, waiting in line if there is none."""
@@ -118,12 +142,8 @@ class ContinuousTurn:
         self._requests = self._size = self._saved = 0
 
     async def start(self) -> None:
-        continuity = self._continuity
-        if continuity.closed:
-            raise PoolClosedError("the conversation is closed; nothing was sent")
-        if continuity.in_turn:
-            raise TurnInFlightError("a turn of this conversation has not ended; nothing was sent")
-        self._active = continuity.in_turn = True
+        self._continuity.enter()
+        self._active = True
         await self._send()
 
     async def recover(self, attempt: Attempt, *, exposed: bool) -> bool:

@@ -15,6 +15,7 @@ from wspool.core.chain import Chain, Item, as_items
 from wspool.core.response import Response
 from wspool.core.statistics import ConversationStatistics
 from wspool.errors import MaxTurnsError
+from wspool.pool.compaction import compacted
 from wspool.pool.continuity import Continuity, ContinuityOwner, ContinuousTurn
 from wspool.pool.tools import Tool, ToolErrors, call_tools, tool_calls
 from wspool.pool.turn import Turn
@@ -135,6 +136,28 @@ class Conversation:
                 raise MaxTurnsError(max_turns)
             self._continuity.tool_calls += len(calls)
             pending = await call_tools(calls, tools, tool_errors)
+
+    async def compact(self, **overrides: Any) -> dict[str, Any]:
+        """Have the server make the history shorter (`POST .../responses/compact`, over HTTP).
+
+        Args:
+            **overrides: body fields for this request only; `model`, `instructions`, `service_tier`
+                and the prompt cache's are sent, the others have no meaning there.
+
+        Returns the server's answer: `id`, `output`, `usage`. Its `output` is the history from then on
+        (`items`), and the next turn sends all of it. A checkpoint. Cancelling leaves everything as it was.
+
+        Raises:
+            ResponseFailedError: the server refused; the history is as it was.
+            TurnLostError: the answer did not come; the history is as it was.
+            TurnInFlightError, DialFailedError, PoolClosedError: nothing was sent.
+        """
+        it = self._continuity
+        body = _checked({**self._defaults, **overrides})
+        with it.exclusive():
+            answer = await compacted(it.owner, it.chain.replay(), body)
+            it.chain.restart(answer["output"])
+        return answer
 
     def statistics(self) -> ConversationStatistics:
         """Return a frozen snapshot; taking it changes nothing."""
