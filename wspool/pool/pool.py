@@ -46,7 +46,7 @@ from wspool.core.failures import DialFailure, FailureKind, classify_dial, parse_
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import PoolCore, Verdict
 from wspool.core.replay import RetryBudget
-from wspool.core.statistics import PoolStatistics, TurnRecord
+from wspool.core.statistics import Move, PoolStatistics, TurnRecord
 from wspool.core.trace import trace_core
 from wspool.errors import ForeignUseError, PoolClosedError, WsPoolError
 from wspool.pool.clock import suspension
@@ -421,6 +421,10 @@ class Pool:
         self._leases.pop(lease, None)
         self._perform(self._core.release(lease, self.now()))
 
+    def moved(self, move: Move) -> None:
+        """Show *move* to the instrument."""
+        self._watch(self._setup.instrument.conversation_moved, move)
+
     def record(self, record: TurnRecord) -> None:
         """Show *record* to the instrument."""
         self._watch(self._setup.instrument.turn_ended, record)
@@ -523,7 +527,8 @@ class Pool:
                 if lease in self._leases:
                     self._leases[lease].expiring = True
             case Stolen(lease=lease):
-                self._leases.pop(lease, None)
+                if (taken := self._leases.pop(lease, None)) is not None:
+                    taken.taken = True
             case Leaking(lease=lease):
                 self._watch(self._setup.instrument.lease_leaking, lease)
             case Degraded(failure=failure):
