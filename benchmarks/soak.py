@@ -241,9 +241,10 @@ def _compare(account: Account, ledger: Sequence[Entry]) -> list[str]:
         what = f"request {entry['sequence']} of connection {entry['connection']} ({entry['fault']})"
         if entry["unfinished_on_lane"] != 1:
             broken.append(f"{what}: {entry['unfinished_on_lane']} unfinished requests on its lane")
-        looked = (
-            entry["outcome"] != "rejected"
-        )  # a request can be refused before anybody looks for its parent
+        if entry["error_code"] == "previous_response_not_found" and entry["fault"] is None:
+            broken.append(f"{what}: its parent was not there")
+        # A request can be refused before anybody looks for its parent.
+        looked = entry["outcome"] != "rejected"
         if looked and entry["previous_response_id"] is not None and not entry["parent_was_latest"]:
             broken.append(f"{what}: its parent was not the latest response")
         digest = entry["context_sha256"]
