@@ -286,6 +286,23 @@ def test_an_agent_of_the_users_own(tmp_path: Path) -> None:
     assert (tmp_path / "rollout-results/tasks/results.jsonl.old").exists()
 
 
+def test_every_answer_is_right_through_every_fault(tmp_path: Path) -> None:
+    """One request in twenty gets a fault; what is lost is taken again, and what failed is run again."""
+    with served(tmp_path, "--fault-rate", "0.05", "--seed", "3", "--ledger", "ledger.jsonl") as url:
+        arguments = ("rollout", "--url", url, "--out", "out", "--json", "--quiet", "--retries", "4")
+        code, out, _ = run(tmp_path, *arguments)
+        first = json.loads(out)
+        if code:
+            code, out, _ = run(tmp_path, *arguments, "--redo-errors")
+    ends = results(tmp_path / "out")
+
+    assert code == 0
+    assert {"right"} == {line["outcome"] for line in ends}
+    assert len(ends) == first["tasks"]
+    assert first["retries"] > 0
+    assert len({entry["fault"] for entry in read_lines(tmp_path / "ledger.jsonl")}) > 8
+
+
 def test_what_the_server_refuses_is_a_failure(tmp_path: Path) -> None:
     """The server's code is in the result, plain or Batch-shaped."""
     error = {"message": "Slow down.", "code": "rate_limit_exceeded", "status": 429}

@@ -198,6 +198,8 @@ class ResponseFailedError(WsPoolError):
         param: the field the server blames, or None.
         response_id: id of the failed response, or None when none was created.
         retry_after: seconds the server asked to wait, or None.
+        may_pass: True when the same turn may succeed a little later (overload, rate limit, a lost
+            parent); asking again is safe if `delivery` says that nothing ran, else it pays twice.
         raw: the error frame or the failed response, as the server sent it.
     """
 
@@ -211,10 +213,12 @@ class ResponseFailedError(WsPoolError):
         param: str | None = None,
         response_id: str | None = None,
         retry_after: float | None = None,
+        may_pass: bool = False,
         raw: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.delivery = delivery
+        self.may_pass = may_pass
         self.code = code
         self.status = status
         self.param = param

@@ -12,7 +12,7 @@ import trio
 import wspool
 from tests.helpers import policy, serving
 from wspool.pool.tools import Tool, call_tools, tool_calls
-from wspool.server import ModelTurn, ScriptedModel, function_call, message
+from wspool.server import Fault, FaultRule, FaultScript, ModelTurn, ScriptedModel, function_call, message
 
 
 def call(name: str, arguments: str | None = "{}", call_id: str = "c", **more: Any) -> dict[str, Any]:
@@ -210,6 +210,60 @@ async def test_run_takes_turns_until_the_model_is_done(autojump_clock) -> None:
                 statistics.tool_calls,
             )
         assert {1} == {entry["connection"] for entry in world.ledger}
+
+
+async def test_run_takes_a_lost_turn_again_if_asked_to(autojump_clock) -> None:
+    """The tools are not called again for it; what does not pass is told at once."""
+    called: list[int] = []
+
+    def add_now(a: int, b: int) -> int:
+        called.append(a + b)
+        return a + b
+
+    faults = FaultScript(
+        FaultRule(Fault("reset"), create=1),
+        FaultRule(Fault("failed"), create=3),
+        FaultRule(Fault("fin"), create=4),
+    )
+    async with (
+        serving(TWO_CALLS, faults=faults) as world,
+        world.pool() as pool,
+        pool.conversation(model="m") as conversation,
+    ):
+        response = await conversation.run("sum up", tools={"add": add_now}, retries=3)
+
+        assert "10" == response.output_text
+        assert ([3, 7, 10], 3) == (sorted(called), conversation.statistics().retries)
+        assert 3 == conversation.statistics().turns
+
+    for retries, script in (
+        (0, FaultScript(FaultRule(Fault("reset"), times=None))),
+        (2, FaultScript(FaultRule(Fault("reset"), times=None))),
+        (2, FaultScript(FaultRule(Fault("error", code="invalid_prompt", status=400), times=None))),
+    ):
+        async with (
+            serving(TWO_CALLS, faults=script) as world,
+            world.pool() as pool,
+            pool.conversation(model="m") as conversation,
+        ):
+            with pytest.raises((wspool.TurnLostError, wspool.ResponseFailedError)):
+                await conversation.run("sum up", tools={"add": add_now}, retries=retries)
+            refused = any(entry["outcome"] == "rejected" for entry in world.ledger)
+            assert (1 if refused else retries + 1) == len(world.ledger)
+
+
+async def test_run_goes_on_where_a_history_stopped(autojump_clock) -> None:
+    """A resumed conversation that stopped at calls answers them first; one that ended has nothing to do."""
+    async with serving(TWO_CALLS) as world, world.pool() as pool:
+        async with pool.conversation(model="m") as conversation:
+            await conversation.respond("sum up")
+            snapshot = conversation.snapshot()
+        async with pool.conversation(resume=snapshot) as conversation:
+            response = await conversation.run(None, tools={"add": add})
+
+            assert ("10", 3) == (response.output_text, conversation.statistics().tool_calls)
+            with pytest.raises(ValueError, match="nothing to go on with"):
+                await conversation.run(None, tools={"add": add})
 
 
 async def test_run_stops_after_its_last_turn(autojump_clock) -> None:

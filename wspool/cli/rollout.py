@@ -50,6 +50,7 @@ class _Options:
     resume: bool | None
     redo_errors: bool
     checkpoint_turns: bool
+    retries: int
     quiet: bool
     max_lifetime: float | None
 
@@ -104,6 +105,14 @@ def rollout(
             "well. An agent must look at conversation.items to see where it is.",
         ),
     ] = False,
+    retries: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="How often a turn of a task is taken again that was lost or failed for a moment; it may be "
+            "paid twice. An agent decides for itself.",
+        ),
+    ] = 2,
     limit: Annotated[int | None, typer.Option(min=1, help="Run only the first N tasks.")] = None,
     max_lifetime: Annotated[
         float | None,
@@ -135,6 +144,7 @@ def rollout(
         resume=True if resume is None and (tasks or out) else resume,
         redo_errors=redo_errors,
         checkpoint_turns=checkpoint_turns,
+        retries=retries,
         quiet=quiet,
         max_lifetime=max_lifetime,
     )
@@ -214,6 +224,7 @@ async def _rollout(
                 defaults={"model": options.model},
                 total=total,
                 checkpoints=checkpoints,
+                retries=options.retries,
                 quiet=options.quiet,
             )
     return summary

@@ -2,16 +2,18 @@
 
 import signal
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import trio
 import typer
 
 from wspool.cli.usage import usage_error
+from wspool.server.faults import FaultScript
 from wspool.server.lookup import LookupModel
 from wspool.server.models import EchoModel, Model, ScriptedModel
-from wspool.server.profiles import PROFILES, LimitMode, ServerProfile
+from wspool.server.profiles import PROFILES, LimitMode
 from wspool.server.server import open_server
 
 __all__ = ["serve"]
@@ -39,6 +41,10 @@ def serve(
         LimitMode | None, typer.Option(help="What happens then; the profile's if not given.")
     ] = None,
     delay_per_token: Annotated[float, typer.Option(min=0, help="Seconds after each piece of text.")] = 0.0,
+    fault_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of requests that get a fault, one of every kind.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the faults and the response ids.")] = 0,
 ) -> None:
     """Run a local provider of the Responses API; prints its URL and runs until Ctrl-C."""
     if profile not in PROFILES:
@@ -50,32 +56,28 @@ def serve(
         except (OSError, ValueError) as problem:
             usage_error(f"the script cannot be used: {problem}")
     try:
-        trio.run(_serve, who, PROFILES[profile], host, port, ledger, lifetime, limit_mode, delay_per_token)
+        trio.run(
+            partial(
+                _serve,
+                who,
+                profile=PROFILES[profile],
+                host=host,
+                port=port,
+                ledger=ledger,
+                lifetime=lifetime,
+                limit_mode=limit_mode,
+                delay_per_token=delay_per_token,
+                faults=FaultScript(rate=fault_rate, seed=seed),
+                seed=seed,
+            )
+        )
     except OSError as problem:
         usage_error(f"cannot serve on {host}:{port}: {problem}")
 
 
-async def _serve(
-    model: Model,
-    profile: ServerProfile,
-    host: str,
-    port: int,
-    ledger: Path | None,
-    lifetime: float | None,
-    limit_mode: LimitMode | None,
-    delay_per_token: float,
-) -> None:
+async def _serve(model: Model, **options: Any) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with open_server(
-            model,
-            profile=profile,
-            host=host,
-            port=port,
-            ledger=ledger,
-            lifetime=lifetime,
-            limit_mode=limit_mode,
-            delay_per_token=delay_per_token,
-        ) as server:
+        async with open_server(model, **options) as server:
             typer.echo(server.url)
             async for _ in signals:
                 return

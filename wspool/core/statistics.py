@@ -83,6 +83,7 @@ class ConversationStatistics:
         full_turns: of all requests sent, those with the whole history.
         moves: times it went on on another connection.
         rotations: of those, the ones that were planned: its connection was near its end of life.
+        retries: turns that `run` took again, see its `retries`.
         tool_calls: tool calls made by `run`.
         bytes_sent: bytes of requests.
         bytes_saved: bytes of history that delta requests did not have to send.
@@ -93,6 +94,7 @@ class ConversationStatistics:
     full_turns: int
     moves: int
     rotations: int
+    retries: int
     tool_calls: int
     bytes_sent: int
     bytes_saved: int

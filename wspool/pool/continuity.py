@@ -62,7 +62,7 @@ class Continuity:
         self.last_connection: int | None = None
         self.waited = 0.0
         self.turns = self.delta_turns = self.full_turns = 0
-        self.moves = self.rotations = self.tool_calls = self.bytes_sent = self.bytes_saved = 0
+        self.moves = self.rotations = self.retries = self.tool_calls = self.bytes_sent = self.bytes_saved = 0
         self._lease: Lease | None = None
         self._why: MoveReason = "lost"
 
@@ -137,6 +137,7 @@ class Continuity:
             full_turns=self.full_turns,
             moves=self.moves,
             rotations=self.rotations,
+            retries=self.retries,
             tool_calls=self.tool_calls,
             bytes_sent=self.bytes_sent,
             bytes_saved=self.bytes_saved,

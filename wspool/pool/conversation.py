@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias, cast
 from wspool.core.chain import Chain, Item, as_items
 from wspool.core.response import Response
 from wspool.core.statistics import ConversationStatistics
-from wspool.errors import MaxTurnsError
+from wspool.errors import MaxTurnsError, ResponseFailedError, TurnLostError
 from wspool.pool.compaction import compacted
 from wspool.pool.continuity import Continuity, ContinuityOwner, ContinuousTurn
 from wspool.pool.tools import Tool, ToolErrors, call_tools, open_calls, tool_calls
@@ -110,6 +110,7 @@ class Conversation:
         tools: Mapping[str, Tool],
         max_turns: int | None = None,
         tool_errors: ToolErrors = "return",
+        retries: int = 0,
         **overrides: Any,
     ) -> Response:
         """Take turns until the model calls no more tools; return the last response.
@@ -119,6 +120,8 @@ class Conversation:
             tools: what to call, by tool name. Their definitions go in `tools=` of the conversation.
             max_turns: turns at most, None for no limit.
             tool_errors: `"return"` tells the model that its call failed; `"raise"` ends the loop.
+            retries: how often in all a turn is taken again that was lost, or failed with `may_pass`. A
+                lost turn may have run, so this may pay twice; tools are not called again for it.
             **overrides: body fields for these turns only.
 
         The calls of one turn run at the same time; their outputs are sent in call order. A checkpoint.
@@ -130,7 +133,7 @@ class Conversation:
             Exception: whatever a tool raised, with `tool_errors="raise"`; bare if it was one.
             WsPoolError: what `respond` raises.
         """
-        taken = 0
+        taken = retried = 0
         if input is not None:
             pending: Input = input
         elif calls := open_calls(self.items):
@@ -139,7 +142,14 @@ class Conversation:
         else:
             raise ValueError("there is nothing to go on with: no call in the history is without its output")
         while True:
-            response = await self.respond(pending, **overrides)
+            try:
+                response = await self.respond(pending, **overrides)
+            except (TurnLostError, ResponseFailedError) as error:
+                if retried == retries or not (isinstance(error, TurnLostError) or error.may_pass):
+                    raise
+                retried += 1
+                self._continuity.retries += 1
+                continue
             taken += 1
             calls = tool_calls(response.output)
             if not calls or response.status != "completed":

@@ -74,6 +74,7 @@ async def run_batch(
     defaults: Mapping[str, Any] | None = None,
     total: int | None = None,
     checkpoints: Checkpoints | None = None,
+    retries: int = 0,
     quiet: bool = False,
 ) -> Summary:
     """Hold a conversation for every task.
@@ -89,6 +90,7 @@ async def run_batch(
       total: tasks of the whole batch, those with earlier results included.
       checkpoints: where each finished turn is kept, and what an earlier run has left to go on with. An
         agent of the caller's then has to look at `conversation.items` to see where it is.
+      retries: how often the tool loop takes a turn of a task again that was lost, or failed for a moment.
       quiet: no progress.
 
     Returns:
@@ -96,7 +98,7 @@ async def run_batch(
 
     Cancellation: running tasks are cancelled and have no result.
     """
-    run = _Run(pool, tasks, agent, meter, sink, defaults or {}, checkpoints)
+    run = _Run(pool, tasks, agent, meter, sink, defaults or {}, checkpoints, retries)
     async with trio.open_nursery() as watchers:
         await watchers.start(run.watch_signals)
         if not quiet:
@@ -120,6 +122,7 @@ class _Run:
         sink: Callable[[Mapping[str, Any]], None],
         defaults: Mapping[str, Any],
         checkpoints: Checkpoints | None,
+        retries: int,
     ) -> None:
         self._pool = pool
         self._tasks = tasks
@@ -136,6 +139,7 @@ class _Run:
         self._scope = trio.CancelScope()
         self._conversations: dict[wspool.Conversation, trio.CancelScope] = {}
         self._checkpoints = checkpoints
+        self._retries = retries
         self._running: dict[int, tuple[Task, wspool.Conversation]] = {}
         self._saved_turns = 0
         if checkpoints is not None:
@@ -196,7 +200,7 @@ class _Run:
                     self._running[conversation.number] = (task, conversation)
                     if self._agent is None:
                         new = task.body["input"] if snapshot is None else None
-                        returned = await conversation.run(new, tools=self._tools)
+                        returned = await conversation.run(new, tools=self._tools, retries=self._retries)
                     else:
                         returned = await self._agent(conversation, dict(task.source))
             if scope.cancel_called:

@@ -48,6 +48,7 @@ class Meter(wspool.Instrument):
         self.bytes_sent = 0
         self.bytes_saved = 0
         self.moves = 0
+        self.retries = 0
 
     def turn_ended(self, record: TurnRecord) -> None:
         """Count a turn."""
@@ -68,6 +69,7 @@ class Meter(wspool.Instrument):
         self.bytes_sent += statistics.bytes_sent
         self.bytes_saved += statistics.bytes_saved
         self.moves += statistics.moves
+        self.retries += statistics.retries
 
 
 def _ms(seconds: float | None) -> str:
@@ -95,6 +97,7 @@ class Summary:
       max_connections: the most connections that the pool may have.
       peak_connections: the most that it had.
       moves: times a conversation went on on another connection.
+      retries: turns that were lost, or failed for a moment, and were taken again.
       interrupted: somebody pressed Ctrl-C.
       problem: why the run ended before its tasks did, or None.
     """
@@ -117,6 +120,7 @@ class Summary:
     max_connections: int
     peak_connections: int = 0
     moves: int = 0
+    retries: int = 0
     wait_p50: float | None = None
     wait_p95: float | None = None
     turn_p50: float | None = None
@@ -136,6 +140,7 @@ class Summary:
             bytes_sent=meter.bytes_sent,
             bytes_saved=meter.bytes_saved,
             moves=meter.moves,
+            retries=meter.retries,
             dialed=pool.dialed,
             max_connections=pool.max_size,
             wait_p50=percentile(meter.waits, 50),
@@ -166,6 +171,7 @@ class Summary:
             (
                 "turns",
                 f"{self.turns}, with {self.tool_calls} tool calls"
+                + (f", {self.retries} taken again" if self.retries else "")
                 + (f"; {self.saved_turns} more were saved by an earlier run" if self.saved_turns else ""),
             ),
             (
