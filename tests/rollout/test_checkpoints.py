@@ -1,6 +1,7 @@
 """Checkpoints: a finished turn is taken once, however often the run is killed."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,20 @@ def test_a_file_of_something_else_is_not_touched(tmp_path: Path, line: str) -> N
 # -- with a run -------------------------------------------------------------------------------------
 
 
+class Killer(Meter):
+    """Ends a run after so many turns."""
+
+    def __init__(self, turns: float, scope: trio.CancelScope) -> None:
+        super().__init__()
+        self._limit = turns
+        self._scope = scope
+
+    def turn_ended(self, record: wspool.TurnRecord) -> None:
+        super().turn_ended(record)
+        if self.turns >= self._limit:
+            self._scope.cancel()
+
+
 async def run(
     batch: list[Task],
     model: Model,
@@ -95,15 +110,17 @@ async def run(
     *,
     agent: Agent | None = None,
     ledger: list[Entry],
-    patience: float = 30,
+    turns: float = math.inf,
     delay: float = 0,
+    seed: int = 0,
 ) -> tuple[Summary | None, list[Mapping[str, Any]]]:
-    """One run, killed after *patience* seconds; None and what had ended if it was."""
+    """One run, killed after so many turns; None and what had ended if it was."""
     lines: list[Mapping[str, Any]] = []
-    meter = Meter()
     policy = wspool.PoolPolicy(max_size=4, min_idle=0)
-    async with open_server(model, ledger=ledger, delay_per_token=delay) as server:
-        with trio.move_on_after(patience):
+    async with open_server(model, ledger=ledger, delay_per_token=delay, seed=seed) as server:
+        summary: Summary | None = None
+        with trio.CancelScope() as scope:
+            meter = Killer(turns, scope)
             async with wspool.open_pool(server.url, policy=policy, instrument=meter) as pool:
                 summary = await run_batch(
                     pool,
@@ -115,8 +132,7 @@ async def run(
                     checkpoints=checkpoints,
                     quiet=True,
                 )
-                return summary, lines
-    return None, lines
+    return summary, lines
 
 
 @pytest.mark.network
@@ -125,10 +141,10 @@ async def test_a_killed_run_loses_no_finished_turn(tmp_path: Path) -> None:
     batch = bundled_tasks()[:8]
     owed, ends, ledger = batch, [], list[Entry]()
     saved = 0
-    for patience in (0.15, 0.15, 0.15, 30):
+    for seed, turns in enumerate((10, 15, 20, math.inf)):
         with open_checkpoints(tmp_path, owed) as checkpoints:
             summary, lines = await run(
-                owed, LookupModel(), checkpoints, ledger=ledger, patience=patience, delay=0.002
+                owed, LookupModel(), checkpoints, ledger=ledger, turns=turns, delay=0.002, seed=seed
             )
         ends += lines
         owed = [task for task in owed if task.id not in {line["id"] for line in ends}]
@@ -159,11 +175,11 @@ async def test_an_agent_sees_where_it_is(tmp_path: Path) -> None:
 
     ledger: list[Entry] = []
     with open_checkpoints(tmp_path, [A]) as checkpoints:
-        await run([A], EchoModel(), checkpoints, agent=agent, ledger=ledger, patience=0.3)
+        await run([A], EchoModel(), checkpoints, agent=agent, ledger=ledger, turns=3)
     lines = (tmp_path / TURNS).read_bytes().splitlines(keepends=True)
     (tmp_path / TURNS).write_bytes(b"".join(lines[:2]))  # as if it had been killed after two turns
     with open_checkpoints(tmp_path, [A]) as checkpoints:
-        summary, _ = await run([A], EchoModel(), checkpoints, agent=agent, ledger=ledger)
+        summary, _ = await run([A], EchoModel(), checkpoints, agent=agent, ledger=ledger, seed=1)
 
     assert [0, 4] == seen
     assert summary is not None

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import random
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext
@@ -236,7 +237,8 @@ async def _endpoint(url: str | None) -> AsyncGenerator[str, None]:
     if url is not None:
         yield url
         return
-    async with open_server(LookupModel()) as server:
+    # Ids of its own: a conversation of an earlier run may go on here.
+    async with open_server(LookupModel(), seed=random.getrandbits(32)) as server:
         yield server.url
 
 

@@ -1,5 +1,6 @@
 """`wspool serve`: a local provider of the Responses API, until it is stopped."""
 
+import random
 import signal
 from enum import StrEnum
 from functools import partial
@@ -44,7 +45,10 @@ def serve(
     fault_rate: Annotated[
         float, typer.Option(min=0, max=1, help="The share of requests that get a fault, one of every kind.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the faults and the response ids.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the faults and the response ids; another one each time if not given."),
+    ] = None,
 ) -> None:
     """Run a local provider of the Responses API; prints its URL and runs until Ctrl-C."""
     if profile not in PROFILES:
@@ -55,6 +59,8 @@ def serve(
             who = ScriptedModel.from_file(script)
         except (OSError, ValueError) as problem:
             usage_error(f"the script cannot be used: {problem}")
+    if seed is None:
+        seed = random.getrandbits(32)
     try:
         trio.run(
             partial(
