@@ -40,6 +40,9 @@ from wspool.core.statistics import (
     ConversationStatistics as ConversationStatistics,
 )
 from wspool.core.statistics import (
+    DialRecord as DialRecord,
+)
+from wspool.core.statistics import (
     PoolStatistics as PoolStatistics,
 )
 from wspool.core.statistics import (
@@ -112,6 +115,7 @@ __all__ = [
     "Conversation",
     "ConversationStatistics",
     "DialFailedError",
+    "DialRecord",
     "Event",
     "ForeignUseError",
     "Instrument",

@@ -46,17 +46,18 @@ from wspool.core.failures import DialFailure, FailureKind, classify_dial, parse_
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import PoolCore, Verdict
 from wspool.core.replay import RetryBudget
-from wspool.core.statistics import PoolStatistics, TurnRecord
+from wspool.core.statistics import DialRecord, PoolStatistics, TurnRecord
 from wspool.core.trace import trace_core
 from wspool.errors import ForeignUseError, PoolClosedError, WsPoolError
 from wspool.pool.clock import suspension
 from wspool.pool.connection import Connection, Lane
 from wspool.pool.conversation import Conversation
-from wspool.pool.credentials import CredentialError
+from wspool.pool.credentials import CredentialError, forget, is_secret
 from wspool.pool.instrument import Instrument
 from wspool.pool.lease import Lease
 from wspool.pool.outcome import refusal
-from wspool.wire.wire import ConnectError, Connector, Endpoint, Wire
+from wspool.wire.dial import stopwatch
+from wspool.wire.wire import ConnectError, Connector, Endpoint, Phase, Wire
 
 __all__ = ["Pool"]
 
@@ -78,6 +79,8 @@ class Setup:
     endpoint: Endpoint
     connector: Connector
     headers: Callable[[], Awaitable[Headers]] = attrs.field(repr=False)
+    #: True when `headers` may hold a new credential if it is asked again.
+    renewable: bool = False
     provider: Provider
     policy: PoolPolicy
     warm_up: Mapping[str, Any] | None
@@ -408,15 +411,52 @@ class Pool:
     # -- for connections ----------------------------------------------------------------------
 
     async def dial(self, nursery: trio.Nursery) -> Wire:
-        """Open a wire whose tasks live in *nursery*."""
+        """Open a wire whose tasks live in *nursery*.
+
+        A credential that can be renewed and is refused is asked for once more, at once.
+        """
+        headers = await self._ask_headers()
+        try:
+            return await self._connect(nursery, headers)
+        except ConnectError as error:
+            # Not what a proxy refuses: it has not seen this credential.
+            if not self._setup.renewable or error.phase != "upgrade" or error.status != 401:
+                raise
+            refusal = error
+        renewed = await self._ask_headers()
+        if renewed == headers:
+            raise refusal  # the endpoint has judged this one
+        forget(refusal)
+        return await self._connect(nursery, renewed)
+
+    async def _ask_headers(self) -> Headers:
         limit = self.policy.connect_timeout
-        # The connector bounds the dial itself, and says in which phase its time was up.
-        headers: Headers | None = None
         with trio.move_on_after(limit):
-            headers = await self._setup.headers()
-        if headers is None:
-            raise CredentialError(f"the api_key function gave no key within {limit:g} s", phase="upgrade")
-        return await self._setup.connector.connect(nursery, self._setup.endpoint, headers)
+            return await self._setup.headers()
+        raise CredentialError(f"the api_key function gave no key within {limit:g} s", phase="upgrade")
+
+    async def _connect(self, nursery: trio.Nursery, headers: Headers) -> Wire:
+        # The connector bounds the dial itself, and says in which phase its time was up.
+        began, failure = trio.current_time(), "the dial was stopped"
+        seconds: Mapping[Phase, float] = {}
+        try:
+            with stopwatch() as seconds:
+                wire = await self._setup.connector.connect(nursery, self._setup.endpoint, headers)
+            failure = ""
+            return wire
+        except ConnectError as error:
+            forget(
+                error, [value.removeprefix("Bearer ") for name, value in headers if is_secret(name, value)]
+            )
+            failure = str(error)
+            raise
+        finally:
+            record = DialRecord(
+                phases={str(phase): each for phase, each in seconds.items()},
+                duration=trio.current_time() - began,
+                failure=failure or None,
+            )
+            self._watch(self._setup.instrument.dial_ended, record)
 
     def on_connected(self, connection: Connection) -> None:
         """Its handshake is done."""
@@ -425,6 +465,7 @@ class Pool:
     def on_dial_failed(self, connection: Connection, error: ConnectError) -> None:
         """Its dial failed."""
         self._connections.pop(connection.id, None)
+        forget(error)
         self._last_failure = error
         if isinstance(error, CredentialError):
             failure = DialFailure(kind=FailureKind.CREDENTIAL, message=str(error), phase=error.phase)
