@@ -64,6 +64,9 @@ from wspool.errors import (
     LeaseRefusedError as LeaseRefusedError,
 )
 from wspool.errors import (
+    MalformedMessageError as MalformedMessageError,
+)
+from wspool.errors import (
     MaxTurnsError as MaxTurnsError,
 )
 from wspool.errors import (
@@ -121,6 +124,7 @@ __all__ = [
     "Instrument",
     "Lease",
     "LeaseRefusedError",
+    "MalformedMessageError",
     "MaxTurnsError",
     "Pool",
     "PoolClosedError",

@@ -21,6 +21,7 @@ from wspool.core.chain import WarmUp
 from wspool.core.commands import CloseReason, ConnectionId, LaneId
 from wspool.core.frames import Event, MalformedMessageError, encode, parse_error, parse_event
 from wspool.core.policy import PoolPolicy
+from wspool.core.replay import MESSAGE_TOO_BIG
 from wspool.core.states import IllegalInputError
 from wspool.core.turn import Reception, TurnState, is_about_connection
 from wspool.pool.attempt import Attempt
@@ -303,7 +304,11 @@ class Connection:
             return None
         match reception:
             case Reception.DELIVER:
-                if event.type == "error" and attempt.machine.state is TurnState.FAILING:
+                if attempt.is_over(self._owner.policy):
+                    # As for a message that is too big: another connection would meet the same.
+                    self._close_code, self._close_reason = MESSAGE_TOO_BIG, attempt.excess
+                    self._poison(CloseReason.DIRTY)
+                elif event.type == "error" and attempt.machine.state is TurnState.FAILING:
                     self.spawn(self._expire_failing, lane, attempt)
             case Reception.END:
                 self._end(lane, attempt)
