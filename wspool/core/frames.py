@@ -46,7 +46,6 @@ _QUOTE: Final = 80
 #: what Python's json takes from an empty stack (about 1000).
 MAX_DEPTH: Final = 256
 
-_OBJECT: Final[type] = dict
 _CONTAINERS: Final[tuple[type, ...]] = (dict, list)
 
 
@@ -122,13 +121,14 @@ def _is_deep(data: Any) -> bool:
     """Return whether *data* is nested deeper than `MAX_DEPTH`. Goes level by level: it must not recurse."""
     level: list[Any] = [data]
     for _ in range(MAX_DEPTH):
-        # In one expression and by exact type, since a final event may hold tens of thousands of objects.
-        level = [
+        # In one expression, since a final event may hold tens of thousands of objects.
+        below: list[Any] = [
             inner
             for outer in level
-            for inner in (outer.values() if type(outer) is _OBJECT else outer)
-            if type(inner) in _CONTAINERS
+            for inner in (outer.values() if isinstance(outer, dict) else outer)  # pyright: ignore[reportUnknownVariableType]
+            if isinstance(inner, _CONTAINERS)
         ]
+        level = below
         if not level:
             return False
     return True
