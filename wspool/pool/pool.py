@@ -57,7 +57,7 @@ from wspool.pool.instrument import Instrument
 from wspool.pool.lease import Lease
 from wspool.pool.outcome import refusal
 from wspool.wire.dial import stopwatch
-from wspool.wire.wire import ConnectError, Connector, Endpoint, Phase, Wire
+from wspool.wire.wire import ConnectError, Connector, Endpoint, Wire
 
 __all__ = ["Pool"]
 
@@ -438,7 +438,7 @@ class Pool:
     async def _connect(self, nursery: trio.Nursery, headers: Headers) -> Wire:
         # The connector bounds the dial itself, and says in which phase its time was up.
         began, failure = trio.current_time(), "the dial was stopped"
-        seconds: Mapping[Phase, float] = {}
+        seconds: Mapping[str, float] = {}
         try:
             with stopwatch() as seconds:
                 wire = await self._setup.connector.connect(nursery, self._setup.endpoint, headers)
@@ -452,7 +452,7 @@ class Pool:
             raise
         finally:
             record = DialRecord(
-                phases={str(phase): each for phase, each in seconds.items()},
+                phases=dict(seconds),
                 duration=trio.current_time() - began,
                 failure=failure or None,
             )

@@ -255,7 +255,7 @@ class _Stopwatch:
     """What each phase of one dial took."""
 
     def __init__(self) -> None:
-        self.seconds: dict[Phase, float] = {}
+        self.seconds: dict[str, float] = {}
         self._phase: Phase | None = None
         self._since = 0.0
 
@@ -268,7 +268,7 @@ class _Stopwatch:
 
 
 @contextmanager
-def stopwatch() -> Generator[dict[Phase, float], None, None]:
+def stopwatch() -> Generator[dict[str, float], None, None]:
     """Measure the dial in the block: gives the seconds of each phase that was begun, in order.
 
     The dict is filled as phases end, the last one at the end of the block, failed or not. A connector
