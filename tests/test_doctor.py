@@ -8,7 +8,6 @@ import json
 import re
 import socket
 import ssl
-import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -432,10 +431,10 @@ def test_a_terminal_gets_colours_and_the_same_words(monkeypatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     check = Check("tls", False, "[bold]no[/bold] " + "x" * 200, 0.0123)
     shown = []
-    for kind in (io.StringIO, Terminal):
-        monkeypatch.setattr("sys.stdout", kind())
+    for screen in (io.StringIO(), Terminal()):
+        monkeypatch.setattr("sys.stdout", screen)
         _print(check)
-        shown.append(sys.stdout.getvalue())  # type: ignore[attr-defined] # it is one of ours
+        shown.append(screen.getvalue())
 
     assert "tls       FAIL    12 ms  [bold]no[/bold] " + "x" * 200 + "\n" == shown[0]
     assert shown[0] == re.sub(r"\x1b\[[0-9;]*m", "", shown[1]) != shown[1]

@@ -103,5 +103,9 @@ def _redact(error: BaseException, secret: str) -> None:
     if isinstance(error, ConnectError):  # its text is ours
         error.body = error.body.replace(secret.encode(), _HIDDEN.encode())
         error.headers = tuple((name, value.replace(secret, _HIDDEN)) for name, value in error.headers)
-    elif any(secret in (text if isinstance(text, str) else repr(text)) for text in error.args):
+        return
+    if secret in repr(error.args):
         error.args = (_HIDDEN,)
+    for name, value in vars(error).items():
+        if secret in repr(value):
+            setattr(error, name, _HIDDEN)
