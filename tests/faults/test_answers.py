@@ -72,8 +72,8 @@ async def refused(scene: Scene, *, waiters: int = 3) -> list[wspool.DialFailedEr
 )
 async def test_f37_no_handshake(make: Make, answer: bytes, words: str, autojump_clock) -> None:
     """F37: an answer with a wrong `Accept`, without `Upgrade`, with 200 KB of headers, junk or half of one ->
-    nothing: that connection is refused at once, the turn waits for another. The error, if there is none,
-    says what came instead.
+    nothing: that connection is refused at once, the turn waits for another. If none comes, the error says
+    what did.
     """
     async with faulty(make, open_stream=answering_first(answer)) as scene:
         (await scene.ask()).assert_answer(took=1)

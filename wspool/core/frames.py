@@ -54,9 +54,16 @@ class MalformedMessageError(WsPoolError):
 
     A turn that needs its contents is lost (`TurnLostError`). Where nobody had to look inside, the event is
     delivered, and the first look at its `data` raises this.
+
+    Attributes:
+        reason: what is wrong with it, without a word of its own.
     """
 
     delivery: Delivery = "accepted"
+
+    def __init__(self, reason: str, quote: str = "") -> None:
+        super().__init__(f"{reason}: {quote}" if quote else reason)
+        self.reason = reason
 
 
 class Event:
@@ -109,11 +116,11 @@ def _decode(raw: str | bytes) -> dict[str, Any]:
         if brackets > MAX_DEPTH and _is_deep(data):
             raise RecursionError
     except RecursionError:
-        raise MalformedMessageError(f"nested deeper than {MAX_DEPTH} levels (fixed): {_quote(raw)}") from None
+        raise MalformedMessageError(f"nested deeper than {MAX_DEPTH} levels (fixed)", _quote(raw)) from None
     except ValueError as error:
-        raise MalformedMessageError(f"not JSON ({type(error).__name__}): {_quote(raw)}") from None
+        raise MalformedMessageError(f"not JSON ({type(error).__name__})", _quote(raw)) from None
     if not isinstance(data, dict):
-        raise MalformedMessageError(f"not a JSON object: {_quote(raw)}")
+        raise MalformedMessageError("not a JSON object", _quote(raw))
     return cast("dict[str, Any]", data)
 
 
@@ -170,7 +177,7 @@ def parse_event(raw: str | bytes) -> Event:
     data = _decode(raw)
     kind = data.get("type")
     if not isinstance(kind, str):
-        raise MalformedMessageError(f"no type: {_quote(raw)}")
+        raise MalformedMessageError("no type", _quote(raw))
     return Event(kind, raw, data, _number(data.get("sequence_number")), _text(data.get("stream_id")))
 
 

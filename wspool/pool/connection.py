@@ -299,7 +299,7 @@ class Connection:
         except MalformedMessageError as error:
             logger.debug("connection %s: %s", self.id, error)
             # Not what it said: that may be somebody else's.
-            self._close_reason = "a message that is no JSON object with a type"
+            self._close_reason = f"a message that is no JSON object with a type: {error.reason}"
             self._poison(CloseReason.DIRTY)
             return None
         match reception:
