@@ -131,6 +131,16 @@ def test_a_bad_url_is_refused_without_quoting_it(url) -> None:
     assert "canary" not in str(caught.value)
 
 
+def test_a_warm_up_is_checked_where_it_is_written() -> None:
+    """What could never be sent is refused at once, and not by every new connection."""
+    small = wspool.Provider(name="small", max_request=100)
+    opened(warm_up={"model": "m"}, provider=small)
+    with pytest.raises(wspool.RequestTooLargeError, match="limit of 100 bytes"):
+        opened(warm_up={"model": "m" * 100}, provider=small)
+    with pytest.raises(TypeError):
+        opened(warm_up={"model": object()})
+
+
 def test_the_trust_of_the_operating_system_can_be_asked_for(monkeypatch) -> None:
     """By name, with names and certificates checked; what is not installed says how to."""
     context = opened("wss://example.com", api_key="sk", ssl_context="truststore")._setup.endpoint.ssl_context

@@ -43,7 +43,7 @@ Url = Annotated[
 Model = Annotated[str | None, typer.Option(help="Model for the turns; needed unless on this machine.")]
 ApiKeyEnv = Annotated[str, typer.Option(help="Environment variable that holds the API key.")]
 ProxyUrl = Annotated[
-    str | None, typer.Option(help='HTTP proxy, http://user:password@host:port, or "environment".')
+    str | None, typer.Option(help='HTTP proxy, http://host:port; "environment" for that of HTTPS_PROXY.')
 ]
 
 

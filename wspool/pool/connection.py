@@ -27,7 +27,7 @@ from wspool.core.turn import Reception, TurnState, is_about_connection
 from wspool.pool.attempt import Attempt
 from wspool.wire.wire import ConnectError, Wire, WireClosedError
 
-__all__ = ["Connection", "Lane", "Owner"]
+__all__ = ["Connection", "Lane", "Owner", "warm_up_request"]
 
 logger = logging.getLogger("wspool.connection")
 
@@ -190,9 +190,7 @@ class Connection:
         lane.warming = body
         try:
             with trio.move_on_after(self._owner.policy.connect_timeout):
-                request: dict[str, Any] = {**body, "type": "response.create", "generate": False}
-                request.setdefault("input", [])
-                await self.send(encode(request), attempt)
+                await self.send(encode(warm_up_request(body)), attempt)
                 while await attempt.next() is not None:
                     pass
         except WireClosedError:
@@ -363,6 +361,11 @@ class Connection:
             attempt.machine.expire_failing()
             attempt.wake()
             self._poison(CloseReason.DIRTY)
+
+
+def warm_up_request(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request that warms a connection up with *body*."""
+    return {"input": [], **body, "type": "response.create", "generate": False}
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -17,7 +17,10 @@ from typing import Any, Final, Literal
 import attrs
 import trio
 
+from wspool.core.frames import encode
 from wspool.core.policy import OPENAI, PoolPolicy, Provider
+from wspool.errors import RequestTooLargeError
+from wspool.pool.connection import warm_up_request
 from wspool.pool.credentials import ApiKey, secret_source
 from wspool.pool.instrument import Instrument
 from wspool.pool.pool import Pool, Setup
@@ -86,6 +89,7 @@ def open_pool(
 
     Raises:
         ValueError, TypeError: an argument is not usable; the text says why.
+        RequestTooLargeError: *warm_up* is over the provider's limit.
         ImportError: the wire or truststore was asked for and is not installed.
     """
     policy = policy if policy is not None else PoolPolicy()
@@ -107,6 +111,11 @@ def open_pool(
         if api_key is None and not _is_loopback(endpoint.host):
             raise ValueError(f"no API key: set {KEY_VARIABLE}, or pass api_key=")
     source = secret_source(api_key) if api_key is not None else None
+    if warm_up is not None:
+        warm_up = dict(warm_up)
+        size = len(encode(warm_up_request(warm_up)))
+        if size > provider.max_request:
+            raise RequestTooLargeError(size=size, limit=provider.max_request)
 
     async def upgrade_headers() -> Sequence[tuple[str, str]]:
         if source is None:
@@ -121,7 +130,7 @@ def open_pool(
         renewable=callable(api_key),
         provider=provider,
         policy=policy,
-        warm_up=dict(warm_up) if warm_up is not None else None,
+        warm_up=warm_up,
         instrument=instrument if instrument is not None else Instrument(),
         trace=trace,
     )
