@@ -303,12 +303,14 @@ async def test_a_proxy_that_is_not_used_is_mentioned(monkeypatch) -> None:
     ],
 )
 async def test_a_handshake_that_is_turned_down(
-    rejection: Rejection, expected: str, name: str, words: str
+    rejection: Rejection, expected: str, name: str, words: str, monkeypatch
 ) -> None:
     """Each answer is told apart: the path, the key, the edge, or a bad moment."""
+    monkeypatch.setattr("wspool.cli.examine._SECOND_THOUGHTS", 5)  # a busy machine is slow
+    patience = 5 if rejection.status else 0.5
     async with open_server(EchoModel()) as server:
         server.reject_handshakes(rejection)
-        report = await diagnose(server.url, connect_timeout=0.5)
+        report = await diagnose(server.url, connect_timeout=patience)
 
     assert (expected, True) == (verdicts(report), words in report[name].text), report
 
@@ -331,8 +333,11 @@ async def test_a_wrong_path() -> None:
         (f"{CANARY} x", "visible ASCII characters without spaces"),
     ],
 )
-async def test_keys_that_are_missing_wrong_or_broken(key: str | None, words: str, profile: Any) -> None:
+async def test_keys_that_are_missing_wrong_or_broken(
+    key: str | None, words: str, profile: Any, monkeypatch
+) -> None:
     """The way is checked without one; what is broken is not sent, and never shown."""
+    monkeypatch.setattr("wspool.cli.examine._SECOND_THOUGHTS", 5)  # a busy machine is slow
     options = {} if profile is None else {"profile": profile}
     async with open_server(EchoModel(), api_key=CANARY, **options) as server:
         report = await diagnose(server.url, key=key)
