@@ -15,7 +15,7 @@ from typing import Any, Final
 import trio
 import trio.testing
 
-from wspool import Event, Pool, PoolPolicy, PoolStatistics, TurnRecord, open_pool
+from wspool import DialRecord, Event, Pool, PoolPolicy, PoolStatistics, TurnRecord, open_pool
 from wspool.pool.instrument import Instrument
 from wspool.pool.open import _PoolManager
 from wspool.server import Entry, Model, Server, open_server
@@ -376,6 +376,10 @@ class Recorder(Instrument):
 
     def __init__(self) -> None:
         self.records: list[TurnRecord] = []
+        self.dials: list[DialRecord] = []
+
+    def dial_ended(self, record: DialRecord) -> None:
+        self.dials.append(record)
 
     def turn_ended(self, record: TurnRecord) -> None:
         self.records.append(record)

@@ -40,6 +40,9 @@ from wspool.core.statistics import (
     ConversationStatistics as ConversationStatistics,
 )
 from wspool.core.statistics import (
+    DialRecord as DialRecord,
+)
+from wspool.core.statistics import (
     Move as Move,
 )
 from wspool.core.statistics import (
@@ -62,6 +65,9 @@ from wspool.errors import (
 )
 from wspool.errors import (
     LeaseRefusedError as LeaseRefusedError,
+)
+from wspool.errors import (
+    MalformedMessageError as MalformedMessageError,
 )
 from wspool.errors import (
     MaxTurnsError as MaxTurnsError,
@@ -115,11 +121,13 @@ __all__ = [
     "Conversation",
     "ConversationStatistics",
     "DialFailedError",
+    "DialRecord",
     "Event",
     "ForeignUseError",
     "Instrument",
     "Lease",
     "LeaseRefusedError",
+    "MalformedMessageError",
     "MaxTurnsError",
     "Move",
     "Pool",

@@ -17,6 +17,7 @@
         PreviousResponseNotFoundError                 the parent is not in its memory
         ConnectionLimitError                          the connection reached its lifetime limit
         RateLimitedError                              too many requests
+      MalformedMessageError                         the server: an event whose `data` is no JSON object
 
 Rules: every error carries `delivery`, what is known about the request (see
 `wspool.core.turn`); the first line of a message says what happened and what to do;
@@ -30,7 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from wspool.core.turn import Delivery
+from wspool.core.error import Delivery, WsPoolError
+from wspool.core.frames import MalformedMessageError
 
 if TYPE_CHECKING:
     from wspool.core.frames import Event
@@ -42,6 +44,7 @@ __all__ = [
     "DialFailedError",
     "ForeignUseError",
     "LeaseRefusedError",
+    "MalformedMessageError",
     "MaxTurnsError",
     "PoolClosedError",
     "PreviousResponseNotFoundError",
@@ -53,18 +56,6 @@ __all__ = [
     "TurnLostError",
     "WsPoolError",
 ]
-
-
-class WsPoolError(Exception):
-    """Base of every error of wspool.
-
-    Attributes:
-        delivery: what is known about the request: `"not_sent"` (it never left), `"ambiguous"`
-            (it may have been executed), `"accepted"` (it was executed at least in part) or
-            `"terminal"` (the server said how it ended).
-    """
-
-    delivery: Delivery = "not_sent"
 
 
 class PoolClosedError(WsPoolError, trio.ClosedResourceError):

@@ -1,9 +1,9 @@
 """Cancelled, failed and interrupted at every step of everything that a pool does.
 
-Each scenario makes the pool do one thing: queue, hand a lane over, dial, warm up, take a turn, park and
-steal, give back, move before the end of a connection's life, `drain`, `clear`, `resize`, `aclose`. Whatever
-happens at whichever step: no task, no connection, no lane and no waiter is left, the account is right, and
-what came out is what was put in.
+Each scenario makes the pool do one thing: queue, hand a lane over, dial, renew a key, warm up, take a turn,
+park and steal, give back, move before the end of a connection's life, `drain`, `clear`, `resize`, `aclose`.
+Whatever happens at whichever step: no task, no connection, no lane and no waiter is left, the account is
+right, and what came out is what was put in.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tests.helpers import (
     delta,
     fake_manager,
     policy,
+    refused,
 )
 from wspool.server import EchoModel, Entry, open_server
 
@@ -151,7 +152,7 @@ async def between_turns(pool: wspool.Pool, steps: Steps, act: Callable[[], None]
 async def close(pool: wspool.Pool, steps: Steps) -> None:
     """Close while a lease is held, somebody stands in line and a turn is running."""
 
-    async def refused() -> None:
+    async def late() -> None:
         try:
             async with pool.conversation(model="m") as conversation:
                 await speak(conversation, "slow")
@@ -160,15 +161,26 @@ async def close(pool: wspool.Pool, steps: Steps) -> None:
 
     async with trio.open_nursery() as nursery:
         for _ in range(4):
-            nursery.start_soon(refused)
+            nursery.start_soon(late)
         nursery.start_soon(hold, pool, 0.7)
         await steps.wait(trio.sleep, 0.2)
         await steps.wait(lambda: pool.aclose(grace=5))
 
 
+async def aging_key() -> str:
+    """A key that is another one at each time."""
+    await trio.sleep(0.05)
+    return f"sk-{trio.current_time():08.3f}"
+
+
+#: The first one, which has expired.
+EXPIRED: Final = ("Authorization", "Bearer sk-0000.050")
+
+
 SCENARIOS: Final[dict[str, tuple[Scenario, dict[str, Any], dict[str, Any]]]] = {
     "line": (stand_in_line, {"max_size": 1}, {}),
     "dial": (dial, {"max_size": 2}, {}),
+    "renewal": (dial, {"max_size": 2}, {"api_key": aging_key}),
     "warm-up": (warm_up, {"min_idle": 1}, {"warm_up": {"model": "m"}}),
     "turns": (take_turns, {"max_size": 2}, {}),
     "turns, drained": (take_turns, {"max_size": 1, "on_cancel": "drain"}, {}),
@@ -205,13 +217,15 @@ class Far:
 
 
 class SlowConnector:
-    """Lets every dial take a tenth of a second."""
+    """Lets every dial take a tenth of a second, and refuses the key that has expired."""
 
     def __init__(self, inner: FakeConnector) -> None:
         self._inner = inner
 
     async def connect(self, *args: Any) -> FakeWire:
         await trio.sleep(0.1)
+        if EXPIRED in args[2]:
+            raise refused(401)
         return await self._inner.connect(*args)
 
 

@@ -139,17 +139,17 @@ TRANSIENT, CREDENTIAL, PERMANENT = FailureKind.TRANSIENT, FailureKind.CREDENTIAL
         (399, b"", PERMANENT, "redirects are never followed"),
         (400, b"", PERMANENT, "does not accept this request"),
         (401, b"", CREDENTIAL, "check the API key"),
-        (403, b"", TRANSIENT, ""),
-        (403, b"<html>", TRANSIENT, ""),
+        (403, b"", TRANSIENT, "this is the edge and not the API"),
+        (403, b"<html>", TRANSIENT, "this is the edge and not the API"),
         (403, b'{"error": {}}', CREDENTIAL, "check the API key"),
         (403, b' \n{"error": {}}', CREDENTIAL, "check the API key"),
         (404, b"{}", PERMANENT, "no WebSocket is offered"),
         (405, b"", PERMANENT, "no WebSocket is offered"),
         (408, b"", TRANSIENT, ""),
         (426, b"", PERMANENT, "no WebSocket is offered"),
-        (429, b"{}", TRANSIENT, ""),
-        (500, b"", TRANSIENT, ""),
-        (503, b'{"error": {"code": "server_is_overloaded"}}', TRANSIENT, ""),
+        (429, b"{}", TRANSIENT, "wait, or lower max_size"),
+        (500, b"", TRANSIENT, "try again later"),
+        (503, b'{"error": {"code": "server_is_overloaded"}}', TRANSIENT, "try again later"),
     ],
 )
 def test_a_status_says_who_must_act(status: int | None, body: bytes, kind: FailureKind, advice: str) -> None:
@@ -174,8 +174,8 @@ def test_a_refused_certificate_is_for_the_caller() -> None:
 def test_a_wait_is_handed_on() -> None:
     """What the server asked for is kept beside what it means."""
     assert DialFailure(
-        kind=TRANSIENT, message="busy", phase="upgrade", status=429, retry_after=3.0
-    ) == classify_dial("busy", phase="upgrade", status=429, retry_after=3.0)
+        kind=TRANSIENT, message="busy", phase="upgrade", status=408, retry_after=3.0
+    ) == classify_dial("busy", phase="upgrade", status=408, retry_after=3.0)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from wspool.core.error import WsPoolError
 from wspool.core.frames import Event, MalformedMessageError, ServerError, encode, parse_error, parse_event
 
 # Without low surrogates: a high one and a low one in a row are one character once they were JSON.
@@ -443,3 +444,60 @@ def test_an_absurd_reset_time_gives_a_usable_wait_or_none(number: str) -> None:
 def test_a_status_is_a_number() -> None:
     """True is no HTTP status."""
     assert error_of({"type": "error", "status": True, "error": {}}).status is None
+
+
+# -- depth ----------------------------------------------------------------------------------------
+
+
+def nested(depth: int, kind: str) -> str:
+    """An event of that depth, counting itself, over and over in *kind* of bracket."""
+    head, tail = {"[": ("[", "]"), "{": ('{"a":', "}")}[kind]
+    inner = head * (depth - 1) + "1" + tail * (depth - 1)
+    return f'{{"x":{inner},"type":"odd"}}'
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+@pytest.mark.parametrize("kind", ["[", "{"])
+@pytest.mark.parametrize("depth", [257, 990, 2000, 100_000])
+def test_a_message_that_is_nested_too_deep_is_malformed(depth: int, kind: str, as_bytes: bool) -> None:
+    """Whether Python's json could read it or not, the answer is the same error, which names the limit."""
+    text = nested(depth, kind)
+    with pytest.raises(MalformedMessageError, match=r"nested deeper than 256 levels \(fixed\)"):
+        parse_event(text.encode() if as_bytes else text)
+
+
+@pytest.mark.parametrize("kind", ["[", "{"])
+def test_a_message_at_the_limit_is_read_and_can_be_sent_again(kind: str) -> None:
+    """What is kept of it goes out again, also from deep inside the caller's own calls."""
+    event = parse_event(nested(256, kind))
+
+    def below(calls: int) -> bytes:
+        return encode(event.data) if calls == 0 else below(calls - 1)
+
+    assert event.data == json.loads(below(300))
+
+
+def test_many_brackets_are_not_depth() -> None:
+    """A wide message is looked at closer, and is fine."""
+    wide = {"type": "odd", "x": [{"a": [1]}] * 1000}
+
+    assert wide == parse_event(json.dumps(wide, sort_keys=True)).data
+
+
+def test_a_request_that_is_nested_too_deep_is_refused() -> None:
+    """What is the caller's own is a ValueError, never a RecursionError."""
+    body: dict[str, Any] = {}
+    for _ in range(100_000):
+        body = {"a": body}
+    with pytest.raises(ValueError, match="nested too deep to be written"):
+        encode(body)
+
+
+def test_who_looks_into_a_malformed_event_gets_an_error_of_wspool() -> None:
+    """Users can meet it: an event of a sound type is delivered undecoded."""
+    event = parse_event('{"type":"response.output_text.delta","delta":' + "[" * 1000 + "}")
+    with pytest.raises(WsPoolError) as caught:
+        _ = event.data
+
+    assert isinstance(caught.value, MalformedMessageError)
+    assert "accepted" == caught.value.delivery

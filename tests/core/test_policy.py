@@ -16,7 +16,10 @@ DAY = 86400.0
 MIB = 1024 * 1024
 NAN = float("nan")
 
-WHOLE_FROM_ONE = ("max_size", "dial_concurrency", "max_message_size", "max_buffered")
+WHOLE_FROM_ONE = (
+    *("max_size", "dial_concurrency", "max_message_size"),
+    *("max_buffered", "max_turn_events", "max_turn_bytes"),
+)
 MARGINS = ("retire_margin", "retire_spread", "turn_reserve")
 DURATIONS = (
     "max_idle",
@@ -61,6 +64,8 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "send_timeout": 60.0,
         "max_message_size": 64 * MIB,
         "max_buffered": 16 * MIB,
+        "max_turn_events": 1_000_000,
+        "max_turn_bytes": 256 * MIB,
         "on_cancel": "hang_up",
         "drain_timeout": 30.0,
         "max_resends": 3,

@@ -272,10 +272,9 @@ async def faulty(
             wire: Connector = make(open_stream=tapped)
             manager = wspool.open_pool(
                 server.url,
-                api_key=CANARY,
                 wire=wire,
                 policy=wspool.PoolPolicy(**{"min_idle": 0, **(limits or {})}),
-                **(pool_options or {}),
+                **{"api_key": CANARY, **(pool_options or {})},
             )
             try:
                 async with manager as pool:

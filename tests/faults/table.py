@@ -34,8 +34,8 @@ the turn goes well and your code sees no sign of the fault. Seconds are those of
 _SECTIONS: Final = {
     "F": (
         "The catalogue",
-        "F01 to F30 are about the connection, F48 to F68 about what is said over it. "
-        "Faults of the handshake (F31 to F47) are in `tests/wire` and `tests/pool`.",
+        "F01 to F30 are about the connection, F31 to F47 about making it, F48 to F68 about what is said over "
+        "it, F87 to F94 about secrets. What is missing of the handshake is in `tests/wire` and `tests/pool`.",
     ),
     "D": ("Defects of other clients", "What other clients of this protocol were seen to get wrong."),
 }

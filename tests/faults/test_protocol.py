@@ -9,7 +9,6 @@ import pytest
 import trio
 
 import wspool
-from wspool.core.frames import MalformedMessageError
 from wspool.server import Fault
 
 from .scene import EVENTS, QUESTION, Make, Story, faulty
@@ -37,13 +36,15 @@ async def test_f48_not_an_event(make: Make, fault: Fault, autojump_clock) -> Non
     async with faulty(make, fault) as scene:
         lost = (await scene.ask()).assert_lost("accepted", events=4)
         assert lost.close_reason
+        deep = len(fault.options.get("text", "")) > 1000
+        assert deep == ("nested deeper than 256 levels (fixed)" in lost.close_reason)
         await scene.assert_well(creates=1, connection=2)
 
 
 @pytest.mark.parametrize("name", ["not_a_number", "deep_json"])
 async def test_f48_unread(make: Make, name: str, autojump_clock) -> None:
     """F48: a broken body under a sound type, which nobody has to understand -> the event, undecoded; only a
-    look at its `data` fails.
+    look at its `data` fails, with `MalformedMessageError`.
     """
     async with faulty(make, Fault(name)) as scene:
         story = await scene.ask()
@@ -51,7 +52,7 @@ async def test_f48_unread(make: Make, name: str, autojump_clock) -> None:
         (odd,) = [event for event in story.events if event.type == "response.unknown"]
         try:
             assert odd.data["value"] != odd.data["value"], "not a number, and not equal to itself"
-        except MalformedMessageError:
+        except wspool.MalformedMessageError:
             assert name == "deep_json"
         await scene.assert_well(creates=1, connection=1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -143,6 +144,24 @@ async def test_what_goes_wrong_changes_nothing(
         assert before == conversation.items
         await conversation.respond("two")
         assert 1 == conversation.statistics().delta_turns
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{",
+        b"nonsense",
+    ],
+)
+async def test_no_error_holds_the_key(autojump_clock, answer: bytes) -> None:
+    """Not in its text, and not in a variable of a frame that it came through."""
+    async with conversing(HttpConnector(answer)) as conversation:
+        with pytest.raises(wspool.WsPoolError) as caught:
+            await conversation.compact()
+
+        told = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        assert CANARY not in "".join(told.format())
 
 
 async def test_a_rate_limit_holds_the_whole_endpoint(autojump_clock) -> None:

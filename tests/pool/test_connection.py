@@ -408,6 +408,42 @@ async def test_the_reader_pauses_for_a_slow_consumer(autojump_clock) -> None:
         assert lease.alive
 
 
+@pytest.mark.parametrize(
+    ("limits", "count", "words"),
+    [
+        ({"max_turn_events": 10}, 11, "more than max_turn_events=10 events in one turn"),
+        ({"max_turn_bytes": 5000}, 6, "more than max_turn_bytes=5000 bytes of events in one turn"),
+    ],
+)
+async def test_a_turn_without_end_is_ended(limits, count, words, autojump_clock) -> None:
+    """A server that talks on is hung up on; the error names the limit, and nothing asks for more of it."""
+    connector = FakeConnector(echo)
+    connector.on_request = lambda wire, request: wire.push(created("r"), *[delta("x" * 1000)] * 1000)
+    limits = policy(**limits, replay="always")
+    async with fake_pool(connector, limits=limits) as pool, pool.conversation(model="m") as conversation:
+        with pytest.raises(wspool.TurnLostError, match=words) as caught:
+            await conversation.respond("go")
+
+        assert ("accepted", 1009, count) == (
+            caught.value.delivery,
+            caught.value.close_code,
+            len(caught.value.events),
+        )
+        assert ({"dirty": 1}, 1) == (pool.statistics().closed, connector.dials)
+
+
+async def test_an_answer_that_ends_just_over_its_limit_is_an_answer(autojump_clock) -> None:
+    """The last event repeats all the others; it is never thrown away for its size."""
+    connector = FakeConnector(echo)
+    connector.on_request = lambda wire, request: wire.push(
+        created("r"), delta("x"), completed("r", "x" * 999)
+    )
+    limits = policy(max_turn_events=2, max_turn_bytes=300)
+    async with fake_pool(connector, limits=limits) as pool, pool.conversation(model="m") as conversation:
+        assert "x" * 999 == (await conversation.respond("go")).output_text
+        assert {} == pool.statistics().closed
+
+
 async def test_leaving_a_turn_frees_a_paused_reader(autojump_clock) -> None:
     """A reader that waits for room goes on when the turn is drained."""
     connector = FakeConnector(echo)

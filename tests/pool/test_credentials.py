@@ -11,8 +11,9 @@ import trio
 
 import wspool
 from tests.helpers import CANARY, FakeConnector, echo, fake_manager, fake_pool, policy, refused, serving
-from wspool.pool.credentials import CredentialError, Secret, secret_source
+from wspool.pool.credentials import CredentialError, forget, is_secret, secret_source
 from wspool.server import EchoModel
+from wspool.wire.secret import Secret
 from wspool.wire.wire import ConnectError
 
 BAD_KEYS = ["", " ", f"{CANARY}\n", f"\n{CANARY}", f"{CANARY} x", f"{CANARY}\r\nX: y", f"{CANARY}é", b"bytes"]
@@ -78,6 +79,95 @@ async def test_a_key_function_is_asked_once_per_dial(autojump_clock) -> None:
     assert (2, 2) == (asked, connector.dials)
 
 
+class Vault:
+    """A key function whose key changes, or not, each time it is asked.
+
+    Attributes:
+        asked: how often it was asked.
+    """
+
+    def __init__(self, *keys: str, delay: float = 0.0) -> None:
+        self._keys = keys
+        self._delay = delay
+        self.asked = 0
+
+    async def __call__(self) -> str:
+        self.asked += 1
+        await trio.sleep(self._delay)
+        return self._keys[min(self.asked, len(self._keys)) - 1]
+
+
+async def test_a_key_that_is_refused_is_asked_for_once_more(autojump_clock) -> None:
+    """A 401 asks again at once: the waiter gets its lease without an error, a pause or an outage."""
+    vault = Vault("sk-expired", CANARY)
+    async with serving(EchoModel(), api_key=CANARY) as world, world.pool(api_key=vault) as pool:
+        began = trio.current_time()
+        async with pool.conversation(model="m") as conversation:
+            assert "hi" == (await conversation.respond("hi")).output_text
+
+        assert (2, began) == (vault.asked, trio.current_time())
+        assert [0, 1] == [pool.statistics().dial_failures, pool.statistics().dialed]
+        assert ["Bearer sk-expired", f"Bearer {CANARY}"] == [
+            headers["authorization"] for _, headers in world.server.handshakes
+        ]
+
+
+@pytest.mark.parametrize("keys", [("sk-1-expired", "sk-2-expired"), ("sk-1-expired",)])
+async def test_a_renewed_key_that_is_refused_is_the_end(keys, autojump_clock) -> None:
+    """Asked twice, never a third time; a key that has not changed is not shown to the endpoint again."""
+    vault = Vault(*keys)
+    async with serving(EchoModel(), api_key=CANARY) as world, world.pool(api_key=vault) as pool:
+        with pytest.raises(wspool.AuthenticationError, match="check the API key") as caught:
+            await pool.acquire()
+        await trio.sleep(1000)
+
+        assert (401, 2, len(keys)) == (caught.value.status, vault.asked, len(world.server.handshakes))
+
+
+async def test_a_fixed_key_is_not_tried_twice(autojump_clock) -> None:
+    """There is nothing to ask."""
+    async with serving(EchoModel(), api_key=CANARY) as world, world.pool(api_key="sk-wrong-key") as pool:
+        with pytest.raises(wspool.AuthenticationError):
+            await pool.acquire()
+        assert 1 == len(world.server.handshakes)
+
+
+@pytest.mark.parametrize(
+    ("status", "phase"), [(407, "proxy"), (401, "proxy"), (403, "upgrade"), (404, "upgrade")]
+)
+async def test_only_the_endpoint_can_refuse_a_key(status, phase, autojump_clock) -> None:
+    """What a proxy refuses, and what is refused for another reason, asks for no new key."""
+    vault = Vault("sk-1", "sk-2")
+    connector = FakeConnector(echo)
+    connector.failures.append(ConnectError("no", phase=phase, status=status, body=b"{}"))
+    async with fake_pool(connector, api_key=vault) as pool:
+        with pytest.raises(wspool.DialFailedError):
+            await pool.acquire()
+        assert (1, 1) == (vault.asked, connector.dials)
+
+
+async def test_asking_for_a_new_key_is_bounded_and_can_be_cancelled(autojump_clock) -> None:
+    """A vault that hangs the second time costs `connect_timeout`; leaving the pool does not wait for it."""
+
+    class Stuck(Vault):
+        async def __call__(self) -> str:
+            if self.asked:
+                self._delay = 1e6
+            return await super().__call__()
+
+    connector = FakeConnector(echo)
+    connector.failures.extend([refused(401), refused(401)])
+    with trio.move_on_after(1) as scope:
+        async with fake_pool(connector, api_key=Stuck("sk-1", "sk-2")) as pool:
+            await pool.acquire()
+    assert scope.cancelled_caught
+    assert 1 == trio.current_time()
+    async with fake_pool(connector, api_key=Stuck("sk-1", "sk-2")) as pool:
+        with pytest.raises(wspool.AuthenticationError, match="gave no key within 15 s"):
+            await pool.acquire()
+    assert 16 == trio.current_time()
+
+
 @pytest.mark.parametrize("how", ["raises", "bad", "nothing"])
 async def test_a_key_function_that_fails_fails_the_waiters(how, autojump_clock) -> None:
     """Its class is told, its text is not: it may hold the key."""
@@ -97,6 +187,7 @@ async def test_a_key_function_that_fails_fails_the_waiters(how, autojump_clock) 
         assert ("LookupError" if how == "raises" else "ValueError") in str(caught.value)
         assert isinstance(caught.value.__cause__, CredentialError)
         assert isinstance(caught.value.__cause__, ConnectError)
+        assert caught.value.__cause__.__context__ is None, "it may hold the key"
         assert 0 == connector.dials
 
 
@@ -167,3 +258,61 @@ async def test_no_sink_ever_sees_the_key(caplog, autojump_clock) -> None:
 
     shown.extend(record.getMessage() for record in caplog.records if record.name.startswith("wspool."))
     assert "canary" not in "".join(shown)
+
+
+def test_what_a_server_echoes_is_taken_out() -> None:
+    """A gateway that shows the request it refused shows no key to whoever prints its answer."""
+    try:
+        try:
+            raise ExceptionGroup("both", [ValueError(f"illegal line {CANARY!r}"), OSError(5, "no")])
+        except ExceptionGroup as group:
+            raise ConnectError(
+                "refused", phase="upgrade", status=400, headers=[("x", f"<{CANARY}>")], body=CANARY.encode()
+            ) from group
+    except ConnectError as error:
+        forget(error, [CANARY])
+        caught = error
+
+    assert ("refused", (("x", "<<hidden>>"),), b"<hidden>") == (str(caught), caught.headers, caught.body)
+    shown = "".join(traceback.format_exception(caught))
+    assert CANARY not in shown
+    assert "[Errno 5] no" in shown
+
+
+def test_frames_are_forgotten_and_their_lines_are_not() -> None:
+    """A crash reporter that prints variables finds none; a person still sees where it was."""
+
+    def dial() -> None:
+        header = f"Bearer {CANARY}"
+        raise LookupError(len(header))
+
+    try:
+        try:
+            dial()
+        except LookupError as error:
+            raise ConnectError("crashed", phase="upgrade") from error
+    except ConnectError as error:
+        before = traceback.TracebackException.from_exception(error, capture_locals=True)
+        forget(error)
+        forget(error)
+        after = traceback.TracebackException.from_exception(error, capture_locals=True)
+
+    assert CANARY in "".join(before.format())
+    shown = "".join(after.format())
+    assert CANARY not in shown
+    assert 1 == shown.count("raise LookupError(len(header))")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("Authorization", CANARY, True),
+        ("api-key", CANARY, True),
+        ("X-Auth-Token", CANARY, True),
+        ("OpenAI-Organization", "org-12345678", False),
+        ("Authorization", "k", False),
+    ],
+)
+def test_which_headers_are_secret(name, value, expected) -> None:
+    """Names decide; what is too short is no secret, and is in every text."""
+    assert expected is is_secret(name, value)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import ssl
+import sys
 import warnings
 from collections.abc import Sequence
 
 import pytest
 import trio
 import trio.testing
+import truststore
 
 import wspool
 from tests.helpers import (
@@ -97,6 +100,9 @@ async def test_an_endpoint_on_this_machine_gets_no_key_it_does_not_need(monkeypa
         ([("X-A", "")], "the value of header 'X-A'"),
         ([("X-A", "ü")], "the value of header 'X-A'"),
         ([("authorization", CANARY)], "pass the credential as api_key="),
+        ([("Host", CANARY)], "'Host' belongs to the handshake itself"),
+        ([("Sec-WebSocket-Protocol", CANARY)], "belongs to the handshake itself"),
+        ([("Transfer-Encoding", "chunked")], "belongs to the handshake itself"),
     ],
 )
 def test_headers_are_checked_where_they_are_written(headers: Sequence[tuple[str, str]], text) -> None:
@@ -123,6 +129,31 @@ def test_a_bad_url_is_refused_without_quoting_it(url) -> None:
         opened(url, api_key="sk")
 
     assert "canary" not in str(caught.value)
+
+
+def test_a_warm_up_is_checked_where_it_is_written() -> None:
+    """What could never be sent is refused at once, and not by every new connection."""
+    small = wspool.Provider(name="small", max_request=100)
+    opened(warm_up={"model": "m"}, provider=small)
+    with pytest.raises(wspool.RequestTooLargeError, match="limit of 100 bytes"):
+        opened(warm_up={"model": "m" * 100}, provider=small)
+    with pytest.raises(TypeError):
+        opened(warm_up={"model": object()})
+
+
+def test_the_trust_of_the_operating_system_can_be_asked_for(monkeypatch) -> None:
+    """By name, with names and certificates checked; what is not installed says how to."""
+    context = opened("wss://example.com", api_key="sk", ssl_context="truststore")._setup.endpoint.ssl_context
+
+    assert isinstance(context, truststore.SSLContext)
+    assert (ssl.CERT_REQUIRED, True) == (context.verify_mode, context.check_hostname)
+    with pytest.raises(ValueError, match="needs a wss:// URL"):
+        opened(ssl_context="truststore")
+    with pytest.raises(ValueError, match="ssl_context='certifi' is neither"):
+        opened("wss://example.com", api_key="sk", ssl_context="certifi")
+    monkeypatch.setitem(sys.modules, "truststore", None)
+    with pytest.raises(ImportError, match=r"pip install 'wspool\[truststore\]'"):
+        opened("wss://example.com", api_key="sk", ssl_context="truststore")
 
 
 def test_an_insecure_url_can_be_asked_for() -> None:

@@ -14,6 +14,7 @@ import wspool
 from tests.helpers import (
     FakeConnector,
     FakeWire,
+    Recorder,
     assert_conserved,
     assert_empty,
     completed,
@@ -26,6 +27,7 @@ from tests.helpers import (
     serving,
 )
 from wspool.server import EchoModel, ServerProfile
+from wspool.wire.dial import enter
 from wspool.wire.wire import ConnectError
 
 ONE = policy(max_size=1)
@@ -798,3 +800,32 @@ async def test_an_abandoned_turn_is_drained_within_bounds(autojump_clock) -> Non
         await trio.sleep(2)
 
         assert (0, {"dirty": 1}) == (pool.statistics().draining, pool.statistics().closed)
+
+
+async def test_the_instrument_sees_every_dial(autojump_clock) -> None:
+    """How long each took, phase by phase, and why it failed, if it did; one that was stopped too."""
+
+    class Slow(FakeConnector):
+        async def connect(self, nursery, endpoint, headers):
+            for phase in ("resolve", "tcp", "upgrade"):
+                enter(phase)
+                await trio.sleep(2)
+            return await super().connect(nursery, endpoint, headers)
+
+    connector, seen = Slow(echo), Recorder()
+    connector.failures.append(refused(503))
+    async with fake_pool(connector, instrument=seen) as pool:
+        (await pool.acquire()).release()
+
+    assert ["the upgrade was refused with status 503", None] == [dial.failure for dial in seen.dials]
+    for dial in seen.dials:
+        assert 6.0 == pytest.approx(dial.duration)
+        assert {"resolve": 2.0, "tcp": 2.0, "upgrade": 2.0} == pytest.approx(dial.phases)
+
+    seen = Recorder()
+    with trio.move_on_after(3):
+        async with fake_pool(Slow(echo), instrument=seen) as pool:
+            await pool.acquire()
+
+    assert ["the dial was stopped"] == [dial.failure for dial in seen.dials]
+    assert {"resolve": 2.0, "tcp": 1.0} == pytest.approx(seen.dials[0].phases)

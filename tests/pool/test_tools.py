@@ -60,6 +60,7 @@ async def test_calls_run_at_the_same_time_and_answer_in_order(autojump_clock) ->
     [
         (call("gone"), "Error: LookupError: there is no tool 'gone'; there are fail, give"),
         (call("give", "{not json"), "Error: JSONDecodeError"),
+        (call("give", "[" * 100_000), "Error: ValueError: the arguments of 'give' are nested too deep"),
         (call("give", "[1]"), "Error: TypeError: the arguments of 'give' are not a JSON object"),
         (call("give", '{"wrong": 1}'), "Error: TypeError"),
         (call("fail"), "Error: ZeroDivisionError: no"),

@@ -100,7 +100,7 @@ BAD_ACCEPT = (
         (b"SSH-2.0-OpenSSH_9.7\r\n\r\n", "not a WebSocket handshake"),
         (BAD_ACCEPT, "not a WebSocket handshake"),
         (BAD_ACCEPT.replace(b"Upgrade: websocket\r\n", b""), "not a WebSocket handshake"),
-        (b"HTTP/1.1 101 Switching Protocols\r\nX: " + b"x" * 200_000, "not a WebSocket handshake"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nX: " + b"x" * 200_000, "16384 bytes of headers"),
     ],
     ids=["junk", "ssh", "bad accept", "no upgrade", "200 KB header"],
 )

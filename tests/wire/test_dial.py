@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -409,3 +410,37 @@ async def test_cancelling_the_handshake_closes_the_socket(trusting):
             await dial.open_stream(to)
         with trio.fail_after(1):
             await closed.wait()
+
+
+# Time
+
+
+@pytest.mark.network
+async def test_each_phase_of_a_dial_is_measured(authority, trusting):
+    """Whoever dials learns what each step took, in order, and where a dial that failed was."""
+    serve = serving_tls(authority.issue_cert("localhost"))
+    async with listening(serve, "wss", ssl_context=trusting) as to:
+        with dial.stopwatch() as seconds, dial.time_limit(to):
+            stream = await dial.open_stream(to)
+            dial.enter("upgrade")
+        await stream.aclose()
+        assert list(seconds) == ["resolve", "tcp", "tls", "upgrade"]
+        assert all(0 <= each < 5 for each in seconds.values())
+
+        with pytest.raises(ConnectError), dial.stopwatch() as seconds:
+            await dial.open_stream(attrs.evolve(to, host="127.0.0.1"))
+        assert list(seconds) == ["resolve", "tcp", "tls"]
+
+
+async def test_an_opener_that_says_nothing_is_not_measured(autojump_clock):
+    """What nobody entered took no time that anybody knows of; what is entered twice is summed."""
+    with dial.stopwatch() as seconds, dial.time_limit(parse("ws://localhost")):
+        await trio.sleep(1)
+        dial.enter("tcp")
+        await trio.sleep(2)
+        dial.enter("upgrade")
+        dial.enter("tcp")
+        await trio.sleep(1)
+    dial.enter("tls")
+
+    assert seconds == {"tcp": 3.0, "upgrade": 0.0}

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 import pytest
@@ -30,21 +31,23 @@ Handler = Callable[[trio.SocketStream], Awaitable[None]]
 
 
 @pytest.mark.parametrize(
-    ("url", "host", "port", "user", "password"),
+    ("url", "host", "port", "credentials"),
     [
-        ("http://proxy.example:3128", "proxy.example", 3128, None, ""),
-        ("HTTP://PROXY.example/", "proxy.example", 80, None, ""),
-        ("http://[2001:DB8::1]:81", "2001:db8::1", 81, None, ""),
-        ("http://me:p4ss%20w%25rd@10.0.0.1:3128", "10.0.0.1", 3128, "me", PASSWORD),
-        ("http://me@h:1", "h", 1, "me", ""),
-        ("http://m%C3%A9:%C3%BC:x@h:1", "h", 1, "mé", "ü:x"),
+        ("http://proxy.example:3128", "proxy.example", 3128, None),
+        ("HTTP://PROXY.example/", "proxy.example", 80, None),
+        ("http://[2001:DB8::1]:81", "2001:db8::1", 81, None),
+        ("http://me:p4ss%20w%25rd@10.0.0.1:3128", "10.0.0.1", 3128, f"me:{PASSWORD}"),
+        ("http://me@h:1", "h", 1, "me:"),
+        ("http://m%C3%A9:%C3%BC:x@h:1", "h", 1, "mé:ü:x"),
     ],
 )
-def test_a_url_becomes_a_proxy(url, host, port, user, password):
+def test_a_url_becomes_a_proxy(url, host, port, credentials):
     """User and password are percent-decoded, and not shown."""
     proxy = dial.parse_proxy(url)
 
-    assert (host, port, user, password) == (proxy.host, proxy.port, proxy.user, proxy.password)
+    assert (host, port) == (proxy.host, proxy.port)
+    decoded = proxy.credentials and base64.b64decode(proxy.credentials.reveal()).decode()
+    assert decoded == credentials
     assert repr(proxy) == f"Proxy(host={host!r}, port={port})"
 
 
@@ -138,8 +141,8 @@ class Curious(Connector):
     ("proxy", "expected"),
     [
         (None, None),
-        ("environment", Proxy(host="from.environment", port=1, user="u", password="p")),
-        ("http://given:2", Proxy(host="given", port=2)),
+        ("environment", ("from.environment", 1, "dTpw")),
+        ("http://given:2", ("given", 2, None)),
     ],
 )
 async def test_the_pool_uses_the_proxy_it_was_given(monkeypatch, proxy, expected):
@@ -151,7 +154,10 @@ async def test_the_pool_uses_the_proxy_it_was_given(monkeypatch, proxy, expected
             await pool.wait_ready(1)
 
     assert connector.endpoint is not None
-    assert connector.endpoint.proxy == expected
+    got = connector.endpoint.proxy
+    assert expected == (
+        None if got is None else (got.host, got.port, got.credentials and got.credentials.reveal())
+    )
 
 
 # A proxy
@@ -221,7 +227,7 @@ async def test_a_tunnel_carries_a_websocket(make: Make, secure: bool) -> None:
         to = dial.parse_url(
             f"{'wss' if secure else 'ws'}://localhost:{target}/v1?secret",
             ssl_context=client if secure else None,
-            proxy=Proxy(host="127.0.0.1", port=port, user="me", password=PASSWORD),
+            proxy=dial.parse_proxy(f"http://me:{quote(PASSWORD)}@127.0.0.1:{port}"),
             **LIMITS,
         )
         async with trio.open_nursery() as nursery:
@@ -242,7 +248,7 @@ async def failure(port: int, *, within: float = 1, **options: Any) -> ConnectErr
     """Dial through the proxy on *port*, and return how it failed."""
     to = dial.parse_url(
         "wss://[2001:db8::1]:8443/",
-        proxy=Proxy(host="127.0.0.1", port=port, user="me", password=PASSWORD),
+        proxy=dial.parse_proxy(f"http://me:{quote(PASSWORD)}@127.0.0.1:{port}"),
         **{**LIMITS, **options},
     )
     with trio.fail_after(within), pytest.raises(ConnectError) as caught, dial.time_limit(to):

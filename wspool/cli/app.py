@@ -5,6 +5,8 @@ from typing import Annotated
 import typer
 
 import wspool
+from wspool.cli.doctor import doctor
+from wspool.cli.probe import probe
 from wspool.cli.rollout import rollout
 from wspool.cli.serve import serve
 
@@ -15,6 +17,8 @@ app = typer.Typer(
 )
 app.command()(rollout)
 app.command()(serve)
+app.command()(doctor)
+app.command()(probe)
 
 
 def _version(wanted: bool) -> None:

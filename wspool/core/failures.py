@@ -128,6 +128,12 @@ def classify_dial(
     elif status == 400:
         kind = FailureKind.PERMANENT
         advice = "the endpoint does not accept this request; check the URL and the headers"
+    elif status == 403:
+        advice = "this is the edge and not the API; try again, and check that your network is allowed"
+    elif status == 429:
+        advice = "too many requests or connections; wait, or lower max_size"
+    elif status is not None and status >= 500:
+        advice = "the endpoint is in trouble; try again later"
     return DialFailure(
         kind=kind,
         message=f"{message}; {advice}" if advice else message,

@@ -4,7 +4,8 @@ Rules of this module:
 
 * The type of an event is known at once, its body is decoded only when somebody looks. Most
   events are deltas that nobody decodes twice.
-* An unknown type or field is never an error. No type at all, or no JSON object, is.
+* An unknown type or field is never an error. No type at all, or no JSON object, is. So is one that is nested
+  too deep: whatever is kept of it must still go out again, however deep the caller's own stack is.
 * Number and lane of an event are looked for where servers write them, right after the type or at the
   very end. There they cannot be part of anything else, and nothing needs to be decoded.
 * Error frames come in nine shapes; all of them become one `ServerError`.
@@ -19,6 +20,7 @@ from typing import Any, Final, cast
 
 import attrs
 
+from wspool.core.error import Delivery, WsPoolError
 from wspool.core.failures import MAX_RETRY_AFTER, parse_retry_after
 
 __all__ = ["Event", "MalformedMessageError", "ServerError", "encode", "parse_error", "parse_event"]
@@ -40,8 +42,28 @@ _NUMBER_LAST: Final = re.compile(
 _QUOTE: Final = 80
 
 
-class MalformedMessageError(Exception):
-    """A message that is no JSON object with a type; the connection cannot be trusted any more."""
+#: Deepest nesting of a message, in arrays and objects. Far above any schema or output, and far below
+#: what Python's json takes from an empty stack (about 1000).
+MAX_DEPTH: Final = 256
+
+_CONTAINERS: Final[tuple[type, ...]] = (dict, list)
+
+
+class MalformedMessageError(WsPoolError):
+    """A message of the server that is no JSON object with a type.
+
+    A turn that needs its contents is lost (`TurnLostError`). Where nobody had to look inside, the event is
+    delivered, and the first look at its `data` raises this.
+
+    Attributes:
+        reason: what is wrong with it, without a word of its own.
+    """
+
+    delivery: Delivery = "accepted"
+
+    def __init__(self, reason: str, quote: str = "") -> None:
+        super().__init__(f"{reason}: {quote}" if quote else reason)
+        self.reason = reason
 
 
 class Event:
@@ -88,11 +110,35 @@ class Event:
 def _decode(raw: str | bytes) -> dict[str, Any]:
     try:
         data: Any = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise MalformedMessageError(f"not JSON ({type(error).__name__}): {_quote(raw)}") from None
+        brackets = (
+            raw.count("{") + raw.count("[") if isinstance(raw, str) else raw.count(b"{") + raw.count(b"[")
+        )
+        if brackets > MAX_DEPTH and _is_deep(data):
+            raise RecursionError
+    except RecursionError:
+        raise MalformedMessageError(f"nested deeper than {MAX_DEPTH} levels (fixed)", _quote(raw)) from None
+    except ValueError as error:
+        raise MalformedMessageError(f"not JSON ({type(error).__name__})", _quote(raw)) from None
     if not isinstance(data, dict):
-        raise MalformedMessageError(f"not a JSON object: {_quote(raw)}")
+        raise MalformedMessageError("not a JSON object", _quote(raw))
     return cast("dict[str, Any]", data)
+
+
+def _is_deep(data: Any) -> bool:
+    """Return whether *data* is nested deeper than `MAX_DEPTH`. Goes level by level: it must not recurse."""
+    level: list[Any] = [data]
+    for _ in range(MAX_DEPTH):
+        # In one expression, since a final event may hold tens of thousands of objects.
+        below: list[Any] = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)  # pyright: ignore[reportUnknownVariableType]
+            if isinstance(inner, _CONTAINERS)
+        ]
+        level = below
+        if not level:
+            return False
+    return True
 
 
 def _quote(raw: str | bytes) -> str:
@@ -131,7 +177,7 @@ def parse_event(raw: str | bytes) -> Event:
     data = _decode(raw)
     kind = data.get("type")
     if not isinstance(kind, str):
-        raise MalformedMessageError(f"no type: {_quote(raw)}")
+        raise MalformedMessageError("no type", _quote(raw))
     return Event(kind, raw, data, _number(data.get("sequence_number")), _text(data.get("stream_id")))
 
 
@@ -139,11 +185,12 @@ def encode(body: Mapping[str, Any]) -> bytes:
     """Return *body* as compact JSON, UTF-8.
 
     Raises:
-        TypeError, ValueError: it holds something that JSON cannot.
+        TypeError, ValueError: it holds something that JSON cannot, or is nested too deep.
     """
-    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
     try:
-        return text.encode()
+        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("the request is nested too deep to be written as JSON") from None
     except UnicodeEncodeError:  # a lone surrogate, which only the escaped form can carry
         return json.dumps(body, separators=(",", ":")).encode()
 

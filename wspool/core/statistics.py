@@ -7,7 +7,7 @@ from typing import Literal
 
 import attrs
 
-__all__ = ["ConversationStatistics", "Move", "MoveReason", "PoolStatistics", "TurnRecord"]
+__all__ = ["ConversationStatistics", "DialRecord", "Move", "MoveReason", "PoolStatistics", "TurnRecord"]
 
 
 @attrs.frozen(kw_only=True)
@@ -121,6 +121,22 @@ class Move:
     before: int
     after: int
     reason: MoveReason
+
+
+@attrs.frozen(kw_only=True)
+class DialRecord:
+    """How one dial went, as an instrument sees it.
+
+    Attributes:
+        phases: seconds of each phase that was begun, in order: resolve, tcp, proxy, tls, upgrade. Through a
+            proxy, its own lookup and connection are in "proxy". Empty if the connector does not measure.
+        duration: seconds of the whole dial, without those for asking for the key.
+        failure: what went wrong and what to do, None if nothing did.
+    """
+
+    phases: Mapping[str, float]
+    duration: float
+    failure: str | None
 
 
 @attrs.frozen(kw_only=True)

@@ -18,15 +18,12 @@ Rules of this module:
 from __future__ import annotations
 
 import enum
-from typing import Any, Final, Literal, assert_never, cast
+from typing import Any, Final, assert_never, cast
 
+from wspool.core.error import Delivery
 from wspool.core.frames import Event, ServerError, parse_error
 
 __all__ = ["Delivery", "Reception", "TurnMachine", "TurnState", "is_about_connection"]
-
-#: What is known about a request. `not_sent`: no byte of it left. `ambiguous`: handed to the
-#: network, nothing heard. `accepted`: the server has begun. `terminal`: the server said how it ended.
-Delivery = Literal["not_sent", "ambiguous", "accepted", "terminal"]
 
 TERMINAL: Final = frozenset({"response.completed", "response.failed", "response.incomplete"})
 

@@ -11,6 +11,7 @@ import outcome
 import trio
 
 from wspool.core.frames import Event
+from wspool.core.policy import PoolPolicy
 from wspool.core.turn import Reception, TurnMachine
 
 __all__ = ["Attempt"]
@@ -25,6 +26,8 @@ class Attempt:
         close_code: the close code the connection died with, or None.
         close_reason: what was said beside it, or why the connection was dropped here.
         events: all events received so far that belong to it.
+        received: bytes of those events.
+        excess: which limit of the policy they are over, or an empty text.
         unread: bytes of the events that the consumer has not taken yet.
         sending: True while its request is on its way out; still True if that was cancelled.
         given_up: True once nobody wants the rest of it.
@@ -37,9 +40,11 @@ class Attempt:
         "close_code",
         "close_reason",
         "events",
+        "excess",
         "given_up",
         "lost",
         "machine",
+        "received",
         "sending",
         "unread",
     )
@@ -50,6 +55,8 @@ class Attempt:
         self.close_code: int | None = None
         self.close_reason = ""
         self.events: list[Event] = []
+        self.received = 0
+        self.excess = ""
         self.unread = 0
         self.sending = False
         self.given_up = False
@@ -78,8 +85,18 @@ class Attempt:
             or (reception is Reception.END and not self.machine.refused)
         ):
             self.events.append(event)
-            self.unread += len(event.raw)
+            size = len(event.raw)
+            self.unread += size
+            self.received += size
         return reception
+
+    def is_over(self, policy: PoolPolicy) -> bool:
+        """Return whether the server has sent more than one turn may have; `excess` then says of what."""
+        if len(self.events) > policy.max_turn_events:
+            self.excess = f"more than max_turn_events={policy.max_turn_events} events in one turn"
+        elif self.received > policy.max_turn_bytes:
+            self.excess = f"more than max_turn_bytes={policy.max_turn_bytes} bytes of events in one turn"
+        return bool(self.excess)
 
     def lose(self, close_code: int | None, close_reason: str = "") -> None:
         """The connection is dead."""

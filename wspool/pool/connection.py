@@ -21,12 +21,13 @@ from wspool.core.chain import WarmUp
 from wspool.core.commands import CloseReason, ConnectionId, LaneId
 from wspool.core.frames import Event, MalformedMessageError, encode, parse_error, parse_event
 from wspool.core.policy import PoolPolicy
+from wspool.core.replay import MESSAGE_TOO_BIG
 from wspool.core.states import IllegalInputError
 from wspool.core.turn import Reception, TurnState, is_about_connection
 from wspool.pool.attempt import Attempt
 from wspool.wire.wire import ConnectError, Wire, WireClosedError
 
-__all__ = ["Connection", "Lane", "Owner"]
+__all__ = ["Connection", "Lane", "Owner", "warm_up_request"]
 
 logger = logging.getLogger("wspool.connection")
 
@@ -189,9 +190,7 @@ class Connection:
         lane.warming = body
         try:
             with trio.move_on_after(self._owner.policy.connect_timeout):
-                request: dict[str, Any] = {**body, "type": "response.create", "generate": False}
-                request.setdefault("input", [])
-                await self.send(encode(request), attempt)
+                await self.send(encode(warm_up_request(body)), attempt)
                 while await attempt.next() is not None:
                     pass
         except WireClosedError:
@@ -298,12 +297,16 @@ class Connection:
         except MalformedMessageError as error:
             logger.debug("connection %s: %s", self.id, error)
             # Not what it said: that may be somebody else's.
-            self._close_reason = "a message that is no JSON object with a type"
+            self._close_reason = f"a message that is no JSON object with a type: {error.reason}"
             self._poison(CloseReason.DIRTY)
             return None
         match reception:
             case Reception.DELIVER:
-                if event.type == "error" and attempt.machine.state is TurnState.FAILING:
+                if attempt.is_over(self._owner.policy):
+                    # As for a message that is too big: another connection would meet the same.
+                    self._close_code, self._close_reason = MESSAGE_TOO_BIG, attempt.excess
+                    self._poison(CloseReason.DIRTY)
+                elif event.type == "error" and attempt.machine.state is TurnState.FAILING:
                     self.spawn(self._expire_failing, lane, attempt)
             case Reception.END:
                 self._end(lane, attempt)
@@ -358,6 +361,11 @@ class Connection:
             attempt.machine.expire_failing()
             attempt.wake()
             self._poison(CloseReason.DIRTY)
+
+
+def warm_up_request(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request that warms a connection up with *body*."""
+    return {"input": [], **body, "type": "response.create", "generate": False}
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wspool.core.statistics import Move, TurnRecord
+from wspool.core.statistics import DialRecord, Move, TurnRecord
 
 __all__ = ["Instrument"]
 
@@ -13,6 +13,9 @@ class Instrument:
     Methods are called synchronously in the pool's thread and must not block. An exception in
     one is logged and does not affect the pool.
     """
+
+    def dial_ended(self, record: DialRecord) -> None:
+        """A dial has ended, however it ended. Twice for one whose key was refused and renewed."""
 
     def turn_ended(self, record: TurnRecord) -> None:
         """A turn has ended, however it ended."""

@@ -17,7 +17,10 @@ from typing import Any, Final, Literal, Protocol, runtime_checkable
 import attrs
 import trio
 
+from wspool.core.frames import encode
 from wspool.core.policy import OPENAI, PoolPolicy, Provider
+from wspool.errors import RequestTooLargeError
+from wspool.pool.connection import warm_up_request
 from wspool.pool.credentials import ApiKey, secret_source
 from wspool.pool.instrument import Instrument
 from wspool.pool.pool import Pool, Setup
@@ -37,6 +40,11 @@ KEY_VARIABLE: Final = "OPENAI_API_KEY"
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
 _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")  # section 5.5, ASCII only
 
+#: Headers that say how the connection itself is made: a second one makes proxies and servers disagree.
+_HANDSHAKE_HEADERS: Final = frozenset(
+    {"connection", "content-length", "host", "proxy-authorization", "transfer-encoding", "upgrade"}
+)
+
 
 def open_pool(
     url: str = DEFAULT_URL,
@@ -47,7 +55,7 @@ def open_pool(
     wire: Literal["auto", "trio-websocket", "websockets"] | Connector = "auto",
     warm_up: Mapping[str, Any] | None = None,
     headers: Sequence[tuple[str, str]] = (),
-    ssl_context: ssl.SSLContext | None = None,
+    ssl_context: ssl.SSLContext | Literal["truststore"] | None = None,
     proxy: str | Literal["environment"] | None = None,
     allow_insecure: bool = False,
     instrument: Instrument | None = None,
@@ -57,8 +65,9 @@ def open_pool(
 
     Args:
         url: the endpoint, ws:// or wss://. ws:// only to this machine, unless *allow_insecure*.
-        api_key: the key, or an async function that returns one and is asked once per dial. By
-            default the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
+        api_key: the key, or an async function that returns one and is asked once per dial, and once more
+            if that key is refused with 401. By default the environment variable OPENAI_API_KEY; an
+            endpoint on this machine needs none.
         provider: what the endpoint can do.
         policy: the limits; by default `PoolPolicy()`.
         wire: how messages are carried: a connector of your own, or a name. "websockets" is the fast
@@ -66,7 +75,8 @@ def open_pool(
         warm_up: body of a request without output that each new connection gets ahead of
             demand; the first turn with equal model, instructions and tools continues from it.
         headers: further headers of the upgrade request, such as OpenAI-Organization.
-        ssl_context: for wss://; by default `ssl.create_default_context()`.
+        ssl_context: for wss://; by default `ssl.create_default_context()`. "truststore" takes the
+            certificates that this machine's administrator trusts (extra: truststore).
         proxy: an HTTP proxy to tunnel through, http://user:password@host:port. "environment" takes it
             from HTTPS_PROXY or ALL_PROXY, heeding NO_PROXY; these are not looked at unless asked.
         allow_insecure: True to send the key unencrypted to another machine.
@@ -81,12 +91,13 @@ def open_pool(
 
     Raises:
         ValueError, TypeError: an argument is not usable; the text says why.
-        ImportError: the wire that was asked for is not installed.
+        RequestTooLargeError: *warm_up* is over the provider's limit.
+        ImportError: the wire or truststore was asked for and is not installed.
     """
     policy = policy if policy is not None else PoolPolicy()
     endpoint = parse_url(
         url,
-        ssl_context=ssl_context,
+        ssl_context=_truststore(ssl_context) if isinstance(ssl_context, str) else ssl_context,
         allow_insecure=allow_insecure,
         connect_timeout=policy.connect_timeout,
         close_timeout=policy.close_timeout,
@@ -102,6 +113,11 @@ def open_pool(
         if api_key is None and not _is_loopback(endpoint.host):
             raise ValueError(f"no API key: set {KEY_VARIABLE}, or pass api_key=")
     source = secret_source(api_key) if api_key is not None else None
+    if warm_up is not None:
+        warm_up = dict(warm_up)
+        size = len(encode(warm_up_request(warm_up)))
+        if size > provider.max_request:
+            raise RequestTooLargeError(size=size, limit=provider.max_request)
 
     async def upgrade_headers() -> Sequence[tuple[str, str]]:
         if source is None:
@@ -122,9 +138,10 @@ def open_pool(
         connector=connector,
         post=post,
         headers=upgrade_headers,
+        renewable=callable(api_key),
         provider=provider,
         policy=policy,
-        warm_up=dict(warm_up) if warm_up is not None else None,
+        warm_up=warm_up,
         instrument=instrument if instrument is not None else Instrument(),
         trace=trace,
     )
@@ -213,6 +230,17 @@ def _connector(wire: str) -> Connector:
     return TrioWebSocketConnector()
 
 
+def _truststore(name: str) -> ssl.SSLContext:
+    """Return a context that trusts what the operating system trusts. Only here is truststore imported."""
+    if name != "truststore":
+        raise ValueError(f"ssl_context={name!r} is neither 'truststore' nor an ssl.SSLContext")
+    try:
+        import truststore
+    except ImportError as error:
+        raise ImportError("ssl_context='truststore' needs it: pip install 'wspool[truststore]'") from error
+    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -228,4 +256,6 @@ def _checked_header(name: str, value: str) -> tuple[str, str]:
         raise ValueError(f"the value of header {name!r} must be visible ASCII without line breaks")
     if name.lower() == "authorization":
         raise ValueError("pass the credential as api_key=, not as a header")
+    if name.lower() in _HANDSHAKE_HEADERS or name.lower().startswith("sec-websocket-"):
+        raise ValueError(f"header {name!r} belongs to the handshake itself; leave it out")
     return name, value

@@ -48,6 +48,8 @@ def turn_failure(attempt: Attempt) -> WsPoolError | None:
         error, code = attempt.machine.error, attempt.close_code
         if error is not None and error.is_connection_limit:
             return lost("the connection reached its lifetime limit", attempt)
+        if attempt.excess:
+            return lost(f"{attempt.excess}, and a resend never works: raise it if that is right", attempt)
         how = "the connection was dropped" if code is None else f"the connection closed with code {code}"
         if attempt.close_reason:
             how += f" ({attempt.close_reason!r})"

@@ -46,18 +46,19 @@ from wspool.core.failures import DialFailure, FailureKind, classify_dial, parse_
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import PoolCore, Verdict
 from wspool.core.replay import RetryBudget
-from wspool.core.statistics import Move, PoolStatistics, TurnRecord
+from wspool.core.statistics import DialRecord, Move, PoolStatistics, TurnRecord
 from wspool.core.trace import trace_core
 from wspool.errors import ForeignUseError, PoolClosedError, WsPoolError
 from wspool.pool.clock import suspension
 from wspool.pool.connection import Connection, Lane
 from wspool.pool.conversation import Conversation
-from wspool.pool.credentials import CredentialError
+from wspool.pool.credentials import CredentialError, forget, is_secret
 from wspool.pool.instrument import Instrument
 from wspool.pool.lease import Lease
 from wspool.pool.outcome import refusal
 from wspool.wire.answer import Answer
-from wspool.wire.wire import ConnectError, Connector, Endpoint, Wire
+from wspool.wire.dial import stopwatch
+from wspool.wire.wire import ConnectError, Connector, Endpoint, Wire, WireClosedError
 
 __all__ = ["Pool"]
 
@@ -80,6 +81,8 @@ class Setup:
     connector: Connector
     post: Callable[[str, Headers, bytes], Awaitable[Answer]]
     headers: Callable[[], Awaitable[Headers]] = attrs.field(repr=False)
+    #: True when `headers` may hold a new credential if it is asked again.
+    renewable: bool = False
     provider: Provider
     policy: PoolPolicy
     warm_up: Mapping[str, Any] | None
@@ -402,10 +405,23 @@ class Pool:
         if self.statistics().closed_pool:
             raise PoolClosedError("the pool is closed; nothing was sent")
         try:
-            return await self._setup.post(suffix, await self._headers(), body)
+            return await self._post(suffix, body)
         except ConnectError as error:
+            forget(error)
             refused = Refuse(WaiterId(0), RefuseReason.DIAL_FAILED, _classified(error))
             raise refusal(refused, self._core.statistics(), error) from error
+        except WireClosedError as error:
+            forget(error)
+            raise
+
+    async def _post(self, suffix: str, body: bytes) -> Answer:
+        # A frame of its own, which goes with its exception: it holds the credential.
+        headers = await self._ask_headers()
+        try:
+            return await self._setup.post(suffix, headers, body)
+        except (ConnectError, WireClosedError) as error:
+            forget(error, _secrets(headers))
+            raise
 
     def jitter(self) -> float:
         """Return a random number in [0, 1)."""
@@ -432,18 +448,50 @@ class Pool:
     # -- for connections ----------------------------------------------------------------------
 
     async def dial(self, nursery: trio.Nursery) -> Wire:
-        """Open a wire whose tasks live in *nursery*."""
-        # The connector bounds the dial itself, and says in which phase its time was up.
-        return await self._setup.connector.connect(nursery, self._setup.endpoint, await self._headers())
+        """Open a wire whose tasks live in *nursery*.
 
-    async def _headers(self) -> Headers:
+        A credential that can be renewed and is refused is asked for once more, at once.
+        """
+        headers = await self._ask_headers()
+        try:
+            return await self._connect(nursery, headers)
+        except ConnectError as error:
+            # Not what a proxy refuses: it has not seen this credential.
+            if not self._setup.renewable or error.phase != "upgrade" or error.status != 401:
+                raise
+            refusal = error
+        renewed = await self._ask_headers()
+        if renewed == headers:
+            raise refusal  # the endpoint has judged this one
+        forget(refusal)
+        return await self._connect(nursery, renewed)
+
+    async def _ask_headers(self) -> Headers:
         limit = self.policy.connect_timeout
-        headers: Headers | None = None
         with trio.move_on_after(limit):
-            headers = await self._setup.headers()
-        if headers is None:
-            raise CredentialError(f"the api_key function gave no key within {limit:g} s", phase="upgrade")
-        return headers
+            return await self._setup.headers()
+        raise CredentialError(f"the api_key function gave no key within {limit:g} s", phase="upgrade")
+
+    async def _connect(self, nursery: trio.Nursery, headers: Headers) -> Wire:
+        # The connector bounds the dial itself, and says in which phase its time was up.
+        began, failure = trio.current_time(), "the dial was stopped"
+        seconds: Mapping[str, float] = {}
+        try:
+            with stopwatch() as seconds:
+                wire = await self._setup.connector.connect(nursery, self._setup.endpoint, headers)
+            failure = ""
+            return wire
+        except ConnectError as error:
+            forget(error, _secrets(headers))
+            failure = str(error)
+            raise
+        finally:
+            record = DialRecord(
+                phases=dict(seconds),
+                duration=trio.current_time() - began,
+                failure=failure or None,
+            )
+            self._watch(self._setup.instrument.dial_ended, record)
 
     def on_connected(self, connection: Connection) -> None:
         """Its handshake is done."""
@@ -452,6 +500,7 @@ class Pool:
     def on_dial_failed(self, connection: Connection, error: ConnectError) -> None:
         """Its dial failed."""
         self._connections.pop(connection.id, None)
+        forget(error)
         self._last_failure = error
         failure = _classified(error)
         logger.info("dial %s failed: %s", connection.id, failure.message)
@@ -646,6 +695,10 @@ def _classified(error: ConnectError) -> DialFailure:
         certificate=error.certificate,
         retry_after=parse_retry_after(error.headers, time.time()),
     )
+
+
+def _secrets(headers: Headers) -> list[str]:
+    return [value.removeprefix("Bearer ") for name, value in headers if is_secret(name, value)]
 
 
 class _LeaseBlock:

@@ -86,7 +86,10 @@ async def _call(call: Item, tools: Mapping[str, Tool]) -> str:
         keywords: dict[str, Any] = {}
     else:
         args = ()
-        arguments: Any = json.loads(str(call.get("arguments") or "{}"))
+        try:
+            arguments: Any = json.loads(str(call.get("arguments") or "{}"))
+        except RecursionError:
+            raise ValueError(f"the arguments of {name!r} are nested too deep") from None
         if not isinstance(arguments, dict):
             raise TypeError(f"the arguments of {name!r} are not a JSON object")
         keywords = cast("dict[str, Any]", arguments)

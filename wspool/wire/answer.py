@@ -33,8 +33,11 @@ __all__ = [
 #: Most bytes kept of the body of a refusal. Enough for any error page, small enough to log.
 MAX_REJECT_BODY: Final = 64 * 1024
 
-#: Most bytes of status line and headers before an answer is given up. Larger than what h11 accepts
-#: (16 KiB), so that where h11 reads too, its own error comes first.
+#: What h11 accepts of status line and headers.
+_LONG_HEAD: Final = 16 * 1024
+
+#: Most bytes of status line and headers before an answer is given up. Larger than what h11 accepts,
+#: so that where h11 reads too, its own error comes first.
 MAX_HEAD: Final = 32 * 1024
 
 _VERSION: Final = b"HTTP/1."
@@ -199,7 +202,11 @@ def upgrade_failure(received: bytes, *, wrong: bool) -> ConnectError:
     """Return why an upgrade that ended with *received* failed. *wrong*: it is no WebSocket handshake."""
     if error := refusal(received):
         return error
-    if wrong:
+    if wrong and len(received) > _LONG_HEAD and b"\r\n\r\n" not in received:
+        what = (
+            f"the server's answer to the upgrade has more than {_LONG_HEAD} bytes of headers: check the URL"
+        )
+    elif wrong:
         what = "the server's answer to the upgrade is not a WebSocket handshake: check the URL"
     elif received:
         what = "the connection ended in the middle of the server's answer to the upgrade: try again"

@@ -4,7 +4,8 @@ Rules of this module:
 
 * A URL is parsed once and refused early. No message of a refusal quotes the URL: it may hold a secret.
 * Each step names itself (`enter`) before it starts, so that whoever holds the deadline
-  (`time_limit`) can say which step ate the time. One deadline covers the whole dial.
+  (`time_limit`) can say which step ate the time, and whoever measures (`stopwatch`) what each took.
+  One deadline covers the whole dial.
 * No proxy is used unless the endpoint names one, and its password is in no text.
 * Every failure is a `ConnectError` with its phase, and the operating system's or OpenSSL's own
   exception as the cause. Its first line says what happened and what to do about it.
@@ -29,6 +30,7 @@ from urllib.request import getproxies_environment
 import trio
 
 from wspool.wire.answer import AnswerReader, NotHttpError, parse_answer
+from wspool.wire.secret import Secret
 from wspool.wire.tls import TLSStream
 from wspool.wire.wire import ConnectError, Endpoint, Phase, Proxy
 
@@ -41,6 +43,7 @@ __all__ = [
     "open_stream",
     "parse_proxy",
     "parse_url",
+    "stopwatch",
     "time_limit",
 ]
 
@@ -59,6 +62,9 @@ _HEADER_VALUE: Final = re.compile(r"([\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?)?")
 
 #: Where the dial of the current task is; only its deadline reads it.
 _phase: ContextVar[Phase] = ContextVar("wspool_dial_phase", default="tcp")
+
+#: Who measures the dial of the current task, if anybody does.
+_watch: ContextVar[_Stopwatch | None] = ContextVar("wspool_dial_watch", default=None)
 
 _TOO_SLOW: Final[dict[Phase, str]] = {
     "resolve": "the name lookup of {host!r} did not finish: check DNS",
@@ -149,13 +155,14 @@ def parse_proxy(url: str) -> Proxy:
         raise ValueError(f"the proxy must be an HTTP proxy that opens tunnels: write {form}")
     if parts.path not in ("", "/") or "?" in url:
         raise ValueError(f"the proxy has a path: write {form}")
-    user = password = None
+    credentials: Secret | None = None
     if "@" in parts.netloc:
         user, password = _unquote(parts.username or ""), _unquote(parts.password or "")
         if not user or ":" in user:  # RFC 7617 section 2
             raise ValueError("the proxy's user name is empty or holds a colon, which HTTP cannot send")
+        credentials = Secret(base64.b64encode(f"{user}:{password}".encode()).decode())
     host, _ = _parse_host(host, "proxy", form)
-    return Proxy(host=host, port=port or _DEFAULT_PORTS["ws"], user=user, password=password or "")
+    return Proxy(host=host, port=port or _DEFAULT_PORTS["ws"], credentials=credentials)
 
 
 def _unquote(text: str) -> str:
@@ -248,9 +255,43 @@ def encode_headers(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, byte
     return [(name.encode("ascii"), value.encode("ascii")) for name, value in headers]
 
 
+class _Stopwatch:
+    """What each phase of one dial took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._phase: Phase | None = None
+        self._since = 0.0
+
+    def enter(self, phase: Phase | None) -> None:
+        """End the phase that runs, and begin *phase* if it is one."""
+        now = trio.current_time()
+        if self._phase is not None:
+            self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._since
+        self._phase, self._since = phase, now
+
+
+@contextmanager
+def stopwatch() -> Generator[dict[str, float], None, None]:
+    """Measure the dial in the block: gives the seconds of each phase that was begun, in order.
+
+    The dict is filled as phases end, the last one at the end of the block, failed or not. A connector
+    that never calls `enter` leaves it empty.
+    """
+    watch = _Stopwatch()
+    token = _watch.set(watch)
+    try:
+        yield watch.seconds
+    finally:
+        watch.enter(None)
+        _watch.reset(token)
+
+
 def enter(phase: Phase) -> None:
     """Note that the current task's dial is in *phase* from now on."""
     _phase.set(phase)
+    if (watch := _watch.get()) is not None:
+        watch.enter(phase)
 
 
 @contextmanager
@@ -260,7 +301,7 @@ def time_limit(endpoint: Endpoint) -> Generator[None, None, None]:
     Raises:
         ConnectError: time is up; `phase` is the last one that was entered.
     """
-    enter("tcp")  # for an opener that never says where it is
+    _phase.set("tcp")  # for an opener that never says where it is
     with trio.move_on_after(endpoint.connect_timeout) as scope:
         yield
     if scope.cancelled_caught:
@@ -340,9 +381,8 @@ async def _open_tunnel(stream: trio.SocketStream, endpoint: Endpoint, proxy: Pro
     """Ask *proxy* at the end of *stream* for a tunnel to *endpoint* (RFC 9110 section 9.3.6)."""
     target = f"{_bracketed(endpoint.host)}:{endpoint.port}"
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-    if proxy.user is not None:
-        credentials = base64.b64encode(f"{proxy.user}:{proxy.password}".encode()).decode()
-        lines.append(f"Proxy-Authorization: Basic {credentials}")
+    if proxy.credentials is not None:
+        lines.append(f"Proxy-Authorization: Basic {proxy.credentials.reveal()}")
     where = f"the proxy {proxy.host}:{proxy.port}"
     answer = AnswerReader(tunnel=True)
     complete = False

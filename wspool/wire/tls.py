@@ -14,7 +14,8 @@ Rules of this module:
 from __future__ import annotations
 
 import ssl
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, cast
 
 import trio
 
@@ -51,6 +52,10 @@ class TLSStream(trio.abc.Stream):
     def version(self) -> str | None:
         """Return the name of the TLS version, such as "TLSv1.3"; None before the handshake."""
         return self._tls.version()
+
+    def certificate(self) -> Mapping[str, object]:
+        """Return the server's certificate as `ssl.SSLSocket.getpeercert` does; empty if it is not checked."""
+        return cast("Mapping[str, object]", self._tls.getpeercert() or {})
 
     async def do_handshake(self) -> None:
         """Shake hands and check the certificate. A checkpoint; cancelling leaves nothing but closing.

@@ -22,6 +22,8 @@ from typing import Final, Literal, Protocol
 import attrs
 import trio
 
+from wspool.wire.secret import Secret
+
 __all__ = [
     "ABNORMAL_CLOSURE",
     "ConnectError",
@@ -99,14 +101,12 @@ class Proxy:
     Attributes:
         host: host name or address, without brackets.
         port: TCP port.
-        user: name for Basic authentication, None to send no credentials.
-        password: the password that goes with it. Never shown.
+        credentials: user and password as Basic authentication sends them, None to send none. Never shown.
     """
 
     host: str
     port: int
-    user: str | None = attrs.field(default=None, repr=False)
-    password: str = attrs.field(default="", repr=False)
+    credentials: Secret | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen(kw_only=True)

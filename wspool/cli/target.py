@@ -1,0 +1,148 @@
+"""Where `doctor` and `probe` go: the endpoint, the key and the proxy that the user means.
+
+As in the provider's own SDKs: `--url`, else OPENAI_BASE_URL, else OpenAI. The key is in a variable.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+import attrs
+import typer
+
+import wspool
+from wspool.cli.usage import usage_error
+from wspool.wire.dial import environment_proxy, host_header, parse_proxy, parse_url
+from wspool.wire.wire import Endpoint
+
+__all__ = [
+    "ApiKeyEnv",
+    "Model",
+    "ProxyUrl",
+    "Target",
+    "Url",
+    "find_target",
+    "plain",
+]
+
+#: Of the provider's SDKs. An http(s) URL without "/responses".
+BASE_URL_VARIABLE: Final = "OPENAI_BASE_URL"
+
+#: Model of an endpoint on this machine, where any name will do.
+_LOCAL_MODEL: Final = "local"
+
+#: Longest text of a server that is shown, in characters.
+_LONGEST: Final = 400
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help=f"WebSocket URL of the endpoint; that of {BASE_URL_VARIABLE}, or OpenAI's, if not given."
+    ),
+]
+Model = Annotated[str | None, typer.Option(help="Model for the turns; needed unless on this machine.")]
+ApiKeyEnv = Annotated[str, typer.Option(help="Environment variable that holds the API key.")]
+ProxyUrl = Annotated[
+    str | None, typer.Option(help='HTTP proxy, http://host:port; "environment" for that of HTTPS_PROXY.')
+]
+
+
+@attrs.frozen(kw_only=True)
+class Target:
+    """An endpoint, as the user means it.
+
+    Attributes:
+        url: its URL.
+        source: where that comes from.
+        endpoint: the same, parsed.
+        local: True if it is on this machine.
+        model: the model for turns, None if none was named.
+        key: the key, None if there is none. Not checked yet.
+        key_name: the variable that it is looked for in.
+        proxy_url: the proxy's URL, None for none.
+        unused_proxy: True if the environment names a proxy that is not used.
+    """
+
+    url: str = attrs.field(repr=False)
+    source: str
+    endpoint: Endpoint
+    local: bool
+    model: str | None
+    key: str | None = attrs.field(repr=False)
+    key_name: str
+    proxy_url: str | None = attrs.field(repr=False)
+    unused_proxy: bool
+
+    def __str__(self) -> str:
+        # Without the query, which may hold a secret.
+        scheme = "ws" if self.endpoint.ssl_context is None else "wss"
+        return f"{scheme}://{host_header(self.endpoint)}{self.endpoint.resource.partition('?')[0]}"
+
+
+def find_target(
+    url: str | None,
+    model: str | None,
+    api_key_env: str,
+    proxy: str | None,
+    policy: wspool.PoolPolicy,
+    environment: Mapping[str, str] = os.environ,
+) -> Target:
+    """Return what the options and the environment name; a mistake in them ends the command."""
+    try:
+        return _find(url, model, api_key_env, proxy, policy, environment)
+    except ValueError as problem:
+        # What a program may do instead, a command may not.
+        usage_error(str(problem).replace(", or pass allow_insecure=True", ""))
+
+
+def _find(
+    url: str | None,
+    model: str | None,
+    api_key_env: str,
+    proxy: str | None,
+    policy: wspool.PoolPolicy,
+    environment: Mapping[str, str],
+) -> Target:
+    source = "--url"
+    if url is None and (base := environment.get(BASE_URL_VARIABLE)):
+        url, source = _from_base(base), BASE_URL_VARIABLE
+    elif url is None:
+        url, source = wspool.DEFAULT_URL, "the default"
+    given = parse_proxy(proxy) if proxy is not None and proxy != "environment" else None
+    endpoint = parse_url(
+        url,
+        connect_timeout=policy.connect_timeout,
+        close_timeout=policy.close_timeout,
+        max_message_size=policy.max_message_size,
+        proxy=given,
+    )
+    named = environment_proxy(endpoint.host, endpoint.port)
+    if proxy == "environment":
+        proxy, named = named, None
+        endpoint = attrs.evolve(endpoint, proxy=parse_proxy(proxy) if proxy is not None else None)
+    local = endpoint.host in ("localhost", "::1") or endpoint.host.startswith("127.")
+    return Target(
+        url=url,
+        source=source,
+        endpoint=endpoint,
+        local=local,
+        model=model or (_LOCAL_MODEL if local else None),
+        key=environment.get(api_key_env) or None,
+        key_name=api_key_env,
+        proxy_url=proxy,
+        unused_proxy=named is not None and proxy is None,
+    )
+
+
+def _from_base(base: str) -> str:
+    for scheme, instead in (("https://", "wss://"), ("http://", "ws://")):
+        if base.lower().startswith(scheme):
+            base = instead + base[len(scheme) :]
+    base = base.rstrip("/")
+    return base if base.endswith("/responses") else f"{base}/responses"
+
+
+def plain(text: str) -> str:
+    """Return *text*, which a server may have written, so that a terminal shows it and does nothing else."""
+    shown = "".join(character if character.isprintable() else " " for character in text)
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
