@@ -45,6 +45,9 @@ from wspool.core.statistics import (
 from wspool.core.statistics import (
     TurnRecord as TurnRecord,
 )
+from wspool.core.steering import (
+    Steer as Steer,
+)
 from wspool.errors import (
     AuthenticationError as AuthenticationError,
 )
@@ -77,6 +80,9 @@ from wspool.errors import (
 )
 from wspool.errors import (
     ResponseFailedError as ResponseFailedError,
+)
+from wspool.errors import (
+    SteeringRefusedError as SteeringRefusedError,
 )
 from wspool.errors import (
     TooManyWaitingError as TooManyWaitingError,
@@ -128,6 +134,8 @@ __all__ = [
     "RequestTooLargeError",
     "Response",
     "ResponseFailedError",
+    "Steer",
+    "SteeringRefusedError",
     "TooManyWaitingError",
     "Turn",
     "TurnInFlightError",

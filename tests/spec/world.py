@@ -61,6 +61,8 @@ class Connection:
     closing: bool = False
     retiring: bool = False
     pinged: bool = False
+    #: No answer has come yet that names its lane, or names none.
+    trial: bool = False
     retire_at: float = math.inf
     cleared_at: float = math.inf
     ping_at: float = math.inf
@@ -80,7 +82,11 @@ class World:
 
     def __init__(self, policy: PoolPolicy, provider: Provider) -> None:
         self.policy = policy
-        self.lanes = provider.lanes
+        #: Lanes that a connection has, once the endpoint has proved that it knows them.
+        self.lanes = min(policy.lanes, provider.lanes)
+        self.proved = self.lanes == 1
+        #: The connection that something comes from.
+        self.answering: Connection | None = None
         self.schedule = policy.schedule(provider)
         self.connections: dict[ConnectionId, Connection] = {}
         self.waiters: list[WaiterId] = []
@@ -182,7 +188,17 @@ class World:
 
     def connect(self, connection: Connection) -> None:
         connection.dialing = False
-        connection.lanes = [Lane() for _ in range(self.lanes)]
+        connection.trial = not self.proved
+        connection.lanes = [Lane() for _ in range(self.lanes if self.proved else 1)]
+
+    def answer(self, connection: Connection, now: float, *, names: bool) -> None:
+        """The first answer on a connection on trial: with the name of its lane, or without."""
+        connection.trial = False
+        self.proved = True
+        if not names:
+            self.lanes = 1
+        elif now < self.grant_end(connection):
+            connection.lanes += [Lane() for _ in range(len(connection.lanes), self.lanes)]
 
     def end(self, connection: Connection) -> None:
         """Its leases die with it."""

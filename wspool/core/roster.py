@@ -167,12 +167,19 @@ class Roster:
     def open(self, connection: Connection, lanes: int) -> None:
         """Its handshake is done: all its lanes are free. Its `retire_at` is set already."""
         self.move(connection, ConnectionInput.CONNECT)
-        connection.lanes = [Lane(LaneId(number)) for number in range(lanes)]
-        connection.free = connection.lanes[::-1]
-        self.lanes[LaneState.IDLE] += lanes
-        self.fresh += lanes
         connection.key = (connection.retire_at, connection.id)
-        bisect.insort(self.available, connection.key)
+        self.widen(connection, lanes)
+
+    def widen(self, connection: Connection, lanes: int) -> None:
+        """It has that many lanes from now on; the new ones are free."""
+        new = [Lane(LaneId(number)) for number in range(len(connection.lanes), lanes)]
+        if new and not connection.free:
+            bisect.insort(self.available, connection.key)
+        connection.lanes += new
+        connection.free += new[::-1]
+        self.lanes[LaneState.IDLE] += len(new)
+        if connection.state is _OPEN:
+            self.fresh += len(new)
 
     def retire(self, connection: Connection) -> list[LeaseId]:
         """It is past its planned retirement; return the leases on it."""
