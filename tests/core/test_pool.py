@@ -31,7 +31,7 @@ from wspool.core.commands import (
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lanes import Naming
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.pool import EARLY, MAX_SKIPS, PoolCore, Verdict
+from wspool.core.pool import EARLY, ELISION_DELAY, MAX_SKIPS, PoolCore, Verdict
 from wspool.core.states import ConnectionState, IllegalInputError, LaneState
 
 DOWN = DialFailure(kind=FailureKind.TRANSIENT, message="no answer", phase="tcp")
@@ -102,6 +102,19 @@ def test_a_waiter_takes_whatever_comes_first() -> None:
 
     assert [Grant(WaiterId(2), LeaseId(2), ONE, LANE)] == core.release(LeaseId(1), 1.1)
     assert [] == core.connected(TWO, 1.2, 0.1)
+
+
+def test_what_is_in_use_may_come_back_sooner_than_a_dial_ends() -> None:
+    """A crowd is worth two dials while connections are open, and all it needs a moment later."""
+    core = make(max_size=20)
+    opened(core)
+
+    dials = [command for number in range(2, 12) for command in core.acquire(WaiterId(number), 5.0)]
+    assert [Dial(TWO), Dial(THREE)] == dials
+    assert 5.0 + ELISION_DELAY == core.next_deadline()
+
+    core.release(LeaseId(1), 5.01)
+    assert 7 == len(of(core.tick(5.0 + ELISION_DELAY), Dial)), "nine in line, two dials run"
 
 
 def test_a_dial_survives_the_waiter_who_asked() -> None:

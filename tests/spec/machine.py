@@ -37,7 +37,7 @@ from wspool.core.commands import (
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.outage import BACKOFF_BASE, BACKOFF_CAP
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.pool import MAX_SKIPS, PoolCore, Verdict
+from wspool.core.pool import ELISION_DELAY, HEAD_START, MAX_SKIPS, PoolCore, Verdict
 from wspool.core.states import ConnectionState, LaneState
 
 #: The rows of the legality tables that were read, for the test that all of them were.
@@ -161,6 +161,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.core = PoolCore(policy, provider, warm_up=warm_up)
         self.world = World(policy, provider)
         self.last_waiter = 0
+        self.line_since = -math.inf
         self.shrunk = False
         self.trace: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = []
         self.driver = self.make_driver()
@@ -215,6 +216,10 @@ class PoolMachine(RuleBasedStateMachine):
             for track, lane in zip(connection.lanes, lanes, strict=True):
                 if lane is LaneState.DEAD and not track.dead:
                     self.world.bury(connection, track, self.now)
+        if not self.world.waiters:
+            self.line_since = -math.inf
+        elif math.isinf(self.line_since):
+            self.line_since = self.now
         self.check_dials(dials_before)
         return commands
 
@@ -222,12 +227,17 @@ class PoolMachine(RuleBasedStateMachine):
         """A dial is started only if somebody needs it at that instant (contract: no needless open)."""
         dials = len(self.world.dials)
         if dials > before:
-            assert self.need() > (dials - 1) * self.world.lanes, "needless dial"
+            assert self.need(held_back=self.held_back) > (dials - 1) * self.world.lanes, "needless dial"
             assert dials <= self.policy.dial_concurrency
             if self.core.failure is not None:
                 assert dials == 1, "more than one prober in an outage"
 
-    def need(self) -> int:
+    @property
+    def held_back(self) -> bool:
+        """Whether what is in use may come back to those in line sooner than a dial ends."""
+        return bool(self.world.open) and self.now < self.line_since + ELISION_DELAY
+
+    def need(self, *, held_back: bool = False) -> int:
         """How many lanes are wanted that are not there."""
         world = self.world
         fresh = sum(world.free(connection) for connection in world.open if not connection.retiring)
@@ -240,13 +250,16 @@ class PoolMachine(RuleBasedStateMachine):
         spare = fresh + world.count(On.WARM_UP)
         # While nothing is granted, what is free will do for those who wait.
         waiting = max(0, len(world.waiters) - spare) if world.paused else len(world.waiters)
+        if held_back:
+            waiting = min(waiting, HEAD_START * world.lanes)
         return waiting + max(0, self.policy.min_idle + movers - spare)
 
     def check_breaks(self, commands: list[Command]) -> None:
         """Make before break: a planned retirement alone never costs spare while there is room."""
         size = self.world.size
         for command in commands:
-            size += isinstance(command, Dial) - isinstance(command, HangUp)
+            left = isinstance(command, HangUp) and not self.policy.count_closing
+            size += isinstance(command, Dial) - left
             if getattr(command, "reason", None) is CloseReason.IDLE:
                 fresh = sum(self.world.free(other) for other in self.world.open if not other.retiring)
                 idle = self.world.free(self.world.connections[command.connection])  # type: ignore[union-attr] # a HangUp
@@ -261,7 +274,7 @@ class PoolMachine(RuleBasedStateMachine):
                     for other in self.world.open
                     if other is not connection and not other.retiring
                 )
-                full = size + 1 >= self.world.policy.max_size  # as it was before this one went
+                full = size + left >= self.world.policy.max_size  # as it was before this one went
                 assert spare >= self.policy.min_idle or full, "broke before make"
                 states = self.core.states()
                 steady = all(
@@ -277,15 +290,14 @@ class PoolMachine(RuleBasedStateMachine):
 
     # -- waiters --------------------------------------------------------------------------------
 
-    @rule(min_remaining=st.sampled_from([0.0, 0.0, 0.0, 10.0, 1500.0]))
+    @rule(remaining=st.sampled_from([0.0, 0.0, 0.0, 0.2, 0.95]))
     @precondition(lambda self: len(self.world.waiters) < 5)
     @noted
-    def acquire(self, min_remaining: float = 0.0) -> None:
+    def acquire(self, remaining: float = 0.0) -> None:
         self.last_waiter += 1
         waiter = WaiterId(self.last_waiter)
         self.world.waiters.append(waiter)
-        if min_remaining > self.world.schedule.retire_from:
-            min_remaining = 0.0  # the shell refuses it: no connection ever has that much
+        min_remaining = remaining * self.world.schedule.retire_from  # a part of what a connection has at best
         self.world.wanted[waiter] = min_remaining
         commands = self.step("acquire", waiter, min_remaining=min_remaining)
         refused = [command for command in commands if getattr(command, "waiter", None) == waiter]
@@ -787,14 +799,24 @@ class PoolMachine(RuleBasedStateMachine):
         world, failure = self.world, self.core.failure
         if world.closing or world.size >= world.policy.max_size:
             return
-        if len(world.dials) * world.lanes >= self.need():
-            return
+        coming = len(world.dials) * world.lanes
         outage = self.core._outage
+        if self.held_back and coming < self.need() and not outage.down:
+            assert self.core.next_deadline() <= self.line_since + ELISION_DELAY, "nobody dials later"
+        if coming >= self.need(held_back=self.held_back):
+            return
         if failure is None:
             assert len(world.dials) >= outage.dial_limit, "nobody dials what is needed"
         elif world.waiters or not failure.permanent:
             due = self.core.next_deadline()
             assert world.dials or due <= max(self.now, outage.probe_at), "nobody wakes the prober"
+
+    @invariant()
+    def nobody_hopes_in_vain(self) -> None:
+        """What was refused for good is told to all who wait, unless it is being tried again."""
+        failure, outage = self.core.failure, self.core._outage
+        if failure is not None and failure.permanent and not self.world.dials:
+            assert not self.world.waiters or outage.probe_at <= self.now, "a waiter was left hoping"
 
     @invariant()
     def retirements_are_apart(self) -> None:

@@ -159,7 +159,7 @@ MUTANTS = [
     Mutant(
         "dials that run are not counted",
         POOL,
-        "return need > self._roster.dialing * self._lanes",
+        "return need > coming * self._lanes",
         "return need > 0",
     ),
     Mutant(
@@ -171,8 +171,8 @@ MUTANTS = [
     Mutant(
         "one connection too many",
         POOL,
-        "not self._closing and self._size() < self.policy.max_size and",
-        "not self._closing and self._size() <= self.policy.max_size and",
+        "if self._closing or self._size() >= self.policy.max_size:",
+        "if self._closing or self._size() > self.policy.max_size:",
     ),
     Mutant(
         "a closing connection does not count although it should",
@@ -195,6 +195,18 @@ MUTANTS = [
         "return self.failure.permanent or now >= self.give_up_at",
         "return now >= self.give_up_at",
     ),
+    Mutant(
+        "dials that were held back are forgotten",
+        POOL,
+        "        if self._held_back and self._waiters and self._size() < self.policy.max_size:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "dials are held back although nothing is open",
+        POOL,
+        "self._held_back = roster.usable > 0 and ",
+        "self._held_back = ",
+    ),
     Mutant("an outage begins again and again", OUTAGE, "began = not self._failures and", "began ="),
     # -- retirement --
     Mutant(
@@ -206,14 +218,14 @@ MUTANTS = [
     Mutant(
         "retired without replacement",
         POOL,
-        "            roster.fresh >= self.policy.min_idle\n            or (",
-        "            True\n            or (",
+        "            if roster.fresh < self.policy.min_idle and (\n",
+        "            if roster.fresh < 0 and (\n",
     ),
     Mutant(
         "a leaver goes for what is on its way",
         POOL,
-        "                and self._needs_dial()\n                and not outage.down\n",
-        "                and not outage.down\n",
+        "                or not self._needs_dial(coming)\n",
+        "",
     ),
     Mutant(
         "the deadline is looked at only when a lane comes back",
@@ -248,8 +260,8 @@ MUTANTS = [
     Mutant(
         "a late holder is not told to finish",
         POOL,
-        "                commands.append(Expiring(lease))",
-        "                pass",
+        "            commands.append(Expiring(lease))",
+        "            pass",
     ),
     Mutant(
         "an unexpected limit says nothing about older ones",

@@ -121,6 +121,7 @@ class Pool:
         self._token = trio.lowlevel.current_trio_token()
         self._process = os.getpid()
         self._suspended = suspension()
+        self._clock = trio.lowlevel.current_clock()
         # Spreads retirements and retries; nothing secret depends on it.
         self._random = random.Random()
 
@@ -362,7 +363,7 @@ class Pool:
 
     def now(self) -> float:
         """Return the pool's time: trio's clock plus the seconds the machine was suspended."""
-        return trio.current_time() + self._suspended()
+        return self._clock.current_time() + self._suspended()
 
     def is_live(self, lease: LeaseId) -> bool:
         """Return whether *lease* still holds its lane."""
@@ -395,7 +396,6 @@ class Pool:
         """The holder of *lease* gave its turn up."""
         self._step(self._core.give_up, lease)
 
-    @trio.lowlevel.enable_ki_protection
     @trio.lowlevel.enable_ki_protection
     def release(self, lease: LeaseId) -> None:
         """The holder of *lease* leaves."""
