@@ -485,8 +485,8 @@ MUTANTS = [
     Mutant(
         "a stray event does no harm",
         CONNECTION,
-        "        else:\n            self._poison(CloseReason.DIRTY)\n\n    def _end",
-        "        else:\n            pass\n\n    def _end",
+        "        else:\n            self._poison(CloseReason.DIRTY)\n\n    def _cut",
+        "        else:\n            pass\n\n    def _cut",
     ),
     Mutant(
         "the server's announcement is not heard",

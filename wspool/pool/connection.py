@@ -380,6 +380,7 @@ class Connection:
                         fed[attempt] = None
                 for attempt in fed:
                     attempt.wake()
+                for attempt in fed:
                     if attempt.unread > limit:
                         await self._wait_for(attempt, limit)
         except WireClosedError as error:
