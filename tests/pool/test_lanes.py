@@ -92,14 +92,16 @@ async def test_turns_run_at_once_on_one_connection(autojump_clock) -> None:
                 said[f"{word} {count}"] = response.output_text
             assert 2 == conversation.statistics().delta_turns
 
-    async with serving(Slow(), profile=OPENAI_SERVER) as world:
-        async with world.pool(limits=policy(max_size=1, lanes=8), provider=OPENAI) as pool:
-            await proved(pool)
-            began = trio.current_time()
-            async with trio.open_nursery() as nursery:
-                for number in range(8):
-                    nursery.start_soon(converse, pool, f"w{number}")
-            took = trio.current_time() - began
+    async with (
+        serving(Slow(), profile=OPENAI_SERVER) as world,
+        world.pool(limits=policy(max_size=1, lanes=8), provider=OPENAI) as pool,
+    ):
+        await proved(pool)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(converse, pool, f"w{number}")
+        took = trio.current_time() - began
 
     assert {word: word for word in said} == said
     assert 24 == len(said)
@@ -111,12 +113,14 @@ async def test_turns_run_at_once_on_one_connection(autojump_clock) -> None:
 
 async def test_names_are_used_again(autojump_clock) -> None:
     """More conversations than a connection may have names: none is refused."""
-    async with serving(EchoModel(), profile=OPENAI_SERVER) as world:
-        async with world.pool(limits=policy(max_size=1, lanes=16), provider=OPENAI) as pool:
-            ended: dict[str, Any] = {}
-            async with trio.open_nursery() as nursery:
-                for number in range(100):
-                    nursery.start_soon(ask, pool, f"w{number}", ended)
+    async with (
+        serving(EchoModel(), profile=OPENAI_SERVER) as world,
+        world.pool(limits=policy(max_size=1, lanes=16), provider=OPENAI) as pool,
+    ):
+        ended: dict[str, Any] = {}
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                nursery.start_soon(ask, pool, f"w{number}", ended)
 
     assert 100 == len(ended)
     assert {"completed"} == {entry["outcome"] for entry in world.ledger}
@@ -126,22 +130,26 @@ async def test_names_are_used_again(autojump_clock) -> None:
 async def test_lanes_are_off_unless_asked_for(autojump_clock) -> None:
     """By default a request names none."""
     connector = FakeConnector(echo)
-    async with fake_pool(connector, provider=OPENAI) as pool:
-        async with pool.conversation(model="m") as conversation:
-            await conversation.respond("x")
+    async with (
+        fake_pool(connector, provider=OPENAI) as pool,
+        pool.conversation(model="m") as conversation,
+    ):
+        await conversation.respond("x")
 
     assert "stream_id" not in connector.wire.requests[0]
 
 
 async def test_a_fork_on_another_lane_sends_in_full(autojump_clock) -> None:
     """So that it does not matter when its parent's lane goes on: no barrier can be broken."""
-    async with serving(Slow(), profile=OPENAI_SERVER) as world:
-        async with world.pool(limits=policy(max_size=1, lanes=4), provider=OPENAI) as pool:
-            async with pool.conversation(model="m", store=False) as conversation:
-                await conversation.respond("one")
-                async with conversation.fork() as fork, trio.open_nursery() as nursery:
-                    nursery.start_soon(conversation.respond, "left")
-                    nursery.start_soon(fork.respond, "right")
+    async with (
+        serving(Slow(), profile=OPENAI_SERVER) as world,
+        world.pool(limits=policy(max_size=1, lanes=4), provider=OPENAI) as pool,
+        pool.conversation(model="m", store=False) as conversation,
+    ):
+        await conversation.respond("one")
+        async with conversation.fork() as fork, trio.open_nursery() as nursery:
+            nursery.start_soon(conversation.respond, "left")
+            nursery.start_soon(fork.respond, "right")
 
     one, *rest = world.ledger
     assert {(1, "lane"), (3, None)} == {(entry["input_items"], entry["parent_from"]) for entry in rest}
@@ -156,12 +164,14 @@ async def test_a_fork_on_another_lane_sends_in_full(autojump_clock) -> None:
 async def test_an_endpoint_that_ignores_the_name_has_one_lane(autojump_clock, profile: ServerProfile) -> None:
     """Its first answer names none: that turn is as good as any, and no other request names a lane."""
     ended: dict[str, Any] = {}
-    async with serving(EchoModel(), profile=profile) as world:
-        async with world.pool(limits=policy(max_size=3, lanes=8), provider=LANES) as pool:
-            async with trio.open_nursery() as nursery:
-                for number in range(9):
-                    nursery.start_soon(ask, pool, f"w{number}", ended)
-            assert pool.statistics().open == pool.statistics().idle == 3
+    async with (
+        serving(EchoModel(), profile=profile) as world,
+        world.pool(limits=policy(max_size=3, lanes=8), provider=LANES) as pool,
+    ):
+        async with trio.open_nursery() as nursery:
+            for number in range(9):
+                nursery.start_soon(ask, pool, f"w{number}", ended)
+        assert pool.statistics().open == pool.statistics().idle == 3
 
     assert 9 == len(ended)
     assert not any(isinstance(end, Exception) for end in ended.values())
@@ -220,11 +230,13 @@ async def test_another_refusal_proves_nothing(autojump_clock) -> None:
     """An error need not name its lane: the next turn is on trial as well."""
     far = Far()
     async with fake_pool(far, limits=policy(max_size=1, lanes=2), provider=LANES) as pool:
-        async with pool.lease() as lease:
-            async with lease.create(model="m", input="slow silent") as turn:
-                far.wire.push(error_frame("invalid_prompt"))
-                with pytest.raises(wspool.ResponseFailedError, match="invalid_prompt"):
-                    await turn.result()
+        async with (
+            pool.lease() as lease,
+            lease.create(model="m", input="slow silent") as turn,
+        ):
+            far.wire.push(error_frame("invalid_prompt"))
+            with pytest.raises(wspool.ResponseFailedError, match="invalid_prompt"):
+                await turn.result()
         assert 1 == pool.statistics().idle
         await proved(pool)
         assert 2 == pool.statistics().idle
@@ -545,21 +557,23 @@ async def test_a_lane_named_anywhere_is_found(autojump_clock) -> None:
     far = Far()
     async with fake_pool(far, limits=policy(max_size=1, lanes=2), provider=LANES) as pool:
         await proved(pool)
-        async with pool.lease() as one, pool.lease() as two:
-            async with one.create(input="slow one") as turn, two.create(input="slow two") as other:
-                await trio.sleep(1)
-                name = far.lanes["slow one"]
-                middle = {"type": "response.output_text.delta", "stream_id": name, "delta": "b"}
-                far.wire.push(
-                    json.dumps({**delta("a"), "stream_id": name}),
-                    json.dumps(middle).encode(),
-                    json.dumps(
-                        {**delta("c"), "sequence_number": 7, "stream_id": name}, separators=(",", ":")
-                    ),
-                )
-                far.say("slow one", completed("slow one"))
-                far.say("slow two", completed("slow two"))
-                deltas = [event.data["delta"] async for event in turn if event.type.endswith("delta")]
-                assert "slow two" == (await other.result()).id
+        async with (
+            pool.lease() as one,
+            pool.lease() as two,
+            one.create(input="slow one") as turn,
+            two.create(input="slow two") as other,
+        ):
+            await trio.sleep(1)
+            name = far.lanes["slow one"]
+            middle = {"type": "response.output_text.delta", "stream_id": name, "delta": "b"}
+            far.wire.push(
+                json.dumps({**delta("a"), "stream_id": name}),
+                json.dumps(middle).encode(),
+                json.dumps({**delta("c"), "sequence_number": 7, "stream_id": name}, separators=(",", ":")),
+            )
+            far.say("slow one", completed("slow one"))
+            far.say("slow two", completed("slow two"))
+            deltas = [event.data["delta"] async for event in turn if event.type.endswith("delta")]
+            assert "slow two" == (await other.result()).id
 
     assert ["a", "b", "c"] == deltas

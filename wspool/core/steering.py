@@ -100,7 +100,7 @@ class Steers:
             responses: ids of the turn's responses.
         """
         about = steer_of(data)
-        if about.get("previous_response_id") not in responses:
+        if str(about.get("previous_response_id")) not in responses:
             return False
         name = about.get("id")
         # An answer comes in the order of the questions, until the server has given a name.
