@@ -473,6 +473,27 @@ class PoolMachine(RuleBasedStateMachine):
         self.step("finished", connection.id, lane)
 
     @rule(pick=picks)
+    @precondition(lambda self: self.late_tails())
+    @noted
+    def tail_ends_too_late(self, pick: int) -> None:
+        """Its lane is not used any more, while its siblings go on: nothing may come of it."""
+        connection, lane = self.choose(self.late_tails(), pick)
+        connection.lanes[lane].late = False
+        before = self.core.statistics()
+
+        assert [] == self.step("finished", connection.id, lane)
+        assert before == self.core.statistics()
+
+    def late_tails(self) -> list[tuple[Connection, LaneId]]:
+        """What is still on lanes that were given up."""
+        return [
+            (connection, LaneId(lane))
+            for connection in self.world.open
+            for lane, track in enumerate(connection.lanes)
+            if track.late
+        ]
+
+    @rule(pick=picks)
     @precondition(lambda self: self.tracks_with(On.WARM_UP))
     @noted
     def warm_up_ends(self, pick: int) -> None:
@@ -749,7 +770,7 @@ class PoolMachine(RuleBasedStateMachine):
             for connection in world.open
             if world.free(connection)
             and self.now < world.grant_end(connection)
-            and (not wanted or self.now + wanted <= connection.retire_at)
+            and (not wanted or (self.now + wanted <= connection.retire_at and not connection.retiring))
         ]
 
         assert not free, "somebody waits while a lane is free"
@@ -838,7 +859,11 @@ class PoolMachine(RuleBasedStateMachine):
         """Whatever the core keeps to be fast says the same as a rescan."""
         roster = self.core._roster
         usable = [connection for connection in roster.connections.values() if connection.usable]
-        assert sorted((c.retire_at, c.id) for c in usable if c.free) == roster.available
+        assert roster.available == sorted(
+            (-math.inf if c.state is ConnectionState.RETIRING else c.retire_at, c.id)
+            for c in usable
+            if c.free
+        )
         assert roster.fresh == sum(len(c.free) for c in usable if c.state is ConnectionState.OPEN)
         assert set(roster.leaving) == {
             c.id for c in usable if c.state is ConnectionState.RETIRING and not c.busy

@@ -49,6 +49,8 @@ class Lane:
     lease: LeaseId | None = None
     on: On = On.NOTHING
     dead: bool = False
+    #: The rest of a turn was not waited for any longer, and may still come.
+    late: bool = False
     parked_at: float | None = None
     drain_until: float = math.inf
 
@@ -138,6 +140,11 @@ class World:
                     assert track.lease is None, "a lane with two holders"
                     assert not track.dead, "a dead lane was granted"
                     assert track.on is On.NOTHING, "a dirty lane was granted"
+                    others = [other for other in self.open if not other.retiring and self.free(other)]
+                    newer = [other for other in others if now < self.grant_end(other)]
+                    assert not (connection.retiring and newer and not self.wanted.get(waiter)), (
+                        "moved at once"
+                    )
                     assert lease > self.highest_lease, "a lease id was used twice"
                     self.highest_lease = lease
                     wanted = self.wanted.pop(waiter, 0.0)
@@ -213,6 +220,7 @@ class World:
         """A lane of a live connection is used no more: too old for another turn, or never drained."""
         if track.on is On.TAIL:
             assert now >= track.drain_until, "a tail was given up too early"
+            track.late = True
         else:
             assert now >= self.grant_end(connection), "a usable lane was thrown away"
             assert track.on is On.NOTHING

@@ -395,6 +395,8 @@ class PoolCore:
         """The terminal event of whatever was on the lane has come, and the lane is clean."""
         found = self._roster.connection(connection)
         on = found.lanes[lane]
+        if on.state is LaneState.DEAD:
+            return []  # the rest of a turn that was not waited for any longer
         self._roster.move_lane(on, LaneInput.FINISH)
         found.used = True
         on.drain_until = math.inf
