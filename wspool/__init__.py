@@ -40,6 +40,9 @@ from wspool.core.statistics import (
     ConversationStatistics as ConversationStatistics,
 )
 from wspool.core.statistics import (
+    Move as Move,
+)
+from wspool.core.statistics import (
     PoolStatistics as PoolStatistics,
 )
 from wspool.core.statistics import (
@@ -124,6 +127,7 @@ __all__ = [
     "Lease",
     "LeaseRefusedError",
     "MaxTurnsError",
+    "Move",
     "Pool",
     "PoolClosedError",
     "PoolPolicy",

@@ -603,10 +603,45 @@ async def test_a_limit_that_cuts_a_turn_after_its_output_is_a_loss(autojump_cloc
         assert {"limit": 1} == pool.statistics().closed
 
 
+class Movements(wspool.Instrument):
+    """Keeps what it is told of moves."""
+
+    def __init__(self) -> None:
+        self.moves: list[wspool.Move] = []
+
+    def conversation_moved(self, move: wspool.Move) -> None:
+        self.moves.append(move)
+
+
+async def test_a_move_says_why(autojump_clock) -> None:
+    """Its connection was lost, is busy with what was given up, or was taken while it was parked."""
+    seen = Movements()
+    answers = one_by_one(echo, echo, lambda wire, request: wire.push(*OUTPUT), echo, echo, echo)
+    limits = policy(max_size=2, on_cancel="drain", patience=0)
+    connector = FakeConnector(answers)
+    async with (
+        fake_pool(connector, limits=limits, instrument=seen) as pool,
+        pool.conversation(model="m") as conversation,
+    ):
+        await conversation.respond("one")
+        connector.wire.hang_up()
+        await trio.testing.wait_all_tasks_blocked()
+        await conversation.respond("two")
+        with trio.move_on_after(1):
+            await conversation.respond("three")
+        await conversation.respond("three")
+        async with pool.lease(), pool.lease():
+            await trio.lowlevel.checkpoint()
+        await conversation.respond("four")
+
+    assert ["lost", "busy", "taken"] == [move.reason for move in seen.moves]
+
+
 async def test_a_conversation_moves_before_its_connection_ends(autojump_clock) -> None:
     """With a known limit no turn ever meets it: moves are planned, made early, and counted."""
     async with serving(EchoModel(), lifetime=100, limit_mode="mid_turn", delay_per_token=1) as world:
-        async with world.pool(limits=policy(max_lifetime=100, min_idle=1)) as pool:
+        seen = Movements()
+        async with world.pool(limits=policy(max_lifetime=100, min_idle=1), instrument=seen) as pool:
             async with pool.conversation(model="m", store=False) as conversation:
                 for turn in range(60):
                     assert str(turn) == (await conversation.respond(str(turn))).output_text
@@ -616,6 +651,9 @@ async def test_a_conversation_moves_before_its_connection_ends(autojump_clock) -
 
             assert (60, it.moves + 1) == (it.turns, it.full_turns)
             assert 5 <= it.moves <= 12
+            assert it.moves == it.rotations == len(seen.moves)
+            assert {"rotation"} == {move.reason for move in seen.moves}
+            assert [move.after for move in seen.moves[:-1]] == [move.before for move in seen.moves[1:]]
             assert set(pool.statistics().closed) == {"lifetime"}
             assert_conserved(pool.statistics())
         assert {"completed"} == {entry["outcome"] for entry in world.ledger}

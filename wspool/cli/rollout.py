@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +20,7 @@ from wspool.cli.usage import usage_error
 from wspool.errors import DialFailedError
 from wspool.rollout.batch import BatchError, read_tasks
 from wspool.rollout.bundled import bundled_tasks
+from wspool.rollout.checkpoints import TURNS, Checkpoints, open_checkpoints
 from wspool.rollout.results import ResultFile, ResultsError, open_results
 from wspool.rollout.runner import Agent, run_batch
 from wspool.rollout.summary import Meter, Summary
@@ -48,6 +49,7 @@ class _Options:
     #: None: go on with a batch that was interrupted, start over one that ended.
     resume: bool | None
     redo_errors: bool
+    checkpoint_turns: bool
     quiet: bool
     max_lifetime: float | None
 
@@ -94,6 +96,14 @@ def rollout(
         ),
     ] = None,
     redo_errors: Annotated[bool, typer.Option("--redo-errors", help="Run failed tasks again.")] = False,
+    checkpoint_turns: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoint-turns",
+            help="Keep every finished turn, so that a killed run loses none; give it to the next run as "
+            "well. An agent must look at conversation.items to see where it is.",
+        ),
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Run only the first N tasks.")] = None,
     max_lifetime: Annotated[
         float | None,
@@ -124,6 +134,7 @@ def rollout(
         # The bundled batch without a place of its own is a demonstration: running it again runs it again.
         resume=True if resume is None and (tasks or out) else resume,
         redo_errors=redo_errors,
+        checkpoint_turns=checkpoint_turns,
         quiet=quiet,
         max_lifetime=max_lifetime,
     )
@@ -139,13 +150,17 @@ def _run(batch: list[Task], results: ResultFile, options: _Options, *, as_json: 
     ids = {task.id for task in batch}
     if options.resume is False or (options.resume is None and ids <= results.earlier.keys()):
         results.start_over()
+        (options.out / TURNS).unlink(missing_ok=True)
     if options.redo_errors:
         results.drop({id for id in ids if results.earlier.get(id) == "failed"})
     owed = [task for task in batch if task.id not in results.earlier]
     earlier = {id: outcome for id, outcome in results.earlier.items() if id in ids}
     summary: Summary | None = None
     try:
-        summary = trio.run(_rollout, owed, len(batch), results, options)
+        with (
+            open_checkpoints(options.out, owed) if options.checkpoint_turns else nullcontext()
+        ) as checkpoints:
+            summary = trio.run(_rollout, owed, len(batch), results, checkpoints, options)
     except* KeyboardInterrupt:
         pass
     if summary is None:
@@ -171,7 +186,13 @@ def _run(batch: list[Task], results: ResultFile, options: _Options, *, as_json: 
     return 1 if summary.failed or summary.wrong or summary.owed or not_well else 0
 
 
-async def _rollout(owed: list[Task], total: int, results: ResultFile, options: _Options) -> Summary:
+async def _rollout(
+    owed: list[Task],
+    total: int,
+    results: ResultFile,
+    checkpoints: Checkpoints | None,
+    options: _Options,
+) -> Summary:
     meter = Meter()
     policy = wspool.PoolPolicy(
         max_size=options.max_connections, min_idle=0, max_lifetime=options.max_lifetime
@@ -192,6 +213,7 @@ async def _rollout(owed: list[Task], total: int, results: ResultFile, options: _
                 concurrency=options.concurrency,
                 defaults={"model": options.model},
                 total=total,
+                checkpoints=checkpoints,
                 quiet=options.quiet,
             )
     return summary

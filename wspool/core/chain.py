@@ -131,8 +131,7 @@ class Chain:
             return Plan(input=list(new), previous_response_id=self._parent, full=False, saved=self._size)
         if not self._items and warm_up is not None and warm_up.response_id == latest and warm_up.fits(body):
             return Plan(input=list(new), previous_response_id=latest, full=True, saved=0)
-        replay = self._items[self._replay_from :]
-        return Plan(input=[*replay, *new], previous_response_id=None, full=True, saved=0)
+        return Plan(input=[*self.replay(), *new], previous_response_id=None, full=True, saved=0)
 
     def extend(
         self, new: Sequence[Item], output: Sequence[Item], response_id: str, *, stored: bool = False
@@ -165,6 +164,20 @@ class Chain:
             self._items.append(item)
             self._size += len(encode(item)) + 1
             self._queued = True
+
+    def replay(self) -> list[Item]:
+        """Return what a full send begins with: the history from its last compaction on."""
+        return self._items[self._replay_from :]
+
+    def restart(self, items: Sequence[Item]) -> None:
+        """Begin anew: *items* stand for everything so far, and no response is their parent.
+
+        They are sent as they are: what a compaction has made of a history must not be cut (P12).
+        """
+        self._items = list(items)
+        self._replay_from = 0
+        self._size = sum(len(encode(item)) + 1 for item in self._items)
+        self.forget_parent()
 
     def forget_parent(self, *, lost_by_server: bool = False) -> None:
         """The server may have evicted the parent: the next turn is sent in full.

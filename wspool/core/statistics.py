@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import attrs
 
-__all__ = ["ConversationStatistics", "PoolStatistics", "TurnRecord"]
+__all__ = ["ConversationStatistics", "Move", "MoveReason", "PoolStatistics", "TurnRecord"]
 
 
 @attrs.frozen(kw_only=True)
@@ -81,6 +82,7 @@ class ConversationStatistics:
         delta_turns: of all requests sent, those with only what was new.
         full_turns: of all requests sent, those with the whole history.
         moves: times it went on on another connection.
+        rotations: of those, the ones that were planned: its connection was near its end of life.
         tool_calls: tool calls made by `run`.
         bytes_sent: bytes of requests.
         bytes_saved: bytes of history that delta requests did not have to send.
@@ -90,9 +92,33 @@ class ConversationStatistics:
     delta_turns: int
     full_turns: int
     moves: int
+    rotations: int
     tool_calls: int
     bytes_sent: int
     bytes_saved: int
+
+
+#: Why a conversation went on on another connection. `rotation`: the old one was near its end of life.
+#: `lost`: it is gone. `taken`: it was between turns, and somebody else starved. `busy`: a turn that was
+#: given up has not ended on it. `refused`: the server refused a turn on it.
+MoveReason = Literal["rotation", "lost", "taken", "busy", "refused"]
+
+
+@attrs.frozen(kw_only=True)
+class Move:
+    """A conversation went on on another connection, as an instrument sees it.
+
+    Attributes:
+        conversation: its number in the pool.
+        before: number of the connection it was on.
+        after: number of the one it is on now.
+        reason: why.
+    """
+
+    conversation: int
+    before: int
+    after: int
+    reason: MoveReason
 
 
 @attrs.frozen(kw_only=True)

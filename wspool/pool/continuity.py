@@ -6,7 +6,8 @@ What may be sent again is decided by `wspool.core.replay`, what to send by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import trio
@@ -16,11 +17,12 @@ from wspool.core.frames import encode
 from wspool.core.policy import PoolPolicy
 from wspool.core.pool import Verdict
 from wspool.core.replay import Recovery, Retries, RetryBudget
-from wspool.core.statistics import ConversationStatistics, TurnRecord
+from wspool.core.statistics import ConversationStatistics, Move, MoveReason, TurnRecord
 from wspool.core.steering import Steer
 from wspool.errors import PoolClosedError, TurnInFlightError
 from wspool.pool.attempt import Attempt
 from wspool.pool.lease import Lease
+from wspool.wire.answer import Answer
 
 __all__ = ["Continuity", "ContinuityOwner", "ContinuousTurn"]
 
@@ -36,6 +38,8 @@ class ContinuityOwner(Protocol):
     async def until_held(self) -> None: ...
     def jitter(self) -> float: ...
     async def acquire(self) -> Lease: ...
+    async def post(self, suffix: str, body: bytes) -> Answer: ...
+    def moved(self, move: Move) -> None: ...
     def record(self, record: TurnRecord) -> None: ...
 
 
@@ -59,8 +63,30 @@ class Continuity:
         self.last_connection: int | None = None
         self.waited = 0.0
         self.turns = self.delta_turns = self.full_turns = 0
-        self.moves = self.tool_calls = self.bytes_sent = self.bytes_saved = 0
+        self.moves = self.rotations = self.tool_calls = self.bytes_sent = self.bytes_saved = 0
         self._lease: Lease | None = None
+        self._why: MoveReason = "lost"
+
+    @contextmanager
+    def exclusive(self) -> Generator[None, None, None]:
+        """Keep turns out for the length of a `with` block.
+
+        Raises:
+            PoolClosedError, TurnInFlightError: now is no time for it.
+        """
+        self.enter()
+        try:
+            yield
+        finally:
+            self.in_turn = False
+
+    def enter(self) -> None:
+        """Begin a turn, or what excludes one. Raises what `exclusive` raises."""
+        if self.closed:
+            raise PoolClosedError("the conversation is closed; nothing was sent")
+        if self.in_turn:
+            raise TurnInFlightError("a turn of this conversation has not ended; nothing was sent")
+        self.in_turn = True
 
     async def take_lease(self) -> Lease:
         """Return a lease on which a turn can be tried, waiting in line if there is none."""
@@ -69,20 +95,37 @@ class Continuity:
         if lease is not None and lease.alive and lease.lane.attempt is None:
             return lease
         # None yet, lost, taken, or still busy with the rest of a turn that was given up.
+        if lease is not None:
+            self.drop_lease(_reason(lease))
         since = trio.current_time()
         while True:
-            self.drop_lease()
             lease = self._lease = await self.owner.acquire()
-            if lease.alive:  # its connection may have died in the very moment of the grant
+            if lease.alive:
                 break
+            self.drop_lease()  # its connection died in the very moment of the grant
         self.waited += trio.current_time() - since
-        if self.last_connection not in (None, lease.connection):
+        if self.last_connection is not None and self.last_connection != lease.connection:
             self.moves += 1
+            self.rotations += self._why == "rotation"
+            self.owner.moved(
+                Move(
+                    conversation=self.number,
+                    before=self.last_connection,
+                    after=lease.connection,
+                    reason=self._why,
+                )
+            )
         self.last_connection = lease.connection
         return lease
 
-    def drop_lease(self) -> None:
-        """Give the lease back, if there is one."""
+    def drop_lease(self, why: MoveReason | None = None) -> None:
+        """Give the lease back, if there is one.
+
+        Args:
+            why: the reason of the move that may follow; None if there is nothing to say.
+        """
+        if why is not None:
+            self._why = why
         if self._lease is not None:
             lease, self._lease = self._lease, None
             lease.release()
@@ -94,10 +137,20 @@ class Continuity:
             delta_turns=self.delta_turns,
             full_turns=self.full_turns,
             moves=self.moves,
+            rotations=self.rotations,
             tool_calls=self.tool_calls,
             bytes_sent=self.bytes_sent,
             bytes_saved=self.bytes_saved,
         )
+
+
+def _reason(lease: Lease) -> MoveReason:
+    """Why no turn can be tried on *lease*."""
+    if lease.alive:
+        return "busy"
+    if lease.taken:
+        return "taken"
+    return "rotation" if lease.expiring else "lost"
 
 
 class ContinuousTurn:
@@ -120,12 +173,8 @@ class ContinuousTurn:
         self._requests = self._size = self._saved = 0
 
     async def start(self) -> None:
-        continuity = self._continuity
-        if continuity.closed:
-            raise PoolClosedError("the conversation is closed; nothing was sent")
-        if continuity.in_turn:
-            raise TurnInFlightError("a turn of this conversation has not ended; nothing was sent")
-        self._active = continuity.in_turn = True
+        self._continuity.enter()
+        self._active = True
         await self._send()
 
     async def recover(self, attempt: Attempt, *, exposed: bool) -> bool:
@@ -154,10 +203,10 @@ class ContinuousTurn:
         missing = machine.error is not None and machine.error.is_parent_missing
         self._continuity.chain.forget_parent(lost_by_server=missing)
         if decision is Recovery.ELSEWHERE:
-            self._continuity.drop_lease()
+            self._continuity.drop_lease("lost" if attempt.lost else "refused")
         elif decision is Recovery.LATER:
             # Somebody else may use the connection meanwhile; what it remembered is gone anyway.
-            self._continuity.drop_lease()
+            self._continuity.drop_lease("refused")
             await trio.sleep(self._retries.delay)
         await self._send()
         return True
@@ -241,7 +290,7 @@ class ContinuousTurn:
             lease.check_size(request)
             if lease.begin(movable=True) is Verdict.GO:
                 break
-            continuity.drop_lease()
+            continuity.drop_lease("rotation" if lease.expiring else "taken")
         self._lease = lease
         self._parent, self._full = plan.previous_response_id, plan.full
         self._named = stream_id is not None

@@ -15,8 +15,9 @@ from wspool.core.chain import Chain, Item, as_items
 from wspool.core.response import Response
 from wspool.core.statistics import ConversationStatistics
 from wspool.errors import MaxTurnsError
+from wspool.pool.compaction import compacted
 from wspool.pool.continuity import Continuity, ContinuityOwner, ContinuousTurn
-from wspool.pool.tools import Tool, ToolErrors, call_tools, tool_calls
+from wspool.pool.tools import Tool, ToolErrors, call_tools, open_calls, tool_calls
 from wspool.pool.turn import Turn
 
 __all__ = ["Conversation", "Input"]
@@ -61,6 +62,11 @@ class Conversation:
     # -- for users ----------------------------------------------------------------------------
 
     @property
+    def number(self) -> int:
+        """Its number in the pool, as in `TurnRecord.conversation`."""
+        return self._continuity.number
+
+    @property
     def items(self) -> list[Item]:
         """The full history, oldest first: input and output items of all turns that ended well."""
         return self._continuity.chain.items
@@ -99,7 +105,7 @@ class Conversation:
 
     async def run(
         self,
-        input: Input,
+        input: Input | None,
         *,
         tools: Mapping[str, Tool],
         max_turns: int | None = None,
@@ -109,7 +115,7 @@ class Conversation:
         """Take turns until the model calls no more tools; return the last response.
 
         Args:
-            input: what is new.
+            input: what is new; None to go on where a resumed history stopped: it ends with calls.
             tools: what to call, by tool name. Their definitions go in `tools=` of the conversation.
             max_turns: turns at most, None for no limit.
             tool_errors: `"return"` tells the model that its call failed; `"raise"` ends the loop.
@@ -120,11 +126,18 @@ class Conversation:
         Raises:
             MaxTurnsError: the model still calls tools after *max_turns*. The outputs are not lost:
                 the response is in `items`.
+            ValueError: *input* is None, and the history has no call to go on with.
             Exception: whatever a tool raised, with `tool_errors="raise"`; bare if it was one.
             WsPoolError: what `respond` raises.
         """
         taken = 0
-        pending: Input = input
+        if input is not None:
+            pending: Input = input
+        elif calls := open_calls(self.items):
+            self._continuity.tool_calls += len(calls)
+            pending = await call_tools(calls, tools, tool_errors)
+        else:
+            raise ValueError("there is nothing to go on with: no call in the history is without its output")
         while True:
             response = await self.respond(pending, **overrides)
             taken += 1
@@ -135,6 +148,28 @@ class Conversation:
                 raise MaxTurnsError(max_turns)
             self._continuity.tool_calls += len(calls)
             pending = await call_tools(calls, tools, tool_errors)
+
+    async def compact(self, **overrides: Any) -> dict[str, Any]:
+        """Have the server make the history shorter (`POST .../responses/compact`, over HTTP).
+
+        Args:
+            **overrides: body fields for this request only; `model`, `instructions`, `service_tier`
+                and the prompt cache's are sent, the others have no meaning there.
+
+        Returns the server's answer: `id`, `output`, `usage`. Its `output` is the history from then on
+        (`items`), and the next turn sends all of it. A checkpoint. Cancelling leaves everything as it was.
+
+        Raises:
+            ResponseFailedError: the server refused; the history is as it was.
+            TurnLostError: the answer did not come; the history is as it was.
+            TurnInFlightError, DialFailedError, PoolClosedError: nothing was sent.
+        """
+        it = self._continuity
+        body = _checked({**self._defaults, **overrides})
+        with it.exclusive():
+            answer = await compacted(it.owner, it.chain.replay(), body)
+            it.chain.restart(answer["output"])
+        return answer
 
     def statistics(self) -> ConversationStatistics:
         """Return a frozen snapshot; taking it changes nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wspool.core.statistics import TurnRecord
+from wspool.core.statistics import Move, TurnRecord
 
 __all__ = ["Instrument"]
 
@@ -16,6 +16,9 @@ class Instrument:
 
     def turn_ended(self, record: TurnRecord) -> None:
         """A turn has ended, however it ended."""
+
+    def conversation_moved(self, move: Move) -> None:
+        """A conversation goes on on another connection: its next turn is sent in full."""
 
     def lease_leaking(self, lease: int) -> None:
         """A lease is held for longer than `policy.leak_after`. Once per lease."""

@@ -58,12 +58,13 @@ class Lease:
 
     Attributes:
         expiring: True once the connection is past its planned retirement: finish soon.
+        taken: True once its lane was given to somebody who starved while it was parked.
     """
 
-    __slots__ = ("_connection", "_id", "_lane", "_owner", "_released", "expiring")
+    __slots__ = ("_connection", "_id", "_lane", "_owner", "_released", "expiring", "taken")
 
     def __init__(self, owner: LeaseOwner, number: LeaseId, connection: Connection, lane: Lane) -> None:
-        self.expiring = False
+        self.expiring = self.taken = False
         self._owner = owner
         self._id = number
         self._connection = connection

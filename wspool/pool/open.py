@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import attrs
 import trio
@@ -21,6 +21,8 @@ from wspool.core.policy import OPENAI, PoolPolicy, Provider
 from wspool.pool.credentials import ApiKey, secret_source
 from wspool.pool.instrument import Instrument
 from wspool.pool.pool import Pool, Setup
+from wspool.wire import dial, http
+from wspool.wire.answer import Answer
 from wspool.wire.dial import environment_proxy, parse_proxy, parse_url
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.wire import Connector
@@ -107,9 +109,18 @@ def open_pool(
         # Built here for one dial and kept nowhere.
         return (*fixed, ("Authorization", f"Bearer {(await source()).reveal()}"))
 
+    connector = _connector(wire) if isinstance(wire, str) else wire
+    # What is sent by HTTP goes the way that WebSockets go, where a connector says which that is.
+    open_stream = connector.open_stream if isinstance(connector, _StreamOpener) else dial.open_stream
+
+    async def post(suffix: str, headers: Sequence[tuple[str, str]], body: bytes) -> Answer:
+        path, mark, query = endpoint.resource.partition("?")
+        return await http.post(endpoint, path + suffix + mark + query, headers, body, open_stream)
+
     setup = Setup(
         endpoint=endpoint,
-        connector=_connector(wire) if isinstance(wire, str) else wire,
+        connector=connector,
+        post=post,
         headers=upgrade_headers,
         provider=provider,
         policy=policy,
@@ -118,6 +129,11 @@ def open_pool(
         trace=trace,
     )
     return _PoolManager(setup)
+
+
+@runtime_checkable
+class _StreamOpener(Protocol):
+    open_stream: dial.OpenStream
 
 
 class _PoolManager:

@@ -10,7 +10,7 @@ from wspool.core.failures import FailureKind
 from wspool.core.frames import ServerError
 from wspool.core.replay import MESSAGE_TOO_BIG
 from wspool.core.statistics import PoolStatistics
-from wspool.core.turn import TurnMachine
+from wspool.core.turn import Delivery, TurnMachine
 from wspool.errors import (
     AuthenticationError,
     ConnectionLimitError,
@@ -26,7 +26,7 @@ from wspool.errors import (
 )
 from wspool.pool.attempt import Attempt
 
-__all__ = ["failed_response", "lost", "refusal", "turn_failure"]
+__all__ = ["failed_response", "lost", "refusal", "server_failure", "turn_failure"]
 
 #: Which of the two messages it was, only the reason beside the code can tell.
 _TOO_BIG = (
@@ -63,13 +63,13 @@ def turn_failure(attempt: Attempt) -> WsPoolError | None:
         return lost(how, attempt)
     machine = attempt.machine
     if machine.response is None and machine.error is not None:
-        return _server_failure(machine.error, machine)
+        return server_failure(machine.error, machine.delivery, machine.response_id)
     return None
 
 
 def failed_response(machine: TurnMachine) -> ResponseFailedError:
     """Return the error of a response whose status is `failed`."""
-    return _server_failure(machine.error or ServerError(), machine)
+    return server_failure(machine.error or ServerError(), machine.delivery, machine.response_id)
 
 
 def lost(how: str, attempt: Attempt | None = None) -> TurnLostError:
@@ -118,7 +118,10 @@ def _line(statistics: PoolStatistics) -> str:
     )
 
 
-def _server_failure(error: ServerError, machine: TurnMachine) -> ResponseFailedError:
+def server_failure(
+    error: ServerError, delivery: Delivery, response_id: str | None = None
+) -> ResponseFailedError:
+    """Return the error for what the server said."""
     kind = ResponseFailedError
     advice = ""
     if error.is_parent_missing:
@@ -127,18 +130,18 @@ def _server_failure(error: ServerError, machine: TurnMachine) -> ResponseFailedE
         kind, advice = ConnectionLimitError, "send the whole conversation on another connection"
     elif error.is_rate_limit:
         kind, advice = RateLimitedError, "wait before trying again"
-    what = "response failed" if machine.response_id else "request refused"
+    what = "response failed" if response_id else "request refused"
     label = error.code or error.type or "error"
     text = f"{what}: {label}" + (f" ({error.status})" if error.status else "")
     if error.message:
         text += f": {error.message}"
     return kind(
         f"{text}; {advice}" if advice else text,
-        delivery=machine.delivery,
+        delivery=delivery,
         code=error.code,
         status=error.status,
         param=error.param,
-        response_id=machine.response_id,
+        response_id=response_id,
         retry_after=error.retry_after,
         raw=error.raw,
     )

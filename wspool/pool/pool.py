@@ -46,7 +46,7 @@ from wspool.core.failures import DialFailure, FailureKind, classify_dial, parse_
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import PoolCore, Verdict
 from wspool.core.replay import RetryBudget
-from wspool.core.statistics import PoolStatistics, TurnRecord
+from wspool.core.statistics import Move, PoolStatistics, TurnRecord
 from wspool.core.trace import trace_core
 from wspool.errors import ForeignUseError, PoolClosedError, WsPoolError
 from wspool.pool.clock import suspension
@@ -56,6 +56,7 @@ from wspool.pool.credentials import CredentialError
 from wspool.pool.instrument import Instrument
 from wspool.pool.lease import Lease
 from wspool.pool.outcome import refusal
+from wspool.wire.answer import Answer
 from wspool.wire.wire import ConnectError, Connector, Endpoint, Wire
 
 __all__ = ["Pool"]
@@ -77,6 +78,7 @@ class Setup:
 
     endpoint: Endpoint
     connector: Connector
+    post: Callable[[str, Headers, bytes], Awaitable[Answer]]
     headers: Callable[[], Awaitable[Headers]] = attrs.field(repr=False)
     provider: Provider
     policy: PoolPolicy
@@ -388,6 +390,24 @@ class Pool:
         if (wait := self._core.held_until() - self.now()) > 0:
             await trio.sleep(wait)
 
+    async def post(self, suffix: str, body: bytes) -> Answer:
+        """Send *body* by HTTP to the endpoint's path with *suffix*; return the answer, whatever its status.
+
+        A checkpoint. Cancelling closes the connection that it had for itself.
+
+        Raises:
+            DialFailedError, PoolClosedError: nothing was sent.
+            WireClosedError: the answer did not come, or not whole.
+        """
+        self.check_use()
+        if self.statistics().closed_pool:
+            raise PoolClosedError("the pool is closed; nothing was sent")
+        try:
+            return await self._setup.post(suffix, await self._headers(), body)
+        except ConnectError as error:
+            refused = Refuse(WaiterId(0), RefuseReason.DIAL_FAILED, _classified(error))
+            raise refusal(refused, self._core.statistics(), error) from error
+
     def jitter(self) -> float:
         """Return a random number in [0, 1)."""
         return self._random.random()
@@ -402,6 +422,10 @@ class Pool:
         self._leases.pop(lease, None)
         self._perform(self._core.release(lease, self.now()))
 
+    def moved(self, move: Move) -> None:
+        """Show *move* to the instrument."""
+        self._watch(self._setup.instrument.conversation_moved, move)
+
     def record(self, record: TurnRecord) -> None:
         """Show *record* to the instrument."""
         self._watch(self._setup.instrument.turn_ended, record)
@@ -410,14 +434,17 @@ class Pool:
 
     async def dial(self, nursery: trio.Nursery) -> Wire:
         """Open a wire whose tasks live in *nursery*."""
-        limit = self.policy.connect_timeout
         # The connector bounds the dial itself, and says in which phase its time was up.
+        return await self._setup.connector.connect(nursery, self._setup.endpoint, await self._headers())
+
+    async def _headers(self) -> Headers:
+        limit = self.policy.connect_timeout
         headers: Headers | None = None
         with trio.move_on_after(limit):
             headers = await self._setup.headers()
         if headers is None:
             raise CredentialError(f"the api_key function gave no key within {limit:g} s", phase="upgrade")
-        return await self._setup.connector.connect(nursery, self._setup.endpoint, headers)
+        return headers
 
     def on_connected(self, connection: Connection) -> None:
         """Its handshake is done."""
@@ -428,17 +455,7 @@ class Pool:
         """Its dial failed."""
         self._connections.pop(connection.id, None)
         self._last_failure = error
-        if isinstance(error, CredentialError):
-            failure = DialFailure(kind=FailureKind.CREDENTIAL, message=str(error), phase=error.phase)
-        else:
-            failure = classify_dial(
-                str(error),
-                phase=error.phase,
-                status=error.status,
-                body=error.body,
-                certificate=error.certificate,
-                retry_after=parse_retry_after(error.headers, time.time()),
-            )
+        failure = _classified(error)
         logger.info("dial %s failed: %s", connection.id, failure.message)
         self._step(self._core.dial_failed, connection.id, failure=failure, jitter=self._random.random())
 
@@ -520,7 +537,8 @@ class Pool:
                 if lease in self._leases:
                     self._leases[lease].expiring = True
             case Stolen(lease=lease):
-                self._leases.pop(lease, None)
+                if (taken := self._leases.pop(lease, None)) is not None:
+                    taken.taken = True
             case Leaking(lease=lease):
                 self._watch(self._setup.instrument.lease_leaking, lease)
             case Degraded(failure=failure):
@@ -625,6 +643,19 @@ class Pool:
             if scope.cancelled_caught:
                 # Never a time before the deadline that was asked for, however floats round.
                 self._perform(self._core.tick(max(deadline, self.now())))
+
+
+def _classified(error: ConnectError) -> DialFailure:
+    if isinstance(error, CredentialError):
+        return DialFailure(kind=FailureKind.CREDENTIAL, message=str(error), phase=error.phase)
+    return classify_dial(
+        str(error),
+        phase=error.phase,
+        status=error.status,
+        body=error.body,
+        certificate=error.certificate,
+        retry_after=parse_retry_after(error.headers, time.time()),
+    )
 
 
 class _LeaseBlock:

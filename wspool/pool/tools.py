@@ -15,7 +15,7 @@ import trio
 
 from wspool.core.chain import Item
 
-__all__ = ["Tool", "ToolErrors", "call_tools", "tool_calls"]
+__all__ = ["Tool", "ToolErrors", "call_tools", "open_calls", "tool_calls"]
 
 #: A tool: called with the arguments of the call as keywords (a custom tool: with its input).
 #: An async one runs in the caller's task tree, any other in a thread.
@@ -33,6 +33,12 @@ _ANSWERS: Final = {
 def tool_calls(output: Sequence[Item]) -> list[Item]:
     """Return the items of *output* that call a tool of the client."""
     return [item for item in output if item.get("type") in _ANSWERS]
+
+
+def open_calls(items: Sequence[Item]) -> list[Item]:
+    """Return the calls in a history that nothing answers, such as its last turn's."""
+    answered = {item.get("call_id") for item in items if item.get("type") in _ANSWERS.values()}
+    return [call for call in tool_calls(items) if call.get("call_id") not in answered]
 
 
 async def call_tools(calls: Sequence[Item], tools: Mapping[str, Tool], tool_errors: ToolErrors) -> list[Item]:

@@ -19,6 +19,8 @@ import trio
 
 import wspool
 from wspool.errors import DialFailedError
+from wspool.pool.tools import open_calls
+from wspool.rollout.checkpoints import Checkpoints
 from wspool.rollout.progress import Progress, show_progress
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tasks import Failure, Outcome, Result, Task
@@ -71,6 +73,7 @@ async def run_batch(
     concurrency: int = 128,
     defaults: Mapping[str, Any] | None = None,
     total: int | None = None,
+    checkpoints: Checkpoints | None = None,
     quiet: bool = False,
 ) -> Summary:
     """Hold a conversation for every task.
@@ -84,6 +87,8 @@ async def run_batch(
       concurrency: tasks running at once, those waiting for a connection included.
       defaults: request fields for tasks that lack them.
       total: tasks of the whole batch, those with earlier results included.
+      checkpoints: where each finished turn is kept, and what an earlier run has left to go on with. An
+        agent of the caller's then has to look at `conversation.items` to see where it is.
       quiet: no progress.
 
     Returns:
@@ -91,7 +96,7 @@ async def run_batch(
 
     Cancellation: running tasks are cancelled and have no result.
     """
-    run = _Run(pool, tasks, agent, meter, sink, defaults or {})
+    run = _Run(pool, tasks, agent, meter, sink, defaults or {}, checkpoints)
     async with trio.open_nursery() as watchers:
         await watchers.start(run.watch_signals)
         if not quiet:
@@ -114,6 +119,7 @@ class _Run:
         meter: Meter,
         sink: Callable[[Mapping[str, Any]], None],
         defaults: Mapping[str, Any],
+        checkpoints: Checkpoints | None,
     ) -> None:
         self._pool = pool
         self._tasks = tasks
@@ -129,6 +135,11 @@ class _Run:
         self._draining = False
         self._scope = trio.CancelScope()
         self._conversations: dict[wspool.Conversation, trio.CancelScope] = {}
+        self._checkpoints = checkpoints
+        self._running: dict[int, tuple[Task, wspool.Conversation]] = {}
+        self._saved_turns = 0
+        if checkpoints is not None:
+            meter.on_turn = self._turn_ended
         self._problem: str | None = None
 
     async def watch_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -178,10 +189,14 @@ class _Run:
         scope = trio.CancelScope()
         try:
             with scope:
-                async with self._pool.conversation(**self._fields(task)) as conversation:
+                snapshot = self._resumed(task)
+                fields = {"resume": snapshot} if snapshot is not None else self._fields(task)
+                async with self._pool.conversation(**fields) as conversation:
                     self._conversations[conversation] = scope
+                    self._running[conversation.number] = (task, conversation)
                     if self._agent is None:
-                        returned = await conversation.run(task.body["input"], tools=self._tools)
+                        new = task.body["input"] if snapshot is None else None
+                        returned = await conversation.run(new, tools=self._tools)
                     else:
                         returned = await self._agent(conversation, dict(task.source))
             if scope.cancel_called:
@@ -203,7 +218,7 @@ class _Run:
             raise cancelled from None
         finally:
             if conversation is not None:
-                del self._conversations[conversation]
+                del self._conversations[conversation], self._running[conversation.number]
                 self._meter.conversation_ended(conversation.statistics())
         return Result(
             task=task,
@@ -215,6 +230,23 @@ class _Run:
             statistics=conversation.statistics() if conversation is not None else None,
             seconds=trio.current_time() - began,
         )
+
+    def _resumed(self, task: Task) -> Mapping[str, Any] | None:
+        """What an earlier run has left of the conversation, if it can be gone on with."""
+        checkpoint = self._checkpoints.owed.get(task.id) if self._checkpoints is not None else None
+        if checkpoint is None or (self._agent is None and not open_calls(checkpoint.snapshot["items"])):
+            return None  # with no call to answer it had ended, in the moment before its result was written
+        self._saved_turns += checkpoint.turns
+        return checkpoint.snapshot
+
+    def _turn_ended(self, number: int) -> None:
+        running = self._running.get(number)  # a branch that an agent has made is not the task's conversation
+        if running is not None and self._checkpoints is not None:
+            task, conversation = running
+            try:
+                self._checkpoints.append(task.id, conversation.snapshot())
+            except OSError as error:
+                self._stop(f"a finished turn could not be written: {error}")
 
     def _stop(self, problem: str) -> None:
         self._problem = self._problem or problem
@@ -249,6 +281,7 @@ class _Run:
             **self._outcomes,
             owed=len(self._tasks) - sum(self._outcomes.values()),
             skipped=total - len(self._tasks),
+            saved_turns=self._saved_turns,
             peak_connections=self._peak,
             seconds=trio.current_time() - self._started_at,
             interrupted=self._draining,

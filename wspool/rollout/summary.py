@@ -5,7 +5,7 @@ conversations, times by the pool's instrument, connections by the pool."""
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 import attrs
@@ -14,6 +14,10 @@ import wspool
 from wspool.core.statistics import ConversationStatistics, PoolStatistics, TurnRecord
 
 __all__ = ["Meter", "Summary", "percentile"]
+
+
+#: How a turn ends that becomes part of the history.
+_WELL = ("completed", "incomplete")
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
@@ -28,12 +32,14 @@ class Meter(wspool.Instrument):
 
     Attributes:
       turns: turns that ended, however they ended.
+      on_turn: called with the number of a conversation when a turn of it has ended well.
       durations: seconds from request to end, of turns that came to an end.
       waits: seconds in line for a connection, whenever a conversation had to get one.
     """
 
     def __init__(self) -> None:
         self.turns = 0
+        self.on_turn: Callable[[int], None] | None = None
         self.durations: list[float] = []
         self.waits: list[float] = []
         self.tool_calls = 0
@@ -51,6 +57,8 @@ class Meter(wspool.Instrument):
         # A delta goes to the connection that the conversation has: no wait of zero seconds, but none.
         if record.full:
             self.waits.append(record.waited)
+        if self.on_turn is not None and record.conversation is not None and record.status in _WELL:
+            self.on_turn(record.conversation)
 
     def conversation_ended(self, statistics: ConversationStatistics) -> None:
         """Count what a conversation sent; the runner tells."""
@@ -79,6 +87,7 @@ class Summary:
       owed: tasks that have not ended, because the run was interrupted or the endpoint could not be reached.
       skipped: tasks that had a result before this run.
       turns: turns that ended, however they ended.
+      saved_turns: turns of an earlier run that need not be taken again.
       delta_turns: requests that carried only what was new.
       full_turns: requests that carried the whole history.
       bytes_saved: bytes of history that the delta requests did not have to carry.
@@ -98,6 +107,7 @@ class Summary:
     owed: int = 0
     skipped: int = 0
     turns: int = 0
+    saved_turns: int = 0
     tool_calls: int = 0
     delta_turns: int = 0
     full_turns: int = 0
@@ -153,7 +163,11 @@ class Summary:
         outcomes += [(self.owed, "owed"), (self.skipped, "done before")]
         rows = [
             ("tasks", f"{self.tasks}: " + ", ".join(f"{count} {name}" for count, name in outcomes if count)),
-            ("turns", f"{self.turns}, with {self.tool_calls} tool calls"),
+            (
+                "turns",
+                f"{self.turns}, with {self.tool_calls} tool calls"
+                + (f"; {self.saved_turns} more were saved by an earlier run" if self.saved_turns else ""),
+            ),
             (
                 "requests",
                 f"{self.delta_turns} with only the news, {self.full_turns} with the whole history",

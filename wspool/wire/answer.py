@@ -52,12 +52,14 @@ class Answer:
     Attributes:
         status: its status.
         headers: its headers, names in lower case.
-        body: at most `MAX_REJECT_BODY` bytes of its body; less if it was cut short.
+        body: the beginning of its body, as long as was asked for; less if it was cut short.
+        whole: whether nothing of the body is missing.
     """
 
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    whole: bool
 
 
 class AnswerReader:
@@ -69,11 +71,17 @@ class AnswerReader:
         rest: what came after the head, once it is complete.
     """
 
-    def __init__(self, *, tunnel: bool = False) -> None:
-        """Start with nothing received. *tunnel*: the answer is to CONNECT, so that 2xx has no body."""
+    def __init__(self, *, tunnel: bool = False, max_body: int = MAX_REJECT_BODY) -> None:
+        """Start with nothing received.
+
+        Args:
+            tunnel: the answer is to CONNECT, so that 2xx has no body.
+            max_body: bytes of the body that are enough.
+        """
         self.received = bytearray()
         self.status: int | None = None
         self._tunnel = tunnel
+        self._max_body = max_body
         self._head = 0
         self._enough = 0
         self._chunked = False
@@ -135,27 +143,34 @@ class AnswerReader:
         if self.status in (http.client.NO_CONTENT, http.client.NOT_MODIFIED):
             body = 0
         else:
-            body = min(int(length), MAX_REJECT_BODY) if known else MAX_REJECT_BODY
+            body = min(int(length), self._max_body) if known else self._max_body
         self._enough = self._head + body
 
 
-def parse_answer(received: bytes) -> Answer | None:
-    """Return the answer in *received*, None if it is not HTTP, an interim one, or has no end of its head."""
+def parse_answer(received: bytes, *, max_body: int = MAX_REJECT_BODY) -> Answer | None:
+    """Return the answer in *received*, None if it is not HTTP, an interim one, or has no end of its head.
+
+    Args:
+        received: what came so far.
+        max_body: bytes of the body that are kept.
+    """
     if b"\r\n\r\n" not in received and b"\n\n" not in received:
         return None
     # HTTPResponse asks its socket for a file and nothing else.
     response = http.client.HTTPResponse(cast("socket.socket", _Received(received)), method="GET")
+    whole = True
     try:
         response.begin()
         if response.status < 200:
             return None
-        body = response.read(MAX_REJECT_BODY)
+        body = response.read(max_body)
+        whole = response.isclosed() or not response.length
     except http.client.IncompleteRead as error:
-        body = error.partial[:MAX_REJECT_BODY]
+        body, whole = error.partial[:max_body], False
     except (http.client.HTTPException, ValueError):
         return None
     headers = tuple((name.lower(), value) for name, value in response.getheaders())
-    return Answer(response.status, headers, body)
+    return Answer(response.status, headers, body, whole)
 
 
 @attrs.frozen

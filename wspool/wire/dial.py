@@ -19,7 +19,7 @@ import math
 import re
 import socket
 import ssl
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, cast
@@ -33,6 +33,7 @@ from wspool.wire.tls import TLSStream
 from wspool.wire.wire import ConnectError, Endpoint, Phase, Proxy
 
 __all__ = [
+    "OpenStream",
     "encode_headers",
     "enter",
     "environment_proxy",
@@ -42,6 +43,9 @@ __all__ = [
     "parse_url",
     "time_limit",
 ]
+
+#: How to get a byte stream to an endpoint.
+OpenStream = Callable[[Endpoint], Awaitable[trio.abc.Stream]]
 
 _DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
 

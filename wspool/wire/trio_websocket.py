@@ -48,8 +48,6 @@ _RECEIVE_BUFFER: Final = 64 * 1024
 _BINARY: Final = (1003, "binary message")
 _MESSAGE_TOO_BIG: Final = 1009
 
-OpenStream = Callable[[Endpoint], Awaitable[trio.abc.Stream]]
-
 
 class _GuardedStream(trio.abc.Stream):
     """The network as trio-websocket sees it. Remembers what happened, closes without waiting."""
@@ -135,8 +133,8 @@ class TrioWebSocketConnector:
             It need not keep time: `Endpoint.connect_timeout` is kept here.
     """
 
-    def __init__(self, open_stream: OpenStream = dial.open_stream) -> None:
-        self._open_stream = open_stream
+    def __init__(self, open_stream: dial.OpenStream = dial.open_stream) -> None:
+        self.open_stream = open_stream
 
     def __repr__(self) -> str:
         return "<TrioWebSocketConnector>"
@@ -161,7 +159,7 @@ class TrioWebSocketConnector:
         stream: _GuardedStream | None = None
         try:
             with dial.time_limit(endpoint):
-                stream = _GuardedStream(await self._open_stream(endpoint))
+                stream = _GuardedStream(await self.open_stream(endpoint))
                 dial.enter("upgrade")
                 wire: _TrioWebSocketWire = await nursery.start(_run, stream, endpoint, fields)
         except BaseException as error:

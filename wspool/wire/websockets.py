@@ -21,7 +21,7 @@ from __future__ import annotations
 import codecs
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, cast
 
@@ -63,8 +63,6 @@ _TEXT, _CONT, _BINARY, _PONG = Opcode.TEXT, Opcode.CONT, Opcode.BINARY, Opcode.P
 #: Belongs to no hierarchy and is above every level, so that no configuration makes it print.
 _SILENT: Final = logging.Logger("wspool.wire.websockets", logging.CRITICAL + 1)
 
-OpenStream = Callable[[Endpoint], Awaitable[trio.abc.Stream]]
-
 
 class WebSocketsConnector:
     """Makes wires of websockets' Sans-I/O core.
@@ -76,8 +74,8 @@ class WebSocketsConnector:
             about 300 KiB per connection. `Endpoint.max_message_size` then bounds the inflated message.
     """
 
-    def __init__(self, open_stream: OpenStream = dial.open_stream, compression: bool = False) -> None:
-        self._open_stream = open_stream
+    def __init__(self, open_stream: dial.OpenStream = dial.open_stream, compression: bool = False) -> None:
+        self.open_stream = open_stream
         self._compression = compression
 
     def __repr__(self) -> str:
@@ -104,7 +102,7 @@ class WebSocketsConnector:
         answer = AnswerReader()
         try:
             with dial.time_limit(endpoint):
-                stream = await self._open_stream(endpoint)
+                stream = await self.open_stream(endpoint)
                 dial.enter("upgrade")
                 protocol = ClientProtocol(
                     # The resource goes in whole: taken apart and put together it might differ.

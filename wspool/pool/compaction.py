@@ -1,0 +1,78 @@
+"""Compaction on request: the history of a conversation becomes a shorter one that the server made of it.
+
+It is offered over HTTP only (`POST .../responses/compact`), so it goes on a connection of its own. The
+answer is no response that could be continued from: its output begins a new chain, and is sent in full.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+from wspool.core.chain import Item
+from wspool.core.frames import encode, parse_error
+from wspool.errors import TurnLostError
+from wspool.pool.continuity import ContinuityOwner
+from wspool.pool.outcome import server_failure
+from wspool.wire.wire import WireClosedError
+
+__all__ = ["compacted"]
+
+#: The body fields that the request takes. Source: the SDK's `response_compact_params`.
+_FIELDS: Final = (
+    "model",
+    "instructions",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "service_tier",
+)
+
+
+async def compacted(owner: ContinuityOwner, items: Sequence[Item], body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the server's answer, whose `output` is a list of items that stands for *items*.
+
+    A checkpoint. Cancelling gives it up; nothing has changed then.
+
+    Raises:
+        ResponseFailedError: the server refused.
+        TurnLostError: its answer did not come, or was none; nothing has changed.
+        DialFailedError, PoolClosedError: nothing was sent.
+    """
+    request = {name: body[name] for name in _FIELDS if name in body} | {"input": list(items)}
+    await owner.until_held()
+    try:
+        answer = await owner.post("/compact", encode(request))
+    except WireClosedError as error:
+        raise _lost(f"the answer did not come ({error.reason or 'the connection ended'})") from error
+    value = _parsed(answer.body)
+    if answer.status != 200:
+        said = parse_error(
+            {"status": answer.status, "headers": dict(answer.headers), "error": {}, **value},
+            wall_clock=time.time(),
+        )
+        if said.retry_after and said.may_pass:
+            owner.hold(said.retry_after)
+        raise server_failure(said, "terminal")
+    output = value.get("output")
+    if not isinstance(output, list) or not all(
+        isinstance(item, dict) for item in cast("list[object]", output)
+    ):
+        raise _lost("the answer holds no list of items")
+    return value
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        value: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _lost(how: str) -> TurnLostError:
+    return TurnLostError(
+        f"compaction lost: {how}; the conversation is as it was, try again", delivery="ambiguous"
+    )

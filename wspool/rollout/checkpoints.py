@@ -1,0 +1,153 @@
+"""The turns of conversations that have not ended: what a killed run leaves to the next one.
+
+1. One line per finished turn, with what is new since the line before, appended at once and whole: a killed
+   run loses no finished turn, and a long conversation costs no more than its length.
+2. It is read once, at the start of a run. Then the file is written anew with what is still owed.
+3. A conversation is found again by its task's id, if the task still says the same.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import attrs
+
+from wspool.rollout.results import ResultsError
+from wspool.rollout.tasks import Task
+from wspool.server.models import is_array
+
+__all__ = ["TURNS", "Checkpoint", "Checkpoints", "open_checkpoints"]
+
+#: Name of the file in the directory of the results.
+TURNS: Final = "turns.jsonl"
+
+
+@attrs.frozen
+class Checkpoint:
+    """A conversation as it was after its last finished turn.
+
+    Attributes:
+      turns: how many turns that took.
+      snapshot: what `pool.conversation(resume=...)` goes on from.
+      line: its place in the file, as JSON.
+    """
+
+    turns: int
+    snapshot: Mapping[str, Any]
+    line: Mapping[str, Any] = attrs.field(repr=False)
+
+
+class Checkpoints:
+    """The file of one directory. Made by `open_checkpoints`.
+
+    Attributes:
+      owed: the conversations that can be gone on with, by task id.
+    """
+
+    def __init__(self, path: Path, tasks: Sequence[Task]) -> None:
+        self.owed: dict[str, Checkpoint] = {}
+        self._path = path
+        self._digests = {task.id: _digest(task) for task in tasks}
+        self._last: dict[str, tuple[int, list[Any]]] = {}
+        self._file: BinaryIO | None = None
+
+    def append(self, id: str, snapshot: Mapping[str, Any]) -> None:
+        """Note that a turn of task *id* has finished. It is in the hands of the system when this returns.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        if self._file is None:
+            raise AssertionError("bug: the checkpoints are closed")
+        turns, before = self._last.get(id, (0, []))
+        items = _list(snapshot["items"])
+        kept = len(before) if _begins_with(items, before) else 0
+        line = _line(id, self._digests[id], turns + 1, kept, snapshot)
+        self._last[id] = (turns + 1, items)
+        data = json.dumps(line).encode() + b"\n"
+        if self._file.write(data) != len(data):
+            raise OSError(f"a finished turn could not be written whole to {self._path}")
+
+    def _load(self) -> None:
+        if self._path.exists():
+            with self._path.open("rb") as lines:
+                for number, raw in enumerate(lines, 1):
+                    try:
+                        self._fold(json.loads(raw))
+                    except (ValueError, TypeError, LookupError) as problem:
+                        if raw.endswith(b"\n"):
+                            raise ResultsError(
+                                f"{self._path}:{number}: not a checkpoint; move the file away or use "
+                                "another --out"
+                            ) from problem
+                        # torn: the run was killed while it wrote
+        self.owed = {
+            id: checkpoint
+            for id, checkpoint in self.owed.items()
+            if checkpoint.line["task"] == self._digests.get(id)
+        }
+        fresh = self._path.with_name(f"{TURNS}.new")
+        with fresh.open("wb") as new:
+            for checkpoint in self.owed.values():
+                new.write(json.dumps(checkpoint.line).encode() + b"\n")
+        os.replace(fresh, self._path)
+        self._file = self._path.open("ab", buffering=0)
+
+    def _fold(self, line: dict[str, Any]) -> None:
+        id, turns, kept, new = str(line["id"]), int(line["turns"]), int(line["kept"]), _list(line["items"])
+        before: Mapping[str, Any] = self.owed[id].snapshot if kept else {}
+        items = [*_list(before.get("items", []))[:kept], *new]
+        if len(items) != kept + len(new):
+            raise ValueError("it does not follow what is before it")
+        snapshot: dict[str, Any] = {**before, **line["state"], "items": items}
+        self._last[id] = (turns, [])
+        self.owed[id] = Checkpoint(turns, snapshot, _line(id, line["task"], turns, 0, snapshot))
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+@contextmanager
+def open_checkpoints(directory: Path, tasks: Sequence[Task]) -> Generator[Checkpoints, None, None]:
+    """Read what *directory* holds about *tasks*, the ones that are owed, and go on with it.
+
+    The directory must be locked, as by `open_results`.
+
+    Raises:
+      ResultsError: the file holds something else.
+    """
+    checkpoints = Checkpoints(directory / TURNS, tasks)
+    checkpoints._load()  # pyright: ignore[reportPrivateUsage]  # only here: a file is read under its lock
+    try:
+        yield checkpoints
+    finally:
+        checkpoints._close()  # pyright: ignore[reportPrivateUsage]
+
+
+def _line(id: str, task: str, turns: int, kept: int, snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    state = {name: value for name, value in snapshot.items() if name != "items"}
+    if kept:
+        del state["defaults"]  # they stay what they were
+    items = _list(snapshot["items"])[kept:]
+    return {"id": id, "task": task, "turns": turns, "kept": kept, "items": items, "state": state}
+
+
+def _begins_with(items: Sequence[Any], before: Sequence[Any]) -> bool:
+    # A history only grows, until a compaction replaces it.
+    return len(before) <= len(items) and all(one is other for one, other in zip(items, before, strict=False))
+
+
+def _list(value: object) -> list[Any]:
+    if not is_array(value):
+        raise TypeError("not a list")
+    return value
+
+
+def _digest(task: Task) -> str:
+    return hashlib.sha256(json.dumps(task.source, sort_keys=True).encode()).hexdigest()
