@@ -265,6 +265,29 @@ async def test_f63_other_ends(make: Make, fault: Fault, status: str, autojump_cl
         await scene.assert_well(creates=2, connection=1)
 
 
+async def test_f63_steered(make: Make, autojump_clock) -> None:
+    """F63: `response.incomplete` because the response was steered -> the turn goes on with the response that
+    follows, and ends with that.
+    """
+    async with (
+        faulty(make, delay_per_token=1, pool_options={"provider": wspool.OPENAI}) as scene,
+        scene.pool.conversation(model="gpt-6") as conversation,
+        conversation.turn(QUESTION) as turn,
+    ):
+        ends: list[str] = []
+        steer = None
+        async for event in turn:
+            if event.type in ("response.incomplete", "response.completed"):
+                ends.append(event.type)
+            if steer is None and event.type == "response.output_text.delta":
+                steer = await turn.steer("Shorter.")
+        assert ["response.incomplete", "response.completed"] == ends
+        assert ("Shorter.", "completed") == (turn.response.output_text, turn.response.status)
+        assert [("incomplete", False), ("completed", True)] == [
+            (entry["outcome"], entry["automatic"]) for entry in scene.ledger
+        ]
+
+
 #: The spellings that name a time to wait.
 HINTS = sorted(set(RETRY_AFTER) - {"absurd", "negative", "absent"})
 
