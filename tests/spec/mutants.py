@@ -382,6 +382,18 @@ MUTANTS = [
         "        self._lanes = 1\n        self.naming = Naming.NONE\n",
         "        self.naming = Naming.NONE\n",
     ),
+    Mutant(
+        "a newcomer is granted what is about to go",
+        ROSTER,
+        "        connection.key = (-math.inf, connection.id)\n",
+        "",
+    ),
+    Mutant(
+        "a tail that comes too late is taken for something else",
+        POOL,
+        "        if on.state is LaneState.DEAD:\n",
+        "        if False:\n",
+    ),
     # -- the shell --
     Mutant(
         "nobody says that the lanes are proved",

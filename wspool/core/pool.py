@@ -927,6 +927,8 @@ class PoolCore:
         dialing = connection.state is ConnectionState.DIALING
         self._lost_leases += self._roster.end_all(connection)
         self._roster.move(connection, ConnectionInput.HANG_UP)
+        if not self._roster.usable:
+            self._held_back = False  # nothing is left that may come back to those in line
         if not dialing:
             self._calendar.free(connection.retire_at)
         self._closed[reason] += 1
