@@ -473,24 +473,29 @@ class PoolMachine(RuleBasedStateMachine):
         self.step("finished", connection.id, lane)
 
     @rule(pick=picks)
-    @precondition(lambda self: self.late_tails())
+    @precondition(lambda self: self.shared_tails())
     @noted
     def tail_ends_too_late(self, pick: int) -> None:
         """Its lane is not used any more, while its siblings go on: nothing may come of it."""
-        connection, lane = self.choose(self.late_tails(), pick)
-        connection.lanes[lane].late = False
+        connection, lane = self.choose(self.shared_tails(), pick)
+        track = connection.lanes[lane]
+        if track.on is On.TAIL:
+            self.wait_until(track.drain_until)
+        if not track.late or connection not in self.world.open:
+            return
+        track.late = False
         before = self.core.statistics()
 
         assert [] == self.step("finished", connection.id, lane)
         assert before == self.core.statistics()
 
-    def late_tails(self) -> list[tuple[Connection, LaneId]]:
-        """What is still on lanes that were given up."""
+    def shared_tails(self) -> list[tuple[Connection, LaneId]]:
+        """The rests of turns beside which another one is in flight, waited for or not."""
         return [
             (connection, LaneId(lane))
             for connection in self.world.open
             for lane, track in enumerate(connection.lanes)
-            if track.late
+            if (track.on is On.TAIL or track.late) and any(other.on is On.TURN for other in connection.lanes)
         ]
 
     @rule(pick=picks)
