@@ -278,6 +278,23 @@ def test_a_connection_that_starts_no_turn_gets_no_lanes() -> None:
     assert (LaneState.IN_FLIGHT,) == core.states()[ONE][1]
 
 
+def test_the_lanes_of_a_retiring_connection_are_no_spare() -> None:
+    """They are granted until it goes, but its replacement is what counts, and is granted first."""
+    core = PoolCore(PoolPolicy(max_size=2, min_idle=1, lanes=2), Provider(name="test", lanes=2))
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.9)
+    core.acquire(WaiterId(1), 0.0)
+    core.begin(LeaseId(1), 0.0)
+    core.retire(ONE, 1.0)
+    core.widen(ONE, 1.0)
+    assert (ConnectionState.RETIRING, (LaneState.IN_FLIGHT, LaneState.IDLE)) == core.states()[ONE]
+    core.connected(TWO, 2.0, 0.0)
+
+    assert [TWO] == [
+        command.connection for command in core.acquire(WaiterId(2), 3.0) if isinstance(command, Grant)
+    ]
+
+
 def test_an_endpoint_without_lanes_has_one_per_connection() -> None:
     """Whoever waited for a lane needs a dial, and no later answer changes that."""
     core = PoolCore(PoolPolicy(max_size=5, min_idle=0, lanes=3), Provider(name="test", lanes=3))
