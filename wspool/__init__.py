@@ -51,6 +51,9 @@ from wspool.core.statistics import (
 from wspool.core.statistics import (
     TurnRecord as TurnRecord,
 )
+from wspool.core.steering import (
+    Steer as Steer,
+)
 from wspool.errors import (
     AuthenticationError as AuthenticationError,
 )
@@ -86,6 +89,9 @@ from wspool.errors import (
 )
 from wspool.errors import (
     ResponseFailedError as ResponseFailedError,
+)
+from wspool.errors import (
+    SteeringRefusedError as SteeringRefusedError,
 )
 from wspool.errors import (
     TooManyWaitingError as TooManyWaitingError,
@@ -140,6 +146,8 @@ __all__ = [
     "RequestTooLargeError",
     "Response",
     "ResponseFailedError",
+    "Steer",
+    "SteeringRefusedError",
     "TooManyWaitingError",
     "Turn",
     "TurnInFlightError",

@@ -8,6 +8,7 @@
       ForeignUseError                               you: another trio run, thread or process
       RequestTooLargeError                          you: over the provider's frame limit
       MaxTurnsError                                 you: the tool loop did not end in time
+      SteeringRefusedError                          you: further input was not taken
       LeaseRefusedError                             the pool
         TooManyWaitingError                           the line is full
         DialFailedError                               the endpoint cannot be reached
@@ -51,6 +52,7 @@ __all__ = [
     "RateLimitedError",
     "RequestTooLargeError",
     "ResponseFailedError",
+    "SteeringRefusedError",
     "TooManyWaitingError",
     "TurnInFlightError",
     "TurnLostError",
@@ -101,6 +103,21 @@ class MaxTurnsError(WsPoolError):
             f"the model still calls tools after {max_turns} turns; raise max_turns or end the task"
         )
         self.max_turns = max_turns
+
+
+class SteeringRefusedError(WsPoolError):
+    """Further input for a response in progress was not taken; the turn goes on without it.
+
+    Attributes:
+        delivery: `"not_sent"`, or `"terminal"` if the server refused it.
+        code: the reason: the server's, or `"steering_not_supported"` or `"response_not_active"` if it
+            was not sent.
+    """
+
+    def __init__(self, message: str, *, delivery: Delivery, code: str | None) -> None:
+        super().__init__(message)
+        self.delivery = delivery
+        self.code = code
 
 
 class LeaseRefusedError(WsPoolError):

@@ -88,6 +88,40 @@ async def take_turns(pool: wspool.Pool, steps: Steps) -> None:
         await steps.wait(speak, conversation)
 
 
+async def share(pool: wspool.Pool, steps: Steps) -> None:
+    """Open the lanes of one connection, and take turns on one of them while two others are busy."""
+    lost: list[BaseException] = []
+
+    async def sibling() -> None:
+        async with pool.lease() as lease, lease.create(model="m", input="slow") as turn:
+            try:
+                await turn.result()
+            except wspool.TurnLostError as error:
+                lost.append(error)
+
+    async with pool.conversation(model="m") as conversation, trio.open_nursery() as nursery:
+        await steps.wait(speak, conversation)
+        for _ in range(2):
+            nursery.start_soon(sibling)
+        async with conversation.turn("two") as turn:
+            await steps.wait(turn.__anext__)
+        await steps.wait(speak, conversation)
+    assert [] == lost, "a turn cost its siblings something"
+
+
+async def steer(pool: wspool.Pool, steps: Steps) -> None:
+    """Steer a turn, and read on to the end of what follows."""
+    async with pool.conversation(model="m") as conversation:
+        async with conversation.turn("steered") as turn:
+            await steps.wait(turn.__anext__)
+            try:
+                await steps.wait(turn.steer, "Shorter.")
+            except Mishap:
+                pass  # nothing is taken back
+            await steps.wait(turn.result)
+        await steps.wait(speak, conversation)
+
+
 async def park_and_steal(pool: wspool.Pool, steps: Steps) -> None:
     """Two conversations share one connection: each parks it and has it stolen."""
 
@@ -184,6 +218,8 @@ SCENARIOS: Final[dict[str, tuple[Scenario, dict[str, Any], dict[str, Any]]]] = {
     "warm-up": (warm_up, {"min_idle": 1}, {"warm_up": {"model": "m"}}),
     "turns": (take_turns, {"max_size": 2}, {}),
     "turns, drained": (take_turns, {"max_size": 1, "on_cancel": "drain"}, {}),
+    "lanes": (share, {"max_size": 1, "lanes": 3}, {"provider": wspool.OPENAI}),
+    "steering": (steer, {"max_size": 2, "on_cancel": "drain"}, {"provider": wspool.OPENAI}),
     "parking": (park_and_steal, {"max_size": 1, "patience": 1.0}, {}),
     "rotation": (rotate, {"min_idle": 1, "max_lifetime": 60.0}, {}),
     "drain": (drain, {"max_size": 3, "min_idle": 1}, {}),
@@ -210,10 +246,20 @@ class Far:
         self.nursery.start_soon(self._speak, wire, request)
 
     async def _speak(self, wire: FakeWire, request: dict[str, Any]) -> None:
-        name = f"resp_{self.connector.wires.index(wire)}_{len(wire.sent)}"
-        wire.push(created(name), delta("o"))
-        await trio.sleep(1.0 if "slow" in json.dumps(request) else 0.01)
-        wire.push(completed(name))
+        lane = {"stream_id": request["stream_id"]} if "stream_id" in request else {}
+        if request["type"] == "response.steer":
+            # Accepted, and at once continued by another response, which then ends.
+            parent = request["previous_response_id"]
+            name = f"{parent}_more"
+            about = {"id": "steer_1", "previous_response_id": parent}
+            wire.push({"type": "response.steer.accepted", "steer": about}, completed(parent))
+            wire.push({"type": "response.created", "response": {"id": name, "previous_response_id": parent}})
+        else:
+            name = f"resp_{self.connector.wires.index(wire)}_{len(wire.sent)}"
+            wire.push({**created(name), **lane}, {**delta("o"), **lane})
+        if "steered" not in json.dumps(request):
+            await trio.sleep(1.0 if "slow" in json.dumps(request) else 0.01)
+            wire.push({**completed(name), **lane})
 
 
 class SlowConnector:

@@ -338,3 +338,59 @@ def test_the_items_of_an_iterator_are_not_lost() -> None:
         return
 
     assert [{"type": "a"}] == items
+
+
+# -- input that the lane holds --------------------------------------------------------------
+
+
+def queued(*, stored: bool = False) -> Chain:
+    """A chain of one turn, after which its lane holds an item for the next."""
+    chain = Chain()
+    chain.extend([item(1)], [item(2)], "one", stored=stored)
+    chain.queue([item(3)])
+    return chain
+
+
+def test_what_the_lane_holds_is_not_sent_there() -> None:
+    """It is history, in its place, and sent wherever the lane is another, stored or not."""
+    for stored in (False, True):
+        chain = queued(stored=stored)
+        here, elsewhere = (chain.plan([item(4)], latest, None, BODY) for latest in ("one", None))
+
+        assert [item(1), item(2), item(3)] == chain.items
+        assert ([item(4)], "one") == (here.input, here.previous_response_id)
+        assert ([item(1), item(2), item(3), item(4)], None) == (
+            elsewhere.input,
+            elsewhere.previous_response_id,
+        )
+        assert here.saved == len(encode_all(chain.items))
+
+
+def test_the_next_turn_has_taken_it() -> None:
+    """From then on the chain is like any other."""
+    chain = queued(stored=True)
+    chain.extend([item(4)], [item(5)], "two", stored=True)
+
+    assert ([item(6)], "two") == (
+        (plan := chain.plan([item(6)], None, None, BODY)).input,
+        plan.previous_response_id,
+    )
+    chain.queue([])
+    assert "two" == chain.plan([item(6)], None, None, BODY).previous_response_id
+
+
+def test_only_one_of_two_is_given_what_the_lane_holds() -> None:
+    """A branch and a snapshot send everything."""
+    chain = queued(stored=True)
+
+    for other in (chain.fork(), Chain.resume(chain.snapshot())):
+        assert chain.items == other.items
+        assert other.parent is None
+    assert "one" == chain.parent
+    chain.forget_parent()
+    assert 4 == len(chain.plan([item(4)], "one", None, BODY).input)
+
+
+def encode_all(items: Sequence[Item]) -> bytes:
+    """The items as a request has them, each with its comma."""
+    return b"".join(encode(each) + b"," for each in items)

@@ -11,7 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wspool.core.error import WsPoolError
-from wspool.core.frames import Event, MalformedMessageError, ServerError, encode, parse_error, parse_event
+from wspool.core.frames import (
+    Event,
+    MalformedMessageError,
+    ServerError,
+    encode,
+    lane_of,
+    parse_error,
+    parse_event,
+)
 
 # Without low surrogates: a high one and a low one in a row are one character once they were JSON.
 TEXT = st.text(st.characters(exclude_categories=()).filter(lambda char: not "\udc00" <= char <= "\udfff"))
@@ -124,6 +132,7 @@ def test_number_and_lane_are_never_taken_for_others(order, text, number, lane, s
     for event in (parse_event(message), parse_event(message.encode())):
         assert event.sequence_number in (None, number)
         assert event.stream_id in (None, lane)
+        assert (lane or None) == lane_of(event)
 
 
 @pytest.mark.parametrize(

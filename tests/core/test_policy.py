@@ -17,7 +17,7 @@ MIB = 1024 * 1024
 NAN = float("nan")
 
 WHOLE_FROM_ONE = (
-    *("max_size", "dial_concurrency", "max_message_size"),
+    *("max_size", "dial_concurrency", "lanes", "max_message_size"),
     *("max_buffered", "max_turn_events", "max_turn_bytes"),
 )
 MARGINS = ("retire_margin", "retire_spread", "turn_reserve")
@@ -48,6 +48,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "min_idle": 2,
         "max_idle": 300.0,
         "dial_concurrency": 16,
+        "lanes": 1,
         "max_waiting": None,
         "connect_timeout": 15.0,
         "close_timeout": 2.0,
@@ -79,7 +80,8 @@ def test_the_providers_are_those_that_are_documented() -> None:
     assert [3600.0, 3600.0, 1500.0, 780.0] == [each.max_lifetime for each in (OPENAI, AZURE, XAI, VERCEL)]
     assert [16 * MIB] * 3 + [4 * MIB] == [each.max_request for each in (OPENAI, AZURE, XAI, VERCEL)]
     assert [False, False, False, True] == [each.closes_after_error for each in (OPENAI, AZURE, XAI, VERCEL)]
-    assert {1} == {each.lanes for each in PROVIDERS.values()}
+    assert [16, 1, 1, 1] == [each.lanes for each in (OPENAI, AZURE, XAI, VERCEL)]
+    assert [True, False, False, False] == [each.steering for each in (OPENAI, AZURE, XAI, VERCEL)]
 
 
 # -- bad values -----------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from wspool.core.commands import (
     Warm,
 )
 from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.lanes import Naming
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import EARLY, ELISION_DELAY, MAX_SKIPS, PoolCore, Verdict
 from wspool.core.states import ConnectionState, IllegalInputError, LaneState
@@ -41,10 +42,13 @@ LANE = LaneId(0)
 
 
 def make(*, lanes: int = 1, lifetime: float = 3600.0, warm_up: bool = False, **limits: Any) -> PoolCore:
-    """A core with little room and no spare, unless told otherwise."""
-    limits = {"max_size": 2, "min_idle": 0, "ping_interval": None, **limits}
+    """A core with little room and no spare, unless told otherwise; several lanes are proved already."""
+    limits = {"max_size": 2, "min_idle": 0, "ping_interval": None, "lanes": lanes, **limits}
     provider = Provider(name="test", lanes=lanes, max_lifetime=lifetime)
-    return PoolCore(PoolPolicy(**limits), provider, warm_up=warm_up)
+    core = PoolCore(PoolPolicy(**limits), provider, warm_up=warm_up)
+    if lanes > 1:
+        core.naming = Naming.NAMED
+    return core
 
 
 def opened(core: PoolCore, *, waiters: int = 1, now: float = 0.0) -> None:
@@ -230,6 +234,79 @@ def test_several_lanes_share_a_connection() -> None:
     opened(core, waiters=2)
 
     assert {ONE: (ConnectionState.OPEN, (LaneState.LEASED, LaneState.LEASED))} == core.states()
+
+
+def test_the_policy_and_the_provider_both_limit_the_lanes() -> None:
+    """A pool uses no lanes unless it is told to, and no more than there are."""
+    for mine, theirs, lanes in ((1, 16, 1), (3, 16, 3), (16, 2, 2)):
+        core = PoolCore(PoolPolicy(max_size=1, min_idle=0, lanes=mine), Provider(name="test", lanes=theirs))
+        core.naming = Naming.NAMED
+        opened(core)
+
+        assert lanes == len(core.states()[ONE][1])
+
+
+def test_a_connection_has_one_lane_until_an_answer_names_it() -> None:
+    """Then it has all of them at once, and so has each later one; those in line come in their order."""
+    core = PoolCore(PoolPolicy(max_size=2, min_idle=0, lanes=3), Provider(name="test", lanes=3))
+    opened(core)
+    for number in (2, 3, 4, 5):
+        core.acquire(WaiterId(number), 0.0)
+    assert (LaneState.LEASED,) == core.states()[ONE][1]
+
+    granted = of(core.widen(ONE, 1.0), Grant)
+
+    assert [(2, ONE, LaneId(1)), (3, ONE, LaneId(2))] == [
+        (command.waiter, command.connection, command.lane)
+        for command in granted
+        if isinstance(command, Grant)
+    ]
+    assert [4, 5] == [
+        command.waiter for command in core.connected(TWO, 2.0, 0.5) if isinstance(command, Grant)
+    ]
+    assert [] == core.widen(ONE, 3.0)
+
+
+def test_a_connection_that_starts_no_turn_gets_no_lanes() -> None:
+    """What was cleared is used no more, proved or not."""
+    core = PoolCore(PoolPolicy(max_size=1, min_idle=0, lanes=3), Provider(name="test", lanes=3))
+    opened(core)
+    core.begin(LeaseId(1), 0.0)
+    core.clear(1.0)
+    core.widen(ONE, 2.0)
+
+    assert (LaneState.IN_FLIGHT,) == core.states()[ONE][1]
+
+
+def test_the_lanes_of_a_retiring_connection_are_no_spare() -> None:
+    """They are granted until it goes, but its replacement is what counts, and is granted first."""
+    core = PoolCore(PoolPolicy(max_size=2, min_idle=1, lanes=2), Provider(name="test", lanes=2))
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.9)
+    core.acquire(WaiterId(1), 0.0)
+    core.begin(LeaseId(1), 0.0)
+    core.retire(ONE, 1.0)
+    core.widen(ONE, 1.0)
+    assert (ConnectionState.RETIRING, (LaneState.IN_FLIGHT, LaneState.IDLE)) == core.states()[ONE]
+    core.connected(TWO, 2.0, 0.0)
+
+    assert [TWO] == [
+        command.connection for command in core.acquire(WaiterId(2), 3.0) if isinstance(command, Grant)
+    ]
+
+
+def test_an_endpoint_without_lanes_has_one_per_connection() -> None:
+    """Whoever waited for a lane needs a dial, and no later answer changes that."""
+    core = PoolCore(PoolPolicy(max_size=5, min_idle=0, lanes=3), Provider(name="test", lanes=3))
+    opened(core)
+    for number in (2, 3, 4):
+        core.acquire(WaiterId(number), 0.0)
+
+    assert [Dial(ConnectionId(3)), Dial(ConnectionId(4))] == core.narrow(1.0)
+    core.connected(TWO, 2.0, 0.5)
+    core.widen(TWO, 3.0)
+    assert (LaneState.LEASED,) == core.states()[TWO][1]
+    assert Naming.NONE is core.naming
 
 
 def test_the_line_is_limited() -> None:

@@ -215,3 +215,18 @@ def test_resends_are_bounded_whatever_happens(policy: Replay, steps: list[tuple[
 
     assert found.count(HERE) <= 1
     assert found.count(ELSEWHERE) <= MAX_RESENDS
+
+
+UNNAMED = ServerError(code="unknown_parameter", param="stream_id", status=400)
+
+
+def test_a_refused_lane_is_left_out_once() -> None:
+    """On the same connection, and only if it was there; it is no sign of trouble."""
+    for policy in POLICIES:
+        budget = RetryBudget()
+        retries = make(policy, budget, limit=0)
+
+        assert GIVE_UP is retries.after_refusal(UNNAMED, had_parent=False, jitter=0.5)
+        assert HERE is retries.after_refusal(UNNAMED, had_parent=False, had_lane=True, jitter=0.5)
+        assert GIVE_UP is retries.after_refusal(UNNAMED, had_parent=False, had_lane=True, jitter=0.5)
+        assert budget.allows

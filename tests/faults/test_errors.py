@@ -265,6 +265,29 @@ async def test_f63_other_ends(make: Make, fault: Fault, status: str, autojump_cl
         await scene.assert_well(creates=2, connection=1)
 
 
+async def test_f63_steered(make: Make, autojump_clock) -> None:
+    """F63: `response.incomplete` because the response was steered -> the turn goes on with the response that
+    follows, and ends with that.
+    """
+    async with (
+        faulty(make, delay_per_token=1, pool_options={"provider": wspool.OPENAI}) as scene,
+        scene.pool.conversation(model="gpt-6") as conversation,
+        conversation.turn(QUESTION) as turn,
+    ):
+        ends: list[str] = []
+        steer = None
+        async for event in turn:
+            if event.type in ("response.incomplete", "response.completed"):
+                ends.append(event.type)
+            if steer is None and event.type == "response.output_text.delta":
+                steer = await turn.steer("Shorter.")
+        assert ["response.incomplete", "response.completed"] == ends
+        assert ("Shorter.", "completed") == (turn.response.output_text, turn.response.status)
+        assert [("incomplete", False), ("completed", True)] == [
+            (entry["outcome"], entry["automatic"]) for entry in scene.ledger
+        ]
+
+
 #: The spellings that name a time to wait.
 HINTS = sorted(set(RETRY_AFTER) - {"absurd", "negative", "absent"})
 
@@ -304,16 +327,17 @@ async def test_f64_rate_limit_is_for_everybody(make: Make, autojump_clock) -> No
         assert ["rejected", "completed", "completed"] == [entry["outcome"] for entry in scene.ledger]
 
 
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [("stream_limit_reached", "websocket_stream_limit_reached"), ("busy", "concurrent_request")],
-)
-async def test_f65_lane_limits(make: Make, name: str, code: str, autojump_clock) -> None:
-    """F65: `websocket_stream_limit_reached`, or a lane that is busy -> `ResponseFailedError` with the code;
-    nothing is sent again.
-    """
-    async with faulty(make, Fault(name)) as scene:
-        (await scene.ask()).assert_failed(wspool.ResponseFailedError, code)
+async def test_f65_lane_limit(make: Make, autojump_clock) -> None:
+    """F65: `websocket_stream_limit_reached` -> nothing: another connection has not had as many lanes."""
+    async with faulty(make, Fault("stream_limit_reached")) as scene:
+        (await scene.ask()).assert_answer()
+        assert [(1, "rejected"), (2, "completed")] == scene.outcomes
+
+
+async def test_f65_busy_lane(make: Make, autojump_clock) -> None:
+    """F65: a lane that is busy -> `ResponseFailedError` with the code; nothing is sent again."""
+    async with faulty(make, Fault("busy")) as scene:
+        (await scene.ask()).assert_failed(wspool.ResponseFailedError, "concurrent_request")
         assert [(1, "rejected")] == scene.outcomes
         await scene.assert_well(creates=1, connection=1)
 

@@ -64,6 +64,32 @@ async def test_d02_leak_between_turns(make: Make, on_cancel: str, autojump_clock
         assert [None, None] == [entry["previous_response_id"] for entry in scene.ledger]
 
 
+async def test_d02_leak_on_a_lane(make: Make, autojump_clock) -> None:
+    """D02: a turn is cancelled on one of several lanes -> its lane is not used until its end has come, and
+    the turns beside it notice nothing.
+    """
+    options: Any = {"limits": {"max_size": 1, "lanes": 2}, "pool_options": {"provider": wspool.OPENAI}}
+    stories: dict[str, Any] = {}
+    async with faulty(make, delay_per_token=1, **options) as scene:
+        (await scene.ask("first")).assert_answer("first")
+
+        async def ask(text: str) -> None:
+            stories[text] = await scene.ask(text)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, ALICE)
+            with trio.move_on_after(0.5):
+                await scene.ask(BOB)
+            await ask("third")
+        assert {ALICE, "third"} == set(stories)
+        for text, story in stories.items():
+            story.assert_answer(text)
+            assert text == story.text
+        assert {"lane0", "lane1"} == {entry["lane"] for entry in scene.ledger}
+        assert {1} == {entry["connection"] for entry in scene.ledger}
+        assert {1} == {entry["unfinished_on_lane"] for entry in scene.ledger}
+
+
 async def test_d03_lost_in_flight(make: Make, autojump_clock) -> None:
     """D03: a reconnect loses the response in flight: the iterator waits for ever, or just ends -> an error,
     at once.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -251,6 +253,25 @@ async def test_f12_slow_consumer_beyond_bounds(make: Make, autojump_clock) -> No
 
         assert {} == scene.closed
         await scene.assert_well(creates=1, connection=1)
+
+
+async def test_f12_slow_consumer_beside_others(make: Make, autojump_clock) -> None:
+    """F12: the same while other turns share the connection -> `TurnLostError`: `accepted`, it names
+    `max_buffered`; the others go on.
+    """
+    text = " ".join(map(str, range(500)))
+    options: Any = {"pool_options": {"provider": wspool.OPENAI}, "delay_per_token": 0.01}
+    limits = {"max_size": 1, "lanes": 2, "max_buffered": 5000}
+    async with faulty(make, limits=limits, **options) as scene:
+        (await scene.ask()).assert_answer()
+        async with scene.pool.conversation(model="m") as conversation, conversation.turn(text) as turn:
+            (await scene.ask(text)).assert_answer(text)
+            with pytest.raises(wspool.TurnLostError, match="max_buffered"):
+                await turn.result()
+
+        await trio.sleep(10)  # the rest of it passes
+        assert {} == scene.closed
+        await scene.assert_well(creates=3, connection=1)
 
 
 async def test_f13_server_never_reads(make: Make, autojump_clock) -> None:

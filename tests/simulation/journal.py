@@ -1,15 +1,16 @@
 """Journal: both sides of every request, and the rules that the two must agree with.
 
 The client's side is a wire that notes what is handed to it and what it hands out. The server's side is its
-ledger. Both know the link, and requests of one link arrive in order, so the n-th line of a link belongs to
-the n-th request handed to it. The rules, checked by `check`:
+ledger. Both know the link, and requests of one link arrive in order, so the n-th request that the server got
+on a link is the n-th that was handed to it. The rules, checked by `check`:
 
 * every turn ends in exactly one outcome, and what the caller was told about it is true;
 * the server got no request without a turn of a client, and no turn had more than one request that may have
   run, unless the replay policy says so;
 * a reply belongs to its conversation: the words, the history, and the server's digest of what the model saw;
-* a connection never held two unfinished requests, nor got one too late in its life;
-* `previous_response_id` only ever named the latest response of its connection.
+* a lane never held two unfinished requests, a connection never more than it has lanes, nor got it one too
+  late in its life;
+* `previous_response_id` only ever named the latest response of its lane.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Request:
     """One request as it was handed to a wire, and what came back."""
 
     link: int
+    lane: str | None
     word: str | None
     parent: str | None
     input_items: int
@@ -109,8 +111,8 @@ class Journal:
         self.ledger: dict[int, list[Entry]] = defaultdict(list)
         self.requests: dict[int, list[Request]] = defaultdict(list)
         self.dialed_at: dict[int, float] = {}
-        #: What the server still has to remember of each link.
-        self.latest: dict[int, str | None] = defaultdict(lambda: None)
+        #: What the server still has to remember of each link and lane.
+        self.latest: dict[tuple[int, str | None], str | None] = defaultdict(lambda: None)
         #: Broken rules. Kept until the end, since an error inside a connection is the end of that only.
         self.violations: list[str] = []
         self._policy = policy
@@ -130,40 +132,53 @@ class Journal:
     def hand(self, link: int, body: dict[str, Any]) -> None:
         """A request is handed to a wire."""
         word = (body.get("metadata") or {}).get("turn")
-        parent = body.get("previous_response_id")
+        parent, lane = body.get("previous_response_id"), body.get("stream_id")
         now = trio.current_time()
-        request = Request(link=link, word=word, parent=parent, input_items=len(body["input"]), at=now)
-        self.note("hand", link, word, parent, request.input_items)
+        request = Request(
+            link=link, lane=lane, word=word, parent=parent, input_items=len(body["input"]), at=now
+        )
+        self.note("hand", link, lane, word, parent, request.input_items)
         if (word is None) != (body.get("generate") is False):
             self.violate(f"request without a turn on link {link}")
-        requests = self.requests[link]
-        if requests and requests[-1].ended is None:
-            self.violate(f"link {link}: {word} was sent before {requests[-1].word} had ended")
-        if parent is not None and parent != self.latest[link]:
-            self.violate(f"link {link}: {word} continues {parent}, the latest is {self.latest[link]}")
+        open_ones = self.unfinished(link)
+        for other in open_ones:
+            if lane is None or other.lane in (None, lane):
+                self.violate(f"link {link}: {word} was sent before {other.word} had ended")
+        if len(open_ones) >= self._policy.lanes:
+            self.violate(f"link {link}: {word} is one more than it has lanes")
+        if parent is not None and parent != self.latest[link, lane]:
+            self.violate(f"link {link}: {word} continues {parent}, the latest is {self.latest[link, lane]}")
         if now >= self.dialed_at[link] + self._last_start:
             self.violate(f"link {link}: {word} was sent {now - self.dialed_at[link]} s after the dial")
-        requests.append(request)
+        self.requests[link].append(request)
+
+    def unfinished(self, link: int) -> list[Request]:
+        """What was handed to a link and has not ended."""
+        return [request for request in self.requests[link] if request.ended is None]
 
     def hear(self, link: int, event: dict[str, Any]) -> None:
         """An event comes out of a wire."""
-        kind, requests = event["type"], self.requests[link]
+        kind, lane = event["type"], event.get("stream_id")
         response: dict[str, Any] = event.get("response") or {}
-        self.note("hear", link, kind, response.get("id"))
-        request = requests[-1] if requests and requests[-1].ended is None else None
-        if request is None:
+        self.note("hear", link, lane, kind, response.get("id"))
+        requests = [each for each in self.unfinished(link) if lane in (None, each.lane)]
+        if kind == "error" and event["error"].get("code") == "websocket_connection_limit_reached":
+            for request in requests:
+                request.ended = "limit" if request.created else "refused"
+                self.latest[link, request.lane] = None
+            return
+        if len(requests) != 1:
             return  # about the connection; whether it may be there is the pool's business
+        (request,) = requests
         if kind == "response.created":
             request.created = response["id"]
         elif kind in _TERMINAL:
             request.ended = kind
-            self.latest[link] = None if kind == "response.failed" else response["id"]
+            self.latest[link, lane] = None if kind == "response.failed" else response["id"]
         elif kind == "error":
-            if event["error"].get("code") == "websocket_connection_limit_reached" and request.created:
-                request.ended = "limit"
-            elif request.created is None:
+            if request.created is None:
                 request.ended = "refused"
-                self.latest[link] = None  # it may have evicted its parent
+                self.latest[link, lane] = None  # it may have evicted its parent
         elif kind not in ("response.in_progress", "response.queued"):
             request.output = True
 
@@ -173,7 +188,7 @@ class Journal:
         """Compare both sides. Everything is over."""
         by_word: dict[str, list[tuple[Request, Entry | None]]] = defaultdict(list)
         for link, requests in self.requests.items():
-            entries = self.ledger[link]
+            entries = self.ledger[link] = sorted(self.ledger[link], key=lambda entry: entry["sequence"])
             for index, request in enumerate(requests):
                 entry = entries[index] if index < len(entries) else None
                 if entry is not None:
@@ -196,6 +211,8 @@ class Journal:
         where = f"link {request.link}, {request.word}"
         if entry["unfinished_on_lane"] != 1:
             self.violate(f"{where}: {entry['unfinished_on_lane']} unfinished requests")
+        if entry["lane"] not in (None, request.lane):
+            self.violate(f"{where}: handed over for {request.lane}, arrived on {entry['lane']}")
         if request.parent != entry["previous_response_id"]:
             self.violate(f"{where}: arrived with parent {entry['previous_response_id']}")
         if entry["previous_response_id"] and not entry["parent_was_latest"] and not entry["error_code"]:

@@ -163,12 +163,14 @@ class World:
             max_lifetime=self._lifetime if known else 3600.0,
             warm_up=self._profile.warm_up,
             closes_after_error=self._profile.close_after_error is not None and choice.random() < 0.5,
+            lanes=16,
         )
         self._policy = PoolPolicy(
             max_size=choice.randint(max(1, size.connections // 2), size.connections),
             min_idle=choice.choice((0, 0, 1)),
             max_idle=choice.choice((5.0, 300.0)),
             dial_concurrency=choice.choice((1, 2, 16)),
+            lanes=choice.choice((1, 1, 2, 4)),
             max_waiting=choice.choice((None, None, None, size.conversations // 3)),
             give_up_after=choice.choice((10.0, 120.0)),
             count_closing=choice.random() < 0.3,

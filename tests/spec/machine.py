@@ -87,6 +87,7 @@ policies = st.builds(
     min_idle=st.integers(0, 2),
     max_idle=st.sampled_from([30.0, 500.0]),
     dial_concurrency=st.integers(1, 4),
+    lanes=st.sampled_from([1, 3, 3]),
     max_waiting=st.sampled_from([None, None, 0, 2]),
     give_up_after=st.sampled_from([5.0, 120.0]),
     ping_interval=st.sampled_from([None, 20.0, 300.0]),
@@ -141,10 +142,18 @@ class PoolMachine(RuleBasedStateMachine):
         warm_up=st.booleans(),
         turns=st.integers(0, 3),
         parked=st.integers(0, 2),
+        named=st.sampled_from(["all", "all", "some", "none"]),
     )
     def open(
-        self, policy: PoolPolicy, provider: Provider, warm_up: bool, turns: int, parked: int = 0
+        self,
+        policy: PoolPolicy,
+        provider: Provider,
+        warm_up: bool,
+        turns: int,
+        parked: int = 0,
+        named: str = "all",
     ) -> None:
+        self.named = named
         policy, provider = self.adapt(policy, provider)
         self.now = 0.0
         self.setup = (policy, provider, warm_up)
@@ -408,11 +417,38 @@ class PoolMachine(RuleBasedStateMachine):
         self.step("park", lease)
 
     @rule(pick=picks)
+    @precondition(lambda self: self.on_trial())
+    @noted
+    def answer_begins(self, pick: int) -> None:
+        """The first answer on a connection on trial: the endpoint has more lanes, or has not."""
+        self.answer(self.choose(self.on_trial(), pick))
+
+    def answer(self, connection: Connection) -> None:
+        """Something comes on the lane of *connection*."""
+        if connection.trial:
+            names = self.named == "all" or (self.named == "some" and connection.id % 3 > 0)
+            self.world.answering = connection
+            self.world.answer(connection, self.now, names=names)
+            if names:
+                self.step("widen", connection.id)
+            else:
+                self.step("narrow")
+
+    def on_trial(self) -> list[Connection]:
+        """Connections that wait for their first answer."""
+        return [
+            connection
+            for connection in self.world.open
+            if connection.trial and connection.lanes[0].on is not On.NOTHING
+        ]
+
+    @rule(pick=picks)
     @precondition(lambda self: self.leases_with(On.TURN))
     @noted
     def turn_ends(self, pick: int) -> None:
         lease = self.choose(self.leases_with(On.TURN), pick)
         connection, lane = self.world.leases[lease]
+        self.answer(connection)
         self.world.track(lease).on = On.NOTHING
         self.step("finished", connection.id, lane)
 
@@ -424,22 +460,50 @@ class PoolMachine(RuleBasedStateMachine):
         connection, _ = self.world.leases[lease]
         self.abandon_turn(self.world.track(lease))
         self.step("give_up", lease)
-        if self.policy.on_cancel == "hang_up" and self.world.lanes == 1:
-            assert connection.closing, "a dirty connection was kept"
+        dropped = self.policy.on_cancel == "hang_up" and len(connection.lanes) == 1
+        assert connection.closing is dropped, "a dirty connection was kept, or siblings were dropped"
 
     @rule(pick=picks)
     @precondition(lambda self: self.tracks_with(On.TAIL))
     @noted
     def tail_ends(self, pick: int) -> None:
         connection, lane = self.choose(self.tracks_with(On.TAIL), pick)
+        self.answer(connection)
         connection.lanes[lane].on = On.NOTHING
         self.step("finished", connection.id, lane)
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.shared_tails())
+    @noted
+    def tail_ends_too_late(self, pick: int) -> None:
+        """Its lane is not used any more, while its siblings go on: nothing may come of it."""
+        connection, lane = self.choose(self.shared_tails(), pick)
+        track = connection.lanes[lane]
+        if track.on is On.TAIL:
+            self.wait_until(track.drain_until)
+        if not track.late or connection not in self.world.open:
+            return
+        track.late = False
+        before = self.core.statistics()
+
+        assert [] == self.step("finished", connection.id, lane)
+        assert before == self.core.statistics()
+
+    def shared_tails(self) -> list[tuple[Connection, LaneId]]:
+        """The rests of turns beside which another one is in flight, waited for or not."""
+        return [
+            (connection, LaneId(lane))
+            for connection in self.world.open
+            for lane, track in enumerate(connection.lanes)
+            if (track.on is On.TAIL or track.late) and any(other.on is On.TURN for other in connection.lanes)
+        ]
 
     @rule(pick=picks)
     @precondition(lambda self: self.tracks_with(On.WARM_UP))
     @noted
     def warm_up_ends(self, pick: int) -> None:
         connection, lane = self.choose(self.tracks_with(On.WARM_UP), pick)
+        self.answer(connection)
         connection.lanes[lane].on = On.NOTHING
         self.step("finished", connection.id, lane)
 
@@ -454,7 +518,7 @@ class PoolMachine(RuleBasedStateMachine):
         lease = self.choose(list(self.world.leases), pick)
         connection, _ = self.world.leases[lease]
         track = self.world.track(lease)
-        dropped = track.on is On.TURN and self.policy.on_cancel == "hang_up" and self.world.lanes == 1
+        dropped = track.on is On.TURN and self.policy.on_cancel == "hang_up" and len(connection.lanes) == 1
         if track.on is On.TURN:
             self.abandon_turn(track)
         if not dropped:
@@ -660,7 +724,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.shrunk
             assert not world.dials
             if not world.policy.count_closing:
-                assert all(world.free(connection) < world.lanes for connection in world.open)
+                assert all(world.free(connection) < len(connection.lanes) for connection in world.open)
 
     @invariant()
     def statistics_agree(self) -> None:
@@ -711,7 +775,7 @@ class PoolMachine(RuleBasedStateMachine):
             for connection in world.open
             if world.free(connection)
             and self.now < world.grant_end(connection)
-            and (not wanted or self.now + wanted <= connection.retire_at)
+            and (not wanted or (self.now + wanted <= connection.retire_at and not connection.retiring))
         ]
 
         assert not free, "somebody waits while a lane is free"
@@ -800,7 +864,11 @@ class PoolMachine(RuleBasedStateMachine):
         """Whatever the core keeps to be fast says the same as a rescan."""
         roster = self.core._roster
         usable = [connection for connection in roster.connections.values() if connection.usable]
-        assert sorted((c.retire_at, c.id) for c in usable if c.free) == roster.available
+        assert roster.available == sorted(
+            (-math.inf if c.state is ConnectionState.RETIRING else c.retire_at, c.id)
+            for c in usable
+            if c.free
+        )
         assert roster.fresh == sum(len(c.free) for c in usable if c.state is ConnectionState.OPEN)
         assert set(roster.leaving) == {
             c.id for c in usable if c.state is ConnectionState.RETIRING and not c.busy

@@ -279,7 +279,7 @@ MUTANTS = [
     Mutant(
         "a given up turn leaves its connection in use",
         POOL,
-        'if self.policy.on_cancel == "hang_up" and self._lanes == 1:',
+        'if self.policy.on_cancel == "hang_up" and len(connection.lanes) == 1:',
         "if False:",
     ),
     Mutant(
@@ -354,11 +354,59 @@ MUTANTS = [
     Mutant(
         "the order of a connection's free lanes",
         ROSTER,
-        "connection.free = connection.lanes[::-1]",
-        "connection.free = connection.lanes[:]",
+        "connection.free += new[::-1]",
+        "connection.free += new",
         equivalent="no rule says which free lane of a connection is granted",
     ),
+    Mutant(
+        "a connection has lanes that nobody has proved",
+        POOL,
+        "self._lanes if self.naming is Naming.NAMED else 1",
+        "self._lanes",
+    ),
+    Mutant(
+        "proved lanes are not opened",
+        POOL,
+        "            self._roster.widen(found, self._lanes)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "lanes are opened that nothing can start on",
+        POOL,
+        "        if found.usable and now < found.grant_end:\n",
+        "        if True:\n",
+    ),
+    Mutant(
+        "an endpoint without lanes is believed to have some",
+        POOL,
+        "        self._lanes = 1\n        self.naming = Naming.NONE\n",
+        "        self.naming = Naming.NONE\n",
+    ),
+    Mutant(
+        "a newcomer is granted what is about to go",
+        ROSTER,
+        "        connection.key = (-math.inf, connection.id)\n",
+        "",
+    ),
+    Mutant(
+        "a tail that comes too late is taken for something else",
+        POOL,
+        "        if on.state is LaneState.DEAD:\n",
+        "        if False:\n",
+    ),
     # -- the shell --
+    Mutant(
+        "nobody says that the lanes are proved",
+        CONNECTION,
+        "            self._owner.on_named(self)",
+        "            pass",
+    ),
+    Mutant(
+        "every event is for the first lane",
+        CONNECTION,
+        "            return self._by_name.get(name)",
+        "            return self.lanes[0]",
+    ),
     Mutant(
         "a cancelled waiter is not reported",
         SHELL,
@@ -437,8 +485,8 @@ MUTANTS = [
     Mutant(
         "the end of a turn is not reported",
         CONNECTION,
-        "            self._owner.on_finished(self, lane)",
-        "            pass",
+        "        else:\n            self._owner.on_finished(self, lane)",
+        "        else:\n            pass",
     ),
     Mutant(
         "the reader swallows the end",
@@ -449,8 +497,8 @@ MUTANTS = [
     Mutant(
         "a stray event does no harm",
         CONNECTION,
-        "        else:\n            self._poison(CloseReason.DIRTY)\n\n    def _end",
-        "        else:\n            pass\n\n    def _end",
+        "        else:\n            self._poison(CloseReason.DIRTY)\n\n    def _cut",
+        "        else:\n            pass\n\n    def _cut",
     ),
     Mutant(
         "the server's announcement is not heard",

@@ -14,10 +14,9 @@ class TrioPoolMachine(PoolMachine):
     """The rules are the same; what is driven is the real thing."""
 
     def adapt(self, policy: PoolPolicy, provider: Provider) -> tuple[PoolPolicy, Provider]:
-        # The shell opens one lane per connection. It answers a ping itself when the peer was
-        # heard lately, and bounds a warm-up, so both have tests of their own.
-        policy = attrs.evolve(policy, ping_interval=None, connect_timeout=1e9)
-        return policy, attrs.evolve(provider, lanes=1)
+        # The shell answers a ping itself when the peer was heard lately, and bounds a warm-up, so both
+        # have tests of their own.
+        return attrs.evolve(policy, ping_interval=None, connect_timeout=1e9), provider
 
     def make_driver(self) -> Driver:
         policy, provider, warm_up = self.setup

@@ -8,6 +8,7 @@ all tasks run until they block, and pool and core must be in the same state.
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from tests.spec.machine import Driver
 from tests.spec.world import World
 from wspool.core.commands import CloseReason, ConnectionId, LeaseId, WaiterId
 from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.lanes import Naming
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import PoolCore, Verdict
 from wspool.pool.attempt import Attempt
@@ -232,6 +234,7 @@ class TrioDriver(Driver):
         real = self.pool._core
         assert core.statistics() == real.statistics()
         assert core.states() == real.states()
+        assert core.naming is real.naming
         assert set(world.waiters) == set(self.pool._parked), "the line is not the tasks that wait"
         assert set(world.leases) == {number for number, lease in self.leases.items() if lease.alive}
         assert core.next_deadline() == real.next_deadline()
@@ -307,15 +310,30 @@ class TrioDriver(Driver):
         if lease.begin(movable=movable) is Verdict.GO:
 
             async def send() -> None:
-                attempt = self.attempts[number] = Attempt(None)
+                attempt = self.attempts[number] = Attempt(None, lease.stream_id)
                 await lease.send(b"{}", attempt)
 
             self.users.start_soon(send)
 
     def do_finished(self, number: ConnectionId, lane: int, *, world: World, now: float) -> None:
-        response = f'"response":{{"id":"r{now}","output":[],"status":"completed"}}'
-        for kind in ("created", "completed"):
-            self._arrives(number, f'{{"type":"response.{kind}",{response}}}')
+        connection = self.pool._connections[number]
+        attempt = connection.lanes[lane].attempt
+        assert attempt is not None, "the real pool has nothing on that lane"
+        name = connection.stream_id(connection.lanes[lane])
+        response_id = attempt.machine.response_id or f"r{now}"
+        for kind in ("created", "completed")[attempt.machine.response_id is not None :]:
+            event = {
+                "type": f"response.{kind}",
+                "response": {"id": response_id, "output": [], "status": "completed"},
+            }
+            self._arrives(number, json.dumps(event if name is None else {**event, "stream_id": name}))
+
+    def do_widen(self, number: ConnectionId, *, world: World, now: float) -> None:
+        self._arrives(number, '{"type":"notice","stream_id":"lane0"}')
+
+    def do_narrow(self, *, world: World, now: float) -> None:
+        assert world.answering is not None
+        self._arrives(world.answering.id, '{"type":"response.created","response":{"id":"unnamed"}}')
 
     def do_give_up(self, number: LeaseId, *, world: World, now: float) -> None:
         self.leases[number].give_up(self.attempts[number])
@@ -364,6 +382,11 @@ class TrioDriver(Driver):
     def do_hang_up(self, number: ConnectionId, reason: CloseReason, *, world: World, now: float) -> None:
         limit = '{"type":"error","status":400,"error":{"code":"websocket_connection_limit_reached"}}'
         stray = '{"type":"response.output_text.delta"}'
+        connection = self.pool._connections[number]
+        if connection._naming is Naming.NAMED:
+            stray = '{"type":"response.output_text.delta","stream_id":"foreign"}'
+        elif connection._naming is Naming.TRIAL and connection.lanes[0].attempt is not None:
+            stray = "{}"  # whatever else it is would be an answer
         self._arrives(number, limit if reason is CloseReason.LIMIT else stray)
 
     def do_retire(self, number: ConnectionId, *, world: World, now: float) -> None:

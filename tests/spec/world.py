@@ -49,6 +49,8 @@ class Lane:
     lease: LeaseId | None = None
     on: On = On.NOTHING
     dead: bool = False
+    #: The rest of a turn was not waited for any longer, and may still come.
+    late: bool = False
     parked_at: float | None = None
     drain_until: float = math.inf
 
@@ -61,6 +63,8 @@ class Connection:
     closing: bool = False
     retiring: bool = False
     pinged: bool = False
+    #: No answer has come yet that names its lane, or names none.
+    trial: bool = False
     retire_at: float = math.inf
     cleared_at: float = math.inf
     ping_at: float = math.inf
@@ -80,7 +84,11 @@ class World:
 
     def __init__(self, policy: PoolPolicy, provider: Provider) -> None:
         self.policy = policy
-        self.lanes = provider.lanes
+        #: Lanes that a connection has, once the endpoint has proved that it knows them.
+        self.lanes = min(policy.lanes, provider.lanes)
+        self.proved = self.lanes == 1
+        #: The connection that something comes from.
+        self.answering: Connection | None = None
         self.schedule = policy.schedule(provider)
         self.connections: dict[ConnectionId, Connection] = {}
         self.waiters: list[WaiterId] = []
@@ -132,6 +140,11 @@ class World:
                     assert track.lease is None, "a lane with two holders"
                     assert not track.dead, "a dead lane was granted"
                     assert track.on is On.NOTHING, "a dirty lane was granted"
+                    others = [other for other in self.open if not other.retiring and self.free(other)]
+                    newer = [other for other in others if now < self.grant_end(other)]
+                    assert not (connection.retiring and newer and not self.wanted.get(waiter)), (
+                        "moved at once"
+                    )
                     assert lease > self.highest_lease, "a lease id was used twice"
                     self.highest_lease = lease
                     wanted = self.wanted.pop(waiter, 0.0)
@@ -182,7 +195,17 @@ class World:
 
     def connect(self, connection: Connection) -> None:
         connection.dialing = False
-        connection.lanes = [Lane() for _ in range(self.lanes)]
+        connection.trial = not self.proved
+        connection.lanes = [Lane() for _ in range(self.lanes if self.proved else 1)]
+
+    def answer(self, connection: Connection, now: float, *, names: bool) -> None:
+        """The first answer on a connection on trial: with the name of its lane, or without."""
+        connection.trial = False
+        self.proved = True
+        if not names:
+            self.lanes = 1
+        elif now < self.grant_end(connection):
+            connection.lanes += [Lane() for _ in range(len(connection.lanes), self.lanes)]
 
     def end(self, connection: Connection) -> None:
         """Its leases die with it."""
@@ -197,6 +220,7 @@ class World:
         """A lane of a live connection is used no more: too old for another turn, or never drained."""
         if track.on is On.TAIL:
             assert now >= track.drain_until, "a tail was given up too early"
+            track.late = True
         else:
             assert now >= self.grant_end(connection), "a usable lane was thrown away"
             assert track.on is On.NOTHING

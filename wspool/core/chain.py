@@ -85,7 +85,7 @@ class Plan:
 class Chain:
     """The history of one conversation and the response it continues from."""
 
-    __slots__ = ("_items", "_parent", "_parent_stored", "_replay_from", "_size", "_trusts_store")
+    __slots__ = ("_items", "_parent", "_parent_stored", "_queued", "_replay_from", "_size", "_trusts_store")
 
     def __init__(self) -> None:
         self._items: list[Item] = []
@@ -95,6 +95,8 @@ class Chain:
         self._size = 0
         self._parent: str | None = None
         self._parent_stored = False
+        # True while the lane of the parent holds input that goes before that of the next turn.
+        self._queued = False
         # False once the server did not find a response that it was asked to store: then it keeps
         # no data, whatever `store` says.
         self._trusts_store = True
@@ -124,7 +126,7 @@ class Chain:
             body: the other fields of the request.
         """
         here = self._parent is not None and self._parent == latest
-        stored = self._parent is not None and self._parent_stored and self._trusts_store
+        stored = self._parent is not None and self._parent_stored and self._trusts_store and not self._queued
         if here or stored:
             return Plan(input=list(new), previous_response_id=self._parent, full=False, saved=self._size)
         if not self._items and warm_up is not None and warm_up.response_id == latest and warm_up.fits(body):
@@ -151,6 +153,17 @@ class Chain:
                 self._size = sum(len(encode(kept)) + 1 for kept in self._items[index:])
         self._parent = response_id
         self._parent_stored = stored
+        self._queued = False
+
+    def queue(self, items: Sequence[Item]) -> None:
+        """The lane of the parent holds *items*, and puts them before the input of the next turn there.
+
+        They are history already. Everywhere else they are sent with it.
+        """
+        for item in items:
+            self._items.append(item)
+            self._size += len(encode(item)) + 1
+            self._queued = True
 
     def replay(self) -> list[Item]:
         """Return what a full send begins with: the history from its last compaction on."""
@@ -175,7 +188,7 @@ class Chain:
         if lost_by_server and self._parent_stored:
             self._trusts_store = False
         self._parent = None
-        self._parent_stored = False
+        self._parent_stored = self._queued = False
 
     def fork(self) -> Chain:
         """Return a second chain with the same history and parent; each goes its own way from here."""
@@ -186,6 +199,8 @@ class Chain:
         other._parent = self._parent
         other._parent_stored = self._parent_stored
         other._trusts_store = self._trusts_store
+        if self._queued:
+            other.forget_parent()  # only one of them can be given what the lane holds
         return other
 
     def snapshot(self) -> dict[str, Any]:
@@ -193,7 +208,7 @@ class Chain:
         return {
             "items": list(self._items),
             "replay_from": self._replay_from,
-            "parent": self._parent,
+            "parent": None if self._queued else self._parent,
             "parent_stored": self._parent_stored,
         }
 

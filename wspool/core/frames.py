@@ -23,7 +23,7 @@ import attrs
 from wspool.core.error import Delivery, WsPoolError
 from wspool.core.failures import MAX_RETRY_AFTER, parse_retry_after
 
-__all__ = ["Event", "MalformedMessageError", "ServerError", "encode", "parse_error", "parse_event"]
+__all__ = ["Event", "MalformedMessageError", "ServerError", "encode", "lane_of", "parse_error", "parse_event"]
 
 # Servers write the type first. Both spellings of the separator are common.
 _TYPE_FIRST: Final = re.compile(
@@ -37,6 +37,8 @@ _END: Final = 320
 _NUMBER_LAST: Final = re.compile(
     r'"sequence_number": ?(-?[0-9]{1,18})(?:, ?"stream_id": ?"([^"\\]{1,256})")?\}'
 )
+
+_LANE_LAST: Final = re.compile(r'"stream_id": ?"([^"\\]{1,256})"\}')
 
 #: Longest part of a foreign message that an error text repeats, in characters.
 _QUOTE: Final = 80
@@ -73,7 +75,7 @@ class Event:
         type: the event's type.
         raw: the message as it came, text or UTF-8 bytes.
         sequence_number: its number in its response, if it has one in a usual place.
-        stream_id: the lane it names, if it names one beside its number.
+        stream_id: the lane it names, if it names one beside its number (`lane_of` looks everywhere).
     """
 
     __slots__ = ("_data", "raw", "sequence_number", "stream_id", "type")
@@ -181,6 +183,21 @@ def parse_event(raw: str | bytes) -> Event:
     return Event(kind, raw, data, _number(data.get("sequence_number")), _text(data.get("stream_id")))
 
 
+def lane_of(event: Event) -> str | None:
+    """Return the lane that *event* names, wherever it does, and keep it in `stream_id`.
+
+    Raises:
+        MalformedMessageError: it had to be decoded and is no JSON object.
+    """
+    if event.stream_id is None:
+        raw = event.raw
+        end = raw[-_END:] if isinstance(raw, str) else raw[-_END:].decode(errors="replace")
+        start = end.rfind('"stream_id":')
+        last = _LANE_LAST.fullmatch(end, start) if start >= 0 else None
+        event.stream_id = last[1] if last is not None else _text(event.data.get("stream_id"))
+    return event.stream_id
+
+
 def encode(body: Mapping[str, Any]) -> bytes:
     """Return *body* as compact JSON, UTF-8.
 
@@ -241,6 +258,11 @@ class ServerError:
         return self.code == "websocket_connection_limit_reached"
 
     @property
+    def is_lane_limit(self) -> bool:
+        """The connection has had as many lane names as it may have; another one has not."""
+        return self.code == "websocket_stream_limit_reached"
+
+    @property
     def is_expiry_notice(self) -> bool:
         """Not a failure: the connection will reach its limit soon (vLLM sends it mid-turn)."""
         return self.code == "connection_expiring"
@@ -251,6 +273,18 @@ class ServerError:
         return self.code == "previous_response_not_found" or (
             self.code is None and self.message.startswith("Invalid previous_response_id")
         )
+
+    @property
+    def blames_lane(self) -> bool:
+        """The endpoint knows no lanes: it refuses the field that names one."""
+        if self.is_lane_limit:
+            return False  # it knows them well, and has no more
+        return self.param == "stream_id" or (self.param is None and "stream_id" in self.message)
+
+    @property
+    def blames_steering(self) -> bool:
+        """The endpoint knows no steering: it refuses the type of the message."""
+        return self.param == "type" or "response.steer" in self.message
 
     @property
     def may_pass(self) -> bool:

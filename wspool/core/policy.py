@@ -67,10 +67,12 @@ class Provider:
         patience: seconds a conversation between turns keeps its connection while others wait.
         leak_after: seconds after which a lease that is still held is reported, None for never.
         max_lifetime: seconds one connection may live.
-        lanes: turns that may run at once on one connection (1: no multiplexing).
+        lanes: turns that may run at once on one connection (1: no multiplexing). A pool uses them as
+            far as `PoolPolicy.lanes` says.
         max_request: largest message the endpoint accepts, in bytes.
         warm_up: True when `generate: false` is honoured.
         closes_after_error: True when every error frame is followed by a close.
+        steering: True when a response in progress takes further input (`Turn.steer`).
     """
 
     name: str
@@ -79,6 +81,7 @@ class Provider:
     max_request: int = 16 * MIB
     warm_up: bool = True
     closes_after_error: bool = False
+    steering: bool = False
 
     def __attrs_post_init__(self) -> None:
         _check(self, "max_lifetime", least=SHORTEST)
@@ -86,8 +89,9 @@ class Provider:
 
 
 #: api.openai.com. 60 minutes: OpenAI's WebSocket mode guide. 16 MiB: byte-exact, measured by
-#: users of the Codex backend, closes with 1009 and no error frame.
-OPENAI: Final = Provider(name="openai")
+#: users of the Codex backend, closes with 1009 and no error frame. 16 responses in progress on one
+#: connection (and 32 lane names, of which a pool uses one per lane), steering: the same guide.
+OPENAI: Final = Provider(name="openai", lanes=16, steering=True)
 #: Azure OpenAI. 60 minutes, no multiplexing: its WebSocket how-to.
 AZURE: Final = Provider(name="azure")
 #: api.x.ai. 25 minutes: its WebSocket mode page.
@@ -127,6 +131,8 @@ class PoolPolicy:
         min_idle: lanes kept ready ahead of demand.
         max_idle: seconds a connection above `min_idle` may be idle.
         dial_concurrency: dials at once at most.
+        lanes: turns at once on one connection at most, where the provider has lanes. They share one
+            lifetime and one loss; a turn that is given up is drained there, whatever `on_cancel` says.
         max_waiting: waiters at most, None for no limit; one more is refused at once.
         connect_timeout: seconds for one dial (codex, pi and opencode use 15).
         close_timeout: seconds for a goodbye.
@@ -140,7 +146,8 @@ class PoolPolicy:
             Late pongs are normal while a model writes (9.6 s were measured), hence 60.
         send_timeout: seconds for one message to be taken by the network.
         max_message_size: largest inbound message, in bytes. A final event repeats the whole output.
-        max_buffered: bytes of events kept for a slow consumer before reading pauses, per turn.
+        max_buffered: bytes of events kept for a slow consumer, per turn. Above that reading pauses;
+            where other turns share the connection, the slow one is given up instead.
         max_turn_events: events of one turn at most; a server that goes on is hung up on. A token is an
             event at most, so the default is some seven times the longest output of today's models.
         max_turn_bytes: bytes of all events of one turn at most; the same. They are kept until the turn
@@ -156,6 +163,7 @@ class PoolPolicy:
     min_idle: int = 2
     max_idle: float = 300.0
     dial_concurrency: int = 16
+    lanes: int = 1
     max_waiting: int | None = None
     connect_timeout: float = 15.0
     close_timeout: float = 2.0
@@ -180,7 +188,7 @@ class PoolPolicy:
     replay: Replay = "proven"
 
     def __attrs_post_init__(self) -> None:
-        _check(self, "max_size dial_concurrency max_message_size max_buffered", least=1, whole=True)
+        _check(self, "max_size dial_concurrency lanes max_message_size max_buffered", least=1, whole=True)
         _check(self, "max_turn_events max_turn_bytes", least=1, whole=True)
         _check(self, "min_idle max_waiting max_resends", least=0, whole=True)
         _check(self, "retire_margin retire_spread turn_reserve patience", least=0)

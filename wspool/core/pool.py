@@ -16,6 +16,7 @@ Rules kept here (each is an invariant of the specification machine):
   retirement it stays grantable until its replacement is ready (make before break).
 * A parked lane stays its holder's unless a waiter starves: no room to dial, and the lane
   parked for longer than `patience`, or the waiter passed over `MAX_SKIPS` times.
+* A connection has one lane until the endpoint has proved that it has more (`wspool.core.lanes`).
 * Failure is a state of the pool (`wspool.core.outage`).
 
 Every operation costs O(1) or O(log n) in connections and waiters: counters per state,
@@ -56,6 +57,7 @@ from wspool.core.commands import (
     Warm,
 )
 from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.lanes import Naming
 from wspool.core.outage import Outage
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.roster import Connection, Lane, Roster
@@ -153,7 +155,9 @@ class PoolCore:
         self.provider = provider
         self.schedule = policy.schedule(provider)
         self._warm_up = warm_up and provider.warm_up
-        self._lanes = provider.lanes
+        self._lanes = min(policy.lanes, provider.lanes)
+        #: How the lanes of connections that open now are told apart.
+        self.naming = Naming.TRIAL if self._lanes > 1 else Naming.NONE
 
         self._roster = Roster()
         self._waiters: OrderedDict[WaiterId, _Waiter] = OrderedDict()
@@ -391,6 +395,8 @@ class PoolCore:
         """The terminal event of whatever was on the lane has come, and the lane is clean."""
         found = self._roster.connection(connection)
         on = found.lanes[lane]
+        if on.state is LaneState.DEAD:
+            return []  # the rest of a turn that was not waited for any longer
         self._roster.move_lane(on, LaneInput.FINISH)
         found.used = True
         on.drain_until = math.inf
@@ -404,7 +410,7 @@ class PoolCore:
         """The holder gave its turn up. By policy: hang up, or drain the rest of it."""
         connection, lane = self._roster.lease(lease)
         advance(LANE_TABLE, lane.state, LaneInput.ABANDON)
-        if self.policy.on_cancel == "hang_up" and self._lanes == 1:
+        if self.policy.on_cancel == "hang_up" and len(connection.lanes) == 1:
             return self.hang_up(connection.id, CloseReason.DIRTY, now)
         # One lane of several cannot be dropped without its siblings, so it is always drained.
         self._roster.move_lane(lane, LaneInput.ABANDON)
@@ -454,7 +460,7 @@ class PoolCore:
             found.born + schedule.retire_from, found.born + schedule.retire_to, jitter
         )
         found.opened_at = now
-        self._roster.open(found, self._lanes)
+        self._roster.open(found, self._lanes if self.naming is Naming.NAMED else 1)
         self._alarms.set(found.retire_at, (found, _Alarm.RETIRE))
         self._alarms.set(found.grant_end, (found, _Alarm.GRANT_END))
         self._alarms.set(found.expires_at, (found, _Alarm.EXPIRE))
@@ -510,6 +516,27 @@ class PoolCore:
                     older.grant_end = min(older.grant_end, now)
                     self._end_grants(older, commands, CloseReason.LIMIT)
         return self._settle(now, commands)
+
+    def widen(self, connection: ConnectionId, now: float) -> list[Command]:
+        """An answer has named its lane: this connection has all of them, and so has each later one.
+
+        Idempotent. Ignored once an answer has named none.
+        """
+        found = self._roster.connection(connection)
+        if self.naming is Naming.TRIAL:
+            self.naming = Naming.NAMED
+        if found.usable and now < found.grant_end:
+            self._roster.widen(found, self._lanes)
+        return self._settle(now, [])
+
+    def narrow(self, now: float) -> list[Command]:
+        """A request that named its lane was refused for it, or answered without: there is one lane.
+
+        Connections that have several keep them. Idempotent.
+        """
+        self._lanes = 1
+        self.naming = Naming.NONE
+        return self._settle(now, [])
 
     def retire(self, connection: ConnectionId, now: float) -> list[Command]:
         """The server announced that this connection ends soon. Idempotent."""
@@ -900,6 +927,8 @@ class PoolCore:
         dialing = connection.state is ConnectionState.DIALING
         self._lost_leases += self._roster.end_all(connection)
         self._roster.move(connection, ConnectionInput.HANG_UP)
+        if not self._roster.usable:
+            self._held_back = False  # nothing is left that may come back to those in line
         if not dialing:
             self._calendar.free(connection.retire_at)
         self._closed[reason] += 1

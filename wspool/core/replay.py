@@ -7,7 +7,8 @@ handed to the network, or an error frame refused it before `response.created`.
 A refusal that may pass (too many requests, overload, a server error) is tried again after a
 wait: what the server asks for, else full jitter. All of it within a budget of the endpoint.
 
-Rules: a missing parent is answered once, in full, on the same connection; a connection at
+Rules: a missing parent is answered once, in full, on the same connection; so is a lane that the
+endpoint does not want named, without the name; a connection at
 its lifetime limit sends the turn to a fresh one; output that the caller has seen is never
 followed by a second answer.
 """
@@ -87,28 +88,34 @@ class Retries:
         delay: seconds to wait before the resend, after `Recovery.LATER`.
     """
 
-    __slots__ = ("_budget", "_limit", "_policy", "_resends", "_was_full", "delay")
+    __slots__ = ("_budget", "_limit", "_policy", "_resends", "_was_full", "_was_unnamed", "delay")
 
     def __init__(self, policy: Replay, limit: int, budget: RetryBudget) -> None:
         self._policy: Replay = policy
         self._limit = limit
         self._budget = budget
         self._resends = 0
-        self._was_full = False
+        self._was_full = self._was_unnamed = False
         self.delay = 0.0
 
-    def after_refusal(self, error: ServerError, *, had_parent: bool, jitter: float) -> Recovery:
+    def after_refusal(
+        self, error: ServerError, *, had_parent: bool, had_lane: bool = False, jitter: float
+    ) -> Recovery:
         """An error frame refused the request before anything was created.
 
         Args:
             error: the frame.
             had_parent: True if the request named a previous response.
+            had_lane: True if the request named a lane.
             jitter: a random number in [0, 1), to spread resends.
         """
         if error.is_parent_missing and had_parent and not self._was_full:
             self._was_full = True
             return Recovery.HERE
-        if error.is_connection_limit:
+        if error.blames_lane and had_lane and not self._was_unnamed:
+            self._was_unnamed = True
+            return Recovery.HERE
+        if error.is_connection_limit or error.is_lane_limit:
             # Normal, and no sign of trouble: the budget has no part in it.
             return self._again(Recovery.ELSEWHERE)
         if not error.may_pass:

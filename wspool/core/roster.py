@@ -68,7 +68,7 @@ class Connection:
     used: bool = False
     #: Planned retirement.
     retire_at: float = math.inf
-    #: Its entry in `Roster.available`, made once.
+    #: Its entry in `Roster.available`, made when it opens and when it retires.
     key: tuple[float, ConnectionId] = (math.inf, ConnectionId(0))
     #: From when on no lane of it is granted: the last start of a turn, or earlier if cleared.
     grant_end: float = math.inf
@@ -96,8 +96,8 @@ class Roster:
 
     Attributes:
         connections: every connection that is not gone.
-        available: connections with a free lane by (retire_at, id), the freshest last. A
-            connection is in it iff it is usable and its `free` is not empty.
+        available: connections with a free lane by (retire_at, id), the freshest last, retiring ones
+            first of all. A connection is in it iff it is usable and its `free` is not empty.
         leaving: retiring connections with no busy lane: they wait for their replacement.
         parked: parked leases and since when, the one parked longest first.
         fresh: IDLE lanes of OPEN connections: spare that counts as ready ahead of demand.
@@ -167,16 +167,29 @@ class Roster:
     def open(self, connection: Connection, lanes: int) -> None:
         """Its handshake is done: all its lanes are free. Its `retire_at` is set already."""
         self.move(connection, ConnectionInput.CONNECT)
-        connection.lanes = [Lane(LaneId(number)) for number in range(lanes)]
-        connection.free = connection.lanes[::-1]
-        self.lanes[LaneState.IDLE] += lanes
-        self.fresh += lanes
         connection.key = (connection.retire_at, connection.id)
-        bisect.insort(self.available, connection.key)
+        self.widen(connection, lanes)
+
+    def widen(self, connection: Connection, lanes: int) -> None:
+        """It has that many lanes from now on; the new ones are free."""
+        new = [Lane(LaneId(number)) for number in range(len(connection.lanes), lanes)]
+        if new and not connection.free:
+            bisect.insort(self.available, connection.key)
+        connection.lanes += new
+        connection.free += new[::-1]
+        self.lanes[LaneState.IDLE] += len(new)
+        if connection.state is _OPEN:
+            self.fresh += len(new)
 
     def retire(self, connection: Connection) -> list[LeaseId]:
         """It is past its planned retirement; return the leases on it."""
         self.move(connection, ConnectionInput.RETIRE)
+        # It may go before its time. Whoever is granted it would be told to move at once.
+        if connection.free:
+            self._remove_available(connection)
+        connection.key = (-math.inf, connection.id)
+        if connection.free:
+            bisect.insort(self.available, connection.key)
         self.fresh -= len(connection.free)
         held = [lane.lease for lane in connection.lanes if lane.lease is not None]
         self.movers += len(held)

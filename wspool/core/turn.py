@@ -6,13 +6,19 @@
                       |                           |  \\--stream error--> FAILING --response.failed--> ENDED
                       \\--error frame--> ENDED     \\--error frame--> ENDED
 
+A response that was steered may be followed by another one, without a request, in the same turn::
+
+    STREAMING --terminal, open steers--> SETTLING --response.created--> STREAMING
+                                             \\--the last of them answered--> ENDED
+
 Rules of this module:
 
 * Only what provably belongs to this turn is given to it. A response id or a lane that is not
   ours, output before `response.created`, a number too many or missing, anything after the end:
   the lane is dirty, and nothing of it may reach anybody.
 * What is known about the request (`delivery`) is read off the state, at any moment.
-* A terminal event is the only proof that the lane is clean again.
+* A terminal event is the only proof that the lane is clean again; with open steers, what answers
+  the last of them.
 """
 
 from __future__ import annotations
@@ -20,18 +26,26 @@ from __future__ import annotations
 import enum
 from typing import Any, Final, assert_never, cast
 
+import attrs
+
 from wspool.core.error import Delivery
 from wspool.core.frames import Event, ServerError, parse_error
+from wspool.core.steering import Steer, Steers
 
-__all__ = ["Delivery", "Reception", "TurnMachine", "TurnState", "is_about_connection"]
+__all__ = ["Delivery", "Part", "Reception", "TurnMachine", "TurnState", "is_about_connection"]
 
 TERMINAL: Final = frozenset({"response.completed", "response.failed", "response.incomplete"})
+
+_STEER: Final = "response.steer."
+
+#: Events that may leave out the lane they are for; whoever routes them has found it.
+_UNNAMED: Final = ("error", "response.error", _STEER)
 
 #: Events that repeat the response while it has no output yet.
 _PROGRESS: Final = frozenset({"response.in_progress", "response.queued"})
 
 #: Events whose number may not be one of their response's.
-_OWN_NUMBERS: Final = ("response.steer.", "response.error")
+_OWN_NUMBERS: Final = (_STEER, "response.error")
 
 #: Events about the connection, not about any turn: seen between and before turns.
 _ABOUT_CONNECTION: Final = frozenset(
@@ -58,6 +72,7 @@ class TurnState(enum.Enum):
     SENT = "sent"
     STREAMING = "streaming"
     FAILING = "failing"
+    SETTLING = "settling"
     ENDED = "ended"
 
 
@@ -78,17 +93,33 @@ class Reception(enum.Enum):
     DIRTY = "dirty"
 
 
+@attrs.frozen
+class Part:
+    """One response of a turn that ended, and what it was steered by to begin with.
+
+    The first of a turn began with its input.
+    """
+
+    steered_by: list[dict[str, Any]]
+    response: dict[str, Any]
+
+
 class TurnMachine:
     """One turn. Feed it events with `receive`.
 
     Args:
         parent: the `previous_response_id` that was sent, if any.
+        lane: the `stream_id` that was sent, if any.
 
     Attributes:
+        lane: the `stream_id` that its events must have.
         state: where the turn is.
         response_id: id of its response, once created.
         error: the error frame, if one came.
-        response: the response object of the terminal event, with its output complete.
+        response: the response object of the last terminal event, with its output complete.
+        parts: its responses that have ended, more than one if it was steered.
+        steered: True once it was steered.
+        steers: what it was steered by.
     """
 
     __slots__ = (
@@ -96,21 +127,31 @@ class TurnMachine:
         "_items",
         "_next",
         "_parent",
+        "_steered_by",
         "error",
+        "lane",
         "output_seen",
+        "parts",
         "response",
         "response_id",
         "state",
+        "steered",
+        "steers",
     )
 
-    def __init__(self, parent: str | None = None) -> None:
+    def __init__(self, parent: str | None = None, lane: str | None = None) -> None:
         self.state = TurnState.NEW
+        self.lane = lane
+        self.parts: list[Part] = []
+        self.steers = Steers()
+        self.steered = False
         self.response_id: str | None = None
         self.error: ServerError | None = None
         self.response: dict[str, Any] | None = None
         #: True once any output of the model was received.
         self.output_seen = False
         self._parent = parent
+        self._steered_by: list[dict[str, Any]] = []
         self._items: list[Event] = []
         # The number of the next event, and whether the server has been seen to count.
         self._next: int | None = None
@@ -124,12 +165,20 @@ class TurnMachine:
                 return "not_sent"
             case TurnState.SENT:
                 return "ambiguous"
-            case TurnState.STREAMING | TurnState.FAILING:
+            case TurnState.STREAMING | TurnState.FAILING | TurnState.SETTLING:
                 return "accepted"
             case TurnState.ENDED:
                 return "terminal"
             case _:
                 assert_never(self.state)
+
+    @property
+    def settles_soon(self) -> bool:
+        """True when an answer to a steer is overdue: it, not a response of the model, is what is missing."""
+        if self.state is not TurnState.SETTLING:
+            return False
+        failed = self.response is not None and self.response["status"] == "failed"
+        return failed or not self.steers.expects_successor(self.response_id)
 
     @property
     def refused(self) -> bool:
@@ -152,6 +201,14 @@ class TurnMachine:
             raise AssertionError(f"bug: a request was handed over twice ({self.state.value})")
         self.state = TurnState.SENT
 
+    def steer(self, steer: Steer) -> bool:
+        """A steer is about to be handed over; return whether it may be: its target is still in progress."""
+        if self.state is not TurnState.STREAMING or steer.target != self.response_id:
+            return False
+        self.steers.add(steer)
+        self.steered = True
+        return True
+
     def receive(self, event: Event, *, wall_clock: float = 0.0) -> Reception:
         """Take the next event of the lane and say what to do with it.
 
@@ -160,8 +217,12 @@ class TurnMachine:
         """
         if event.type in _ABOUT_CONNECTION:
             return Reception.IGNORE
-        if self.state in (TurnState.NEW, TurnState.ENDED) or event.stream_id is not None:
-            return Reception.DIRTY  # no request of ours names a lane, so no answer does
+        if self.state in (TurnState.NEW, TurnState.ENDED):
+            return Reception.DIRTY
+        if event.stream_id != self.lane and (
+            event.stream_id is not None or not event.type.startswith(_UNNAMED)
+        ):
+            return Reception.DIRTY
         number = event.sequence_number
         if number is not None:
             if number == self._next:
@@ -174,6 +235,11 @@ class TurnMachine:
             return self._receive_created(event)
         if event.type in TERMINAL:
             return self._receive_terminal(event, wall_clock)
+        if self.steered:
+            if event.type.startswith(_STEER):
+                return self._receive_steer(event)
+            if self.state is TurnState.SETTLING:
+                return Reception.DIRTY if event.type.startswith("response.") else Reception.DELIVER
         if self.state is TurnState.SENT:
             # Not created yet. A new kind of notice is harmless; output of some other response
             # means that the lane carries what was never ours.
@@ -192,6 +258,7 @@ class TurnMachine:
         The lane is not clean: the event may still come.
         """
         if self.state is TurnState.FAILING:
+            self.steers.lose()
             self.state = TurnState.ENDED
 
     def _miscounts(self, kind: str, number: int) -> bool:
@@ -203,12 +270,17 @@ class TurnMachine:
         if number < 0 or not kind.startswith("response.") or kind.startswith(_OWN_NUMBERS):
             return False
         self._next = number + 1
-        return self._counting
+        # An answer to a steer takes a number where it was made, and may be sent a little later.
+        return self._counting and not self.steered
 
     def _receive_created(self, event: Event) -> Reception:
         created = _response_of(event)
         found = created.get("id")
-        if self.state is not TurnState.SENT or not isinstance(found, str):
+        if not isinstance(found, str):
+            return Reception.DIRTY
+        if self.state is TurnState.SETTLING:
+            return self._receive_successor(found, created.get("previous_response_id"))
+        if self.state is not TurnState.SENT:
             return Reception.DIRTY
         if found == self._parent:
             return Reception.DIRTY  # the previous turn's response, come late
@@ -216,9 +288,32 @@ class TurnMachine:
         self.state = TurnState.STREAMING
         return Reception.DELIVER
 
+    def _receive_successor(self, found: str, parent: object) -> Reception:
+        target = self.response_id
+        if target is None or parent != target or not self.steers.expects_successor(target):
+            return Reception.DIRTY
+        self._steered_by = self.steers.apply(target)
+        self._items = []
+        self.response_id, self.response, self.error = found, None, None
+        self.state = TurnState.STREAMING
+        return Reception.DELIVER
+
+    def _receive_steer(self, event: Event) -> Reception:
+        ours = {str(part.response.get("id")) for part in self.parts} | {str(self.response_id)}
+        if not self.steers.answer(event.type.removeprefix(_STEER), event.data, ours):
+            return Reception.DIRTY
+        return self._settle()
+
+    def _settle(self) -> Reception:
+        """The turn has ended if its response has, and nothing more will be said about its steers."""
+        if self.state is not TurnState.SETTLING or self.steers.open:
+            return Reception.DELIVER
+        self.state = TurnState.ENDED
+        return Reception.END
+
     def _receive_terminal(self, event: Event, wall_clock: float) -> Reception:
         response = _response_of(event)
-        if self.state is TurnState.SENT or response.get("id") != self.response_id:
+        if self.state in (TurnState.SENT, TurnState.SETTLING) or response.get("id") != self.response_id:
             return Reception.DIRTY
         # Some servers leave the output of the terminal event out; the items were all announced.
         if not response.get("output") and self._items:
@@ -227,21 +322,31 @@ class TurnMachine:
         response["output"] = response.get("output") or []
         response["status"] = response.get("status") or event.type.removeprefix("response.")
         self.response = response
+        self.parts.append(Part(self._steered_by, response))
         if event.type == "response.failed":
             self.error = parse_error(event.data, wall_clock=wall_clock)
-        self.state = TurnState.ENDED
-        return Reception.END
+        self.state = TurnState.SETTLING
+        self._next, self._counting = None, False
+        return self._settle()
 
     def _receive_error(self, event: Event, wall_clock: float) -> Reception:
         error = parse_error(event.data, wall_clock=wall_clock)
         if error.is_expiry_notice:
             return Reception.EXPIRING
+        if self.steered and not error.is_connection_limit:
+            if self.state is TurnState.SETTLING:
+                # Nothing but the steers is open, so it is about them.
+                self.steers.fail(error)
+                return self._settle()
+            if error.blames_steering and self.steers.refuse(error):
+                return Reception.DELIVER
         self.error = error
         if error.is_connection_limit and self.state is not TurnState.SENT:
             return Reception.CUT
         if self.state is TurnState.STREAMING and error.in_stream:
             self.state = TurnState.FAILING
             return Reception.DELIVER
+        self.steers.lose()
         self.state = TurnState.ENDED
         return Reception.END
 

@@ -7,6 +7,8 @@ show them; the unread ones are counted in bytes, so that the reader can pause.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import outcome
 import trio
 
@@ -31,9 +33,12 @@ class Attempt:
         unread: bytes of the events that the consumer has not taken yet.
         sending: True while its request is on its way out; still True if that was cancelled.
         given_up: True once nobody wants the rest of it.
+        overrun: True once it was given up because nobody read it while others share its connection.
+        give_up: gives it up, while its lease holds the lane.
     """
 
     __slots__ = (
+        "_news",
         "_next",
         "_parked",
         "_room",
@@ -41,16 +46,20 @@ class Attempt:
         "close_reason",
         "events",
         "excess",
+        "give_up",
         "given_up",
         "lost",
         "machine",
+        "overrun",
         "received",
         "sending",
         "unread",
     )
 
-    def __init__(self, parent: str | None) -> None:
-        self.machine = TurnMachine(parent)
+    def __init__(self, parent: str | None, lane: str | None = None) -> None:
+        self.machine = TurnMachine(parent, lane)
+        self.overrun = False
+        self.give_up: Callable[[Attempt], None] | None = None
         self.lost = False
         self.close_code: int | None = None
         self.close_reason = ""
@@ -63,11 +72,12 @@ class Attempt:
         self._next = 0
         self._parked: trio.lowlevel.Task | None = None
         self._room: trio.Event | None = None
+        self._news: trio.Event | None = None
 
     @property
     def status(self) -> str:
         """How it ended for the record; `cancelled` while it has not."""
-        if self.machine.status is not None:
+        if self.machine.status is not None and not self.lost:
             return self.machine.status
         return "lost" if self.lost and not self.sending else "cancelled"
 
@@ -102,14 +112,24 @@ class Attempt:
         """The connection is dead."""
         # After a stream error the server has said that the response failed, cut short or not.
         self.machine.expire_failing()
+        self.machine.steers.lose()
         if not self.ended:
             self.lost = True
             self.close_code = close_code
             self.close_reason = close_reason
         self.wake()
 
+    def overflow(self) -> None:
+        """Nobody reads it, and others wait behind it: it is given up, and the rest of it passes."""
+        if self.give_up is not None and not self.ended:
+            self.overrun = self.lost = True
+            self.give_up(self)
+
     def wake(self) -> None:
-        """Wake the consumer if there is something for it."""
+        """Wake the consumer if there is something for it, and whoever waits for any change."""
+        if self._news is not None:
+            self._news.set()
+            self._news = None
         if self._parked is not None and (self._next < len(self.events) or self.ended):
             task, self._parked = self._parked, None
             trio.lowlevel.reschedule(task, outcome.Value(None))
@@ -118,12 +138,20 @@ class Attempt:
         """Nobody wants the rest: let it pass."""
         self.given_up = True
         self._take(len(self.events))
+        self.wake()
 
     async def room(self, limit: int) -> None:
         """Wait until at most *limit* bytes are unread, or nobody wants them. For the reader."""
         while self.unread > limit and not self.given_up:
             self._room = trio.Event()
             await self._room.wait()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until *condition* holds, or nothing more will be heard. For whoever does not consume."""
+        while not condition() and not (self.ended or self.given_up):
+            if self._news is None:
+                self._news = trio.Event()
+            await self._news.wait()
 
     async def next(self) -> Event | None:
         """Return the next event, or None when there are no more.

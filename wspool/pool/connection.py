@@ -6,6 +6,10 @@ stray `Cancelled` that no scope asked for) into one report: this connection is d
 
 The reader always runs. It routes each event to the turn in flight; what no turn is waiting for
 is either about the connection, or proof that the connection must not be used again.
+
+Where several lanes share the connection (`wspool.core.lanes`), none may cost its siblings anything:
+what is given up is drained, a message is never cut in two by a cancelled sender, and reading
+waits for a slow consumer only while no other turn is in flight.
 """
 
 from __future__ import annotations
@@ -19,10 +23,12 @@ import trio
 
 from wspool.core.chain import WarmUp
 from wspool.core.commands import CloseReason, ConnectionId, LaneId
-from wspool.core.frames import Event, MalformedMessageError, encode, parse_error, parse_event
+from wspool.core.frames import Event, MalformedMessageError, encode, lane_of, parse_error, parse_event
+from wspool.core.lanes import Naming, lane_name, learn
 from wspool.core.policy import PoolPolicy
 from wspool.core.replay import MESSAGE_TOO_BIG
 from wspool.core.states import IllegalInputError
+from wspool.core.steering import Steer, steer_of
 from wspool.core.turn import Reception, TurnState, is_about_connection
 from wspool.pool.attempt import Attempt
 from wspool.wire.wire import ConnectError, Wire, WireClosedError
@@ -34,6 +40,10 @@ logger = logging.getLogger("wspool.connection")
 #: Seconds that `response.failed` may take to follow its stream error. The two are written
 #: together; this only bounds a server that forgets the second.
 FAILED_GRACE: Final = 5.0
+
+#: Seconds that the answer to a steer may take once its response has ended. It needs no model; this only
+#: bounds a server that forgets it.
+STEER_GRACE: Final = 15.0
 
 #: Events that may hold a retry hint with a date in it.
 _WITH_HINTS: Final = frozenset({"error", "response.error", "response.failed"})
@@ -51,6 +61,8 @@ class Owner(Protocol):
     def on_dial_failed(self, connection: Connection, error: ConnectError) -> None: ...
     def on_finished(self, connection: Connection, lane: Lane) -> None: ...
     def on_unusable(self, connection: Connection, reason: CloseReason) -> None: ...
+    def on_named(self, connection: Connection) -> None: ...
+    def on_unnamed(self) -> None: ...
     def on_expiring(self, connection: Connection) -> None: ...
     def on_lost(self, connection: Connection) -> None: ...
     def on_gone(self, connection: Connection) -> None: ...
@@ -61,16 +73,18 @@ class Lane:
 
     Attributes:
         id: its number.
+        name: its `stream_id`, where lanes have names.
         attempt: the request in flight on it, if any.
         latest: id of the latest response on it that the server still holds, if any.
         warming: the body of the warm-up request in flight on it, if any.
         warm_up: the response to the warm-up request, until another takes its place.
     """
 
-    __slots__ = ("attempt", "id", "latest", "warm_up", "warming")
+    __slots__ = ("attempt", "id", "latest", "name", "warm_up", "warming")
 
     def __init__(self, number: LaneId) -> None:
         self.id = number
+        self.name = lane_name(number)
         self.attempt: Attempt | None = None
         self.latest: str | None = None
         self.warming: Mapping[str, Any] | None = None
@@ -83,15 +97,18 @@ class Connection:
     Attributes:
         id: its number.
         lanes: its lanes, by number.
-        paused: True while reading waits for a slow consumer.
         heard_at: when the last message came, in seconds on the pool's clock.
     """
 
     def __init__(self, number: ConnectionId, owner: Owner, lanes: int) -> None:
         self.id = number
         self.lanes = [Lane(LaneId(index)) for index in range(lanes)]
+        self._by_name = {lane.name: lane for lane in self.lanes}
+        self._naming = Naming.NONE
+        #: The lane that every event is for, or None where that must be found out.
+        self._only: Lane | None = self.lanes[0]
+        self._waiting_for: Attempt | None = None
         self.heard_at = 0.0
-        self.paused = False
         self._owner = owner
         self._wire: Wire | None = None
         self._nursery: trio.Nursery | None = None
@@ -107,7 +124,21 @@ class Connection:
     def __repr__(self) -> str:
         return f"<Connection {self.id}>"
 
+    @property
+    def paused(self) -> bool:
+        """True while reading waits for a slow consumer."""
+        return self._waiting_for is not None
+
     # -- what the pool asks for ---------------------------------------------------------------
+
+    def name_lanes(self, naming: Naming) -> None:
+        """Say how its lanes are told apart."""
+        self._naming = naming
+        self._only = self.lanes[0] if naming is Naming.NONE else None
+
+    def stream_id(self, lane: Lane) -> str | None:
+        """Return the name that a request on *lane* must give, if any."""
+        return None if self._naming is Naming.NONE else lane.name
 
     async def run(self) -> None:
         """Live: dial, serve until told to hang up or lost, report exactly once how it ended."""
@@ -139,20 +170,79 @@ class Connection:
     async def send(self, message: bytes, attempt: Attempt) -> None:
         """Put one request on the wire.
 
-        A checkpoint. If it does not return normally the connection is poisoned.
+        A checkpoint. If it does not return normally the connection is poisoned; where lanes share it,
+        cancelling leaves the sending of a message that was begun to the connection.
 
         Raises:
             WireClosedError: it is closed, or the network did not take the message in time.
         """
+        if (slow := self._waiting_for) is not None and slow is not attempt:
+            slow.overflow()  # its answer would have to wait behind what that one does not read
+        if self._naming is Naming.NAMED:
+            await self._hand_over(self._send_apart, message, attempt)
+            return
+        await self._transmit(message, attempt.machine.handed)
+
+    async def steer(self, message: bytes, attempt: Attempt, steer: Steer) -> bool:
+        """Put a steer for *attempt* on the wire; return False if its response ended before.
+
+        A checkpoint. Cancelling leaves the sending of a message that was begun to the connection.
+        """
+        handed: list[bool] = []
+        await self._hand_over(self._send_steer, message, attempt, steer, handed)
+        return handed == [True]
+
+    async def _hand_over(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Run *task* as a task of the connection and wait for it; cancelling ends the wait only."""
+        done = trio.Event()
+
+        async def run() -> None:
+            try:
+                await task(*args)
+            except WireClosedError:
+                pass  # it has poisoned the connection, which loses the attempts
+            finally:
+                done.set()
+
+        if self._ending.is_set():
+            await trio.lowlevel.checkpoint()
+            raise WireClosedError
+        self.spawn(run)
+        await done.wait()
+
+    async def _send_apart(self, message: bytes, attempt: Attempt) -> None:
+        if not await self._transmit(message, attempt.machine.handed, lambda: not attempt.given_up):
+            # Given up before it left: nothing will come of it, so its lane is clean.
+            for lane in self.lanes:
+                if lane.attempt is attempt:
+                    lane.attempt = None
+                    self._owner.on_finished(self, lane)
+
+    async def _send_steer(self, message: bytes, attempt: Attempt, steer: Steer, handed: list[bool]) -> None:
+        def begin() -> bool:
+            begun = not attempt.ended and attempt.machine.steer(steer)
+            handed.append(begun)
+            return begun
+
+        await self._transmit(message, lambda: None, begin)
+
+    async def _transmit(
+        self, message: bytes, handed: Callable[[], None], wanted: Callable[[], bool] = lambda: True
+    ) -> bool:
+        """Send *message* unless it is not *wanted* any more when its turn has come; return whether it was."""
         done = False
+        sent = False
         try:
             with trio.fail_after(self._owner.policy.send_timeout):
                 async with self._sending:
                     if self._wire is None or self._ending.is_set():
                         raise WireClosedError
-                    attempt.machine.handed()
-                    await self._wire.send(message)
+                    if wanted():
+                        handed()
+                        sent = True
+                        await self._wire.send(message)
             done = True
+            return sent
         except WireClosedError as error:
             self._note_close(error)
             raise
@@ -186,13 +276,23 @@ class Connection:
 
         Without an answer the connection is given up: a warm-up never blocks nor pollutes a lease.
         """
-        attempt = lane.attempt = Attempt(None)
+        name = self.stream_id(lane)
+        attempt = lane.attempt = Attempt(None, name)
         lane.warming = body
+        request = warm_up_request(body)
+        if name is not None:
+            request["stream_id"] = name
+        sent = False
         try:
-            with trio.move_on_after(self._owner.policy.connect_timeout):
-                await self.send(encode(warm_up_request(body)), attempt)
-                while await attempt.next() is not None:
-                    pass
+            while not attempt.ended:
+                with trio.move_on_after(self._owner.policy.connect_timeout):
+                    if not sent:
+                        sent = True
+                        await self.send(encode(request), attempt)
+                    while await attempt.next() is not None:
+                        pass
+                if not self._is_shared(attempt):
+                    break  # nobody else is on it; else it goes on until then
         except WireClosedError:
             pass  # `send` has poisoned the connection, which reports it
         finally:
@@ -259,6 +359,13 @@ class Connection:
 
     # -- the reader ---------------------------------------------------------------------------
 
+    def _is_shared(self, attempt: Attempt) -> bool:
+        """Whether another turn is in flight that somebody waits for."""
+        return any(
+            lane.attempt is not None and lane.attempt is not attempt and not lane.attempt.given_up
+            for lane in self.lanes
+        )
+
     async def _read(self, wire: Wire) -> None:
         limit = self._owner.policy.max_buffered
         try:
@@ -273,22 +380,29 @@ class Connection:
                         fed[attempt] = None
                 for attempt in fed:
                     attempt.wake()
+                for attempt in fed:
                     if attempt.unread > limit:
-                        self.paused = True
-                        await attempt.room(limit)
-                        self.paused = False
+                        await self._wait_for(attempt, limit)
         except WireClosedError as error:
             self._note_close(error)
         finally:
             self._ending.set()
 
+    async def _wait_for(self, attempt: Attempt, limit: int) -> None:
+        if self._is_shared(attempt):
+            attempt.overflow()
+            return
+        self._waiting_for = attempt
+        await attempt.room(limit)
+        self._waiting_for = None
+
     def _dispatch(self, message: str | bytes) -> Attempt | None:
         """Route one message; return the attempt that has something new."""
-        lane = self.lanes[0]  # the only one while a connection has a single lane
-        attempt = lane.attempt
         try:
             event = parse_event(message)
-            if attempt is None:
+            lane = self._only or self._find(event)
+            attempt = lane.attempt if lane is not None else None
+            if lane is None or attempt is None:
                 self._receive_stray(event)
                 return None
             # Only error frames hold dates.
@@ -308,6 +422,8 @@ class Connection:
                     self._poison(CloseReason.DIRTY)
                 elif event.type == "error" and attempt.machine.state is TurnState.FAILING:
                     self.spawn(self._expire_failing, lane, attempt)
+                elif attempt.machine.steered and attempt.machine.settles_soon:
+                    self.spawn(self._expire_settling, lane, attempt)
             case Reception.END:
                 self._end(lane, attempt)
             case Reception.EXPIRING:
@@ -323,18 +439,62 @@ class Connection:
                 pass
         return attempt
 
+    def _find(self, event: Event) -> Lane | None:
+        """Return the lane that *event* is for, where lanes have names or are on trial; None for none."""
+        if is_about_connection(event):
+            return None
+        if self._naming is Naming.TRIAL:
+            lane = self.lanes[0]
+            if lane.attempt is not None:
+                self._learn(event, lane.attempt)
+            return lane
+        name = lane_of(event)
+        if name is not None:
+            return self._by_name.get(name)
+        busy = [lane for lane in self.lanes if lane.attempt is not None]
+        if event.type.startswith("response.steer."):
+            target = steer_of(event.data).get("previous_response_id")
+            return next((lane for lane in busy if _answers(lane, target)), None)
+        if event.type in ("error", "response.error") and len(busy) == 1:
+            return busy[0]  # there is nobody else whom it could be about
+        if event.type.startswith("response."):
+            self._owner.on_unnamed()  # the endpoint has changed its mind
+        return None
+
+    def _learn(self, event: Event, attempt: Attempt) -> None:
+        naming = learn(event)
+        if naming is Naming.NAMED:
+            self.name_lanes(Naming.NAMED)
+            self._owner.on_named(self)
+        elif naming is Naming.NONE:
+            self.name_lanes(Naming.NONE)
+            attempt.machine.lane = None
+            self._owner.on_unnamed()
+
     def _receive_stray(self, event: Event) -> None:
-        """An event while no turn is in flight: about the connection, or proof that it is dirty."""
+        """An event that no turn in flight is for: about the connection, or proof that it is dirty."""
         if is_about_connection(event):
             return
+        self._close_reason = f"an event that belongs to no turn in flight: {event.type:.128}"
         if event.type == "error":
             error = parse_error(event.data, wall_clock=time.time())
             if error.is_expiry_notice:
                 self._owner.on_expiring(self)
                 return
+            if error.is_connection_limit:
+                self._cut(event)
             self._poison(CloseReason.LIMIT if error.is_connection_limit else CloseReason.DIRTY)
         else:
             self._poison(CloseReason.DIRTY)
+
+    def _cut(self, event: Event) -> None:
+        """The connection is at its limit, and so are all turns on it."""
+        for lane in self.lanes:
+            if lane.attempt is not None:
+                attempt, lane.attempt = lane.attempt, None
+                if attempt.feed(event, 0.0) is not Reception.END:
+                    attempt.lose(None)
+                attempt.wake()
 
     def _end(self, lane: Lane, attempt: Attempt) -> None:
         """The terminal event of *attempt* has come."""
@@ -361,6 +521,20 @@ class Connection:
             attempt.machine.expire_failing()
             attempt.wake()
             self._poison(CloseReason.DIRTY)
+
+    async def _expire_settling(self, lane: Lane, attempt: Attempt) -> None:
+        await trio.sleep(STEER_GRACE)
+        if lane.attempt is attempt and attempt.machine.settles_soon:
+            self._close_reason = "no answer to a steer"
+            self._poison(CloseReason.DIRTY)
+
+
+def _answers(lane: Lane, target: object) -> bool:
+    """Whether the turn on *lane* has, or had, the response *target*."""
+    machine = lane.attempt.machine if lane.attempt is not None else None
+    if machine is None or target is None:
+        return False
+    return target == machine.response_id or any(target == part.response.get("id") for part in machine.parts)
 
 
 def warm_up_request(body: Mapping[str, Any]) -> dict[str, Any]:

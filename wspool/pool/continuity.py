@@ -18,6 +18,7 @@ from wspool.core.policy import PoolPolicy
 from wspool.core.pool import Verdict
 from wspool.core.replay import Recovery, Retries, RetryBudget
 from wspool.core.statistics import ConversationStatistics, Move, MoveReason, TurnRecord
+from wspool.core.steering import Steer
 from wspool.errors import PoolClosedError, TurnInFlightError
 from wspool.pool.attempt import Attempt
 from wspool.pool.lease import Lease
@@ -166,6 +167,7 @@ class ContinuousTurn:
         self._active = False
         self._lease: Lease | None = None
         self._parent: str | None = None
+        self._named = False
         self._full = True
         self._waited_before = continuity.waited
         self._started_at: float | None = None
@@ -185,11 +187,15 @@ class ContinuousTurn:
                 machine.error,
                 close_code=attempt.close_code,
                 output_seen=machine.output_seen,
-                exposed=exposed,
+                # What it was steered by would be lost, or said twice.
+                exposed=exposed or machine.steered,
             )
         elif machine.refused and machine.error is not None:
             decision = self._retries.after_refusal(
-                machine.error, had_parent=self._parent is not None, jitter=self._continuity.owner.jitter()
+                machine.error,
+                had_parent=self._parent is not None,
+                had_lane=self._named,
+                jitter=self._continuity.owner.jitter(),
             )
         else:
             decision = Recovery.GIVE_UP
@@ -205,6 +211,11 @@ class ContinuousTurn:
             await trio.sleep(self._retries.delay)
         await self._send()
         return True
+
+    async def steer(self, items: list[Item]) -> Steer:
+        if self.attempt is None or self._lease is None:
+            raise AssertionError("bug: steered before it was sent")
+        return await self._lease.steer(items, self.attempt)
 
     def _note_wait(self, attempt: Attempt) -> None:
         """What one turn is asked to wait, the whole endpoint waits."""
@@ -228,12 +239,14 @@ class ContinuousTurn:
             continuity.turns += 1
             if self._lease is not None:
                 self._lease.park()  # until the next turn; its tools may take long
-            continuity.chain.extend(
-                self._items,
-                machine.response["output"],
-                str(machine.response_id),
-                stored=self._body.get("store") is True,
-            )
+            for index, part in enumerate(machine.parts):
+                continuity.chain.extend(
+                    part.steered_by if index else self._items,
+                    part.response["output"],
+                    str(part.response.get("id")),
+                    stored=self._body.get("store") is True,
+                )
+            continuity.chain.queue(machine.steers.queued)
             continuity.owner.budget.succeeded()
         else:
             # Whatever went wrong may have cost the server its memory of the parent.
@@ -268,6 +281,9 @@ class ContinuousTurn:
             lane = lease.lane
             plan = continuity.chain.plan(self._items, lane.latest, lane.warm_up, self._body)
             body: dict[str, Any] = {"type": "response.create", **self._body}
+            stream_id = lease.stream_id
+            if stream_id is not None:
+                body["stream_id"] = stream_id
             if plan.previous_response_id is not None:
                 body["previous_response_id"] = plan.previous_response_id
             body["input"] = plan.input
@@ -278,6 +294,7 @@ class ContinuousTurn:
             continuity.drop_lease("rotation" if lease.expiring else "taken")
         self._lease = lease
         self._parent, self._full = plan.previous_response_id, plan.full
+        self._named = stream_id is not None
         if self._started_at is None:
             self._started_at = trio.current_time()
         self._requests += 1
@@ -289,5 +306,5 @@ class ContinuousTurn:
             continuity.full_turns += 1
         else:
             continuity.delta_turns += 1
-        self.attempt = Attempt(plan.previous_response_id)
+        self.attempt = Attempt(plan.previous_response_id, stream_id)
         await lease.send(request, self.attempt)

@@ -11,10 +11,17 @@ from typing import Any, Protocol
 import trio
 
 from wspool.core.commands import LeaseId
-from wspool.core.frames import encode
+from wspool.core.frames import ServerError, encode
 from wspool.core.pool import Verdict
 from wspool.core.statistics import TurnRecord
-from wspool.errors import PoolClosedError, RequestTooLargeError, TurnInFlightError
+from wspool.core.steering import Steer
+from wspool.core.turn import TurnState
+from wspool.errors import (
+    PoolClosedError,
+    RequestTooLargeError,
+    SteeringRefusedError,
+    TurnInFlightError,
+)
 from wspool.pool.attempt import Attempt
 from wspool.pool.connection import Connection, Lane
 from wspool.pool.outcome import lost
@@ -34,6 +41,7 @@ class LeaseOwner(Protocol):
     """What a lease needs of its pool."""
 
     max_request: int
+    steering: bool
 
     def record(self, record: TurnRecord) -> None: ...
     def check_use(self) -> None: ...
@@ -78,6 +86,11 @@ class Lease:
         """The lane it holds."""
         return self._lane
 
+    @property
+    def stream_id(self) -> str | None:
+        """The name that its next request must give, if any."""
+        return self._connection.stream_id(self._lane)
+
     def create(self, **body: Any) -> Turn:
         """Prepare one turn; entering it sends `response.create` with *body*, as it is.
 
@@ -117,12 +130,40 @@ class Lease:
         """
         self._lane.attempt = attempt
         self._lane.warm_up = None
+        attempt.give_up = self.give_up
         attempt.sending = True
         try:
             await self._connection.send(request, attempt)
         except WireClosedError as error:
             attempt.lose(error.code, error.reason)
         attempt.sending = False
+
+    async def steer(self, items: list[dict[str, Any]], attempt: Attempt) -> Steer:
+        """Send *items* to the response of *attempt*; return once they are taken. See `Turn.steer`."""
+        machine = attempt.machine
+        if not self._owner.steering:
+            raise refused_steer("this provider has no steering", code="steering_not_supported")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await attempt.until(lambda: machine.state is not TurnState.SENT)
+        if machine.response_id is None or machine.state is not TurnState.STREAMING or attempt.ended:
+            raise refused_steer("its response is not in progress", code="response_not_active")
+        target = machine.response_id
+        steer = Steer(input=items, target=target)
+        message = encode({"type": "response.steer", "previous_response_id": target, "input": items})
+        self.check_size(message)
+        try:
+            sent = await self._connection.steer(message, attempt, steer)
+        except WireClosedError as error:
+            attempt.lose(error.code, error.reason)
+            raise lost("the connection died before the input was sent", attempt) from None
+        if not sent:
+            raise refused_steer("its response has ended", code="response_not_active")
+        await attempt.until(lambda: steer.state != "sent")
+        if steer.error is not None and steer.id is None:
+            raise refused_steer(steer.error.message or "the server says no", steer.error)
+        if steer.state in ("sent", "lost"):
+            raise lost("nobody knows whether the steering input was taken; do not send it again", attempt)
+        return steer
 
     def check_size(self, request: bytes) -> None:
         """Raise `RequestTooLargeError` if *request* is over the provider's limit."""
@@ -155,6 +196,17 @@ class Lease:
         return f"<Lease {self._id} on connection {self._connection.id}, {state}{expiring}>"
 
 
+def refused_steer(
+    why: str, error: ServerError | None = None, *, code: str | None = None
+) -> SteeringRefusedError:
+    """Return the error of a steer that was not taken."""
+    return SteeringRefusedError(
+        f"steering refused: {why}; the turn goes on without it",
+        delivery="not_sent" if error is None else "terminal",
+        code=code if error is None else error.code,
+    )
+
+
 class _LeaseDriver:
     """One request, sent once."""
 
@@ -164,24 +216,38 @@ class _LeaseDriver:
         self._body = body
         self.attempt: Attempt | None = None
         self._started_at = 0.0
-        self._size = 0
+        self._requests = self._size = 0
 
     async def start(self) -> None:
         lease = self._lease
+        lane = lease.stream_id
         body = {"type": "response.create", **self._body}
+        if lane is not None:
+            body["stream_id"] = lane
         request = encode(body)
         lease.check_size(request)
         await trio.lowlevel.checkpoint_if_cancelled()
         if lease.begin(movable=False) is Verdict.MOVE:
             raise lost("its connection is too close to its lifetime limit for another turn")
-        self._started_at = trio.current_time()
-        self._size = len(request)
-        self.attempt = Attempt(self._body.get("previous_response_id"))
+        self._started_at = self._started_at or trio.current_time()
+        self._requests += 1
+        self._size += len(request)
+        self.attempt = Attempt(self._body.get("previous_response_id"), lane)
         await lease.send(request, self.attempt)
 
     async def recover(self, attempt: Attempt, *, exposed: bool) -> bool:
         await trio.lowlevel.checkpoint()
-        return False
+        error = attempt.machine.error
+        # Lanes are the pool's business, and what was refused for the name of one did not run.
+        if not attempt.machine.refused or error is None or not error.blames_lane or self._requests > 1:
+            return False
+        await self.start()
+        return True
+
+    async def steer(self, items: list[dict[str, Any]]) -> Steer:
+        if self.attempt is None:
+            raise AssertionError("bug: steered before it was sent")
+        return await self._lease.steer(items, self.attempt)
 
     def leave(self) -> None:
         lease, attempt = self._lease, self.attempt
@@ -202,7 +268,7 @@ class _LeaseDriver:
                 delivery=machine.delivery,
                 waited=0.0,
                 duration=trio.current_time() - self._started_at,
-                requests=1,
+                requests=self._requests,
                 bytes_sent=self._size,
                 bytes_saved=0,
                 events=len(attempt.events),

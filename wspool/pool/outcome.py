@@ -34,6 +34,11 @@ _TOO_BIG = (
     "or raise max_message_size if it was one from the server"
 )
 
+_OVERRUN = (
+    "its events were not read, max_buffered bytes of them were waiting, and other turns share the "
+    "connection; read faster, or raise max_buffered"
+)
+
 _LOST_ADVICE = {
     "not_sent": "nothing was sent, it is safe to try again",
     "ambiguous": "the request may have been executed",
@@ -53,6 +58,8 @@ def turn_failure(attempt: Attempt) -> WsPoolError | None:
         how = "the connection was dropped" if code is None else f"the connection closed with code {code}"
         if attempt.close_reason:
             how += f" ({attempt.close_reason!r})"
+        if attempt.overrun:
+            how = _OVERRUN
         if code == MESSAGE_TOO_BIG:
             how += _TOO_BIG
         return lost(how, attempt)
@@ -138,6 +145,9 @@ def server_failure(
         param=error.param,
         response_id=response_id,
         retry_after=error.retry_after,
-        may_pass=error.may_pass or error.is_parent_missing or error.is_connection_limit,
+        may_pass=error.may_pass
+        or error.is_parent_missing
+        or error.is_connection_limit
+        or error.is_lane_limit,
         raw=error.raw,
     )

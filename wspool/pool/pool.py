@@ -98,6 +98,7 @@ class Pool:
         self.provider = setup.provider
         self.closes_after_error = setup.provider.closes_after_error
         self.max_request = setup.provider.max_request
+        self.steering = setup.provider.steering
         self._setup = setup
         self._core = PoolCore(setup.policy, setup.provider, warm_up=setup.warm_up is not None)
         if setup.trace is not None:
@@ -495,6 +496,7 @@ class Pool:
 
     def on_connected(self, connection: Connection) -> None:
         """Its handshake is done."""
+        connection.name_lanes(self._core.naming)
         self._step(self._core.connected, connection.id, jitter=self._random.random())
 
     def on_dial_failed(self, connection: Connection, error: ConnectError) -> None:
@@ -513,6 +515,14 @@ class Pool:
     def on_unusable(self, connection: Connection, reason: CloseReason) -> None:
         """It must not be used again."""
         self._step(self._core.hang_up, connection.id, reason)
+
+    def on_named(self, connection: Connection) -> None:
+        """An answer has named its lane."""
+        self._step(self._core.widen, connection.id)
+
+    def on_unnamed(self) -> None:
+        """An answer should have named its lane and did not, or a request was refused for naming one."""
+        self._step(self._core.narrow)
 
     def on_expiring(self, connection: Connection) -> None:
         """The server announced its end."""
@@ -556,7 +566,7 @@ class Pool:
     def _do(self, command: Command) -> None:
         match command:
             case Dial(connection=number):
-                connection = Connection(number, self, self.provider.lanes)
+                connection = Connection(number, self, min(self.policy.lanes, self.provider.lanes))
                 self._connections[number] = connection
                 self._spawn(connection.run)
             case HangUp(connection=number, polite=polite):

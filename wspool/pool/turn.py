@@ -10,11 +10,14 @@ the turn then goes on with the next attempt, and the caller sees one turn.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
+from wspool.core.chain import as_items
 from wspool.core.frames import Event
 from wspool.core.response import Response
+from wspool.core.steering import Steer
 from wspool.core.turn import Delivery
 from wspool.errors import PoolClosedError, TurnLostError, WsPoolError
 from wspool.pool.attempt import Attempt
@@ -44,6 +47,7 @@ class TurnDriver(Protocol):
 
     async def start(self) -> None: ...
     async def recover(self, attempt: Attempt, *, exposed: bool) -> bool: ...
+    async def steer(self, items: list[dict[str, Any]]) -> Steer: ...
     def leave(self) -> None: ...
 
 
@@ -101,6 +105,30 @@ class Turn:
         if response.status == "failed" and attempt is not None:
             raise failed_response(attempt.machine)
         return response
+
+    async def steer(self, input: str | Sequence[Mapping[str, Any]]) -> Steer:
+        """Send further input to the response in progress, and wait until the server has taken it.
+
+        Args:
+            input: what is new: a text, or user messages.
+
+        Returns what becomes of it: look at its `state`. The response then ends early, and one that
+        goes on with the input follows by itself, in this turn; `response` is that of the last. Input
+        that comes when the model waits for tool outputs is `pending`: it goes before them.
+
+        Meant for a task beside the one that iterates. A checkpoint. Cancelling takes nothing back: what
+        was sent counts. Nothing of it is ever sent again by itself.
+
+        Raises:
+            SteeringRefusedError: it was not taken, and the turn goes on without it: the provider has no
+                steering, the response has ended, or the server says why.
+            RequestTooLargeError: over the provider's limit; nothing was sent.
+            TurnLostError: the connection died before the answer: nobody knows whether it was taken.
+            PoolClosedError: the turn is over.
+        """
+        if self._left or self._driver.attempt is None:
+            raise PoolClosedError("the turn is over: steer inside its async with block")
+        return await self._driver.steer(as_items(input))
 
     async def __aenter__(self) -> Turn:
         """Send the request. A checkpoint; may wait for a lease. Raises what `__anext__` raises."""

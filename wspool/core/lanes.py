@@ -1,0 +1,54 @@
+"""Lanes: how the turns that share a connection are told apart.
+
+Rules of this module:
+
+* Only what an endpoint does proves that it has lanes. So its first connection is on trial: one turn at
+  a time, whose request names its lane. An answer that names it as well opens all lanes, of this and of
+  later connections. An endpoint that refuses or ignores the name has one lane, which has none.
+* Names come from a fixed set, one for each lane, and are used again: an endpoint counts every name that
+  a connection has ever used.
+* Every lane has a name once lanes have names, so that an event without one belongs to no turn.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from wspool.core.commands import LaneId
+from wspool.core.frames import Event, lane_of, parse_error
+from wspool.core.turn import is_about_connection
+
+__all__ = ["Naming", "lane_name", "learn"]
+
+
+class Naming(enum.Enum):
+    """Whether requests name the lane they are for."""
+
+    #: They do not: there is one lane.
+    NONE = "none"
+    #: They do, but there is only one lane until the endpoint has answered by its name.
+    TRIAL = "trial"
+    #: They do, and so does every answer.
+    NAMED = "named"
+
+
+def lane_name(lane: LaneId) -> str:
+    """Return the `stream_id` of *lane*."""
+    return f"lane{lane}"
+
+
+def learn(event: Event) -> Naming | None:
+    """Return what *event*, on a connection on trial with a turn in flight, says about its lanes.
+
+    None for nothing: an error need not name the lane that it is about.
+
+    Raises:
+        MalformedMessageError: it is no JSON object.
+    """
+    if is_about_connection(event):
+        return None
+    if lane_of(event) is not None:
+        return Naming.NAMED
+    if event.type in ("error", "response.error"):
+        return Naming.NONE if parse_error(event.data).blames_lane else None
+    return Naming.NONE if event.type.startswith("response.") else None
