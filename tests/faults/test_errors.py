@@ -327,17 +327,16 @@ async def test_f64_rate_limit_is_for_everybody(make: Make, autojump_clock) -> No
         assert ["rejected", "completed", "completed"] == [entry["outcome"] for entry in scene.ledger]
 
 
-async def test_f65_lane_limit(make: Make, autojump_clock) -> None:
-    """F65: `websocket_stream_limit_reached` -> nothing: another connection has not had as many lanes."""
-    async with faulty(make, Fault("stream_limit_reached")) as scene:
-        (await scene.ask()).assert_answer()
-        assert [(1, "rejected"), (2, "completed")] == scene.outcomes
-
-
-async def test_f65_busy_lane(make: Make, autojump_clock) -> None:
-    """F65: a lane that is busy -> `ResponseFailedError` with the code; nothing is sent again."""
-    async with faulty(make, Fault("busy")) as scene:
-        (await scene.ask()).assert_failed(wspool.ResponseFailedError, "concurrent_request")
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("stream_limit_reached", "websocket_stream_limit_reached"), ("busy", "concurrent_request")],
+)
+async def test_f65_lane_limits(make: Make, name: str, code: str, autojump_clock) -> None:
+    """F65: `websocket_stream_limit_reached`, or a lane that is busy -> `ResponseFailedError` with the code;
+    nothing is sent again.
+    """
+    async with faulty(make, Fault(name)) as scene:
+        (await scene.ask()).assert_failed(wspool.ResponseFailedError, code)
         assert [(1, "rejected")] == scene.outcomes
         await scene.assert_well(creates=1, connection=1)
 

@@ -258,11 +258,6 @@ class ServerError:
         return self.code == "websocket_connection_limit_reached"
 
     @property
-    def is_lane_limit(self) -> bool:
-        """The connection has had as many lane names as it may have; another one has not."""
-        return self.code == "websocket_stream_limit_reached"
-
-    @property
     def is_expiry_notice(self) -> bool:
         """Not a failure: the connection will reach its limit soon (vLLM sends it mid-turn)."""
         return self.code == "connection_expiring"
@@ -277,7 +272,7 @@ class ServerError:
     @property
     def blames_lane(self) -> bool:
         """The endpoint knows no lanes: it refuses the field that names one."""
-        if self.is_lane_limit:
+        if self.code == "websocket_stream_limit_reached":
             return False  # it knows them well, and has no more
         return self.param == "stream_id" or (self.param is None and "stream_id" in self.message)
 

@@ -115,7 +115,7 @@ class Retries:
         if error.blames_lane and had_lane and not self._was_unnamed:
             self._was_unnamed = True
             return Recovery.HERE
-        if error.is_connection_limit or error.is_lane_limit:
+        if error.is_connection_limit:
             # Normal, and no sign of trouble: the budget has no part in it.
             return self._again(Recovery.ELSEWHERE)
         if not error.may_pass:
