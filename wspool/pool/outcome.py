@@ -145,9 +145,6 @@ def server_failure(
         param=error.param,
         response_id=response_id,
         retry_after=error.retry_after,
-        may_pass=error.may_pass
-        or error.is_parent_missing
-        or error.is_connection_limit
-        or error.is_lane_limit,
+        may_pass=error.may_pass or error.is_parent_missing or error.is_connection_limit,
         raw=error.raw,
     )
