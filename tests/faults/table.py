@@ -25,10 +25,10 @@ _ROW: Final = re.compile(r"^([FD]\d\d): (.+?) -> (.+?)$", re.DOTALL)
 _HEAD: Final = """\
 # Faults, and what you see of them
 
-Each row is proved by the test of its number: in `tests/faults`, on both wires where a wire matters, against the
-reference server, under a virtual clock where time passes; and in `tests/network`, over a real network between two
-network namespaces, with packets dropped, and through nginx, haproxy and stunnel. This page is made from those
-tests: `python -m tests.faults` writes it.
+Each row is proved by the test of its number: in `tests/faults`, on both wires where a wire matters, against
+the reference server, under a virtual clock where time passes; and in `tests/network`, over a real network
+between two namespaces, with packets dropped, and through nginx, haproxy and stunnel. This page is made from
+those tests: `python -m tests.faults` writes it.
 
 Unless a row says otherwise nothing is sent again (`replay="proven"`), no other turn notices, and the next
 turn works: on the same connection if that is provably clean, on another if it is not. *Nothing* means that
@@ -38,8 +38,8 @@ the turn goes well and your code sees no sign of the fault. Seconds are those of
 _SECTIONS: Final = {
     "F": (
         "The catalogue",
-        "F01 to F30 are about the connection, F31 to F47 about the way to it, F48 to F68 about what is said over "
-        "it, F69 to F86 about your tasks, the process and its clocks, the rest about security.",
+        "F01 to F30 are about the connection, F31 to F47 about the way to it, F48 to F68 about what is said "
+        "over it, F69 to F86 about your tasks, the process and its clocks, the rest about security.",
     ),
     "D": ("Defects of other clients", "What other clients of this protocol were seen to get wrong."),
 }

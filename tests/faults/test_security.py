@@ -41,7 +41,7 @@ def test_f89_injection(options: dict[str, Any]) -> None:
 
 
 def test_f91_plain_text() -> None:
-    """F91: `ws://` to another machine -> a `ValueError` unless `allow_insecure=True`; to this one it may go."""
+    """F91: `ws://` to another machine -> a `ValueError`, unless `allow_insecure=True`. Not so to this one."""
     for url in ("ws://api.example/v1/responses", "ws://192.0.2.1/", "ws://127.0.0.1.example/"):
         with pytest.raises(ValueError, match="credentials in clear"):
             wspool.open_pool(url, api_key=CANARY)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .table import DOCUMENT, render, rows
 
-
 #: Keys in sinks, and what is no key: these are in `tests/pool/test_credentials.py`.
 ELSEWHERE = {"F87", "F88"}
 
