@@ -41,3 +41,21 @@ def net(cable: Network) -> Generator[Network]:
     """The cable, sound at first."""
     yield cable
     cable.heal()
+
+
+@pytest.fixture
+def netem(cable: Network) -> None:
+    """What delays packets, if the kernel has it."""
+    cable.needs_shape("netem", "delay", "1ms")
+
+
+@pytest.fixture
+def tbf(cable: Network) -> None:
+    """What makes a link narrow, if the kernel has it."""
+    cable.needs_shape("tbf", "rate", "1mbit", "burst", "4kb", "latency", "1s")
+
+
+@pytest.fixture
+def killing(cable: Network) -> None:
+    """What ends other people's connections, if the kernel has it."""
+    cable.needs_killing()

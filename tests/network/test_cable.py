@@ -165,6 +165,7 @@ async def test_a_lossy_link(make: Make, net: Network) -> None:
         assert {} == scene.closed
 
 
+@pytest.mark.usefixtures("tbf")
 async def test_a_narrow_link(make: Make, net: Network) -> None:
     """One message takes three times as long as the patience for a pong: every byte is a sign of life."""
     limits = {"ping_interval": 0.3, "ping_timeout": 0.7}

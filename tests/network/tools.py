@@ -163,7 +163,7 @@ class Network:
             _run("ip", "-n", space, "link", "set", link, "up")
 
     def remove(self) -> None:
-        """Take them away, as far as they are there. Sockets that are left in them keep them alive, nameless."""
+        """Take them away, as far as they are there."""
         for space in (self._near, self._far):
             subprocess.run(["ip", "netns", "delete", space], check=False, capture_output=True)
 
@@ -194,18 +194,33 @@ class Network:
 
     def kill(self) -> None:
         """Let the near kernel end all connections to the server."""
-        done = _run(
-            "ip", "netns", "exec", self._near, "ss", "-K", "dst", self.host, "dport", "=", str(self.port)
-        )
-        if str(self.port) not in done:
-            pytest.skip("this kernel does not kill sockets (CONFIG_INET_DIAG_DESTROY)")
+        where = ("dst", self.host, "dport", "=", str(self.port))
+        assert str(self.port) in _run("ip", "netns", "exec", self._near, "ss", "-K", *where)
+
+    def needs_killing(self) -> None:
+        """Skip the test unless the kernel does that."""
+        with _inside(self._far):
+            listening = socket.create_server((self.host, 0))
+        self.port = listening.getsockname()[1]
+        with _inside(self._near):
+            connected = socket.create_connection((self.host, self.port))
+        with listening, connected:
+            try:
+                self.kill()
+            except AssertionError:
+                pytest.skip("this kernel kills no sockets (CONFIG_INET_DIAG_DESTROY is not set)")
 
     def shape(self, *discipline: str) -> None:
         """Give the server's end of the cable a queueing discipline of tc's."""
+        _run("tc", "-n", self._far, "qdisc", "replace", "dev", self._links[1], "root", *discipline)
+
+    def needs_shape(self, *discipline: str) -> None:
+        """Skip the test unless the kernel has that discipline."""
         try:
-            _run("tc", "-n", self._far, "qdisc", "replace", "dev", self._links[1], "root", *discipline)
+            self.shape(*discipline)
         except subprocess.CalledProcessError as error:
             pytest.skip(f"this kernel has no {discipline[0]}: {error.stderr.strip()}")
+        self.heal()
 
     def limit_packets(self, size: int) -> None:
         """Let no packet be longer than *size* bytes (the MTU)."""
