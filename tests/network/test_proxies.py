@@ -82,7 +82,6 @@ http {{
 
 def nginx(folder: Path, inside: str = "", *, silent: int = 1) -> Front:
     """nginx, with these directives."""
-    needs("nginx")
 
     @asynccontextmanager
     async def front(server: int, port: int) -> AsyncGenerator[Program]:
@@ -102,6 +101,7 @@ def keeps_for_a_second(tmp_path: Path) -> Front:
     return nginx(tmp_path, "proxy_read_timeout 1s;")
 
 
+@needs("nginx")
 async def test_pings_keep_a_connection_through_nginx(make: Make, keeps_for_a_second: Front) -> None:
     """Idle for three times as long as the proxy allows, and still there; so is a turn that thinks."""
     async with behind(keeps_for_a_second, make, limits={"ping_interval": 0.3}) as (scene, _):
@@ -111,6 +111,7 @@ async def test_pings_keep_a_connection_through_nginx(make: Make, keeps_for_a_sec
         await scene.assert_well(creates=1, connection=1)
 
 
+@needs("nginx")
 async def test_without_pings_a_dead_connection_is_never_handed_out(
     make: Make, keeps_for_a_second: Front
 ) -> None:
@@ -127,6 +128,7 @@ async def test_without_pings_a_dead_connection_is_never_handed_out(
         assert [(1, "completed"), (2, "completed"), (3, "completed")] == scene.outcomes
 
 
+@needs("nginx")
 async def test_a_reload_of_nginx(make: Make, tmp_path: Path) -> None:
     """The old worker lets its connections go after a second: running turns are lost and said to be, idle
     connections are replaced.
@@ -139,6 +141,7 @@ async def test_a_reload_of_nginx(make: Make, tmp_path: Path) -> None:
         (await scene.ask("again")).assert_answer("again")
 
 
+@needs("nginx")
 @pytest.mark.parametrize(
     ("status", "kind", "words"),
     [
@@ -170,6 +173,7 @@ async def test_what_nginx_says_to_an_upgrade(
     assert (7.0 if status == 429 else None) == error.retry_after
 
 
+@needs("nginx")
 async def test_a_limit_on_connections_in_nginx(make: Make, tmp_path: Path) -> None:
     """Two connections and no more (503): everybody is served over those two."""
     front = nginx(tmp_path, "limit_conn all 2;")
@@ -206,7 +210,6 @@ backend back
 
 def haproxy(folder: Path) -> Front:
     """haproxy, with a short timeout for tunnels."""
-    needs("haproxy")
 
     @asynccontextmanager
     async def front(server: int, port: int) -> AsyncGenerator[Program]:
@@ -218,6 +221,7 @@ def haproxy(folder: Path) -> Front:
     return front
 
 
+@needs("haproxy")
 async def test_haproxy_ends_tunnels_that_are_idle(make: Make, tmp_path: Path) -> None:
     """With pings a connection lives on, without them it is dropped and never handed out."""
     async with behind(haproxy(tmp_path), make, limits={"ping_interval": 0.3}) as (scene, _):
@@ -231,6 +235,7 @@ async def test_haproxy_ends_tunnels_that_are_idle(make: Make, tmp_path: Path) ->
         await scene.assert_well(creates=1, connection=2)
 
 
+@needs("haproxy")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGUSR1], ids=["killed", "soft stop"])
 async def test_haproxy_is_restarted(make: Make, tmp_path: Path, how: signal.Signals) -> None:
     """Running turns are lost, with what is known; turns that come in between wait for the new one."""
@@ -280,7 +285,6 @@ TIMEOUTidle = {idle}
 
 def stunnel(folder: Path, certificate: trustme.LeafCert, *, idle: int = 60) -> Front:
     """stunnel with that certificate."""
-    needs("stunnel")
 
     @asynccontextmanager
     async def front(server: int, port: int) -> AsyncGenerator[Program]:
@@ -309,6 +313,7 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
+@needs("stunnel")
 async def test_tls_ends_in_stunnel(
     make: Make, tmp_path: Path, authority: trustme.CA, trusting: ssl.SSLContext
 ) -> None:
@@ -329,6 +334,7 @@ async def test_tls_ends_in_stunnel(
             (await scene.ask("word " * 100)).assert_lost("accepted", close_code=1006, took=2)
 
 
+@needs("stunnel")
 async def test_stunnel_ends_what_is_idle(
     make: Make, tmp_path: Path, authority: trustme.CA, trusting: ssl.SSLContext
 ) -> None:
@@ -341,6 +347,7 @@ async def test_stunnel_ends_what_is_idle(
         await scene.assert_well(creates=1, connection=2)
 
 
+@needs("stunnel")
 async def test_stunnel_has_a_certificate_for_another_name(
     make: Make, tmp_path: Path, authority: trustme.CA, trusting: ssl.SSLContext
 ) -> None:

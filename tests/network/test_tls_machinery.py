@@ -71,6 +71,7 @@ async def speaking(folder: Path, version: str) -> AsyncGenerator[tuple[Speaker, 
             await trio.aclose_forcefully(speaker.stdout)
 
 
+@needs("openssl")
 @pytest.mark.parametrize(
     ("version", "commands", "spoken"),
     [("-tls1_3", [b"k", b"K"], "TLSv1.3"), ("-tls1_2", [b"r"], "TLSv1.2")],
@@ -82,7 +83,6 @@ async def test_f36_keys_change(
     """F36: the server sends session tickets, changes keys (TLS 1.3) or asks to renegotiate (TLS 1.2) while
     the connection lives -> nothing: messages cross before, between and afterwards.
     """
-    needs("openssl")
     versions: list[str | None] = []
 
     async with speaking(tmp_path, version) as (server, port, context), trio.open_nursery() as nursery:

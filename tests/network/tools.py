@@ -18,7 +18,7 @@ import attrs
 import pytest
 import trio
 
-__all__ = ["PACKAGES", "Network", "Program", "free_port", "needs", "network", "running"]
+__all__ = ["PACKAGES", "Network", "Program", "free_port", "lacks", "needs", "network", "running"]
 
 #: What brings a program, on Debian.
 PACKAGES: Final = {
@@ -49,13 +49,18 @@ _PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-def needs(*programs: str, root: bool = False) -> None:
-    """Skip the test unless these programs are there, and, if *root*, this is root on Linux."""
-    if root and (not hasattr(os, "geteuid") or os.geteuid() != 0):
-        pytest.skip("needs root, for network namespaces")
+def lacks(*programs: str) -> str:
+    """The first of these programs that is not there, and what brings it; empty if all are."""
     for program in programs:
         if shutil.which(program, path=_PATH) is None:
-            pytest.skip(f"needs {program}: apt-get install {PACKAGES[program]}")
+            return f"needs {program}: apt-get install {PACKAGES[program]}"
+    return ""
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    """Skip the test unless that program is there."""
+    reason = lacks(program)
+    return pytest.mark.skipif(bool(reason), reason=reason)
 
 
 def free_port() -> int:
@@ -264,17 +269,22 @@ class _Factory(trio.abc.SocketFactory):
 
 
 def network() -> Generator[Network]:
-    """Build a network, and take it away: the body of a fixture."""
-    needs("ip", "nft", "tc", "ss", root=True)
-    _sweep()
+    """Build a network, and take it away: the body of a fixture. Skips where that is not possible."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("needs root, for network namespaces")
+    if reason := lacks("ip", "nft", "tc", "ss"):
+        pytest.skip(reason)
     built = Network(f"wspool-{os.getpid()}")
     try:
         try:
+            _sweep()
             built.build()
             built.heal()
+            with _inside(built._near):
+                pass
         except (subprocess.CalledProcessError, OSError) as error:
             said = getattr(error, "stderr", "") or str(error)
-            pytest.skip(f"this machine lets nobody make network namespaces: {said.strip()}")
+            pytest.skip(f"this machine allows no network namespaces: {said.strip()}")
         yield built
     finally:
         built.remove()
