@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
 import pytest
 import trio
 import trio.testing
@@ -10,9 +14,11 @@ from trio.testing import MockClock
 import wspool
 from tests.helpers import CANARY
 from tests.wire.peer import frame, opener, read_request, switching_protocols
-from wspool.server import EchoModel, Fault, FaultRule, ModelRequest, ModelTurn
+from wspool.server import EchoModel, Fault, FaultRule, ModelRequest, ModelTurn, Server
+from wspool.testing import Bandwidth, ChaosProxy, Latency, Slicer, Toxic, open_chaos_link
+from wspool.wire.wire import Endpoint
 
-from .scene import EVENTS, QUESTION, TAP_PING, Make, faulty
+from .scene import EVENTS, QUESTION, TAP_PING, Make, Scene, faulty
 
 PONG = 0xA
 
@@ -41,6 +47,77 @@ async def test_f08_eight_minutes_of_silence(make: Make, autojump_clock) -> None:
 
         assert {} == scene.closed
         await scene.assert_well(creates=1, connection=1)
+
+
+@asynccontextmanager
+async def over_a_link(make: Make, *toxics: Toxic, **options: Any) -> AsyncGenerator[tuple[Scene, ChaosProxy]]:
+    """A scene with a proxy in it that has these toxics."""
+    servers: list[Server] = []
+
+    async def open_stream(server: Server, endpoint: Endpoint) -> trio.abc.Stream:
+        servers[:] = [server]
+        return await link.open_stream()
+
+    async def connect() -> trio.abc.Stream:
+        return await servers[0].open_stream()
+
+    async with (
+        open_chaos_link(connect, toxics=toxics) as link,
+        faulty(make, open_stream=open_stream, **options) as scene,
+    ):
+        yield scene, link
+
+
+async def test_f10_jitter(make: Make, autojump_clock) -> None:
+    """F10: a link of two seconds each way, more or less, that carries 300 bytes per second, cut anywhere
+    -> a slow answer; nothing is lost and nobody is declared dead.
+    """
+    toxics: list[Toxic] = []
+    directions: tuple[Literal["up", "down"], ...] = ("up", "down")
+    for direction in directions:
+        toxics += [
+            Latency(2.0, jitter=1.5, direction=direction),
+            Bandwidth(300.0, direction=direction),
+            Slicer(30, size_variation=29, direction=direction),
+        ]
+    async with over_a_link(make, *toxics) as (scene, _):
+        text = "x" * 1000
+        for number in (1, 2):
+            story = await scene.ask(text, store=False)
+            story.assert_answer(text)
+            assert 30 < story.took < 300
+            assert number == scene.server.statistics().creates
+        assert {} == scene.closed
+        assert 1 == scene.pool.statistics().dialed
+
+
+async def test_f10_standstill(make: Make, autojump_clock) -> None:
+    """F10: the link stands still for a minute, in mid-turn or while idle, and then everything comes
+    -> nothing: the answer, late, on the same connection.
+    """
+    async with over_a_link(make, delay_per_token=1) as (scene, link), trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            story = await scene.ask()
+            story.assert_answer()
+            assert list(EVENTS) == story.types
+
+        async def stand_still() -> None:
+            still = [Latency(1e6), Latency(1e6, direction="up")]
+            for toxic in still:
+                link.add(toxic)
+            await trio.sleep(60)
+            for toxic in still:
+                link.remove(toxic)
+
+        nursery.start_soon(ask)
+        await trio.sleep(2.5)
+        await stand_still()
+        await trio.sleep(30)
+        await stand_still()
+        await trio.sleep(30)
+        assert {} == scene.closed
+        await scene.assert_well(creates=1, connection=1, text="hi")
 
 
 async def test_f85_blocked_event_loop(make: Make, autojump_clock: MockClock) -> None:

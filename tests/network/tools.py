@@ -95,7 +95,7 @@ class Program:
 
 
 def _die_with_the_tests() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # upon which they end what they started
 
 
 def _start(log: Path, command: Sequence[str | Path]) -> Program:
