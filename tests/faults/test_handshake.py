@@ -37,7 +37,7 @@ TOLD_AFTER = 120.0
 ONE_DIAL = {"dial_concurrency": 1}
 
 #: "At once", over real sockets on a busy machine.
-SOON = 2.0
+SOON = 5.0
 
 Handler = Callable[[trio.SocketStream], Awaitable[None]]
 

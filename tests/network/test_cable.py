@@ -10,18 +10,19 @@ import attrs
 import pytest
 import trio
 
+import wspool
 from tests.faults.scene import QUESTION, TAP_PING, Make, Scene, faulty
 from wspool.server import Fault, Server
 from wspool.wire import dial
 from wspool.wire.wire import Endpoint
 
-from .tools import Network
+from .tools import Network, until
 
 #: Seconds of silence before a ping, and for an answer: short, as real time passes.
 IMPATIENT = {"ping_interval": 0.2, "ping_timeout": 0.4, "close_timeout": 10}
 
-#: In these, a dead link is found; with half a second for a busy machine.
-FOUND_OUT = 0.6 + 0.5
+#: In these, a dead link is found; with two seconds for a busy machine.
+FOUND_OUT = 0.6 + 2
 
 CLOSE = 0x88
 
@@ -84,8 +85,7 @@ async def test_a_black_hole_in_mid_turn(make: Make, net: Network, directions: tu
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cut)
             (await scene.ask("word " * 20)).assert_lost("accepted", took=0.7 + FOUND_OUT + 0.5)
-        await trio.sleep(0.1)
-        assert scene.taps[0].closed
+        await until(lambda: scene.taps[0].closed)
         assert 0 == scene.taps[0].count(CLOSE)
         assert {"lost": 1} == scene.closed
         net.heal()
@@ -108,8 +108,8 @@ async def test_a_half_open_link_while_idle(make: Make, net: Network) -> None:
     async with across(net, make, limits=IMPATIENT) as scene:
         (await scene.ask()).assert_answer()
         net.drop("down")
-        await trio.sleep(FOUND_OUT)
-        assert (0, {"lost": 1}) == (scene.pool.statistics().size, scene.closed)
+        await until(lambda: scene.pool.statistics().size == 0)
+        assert {"lost": 1} == scene.closed
         net.heal()
         await scene.assert_well(creates=1, connection=2)
 
@@ -121,7 +121,7 @@ async def test_leaving_a_pool_on_a_dead_link_takes_close_timeout(make: Make, net
         net.drop("up", "down")
         began = trio.current_time()
         await scene.pool.aclose()
-        assert trio.current_time() - began < 1
+        assert trio.current_time() - began < 3
 
 
 async def test_a_firewall_that_resets(make: Make, net: Network) -> None:
@@ -130,7 +130,7 @@ async def test_a_firewall_that_resets(make: Make, net: Network) -> None:
         async with scene.pool.lease() as lease:
             (await scene.ask_bare(lease, "one")).assert_answer("one")
             net.reject()
-            (await scene.ask_bare(lease, "two")).assert_lost("ambiguous", close_code=1006, took=0.5)
+            (await scene.ask_bare(lease, "two")).assert_lost("ambiguous", close_code=1006, took=2)
         net.heal()
         (await scene.ask("three")).assert_answer("three")
 
@@ -146,11 +146,11 @@ async def test_a_kernel_that_kills_the_socket(make: Make, net: Network) -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(kill)
-            (await scene.ask(QUESTION * 5)).assert_lost("accepted", close_code=1006, took=1)
+            (await scene.ask(QUESTION * 5)).assert_lost("accepted", close_code=1006, took=3)
         (await scene.ask("hi")).assert_answer("hi")
         net.kill()
-        await trio.sleep(0.1)
-        assert (0, {"lost": 2}) == (scene.pool.statistics().size, scene.closed)
+        await until(lambda: scene.pool.statistics().size == 0)
+        assert {"lost": 2} == scene.closed
         (await scene.ask("hi")).assert_answer("hi")
 
 
@@ -204,20 +204,19 @@ async def test_f47_no_more_ports(make: Make, net: Network) -> None:
     connections that are there go on, turns wait for one of them or for a port.
     """
     net.limit_ports(4)
-    async with across(net, make, delay_per_token=0.1, limits={"max_size": 8}) as scene:
-        reasons: list[str] = []
+    reasons: list[str] = []
+
+    class Watch(wspool.Instrument):
+        def pool_degraded(self, message: str) -> None:
+            reasons.append(message)
+
+    options = {"instrument": Watch()}
+    async with across(net, make, delay_per_token=0.1, limits={"max_size": 8}, pool_options=options) as scene:
 
         async def ask(number: int) -> None:
             (await scene.ask(f"{number}")).assert_answer(f"{number}")
 
-        async def watch() -> None:
-            await trio.sleep(0.05)
-            failure = scene.pool._core.failure
-            assert failure is not None
-            reasons.append(failure.message)
-
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
             for number in range(9):
                 nursery.start_soon(ask, number)
         assert "Cannot assign requested address" in reasons[0]

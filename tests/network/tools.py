@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,17 @@ import attrs
 import pytest
 import trio
 
-__all__ = ["PACKAGES", "Network", "Program", "free_port", "lacks", "needs", "network", "running"]
+__all__ = [
+    "PACKAGES",
+    "Network",
+    "Program",
+    "free_port",
+    "lacks",
+    "needs",
+    "network",
+    "running",
+    "until",
+]
 
 #: What brings a program, on Debian.
 PACKAGES: Final = {
@@ -69,6 +79,13 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until *condition* holds, which another program or the kernel brings about."""
+    with trio.fail_after(_PATIENCE):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.01)
 
 
 # -- programs ---------------------------------------------------------------------------------------
