@@ -12,10 +12,11 @@ import trio
 
 import wspool
 from tests.faults.scene import QUESTION, TAP_PING, Make, Scene, faulty
-from wspool.server import Fault, Server
+from wspool.server import Fault, FaultRule, Server
 from wspool.wire import dial
 from wspool.wire.wire import Endpoint
 
+from .front import Terse
 from .tools import Network, until
 
 #: Seconds of silence before a ping, and for an answer: short, as real time passes.
@@ -28,7 +29,9 @@ CLOSE = 0x88
 
 
 @asynccontextmanager
-async def across(net: Network, make: Make, *faults: Fault, **options: Any) -> AsyncGenerator[Scene]:
+async def across(
+    net: Network, make: Make, *faults: Fault | FaultRule, **options: Any
+) -> AsyncGenerator[Scene]:
     """A pool near, a server far."""
     server: Server | None = None
     problem: BaseException | None = None
@@ -191,11 +194,11 @@ async def test_a_long_link(make: Make, net: Network) -> None:
 
 async def test_small_packets(make: Make, net: Network) -> None:
     """Frames are cut where packets end; also when packets get smaller while the connection lives."""
-    text = "é" * 100_000
-    async with across(net, make) as scene:
+    big = FaultRule(Fault("big_terminal", size=300_000), times=None)
+    async with across(net, make, big, model=Terse()) as scene:
         for size in (1500, 576):
             net.limit_packets(size)
-            (await scene.ask(text)).assert_answer(text)
+            (await scene.ask("é" * 150_000)).assert_answer("ok")
         assert 1 == scene.pool.statistics().dialed
 
 

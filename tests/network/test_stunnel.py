@@ -13,8 +13,9 @@ import trustme
 
 from tests.faults.scene import QUESTION, Make
 from tests.faults.test_handshake import refused_dial
+from wspool.server import Fault, FaultRule
 
-from .front import Front, behind
+from .front import Front, Terse, behind
 from .tools import Program, free_port, needs, running, until
 
 STUNNEL = """
@@ -65,9 +66,10 @@ async def test_tls_ends_in_stunnel(
 ) -> None:
     """Turns of all sizes; then the TLS connection ends without its goodbye, which is no end of an answer."""
     front = stunnel(tmp_path, authority.issue_cert("localhost"))
-    async with behind(front, make, context=trusting) as (scene, _):
-        for text in (QUESTION, "é" * 200_000):
-            (await scene.ask(text)).assert_answer(text)
+    big = FaultRule(Fault("big_terminal", size=300_000), create=2)
+    async with behind(front, make, big, context=trusting, model=Terse()) as (scene, _):
+        for text in (QUESTION, "é" * 150_000):
+            (await scene.ask(text)).assert_answer("ok")
         assert 1 == scene.pool.statistics().dialed
     async with behind(front, make, context=trusting, delay_per_token=0.02) as (scene, program):
 
