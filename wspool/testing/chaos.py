@@ -305,8 +305,7 @@ class _Way:
                     await self._send(chunk.data, target)
                 else:
                     await self._link.until(self._end_due, chunk)
-                    if not self._toxics(Timeout):
-                        return await self._end(target)
+                    return await self._end(target)
                 self._waiting.popleft()
                 self._size -= len(chunk.data)
                 self._move()
