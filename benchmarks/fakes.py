@@ -192,6 +192,7 @@ class SilentWire:
     """A WebSocket on which nothing happens."""
 
     headers: Sequence[tuple[str, str]] = ()
+    heard_at = 0.0
 
     def __init__(self) -> None:
         self._over = trio.Event()

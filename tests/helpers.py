@@ -88,6 +88,7 @@ class FakeWire:
         self.answers = True
         self.stuffed = False
         self.crash: BaseException | None = None
+        self.heard_at = trio.current_time()
         self.batched = True
         self.on_request: Callable[[FakeWire, dict[str, Any]], None] | None = None
         self._close_timeout = close_timeout
@@ -140,6 +141,7 @@ class FakeWire:
             await self._changed.wait()
             self._check_crash()
             self._check_open()
+        self.heard_at = trio.current_time()
 
     async def aclose(self) -> None:
         try:
@@ -160,6 +162,7 @@ class FakeWire:
 
     def push(self, *events: Mapping[str, Any] | str | bytes) -> None:
         """Let messages arrive, all in one read."""
+        self.heard_at = trio.current_time()
         for event in events:
             self._inbox.append(event if isinstance(event, (str, bytes)) else json.dumps(event))
         self._change()

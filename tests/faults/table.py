@@ -13,6 +13,9 @@ __all__ = ["DOCUMENT", "Row", "render", "rows"]
 
 _HERE: Final = Path(__file__).parent
 
+#: Where the tests are.
+_FOLDERS: Final = (_HERE, _HERE.parent / "network")
+
 #: The table, for people.
 DOCUMENT: Final = _HERE.parent.parent / "docs" / "faults.md"
 
@@ -22,9 +25,10 @@ _ROW: Final = re.compile(r"^([FD]\d\d): (.+?) -> (.+?)$", re.DOTALL)
 _HEAD: Final = """\
 # Faults, and what you see of them
 
-Each row is proved by the test of its number in `tests/faults`, on both wires, against the reference server,
-under a virtual clock; some of them over real sockets as well. This page is made from those tests:
-`python -m tests.faults` writes it.
+Each row is proved by the test of its number: in `tests/faults`, on both wires where a wire matters, against
+the reference server, under a virtual clock where time passes; and in `tests/network`, over a real network
+between two namespaces, with packets dropped, and through nginx, haproxy and stunnel. This page is made from
+those tests: `python -m tests.faults` writes it.
 
 Unless a row says otherwise nothing is sent again (`replay="proven"`), no other turn notices, and the next
 turn works: on the same connection if that is provably clean, on another if it is not. *Nothing* means that
@@ -34,8 +38,8 @@ the turn goes well and your code sees no sign of the fault. Seconds are those of
 _SECTIONS: Final = {
     "F": (
         "The catalogue",
-        "F01 to F30 are about the connection, F31 to F47 about making it, F48 to F68 about what is said over "
-        "it, F87 to F94 about secrets. What is missing of the handshake is in `tests/wire` and `tests/pool`.",
+        "F01 to F30 are about the connection, F31 to F47 about the way to it, F48 to F68 about what is said "
+        "over it, F69 to F86 about your tasks, the process and its clocks, the rest about security.",
     ),
     "D": ("Defects of other clients", "What other clients of this protocol were seen to get wrong."),
 }
@@ -67,9 +71,9 @@ def rows() -> list[Row]:
         ValueError: a test is named for a number, and its docstring is no row of it.
     """
     found: list[Row] = []
-    for path in sorted(_HERE.glob("test_*.py")):
+    for path in sorted(path for folder in _FOLDERS for path in folder.glob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.AsyncFunctionDef):
+            if not isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef):
                 continue
             name = re.match(r"test((?:_[fd]\d\d)+)_", node.name)
             if name is None:

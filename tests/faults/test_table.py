@@ -6,9 +6,9 @@ from .table import DOCUMENT, render, rows
 
 
 def test_every_fault_has_its_test() -> None:
-    """F01 to F30, the answers to a handshake, F48 to F68, secrets, and the defects of others."""
+    """All of the catalogue, and the defects of others."""
     numbers = {row.number for row in rows()}
-    faults = {f"F{number:02}" for number in (*range(1, 31), *range(37, 45), *range(48, 69), *range(87, 95))}
+    faults = {f"F{number:02}" for number in range(1, 95)}
 
     assert set() == faults - numbers
     assert {f"D{number:02}" for number in range(1, 17)} == {each for each in numbers if each[0] == "D"}

@@ -374,6 +374,25 @@ async def test_a_message_counts_as_life(autojump_clock) -> None:
         assert ({}, 2) == (pool.statistics().closed, connector.wire.pings)
 
 
+async def test_bytes_count_as_life(autojump_clock) -> None:
+    """Pieces of a message excuse an unanswered ping too, until `ping_timeout` after the last of them."""
+    connector = FakeConnector(echo)
+    limits = policy(min_idle=1, max_size=1, ping_interval=20, ping_timeout=60)
+    async with fake_pool(connector, limits=limits) as pool:
+        await pool.wait_ready()
+        connector.wire.set(answers=False)
+        for _ in range(20):
+            await trio.sleep(15)
+            connector.wire.heard_at = trio.current_time()
+        last = trio.current_time()
+        await trio.sleep(59)
+        assert {} == pool.statistics().closed
+        await trio.sleep(2)
+
+        assert {"lost": 1} == pool.statistics().closed
+        assert 61 == pytest.approx(trio.current_time() - last)
+
+
 async def test_a_ping_outlived_by_its_connection_is_no_news(autojump_clock) -> None:
     """A connection that dies while its ping is out is reported once."""
     connector = FakeConnector(echo)

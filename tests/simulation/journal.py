@@ -82,6 +82,10 @@ class TappedWire:
         self._journal = journal
         self._link = link
 
+    @property
+    def heard_at(self) -> float:
+        return self._wire.heard_at
+
     async def send(self, message: bytes) -> None:
         self._journal.hand(self._link, json.loads(message))
         await self._wire.send(message)

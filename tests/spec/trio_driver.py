@@ -40,6 +40,7 @@ class HeldWire:
     """A wire whose every move waits for the test. Sends are taken at once."""
 
     headers: Sequence[tuple[str, str]] = ()
+    heard_at = 0.0
 
     def __init__(self) -> None:
         self.inbound, self._received = trio.open_memory_channel[str](1000)

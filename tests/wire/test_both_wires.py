@@ -523,6 +523,17 @@ async def test_messages_in_small_pieces_are_whole(make, few_fragments):
             assert list(await wire.receive()) == ["y" * few_fragments]
 
 
+async def test_pieces_of_a_message_are_signs_of_life(make, autojump_clock):
+    """Bytes count, not messages: a large one may take minutes."""
+    async with scripted(make) as (wire, server), trio.open_nursery() as nursery:
+        nursery.start_soon(wire.receive)
+        for byte in frame(TEXT, b"xy"):
+            await trio.sleep(10)
+            await server.send_all(bytes([byte]))
+            await trio.testing.wait_all_tasks_blocked()
+            assert wire.heard_at == pytest.approx(trio.current_time(), abs=1e-6)
+
+
 @pytest.mark.parametrize("operation", ["send", "ping"])
 async def test_nothing_is_written_after_a_write_that_was_cut_short(make, autojump_clock, operation):
     """The peer would take the next bytes for the rest of the frame: no send, ping, pong or close."""

@@ -142,7 +142,7 @@ class PoolPolicy:
         retire_spread: seconds over which planned retirements are spread.
         turn_reserve: seconds of life a connection must have left for a turn to start on it.
         ping_interval: seconds of silence after which the peer is pinged, None for never.
-        ping_timeout: seconds after which an unanswered ping means that the peer is gone.
+        ping_timeout: seconds without a pong, or any other byte, after which the peer is gone.
             Late pongs are normal while a model writes (9.6 s were measured), hence 60.
         send_timeout: seconds for one message to be taken by the network.
         max_message_size: largest inbound message, in bytes. A final event repeats the whole output.

@@ -253,17 +253,27 @@ class Connection:
                 self._poison(CloseReason.DIRTY)
 
     async def ping(self) -> bool:
-        """Return whether the peer is there: it answered, or anything came from it meanwhile."""
-        asked_at = self._owner.now()
-        with trio.move_on_after(self._owner.policy.ping_timeout):
-            try:
-                if self._wire is not None:
-                    await self._wire.ping()
-                    self.heard_at = self._owner.now()
-            except WireClosedError:
-                return False
-        # While reading pauses no pong can be seen.
-        return self.paused or self.heard_at >= asked_at
+        """Return whether the peer is there: False once nothing at all came from it for `ping_timeout`."""
+        wire = self._wire
+        if wire is None:
+            return False
+        patience = self._owner.policy.ping_timeout
+        since = trio.current_time()
+        # Any byte counts, not only the pong: that one may wait behind a large message on a slow link.
+        while (deadline := max(since, wire.heard_at) + patience) > trio.current_time():
+            with trio.move_on_at(deadline):
+                try:
+                    await wire.ping()
+                except WireClosedError:
+                    return False
+                self.heard_at = self._owner.now()
+                return True
+            if self.paused:
+                return True  # while reading pauses no pong can be seen
+            # Time may be up only because somebody kept the whole program busy. What came meanwhile
+            # is read in the same step in which the deadline was found to have passed, before the next.
+            await trio.lowlevel.checkpoint()
+        return False
 
     def spawn(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
         """Run a task that ends with this connection, and whose crash is the end of it."""

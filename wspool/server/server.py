@@ -112,7 +112,7 @@ class Server:
         self._rejections: deque[Rejection] = deque()
         self._authority = f"{address[0]}:{address[1]}" if address else "localhost"
         self._connections = 0
-        self._open = self._total = self._peak = self._http = self._rejected = self._failures = 0
+        self._taken = self._open = self._total = self._peak = self._http = self._rejected = self._failures = 0
 
     @property
     def url(self) -> str:
@@ -214,7 +214,12 @@ class Server:
             if rejection.status != 101:
                 await stream.send_all(response_head(rejection))
                 return
-        await self._serve_websocket(Line(stream, bytes(head)), memory, rejection)
+        # Counted from here, so that handshakes that come together do not all find the last place free.
+        self._taken += rejection is None
+        try:
+            await self._serve_websocket(Line(stream, bytes(head)), memory, rejection)
+        finally:
+            self._taken -= rejection is None
 
     def _rejection(self, request: h11.Request) -> Rejection | None:
         if self._rejections:
@@ -223,7 +228,7 @@ class Server:
             return Rejection(status=404)
         if self._api_key is not None and header(request, b"authorization") != f"Bearer {self._api_key}":
             return Rejection.of(not_authorized())
-        if self._open >= self._max_connections:
+        if self._taken >= self._max_connections:
             return Rejection.of(
                 TurnError(
                     type="rate_limit_error",

@@ -1,6 +1,36 @@
-"""For tests and reports: contract suites (whatever passes them may stand behind a pool), and replay."""
+"""For tests and reports: contract suites (what passes them may stand behind a pool), chaos, and replay."""
 
 from wspool.core.trace import ReplayError, replay
+from wspool.testing.chaos import (
+    Bandwidth,
+    ChaosProxy,
+    Latency,
+    LimitData,
+    ResetPeer,
+    Slicer,
+    SlowClose,
+    Timeout,
+    Toxic,
+    open_chaos_link,
+    open_chaos_proxy,
+)
 from wspool.testing.check_wire import MakePair, Peer, check_wire
 
-__all__ = ["MakePair", "Peer", "ReplayError", "check_wire", "replay"]
+__all__ = [
+    "Bandwidth",
+    "ChaosProxy",
+    "Latency",
+    "LimitData",
+    "MakePair",
+    "Peer",
+    "ReplayError",
+    "ResetPeer",
+    "Slicer",
+    "SlowClose",
+    "Timeout",
+    "Toxic",
+    "check_wire",
+    "open_chaos_link",
+    "open_chaos_proxy",
+    "replay",
+]

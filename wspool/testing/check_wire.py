@@ -6,7 +6,8 @@ raises AssertionError at the first promise of `wspool.wire.wire.Wire` that does 
 Rules of this suite:
 
 * Each check gets a pair of its own, and uses the wire through the seam only.
-* It never sleeps; a deadline (trio's clock) only ends a check that hangs.
+* It sleeps for a millisecond where two moments have to be told apart, and nowhere else; a deadline
+  (trio's clock) only ends a check that hangs.
 """
 
 from __future__ import annotations
@@ -120,6 +121,24 @@ async def _operations_are_checkpoints(wire: Wire, peer: Peer) -> None:
 
 async def _header_names_are_lower_case(wire: Wire, peer: Peer) -> None:
     assert all(name == name.lower() for name, _ in wire.headers)
+
+
+async def _what_comes_is_a_sign_of_life(wire: Wire, peer: Peer) -> None:
+    async def heard(operation: Callable[[], Awaitable[object]]) -> None:
+        began = trio.current_time()
+        assert wire.heard_at <= began, "heard_at is not a time on trio's clock"
+        await trio.sleep(0.001)
+        assert wire.heard_at <= began, "a sign of life, and nothing came"
+        since = trio.current_time()
+        await operation()
+        assert since <= wire.heard_at <= trio.current_time(), "what came is no sign of life"
+
+    async def hear() -> None:
+        await peer.send("x")
+        await _receive(wire, 1)
+
+    await heard(hear)
+    await heard(wire.ping)
 
 
 async def _a_ping_returns_while_messages_wait(wire: Wire, peer: Peer) -> None:
@@ -243,6 +262,7 @@ _CHECKS: Final[tuple[Callable[[Wire, Peer], Awaitable[None]], ...]] = (
     _order_is_kept,
     _operations_are_checkpoints,
     _header_names_are_lower_case,
+    _what_comes_is_a_sign_of_life,
     _a_ping_returns_while_messages_wait,
     _a_cancelled_ping_harms_nothing,
     _a_cancelled_receive_loses_nothing,

@@ -48,6 +48,9 @@ class TLSStream(trio.abc.Stream):
         self._lock = trio.Lock()
         self._broken = False
         self._ended = False
+        #: A task is reading the stream below; others wait until it has.
+        self._pulling = False
+        self._pulled = trio.lowlevel.ParkingLot()
 
     def version(self) -> str | None:
         """Return the name of the TLS version, such as "TLSv1.3"; None before the handshake."""
@@ -86,11 +89,17 @@ class TLSStream(trio.abc.Stream):
         Raises:
             trio.BrokenResourceError: the stream broke, now or earlier.
         """
-        try:
-            if data:  # OpenSSL has no empty records
+        while data:  # OpenSSL has no empty records
+            try:
                 self._tls.write(data)
-        except ssl.SSLError as error:
-            raise trio.BrokenResourceError("TLS cannot send") from error
+                break
+            except ssl.SSLWantReadError as error:
+                # The server wants to renegotiate (TLS 1.2), and speaks before we may.
+                await self._flush()
+                if not await self._pull():
+                    raise trio.BrokenResourceError("the stream ended in a renegotiation") from error
+            except ssl.SSLError as error:
+                raise trio.BrokenResourceError("TLS cannot send") from error
         await self._flush()
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -147,8 +156,16 @@ class TLSStream(trio.abc.Stream):
         return b"".join(pieces)
 
     async def _pull(self) -> bool:
-        """Read the stream below once; return whether there was something."""
-        data = await self._transport.receive_some(_RECEIVE)
+        """Read the stream below once, or wait until another task has; return whether there was something."""
+        if self._pulling:
+            await self._pulled.park()
+            return not self._ended
+        self._pulling = True
+        try:
+            data = await self._transport.receive_some(_RECEIVE)
+        finally:
+            self._pulling = False
+            self._pulled.unpark_all()
         if not data:
             self._ended = True
             return False

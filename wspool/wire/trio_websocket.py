@@ -54,6 +54,8 @@ class _GuardedStream(trio.abc.Stream):
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
+        #: When bytes last came, on trio's clock.
+        self.heard_at = trio.current_time()
         #: Cancelled when the stream ends; the upgrade waits inside it.
         self.upgrade = trio.CancelScope()
         #: What came so far, while the upgrade is going on; None afterwards.
@@ -94,7 +96,9 @@ class _GuardedStream(trio.abc.Stream):
             raise
         if not data:
             self._end(None)
-        elif self.answer is not None:
+            return data
+        self.heard_at = trio.current_time()
+        if self.answer is not None:
             self.answer += data
             if len(self.answer) > MAX_HEAD + MAX_REJECT_BODY:
                 too_long = trio.BrokenResourceError("the answer to the upgrade is too long")
@@ -263,6 +267,11 @@ class _TrioWebSocketWire:
 
     def __repr__(self) -> str:
         return f"<TrioWebSocketWire {'closed' if self._over or self._connection.closed else 'open'}>"
+
+    @property
+    def heard_at(self) -> float:
+        """When bytes last came, in seconds on trio's clock."""
+        return self._stream.heard_at
 
     async def send(self, message: bytes) -> None:
         """Send one text message of UTF-8 bytes. A checkpoint; not returning normally ends the wire.

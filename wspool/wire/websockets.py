@@ -171,6 +171,8 @@ class _WebSocketsWire:
         self._protocol = protocol
         self._stream = stream
         self._close_timeout = close_timeout
+        #: When bytes last came, on trio's clock.
+        self.heard_at = trio.current_time()
         self._inbox: list[str] = []
         #: Bytes read since the inbox was last emptied.
         self._unread = 0
@@ -336,6 +338,7 @@ class _WebSocketsWire:
             if not data:
                 self._finish(ABNORMAL_CLOSURE, at_once=True)
             elif self._end is None:
+                self.heard_at = trio.current_time()
                 self._unread += len(data)
                 self._protocol.receive_data(data)
                 self._take(cast("list[Frame]", self._protocol.events_received()))

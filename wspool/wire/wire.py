@@ -143,6 +143,16 @@ class Wire(Protocol):
         """Headers of the 101 answer, names in lower case."""
         ...
 
+    @property
+    def heard_at(self) -> float:
+        """When bytes last came from the peer, in seconds on trio's clock; the upgrade's answer counts.
+
+        Bytes, not messages: a large message on a slow link is a sign of life all the while it comes
+        (over TLS, record by record). What was not read yet does not count, so that it may stand still
+        while nobody is in `receive` or `ping`.
+        """
+        ...
+
     async def send(self, message: bytes) -> None:
         """Send one text message.
 
