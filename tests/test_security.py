@@ -22,6 +22,7 @@ OWN = {
         "min_idle",
         "max_idle",
         "dial_concurrency",
+        "lanes",
         "max_waiting",
         "give_up_after",
         "count_closing",

@@ -832,7 +832,8 @@ class PoolMachine(RuleBasedStateMachine):
         if coming >= self.need(held_back=self.held_back):
             return
         if failure is None:
-            assert len(world.dials) >= outage.dial_limit, "nobody dials what is needed"
+            due = self.core.next_deadline() <= self.now  # what was held back, and nobody has ticked yet
+            assert due or len(world.dials) >= outage.dial_limit, "nobody dials what is needed"
         elif world.waiters or not failure.permanent:
             due = self.core.next_deadline()
             assert world.dials or due <= max(self.now, outage.probe_at), "nobody wakes the prober"

@@ -711,6 +711,9 @@ class PoolCore:
             if left == len(roster.leaving):
                 break
             self._grow(now, commands)
+        # Now that the pool is full, those in line may starve who could hope for a dial before.
+        if self._waiters and roster.parked:
+            self._match(now, commands)
         return commands
 
     def _match(self, now: float, commands: list[Command]) -> None:
