@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from benchmarks.link import Punctual
 from benchmarks.script import STAMP, Say, steps_of
 
 __all__ = ["main"]
@@ -38,7 +39,7 @@ class Blaster:
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         self.context = context
-        self.selector = selectors.DefaultSelector()
+        self.selector = Punctual()
         #: What to write when, in order: (time, tie break, peer, frames).
         self.due: list[tuple[float, int, Peer, Sequence[bytes]]] = []
         self.numbers = 0

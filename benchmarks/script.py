@@ -17,7 +17,7 @@ import attrs
 __all__ = ["STAMP", "Say", "events_of", "steps_of"]
 
 #: Stands in a delta where its time of sending goes, in nanoseconds on the machine's monotonic clock.
-STAMP: Final = b"0000000000000000"
+STAMP: Final = b"~" * 16
 
 @attrs.frozen(kw_only=True)
 class Say:
