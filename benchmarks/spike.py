@@ -23,7 +23,7 @@ IDEAL = REQUESTS / WARM * USE
 
 def run(*, quick: bool) -> list[Row]:
     """Measure it."""
-    rounds = 3 if quick else 9
+    rounds = 1 if quick else 9
 
     async def scenario(pool: Pool, loop: Loop) -> tuple[int, float]:
         before = pool.opened
