@@ -17,7 +17,9 @@ def main(arguments: list[str]) -> int:
     """Run what *arguments* ask for; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure wspool and its peers.")
     parser.add_argument(
-        "name", nargs="?", help="which benchmark, or report; without one they are listed, or all run with --json"
+        "name",
+        nargs="?",
+        help="which benchmark, or report; without one they are listed, or all run with --json",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the numbers there as well; report reads them there"

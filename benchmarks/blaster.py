@@ -227,7 +227,8 @@ class Peer:
         method, target, _ = lines[0].split(b" ")
         self._say = Say.parse(target.partition(b"?")[2].decode())
         headers = {
-            name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(b":") for line in lines[1:])
         }
         if method == b"GET":
             key = base64.b64encode(hashlib.sha1(headers[b"sec-websocket-key"] + _GUID).digest())

@@ -145,12 +145,15 @@ async def _open_floor(load: Load) -> AsyncGenerator[list[Turn], None]:
         for _ in range(load.connections):
             stream: trio.abc.Stream = await trio.open_tcp_stream("127.0.0.1", parts.port or 0)
             if load.context is not None:
-                stream = trio.SSLStream(stream, load.context, server_hostname="localhost", https_compatible=True)
+                stream = trio.SSLStream(
+                    stream, load.context, server_hostname="localhost", https_compatible=True
+                )
             await stack.enter_async_context(stream)
             key = base64.b64encode(os.urandom(16)).decode()
             await stream.send_all(
                 f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\n"
-                f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+                f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                f"Sec-WebSocket-Key: {key}\r\n\r\n".encode()
             )
             answer = b""
             while not answer.endswith(b"\r\n\r\n"):

@@ -1,4 +1,4 @@
-"""What an event costs: CPU of the client per streamed event, beside every other client, plain and over TLS.
+"""What an event costs: CPU of the client per event, beside every other client, plain and over TLS.
 
 20 connections at once, turns of 100 small deltas (about 220 bytes) and the 8 events around them. wspool
 is measured as its users have it: pool, lease, turn machine, event objects. (a) counted: events are
@@ -12,12 +12,11 @@ the garbage collector's sight: the collector is slower the more a program has im
 
 from __future__ import annotations
 
-import functools
 import gc
 import statistics
 from collections.abc import Callable
 
-from benchmarks.clients import CLIENTS, Load, available, play
+from benchmarks.clients import Load, available, play
 from benchmarks.harness import Row, Sample, in_turn, median, ratio
 from benchmarks.processes import Server, open_blaster
 from benchmarks.script import Say
@@ -111,6 +110,8 @@ def _measure(setting: str, server: Server, say: Say, rounds: int, turns: int) ->
         against(DEFAULT, "openai", "decoded", 1 / 2)
         against(FAST, "websockets", "decoded", 1.0)
     rows.append(
-        Row(metric=f"{setting}: the server's own CPU at its busiest", value=max(busy) * 100, unit="%", most=80)
+        Row(
+            metric=f"{setting}: the server's own CPU at its busiest", value=max(busy) * 100, unit="%", most=80
+        )
     )
     return rows

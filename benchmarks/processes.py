@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import attrs
 
@@ -69,7 +69,8 @@ class Process:
 
     def stop(self) -> None:
         """End it."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
@@ -142,8 +143,3 @@ def resident() -> int:
     """Bytes of memory this process holds now. Linux."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def busiest(*laps: dict[str, Any]) -> float:
-    """The largest share of a core that a process used, in percent."""
-    return max(lap["busy"] for lap in laps) * 100

@@ -82,7 +82,7 @@ def _events_table(rows: Rows) -> str:
 
 def _rollout_table(rows: Rows) -> str:
     lines = [
-        "| 25 tool calls, context to 400 KB, 40 ms round trip (`rollout`) | time | bytes sent | wspool saves |",
+        "| 25 tool calls, 400 KB, 40 ms round trip (`rollout`) | time | bytes sent | wspool saves |",
         "|---|---|---|---|",
     ]
     own = _find(rows, "rollout, 1 conversation: time, fast wire")

@@ -1,4 +1,4 @@
-"""The hour in which a pool's connections reach their lifetime limit: dials at once, waits, cuts. Virtual time.
+"""The hour in which connections reach their lifetime limit: dials at once, waits, cuts. Virtual time.
 
 128 connections opened in the same second, all in use: each task leases one for 30 seconds, again and
 again, through three lifetimes of an hour. Counted: the most handshakes within any ten seconds after the
@@ -8,12 +8,15 @@ that replaces a connection when its lifetime is over, which is what a limit with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import trio
 import trio.testing
 
 import wspool
-from benchmarks.fakes import SilentConnector
+from benchmarks.fakes import SilentConnector, SilentWire
 from benchmarks.harness import Row
+from wspool.wire.wire import Endpoint
 
 __all__ = ["run"]
 
@@ -51,9 +54,11 @@ class _Watched(SilentConnector):
         super().__init__(dial=DIAL)
         self.dials: list[float] = []
 
-    async def connect(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+    async def connect(
+        self, nursery: trio.Nursery, endpoint: Endpoint, headers: Sequence[tuple[str, str]]
+    ) -> SilentWire:
         self.dials.append(trio.current_time())
-        return await super().connect(*args, **kwargs)
+        return await super().connect(nursery, endpoint, headers)
 
 
 def _live(seconds: float) -> tuple[list[float], list[float], int]:

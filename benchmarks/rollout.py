@@ -1,4 +1,4 @@
-"""A rollout of 25 tool calls over a long link: WebSocket mode beside HTTP streaming, in every way of using it.
+"""A rollout of 25 tool calls over a long link: WebSocket mode beside HTTP streaming, in each way.
 
 The context grows to 400 KB, 16 KB per tool output. The model thinks 50 ms, then writes 40 tokens at
 1,000 per second, ten to an event. TLS; 40 ms round trip; 20 Mbit/s up for each connection, no limit down;
@@ -11,8 +11,8 @@ who opens many connections. Tools take no time. Everybody starts without a conne
 * previous id: keep-alive and `previous_response_id`, so that only what is new is sent. It needs a
   server that stores the conversation.
 
-`ideal`: think + stream + one round trip per turn + the bytes at link speed. `client`: what is left of the time
-when thinking, streaming and the link are taken off: client, server, machine.
+`ideal`: think + stream + one round trip per turn + the bytes at link speed. `client`: what is
+left of the time when thinking, streaming and the link are taken off: client, server, machine.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ def _measure(server: Server, link: Process, names: list[str], conversations: int
     many = f"{conversations} conversation{'s' if conversations > 1 else ''}"
     assumed = (
         f"{CALLS} calls, {CONTEXT // 1000} KB, think {THINK * 1e3:.0f} ms, {TOKENS} tokens a turn at "
-        f"{TOKENS_PER_SECOND}/s, round trip {ROUND_TRIP * 1e3:.0f} ms, {UP * 8 / 1e6:.0f} Mbit/s up per connection"
+        f"{TOKENS_PER_SECOND}/s, round trip {ROUND_TRIP * 1e3:.0f} ms, {UP * 8 / 1e6:.0f} Mbit/s up for each"
     )
     rows = []
     for name in own:

@@ -51,7 +51,9 @@ def _blast(server: Server, wire: str, name: str, sizes: tuple[int, ...], rounds:
             samples[size].append(play(name, load).per_event)
             busy = max(busy, server.process.lap()["busy"])
     cost = {size: statistics.median(one.micros for one in found) for size, found in samples.items()}
-    speed = {size: statistics.median(1e6 / one.wall_micros for one in found) for size, found in samples.items()}
+    speed = {
+        size: statistics.median(1e6 / one.wall_micros for one in found) for size, found in samples.items()
+    }
     growth = statistics.median(
         many.micros / few.micros for many, few in zip(samples[sizes[-1]], samples[sizes[0]], strict=True)
     )
@@ -123,7 +125,7 @@ def _stream(server: Server, wire: str, size: int, seconds: float) -> tuple[list[
         ):
             for number in range(size):
                 nursery.start_soon(converse, say.gap * number / size)
-            while connected < size:
+            while connected < size:  # noqa: ASYNC110  (a benchmark may poll before it begins)
                 await trio.sleep(0.01)
             begin.set()
             await trio.sleep(min(2 * say.gap, seconds) + 0.2)

@@ -19,6 +19,7 @@ __all__ = ["STAMP", "Say", "events_of", "steps_of"]
 #: Stands in a delta where its time of sending goes, in nanoseconds on the machine's monotonic clock.
 STAMP: Final = b"~" * 16
 
+
 @attrs.frozen(kw_only=True)
 class Say:
     """One kind of turn.
@@ -113,7 +114,11 @@ def events_of(say: Say, variant: int) -> list[dict[str, Any]]:
         "top_p": 1.0,
         "usage": None,
     }
-    usage = {"input_tokens": 100, "output_tokens": say.deltas, "total_tokens": 100 + say.deltas}
+    usage: dict[str, Any] = {
+        "input_tokens": 100,
+        "output_tokens": say.deltas,
+        "total_tokens": 100 + say.deltas,
+    }
     usage |= {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
     ended = {**response, "status": "completed", "output": [item], "usage": usage}
     deltas: list[dict[str, Any]] = [

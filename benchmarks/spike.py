@@ -1,6 +1,7 @@
-"""50 requests at once on 5 warm connections, 150 ms per handshake, 2 ms of use: what is opened, and how long it takes.
+"""50 requests at once on 5 warm connections: how many more are opened, and how long it takes.
 
-Real time, faked connections. The ideal opens nothing: ten rounds of 2 ms on what is warm.
+150 ms per handshake, 2 ms of use. Real time, faked connections. The ideal opens
+nothing: ten rounds of 2 ms on what is warm.
 """
 
 from __future__ import annotations
@@ -56,5 +57,3 @@ def run(*, quick: bool) -> list[Row]:
         Row(metric="spike: extra connections", value=own_extra, unit="", peers=extra, most=2),
         Row(metric="spike: time", value=own_took, unit="ms", peers=took, most=1.2 * IDEAL * 1e3),
     ]
-
-

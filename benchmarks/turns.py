@@ -85,9 +85,7 @@ def _throughput(server: Server, conversations: int, turns: int, rounds: int) -> 
 
 
 def _latency(server: Server, turns: int, rounds: int) -> list[Row]:
-    names = [
-        name for name in ("floor", *WIRES.values(), *LEASES.values(), *PEERS[1:]) if available(name)
-    ]
+    names = [name for name in ("floor", *WIRES.values(), *LEASES.values(), *PEERS[1:]) if available(name)]
     found: dict[str, list[Result]] = {name: [] for name in names}
     load = Load(server=server, say=Say(events=3), turns=turns, warm=50)
     for _ in range(rounds):
