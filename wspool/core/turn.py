@@ -81,6 +81,19 @@ class Reception(enum.Enum):
     DIRTY = "dirty"
 
 
+# An attribute of an enum costs as much as the rest of a line in the hot path.
+_STREAMING: Final = TurnState.STREAMING
+_DELIVER: Final = Reception.DELIVER
+
+#: Events that are more than output.
+_LOOKED_AT: Final = (
+    _ABOUT_CONNECTION
+    | TERMINAL
+    | _PROGRESS
+    | {"error", "response.error", "response.created", "response.output_item.done"}
+)
+
+
 class TurnMachine:
     """One turn. Feed it events with `receive`.
 
@@ -161,11 +174,20 @@ class TurnMachine:
         Raises:
             MalformedMessageError: an event that had to be decoded is no JSON object.
         """
+        number = event.sequence_number
+        if (
+            number is not None
+            and number == self._next
+            and event.type not in _LOOKED_AT
+            and self.state is _STREAMING
+            and event.stream_id is None
+        ):  # nearly all that ever comes; nothing below would say otherwise
+            self._next, self._counting, self.output_seen = number + 1, True, True
+            return _DELIVER
         if event.type in _ABOUT_CONNECTION:
             return Reception.IGNORE
         if self.state in (TurnState.NEW, TurnState.ENDED) or event.stream_id is not None:
             return Reception.DIRTY  # no request of ours names a lane, so no answer does
-        number = event.sequence_number
         if number is not None:
             if number == self._next:
                 self._next, self._counting = number + 1, True
