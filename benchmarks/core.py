@@ -32,7 +32,7 @@ CONTESTANTS = ("checkpoint", "Semaphore", "wspool", "aiohttp", "psycopg_pool", "
 
 def run(*, quick: bool) -> list[Row]:
     """Measure all of it."""
-    rounds = 5 if quick else 15
+    rounds = 3 if quick else 15
     return [
         *_leasing("uncontended", 1, 2000 if quick else 5000, rounds, most=2.3),
         *_leasing("contended", TASKS, 40 if quick else 100, rounds, most=3.0),

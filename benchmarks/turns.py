@@ -30,7 +30,7 @@ TEXT = "word " * 400
 
 def run(*, quick: bool) -> list[Row]:
     """Measure all of it."""
-    rounds = 3 if quick else 7
+    rounds = 2 if quick else 7
     rows = []
     with open_blaster() as server:
         rows += _throughput(server, 1, 300 if quick else 1000, rounds)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from wspool.core import frames
 from wspool.core.frames import Event, MalformedMessageError, ServerError, encode, parse_error, parse_event
 
 # Without low surrogates: a high one and a low one in a row are one character once they were JSON.
@@ -443,3 +446,44 @@ def test_an_absurd_reset_time_gives_a_usable_wait_or_none(number: str) -> None:
 def test_a_status_is_a_number() -> None:
     """True is no HTTP status."""
     assert error_of({"type": "error", "status": True, "error": {}}).status is None
+
+
+# -- with and without orjson ----------------------------------------------------------------
+
+
+@pytest.fixture
+def without_orjson(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if it were not installed."""
+    monkeypatch.setitem(sys.modules, "orjson", None)
+    frames._orjson.cache_clear()
+    yield
+    frames._orjson.cache_clear()
+
+
+BODIES = [
+    {"input": "\u00e9\u2028"},
+    {"n": None},
+    {"n": [1, 2.5, True]},
+    {"big": 2**70},
+    {"surrogate": "\ud800"},
+]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_the_same_bytes_without_orjson(body: dict[str, Any], without_orjson: None) -> None:
+    """What is installed changes the speed of a request, and no byte of it."""
+    slow = encode(body)
+    frames._orjson.cache_clear()
+    sys.modules.pop("orjson", None)
+
+    assert slow == encode(body)
+    assert body == json.loads(slow)
+    assert (
+        json.loads(b'{"type":"x",' + slow[1:]) == parse_event(b'{"type":"x",' + slow[1:]).data
+        or "big" in body
+    )
+
+
+def test_events_are_read_without_orjson(without_orjson: None) -> None:
+    """The standard library reads them as well."""
+    assert {"type": "x", "n": 1} == parse_event('{"type":"x","n":1}').data
