@@ -121,7 +121,7 @@ def calls_of_wspool(counted: list[int]) -> Any:
 def cost(deltas: int, *, batch: int = 10_000, streamed: bool) -> Cost:
     """Measure one turn after some warm ones."""
 
-    async def main() -> Cost:
+    async def main() -> None:
         wire = ReadyWire(answer(deltas), batch)
         policy = wspool.PoolPolicy(max_size=1, min_idle=0)
         connector = ReadyConnector(wire)
@@ -158,9 +158,11 @@ def cost(deltas: int, *, batch: int = 10_000, streamed: bool) -> Cost:
                     blocks = sys.getallocatedblocks() - before
             finally:
                 gc.enable()
-            return Cost(steps.count, wire.sent - sent - 1, counted[0], blocks)
+            found.append(Cost(steps.count, wire.sent - sent - 1, counted[0], blocks))
 
-    return trio.run(main, clock=trio.testing.MockClock())
+    found: list[Cost] = []
+    trio.run(main, clock=trio.testing.MockClock())
+    return found[0]
 
 
 @pytest.mark.parametrize("streamed", [True, False])
