@@ -34,7 +34,7 @@ SLOW = {"openai": 8, "trio-websocket": 2, "trio-websocket, tuned": 2, DEFAULT: 2
 
 def run(*, quick: bool) -> list[Row]:
     """Measure all of it."""
-    rounds, turns = (2, 24) if quick else (9, 64)
+    rounds, turns = (2, 8) if quick else (9, 64)
     rows = []
     with open_blaster() as plain, open_blaster(tls=True) as secure:
         rows += _measure("plain", plain, Say(), rounds, turns)

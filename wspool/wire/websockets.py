@@ -261,6 +261,7 @@ class _WebSocketsWire:
         Raises:
             WireClosedError: the wire closed first.
         """
+        await trio.lowlevel.checkpoint()  # the last place where a cancellation harms nothing
         self._pinged += 1
         number = self._pinged
         await self._transmit(partial(self._protocol.send_ping, number.to_bytes(4, "big")))
