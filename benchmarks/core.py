@@ -1,4 +1,4 @@
-"""What a lease costs: acquire and release, alone and in a crowd, at any size, in a spike, in an outage.
+"""What a lease costs: acquire and release, alone and in a crowd, at any size.
 
 * `uncontended`, `contended`: through the real pool on a silent connector, beside peers whose
   connections are faked in the same way (`benchmarks.fakes`). CPU time; 10 connections, one task
@@ -7,11 +7,6 @@
 * `pure core`: `PoolCore` alone, no event loop: one release that serves a waiter, and one new
   waiter in its place, with the look at the next deadline that the shell takes after each.
 * `queue`: parked waiters served, and cancelled, one after the other, down to the last.
-* `spike`: 50 requests at once, 5 warm connections, 150 ms per handshake, 2 ms of use. Real time.
-  The ideal opens nothing: ten rounds of 2 ms on what is warm.
-* `outage`: handshakes during 60 s without an endpoint, with 500 waiters and with 1. Virtual time.
-  The waiters come when the pool knows already; those of the very first instant are limited by
-  `dial_concurrency` only.
 """
 
 from __future__ import annotations
@@ -19,14 +14,9 @@ from __future__ import annotations
 import functools
 import itertools
 import statistics
-import time
 from collections.abc import Callable
 
-import trio
-import trio.testing
-
-import wspool
-from benchmarks.fakes import PEERS, Loop, Pool, SilentConnector, open_wspool, play
+from benchmarks.fakes import PEERS, Loop, Pool, play
 from benchmarks.harness import Row, Sample, Stopwatch, in_turn, installed, median, ratio
 from wspool.core.commands import Command, Grant, LeaseId, WaiterId
 from wspool.core.policy import OPENAI, PoolPolicy
@@ -42,13 +32,11 @@ CONTESTANTS = ("checkpoint", "Semaphore", "wspool", "aiohttp", "psycopg_pool", "
 
 def run(*, quick: bool) -> list[Row]:
     """Measure all of it."""
-    rounds = 5 if quick else 15
+    rounds = 3 if quick else 15
     return [
         *_leasing("uncontended", 1, 2000 if quick else 5000, rounds, most=2.3),
         *_leasing("contended", TASKS, 40 if quick else 100, rounds, most=3.0),
         *_core(rounds, quick),
-        *_spike(3 if quick else 9),
-        *_outage(),
     ]
 
 
@@ -264,99 +252,3 @@ def _core(rounds: int, quick: bool) -> list[Row]:
             Row(metric=f"{metric}: growth", value=ratio(large[name], small[name]), unit="x", most=2.0)
         )
     return rows
-
-
-# -- the spike ------------------------------------------------------------------------------------
-
-REQUESTS = 50
-WARM = 5
-DIAL = 0.150
-USE = 0.002
-IDEAL = REQUESTS / WARM * USE
-
-
-def _spike(rounds: int) -> list[Row]:
-    async def scenario(pool: Pool, loop: Loop) -> tuple[int, float]:
-        before = pool.opened
-        began = time.perf_counter()
-        await loop.together([lambda: pool.use(lambda _: loop.sleep(USE))] * REQUESTS)
-        took = time.perf_counter() - began
-        # What was begun because of the spike may still be under way.
-        await loop.sleep(2 * DIAL)
-        return pool.opened - before, took
-
-    careful = functools.partial(open_wspool, dial_concurrency=2)
-    contestants = {
-        "wspool": ("wspool", None),
-        "wspool, dial_concurrency=2": ("wspool", careful),
-        **{name: (name, None) for name in ("aiohttp", "psycopg_pool", "asyncpg") if installed(name)},
-    }
-    results: dict[str, list[tuple[int, float]]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for label, (name, opening) in contestants.items():
-            result = play(name, scenario, size=REQUESTS, warm=WARM, dial=DIAL, opening=opening)
-            if result is not None:
-                results[label].append(result)
-    extra: dict[str, float | None] = dict.fromkeys(["aiohttp", "psycopg_pool", "asyncpg"])
-    took = dict(extra)
-    for label, found in results.items():
-        extra[label] = statistics.median(opened for opened, _ in found)
-        took[label] = statistics.median(seconds for _, seconds in found) * 1e3
-    own_extra, own_took = extra.pop("wspool") or 0.0, took.pop("wspool") or 0.0
-    return [
-        Row(metric="spike: extra connections", value=own_extra, unit="", peers=extra, most=2),
-        Row(metric="spike: time", value=own_took, unit="ms", peers=took, most=1.2 * IDEAL * 1e3),
-    ]
-
-
-# -- the outage -----------------------------------------------------------------------------------
-
-OUTAGE = 60.0
-
-
-def _handshakes(waiters: int, seed: int) -> int:
-    """Handshakes that are tried in an outage, with so many in line all the time."""
-
-    connector = SilentConnector(dial=0.05)
-
-    async def main() -> None:
-        policy = wspool.PoolPolicy(max_size=128, min_idle=1)
-        async with wspool.open_pool(
-            "ws://localhost/v1/responses", api_key="sk-none", wire=connector, policy=policy
-        ) as pool:
-            await pool.wait_ready()
-            # The same jitter for all, or luck would be measured.
-            pool._random.seed(seed)
-            connector.handshakes, connector.down_until = 0, trio.current_time() + OUTAGE
-            pool.clear(interrupt=True)  # the network is gone, and what was open with it
-            await trio.sleep(0.5)
-
-            async def use() -> None:
-                async with pool.lease():
-                    pass
-
-            async with trio.open_nursery() as nursery:
-                for _ in range(waiters):
-                    nursery.start_soon(use)
-                await trio.sleep_until(connector.down_until)
-                counted.append(connector.handshakes)
-                nursery.cancel_scope.cancel()
-
-    counted: list[int] = []
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
-    return counted[0]
-
-
-def _outage() -> list[Row]:
-    seeds = range(5)
-    one = [_handshakes(1, seed) for seed in seeds]
-    many = [_handshakes(500, seed) for seed in seeds]
-    return [
-        Row(
-            metric="outage of 60 s: handshakes with 500 waiters",
-            value=statistics.mean(many),
-            unit="",
-            most=statistics.mean(one),
-            note=f"with 1 waiter {statistics.mean(one):g}; the mean of {len(seeds)} seeds",
-        )
-    ]

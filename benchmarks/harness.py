@@ -43,9 +43,14 @@ __all__ = [
 ]
 
 #: Modules of this package that measure nothing.
-_NOT_BENCHMARKS: Final = frozenset({"__main__", "harness", "fakes"})
+_NOT_BENCHMARKS: Final = frozenset(
+    {"__main__", "blaster", "clients", "fakes", "harness", "link", "processes", "report", "script"}
+)
 #: What a number depends on, as far as it is installed.
-_PACKAGES: Final = ("wspool", "trio", "attrs", "aiohttp", "psycopg_pool", "asyncpg", "httpcore")
+_PACKAGES: Final = (
+    *("wspool", "trio", "attrs", "trio-websocket", "websockets", "orjson", "openai", "httpx"),
+    *("aiohttp", "picows", "psycopg_pool", "asyncpg", "httpcore"),
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -58,6 +63,7 @@ class Row:
         unit: of the value and of the peers.
         peers: theirs, measured in the same run; None for a peer that is not installed.
         most: the target: the largest value that is good enough, None without one.
+        least: the target where more is better: the smallest value that is good enough.
         note: what a reader must know to judge the number.
     """
 
@@ -66,11 +72,14 @@ class Row:
     unit: str
     peers: Mapping[str, float | None] = attrs.field(factory=dict)
     most: float | None = None
+    least: float | None = None
     note: str = ""
 
     @property
     def met(self) -> bool | None:
         """Whether the target was met, None without one."""
+        if self.least is not None:
+            return self.value >= self.least
         return None if self.most is None else self.value <= self.most
 
 
@@ -213,7 +222,9 @@ def table(rows: Sequence[Row]) -> str:
     width = max(len(row.metric) for row in rows)
     lines = []
     for row in rows:
-        target = "" if row.most is None else f"  (target {row.most:g}: {'met' if row.met else 'MISSED'})"
+        bound = row.most if row.least is None else row.least
+        side = "at most" if row.least is None else "at least"
+        target = "" if bound is None else f"  ({side} {bound:g}: {'met' if row.met else 'MISSED'})"
         lines.append(f"{row.metric:{width}} {_shown(row.value):>9} {row.unit}{target}")
         if row.peers:
             theirs = ", ".join(f"{name} {_shown(value)}" for name, value in row.peers.items())

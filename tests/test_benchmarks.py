@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import cancel_churn, core, harness
+from benchmarks import cancel_churn, clients, core, harness, processes, report, script
 
 #: What a cost per operation may grow by from small to large. It is flat within measurement; what
 #: is rescanned per operation would make it a hundred times as large.
@@ -60,3 +61,70 @@ def test_a_missing_peer_is_null_and_not_zero() -> None:
     assert {"processor", "cores", "system"} == set(found["machine"])
     assert "python" in found["versions"]
     assert "absent missing" in harness.table([row])
+
+
+def test_the_report_fills_the_readme_from_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables go between the two marks and nowhere else, and each plot is there."""
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(
+        f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", encoding="utf-8"
+    )
+    peers: dict[str, float | None] = dict.fromkeys(
+        ("floor", "picows", "aiohttp", "websockets", "trio-websocket"), 2.0
+    )
+    rows = [
+        *(
+            harness.Row(
+                metric=f"plain: CPU per event, decoded, {wire}",
+                value=4,
+                unit="us",
+                peers={**peers, "openai": None},
+            )
+            for wire in ("fast wire", "default wire")
+        ),
+        harness.Row(metric="a target", value=3, unit="x", most=2),
+    ]
+    numbers = tmp_path / "out.json"
+    numbers.write_text(json.dumps(harness.as_json("events", rows)), encoding="utf-8")
+
+    assert 0 == command_line.main(["report", "--json", str(numbers)])
+
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+    assert "| plain, decoded | 2 | 4 | 4 | 2 | 2 | 2 | 2 | missing |" in text
+    assert "| a target | 3 x | at most 2 x | missed |" in text
+    assert (tmp_path / "docs" / "events.svg").read_text(encoding="utf-8").count("<rect") == 8
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", ["floor", "wspool, fast wire", "respond, default wire"])
+def test_a_client_sees_every_event_of_the_blaster(name: str) -> None:
+    """The server of the benchmarks speaks proper turns: all clients count the same events."""
+    with processes.open_blaster() as server:
+        load = clients.Load(server=server, say=script.Say(events=12), connections=3, turns=2)
+        result = clients.play(name, load)
+        account = server.process.account()
+
+    assert 3 * 2 * 12 == result.events
+    assert 3 * 2 == len(result.latencies)
+    assert 3 * 3 == account["turns"]  # one turn each was to warm up
+
+
+@pytest.mark.parametrize("events", [3, 8, 9, 30])
+@pytest.mark.parametrize("gap", [0.0, 0.01])
+@pytest.mark.parametrize("think", [0.0, 0.5])
+@pytest.mark.parametrize("call", [True, False])
+def test_a_paced_turn_is_the_whole_turn_in_order(events: int, gap: float, think: float, call: bool) -> None:
+    """However a turn is cut into steps, every event is in it once, numbered, and on time."""
+    say = script.Say(events=events, gap=gap, think=think, call=call)
+    steps = script.steps_of(say, 1, sse=False)
+
+    frames = [frame for _, part in steps for frame in part]
+    bodies = [json.loads(frame[4:] if frame[1] == 126 else frame[2:]) for frame in frames]
+    assert [*range(events)] == [body["sequence_number"] for body in bodies]
+    assert "response.completed" == bodies[-1]["type"]
+    assert sorted(when for when, _ in steps) == [when for when, _ in steps]
+    assert think + gap * say.deltas == pytest.approx(steps[-1][0])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from wspool.core import frames
 from wspool.core.error import WsPoolError
 from wspool.core.frames import (
     Event,
@@ -510,3 +513,40 @@ def test_who_looks_into_a_malformed_event_gets_an_error_of_wspool() -> None:
 
     assert isinstance(caught.value, MalformedMessageError)
     assert "accepted" == caught.value.delivery
+
+
+# -- with and without orjson ----------------------------------------------------------------
+
+
+@pytest.fixture
+def without_orjson(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if it were not installed."""
+    monkeypatch.setitem(sys.modules, "orjson", None)
+    frames._orjson.cache_clear()
+    yield
+    frames._orjson.cache_clear()
+
+
+BODIES = [
+    {"input": "\u00e9\u2028"},
+    {"n": None},
+    {"n": [1, 2.5, True]},
+    {"big": 2**70},
+    {"surrogate": "\ud800"},
+]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_the_same_bytes_without_orjson(body: dict[str, Any], without_orjson: None) -> None:
+    """What is installed changes the speed of a request, and no byte of it."""
+    slow = encode(body)
+    frames._orjson.cache_clear()
+    sys.modules.pop("orjson", None)
+
+    assert slow == encode(body)
+    assert body == json.loads(slow)
+
+
+def test_events_are_read_without_orjson(without_orjson: None) -> None:
+    """The standard library reads them as well."""
+    assert {"type": "x", "n": 1} == parse_event('{"type":"x","n":1}').data

@@ -185,3 +185,54 @@ async def test_giving_up_makes_room_for_good(autojump_clock) -> None:
     assert Reception.END is feed(attempt, delta("y" * 100), completed("r"))
     assert (0, 2) == (attempt.unread, len(attempt.events))
     assert attempt.ended
+
+
+async def test_waiting_for_the_end_lets_everything_pass(autojump_clock) -> None:
+    """Nobody is woken on the way, nothing counts as unread, and all events are kept."""
+    attempt = sent_attempt()
+    feed(attempt, created("r"), delta("a"))
+    ended = trio.Event()
+
+    async def wait() -> None:
+        await attempt.end()
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert 0 == attempt.unread
+        feed(attempt, delta("b"), delta("c"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert 0 == attempt.unread
+        assert not ended.is_set()
+        feed(attempt, completed("r"))
+        await ended.wait()
+
+    assert 5 == len(attempt.events)
+    assert await attempt.next() is None
+
+
+async def test_waiting_for_the_end_makes_room_for_the_reader(autojump_clock) -> None:
+    """A reader that paused for what is unread goes on."""
+    attempt = sent_attempt()
+    feed(attempt, created("r"), delta("a" * 100))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attempt.room, 10)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(attempt.end)
+        await trio.testing.wait_all_tasks_blocked()
+        feed(attempt, completed("r"))
+
+
+async def test_after_a_cancelled_wait_for_the_end_events_can_be_read_on(autojump_clock) -> None:
+    """What comes after it is delivered, and counted as unread until then."""
+    attempt = sent_attempt()
+    feed(attempt, created("r"))
+    with trio.move_on_after(1):
+        await attempt.end()
+    feed(attempt, delta("b"), completed("r"))
+
+    assert attempt.unread > 0
+    assert ["response.output_text.delta", "response.completed"] == types(await read(attempt))
+    assert 0 == attempt.unread

@@ -832,8 +832,9 @@ class PoolMachine(RuleBasedStateMachine):
         if coming >= self.need(held_back=self.held_back):
             return
         if failure is None:
-            due = self.core.next_deadline() <= self.now  # what was held back, and nobody has ticked yet
-            assert due or len(world.dials) >= outage.dial_limit, "nobody dials what is needed"
+            # What was held back is due, and nobody has ticked yet?
+            ticked = self.core.next_deadline() > self.now
+            assert not ticked or len(world.dials) >= outage.dial_limit, "nobody dials what is needed"
         elif world.waiters or not failure.permanent:
             due = self.core.next_deadline()
             assert world.dials or due <= max(self.now, outage.probe_at), "nobody wakes the prober"

@@ -13,6 +13,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -98,6 +99,8 @@ class Event:
     def data(self) -> dict[str, Any]:
         """The event as a dict; decoded at the first look, then kept.
 
+        An integer of more than 64 bits may come as a float.
+
         Raises:
             MalformedMessageError: the message is no JSON object after all.
         """
@@ -109,9 +112,28 @@ class Event:
         return f"<Event {self.type}, {len(self.raw)} bytes>"
 
 
+@functools.cache
+def _orjson() -> Any:
+    """The module `orjson`, None if it is not installed. Only looked for once there is JSON to read."""
+    try:
+        import orjson
+    except ImportError:
+        return None
+    return orjson
+
+
+def _loads(raw: str | bytes) -> Any:
+    if (fast := _orjson()) is not None:
+        try:
+            return fast.loads(raw)
+        except ValueError:
+            pass  # it refuses what some servers send, half a surrogate for one: json has the last word
+    return json.loads(raw)
+
+
 def _decode(raw: str | bytes) -> dict[str, Any]:
     try:
-        data: Any = json.loads(raw)
+        data: Any = _loads(raw)
         brackets = (
             raw.count("{") + raw.count("[") if isinstance(raw, str) else raw.count(b"{") + raw.count(b"[")
         )
@@ -204,6 +226,16 @@ def encode(body: Mapping[str, Any]) -> bytes:
     Raises:
         TypeError, ValueError: it holds something that JSON cannot, or is nested too deep.
     """
+    if (fast := _orjson()) is not None:
+        data = b"null"
+        try:
+            # Only what json can do as well, or the same request would depend on what is installed.
+            options = fast.OPT_PASSTHROUGH_DATACLASS | fast.OPT_PASSTHROUGH_DATETIME
+            data = fast.dumps(body, option=options | fast.OPT_PASSTHROUGH_SUBCLASS)
+        except TypeError:
+            pass  # a number as a key, half a surrogate, or what json cannot do either
+        if b"null" not in data:  # which it also writes for what is no number: json does not hide that
+            return data
     try:
         return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
     except RecursionError:

@@ -93,6 +93,19 @@ class Reception(enum.Enum):
     DIRTY = "dirty"
 
 
+# An attribute of an enum costs as much as the rest of a line in the hot path.
+_STREAMING: Final = TurnState.STREAMING
+_DELIVER: Final = Reception.DELIVER
+
+#: Events that are more than output.
+_LOOKED_AT: Final = (
+    _ABOUT_CONNECTION
+    | TERMINAL
+    | _PROGRESS
+    | {"error", "response.error", "response.created", "response.output_item.done"}
+)
+
+
 @attrs.frozen
 class Part:
     """One response of a turn that ended, and what it was steered by to begin with.
@@ -215,6 +228,17 @@ class TurnMachine:
         Raises:
             MalformedMessageError: an event that had to be decoded is no JSON object.
         """
+        number = event.sequence_number
+        if (
+            number is not None
+            and number == self._next
+            and event.type not in _LOOKED_AT
+            and self.state is _STREAMING
+            and event.stream_id == self.lane
+            and not self.steered
+        ):  # nearly all that ever comes; nothing below would say otherwise
+            self._next, self._counting, self.output_seen = number + 1, True, True
+            return _DELIVER
         if event.type in _ABOUT_CONNECTION:
             return Reception.IGNORE
         if self.state in (TurnState.NEW, TurnState.ENDED):
@@ -223,7 +247,6 @@ class TurnMachine:
             event.stream_id is not None or not event.type.startswith(_UNNAMED)
         ):
             return Reception.DIRTY
-        number = event.sequence_number
         if number is not None:
             if number == self._next:
                 self._next, self._counting = number + 1, True

@@ -42,6 +42,7 @@ class Attempt:
         "_next",
         "_parked",
         "_room",
+        "_to_end",
         "close_code",
         "close_reason",
         "events",
@@ -70,6 +71,8 @@ class Attempt:
         self.sending = False
         self.given_up = False
         self._next = 0
+        #: True while the consumer waits for the end and wants nothing before it.
+        self._to_end = False
         self._parked: trio.lowlevel.Task | None = None
         self._room: trio.Event | None = None
         self._news: trio.Event | None = None
@@ -96,8 +99,11 @@ class Attempt:
         ):
             self.events.append(event)
             size = len(event.raw)
-            self.unread += size
             self.received += size
+            if self._to_end:
+                self._next += 1
+            else:
+                self.unread += size
         return reception
 
     def is_over(self, policy: PoolPolicy) -> bool:
@@ -159,24 +165,52 @@ class Attempt:
         Waits only if there is none yet; checks for cancellation always. Cancelling loses no event.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        while self._next == len(self.events):
-            if self.ended:
-                return None
-            if self._parked is not None:
-                raise AssertionError("bug: two consumers of one turn")
-            self._parked = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._abort)
-        event = self.events[self._next]
-        self._take(self._next + 1)
+        while (event := self.next_nowait()) is None and not self.ended:
+            await self._park()
         return event
+
+    def next_nowait(self) -> Event | None:
+        """Return the next event if there is one already."""
+        if self._next == len(self.events):
+            return None
+        event = self.events[self._next]
+        self._next += 1
+        self.unread -= len(event.raw)
+        if self._room is not None:
+            self._make_room()
+        return event
+
+    async def end(self) -> None:
+        """Let everything pass until there are no more events, and be woken only then.
+
+        Checks for cancellation always; cancelled, it leaves the events that have not come yet.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._take(len(self.events))
+        self._to_end = True
+        try:
+            while not self.ended:
+                await self._park()
+        finally:
+            self._to_end = False
+
+    async def _park(self) -> None:
+        if self._parked is not None:
+            raise AssertionError("bug: two consumers of one turn")
+        self._parked = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def _take(self, upto: int) -> None:
         for event in self.events[self._next : upto]:
             self.unread -= len(event.raw)
         self._next = upto
         if self._room is not None:
-            self._room.set()
-            self._room = None
+            self._make_room()
+
+    def _make_room(self) -> None:
+        assert self._room is not None
+        self._room.set()
+        self._room = None
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._parked = None

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
+from trio.lowlevel import checkpoint_if_cancelled
+
 from wspool.core.chain import as_items
 from wspool.core.frames import Event
 from wspool.core.response import Response
@@ -99,8 +101,7 @@ class Turn:
             ResponseFailedError: the server refused the request or the response failed.
             TurnLostError: the connection died under it.
         """
-        while await self._next() is not None:
-            pass
+        await self._next(to_end=True)
         response, attempt = self.response, self._driver.attempt
         if response.status == "failed" and attempt is not None:
             raise failed_response(attempt.machine)
@@ -162,22 +163,28 @@ class Turn:
             ResponseFailedError: the server refused the request.
             TurnLostError: the connection died under the turn.
         """
-        event = await self._next()
-        if event is None:
+        attempt = self._driver.attempt
+        event: Event | None = None
+        if attempt is not None and not self._left:  # nearly always there is one already
+            await checkpoint_if_cancelled()
+            event = attempt.next_nowait()
+        if event is None and (event := await self._next()) is None:
             raise StopAsyncIteration
-        if event.type not in _PRELUDE:
+        if not self._exposed and event.type not in _PRELUDE:
             self._exposed = True
         return event
 
-    async def _next(self) -> Event | None:
+    async def _next(self, *, to_end: bool = False) -> Event | None:
+        """Return the next event, or None at the end; *to_end*: let all events pass until then."""
         if self._left or self._driver.attempt is None:
             raise PoolClosedError("the turn is over: iterate inside its async with block")
         while self._response is None:
             if self._failure is not None:
                 raise self._failure
             attempt = self._driver.attempt
-            event = await attempt.next()
-            if event is not None:
+            if to_end:
+                await attempt.end()
+            elif (event := await attempt.next()) is not None:
                 return event
             failure = turn_failure(attempt)
             if failure is None:

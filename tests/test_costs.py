@@ -1,0 +1,212 @@
+"""What a turn costs, in counts that do not depend on the machine: wake-ups, frames, calls, objects.
+
+Not times: a test of times is red whenever the machine is busy. What is counted is exact, or so narrow
+that one more task switch, frame, or call per event is seen. The real pool, on a wire that has its
+answers ready; a change that makes these numbers smaller is welcome to lower them.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+import wspool
+from wspool.wire.wire import Endpoint, Wire, WireClosedError
+
+
+def answer(deltas: int) -> list[str]:
+    """The events of a turn."""
+    item = {"type": "message", "role": "assistant", "content": []}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": {"id": "r", "status": "in_progress", "output": []}},
+        *({"type": "response.output_text.delta", "delta": "word"} for _ in range(deltas)),
+        {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": [item]}},
+    ]
+    numbered = (
+        {"type": event.pop("type"), "sequence_number": number, **event} for number, event in enumerate(events)
+    )
+    return [json.dumps(event) for event in numbered]
+
+
+class ReadyWire:
+    """Answers each request with the same events, so many to a batch."""
+
+    headers: Sequence[tuple[str, str]] = ()
+
+    def __init__(self, events: list[str], batch: int) -> None:
+        self.heard_at = trio.current_time()
+        self.sent = 0
+        self._batches = [events[at : at + batch] for at in range(0, len(events), batch)]
+        self._due: list[list[str]] = []
+        self._waiting = trio.lowlevel.ParkingLot()
+        self._closed = False
+
+    async def send(self, message: bytes) -> None:
+        self.sent += 1
+        self._due.extend(self._batches)
+        self._waiting.unpark_all()
+        await trio.lowlevel.checkpoint()
+
+    async def receive(self) -> Sequence[str | bytes]:
+        while not self._due:
+            if self._closed:
+                raise WireClosedError
+            await self._waiting.park()
+        await trio.lowlevel.checkpoint()
+        return self._due.pop(0)
+
+    async def ping(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await self.abort()
+
+    async def abort(self) -> None:
+        self._closed = True
+        self._waiting.unpark_all()
+        await trio.lowlevel.checkpoint()
+
+
+@attrs.define
+class ReadyConnector:
+    """Makes one such wire."""
+
+    wire: ReadyWire
+
+    async def connect(
+        self, nursery: trio.Nursery, endpoint: Endpoint, headers: Sequence[tuple[str, str]]
+    ) -> Wire:
+        await trio.lowlevel.checkpoint()
+        return self.wire
+
+
+class Steps(trio.abc.Instrument):
+    """Counts how often a task was run."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+
+
+@attrs.frozen
+class Cost:
+    """What one warm turn took."""
+
+    steps: int
+    frames: int
+    calls: int
+    blocks: int
+
+
+def calls_of_wspool(counted: list[int]) -> Any:
+    """A profile function that counts the calls of functions of wspool."""
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and "/wspool/" in frame.f_code.co_filename.replace("\\", "/"):
+            counted[0] += 1
+
+    return note
+
+
+def cost(deltas: int, *, batch: int = 10_000, streamed: bool) -> Cost:
+    """Measure one turn after some warm ones."""
+
+    async def main() -> None:
+        wire = ReadyWire(answer(deltas), batch)
+        policy = wspool.PoolPolicy(max_size=1, min_idle=0)
+        connector = ReadyConnector(wire)
+        async with (
+            wspool.open_pool("ws://localhost/", wire=connector, api_key="none", policy=policy) as pool,
+            pool.lease() as lease,
+        ):
+
+            async def take() -> None:
+                async with lease.create(model="m", input="x") as turn:
+                    if streamed:
+                        async for _ in turn:
+                            pass
+                    else:
+                        await turn.result()
+
+            for _ in range(3):
+                await take()
+            steps, counted = Steps(), [0]
+            sent = wire.sent
+            trio.lowlevel.add_instrument(steps)
+            gc.collect()
+            sys.setprofile(calls_of_wspool(counted))
+            try:
+                await take()
+            finally:
+                sys.setprofile(None)
+            trio.lowlevel.remove_instrument(steps)
+            gc.disable()
+            try:
+                before = sys.getallocatedblocks()
+                async with lease.create(model="m", input="x") as turn:
+                    await turn.result()
+                    blocks = sys.getallocatedblocks() - before
+            finally:
+                gc.enable()
+            found.append(Cost(steps.count, wire.sent - sent - 1, counted[0], blocks))
+
+    found: list[Cost] = []
+    trio.run(main, clock=trio.testing.MockClock())
+    return found[0]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_turn_is_one_frame(streamed: bool) -> None:
+    """A request goes out as one message, however long the answer is."""
+    assert 1 == cost(2, streamed=streamed).frames
+    assert 1 == cost(500, streamed=streamed).frames
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_event_wakes_nobody(streamed: bool) -> None:
+    """A turn of one read takes the same few task steps with 2 deltas and with 500."""
+    few, many = cost(2, streamed=streamed), cost(500, streamed=streamed)
+
+    assert few.steps == many.steps <= 4
+
+
+def test_a_read_wakes_the_reader_and_the_consumer_once_each() -> None:
+    """102 events in 51 reads: each read is one step of the reader, and at most one of who streams."""
+    streamed = cost(100, batch=2, streamed=True).steps
+    awaited = cost(100, batch=2, streamed=False).steps
+
+    assert awaited <= 51 + 4
+    assert awaited < streamed <= 2 * 51 + 4
+
+
+@pytest.mark.parametrize(("streamed", "most"), [(True, 7), (False, 5)])
+def test_an_event_costs_a_few_calls(streamed: bool, most: int) -> None:
+    """Calls of functions per further event, exactly; nothing per event depends on how many there were."""
+    counts = [cost(deltas, streamed=streamed).calls for deltas in (100, 200, 400)]
+
+    per_event = (counts[1] - counts[0]) / 100
+    assert per_event == (counts[2] - counts[1]) / 200
+    assert per_event <= most
+
+
+def test_a_turn_costs_a_bounded_number_of_calls() -> None:
+    """The part of a turn that does not depend on its events."""
+    assert cost(0, streamed=False).calls <= 130
+
+
+def test_an_event_is_two_objects() -> None:
+    """What an undecoded event keeps: itself, and its number where that is not a small one."""
+    few, many = cost(1000, streamed=False).blocks, cost(2000, streamed=False).blocks
+
+    assert (many - few) / 1000 <= 2.1
