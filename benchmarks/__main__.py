@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness, report
+from benchmarks import harness, report, soak
 
 
 def main(arguments: list[str]) -> int:
     """Run what *arguments* ask for; return the exit code."""
+    if arguments[:1] == ["soak"]:
+        return soak.main(arguments[1:])  # it judges, so it has options and an exit code of its own
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure wspool and its peers.")
     parser.add_argument(
         "name",

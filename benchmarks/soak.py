@@ -24,6 +24,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import attrs
@@ -301,10 +302,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--minutes", type=float, default=2.0, help="how long")
     parser.add_argument("--seed", type=int, default=1, help="of everything that is chosen")
     parser.add_argument("--wire", choices=get_args(Wire), default="auto", help="what carries it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args(arguments)
     logging.getLogger("wspool").addHandler(logging.NullHandler())
     figures, broken = trio.run(soak, options.minutes * 60, options.seed, options.wire)
-    print(json.dumps(figures, indent=1))
+    text = json.dumps(figures, indent=1)
+    print(text)
+    if options.json is not None:
+        options.json.write_text(text, encoding="utf-8")
     for what in broken[:50]:
         print(what, file=sys.stderr)
     return 1 if broken else 0
