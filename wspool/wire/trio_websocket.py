@@ -15,14 +15,17 @@ not give by itself:
 * Endless empty fragments end the wire (the size limit of trio-websocket does not count them).
 * Credentials are forgotten once the upgrade is over.
 
-Limits that cannot be lifted from out here: the size limit counts characters, not bytes; an oversized
-message discards whole messages that were still unread; messages come one per batch.
+An `_Inbox` takes the place of the memory channel between trio-websocket's reader and whoever receives. In
+that channel each message costs both of them a round through the scheduler; here one read wakes the receiver
+once, whatever number of messages it held.
+
+A limit that cannot be lifted from out here: the size limit counts characters, not bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import trio
 import trio_websocket
@@ -242,6 +245,54 @@ def _leaf(group: BaseExceptionGroup[Exception]) -> Exception:
     return first
 
 
+class _Inbox:
+    """Messages between trio-websocket's reader and the one who receives; both ends of a channel in one."""
+
+    def __init__(self) -> None:
+        self._messages: list[str | bytes] = []
+        self._closed = False
+        self._arrived = trio.Event()
+        self._room = trio.Event()
+
+    def put(self, message: str | bytes) -> None:
+        """Add a message and wake the receiver."""
+        self._messages.append(message)
+        self._arrived.set()
+
+    async def send(self, message: str | bytes) -> None:
+        """Add a message; wait only while too many are unread. For trio-websocket's reader."""
+        if self._closed:
+            raise trio.BrokenResourceError  # which it takes for a receiver that has left
+        self.put(message)
+        while len(self._messages) >= _QUEUE and not self._closed:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    async def receive(self) -> list[str | bytes]:
+        """Return all unread messages, at least one, or none at the end. A checkpoint."""
+        if self._messages or self._closed:
+            await trio.lowlevel.checkpoint()
+        while not self._messages and not self._closed:
+            self._arrived = trio.Event()
+            await self._arrived.wait()
+        found, self._messages = self._messages, []
+        self._room.set()
+        return found
+
+    async def aclose(self) -> None:
+        """No more will come; what is unread stays. For trio-websocket."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self, *, discard: bool = False) -> None:
+        """No more will come. *discard*: nor does anybody want what is unread."""
+        self._closed = True
+        if discard:
+            self._messages.clear()
+        self._arrived.set()
+        self._room.set()
+
+
 class _TrioWebSocketWire:
     """One open WebSocket of trio-websocket (see `wspool.wire.wire.Wire` for the contract)."""
 
@@ -258,6 +309,18 @@ class _TrioWebSocketWire:
         self._reader = reader
         self._over = False
         self._crash: Exception | None = None
+        self._inbox = _Inbox()
+        unread = connection._recv_channel  # pyright: ignore[reportPrivateUsage]
+        # It has both ends of a channel, as far as trio-websocket uses them.
+        channel = cast("Any", self._inbox)
+        connection._send_channel = connection._recv_channel = channel  # pyright: ignore[reportPrivateUsage]
+        try:
+            while True:  # what came right behind the 101
+                self._inbox.put(unread.receive_nowait())
+        except trio.WouldBlock:
+            pass
+        except trio.EndOfChannel:
+            self._inbox.close()  # and its end as well
         # Invariant: empty once the reader has ended.
         self._waiting: set[trio.CancelScope] = set()
         self.headers: Sequence[tuple[str, str]] = tuple(
@@ -290,20 +353,22 @@ class _TrioWebSocketWire:
             raise
 
     async def receive(self) -> Sequence[str | bytes]:
-        """Return the next message, alone in its batch. A checkpoint; cancelling loses nothing.
+        """Return what came since the last call. A checkpoint; cancelling loses nothing.
 
         Raises:
             WireClosedError: the wire is closed; code 1003 after a binary message, which is refused.
         """
-        try:
-            message = await self._connection.get_message()
-        except Exception as error:
-            raise self._closed() from self._crash or error
-        if isinstance(message, str) and self._stream.verdict is not _BINARY:
-            return (message,)
-        self._stream.verdict = _BINARY
-        await self.abort()
-        raise self._closed()
+        messages = await self._inbox.receive()
+        if not messages:
+            raise self._closed() from self._crash
+        for index, message in enumerate(messages):
+            if not isinstance(message, str):
+                self._stream.verdict = _BINARY
+                await self.abort()
+                if index:
+                    return messages[:index]
+                raise self._closed()
+        return messages
 
     async def ping(self) -> None:
         """Send a ping and wait for its pong. A checkpoint.
@@ -339,12 +404,14 @@ class _TrioWebSocketWire:
     async def abort(self) -> None:
         """Drop the stream now. Always yields, never blocks, never raises; idempotent."""
         self._over = True
+        self._inbox.close(discard=True)
         self._reader.cancel()
         await self._stream.aclose()
 
     def reader_ended(self, crash: Exception | None) -> None:
         """Wake everything that waits for the peer. Called once, by the wire's task."""
         self._over, self._crash = True, crash
+        self._inbox.close()
         for scope in self._waiting:
             scope.cancel()
 
