@@ -48,6 +48,20 @@ async def test_the_fake_keeps_the_contract_of_a_wire(autojump_clock) -> None:
 # -- idle -----------------------------------------------------------------------------------------
 
 
+async def test_a_turn_that_ended_in_a_bad_batch_is_told_so(autojump_clock) -> None:
+    """What ends the connection in the same read, behind the end of a turn, does not take that end away."""
+
+    def answer(wire: FakeWire, request: dict[str, Any]) -> None:
+        stray = {"type": "response.output_text.delta", "delta": "whose?"}
+        wire.push(created("r"), completed("r"), stray, stray, stray)
+
+    async with fake_pool(FakeConnector(answer)) as pool, pool.lease() as lease:
+        with trio.fail_after(5):
+            async with lease.create(model="m", input="x") as turn:
+                assert "completed" == (await turn.result()).status
+        assert {"dirty": 1} == pool.statistics().closed
+
+
 @pytest.mark.parametrize(
     "stray",
     [

@@ -278,9 +278,9 @@ class PoolMachine(RuleBasedStateMachine):
                 assert spare >= self.policy.min_idle or full, "broke before make"
                 states = self.core.states()
                 steady = all(
-                    (states[other.id][0] is ConnectionState.RETIRING) is other.retiring
+                    (states[other.id][0] is not ConnectionState.OPEN) is other.retiring
                     for other in self.world.open
-                    if other is not connection and states[other.id][0] is not ConnectionState.CLOSING
+                    if other is not connection
                 )
                 if connection.retiring and steady and spare < self.policy.min_idle:
                     closed = {each.connection for each in commands if isinstance(each, HangUp)}

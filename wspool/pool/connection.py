@@ -392,17 +392,21 @@ class Connection:
     async def _read(self, wire: Wire) -> None:
         limit = self._owner.policy.max_buffered
         try:
-            while True:
+            while not self._ending.is_set():
                 messages = await wire.receive()
                 self.heard_at = self._owner.now()
                 fed: dict[Attempt, None] = {}
-                for message in messages:
-                    if self._ending.is_set():
-                        return
-                    if (attempt := self._dispatch(message)) is not None:
-                        fed[attempt] = None
-                for attempt in fed:
-                    attempt.wake()
+                try:
+                    for message in messages:
+                        if self._ending.is_set():
+                            break
+                        if (attempt := self._dispatch(message)) is not None:
+                            fed[attempt] = None
+                finally:
+                    # Whatever ended this batch: a turn that has ended in it is no lane's any more, so
+                    # nobody else would tell its consumer.
+                    for attempt in fed:
+                        attempt.wake()
                 for attempt in fed:
                     if attempt.unread > limit:
                         await self._wait_for(attempt, limit)
