@@ -219,7 +219,8 @@ async def test_f42_too_many(make: Make, value: Any, least: float, most: float, a
                 await scene.ask()
             for _ in range(4):
                 nursery.start_soon(ask)
-        assert impatient.cancelled_caught
+        # Nobody asked to wait: the pause is drawn at random, and may be next to nothing.
+        assert impatient.cancelled_caught or least == 0
         assert all(least <= each <= most for each in took), took
 
 
