@@ -35,19 +35,19 @@ def feed(attempt: Attempt, *events: Mapping[str, Any]) -> Reception:
 async def read(attempt: Attempt) -> list[Event]:
     """All events until the end."""
     events: list[Event] = []
-    while (event := await attempt.next()) is not None:
-        events.append(event)
+    while more := await attempt.more():
+        events += more
     return events
 
 
-async def test_events_come_out_in_order_and_then_none(autojump_clock) -> None:
-    """The consumer gets every event once, in order, and then the end."""
+async def test_events_come_out_in_order_and_then_no_more(autojump_clock) -> None:
+    """The consumer gets every event once, in order, and then no more."""
     attempt = sent_attempt()
     feed(attempt, created("r"), delta("a"), completed("r"))
 
     expected = ["response.created", "response.output_text.delta", "response.completed"]
     assert expected == types(await read(attempt))
-    assert await attempt.next() is None
+    assert [] == await attempt.more()
     assert expected == types(attempt.events)
 
 
@@ -79,13 +79,13 @@ async def test_a_cancelled_consumer_loses_nothing(autojump_clock) -> None:
     """Cancelling the wait for an event leaves all events for the next try."""
     attempt = sent_attempt()
     with trio.move_on_after(1) as scope:
-        await attempt.next()
+        await attempt.more()
     assert scope.cancelled_caught
 
     feed(attempt, created("r"))
     with trio.CancelScope() as scope:
         scope.cancel()
-        await attempt.next()
+        await attempt.more()
     assert scope.cancelled_caught
 
     feed(attempt, completed("r"))
@@ -96,10 +96,10 @@ async def test_two_consumers_are_a_bug(autojump_clock) -> None:
     """A second task that waits for events of the same turn is told so."""
     attempt = sent_attempt()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(attempt.next)
+        nursery.start_soon(attempt.more)
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(AssertionError, match="two consumers"):
-            await attempt.next()
+            await attempt.more()
         nursery.cancel_scope.cancel()
 
 
@@ -132,7 +132,7 @@ async def test_a_refusal_is_no_event(autojump_clock) -> None:
     attempt = sent_attempt()
 
     assert Reception.END is feed(attempt, error_frame("nope"))
-    assert await attempt.next() is None
+    assert [] == await attempt.more()
     assert attempt.machine.refused
 
 
@@ -162,10 +162,10 @@ async def test_the_reader_waits_for_room(autojump_clock) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(attempt.room, 10)
         await trio.testing.wait_all_tasks_blocked()
-        await attempt.next()
+        feed(attempt, delta("y" * 100))
         await trio.testing.wait_all_tasks_blocked()
         assert nursery.child_tasks, "still too much is unread"
-        await attempt.next()
+        await attempt.more()
         with trio.fail_after(1):
             while nursery.child_tasks:
                 await trio.lowlevel.checkpoint()
@@ -209,7 +209,7 @@ async def test_waiting_for_the_end_lets_everything_pass(autojump_clock) -> None:
         await ended.wait()
 
     assert 5 == len(attempt.events)
-    assert await attempt.next() is None
+    assert [] == await attempt.more()
 
 
 async def test_waiting_for_the_end_makes_room_for_the_reader(autojump_clock) -> None:

@@ -24,7 +24,16 @@ import attrs
 from wspool.core.error import Delivery, WsPoolError
 from wspool.core.failures import MAX_RETRY_AFTER, parse_retry_after
 
-__all__ = ["Event", "MalformedMessageError", "ServerError", "encode", "lane_of", "parse_error", "parse_event"]
+__all__ = [
+    "Event",
+    "Likeness",
+    "MalformedMessageError",
+    "ServerError",
+    "encode",
+    "lane_of",
+    "parse_error",
+    "parse_event",
+]
 
 # Servers write the type first. Both spellings of the separator are common.
 _TYPE_FIRST: Final = re.compile(
@@ -203,6 +212,58 @@ def parse_event(raw: str | bytes) -> Event:
     if not isinstance(kind, str):
         raise MalformedMessageError("no type", _quote(raw))
     return Event(kind, raw, data, _number(data.get("sequence_number")), _text(data.get("stream_id")))
+
+
+class Likeness:
+    """How an event looks that goes on where another one was: the same letters round the next number.
+
+    Deltas come by the hundred and differ in their number and their text. `parse_event` reads nothing of
+    the text, so that to compare the ends of a message with what they must be is all there is to know.
+    """
+
+    __slots__ = ("_after", "_before", "_head", "_lane", "_type")
+
+    def __init__(self, event: Event, head: str | None, before: str, after: str) -> None:
+        self._type, self._lane = event.type, event.stream_id
+        #: What a message begins with that ends in its number; None where it begins with the number.
+        self._head = head
+        self._before, self._after = before, after
+
+    @classmethod
+    def of(cls, event: Event) -> Likeness | None:
+        """Return what is like *event*, as parsed from text; None where its number is in no usual place."""
+        raw = event.raw
+        match = _TYPE_FIRST.match(raw) if isinstance(raw, str) else None
+        if not isinstance(raw, str) or match is None:
+            return None
+        # The next key belongs to what must be the same, or it could be one that says more.
+        end = raw.find(":", match.end()) + 1
+        key = raw[match.end() : end]
+        if not end or "stream_id" in key or "sequence_number" in key:
+            return None
+        if match[2] is not None:
+            return cls(event, None, raw[: match.start(2)], raw[match.end(2) : end])
+        start = raw.rfind('"sequence_number":', -_END)
+        last = _NUMBER_LAST.fullmatch(raw, start) if start >= 0 else None
+        if last is None:
+            return None
+        return cls(event, raw[:end], raw[start : last.start(1)], raw[last.end(1) :])
+
+    def run(self, messages: Iterable[str | bytes], number: int) -> list[Event]:
+        """Return the events of those first of *messages* that go on with *number*."""
+        kind, lane, head, before, after = self._type, self._lane, self._head, self._before, self._after
+        events: list[Event] = []
+        for raw in messages:
+            if not isinstance(raw, str):
+                break
+            if head is None:
+                if not (raw.startswith(f"{before}{number}{after}") and raw.endswith("}")):
+                    break
+            elif not (raw.startswith(head) and raw.endswith(f"{before}{number}{after}")):
+                break
+            events.append(Event(kind, raw, None, number, lane))
+            number += 1
+        return events
 
 
 def lane_of(event: Event) -> str | None:

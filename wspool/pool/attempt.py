@@ -7,7 +7,7 @@ show them; the unread ones are counted in bytes, so that the reader can pause.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import outcome
 import trio
@@ -106,6 +106,19 @@ class Attempt:
                 self.unread += size
         return reception
 
+    def feed_run(self, messages: Sequence[str | bytes]) -> int:
+        """Take the first of *messages* that go on with the output just seen; return how many. As `feed`."""
+        run = self.machine.receive_run(messages)
+        if run and not self.given_up:
+            size = sum([len(event.raw) for event in run])
+            self.events += run
+            self.received += size
+            if self._to_end:
+                self._next += len(run)
+            else:
+                self.unread += size
+        return len(run)
+
     def is_over(self, policy: PoolPolicy) -> bool:
         """Return whether the server has sent more than one turn may have; `excess` then says of what."""
         if len(self.events) > policy.max_turn_events:
@@ -143,7 +156,7 @@ class Attempt:
     def drop(self) -> None:
         """Nobody wants the rest: let it pass."""
         self.given_up = True
-        self._take(len(self.events))
+        self._take()
         self.wake()
 
     async def room(self, limit: int) -> None:
@@ -159,26 +172,17 @@ class Attempt:
                 self._news = trio.Event()
             await self._news.wait()
 
-    async def next(self) -> Event | None:
-        """Return the next event, or None when there are no more.
+    async def more(self) -> list[Event]:
+        """Return the events that have come since, none when there are no more.
 
-        Waits only if there is none yet; checks for cancellation always. Cancelling loses no event.
+        Waits only if there are none yet; checks for cancellation always. Cancelling loses no event.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        while (event := self.next_nowait()) is None and not self.ended:
+        while self._next == len(self.events) and not self.ended:
             await self._park()
-        return event
-
-    def next_nowait(self) -> Event | None:
-        """Return the next event if there is one already."""
-        if self._next == len(self.events):
-            return None
-        event = self.events[self._next]
-        self._next += 1
-        self.unread -= len(event.raw)
-        if self._room is not None:
-            self._make_room()
-        return event
+        events = self.events[self._next :]
+        self._take()
+        return events
 
     async def end(self) -> None:
         """Let everything pass until there are no more events, and be woken only then.
@@ -186,7 +190,7 @@ class Attempt:
         Checks for cancellation always; cancelled, it leaves the events that have not come yet.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._take(len(self.events))
+        self._take()
         self._to_end = True
         try:
             while not self.ended:
@@ -200,10 +204,8 @@ class Attempt:
         self._parked = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
-    def _take(self, upto: int) -> None:
-        for event in self.events[self._next : upto]:
-            self.unread -= len(event.raw)
-        self._next = upto
+    def _take(self) -> None:
+        self._next, self.unread = len(self.events), 0
         if self._room is not None:
             self._make_room()
 

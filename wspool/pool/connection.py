@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 
 import trio
@@ -312,8 +312,7 @@ class Connection:
                     if not sent:
                         sent = True
                         await self.send(encode(request), attempt)
-                    while await attempt.next() is not None:
-                        pass
+                    await attempt.end()
                 if not self._is_shared(attempt):
                     break  # nobody else is on it; else it goes on until then
         except WireClosedError:
@@ -397,11 +396,18 @@ class Connection:
                 self.heard_at = self._owner.now()
                 fed: dict[Attempt, None] = {}
                 try:
-                    for message in messages:
-                        if self._ending.is_set():
-                            break
-                        if (attempt := self._dispatch(message)) is not None:
+                    at = 0
+                    while at < len(messages) and not self._ending.is_set():
+                        attempt = self._only.attempt if self._only is not None else None
+                        if attempt is None or attempt.machine.like is None:
+                            run = 0
+                        else:
+                            run = self._feed_run(attempt, messages, at)
+                        if not run:
+                            attempt = self._dispatch(messages[at])
+                        if attempt is not None:
                             fed[attempt] = None
+                        at += run or 1
                 finally:
                     # Whatever ended this batch: a turn that has ended in it is no lane's any more, so
                     # nobody else would tell its consumer.
@@ -422,6 +428,13 @@ class Connection:
         self._waiting_for = attempt
         await attempt.room(limit)
         self._waiting_for = None
+
+    def _feed_run(self, attempt: Attempt, messages: Sequence[str | bytes], at: int) -> int:
+        """Give those messages from *at* on that go on with the output just seen; return how many."""
+        room = self._most_events - len(attempt.events)
+        if room <= 0 or attempt.received > self._most_bytes:
+            return 0  # over the budget with the next
+        return attempt.feed_run(messages[at : at + room])
 
     def _dispatch(self, message: str | bytes) -> Attempt | None:
         """Route one message; return the attempt that has something new."""

@@ -10,7 +10,7 @@ the turn then goes on with the next attempt, and the caller sees one turn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -63,7 +63,9 @@ class Turn:
         self._driver = driver
         self._entered = False
         self._left = False
+        #: Whether the caller was given output, and the events that come next for the caller.
         self._exposed = False
+        self._ready: Iterator[Event] = iter(())
         self._failure: WsPoolError | None = None
         # What is known about requests before the last one: the worst of it counts.
         self._before: Delivery = "not_sent"
@@ -101,7 +103,8 @@ class Turn:
             ResponseFailedError: the server refused the request or the response failed.
             TurnLostError: the connection died under it.
         """
-        await self._next(to_end=True)
+        self._ready = iter(())
+        await self._more(to_end=True)
         response, attempt = self.response, self._driver.attempt
         if response.status == "failed" and attempt is not None:
             raise failed_response(attempt.machine)
@@ -149,6 +152,7 @@ class Turn:
     ) -> None:
         """Leave. Never waits. A turn that has not ended is given up."""
         self._left = True
+        self._ready = iter(())
         self._driver.leave()
 
     def __aiter__(self) -> Turn:
@@ -163,19 +167,16 @@ class Turn:
             ResponseFailedError: the server refused the request.
             TurnLostError: the connection died under the turn.
         """
-        attempt = self._driver.attempt
-        event: Event | None = None
-        if attempt is not None and not self._left:  # nearly always there is one already
-            await checkpoint_if_cancelled()
-            event = attempt.next_nowait()
-        if event is None and (event := await self._next()) is None:
-            raise StopAsyncIteration
-        if not self._exposed and event.type not in _PRELUDE:
-            self._exposed = True
-        return event
+        await checkpoint_if_cancelled()
+        for event in self._ready:  # nearly always there is one
+            return event
+        self._ready = iter(await self._more())
+        for event in self._ready:
+            return event
+        raise StopAsyncIteration
 
-    async def _next(self, *, to_end: bool = False) -> Event | None:
-        """Return the next event, or None at the end; *to_end*: let all events pass until then."""
+    async def _more(self, *, to_end: bool = False) -> list[Event]:
+        """Return the next events, none at the end; *to_end*: let all events pass until then."""
         if self._left or self._driver.attempt is None:
             raise PoolClosedError("the turn is over: iterate inside its async with block")
         while self._response is None:
@@ -184,8 +185,9 @@ class Turn:
             attempt = self._driver.attempt
             if to_end:
                 await attempt.end()
-            elif (event := await attempt.next()) is not None:
-                return event
+            elif events := await attempt.more():
+                self._exposed = self._exposed or any(event.type not in _PRELUDE for event in events)
+                return events
             failure = turn_failure(attempt)
             if failure is None:
                 self._response = Response(attempt.machine.response or {})
@@ -197,7 +199,7 @@ class Turn:
                     self._failure = self._tell(failure)
             except WsPoolError as error:
                 raise self._tell(error) from failure
-        return None
+        return []
 
     def _tell(self, failure: WsPoolError) -> WsPoolError:
         """Let *failure* say what is known about all requests of this turn, not only the last."""

@@ -1,0 +1,166 @@
+"""Output told by its likeness to the output before it: the same as parsing each message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from wspool.core.frames import Likeness, MalformedMessageError, parse_event
+from wspool.core.turn import Reception, TurnMachine
+
+TEXT, ARGUMENTS = "response.output_text.delta", "response.function_call_arguments.delta"
+
+#: What came of a message: its type, number and lane as parsed, and what the turn said of it.
+Taken = tuple[str, str | bytes, int | None, str | None, Reception]
+
+#: Where servers write the number and the lane. `%s`: what else there is.
+LAYOUTS: Final[list[Callable[[str, int, str], dict[str, Any]]]] = [
+    lambda kind, number, text: {"type": kind, "sequence_number": number, "item_id": "m", "delta": text},
+    lambda kind, number, text: {"type": kind, "item_id": "m", "delta": text, "sequence_number": number},
+    lambda kind, number, text: {"type": kind, "delta": text, "sequence_number": number, "stream_id": "s"},
+    lambda kind, number, text: {"type": kind, "sequence_number": number, "stream_id": "s", "delta": text},
+    lambda kind, number, text: {"type": kind, "item_id": "m", "sequence_number": number, "delta": text},
+    lambda kind, number, text: {"sequence_number": number, "type": kind, "delta": text},
+    lambda kind, number, text: {"type": kind, "stream_id": "s", "sequence_number": number, "delta": text},
+    lambda kind, number, text: {"type": kind, "sequence_number": number, "stream_id": None, "delta": text},
+    lambda kind, number, text: {"type": kind, "sequence_number": number},
+    lambda kind, _number, text: {"type": kind, "delta": text},
+]
+
+
+def started(lane: str | None) -> TurnMachine:
+    """A turn whose response was created, with number 0."""
+    machine = TurnMachine(lane=lane)
+    machine.handed()
+    fields: dict[str, Any] = {"type": "response.created", "sequence_number": 0, "response": {"id": "r"}}
+    if lane is not None:
+        fields["stream_id"] = lane
+    event = parse_event(json.dumps(fields))
+    event.stream_id = lane
+    assert machine.receive(event) is Reception.DELIVER
+    return machine
+
+
+def one_by_one(machine: TurnMachine, messages: list[str | bytes]) -> list[Taken]:
+    """What comes of *messages*, each parsed; up to the first that cannot be."""
+    taken: list[Taken] = []
+    for message in messages:
+        try:
+            event = parse_event(message)
+            reception = machine.receive(event)
+        except MalformedMessageError:
+            break
+        taken.append((event.type, event.raw, event.sequence_number, event.stream_id, reception))
+    return taken
+
+
+def in_runs(machine: TurnMachine, messages: list[str | bytes]) -> tuple[list[Taken], int]:
+    """The same as the reader does it, and how many were in runs."""
+    taken: list[Taken] = []
+    at = in_run = 0
+    while at < len(messages):
+        for event in machine.receive_run(messages[at:]):
+            taken.append((event.type, event.raw, event.sequence_number, event.stream_id, Reception.DELIVER))
+            at, in_run = at + 1, in_run + 1
+        more = one_by_one(machine, messages[at : at + 1])
+        if not more and at < len(messages):
+            break
+        taken += more
+        at += 1
+    return taken, in_run
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[str | bytes]:
+    """Mostly deltas of one layout, with anything that may come between or go wrong."""
+    layout = draw(st.sampled_from(LAYOUTS))
+    separators = draw(st.sampled_from([(",", ":"), (", ", ": ")]))
+    messages: list[str | bytes] = []
+    number = 0
+    for _ in range(draw(st.integers(1, 12))):
+        number += draw(st.sampled_from([1, 1, 1, 1, 1, 1, 1, 0, 2, -3]))
+        kind = draw(st.sampled_from([TEXT, TEXT, TEXT, TEXT, ARGUMENTS, "response.completed", "keepalive"]))
+        other = draw(st.sampled_from(LAYOUTS)) if draw(st.integers(0, 9)) == 0 else layout
+        fields = other(
+            kind, number, draw(st.sampled_from(["a", "}", ':"sequence_number":1}', ',"stream_id":"s"']))
+        )
+        if kind == "response.completed":
+            fields["response"] = {"id": draw(st.sampled_from(["r", "q"])), "status": "completed"}
+        message = json.dumps(fields, separators=separators)
+        match draw(st.integers(0, 19)):
+            case 0:
+                message = message[:-1]
+            case 1:
+                message = message + " "
+            case 2:
+                message = message.replace('"s"', '"t"')
+            case 3:
+                messages.append(message.encode())
+                continue
+            case 4:
+                message = message.replace('"item_id"', '"stream_id"')
+            case _:
+                pass
+        messages.append(message)
+    return messages
+
+
+def deltas(layout: int, *numbers: int) -> list[str | bytes]:
+    """Deltas with these numbers."""
+    return [json.dumps(LAYOUTS[layout](TEXT, number, "a")) for number in numbers]
+
+
+TWICE: Final = '{"type": "x", "sequence_number": %s, "delta": "a", "sequence_number": %d}'
+
+
+@given(streams(), st.sampled_from([None, "s"]))
+@example(deltas(0, *range(1, 9)), None)
+@example([*deltas(0, 1, 2, 3), str(deltas(0, 4)[0])[:-1]], None)
+@example([*deltas(7, 1, 2), *deltas(3, 3)], None)
+@example([TWICE % ("null", 1), TWICE % ("null", 2), TWICE % ("9", 3)], None)
+def test_a_run_is_what_parsing_gives(messages: list[str | bytes], lane: str | None) -> None:
+    """Same events, same verdicts, same state, whatever comes."""
+    slow, fast = started(lane), started(lane)
+
+    expected = one_by_one(slow, messages)
+    found, _ = in_runs(fast, messages)
+
+    assert expected == found
+    assert (slow.state, slow.output_seen, slow.response) == (fast.state, fast.output_seen, fast.response)
+    after = parse_event(json.dumps({"type": TEXT, "sequence_number": 20, "delta": "b"}))
+    after.stream_id = lane
+    assert slow.receive(after) is fast.receive(after)
+
+
+@pytest.mark.parametrize("layout", range(5))
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_deltas_come_in_runs(layout: int, separators: tuple[str, str]) -> None:
+    """Wherever servers usually write the number, all but the first two deltas are told by their likeness."""
+    lane = "s" if layout in (2, 3) else None
+    messages: list[str | bytes] = [
+        json.dumps(LAYOUTS[layout](TEXT, number, "token"), separators=separators) for number in range(1, 101)
+    ]
+    taken, in_run = in_runs(started(lane), messages)
+
+    expected = 98 if layout != 4 else 0  # in the middle it could be part of anything
+    assert (100, expected) == (len(taken), in_run)
+
+
+@pytest.mark.parametrize("number", [7, 8, 9, 10, 99])
+def test_only_the_number_that_is_due_goes_on(number: int) -> None:
+    """A longer number, or one that only begins like it, is another one."""
+    like = Likeness.of(parse_event(json.dumps(LAYOUTS[0](TEXT, 7, "a"))))
+    assert like is not None
+
+    assert bool(like.run([json.dumps(LAYOUTS[0](TEXT, number, "b"))], 9)) is (number == 9)
+    assert not like.run([json.dumps(LAYOUTS[0](TEXT, number * 10 + 1, "b"))], 9)
+
+
+def test_bytes_are_parsed() -> None:
+    """Likeness is a matter of text."""
+    assert Likeness.of(parse_event(json.dumps(LAYOUTS[0](TEXT, 7, "a")).encode())) is None
