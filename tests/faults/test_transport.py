@@ -281,7 +281,9 @@ async def test_f13_server_never_reads(make: Make, autojump_clock) -> None:
     (60 s): `ambiguous`, for a part of it may have arrived; the connection is dropped.
     """
     async with faulty(make, Fault("deaf", at="open")) as scene:
-        (await scene.ask("x" * 200_000)).assert_lost("ambiguous", events=0, took=60)
+        told = await scene.ask("x" * 200_000)
+        told.assert_lost("ambiguous", events=0, took=60)
+        assert "within send_timeout=60 s" in str(told.error)
 
         assert {"dirty": 1} == scene.closed
         await scene.assert_well(creates=0, connection=2)

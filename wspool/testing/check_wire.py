@@ -257,6 +257,21 @@ async def _abort_wakes_everybody(wire: Wire, peer: Peer) -> None:
         await wire.abort()
 
 
+async def _abort_ends_a_send(wire: Wire, peer: Peer) -> None:
+    await peer.hang()
+
+    async def send_on() -> None:
+        # More than any network holds for a peer that does not read; memory may hold it all.
+        for _ in range(256):
+            await wire.send(b"x" * 65_536)
+        await wire.receive()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_assert_closed, send_on)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await wire.abort()
+
+
 _CHECKS: Final[tuple[Callable[[Wire, Peer], Awaitable[None]], ...]] = (
     _texts_cross_unchanged,
     _order_is_kept,
@@ -274,6 +289,7 @@ _CHECKS: Final[tuple[Callable[[Wire, Peer], Awaitable[None]], ...]] = (
     _a_cancelled_aclose_drops_the_stream,
     _abort_is_final_and_idempotent,
     _abort_wakes_everybody,
+    _abort_ends_a_send,
 )
 
 

@@ -196,6 +196,7 @@ class Wire(Protocol):
     async def abort(self) -> None:
         """Drop the stream now, without a handshake and without waiting for the peer.
 
+        Whoever is in `send`, `receive` or `ping` gets its `WireClosedError`, a blocked send as well.
         A checkpoint that never blocks; the socket is closed even when cancelled. Idempotent.
         """
         ...
