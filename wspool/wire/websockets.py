@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import codecs
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,6 +33,11 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import WebSocketURI
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:
+    from websockets.utils import apply_mask
 
 from wspool.wire import dial
 from wspool.wire.answer import AnswerReader, NotHttpError, refusal, upgrade_failure
@@ -57,6 +63,7 @@ _WHOLE_TEXT: Final = 0x81
 _KNOWN_HEADS: Final = frozenset(b"\x00\x01\x80\x81\x88\x89\x8a")
 _SIZE_IN_2: Final = 126
 _SIZE_IN_8: Final = 127
+_MASKED: Final = 0x80
 
 # Close codes of RFC 6455 section 7.4.1, for what this side says.
 _NORMAL: Final = 1000
@@ -168,6 +175,35 @@ async def _upgrade(
     raise upgrade_failure(bytes(answer.received), wrong=wrong) from cause
 
 
+class _Masks:
+    """Masking keys, drawn many at a time: asking the system for one costs more than all the rest of a frame."""
+
+    def __init__(self) -> None:
+        self._left = b""
+
+    def draw(self) -> bytes:
+        """Return a key that nobody can predict (RFC 6455 section 10.3)."""
+        if not self._left:
+            self._left = os.urandom(1024)
+        mask, self._left = self._left[:4], self._left[4:]
+        return mask
+
+
+_masks = _Masks()
+
+
+def _text_frame(message: bytes) -> bytes:
+    """Return *message* as one masked text frame (RFC 6455 section 5.2)."""
+    size, mask = len(message), _masks.draw()
+    if size < _SIZE_IN_2:
+        head = bytes((_WHOLE_TEXT, _MASKED | size))
+    elif size < 1 << 16:
+        head = bytes((_WHOLE_TEXT, _MASKED | _SIZE_IN_2)) + size.to_bytes(2, "big")
+    else:
+        head = bytes((_WHOLE_TEXT, _MASKED | _SIZE_IN_8)) + size.to_bytes(8, "big")
+    return b"".join((head, mask, apply_mask(message, mask)))
+
+
 async def _close_now(stream: trio.abc.Stream) -> None:
     """Close *stream* without waiting for anybody. Not cut short by cancellation."""
     with trio.CancelScope(shield=True):
@@ -210,7 +246,7 @@ class _WebSocketsWire:
         self._held = bytearray()
         self._whole = 0
         #: False once the library must see every byte: what comes is compressed, or against the rules.
-        self._by_hand = not protocol.extensions
+        self._by_hand = self._plain = not protocol.extensions
         (response,) = protocol.events_received()
         self.headers: Sequence[tuple[str, str]] = tuple(
             (name.lower(), value) for name, value in cast("Response", response).headers.raw_items()
@@ -229,7 +265,10 @@ class _WebSocketsWire:
         if not message.isascii():
             message.decode()
         try:
-            await self._transmit(partial(self._protocol.send_text, message))
+            if self._plain:
+                await self._transmit(partial(_text_frame, message))
+            else:
+                await self._transmit(partial(self._encode, self._protocol.send_text, message))
         except BaseException:
             self._poisoned = True
             raise
@@ -264,7 +303,7 @@ class _WebSocketsWire:
         await trio.lowlevel.checkpoint()  # the last place where a cancellation harms nothing
         self._pinged += 1
         number = self._pinged
-        await self._transmit(partial(self._protocol.send_ping, number.to_bytes(4, "big")))
+        await self._transmit(partial(self._encode, self._protocol.send_ping, number.to_bytes(4, "big")))
         while self._ponged < number:
             if self._end is not None:
                 raise self._closed() from self._cause
@@ -281,7 +320,7 @@ class _WebSocketsWire:
         try:
             with trio.move_on_after(self._close_timeout):
                 if self._end is None:
-                    await self._transmit(partial(self._protocol.send_close, _NORMAL))
+                    await self._transmit(partial(self._encode, self._protocol.send_close, _NORMAL))
                 while self._end is None:
                     self._inbox.clear()  # nobody will want these
                     await self._read()
@@ -320,8 +359,13 @@ class _WebSocketsWire:
 
     # -- writing --
 
-    async def _transmit(self, put: Callable[[], None]) -> None:
-        """Let *put* make a frame and write it. Cancelled before that, nothing has happened."""
+    def _encode(self, put: Callable[..., None], *args: object) -> bytes:
+        """Return what the library has to say once it was told to *put* something."""
+        put(*args)
+        return b"".join(self._protocol.data_to_send())
+
+    async def _transmit(self, make: Callable[[], bytes]) -> None:
+        """Let *make* make a frame and write it. Cancelled before that, nothing has happened."""
         try:
             # Taking a free lock the usual way would cost a round through the scheduler.
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -333,8 +377,7 @@ class _WebSocketsWire:
             try:
                 if not self._is_open():
                     raise self._closed() from self._cause
-                put()
-                await self._write(b"".join(self._protocol.data_to_send()))
+                await self._write(make())
             finally:
                 self._lock.release()
         except WireClosedError:
