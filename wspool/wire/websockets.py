@@ -175,26 +175,9 @@ async def _upgrade(
     raise upgrade_failure(bytes(answer.received), wrong=wrong) from cause
 
 
-class _Masks:
-    """Masking keys, drawn many at a time: asking the system for one costs more than all the rest of a frame."""
-
-    def __init__(self) -> None:
-        self._left = b""
-
-    def draw(self) -> bytes:
-        """Return a key that nobody can predict (RFC 6455 section 10.3)."""
-        if not self._left:
-            self._left = os.urandom(1024)
-        mask, self._left = self._left[:4], self._left[4:]
-        return mask
-
-
-_masks = _Masks()
-
-
 def _text_frame(message: bytes) -> bytes:
     """Return *message* as one masked text frame (RFC 6455 section 5.2)."""
-    size, mask = len(message), _masks.draw()
+    size, mask = len(message), os.urandom(4)
     if size < _SIZE_IN_2:
         head = bytes((_WHOLE_TEXT, _MASKED | size))
     elif size < 1 << 16:
@@ -427,40 +410,69 @@ class _WebSocketsWire:
                 return
             data = bytes(self._held)
             self._held.clear()
-        inbox, at, end = self._inbox, 0, len(data)
+        at, end = 0, len(data)
         while at < end and self._end is None:
-            start, stop = at + 2, at + 2
-            if self._by_hand and start <= end:
-                size = data[at + 1]
+            if self._by_hand and not self._parts:
+                at = self._take_texts(data, at)
+            if at < end and self._end is None:
+                at = self._take_frame(data, at)
+
+    def _take_texts(self, data: bytes | bytearray, at: int) -> int:
+        """Take whole text messages of one frame each, none of 64 KiB; return where something else begins."""
+        inbox, end, limit = self._inbox, len(data), self._limit
+        try:
+            while at + 4 <= end and data[at] == _WHOLE_TEXT:
+                start, size = at + 2, data[at + 1]
                 if size == _SIZE_IN_2:
-                    start = at + 4
-                    size = int.from_bytes(data[at + 2 : start], "big")
-                elif size == _SIZE_IN_8:
-                    start = at + 10
-                    size = int.from_bytes(data[at + 2 : start], "big")
-                elif size > _SIZE_IN_8:
-                    self._by_hand = False  # masked, as no server may
-                stop = start + size if start <= end else start
-                if stop > start and size > self._limit:
-                    self._by_hand = False
-            if not self._by_hand:
-                stop = end
-            elif stop > end:
-                self._held += data[at:]
-                self._whole = stop - at
-                return
-            if self._by_hand and data[at] == _WHOLE_TEXT and not self._parts:
-                try:
-                    inbox.append(data[start:stop].decode())
-                except UnicodeDecodeError as error:
-                    self._fail(_INVALID_DATA, "text that is not UTF-8", error)
-                    self._take([])  # the answer that says so
-            else:
-                if data[at] not in _KNOWN_HEADS:
-                    self._by_hand, stop = False, end
-                self._protocol.receive_data(data[at:stop])
-                self._take(cast("list[Frame]", self._protocol.events_received()))
-            at = stop
+                    start, size = at + 4, data[at + 2] << 8 | data[at + 3]
+                elif size > _SIZE_IN_2:
+                    break
+                stop = start + size
+                if stop > end or size > limit:
+                    break
+                inbox.append(data[start:stop].decode())
+                at = stop
+        except UnicodeDecodeError as error:
+            self._refuse_text(error)
+        return at
+
+    def _take_frame(self, data: bytes | bytearray, at: int) -> int:
+        """Take a frame of any kind, or the beginning of one; return where the next begins."""
+        start, stop, end = at + 2, at + 2, len(data)
+        if self._by_hand and start <= end:
+            size = data[at + 1]
+            if size == _SIZE_IN_2:
+                start = at + 4
+                size = int.from_bytes(data[at + 2 : start], "big")
+            elif size == _SIZE_IN_8:
+                start = at + 10
+                size = int.from_bytes(data[at + 2 : start], "big")
+            elif size > _SIZE_IN_8:
+                self._by_hand = False  # masked, as no server may
+            stop = start + size if start <= end else start
+            if stop > start and size > self._limit:
+                self._by_hand = False
+        if self._by_hand and stop > end:
+            self._held += data[at:]
+            self._whole = stop - at
+            return end
+        if not self._by_hand:
+            stop = end
+        if self._by_hand and data[at] == _WHOLE_TEXT and not self._parts:
+            try:
+                self._inbox.append(data[start:stop].decode())
+            except UnicodeDecodeError as error:
+                self._refuse_text(error)
+            return stop
+        if data[at] not in _KNOWN_HEADS:
+            self._by_hand, stop = False, end
+        self._protocol.receive_data(data[at:stop])
+        self._take(cast("list[Frame]", self._protocol.events_received()))
+        return stop
+
+    def _refuse_text(self, error: UnicodeDecodeError) -> None:
+        self._fail(_INVALID_DATA, "text that is not UTF-8", error)
+        self._take([])  # the answer that says so
 
     def _take(self, frames: list[Frame]) -> None:
         """Sort what the library made of it: messages, answers to write, and maybe the end."""
