@@ -491,8 +491,8 @@ MUTANTS = [
     Mutant(
         "the reader swallows the end",
         CONNECTION,
-        "            self._note_close(error)\n        finally:\n            self._ending.set()",
-        "            self._note_close(error)",
+        "            self._note_close(error)\n        finally:\n            self._ending = True",
+        "            await trio.sleep_forever()",
     ),
     Mutant(
         "a stray event does no harm",

@@ -1,11 +1,11 @@
 """Connection: one WebSocket with its supervisor, its reader and its lanes.
 
-The supervisor is a task of the pool. It owns a nursery in which the wire and the reader
-live, and turns everything that comes out of it (a closed wire, a crash inside a library, a
-stray `Cancelled` that no scope asked for) into one report: this connection is dead.
+The supervisor is a task of the pool. It owns a nursery in which the wire lives, and turns everything
+that comes out of it (a closed wire, a crash inside a library, a stray `Cancelled` that no scope asked
+for) into one report: this connection is dead.
 
-The reader always runs. It routes each event to the turn in flight; what no turn is waiting for
-is either about the connection, or proof that the connection must not be used again.
+In between it is the reader, which always runs. It routes each event to the turn in flight; what no turn
+is waiting for is either about the connection, or proof that the connection must not be used again.
 
 Where several lanes share the connection (`wspool.core.lanes`), none may cost its siblings anything:
 what is given up is drained, a message is never cut in two by a cancelled sender, and reading
@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 
 import trio
@@ -119,12 +119,12 @@ class Connection:
         self._wire: Wire | None = None
         self._nursery: trio.Nursery | None = None
         self._sending = trio.StrictFIFOLock()
-        #: Has the deadline of the message that is on its way: one scope, as one for each costs a turn 9 %.
-        self._overdue = trio.CancelScope()
+        #: Ends the reader. Its deadline is that of the message on its way: a scope for each costs a turn 9 %.
+        self._reading = trio.CancelScope()
         self._close_code: int | None = None
         self._close_reason = ""
-        #: Set when the connection shall end: because it was told to (`_told`), or is lost.
-        self._ending = trio.Event()
+        #: True once the connection shall end: because it was told to (`_told`), or is lost.
+        self._ending = False
         self._told = False
         self._polite = False
         self._connected = False
@@ -170,7 +170,8 @@ class Connection:
         """End, with a goodbye or without. The turns on it are lost at once."""
         self._told = True
         self._polite = polite
-        self._ending.set()
+        self._ending = True
+        self._reading.cancel()
         self._lose_attempts()
         if not self._connected and self._nursery is not None:
             self._nursery.cancel_scope.cancel()
@@ -212,7 +213,7 @@ class Connection:
             finally:
                 done.set()
 
-        if self._ending.is_set():
+        if self._ending:
             await trio.lowlevel.checkpoint()
             raise WireClosedError
         self.spawn(run)
@@ -248,15 +249,15 @@ class Connection:
             except trio.WouldBlock:
                 await self._sending.acquire()
             try:
-                if self._wire is None or self._ending.is_set():
+                if self._wire is None or self._ending:
                     raise WireClosedError
                 if wanted():
-                    self._overdue.deadline = trio.current_time() + self._owner.policy.send_timeout
+                    self._reading.deadline = trio.current_time() + self._owner.policy.send_timeout
                     handed()
                     sent = True
                     await self._wire.send(message)
             finally:
-                self._overdue.deadline = math.inf
+                self._reading.deadline = math.inf
                 self._sending.release()
             done = True
             return sent
@@ -332,7 +333,7 @@ class Connection:
                 self._nursery = nursery
                 try:
                     if not self._told:
-                        await self._serve(await self._owner.dial(nursery), nursery)
+                        await self._serve(await self._owner.dial(nursery))
                 except ConnectError as error:
                     failure = error
                 nursery.cancel_scope.cancel()
@@ -350,20 +351,14 @@ class Connection:
                 failure.__cause__ = error
         return failure
 
-    async def _serve(self, wire: Wire, nursery: trio.Nursery) -> None:
+    async def _serve(self, wire: Wire) -> None:
         try:
             if not self._told:
                 self._wire = wire
                 self._connected = True
                 self.heard_at = self._owner.now()
-                nursery.start_soon(self._read, wire)
                 self._owner.on_connected(self)
-                with self._overdue:
-                    await self._ending.wait()
-                if self._overdue.cancelled_caught:
-                    limit = self._owner.policy.send_timeout
-                    self._close_reason = f"the network did not take the request within send_timeout={limit:g} s"
-                    self._poison(CloseReason.DIRTY)
+                await self._read(wire)
             if self._polite:
                 await wire.aclose()
         finally:
@@ -383,7 +378,7 @@ class Connection:
 
     def _poison(self, reason: CloseReason) -> None:
         """This connection must not be used again. Nothing to do once its end is known."""
-        if not self._ending.is_set():
+        if not self._ending:
             self._owner.on_unusable(self, reason)
 
     # -- the reader ---------------------------------------------------------------------------
@@ -396,37 +391,45 @@ class Connection:
         )
 
     async def _read(self, wire: Wire) -> None:
+        """Read until the wire or the connection ends, or a request could not be sent in time."""
         limit = self._owner.policy.max_buffered
         try:
-            while not self._ending.is_set():
-                messages = await wire.receive()
-                self.heard_at = self._owner.now()
-                fed: dict[Attempt, None] = {}
-                try:
-                    at = 0
-                    while at < len(messages) and not self._ending.is_set():
-                        attempt = self._only.attempt if self._only is not None else None
-                        if attempt is None or attempt.machine.like is None:
-                            run = 0
-                        else:
-                            run = self._feed_run(attempt, messages, at)
-                        if not run:
-                            attempt = self._dispatch(messages[at])
-                        if attempt is not None:
-                            fed[attempt] = None
-                        at += run or 1
-                finally:
-                    # Whatever ended this batch: a turn that has ended in it is no lane's any more, so
-                    # nobody else would tell its consumer.
-                    for attempt in fed:
-                        attempt.wake()
-                for attempt in fed:
-                    if attempt.unread > limit:
-                        await self._wait_for(attempt, limit)
+            with self._reading:
+                while not self._ending:
+                    for attempt in self._take(await wire.receive()):
+                        if attempt.unread > limit:
+                            await self._wait_for(attempt, limit)
+            if self._reading.cancelled_caught and not self._told:
+                late = f"within send_timeout={self._owner.policy.send_timeout:g} s"
+                self._close_reason = f"the network did not take the request {late}"
+                self._poison(CloseReason.DIRTY)
         except WireClosedError as error:
             self._note_close(error)
         finally:
-            self._ending.set()
+            self._ending = True
+
+    def _take(self, messages: Sequence[str | bytes]) -> Iterable[Attempt]:
+        """Take a batch; return the attempts that something of it was for."""
+        self.heard_at = self._owner.now()
+        fed: dict[Attempt, None] = {}
+        at = 0
+        try:
+            while at < len(messages) and not self._ending:
+                attempt = self._only.attempt if self._only is not None else None
+                run = 0
+                if attempt is not None and attempt.machine.like is not None:
+                    run = self._feed_run(attempt, messages, at)
+                if not run:
+                    attempt = self._dispatch(messages[at])
+                if attempt is not None:
+                    fed[attempt] = None
+                at += run or 1
+        finally:
+            # Whatever ended this batch: a turn that has ended in it is no lane's any more, so
+            # nobody else would tell its consumer.
+            for attempt in fed:
+                attempt.wake()
+        return fed
 
     async def _wait_for(self, attempt: Attempt, limit: int) -> None:
         if self._is_shared(attempt):
