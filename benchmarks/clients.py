@@ -33,7 +33,7 @@ from benchmarks.harness import Sample, Stopwatch, installed
 from benchmarks.processes import Server, client_context
 from benchmarks.script import Say
 
-__all__ = ["CLIENTS", "Load", "Result", "available", "play"]
+__all__ = ["CLIENTS", "Load", "Result", "available", "open_floor", "play"]
 
 #: Takes one turn with that input; returns how many events came.
 Turn = Callable[[str], Awaitable[int]]
@@ -138,16 +138,17 @@ class _Floor:
 
 
 @asynccontextmanager
-async def _open_floor(load: Load) -> AsyncGenerator[list[Turn], None]:
-    parts = urlsplit(load.url)
+async def open_floor(
+    url: str, context: ssl.SSLContext | None, connections: int, decode: bool
+) -> AsyncGenerator[list[Turn], None]:
+    """Open that many connections of the least client; the turns of each."""
+    parts = urlsplit(url)
     turns: list[Turn] = []
     async with AsyncExitStack() as stack:
-        for _ in range(load.connections):
+        for _ in range(connections):
             stream: trio.abc.Stream = await trio.open_tcp_stream("127.0.0.1", parts.port or 0)
-            if load.context is not None:
-                stream = trio.SSLStream(
-                    stream, load.context, server_hostname="localhost", https_compatible=True
-                )
+            if context is not None:
+                stream = trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
             await stack.enter_async_context(stream)
             key = base64.b64encode(os.urandom(16)).decode()
             await stream.send_all(
@@ -158,7 +159,7 @@ async def _open_floor(load: Load) -> AsyncGenerator[list[Turn], None]:
             answer = b""
             while not answer.endswith(b"\r\n\r\n"):
                 answer += await stream.receive_some(65536)
-            turns.append(_Floor(stream, load.decode).turn)
+            turns.append(_Floor(stream, decode).turn)
         yield turns
 
 
@@ -393,7 +394,9 @@ class Client:
 
 
 CLIENTS: Final[dict[str, Client]] = {
-    "floor": Client("orjson", True, _open_floor),
+    "floor": Client(
+        "orjson", True, lambda load: open_floor(load.url, load.context, load.connections, load.decode)
+    ),
     "wspool, fast wire": Client("websockets", True, _open_lease("websockets")),
     "wspool, default wire": Client("wspool", True, _open_lease("trio-websocket")),
     "respond, fast wire": Client("websockets", True, _open_conversation("websockets")),

@@ -6,13 +6,14 @@ TCP and TLS handshakes cost their round trips; nothing is lost, and there is no 
 who opens many connections. Tools take no time. Everybody starts without a connection.
 
 * wspool: a conversation; each turn sends what is new.
+* floor: the least client (`benchmarks.clients`) with turns of the same size; what machine and server take.
 * new connection: HTTP, the full context with each call, on a connection of its own.
 * keep-alive: the same, on one connection.
 * previous id: keep-alive and `previous_response_id`, so that only what is new is sent. It needs a
   server that stores the conversation.
 
-`ideal`: think + stream + one round trip per turn + the bytes at link speed. `client`: what is
-left of the time when thinking, streaming and the link are taken off: client, server, machine.
+`ideal`: think + stream + one round trip per turn + the bytes at link speed, and no handshake. `client`: what
+is left of the time when thinking, streaming and the link are taken off: client, server, machine.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import attrs
 import trio
 
 import wspool
+from benchmarks.clients import open_floor
 from benchmarks.harness import Row, installed
 from benchmarks.processes import Process, Server, client_context, open_blaster, open_link
 from benchmarks.script import Say
@@ -52,6 +54,7 @@ SAY: Final = Say(
     events=TOKENS // TOKENS_PER_EVENT + 6, call=True, think=THINK, gap=TOKENS_PER_EVENT / TOKENS_PER_SECOND
 )
 PROMPT: Final = "Find the failing test."
+FLOOR: Final = "floor"
 
 Mode = Literal["new connection", "keep-alive", "previous id"]
 MODES: Final[tuple[Mode, ...]] = ("new connection", "keep-alive", "previous id")
@@ -111,6 +114,21 @@ def _wspool(wire: Literal["websockets", "trio-websocket"], url: str, conversatio
         ):
             for _ in range(conversations):
                 nursery.start_soon(converse, pool)
+
+    trio.run(main)
+
+
+def _floor(url: str, conversations: int) -> None:
+    async def converse() -> None:
+        async with open_floor(url, client_context(), 1, decode=True) as (turn,):
+            await turn(PROMPT)
+            for number in range(CALLS):
+                await turn(_output(number)["output"])
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(conversations):
+                nursery.start_soon(converse)
 
     trio.run(main)
 
@@ -219,6 +237,9 @@ def _contestants() -> dict[str, tuple[int, Callable[[str, int], None]]]:
         found["wspool, fast wire"] = (3, lambda url, many: _wspool("websockets", url, many))
     found["wspool, default wire"] = (3, lambda url, many: _wspool("trio-websocket", url, many))
 
+    if installed("orjson"):
+        found[FLOOR] = (3, _floor)
+
     def with_mode(
         run: Callable[[Mode, str, int], None], mode: Mode
     ) -> tuple[int, Callable[[str, int], None]]:
@@ -234,7 +255,7 @@ def _contestants() -> dict[str, tuple[int, Callable[[str, int], None]]]:
 
 def _once(name: str, server: Server, link: Process, conversations: int) -> Run:
     handshake, run = _contestants()[name]
-    url = server.url(SAY, port=link.port, http=not name.startswith("wspool"))
+    url = server.url(SAY, port=link.port, http=not name.startswith(("wspool", FLOOR)))
     link.lap()
     server.process.lap()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -263,7 +284,7 @@ def run(*, quick: bool) -> list[Row]:
         rows += _measure(server, link, names, 1, 1 if quick else 3)
         some = [name for name in names if not name.startswith("openai") or "new" not in name]
         if quick:
-            some = [name for name in names if name in ("wspool, fast wire", "httpx, keep-alive")]
+            some = [name for name in names if name in ("wspool, fast wire", FLOOR, "httpx, keep-alive")]
         rows += _measure(server, link, some, 10 if quick else 200, 1)
     return rows
 
@@ -278,7 +299,7 @@ def _measure(server: Server, link: Process, names: list[str], conversations: int
         return statistics.median(what(one) for one in runs[name])
 
     own = [name for name in names if name.startswith("wspool")]
-    others = [name for name in names if name not in own]
+    others = [name for name in names if name not in own and name != FLOOR]
     many = f"{conversations} conversation{'s' if conversations > 1 else ''}"
     assumed = (
         f"{CALLS} calls, {CONTEXT // 1000} KB, think {THINK * 1e3:.0f} ms, {TOKENS} tokens a turn at "
@@ -324,6 +345,15 @@ def _measure(server: Server, link: Process, names: list[str], conversations: int
                 most=1.05 if conversations == 1 else None,
             )
         )
+        if FLOOR in runs:
+            over = [mine.wall / least.wall for mine, least in zip(runs[name], runs[FLOOR], strict=True)]
+            rows.append(
+                Row(
+                    metric=f"rollout, {many}: time over the floor's, {wire}",
+                    value=statistics.median(over),
+                    unit="x",
+                )
+            )
     for name in names:
         rows.append(
             Row(
