@@ -21,11 +21,13 @@ def main() -> int:
     options = parser.parse_args()
     logging.getLogger("wspool").setLevel(logging.CRITICAL)  # outages are what this is about
     size = LARGE if options.large else SMALL
-    failed = 0
+    failed = turns = cancels = 0
     began = time.perf_counter()
     for seed in range(options.first, options.first + options.seeds):
         try:
             journal = simulate(seed, size)
+            turns += len(journal.turns)
+            cancels += sum(event[1] == "cancel" for event in journal.events)
             if options.log:
                 print(*journal.events, sep="\n")  # noqa: T201
         except Exception:
@@ -34,7 +36,9 @@ def main() -> int:
             again = f"python -m tests.simulation --first {seed} --seeds 1{' --large' * options.large}"
             print(f"seed {seed} failed; replay it with: {again}", flush=True)  # noqa: T201
     took = time.perf_counter() - began
-    print(f"{options.seeds} {size.name} worlds, {failed} failed, {took:.1f} s")  # noqa: T201
+    print(  # noqa: T201
+        f"{options.seeds} {size.name} worlds, {failed} failed: {turns} turns, {cancels} cancels, {took:.1f} s"
+    )
     return min(failed, 1)
 
 
