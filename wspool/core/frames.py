@@ -253,16 +253,18 @@ class Likeness:
         """Return the events of those first of *messages* that go on with *number*."""
         kind, lane, head, before, after = self._type, self._lane, self._head, self._before, self._after
         events: list[Event] = []
-        for raw in messages:
-            if not isinstance(raw, str):
-                break
-            if head is None:
-                if not (raw.startswith(f"{before}{number}{after}") and raw.endswith("}")):
+        add = events.append
+        try:
+            for raw in cast("Iterable[str]", messages):
+                if head is None:
+                    if not (raw.startswith(f"{before}{number}{after}") and raw[-1] == "}"):
+                        break
+                elif not (raw.startswith(head) and raw.endswith(f"{before}{number}{after}")):
                     break
-            elif not (raw.startswith(head) and raw.endswith(f"{before}{number}{after}")):
-                break
-            events.append(Event(kind, raw, None, number, lane))
-            number += 1
+                add(Event(kind, raw, None, number, lane))
+                number += 1
+        except TypeError:
+            pass  # bytes, which are not compared
         return events
 
 
