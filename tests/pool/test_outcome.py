@@ -138,7 +138,7 @@ def test_a_failed_response_becomes_an_error() -> None:
         "type": "response.failed",
         "response": {"id": "r", "status": "failed", "error": {"code": "server_error", "message": "oops"}},
     }
-    error = failed_response(attempt_with(created("r"), failed).machine)
+    error = failed_response(attempt_with(created("r"), failed))
 
     assert ("server_error", "r", "terminal") == (error.code, error.response_id, error.delivery)
     assert "response failed: server_error: oops" == str(error)

@@ -10,7 +10,7 @@ from wspool.core.failures import FailureKind
 from wspool.core.frames import ServerError
 from wspool.core.replay import MESSAGE_TOO_BIG
 from wspool.core.statistics import PoolStatistics
-from wspool.core.turn import Delivery, TurnMachine
+from wspool.core.turn import Delivery
 from wspool.errors import (
     AuthenticationError,
     ConnectionLimitError,
@@ -65,13 +65,18 @@ def turn_failure(attempt: Attempt) -> WsPoolError | None:
         return lost(how, attempt)
     machine = attempt.machine
     if machine.response is None and machine.error is not None:
-        return server_failure(machine.error, machine.delivery, machine.response_id)
+        return _server_failure(attempt, machine.error)
     return None
 
 
-def failed_response(machine: TurnMachine) -> ResponseFailedError:
-    """Return the error of a response whose status is `failed`."""
-    return server_failure(machine.error or ServerError(), machine.delivery, machine.response_id)
+def failed_response(attempt: Attempt) -> ResponseFailedError:
+    """Return the error of an attempt whose response has the status `failed`."""
+    return _server_failure(attempt, attempt.machine.error or ServerError())
+
+
+def _server_failure(attempt: Attempt, error: ServerError) -> ResponseFailedError:
+    machine = attempt.machine
+    return server_failure(attempt.redactor.server_error(error), machine.delivery, machine.response_id)
 
 
 def lost(how: str, attempt: Attempt | None = None) -> TurnLostError:

@@ -13,7 +13,8 @@ not give by itself:
 * After a write that was cut short nothing more is written: the peer would take it for the rest of a frame.
 * The stream is closed whatever happens, without waiting for the peer.
 * Endless empty fragments end the wire (the size limit of trio-websocket does not count them).
-* Credentials are forgotten once the upgrade is over.
+* Credentials are forgotten once the upgrade is over, and what the peer says is in no log: trio-websocket
+  would print close reasons and pings, in which a peer may echo them.
 
 An `_Inbox` takes the place of the memory channel between trio-websocket's reader and whoever receives. In
 that channel each message costs both of them a round through the scheduler; here one read wakes the receiver
@@ -24,6 +25,7 @@ A limit that cannot be lifted from out here: the size limit counts characters, n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast
 
@@ -50,6 +52,17 @@ _RECEIVE_BUFFER: Final = 64 * 1024
 # Close codes of RFC 6455 section 7.4.1, for what this side objects to.
 _BINARY: Final = (1003, "binary message")
 _MESSAGE_TOO_BIG: Final = 1009
+
+
+class _Discreet(logging.Filter):
+    """Lets nothing out that trio-websocket logs about connections of ours; others are not ours to silence."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        about = record.args[0] if isinstance(record.args, tuple) and record.args else None
+        return not isinstance(getattr(about, "_stream", None), _GuardedStream)
+
+
+logging.getLogger("trio-websocket").addFilter(_Discreet())
 
 
 class _GuardedStream(trio.abc.Stream):
