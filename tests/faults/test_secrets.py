@@ -334,12 +334,14 @@ async def test_f87_secrets_beside_the_connection(make: Make, caplog, autojump_cl
         await far.send_all(ECHO_BY_HTTP)
         return near
 
-    async with faulty(make, open_stream=open_stream, pool_options={"instrument": sinks}) as scene:
-        async with scene.pool.conversation(model="m") as conversation:
-            await conversation.respond("hi")
-            with pytest.raises(wspool.ResponseFailedError, match="no key <hidden>") as caught:
-                await conversation.compact()
-            sinks.blame(caught.value)
+    async with (
+        faulty(make, open_stream=open_stream, pool_options={"instrument": sinks}) as scene,
+        scene.pool.conversation(model="m") as conversation,
+    ):
+        await conversation.respond("hi")
+        with pytest.raises(wspool.ResponseFailedError, match="no key <hidden>") as caught:
+            await conversation.compact()
+        sinks.blame(caught.value)
     sinks.assert_clean(caplog)
 
 

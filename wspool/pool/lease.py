@@ -72,6 +72,11 @@ class Lease:
         self._released = False
 
     @property
+    def id(self) -> LeaseId:
+        """Its number in its pool."""
+        return self._id
+
+    @property
     def alive(self) -> bool:
         """True while turns can start: not released, and its connection is there."""
         return self._owner.is_live(self._id)

@@ -541,6 +541,10 @@ class Pool:
         self._connections.pop(connection.id, None)
         self._step(self._core.gone, connection.id)
 
+    def on_leaking(self, lease: LeaseId) -> None:
+        """*lease* is held for longer than `policy.leak_after`."""
+        raise AssertionError("bug: who asks for `leak_after` gets a `WatchfulPool`")
+
     # -- the shell law ------------------------------------------------------------------------
 
     @trio.lowlevel.enable_ki_protection
@@ -592,7 +596,7 @@ class Pool:
                 if (taken := self._leases.pop(lease, None)) is not None:
                     taken.taken = True
             case Leaking(lease=lease):
-                self._watch(self._setup.instrument.lease_leaking, lease)
+                self.on_leaking(lease)
             case Degraded(failure=failure):
                 logger.warning("the endpoint is down: %s", failure.message)
                 self._watch(self._setup.instrument.pool_degraded, failure.message)
