@@ -165,6 +165,7 @@ def test_a_full_line_shows_the_pool() -> None:
     ("kind", "expected"),
     [
         (FailureKind.CREDENTIAL, wspool.AuthenticationError),
+        (FailureKind.NOT_OFFERED, wspool.WebSocketNotOfferedError),
         (FailureKind.PERMANENT, wspool.DialFailedError),
         (FailureKind.TRANSIENT, wspool.DialFailedError),
     ],

@@ -22,6 +22,7 @@ from wspool.errors import (
     ResponseFailedError,
     TooManyWaitingError,
     TurnLostError,
+    WebSocketNotOfferedError,
     WsPoolError,
 )
 from wspool.pool.attempt import Attempt
@@ -33,6 +34,11 @@ _TOO_BIG = (
     "; a message is too big, and a resend never works: shorten the request if it was that, "
     "or raise max_message_size if it was one from the server"
 )
+
+_DIAL_ERRORS = {
+    FailureKind.CREDENTIAL: AuthenticationError,
+    FailureKind.NOT_OFFERED: WebSocketNotOfferedError,
+}
 
 _OVERRUN = (
     "its events were not read, max_buffered bytes of them were waiting, and other turns share the "
@@ -106,8 +112,7 @@ def refusal(command: Refuse, statistics: PoolStatistics, cause: BaseException | 
             failure = command.failure
             if failure is None:
                 raise AssertionError("bug: refused for a failed dial without its failure")
-            kind = AuthenticationError if failure.kind is FailureKind.CREDENTIAL else DialFailedError
-            error: LeaseRefusedError = kind(
+            error: LeaseRefusedError = _DIAL_ERRORS.get(failure.kind, DialFailedError)(
                 failure.message,
                 phase=failure.phase,
                 status=failure.status,
