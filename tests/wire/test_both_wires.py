@@ -114,6 +114,18 @@ async def test_a_wrong_answer_ends_the_dial_at_once(make, autojump_clock, answer
     assert (error.status, error.timed_out) == (None, False)
 
 
+@pytest.mark.parametrize("then_close", [True, False])
+@pytest.mark.parametrize(
+    "answer", [b"220 mail.example ESMTP", b"HTTP/2 403\r\n"], ids=["another protocol", "another version"]
+)
+async def test_what_is_not_http_is_known_at_its_first_wrong_byte(make, autojump_clock, answer, then_close):
+    """Even before its first line ends, and even if the server then waits for us."""
+    error, took = await dial_against(make, answering(answer, then_close=then_close))
+
+    assert took == 0
+    assert "not a WebSocket handshake" in str(error)
+
+
 @pytest.mark.parametrize(
     ("answer", "text"), [(b"", "instead of answering"), (HALF, "in the middle")], ids=["nothing", "half"]
 )

@@ -25,6 +25,7 @@ __all__ = [
     "Answer",
     "AnswerReader",
     "NotHttpError",
+    "may_be_http",
     "parse_answer",
     "refusal",
     "upgrade_failure",
@@ -121,7 +122,7 @@ class AnswerReader:
 
     def _check_status_line(self) -> int:
         """Return the status, 0 while its line is not complete."""
-        if not _VERSION.startswith(self.received[: len(_VERSION)]):
+        if not may_be_http(self.received):
             raise NotHttpError("the answer does not begin like HTTP/1")
         if b"\n" not in self.received[:MAX_HEAD]:
             return 0
@@ -148,6 +149,11 @@ class AnswerReader:
         else:
             body = min(int(length), self._max_body) if known else self._max_body
         self._enough = self._head + body
+
+
+def may_be_http(received: bytes | bytearray) -> bool:
+    """Return whether what came so far begins like an answer."""
+    return _VERSION.startswith(received[: len(_VERSION)])
 
 
 def parse_answer(received: bytes, *, max_body: int = MAX_REJECT_BODY) -> Answer | None:

@@ -27,14 +27,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import trio
 import trio_websocket
 import wsproto.utilities
 
 from wspool.wire import dial
-from wspool.wire.answer import MAX_HEAD, MAX_REJECT_BODY, refusal, upgrade_failure
+from wspool.wire.answer import MAX_HEAD, MAX_REJECT_BODY, may_be_http, refusal, upgrade_failure
 from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, Wire, WireClosedError
 
 __all__ = ["MAX_FRAGMENTS", "MAX_REJECT_BODY", "TrioWebSocketConnector"]
@@ -51,6 +51,7 @@ _RECEIVE_BUFFER: Final = 64 * 1024
 
 # Close codes of RFC 6455 section 7.4.1, for what this side objects to.
 _BINARY: Final = (1003, "binary message")
+_PROTOCOL_ERROR: Final = 1002
 _MESSAGE_TOO_BIG: Final = 1009
 
 
@@ -116,10 +117,10 @@ class _GuardedStream(trio.abc.Stream):
         self.heard_at = trio.current_time()
         if self.answer is not None:
             self.answer += data
+            if not may_be_http(self.answer):
+                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade is not HTTP")
             if len(self.answer) > MAX_HEAD + MAX_REJECT_BODY:
-                too_long = trio.BrokenResourceError("the answer to the upgrade is too long")
-                self._end(too_long)
-                raise too_long
+                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade is too long")
         return data
 
     async def aclose(self) -> None:
@@ -141,8 +142,13 @@ class _GuardedStream(trio.abc.Stream):
             self._counted, self._reads = pieces, 0
         self._reads += 1
         if len(pieces) - self._reads > MAX_FRAGMENTS:
-            self.verdict = (_MESSAGE_TOO_BIG, f"a message of more than {MAX_FRAGMENTS} fragments")
-            raise trio.BrokenResourceError(self.verdict[1])
+            self._give_up(_MESSAGE_TOO_BIG, f"a message of more than {MAX_FRAGMENTS} fragments")
+
+    def _give_up(self, code: int, why: str) -> NoReturn:
+        self.verdict = (code, why)
+        error = trio.BrokenResourceError(why)
+        self._end(error)
+        raise error
 
 
 class TrioWebSocketConnector:
