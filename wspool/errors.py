@@ -84,8 +84,8 @@ class RequestTooLargeError(WsPoolError):
 
     def __init__(self, *, size: int, limit: int) -> None:
         super().__init__(
-            f"request of {size} bytes is over the provider's limit of {limit} bytes for one message; "
-            "shorten or compact the conversation (a resend can never work)"
+            f"request of {size} bytes is over the provider's limit of {limit} bytes for one message "
+            "(max_request); shorten or compact the conversation (a resend can never work)"
         )
         self.size = size
         self.limit = limit

@@ -267,7 +267,9 @@ class Connection:
             self._note_close(error)
             raise
         except trio.TooSlowError:
-            raise WireClosedError(reason="the network did not take the message in time") from None
+            limit = self._owner.policy.send_timeout
+            self._close_reason = f"the network did not take the message within send_timeout={limit:g} s"
+            raise WireClosedError(reason=self._close_reason) from None
         finally:
             if not done:
                 self._poison(CloseReason.DIRTY)
@@ -293,6 +295,7 @@ class Connection:
             # Time may be up only because somebody kept the whole program busy. What came meanwhile
             # is read in the same step in which the deadline was found to have passed, before the next.
             await trio.lowlevel.checkpoint()
+        self._close_reason = f"nothing came for ping_timeout={patience:g} s, not even a pong"
         return False
 
     def spawn(self, task: Callable[..., Awaitable[object]], *args: object) -> None:

@@ -34,7 +34,14 @@ import trio_websocket
 import wsproto.utilities
 
 from wspool.wire import dial
-from wspool.wire.answer import MAX_HEAD, MAX_REJECT_BODY, may_be_http, refusal, upgrade_failure
+from wspool.wire.answer import (
+    MAX_HEAD,
+    MAX_REJECT_BODY,
+    is_head_too_long,
+    may_be_http,
+    refusal,
+    upgrade_failure,
+)
 from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, Wire, WireClosedError
 
 __all__ = ["MAX_FRAGMENTS", "MAX_REJECT_BODY", "TrioWebSocketConnector"]
@@ -119,6 +126,8 @@ class _GuardedStream(trio.abc.Stream):
             self.answer += data
             if not may_be_http(self.answer):
                 self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade is not HTTP")
+            if is_head_too_long(self.answer):
+                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade has too many headers")
             if len(self.answer) > MAX_HEAD + MAX_REJECT_BODY:
                 self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade is too long")
         return data
