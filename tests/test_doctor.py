@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import wspool
 from tests.helpers import CANARY
+from tests.wire.peer import frame, read_request, switching_protocols
 from wspool.cli.app import app
 from wspool.cli.doctor import _print
 from wspool.cli.examine import Check, examine
@@ -165,7 +166,7 @@ async def test_a_refused_port() -> None:
 
     assert "+!...." == verdicts(report)
     assert "Connection refused" in report["tcp"].text
-    assert "check address and firewall" in report["tcp"].text
+    assert "check the address, the firewall, and that the server runs" in report["tcp"].text
 
 
 @pytest.fixture(scope="module")
@@ -196,11 +197,11 @@ async def secured(server: Server, certificate: trustme.LeafCert) -> AsyncGenerat
 async def test_certificates(case: str, authority: trustme.CA, monkeypatch, tmp_path) -> None:
     """The real reason is told, in OpenSSL's words, and what can be done; a good one with its issuer."""
     past = datetime.datetime(2020, 1, 2, tzinfo=datetime.UTC)
-    certificate, words = {
-        "good": (authority.issue_cert("localhost"), "certificate by trustme"),
-        "self-signed": (trustme.CA().issue_cert("localhost"), "unable to get local issuer certificate"),
-        "wrong name": (authority.issue_cert("elsewhere.example"), "Hostname mismatch"),
-        "expired": (authority.issue_cert("localhost", not_after=past), "certificate has expired"),
+    certificate, words, advice = {
+        "good": (authority.issue_cert("localhost"), "certificate by trustme", "days left"),
+        "self-signed": (trustme.CA().issue_cert("localhost"), "unable to get local issuer", "SSL_CERT_FILE"),
+        "wrong name": (authority.issue_cert("elsewhere.example"), "Hostname mismatch", "host in the URL"),
+        "expired": (authority.issue_cert("localhost", not_after=past), "has expired", "machine's clock"),
     }[case]
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
@@ -214,10 +215,9 @@ async def test_certificates(case: str, authority: trustme.CA, monkeypatch, tmp_p
     if case == "good":
         assert "++.++++" == verdicts(report)
         assert report["tls"].text.startswith("TLSv1.")
-        assert "days left" in report["tls"].text
     else:
         assert "++.!..." == verdicts(report)
-        assert "SSL_CERT_FILE" in report["tls"].text
+    assert advice in report["tls"].text
 
 
 async def test_tls_on_a_plain_port() -> None:
@@ -295,7 +295,12 @@ async def test_a_proxy_that_is_not_used_is_mentioned(monkeypatch) -> None:
         (Rejection(status=401), "++.+!.", "key", "the key in OPENAI_API_KEY was refused (401)"),
         (Rejection(status=403, body=b'{"error":{}}'), "++.+!.", "key", "was refused (403)"),
         (Rejection(status=403, body=b"<html>"), "++.!..", "upgrade", "the edge and not the API"),
-        (Rejection(status=429), "++.!..", "upgrade", "too many requests or connections"),
+        (
+            Rejection(status=429, headers={"Retry-After": "30"}),
+            "++.!..",
+            "upgrade",
+            "the endpoint asks for 30 s",
+        ),
         (Rejection(status=503), "++.!..", "upgrade", "try again later"),
         (Rejection(status=None), "++.!..", "upgrade", "did not answer the WebSocket upgrade"),
         (Rejection(status=101, close_code=1008), "++.+!.", "key", "with code 1008: check the key"),
@@ -396,6 +401,28 @@ async def test_a_connection_that_is_lost() -> None:
         report = await diagnose(server.url)
 
     assert ("++.++!", True) == (verdicts(report), "turn lost" in report["turn"].text)
+
+
+async def test_an_endpoint_that_echoes_the_key() -> None:
+    """Neither a header of its answer nor an error of its turn shows it."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            request = await read_request(stream)
+            await stream.send_all(switching_protocols(request, f"Server: echo {CANARY}".encode()))
+            await stream.receive_some()
+            error = {"type": "error", "status": 400, "error": {"message": f"no key {CANARY}"}}
+            await stream.send_all(frame(1, json.dumps(error).encode()))
+            await stream.receive_some()
+
+    async with listening(serve) as port:
+        report = await diagnose(f"ws://127.0.0.1:{port}/")
+
+    assert "++.++!" == verdicts(report)
+    assert ("WebSocket by echo <hidden>", True) == (
+        report["upgrade"].text,
+        "no key <hidden>" in report["turn"].text,
+    )
 
 
 # -- the commands ---------------------------------------------------------------------------------

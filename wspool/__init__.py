@@ -103,6 +103,9 @@ from wspool.errors import (
     TurnLostError as TurnLostError,
 )
 from wspool.errors import (
+    WebSocketNotOfferedError as WebSocketNotOfferedError,
+)
+from wspool.errors import (
     WsPoolError as WsPoolError,
 )
 from wspool.pool.conversation import Conversation as Conversation
@@ -153,6 +156,7 @@ __all__ = [
     "TurnInFlightError",
     "TurnLostError",
     "TurnRecord",
+    "WebSocketNotOfferedError",
     "WsPoolError",
     "open_pool",
 ]

@@ -13,6 +13,7 @@
         TooManyWaitingError                           the line is full
         DialFailedError                               the endpoint cannot be reached
           AuthenticationError                           it refuses the key
+          WebSocketNotOfferedError                      it answers HTTP, and offers no WebSocket
       TurnLostError (trio.BrokenResourceError)      the network
       ResponseFailedError                           the server
         PreviousResponseNotFoundError                 the parent is not in its memory
@@ -56,6 +57,7 @@ __all__ = [
     "TooManyWaitingError",
     "TurnInFlightError",
     "TurnLostError",
+    "WebSocketNotOfferedError",
     "WsPoolError",
 ]
 
@@ -82,8 +84,8 @@ class RequestTooLargeError(WsPoolError):
 
     def __init__(self, *, size: int, limit: int) -> None:
         super().__init__(
-            f"request of {size} bytes is over the provider's limit of {limit} bytes for one message; "
-            "shorten or compact the conversation (a resend can never work)"
+            f"request of {size} bytes is over the provider's limit of {limit} bytes for one message "
+            "(max_request); shorten or compact the conversation (a resend can never work)"
         )
         self.size = size
         self.limit = limit
@@ -162,6 +164,13 @@ class DialFailedError(LeaseRefusedError):
 
 class AuthenticationError(DialFailedError):
     """The endpoint refused the credential during the handshake."""
+
+
+class WebSocketNotOfferedError(DialFailedError):
+    """HTTP is answered at this address (404, 405, 426, or a page), and no WebSocket is offered.
+
+    Waiting does not help. Whoever can fall back to HTTP does it here.
+    """
 
 
 class TurnLostError(WsPoolError, trio.BrokenResourceError):

@@ -126,14 +126,15 @@ def test_seconds_and_milliseconds_agree(milliseconds: int) -> None:
 
 
 TRANSIENT, CREDENTIAL, PERMANENT = FailureKind.TRANSIENT, FailureKind.CREDENTIAL, FailureKind.PERMANENT
+NOT_OFFERED = FailureKind.NOT_OFFERED
 
 
 @pytest.mark.parametrize(
     ("status", "body", "kind", "advice"),
     [
         (None, b"", TRANSIENT, ""),
-        (200, b"", TRANSIENT, ""),
-        (299, b"", TRANSIENT, ""),
+        (200, b"<html>", NOT_OFFERED, "no WebSocket is offered"),
+        (299, b"", NOT_OFFERED, "no WebSocket is offered"),
         (300, b"", PERMANENT, "redirects are never followed"),
         (302, b"", PERMANENT, "redirects are never followed"),
         (399, b"", PERMANENT, "redirects are never followed"),
@@ -143,10 +144,10 @@ TRANSIENT, CREDENTIAL, PERMANENT = FailureKind.TRANSIENT, FailureKind.CREDENTIAL
         (403, b"<html>", TRANSIENT, "this is the edge and not the API"),
         (403, b'{"error": {}}', CREDENTIAL, "check the API key"),
         (403, b' \n{"error": {}}', CREDENTIAL, "check the API key"),
-        (404, b"{}", PERMANENT, "no WebSocket is offered"),
-        (405, b"", PERMANENT, "no WebSocket is offered"),
+        (404, b"{}", NOT_OFFERED, "no WebSocket is offered"),
+        (405, b"", NOT_OFFERED, "no WebSocket is offered"),
         (408, b"", TRANSIENT, ""),
-        (426, b"", PERMANENT, "no WebSocket is offered"),
+        (426, b"", NOT_OFFERED, "no WebSocket is offered"),
         (429, b"{}", TRANSIENT, "wait, or lower max_size"),
         (500, b"", TRANSIENT, "try again later"),
         (503, b'{"error": {"code": "server_is_overloaded"}}', TRANSIENT, "try again later"),

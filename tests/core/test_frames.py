@@ -202,21 +202,22 @@ def test_any_bytes_are_an_event_or_malformed(raw: bytes) -> None:
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        ("[DONE]", "not JSON (JSONDecodeError): '[DONE]'"),
-        (b"[DONE]", "not JSON (JSONDecodeError): b'[DONE]'"),
-        (b'{"a":"\xff"}', 'not JSON (UnicodeDecodeError): b\'{"a":"\\xff"}\''),
-        ("[1]", "not a JSON object: '[1]'"),
-        ("{}", "no type: '{}'"),
-        ('{"type":7}', "no type: '{\"type\":7}'"),
-        ('{"type":null}', "no type: '{\"type\":null}'"),
+        ("[DONE]", "not JSON (JSONDecodeError)"),
+        (b"[DONE]", "not JSON (JSONDecodeError)"),
+        (b'{"a":"\xff"}', "not JSON (UnicodeDecodeError)"),
+        ("[1]", "not a JSON object"),
+        ("{}", "no type"),
+        ('{"type":7}', "no type"),
+        ('{"type":null}', "no type"),
     ],
 )
-def test_a_malformed_message_is_quoted(raw: str | bytes, reason: str) -> None:
-    """The error says what is wrong with the message, and shows it."""
+def test_a_malformed_message_is_not_repeated(raw: str | bytes, reason: str) -> None:
+    """The error says what is wrong with the message, and holds none of it, nor does what led to it."""
     with pytest.raises(MalformedMessageError) as caught:
         parse_event(raw)
 
     assert reason == str(caught.value)
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize(
@@ -226,14 +227,6 @@ def test_a_message_cut_short_is_malformed_at_once(raw: str | bytes) -> None:
     """A known type at the front does not make half a message an event."""
     with pytest.raises(MalformedMessageError, match="not JSON"):
         parse_event(raw)
-
-
-def test_only_the_beginning_of_a_long_message_is_quoted() -> None:
-    """A message of megabytes does not make an error text of megabytes."""
-    with pytest.raises(MalformedMessageError) as caught:
-        parse_event("x" * 1_000_000)
-
-    assert f"not JSON (JSONDecodeError): '{'x' * 80}'..." == str(caught.value)
 
 
 def test_the_body_is_decoded_at_the_first_look() -> None:

@@ -175,16 +175,16 @@ async def test_f40_key_revoked(make: Make, autojump_clock) -> None:
         assert {1} == {entry["connection"] for entry in scene.ledger}
 
 
-@pytest.mark.parametrize("status", [404, 405, 426])
+@pytest.mark.parametrize("status", [200, 404, 405, 426])
 async def test_f41_no_websocket(make: Make, status: int, autojump_clock) -> None:
-    """F41: 404, 405 or 426 -> `DialFailedError` for every waiter at once, with `status` and the advice to
-    check the URL; whether to fall back to HTTP is yours to say.
+    """F41: 404, 405 or 426, or a page instead of an upgrade -> `WebSocketNotOfferedError` for every waiter at
+    once, with `status` and the advice to check the URL; whether to fall back to HTTP is yours to say.
     """
     async with faulty(make) as scene:
         scene.server.reject_handshakes(*[status] * 3)
         error = (await refused(scene))[0]
         assert ("no WebSocket is offered at this path" in str(error), status) == (True, error.status)
-        assert type(error) is wspool.DialFailedError
+        assert type(error) is wspool.WebSocketNotOfferedError
 
 
 @pytest.mark.parametrize(

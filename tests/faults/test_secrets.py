@@ -16,6 +16,8 @@ import trio.testing
 
 import wspool
 from tests.helpers import CANARY
+from tests.wire.peer import frame, read_request, switching_protocols
+from tests.wire.scripts import BINARY, CLOSE, PING, TEXT
 from wspool.server import EchoModel, Fault, Rejection, Server, open_server
 from wspool.server.profiles import PROFILES
 from wspool.wire.answer import MAX_REJECT_BODY
@@ -153,14 +155,16 @@ async def test_f87_secrets_by_provider(make: Make, profile: Any, caplog, autojum
 
 
 async def test_f87_secrets_in_a_crash(make: Make, caplog, autojump_clock) -> None:
-    """F87: a library crashes in the middle of a dial -> its lines are shown, its variables are not."""
+    """F87: a library crashes in the middle of a dial -> its lines are shown, its variables are not, nor its
+    texts if they hold the key.
+    """
     caplog.set_level(logging.DEBUG)
     sinks, trace = Sinks(), list[str]()
 
     class Crashing(Connector):
         async def connect(self, nursery: Any, endpoint: Endpoint, headers: Any) -> Wire:
             def library(request: str) -> None:
-                raise ExceptionGroup("both", [LookupError("no"), KeyError("no")])
+                raise ExceptionGroup("both", [LookupError(request), KeyError("no")])
 
             await trio.lowlevel.checkpoint()
             return library(f"Authorization: {headers[-1][1]}")  # type: ignore[func-returns-value, return-value]
@@ -197,6 +201,161 @@ async def test_f87_secrets_on_the_way(make: Make, caplog, autojump_clock) -> Non
         assert f"Bearer {CANARY}" == scene.server.handshakes[-1][1]["authorization"]
     sinks.lines += trace
     sinks.assert_clean(caplog)
+
+
+def error_frame(**error: Any) -> bytes:
+    """A refusal."""
+    return message({"type": "error", "status": 400, "error": error})
+
+
+def message(data: Any) -> bytes:
+    """One text message, of JSON."""
+    return frame(TEXT, json.dumps(data).encode())
+
+
+def response(kind: str, **more: Any) -> bytes:
+    """An event of the one response."""
+    return message({"type": f"response.{kind}", "response": {"id": "resp_1", "output": [], **more}})
+
+
+CREATED = response("created", status="in_progress")
+COMPLETED = response("completed", status="completed")
+
+#: What an endpoint may write over the connection, with the key in it, and a word of the error's text.
+ECHOES: dict[str, tuple[bytes, str]] = {
+    "refusal": (error_frame(code="bad", message=f"no key {CANARY}!"), "no key <hidden>!"),
+    "refusal, everywhere": (error_frame(code=CANARY, type=CANARY, message=CANARY, param=CANARY), "<hidden>"),
+    "refusal, a text": (message({"type": "error", "error": f"Bearer {CANARY}"}), "Bearer <hidden>"),
+    "refusal, cut short": (error_frame(code="bad", message=f"no key {CANARY[:-4]}"), "no key <hidden>"),
+    "in mid-turn": (CREATED + error_frame(code="server_error", message=CANARY), "<hidden>"),
+    "failed": (CREATED + response("failed", status="failed", error={"message": CANARY}), "<hidden>"),
+    "rate limit": (
+        message({"type": "error", "status": 429, "error": {"message": CANARY}, "headers": {"X": CANARY}}),
+        "<hidden>",
+    ),
+    "no JSON": (frame(TEXT, f"401 for {CANARY}".encode()), "not JSON"),
+    "no object": (message(CANARY), "not a JSON object"),
+    "no type": (message({CANARY: CANARY}), "no type"),
+    "deep": (frame(TEXT, b"[" * 300 + CANARY.encode()), "not JSON"),
+    "sound type": (
+        frame(TEXT, b'{"type":"response.completed","response":' + CANARY.encode() + b"}"),
+        "no JSON",
+    ),
+    "type": (message({"type": f"response.{CANARY}"}), "response.<hidden>"),
+    "not UTF-8": (frame(TEXT, CANARY.encode() + b"\xff"), "1007"),
+    "half of a message": (frame(TEXT, CANARY.encode(), fin=False) + frame(TEXT, CANARY.encode()), "1002"),
+    "binary": (frame(BINARY, CANARY.encode()), "1003"),
+    "reserved bit": (frame(TEXT, CANARY.encode(), rsv1=True), "1002"),
+    "ping": (frame(PING, CANARY.encode()) + error_frame(message="no"), "no"),
+    "long ping": (frame(PING, CANARY.encode() * 6), "1002"),
+    "close": (frame(CLOSE, (1008).to_bytes(2, "big") + f"no {CANARY}".encode()), "no <hidden>"),
+    "close, cut short": (
+        frame(CLOSE, (1008).to_bytes(2, "big") + f"{'x' * 99} {CANARY}".encode()[:123]),
+        "x <hidden>",
+    ),
+    "close, no UTF-8": (frame(CLOSE, (1008).to_bytes(2, "big") + CANARY.encode() + b"\xff"), "100"),
+    "close, illegal": (frame(CLOSE, (999).to_bytes(2, "big") + CANARY.encode()), "1002"),
+    "behind the end": (CREATED + COMPLETED + message({"type": CANARY}) + error_frame(message=CANARY), ""),
+}
+
+
+async def ask_and_tell(scene: Scene, sinks: Sinks) -> str:
+    """Ask, and look at all that there is to see, but at what is the server's own; return the error's text.
+
+    In a frame of its own, whose variables are shown with the others.
+    """
+    async with scene.pool.conversation(model="m") as conversation:
+        try:
+            await conversation.respond("hi")
+        except wspool.WsPoolError as error:
+            for name in {"raw", "events"} & vars(error).keys():
+                delattr(error, name)
+            sinks.blame(error)
+            return str(error)
+        finally:
+            sinks.look_at(scene.pool)
+            sinks.show(conversation, conversation.snapshot(), conversation.statistics())
+    return ""
+
+
+@pytest.mark.parametrize("name", ECHOES)
+async def test_f87_secrets_that_come_back(make: Make, name: str, caplog, autojump_clock) -> None:
+    """F87: the endpoint writes the key into an answer, an error, a malformed message or a close reason ->
+    the same; only the events, and the frame in an error's `raw`, stay as they came.
+    """
+    caplog.set_level(logging.DEBUG)
+    sinks, trace = Sinks(), list[str]()
+    answer, word = ECHOES[name]
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        greeting = f"X-Request: {CANARY}\r\nServer: {CANARY}".encode()
+        try:
+            await stream.send_all(switching_protocols(await read_request(stream), greeting))
+            while data := await stream.receive_some():
+                if data[0] == 0x80 | TEXT:  # not a pong
+                    await stream.send_all(answer)
+        except trio.BrokenResourceError:
+            pass  # it has had enough
+
+    async def open_stream(server: Server, endpoint: Endpoint) -> trio.abc.Stream:
+        near, far = trio.testing.memory_stream_pair()
+        nursery.start_soon(serve, far)
+        return near
+
+    async with trio.open_nursery() as nursery:
+        options = {"instrument": sinks, "trace": trace.append}
+        async with faulty(make, open_stream=open_stream, pool_options=options) as scene:
+            said = await ask_and_tell(scene, sinks)
+            assert word in said
+            assert bool(word) is bool(said)
+            sinks.look_at(scene.pool)
+        sinks.lines += trace
+        sinks.assert_clean(caplog)
+        nursery.cancel_scope.cancel()
+
+
+ECHO_BY_HTTP = (
+    f"HTTP/1.1 401 No\r\nX-Request: {CANARY}\r\nContent-Length: 99\r\n\r\n"
+    + json.dumps({"error": {"message": f"no key {CANARY}", "code": CANARY}}).ljust(99)
+).encode()
+
+
+async def test_f87_secrets_beside_the_connection(make: Make, caplog, autojump_clock) -> None:
+    """F87: the answer to what goes by HTTP (compaction) echoes the request -> the same."""
+    caplog.set_level(logging.DEBUG)
+    sinks = Sinks()
+    streams: list[trio.abc.Stream] = []
+
+    async def open_stream(server: Server, endpoint: Endpoint) -> trio.abc.Stream:
+        if not streams:
+            streams.append(await server.open_stream(endpoint))
+            return streams[0]
+        near, far = trio.testing.memory_stream_pair()
+        await far.send_all(ECHO_BY_HTTP)
+        return near
+
+    async with (
+        faulty(make, open_stream=open_stream, pool_options={"instrument": sinks}) as scene,
+        scene.pool.conversation(model="m") as conversation,
+    ):
+        await conversation.respond("hi")
+        with pytest.raises(wspool.ResponseFailedError, match="no key <hidden>") as caught:
+            await conversation.compact()
+        sinks.blame(caught.value)
+    sinks.assert_clean(caplog)
+
+
+async def test_f87_secrets_in_a_lookup(make: Make, autojump_clock) -> None:
+    """F87: an event that nobody had to understand holds the key, and is no JSON -> a look at its `data` fails
+    without showing it.
+    """
+    with pytest.raises(wspool.MalformedMessageError) as caught:
+        _ = wspool.Event("response.output_text.delta", f'{{"type":{CANARY}').data
+    sinks = Sinks()
+    sinks.show(caught.value)
+    sinks.lines += traceback.format_exception(caught.value)
+    assert "canary" not in "".join(sinks.lines)
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from traceback import StackSummary
 from typing import Any
 
 import pytest
@@ -299,27 +300,81 @@ async def test_f77_misuse(make: Make, autojump_clock) -> None:
         await scene.assert_well(creates=1, connection=1)
 
 
-async def test_f78_leaked_lease(make: Make, autojump_clock) -> None:
-    """F78: a lease is never given back -> after `leak_after` seconds the instrument's `lease_leaking` says
-    so, once; leaving the pool ends it.
+async def test_f78_leaked_lease(make: Make, caplog, autojump_clock) -> None:
+    """F78: a lease is never given back -> after `leak_after` seconds the log and the instrument's
+    `lease_leaking` say so, once, with the lines of the task that took it; leaving the pool ends it.
     """
-    leaking: list[int] = []
+    leaking: list[tuple[int, list[str]]] = []
 
     class Watch(wspool.Instrument):
-        def lease_leaking(self, lease: int) -> None:
-            leaking.append(lease)
+        def lease_leaking(self, lease: int, borrowed: StackSummary) -> None:
+            leaking.append((lease, [frame.line or "" for frame in borrowed]))
+
+    async def borrow_carelessly() -> wspool.Lease:
+        return await scene.pool.acquire()  # and nobody gives it back
 
     options = {"instrument": Watch()}
     async with faulty(make, limits={"leak_after": 600}, pool_options=options) as scene:
-        leaked = await scene.pool.acquire()
+        leaked = await borrow_carelessly()
         async with scene.pool.lease():
             await trio.sleep(599)
         assert [] == leaking
         await trio.sleep(1000)
-        assert 1 == len(leaking)
+        ((lease, lines),) = leaking
+        assert leaked.id == lease
+        assert [
+            "leaked = await borrow_carelessly()",
+            "return await scene.pool.acquire()  # and nobody gives it back",
+        ] == lines[-2:]
+        assert not any("task.coro" in line for line in lines), "trio's own"
         assert leaked.alive
+        (warning,) = (record for record in caplog.records if record.name == "wspool.pool")
+        assert "held for longer than leak_after=600 s" in warning.getMessage()
+        assert lines[-1] in warning.getMessage()
         await scene.pool.aclose()
         assert not leaked.alive
+
+
+async def test_f78_where_it_was_borrowed(make: Make, autojump_clock) -> None:
+    """F78: the same, borrowed in whatever way, after a wait or without -> the line is the borrower's."""
+    found: dict[str, str] = {}
+
+    class Watch(wspool.Instrument):
+        def lease_leaking(self, lease: int, borrowed: StackSummary) -> None:
+            found[borrowed[-1].name] = borrowed[-1].line or ""
+
+    async def block() -> None:
+        async with scene.pool.lease():
+            await trio.sleep(100)
+
+    async def nowait() -> None:
+        with scene.pool.lease_nowait():
+            await trio.sleep(100)
+
+    async def converse() -> None:
+        async with scene.pool.conversation(model="m") as conversation:
+            await conversation.respond("hi")
+            await trio.sleep(100)
+
+    async def wait() -> None:
+        await trio.sleep(1)
+        await block()
+
+    limits = {"leak_after": 10, "max_size": 3, "patience": 1000}
+    async with faulty(make, limits=limits, pool_options={"instrument": Watch()}) as scene:
+        async with scene.pool.lease():
+            pass
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(nowait)
+            await wait_all_tasks_blocked()
+            for borrow in (block, converse, wait):
+                nursery.start_soon(borrow)
+        assert {
+            "nowait": "with scene.pool.lease_nowait():",
+            "block": "async with scene.pool.lease():",
+            "converse": 'await conversation.respond("hi")',
+        } == found
+        assert 4 == scene.pool.statistics().granted - 1
 
 
 async def test_f79_closed_under_turns(make: Make, autojump_clock) -> None:

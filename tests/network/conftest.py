@@ -44,9 +44,9 @@ def net(cable: Network) -> Generator[Network]:
 
 
 @pytest.fixture
-def netem(cable: Network) -> None:
+def detour(cable: Network) -> None:
     """What delays packets, if the kernel has it."""
-    cable.needs_shape("netem", "delay", "1ms")
+    cable.needs_detour()
 
 
 @pytest.fixture

@@ -182,13 +182,20 @@ async def test_a_narrow_link(make: Make, net: Network) -> None:
         assert {} == scene.closed
 
 
-@pytest.mark.usefixtures("netem")
+@pytest.mark.usefixtures("detour")
 async def test_a_long_link(make: Make, net: Network) -> None:
-    """A quarter of a second each way: the dial and each turn take as long, nothing is lost."""
-    async with across(net, make, limits={"ping_interval": 0.2, "ping_timeout": 2}) as scene:
-        net.shape("netem", "delay", "250ms", "50ms")
+    """A tenth of a second each way, packets out of order, some of them twice: slower, and nothing else."""
+    limits = {"ping_interval": 0.2, "ping_timeout": 2}
+    async with (
+        net.detour(delay=0.1, jitter=0.05, twice=0.2),
+        across(net, make, limits=limits) as scene,
+    ):
+        story = await scene.ask()
+        story.assert_answer()
+        assert 3 * 2 * 0.05 < story.took, "TCP, upgrade and turn: three times there and back"
         (await scene.ask()).assert_answer()
-        (await scene.ask()).assert_answer()
+        text = "word " * 1000
+        (await scene.ask(text)).assert_answer(text)
         assert {} == scene.closed
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import random
 import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +58,14 @@ _FAR: Final = "198.18.0.2"
 # Source: sched.h and prctl.h.
 _CLONE_NEWNET: Final = 0x40000000
 _PR_SET_PDEATHSIG: Final = 1
+
+# Source: linux/if_tun.h.
+_TUNSETIFF: Final = 0x400454CA
+_IFF_TUN: Final = 0x0001
+_IFF_NO_PI: Final = 0x1000
+
+#: The device of a detour, at each of its ends.
+_DETOUR: Final = "detour"
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -243,6 +254,65 @@ class Network:
         except subprocess.CalledProcessError as error:
             pytest.skip(f"this kernel has no {discipline[0]}: {error.stderr.strip()}")
         self.heal()
+
+    @asynccontextmanager
+    async def detour(self, *, delay: float, jitter: float, twice: float) -> AsyncGenerator[None]:
+        """Lead all packets past a task of ours, which passes each on later; ends with the block.
+
+        As tc would with netem, which many kernels lack. Packets overtake each other.
+
+        Args:
+            delay: seconds for each way.
+            jitter: seconds more or less.
+            twice: the share of packets that come a second time.
+        """
+        chance = random.Random(0)
+
+        async def pass_on(packet: bytes, target: int) -> None:
+            await trio.sleep(delay + jitter * chance.uniform(-1, 1))
+            for _ in range(2 if chance.random() < twice else 1):
+                try:
+                    os.write(target, packet)
+                except OSError:
+                    pass  # the end has no room or is gone: lost, as packets are
+
+        async def carry(source: int, target: int) -> None:
+            while True:
+                await trio.lowlevel.wait_readable(source)
+                nursery.start_soon(pass_on, os.read(source, 65536), target)
+
+        with ExitStack() as tunnels:
+            near = tunnels.enter_context(self._tunnel(self._near, _NEAR, _FAR))
+            far = tunnels.enter_context(self._tunnel(self._far, _FAR, _NEAR))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(carry, near, far)
+                nursery.start_soon(carry, far, near)
+                yield
+                nursery.cancel_scope.cancel()
+
+    @contextmanager
+    def _tunnel(self, space: str, own: str, other: str) -> Generator[int]:
+        """A device whose packets this process reads and writes, and the way to the other end through it."""
+        with _inside(space):
+            descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        try:
+            with _inside(space):
+                fcntl.ioctl(
+                    descriptor, _TUNSETIFF, struct.pack("16sH", _DETOUR.encode(), _IFF_TUN | _IFF_NO_PI)
+                )
+            _run("ip", "-n", space, "link", "set", _DETOUR, "up")
+            _run("ip", "-n", space, "route", "add", f"{other}/32", "dev", _DETOUR, "src", own)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def needs_detour(self) -> None:
+        """Skip the test unless the kernel lets us carry packets ourselves."""
+        try:
+            with self._tunnel(self._near, _NEAR, _FAR):
+                pass
+        except OSError as error:
+            pytest.skip(f"this machine has no /dev/net/tun: {error}")
 
     def limit_packets(self, size: int) -> None:
         """Let no packet be longer than *size* bytes (the MTU)."""

@@ -138,7 +138,7 @@ def test_a_failed_response_becomes_an_error() -> None:
         "type": "response.failed",
         "response": {"id": "r", "status": "failed", "error": {"code": "server_error", "message": "oops"}},
     }
-    error = failed_response(attempt_with(created("r"), failed).machine)
+    error = failed_response(attempt_with(created("r"), failed))
 
     assert ("server_error", "r", "terminal") == (error.code, error.response_id, error.delivery)
     assert "response failed: server_error: oops" == str(error)
@@ -165,6 +165,7 @@ def test_a_full_line_shows_the_pool() -> None:
     ("kind", "expected"),
     [
         (FailureKind.CREDENTIAL, wspool.AuthenticationError),
+        (FailureKind.NOT_OFFERED, wspool.WebSocketNotOfferedError),
         (FailureKind.PERMANENT, wspool.DialFailedError),
         (FailureKind.TRANSIENT, wspool.DialFailedError),
     ],

@@ -374,7 +374,7 @@ async def test_an_outage_that_lasts_is_told(autojump_clock) -> None:
     [
         (refused(401), wspool.AuthenticationError, 401),
         (refused(403, body=b'{"error": {}}'), wspool.AuthenticationError, 403),
-        (refused(404), wspool.DialFailedError, 404),
+        (refused(404), wspool.WebSocketNotOfferedError, 404),
         (refused(302, [("location", "https://elsewhere")]), wspool.DialFailedError, 302),
         (ConnectError("self-signed", phase="tls", certificate=True), wspool.DialFailedError, None),
     ],

@@ -157,11 +157,17 @@ def test_both_wires_agree_on_any_program(program, data):
     agreed(pieces, cut_off=end < len(program))
 
 
-@given(program=programs)
-def test_cutting_changes_nothing(program):
-    """Byte by byte gives what one piece gives, on both wires."""
+@given(program=programs, first=st.integers(0, 15))
+def test_cutting_changes_nothing(program, first):
+    """Byte by byte, or parted at any offset, gives what one piece gives, and the same on both wires.
+
+    One offset in sixteen per program: over all programs that is every offset.
+    """
+    whole = agreed([program])
     for make in WIRES:
-        assert run(make, [program]) == run(make, [bytes([byte]) for byte in program])
+        assert whole == run(make, [bytes([byte]) for byte in program])
+        for cut in range(first, len(program), 16):
+            assert whole == run(make, [program[:cut], program[cut:]])
 
 
 SAMPLE = (

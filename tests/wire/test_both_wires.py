@@ -114,6 +114,40 @@ async def test_a_wrong_answer_ends_the_dial_at_once(make, autojump_clock, answer
     assert (error.status, error.timed_out) == (None, False)
 
 
+@pytest.mark.parametrize(("size", "good"), [(15_000, True), (17_000, False)])
+async def test_headers_are_bounded_on_both_wires(make, autojump_clock, size, good):
+    """Also where all of them are there at once, and a handshake is in them."""
+    headers = [b"X-%d: %s" % (number, b"x" * 993) for number in range(size // 1000)]
+
+    async def script(stream: trio.abc.Stream) -> None:
+        await stream.send_all(switching_protocols(await read_request(stream), *headers))
+        await trio.sleep_forever()
+
+    if good:
+        near, far = trio.testing.memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(script, far)
+            wire = await make(opener(near)).connect(nursery, endpoint(), [])
+            await wire.abort()
+            nursery.cancel_scope.cancel()
+    else:
+        error, took = await dial_against(make, script)
+        assert took == 0
+        assert "more than 16384 bytes of headers" in str(error)
+
+
+@pytest.mark.parametrize("then_close", [True, False])
+@pytest.mark.parametrize(
+    "answer", [b"220 mail.example ESMTP", b"HTTP/2 403\r\n"], ids=["another protocol", "another version"]
+)
+async def test_what_is_not_http_is_known_at_its_first_wrong_byte(make, autojump_clock, answer, then_close):
+    """Even before its first line ends, and even if the server then waits for us."""
+    error, took = await dial_against(make, answering(answer, then_close=then_close))
+
+    assert took == 0
+    assert "not a WebSocket handshake" in str(error)
+
+
 @pytest.mark.parametrize(
     ("answer", "text"), [(b"", "instead of answering"), (HALF, "in the middle")], ids=["nothing", "half"]
 )

@@ -117,6 +117,8 @@ async def test_junk_breaks_the_stream_after_what_was_good(contexts):
             await ours.receive_some()
 
         assert isinstance(caught.value.__cause__, ssl.SSLError)
+        with pytest.raises(trio.BrokenResourceError, match="cannot send"):
+            await ours.send_all(b"x")
 
 
 async def test_a_cancelled_read_loses_nothing(contexts):
@@ -172,3 +174,114 @@ async def test_an_end_in_the_handshake_is_seen(contexts):
     with pytest.raises(trio.BrokenResourceError):
         await stream.do_handshake()
     await stream.aclose()
+
+
+class Renegotiating:
+    """OpenSSL in the middle of TLS 1.2, as far as `TLSStream` sees it.
+
+    A server asks for new keys with "?", is answered with "!", and says "." when it is done; all else is text.
+
+    Python's own server side cannot ask for that; `tests/network` has openssl do it.
+    """
+
+    def __init__(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
+        self._incoming, self._outgoing = incoming, outgoing
+        self._asked = False
+        self._text = b""
+
+    def _advance(self) -> None:
+        for byte in self._incoming.read():
+            if byte == ord("?"):
+                self._asked = True
+                self._outgoing.write(b"!")
+            elif byte == ord("."):
+                self._asked = False
+            else:
+                self._text += bytes([byte])
+
+    def pending(self) -> int:
+        return len(self._text)
+
+    def read(self, size: int) -> bytes:
+        self._advance()
+        if not self._text:
+            raise ssl.SSLWantReadError
+        found, self._text = self._text[:size], self._text[size:]
+        return found
+
+    def write(self, data: bytes) -> None:
+        self._advance()
+        if self._asked:
+            raise ssl.SSLWantReadError
+        self._outgoing.write(data)
+
+
+class Context:
+    """What makes one."""
+
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_hostname: str
+    ) -> Renegotiating:
+        return Renegotiating(incoming, outgoing)
+
+
+class GatedStream(RecordingStream):
+    """A stream whose writes wait for the gate."""
+
+    gate: trio.Event | None = None
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await super().send_all(data)
+        if self.gate is not None:
+            await self.gate.wait()
+
+
+def renegotiating() -> tuple[TLSStream, GatedStream, trio.abc.Stream]:
+    """Our end, the stream below, and the far end of that."""
+    near, far = trio.testing.memory_stream_pair()
+    below = GatedStream(near)
+    return TLSStream(below, Context(), "localhost"), below, far  # type: ignore[arg-type] # all that is used of it
+
+
+async def test_a_write_waits_for_new_keys():
+    """Without anybody who reads, the writer does; what is read on the way is not lost."""
+    ours, _, far = renegotiating()
+    await far.send_all(b"a?")
+    async with trio.open_nursery() as nursery:
+        assert await ours.receive_some() == b"a"
+        nursery.start_soon(ours.send_all, b"text")
+        await trio.testing.wait_all_tasks_blocked()
+        assert await far.receive_some() == b"!"
+        await far.send_all(b"b.")
+        assert await far.receive_some() == b"text"
+    assert await ours.receive_some() == b"b"
+
+
+async def test_an_end_amid_new_keys_breaks_the_write():
+    """It is an error, not a wait."""
+    ours, _, far = renegotiating()
+    await far.send_all(b"a?")
+    assert await ours.receive_some() == b"a"
+    assert isinstance(far, trio.StapledStream)
+    await far.send_stream.aclose()
+    with pytest.raises(trio.BrokenResourceError, match="in a renegotiation"):
+        await ours.send_all(b"text")
+
+
+async def test_new_keys_are_there_before_the_writer_waits_for_them(autojump_clock):
+    """A reader got the last of it while the writer was still sending the answer: nothing more will come."""
+    ours, below, far = renegotiating()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await far.send_all(b"a?")
+            assert await ours.receive_some() == b"a"
+            below.gate = trio.Event()
+            nursery.start_soon(ours.send_all, b"text")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(ours.receive_some)
+            await far.send_all(b".")
+            await trio.testing.wait_all_tasks_blocked()
+            below.gate.set()
+            assert await far.receive_some() == b"!"
+            assert await far.receive_some() == b"text"
+            await far.send_all(b"z")  # ends the reader

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import trio
 import trio.testing
 import trio_websocket
@@ -10,7 +12,7 @@ import wsproto.events
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 
 from .peer import frame
-from .scripts import PING, PONG, TEXT, closing, scripted, serve_for_ever
+from .scripts import CLOSE, PING, PONG, TEXT, closing, scripted, serve_for_ever
 
 
 async def test_the_private_attributes_this_wire_relies_on_exist():
@@ -22,6 +24,22 @@ async def test_the_private_attributes_this_wire_relies_on_exist():
         assert isinstance(connection._initial_request, wsproto.events.Request)
         assert isinstance(connection._wsproto.handshake._initiating_request, wsproto.events.Request)
         assert connection._message_parts == []
+        nursery.cancel_scope.cancel()
+    await near.aclose()
+
+
+async def test_nothing_is_ever_logged(caplog):
+    """At DEBUG trio-websocket prints what the peer says; of its other users it goes on to do so."""
+    caplog.set_level(logging.DEBUG)
+    near, far = trio.testing.memory_stream_pair()
+    async with scripted(TrioWebSocketConnector) as (wire, server), trio.open_nursery() as nursery:
+        await server.send_all(frame(PING, b"secret") + frame(CLOSE, (1008).to_bytes(2, "big") + b"secret"))
+        assert (await closing(wire.receive)).reason == "secret"
+        assert caplog.records == []
+
+        nursery.start_soon(serve_for_ever, far)
+        await trio_websocket.wrap_client_stream(nursery, near, "h", "/")  # type: ignore[arg-type]
+        assert {record.name for record in caplog.records} == {"trio-websocket"}
         nursery.cancel_scope.cancel()
     await near.aclose()
 

@@ -17,7 +17,8 @@ import trio
 
 import wspool
 from wspool.cli.target import Target, plain
-from wspool.core.failures import FailureKind, classify_dial
+from wspool.core.failures import FailureKind, classify_dial, parse_retry_after
+from wspool.pool.credentials import Redactor
 from wspool.wire import dial
 from wspool.wire.secret import Secret
 from wspool.wire.tls import TLSStream
@@ -96,7 +97,7 @@ async def examine(target: Target, tell: Callable[[Check], None]) -> bool:
             note(Check("turn", None, _NOT_REACHED))
         else:
             try:
-                note(await _take_turn(target, wire))
+                note(await _take_turn(target, key, wire))
             finally:
                 await wire.abort()
         nursery.cancel_scope.cancel()
@@ -174,7 +175,9 @@ async def _dial(
         assert failure is not None
         verdict = classify_dial(str(failure), phase="upgrade", status=failure.status, body=failure.body)
         if verdict.kind is not FailureKind.CREDENTIAL:
-            note(Check("upgrade", False, verdict.message, took))
+            wait = parse_retry_after(failure.headers, time.time())
+            asked = "" if wait is None else f" (the endpoint asks for {wait:g} s)"
+            note(Check("upgrade", False, f"{verdict.message}{asked}", took))
             note(Check("key", False if problem else None, problem or "not judged"))
             return None
         note(Check("upgrade", True, f"the endpoint answers, and asks for a key ({failure.status})", took))
@@ -183,7 +186,7 @@ async def _dial(
             advice = f"the endpoint wants a key: set {target.key_name}"
         note(Check("key", False, problem or advice))
         return None
-    server = dict(wire.headers).get("server")
+    server = Redactor(headers).text(dict(wire.headers).get("server", ""))
     note(Check("upgrade", True, f"WebSocket{f' by {plain(server)}' if server else ''}", took))
     code = await _closed_at_once(wire)
     if code is not None:
@@ -226,10 +229,7 @@ def _tell_path(
             failure.phase == name or (failure.phase == "resolve" and name == "tcp")
         ):
             ended = True
-            text = plain(str(failure))
-            if failure.certificate:
-                text += " (a file: SSL_CERT_FILE; those of your system: ssl_context='truststore')"
-            note(Check(name, False, text, took))
+            note(Check(name, False, plain(str(failure)), took))
         elif name == "tls":
             note(Check(name, True, _describe_tls(stream), took))
         elif name == "proxy" and target.endpoint.proxy is not None:
@@ -282,7 +282,7 @@ class _Given:
         return self._wire
 
 
-async def _take_turn(target: Target, wire: Wire) -> Check:
+async def _take_turn(target: Target, key: Secret | None, wire: Wire) -> Check:
     if target.model is None:
         return Check("turn", None, "none asked; --model NAME asks for one (a few tokens)")
     policy = wspool.PoolPolicy(max_size=1, min_idle=0)
@@ -292,7 +292,10 @@ async def _take_turn(target: Target, wire: Wire) -> Check:
     try:
         with trio.fail_after(_TURN):
             async with (
-                wspool.open_pool(target.url, api_key="unused", policy=policy, wire=_Given(wire)) as pool,
+                # The key is not sent again; the pool has to know what to hide.
+                wspool.open_pool(
+                    target.url, api_key=key.reveal() if key else "unused", policy=policy, wire=_Given(wire)
+                ) as pool,
                 pool.lease() as lease,
                 lease.create(model=target.model, input="Say ok.", store=False, max_output_tokens=64) as turn,
             ):

@@ -3,7 +3,8 @@
 The wire reports facts (phase, HTTP status, headers); this module says what they mean.
 Statuses are classified as the careful clients of this protocol do: 401 is about the key,
 403 with an empty or HTML body is an edge hiccup that the same key later passes, 404 and
-426 say that no WebSocket is offered here, 429 and 5xx ask to come back later.
+426 say that no WebSocket is offered here, as does a page instead of an upgrade, 429 and 5xx ask to
+come back later.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class FailureKind(enum.Enum):
     TRANSIENT = "transient"
     #: The caller: the credential was refused.
     CREDENTIAL = "credential"
+    #: The caller: HTTP is answered at this address, and no WebSocket is offered.
+    NOT_OFFERED = "not_offered"
     #: The caller: the address, the certificate or the service is wrong.
     PERMANENT = "permanent"
 
@@ -119,8 +122,8 @@ def classify_dial(
     elif status == 401 or (status == 403 and body.lstrip()[:1] == b"{"):
         kind = FailureKind.CREDENTIAL
         advice = "check the API key and what it may use"
-    elif status in (404, 405, 426):
-        kind = FailureKind.PERMANENT
+    elif status in (404, 405, 426) or (status is not None and 200 <= status < 300):
+        kind = FailureKind.NOT_OFFERED
         advice = "no WebSocket is offered at this path; check the URL"
     elif status is not None and 300 <= status < 400:
         kind = FailureKind.PERMANENT

@@ -50,10 +50,6 @@ _NUMBER_LAST: Final = re.compile(
 
 _LANE_LAST: Final = re.compile(r'"stream_id": ?"([^"\\]{1,256})"\}')
 
-#: Longest part of a foreign message that an error text repeats, in characters.
-_QUOTE: Final = 80
-
-
 #: Deepest nesting of a message, in arrays and objects. Far above any schema or output, and far below
 #: what Python's json takes from an empty stack (about 1000).
 MAX_DEPTH: Final = 256
@@ -65,17 +61,11 @@ class MalformedMessageError(WsPoolError):
     """A message of the server that is no JSON object with a type.
 
     A turn that needs its contents is lost (`TurnLostError`). Where nobody had to look inside, the event is
-    delivered, and the first look at its `data` raises this.
-
-    Attributes:
-        reason: what is wrong with it, without a word of its own.
+    delivered, and the first look at its `data` raises this. Its text says what is wrong with the message and
+    repeats none of it, for a server may have put anything there; look at the event's `raw`.
     """
 
     delivery: Delivery = "accepted"
-
-    def __init__(self, reason: str, quote: str = "") -> None:
-        super().__init__(f"{reason}: {quote}" if quote else reason)
-        self.reason = reason
 
 
 class Event:
@@ -141,19 +131,24 @@ def _loads(raw: str | bytes) -> Any:
 
 
 def _decode(raw: str | bytes) -> dict[str, Any]:
+    data: Any = None
+    problem = ""
     try:
-        data: Any = _loads(raw)
+        data = _loads(raw)
         brackets = (
             raw.count("{") + raw.count("[") if isinstance(raw, str) else raw.count(b"{") + raw.count(b"[")
         )
         if brackets > MAX_DEPTH and _is_deep(data):
             raise RecursionError
     except RecursionError:
-        raise MalformedMessageError(f"nested deeper than {MAX_DEPTH} levels (fixed)", _quote(raw)) from None
+        problem = f"nested deeper than {MAX_DEPTH} levels (fixed)"
     except ValueError as error:
-        raise MalformedMessageError(f"not JSON ({type(error).__name__})", _quote(raw)) from None
+        problem = f"not JSON ({type(error).__name__})"
+    # Raised out here: in the context of ours, theirs would hold the whole message.
+    if problem:
+        raise MalformedMessageError(problem)
     if not isinstance(data, dict):
-        raise MalformedMessageError("not a JSON object", _quote(raw))
+        raise MalformedMessageError("not a JSON object")
     return cast("dict[str, Any]", data)
 
 
@@ -172,10 +167,6 @@ def _is_deep(data: Any) -> bool:
         if not level:
             return False
     return True
-
-
-def _quote(raw: str | bytes) -> str:
-    return repr(raw[:_QUOTE]) + ("..." if len(raw) > _QUOTE else "")
 
 
 def parse_event(raw: str | bytes) -> Event:
@@ -210,7 +201,7 @@ def parse_event(raw: str | bytes) -> Event:
     data = _decode(raw)
     kind = data.get("type")
     if not isinstance(kind, str):
-        raise MalformedMessageError("no type", _quote(raw))
+        raise MalformedMessageError("no type")
     return Event(kind, raw, data, _number(data.get("sequence_number")), _text(data.get("stream_id")))
 
 

@@ -15,6 +15,7 @@ import trio
 from wspool.core.frames import Event
 from wspool.core.policy import PoolPolicy
 from wspool.core.turn import Reception, TurnMachine
+from wspool.pool.credentials import NO_SECRETS
 
 __all__ = ["Attempt"]
 
@@ -29,6 +30,7 @@ class Attempt:
         close_reason: what was said beside it, or why the connection was dropped here.
         events: all events received so far that belong to it.
         received: bytes of those events.
+        redactor: takes secrets out of what the server said, before a text of ours repeats it.
         excess: which limit of the policy they are over, or an empty text.
         unread: bytes of the events that the consumer has not taken yet.
         sending: True while its request is on its way out; still True if that was cancelled.
@@ -53,6 +55,7 @@ class Attempt:
         "machine",
         "overrun",
         "received",
+        "redactor",
         "sending",
         "unread",
     )
@@ -60,6 +63,7 @@ class Attempt:
     def __init__(self, parent: str | None, lane: str | None = None) -> None:
         self.machine = TurnMachine(parent, lane)
         self.overrun = False
+        self.redactor = NO_SECRETS
         self.give_up: Callable[[Attempt], None] | None = None
         self.lost = False
         self.close_code: int | None = None

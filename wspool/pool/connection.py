@@ -32,6 +32,7 @@ from wspool.core.states import IllegalInputError
 from wspool.core.steering import Steer, steer_of
 from wspool.core.turn import Reception, TurnState, is_about_connection
 from wspool.pool.attempt import Attempt
+from wspool.pool.credentials import NO_SECRETS, forget
 from wspool.wire.wire import ConnectError, Wire, WireClosedError
 
 __all__ = ["Connection", "Lane", "Owner", "warm_up_request"]
@@ -45,6 +46,9 @@ FAILED_GRACE: Final = 5.0
 #: Seconds that the answer to a steer may take once its response has ended. It needs no model; this only
 #: bounds a server that forgets it.
 STEER_GRACE: Final = 15.0
+
+#: Longest part of a foreign message that the log repeats, in characters.
+_QUOTE: Final = 80
 
 #: Events that may hold a retry hint with a date in it.
 _WITH_HINTS: Final = frozenset({"error", "response.error", "response.failed"})
@@ -61,7 +65,7 @@ class Owner(Protocol):
     closes_after_error: bool
 
     def now(self) -> float: ...
-    async def dial(self, nursery: trio.Nursery) -> Wire: ...
+    async def dial(self, connection: Connection, nursery: trio.Nursery) -> Wire: ...
     def on_connected(self, connection: Connection) -> None: ...
     def on_dial_failed(self, connection: Connection, error: ConnectError) -> None: ...
     def on_finished(self, connection: Connection, lane: Lane) -> None: ...
@@ -103,6 +107,7 @@ class Connection:
         id: its number.
         lanes: its lanes, by number.
         heard_at: when the last message came, in seconds on the pool's clock.
+        redactor: takes the credential out of what the server says, for texts of ours.
     """
 
     def __init__(self, number: ConnectionId, owner: Owner, lanes: int) -> None:
@@ -114,6 +119,7 @@ class Connection:
         self._only: Lane | None = self.lanes[0]
         self._waiting_for: Attempt | None = None
         self.heard_at = 0.0
+        self.redactor = NO_SECRETS
         self._most_events, self._most_bytes = owner.policy.max_turn_events, owner.policy.max_turn_bytes
         self._owner = owner
         self._wire: Wire | None = None
@@ -185,6 +191,7 @@ class Connection:
         Raises:
             WireClosedError: it is closed, or the network did not take the message in time.
         """
+        attempt.redactor = self.redactor
         if (slow := self._waiting_for) is not None and slow is not attempt:
             slow.overflow()  # its answer would have to wait behind what that one does not read
         if self._naming is Naming.NAMED:
@@ -289,6 +296,7 @@ class Connection:
             # Time may be up only because somebody kept the whole program busy. What came meanwhile
             # is read in the same step in which the deadline was found to have passed, before the next.
             await trio.lowlevel.checkpoint()
+        self._close_reason = f"nothing came for ping_timeout={patience:g} s, not even a pong"
         return False
 
     def spawn(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
@@ -333,7 +341,7 @@ class Connection:
                 self._nursery = nursery
                 try:
                     if not self._told:
-                        await self._serve(await self._owner.dial(nursery))
+                        await self._serve(await self._owner.dial(self, nursery))
                 except ConnectError as error:
                     failure = error
                 nursery.cancel_scope.cancel()
@@ -344,6 +352,7 @@ class Connection:
             # nothing else. Only what is meant for the whole program passes.
             if (passing := _for_the_program(error)) is not None:
                 raise passing from None
+            forget(error, self.redactor)
             logger.debug("connection %s crashed: %r", self.id, error)
             if not self._connected:
                 what = ", ".join(type(leaf).__name__ for leaf in _leaves(error))
@@ -373,6 +382,7 @@ class Connection:
 
     def _note_close(self, error: WireClosedError) -> None:
         """The wire says how it ended; the first word counts."""
+        forget(error, self.redactor)
         if self._close_code is None:
             self._close_code, self._close_reason = error.code, error.reason
 
@@ -401,7 +411,7 @@ class Connection:
                             await self._wait_for(attempt, limit)
             if self._reading.cancelled_caught and not self._told:
                 late = f"within send_timeout={self._owner.policy.send_timeout:g} s"
-                self._close_reason = f"the network did not take the request {late}"
+                self._close_reason = f"the network did not take the message {late}"
                 self._poison(CloseReason.DIRTY)
         except WireClosedError as error:
             self._note_close(error)
@@ -459,9 +469,9 @@ class Connection:
             wall_clock = time.time() if event.type in _WITH_HINTS else 0.0
             reception = attempt.feed(event, wall_clock)
         except MalformedMessageError as error:
-            logger.debug("connection %s: %s", self.id, error)
+            logger.debug("connection %s: %s: %s", self.id, error, self._quote(message))
             # Not what it said: that may be somebody else's.
-            self._close_reason = f"a message that is no JSON object with a type: {error.reason}"
+            self._close_reason = f"a message that is no JSON object with a type: {error}"
             self._poison(CloseReason.DIRTY)
             return None
         if (
@@ -491,11 +501,20 @@ class Connection:
                 attempt.lose(None)
                 self._poison(CloseReason.LIMIT)
             case Reception.DIRTY:
-                self._close_reason = f"an event that cannot belong to this turn: {event.type:.128}"
+                self._close_reason = f"an event that cannot belong to this turn: {self._name(event)}"
                 self._poison(CloseReason.DIRTY)
             case Reception.IGNORE:
                 pass
         return attempt
+
+    def _name(self, event: Event) -> str:
+        """The type of *event*, for a text of ours."""
+        return f"{self.redactor.text(event.type):.128}"
+
+    def _quote(self, message: str | bytes) -> str:
+        """The beginning of *message*, for a text of ours."""
+        text = message if isinstance(message, str) else message.decode(errors="replace")
+        return repr(self.redactor.text(text)[:_QUOTE])
 
     def _find(self, event: Event) -> Lane | None:
         """Return the lane that *event* is for, where lanes have names or are on trial; None for none."""
@@ -533,7 +552,7 @@ class Connection:
         """An event that no turn in flight is for: about the connection, or proof that it is dirty."""
         if is_about_connection(event):
             return
-        self._close_reason = f"an event that belongs to no turn in flight: {event.type:.128}"
+        self._close_reason = f"an event that belongs to no turn in flight: {self._name(event)}"
         if event.type == "error":
             error = parse_error(event.data, wall_clock=time.time())
             if error.is_expiry_notice:

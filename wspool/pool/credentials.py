@@ -2,7 +2,11 @@
 
 A key goes into one header of the upgrade request, built for one dial at a time. It may outlive that dial in
 two places: in the frames of an exception, which crash reporters print with all variables, and in what a
-server says, if that echoes its request. `forget` clears both.
+server says, if that echoes its request. `forget` clears both of an exception.
+
+After the dial its `Redactor` stays with the connection. Every text of ours that repeats what a server said (a
+close reason, an error frame, the type of a strange event) goes through it. The events themselves do
+not: they are the caller's, as they came.
 """
 
 from __future__ import annotations
@@ -12,10 +16,14 @@ import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias, cast
 
-from wspool.wire.secret import Secret
-from wspool.wire.wire import ConnectError
+import attrs
 
-__all__ = ["ApiKey", "CredentialError", "forget", "is_secret", "secret_source"]
+from wspool.core.frames import ServerError
+from wspool.wire.answer import Answer
+from wspool.wire.secret import Secret
+from wspool.wire.wire import ConnectError, WireClosedError
+
+__all__ = ["NO_SECRETS", "ApiKey", "CredentialError", "Redactor", "forget", "is_secret", "secret_source"]
 
 #: A key, or an async function that returns one; it is asked once per dial.
 ApiKey: TypeAlias = "str | Callable[[], Awaitable[str]]"
@@ -27,6 +35,13 @@ _SECRET_NAME: Final = re.compile("auth|cookie|key|secret|token", re.IGNORECASE)
 
 #: What is shorter is no secret, and taking it out of texts would only spoil them.
 _SHORTEST: Final = 8
+
+#: What stands between the words of such a header: a scheme and its credential, the cookies of a request.
+_SEPARATOR: Final = re.compile(r"[\s;,]+")
+
+#: Of a longer secret so many characters from its beginning count as well: a close reason ends after 123
+#: bytes, and a log line somewhere too. More than what keys have in common ("sk-proj-").
+_PIECE: Final = 16
 
 
 class CredentialError(ConnectError):
@@ -67,12 +82,74 @@ def is_secret(name: str, value: str) -> bool:
     return len(value) >= _SHORTEST and _SECRET_NAME.search(name) is not None
 
 
-def forget(error: BaseException, secrets: Sequence[str] = ()) -> None:
+class Redactor:
+    """Takes the secrets of one upgrade request out of texts.
+
+    Args:
+        headers: the headers of that request.
+    """
+
+    __slots__ = ("_secrets",)
+
+    def __init__(self, headers: Sequence[tuple[str, str]] = ()) -> None:
+        self._secrets = tuple(
+            Secret(word)
+            for name, value in headers
+            if is_secret(name, value)
+            for word in _SEPARATOR.split(value)
+            if len(word) >= _SHORTEST
+        )
+
+    def text(self, text: str) -> str:
+        """Return *text* without them, nor a long beginning of one."""
+        for secret in self._secrets:
+            text = _without(text, secret.reveal())
+        return text
+
+    def data(self, data: bytes) -> bytes:
+        """Return *data* without them, nor a long beginning of one."""
+        return self.text(data.decode("latin-1")).encode("latin-1") if self._secrets else data
+
+    def server_error(self, error: ServerError) -> ServerError:
+        """Return *error* with texts that can be shown. Its `raw` stays the frame as it came."""
+        return attrs.evolve(
+            error,
+            code=error.code and self.text(error.code),
+            type=error.type and self.text(error.type),
+            message=self.text(error.message),
+            param=error.param and self.text(error.param),
+        )
+
+    def answer(self, answer: Answer) -> Answer:
+        """Return *answer* with a body and headers that can be shown."""
+        return attrs.evolve(answer, body=self.data(answer.body), headers=self.headers(answer.headers))
+
+    def headers(self, headers: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+        """Return *headers* with values that can be shown."""
+        return tuple((name, self.text(value)) for name, value in headers)
+
+
+#: For what was said before there was a secret.
+NO_SECRETS: Final = Redactor()
+
+
+def _without(text: str, secret: str) -> str:
+    text = text.replace(secret, _HIDDEN)
+    piece, at = secret[:_PIECE], 0
+    while (at := text.find(piece, at)) >= 0:
+        end = at
+        while text[end : end + 1] == secret[end - at : end - at + 1] != "":
+            end += 1
+        text = text[:at] + _HIDDEN + text[end:]
+    return text
+
+
+def forget(error: BaseException, redactor: Redactor = NO_SECRETS) -> None:
     """Take secrets out of *error*, of its causes and of the frames that they came through.
 
     Args:
-        error: what ended a dial.
-        secrets: what must not be in its texts, where a server may have echoed it.
+        error: what ended a dial, or a connection.
+        redactor: takes out of its texts what a server may have echoed.
 
     The frames go as a whole: clearing them would close coroutines that are still running. Of a foreign
     exception the lines that they were at stay, as a note.
@@ -86,9 +163,8 @@ def forget(error: BaseException, secrets: Sequence[str] = ()) -> None:
         seen.add(id(one))
         todo += [one.__cause__, one.__context__]
         todo += _members(one)
-        for secret in secrets:
-            _redact(one, secret)
-        if one.__traceback__ is not None and not isinstance(one, ConnectError):
+        _redact(one, redactor)
+        if one.__traceback__ is not None and not isinstance(one, (ConnectError, WireClosedError)):
             one.add_note("".join(traceback.format_tb(one.__traceback__)).rstrip())
         one.__traceback__ = None
 
@@ -99,13 +175,22 @@ def _members(error: BaseException) -> Sequence[BaseException]:
     return cast("BaseExceptionGroup[BaseException]", error).exceptions
 
 
-def _redact(error: BaseException, secret: str) -> None:
+def _redact(error: BaseException, redactor: Redactor) -> None:
     if isinstance(error, ConnectError):  # its text is ours
-        error.body = error.body.replace(secret.encode(), _HIDDEN.encode())
-        error.headers = tuple((name, value.replace(secret, _HIDDEN)) for name, value in error.headers)
+        error.body = redactor.data(error.body)
+        error.headers = redactor.headers(error.headers)
         return
-    if secret in repr(error.args):
+    if isinstance(error, WireClosedError):
+        error.reason = redactor.text(error.reason)
+        error.args = (redactor.text(str(error)),)
+        return
+    if _is_shown(error.args, redactor):
         error.args = (_HIDDEN,)
     for name, value in vars(error).items():
-        if secret in repr(value):
+        if _is_shown(value, redactor):
             setattr(error, name, _HIDDEN)
+
+
+def _is_shown(value: object, redactor: Redactor) -> bool:
+    text = repr(value)
+    return redactor.text(text) != text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from traceback import StackSummary
+
 from wspool.core.statistics import DialRecord, Move, TurnRecord
 
 __all__ = ["Instrument"]
@@ -23,8 +25,13 @@ class Instrument:
     def conversation_moved(self, move: Move) -> None:
         """A conversation goes on on another connection: its next turn is sent in full."""
 
-    def lease_leaking(self, lease: int) -> None:
-        """A lease is held for longer than `policy.leak_after`. Once per lease."""
+    def lease_leaking(self, lease: int, borrowed: StackSummary) -> None:
+        """A lease is held for longer than `policy.leak_after`. Once per lease; the log says it too.
+
+        Args:
+            lease: its number (`Lease.id`).
+            borrowed: the lines of the task that took it, at that time. No variables are kept.
+        """
 
     def pool_degraded(self, message: str) -> None:
         """The endpoint is down; *message* says what failed. Once per outage."""

@@ -72,6 +72,11 @@ class Lease:
         self._released = False
 
     @property
+    def id(self) -> LeaseId:
+        """Its number in its pool."""
+        return self._id
+
+    @property
     def alive(self) -> bool:
         """True while turns can start: not released, and its connection is there."""
         return self._owner.is_live(self._id)
@@ -160,7 +165,8 @@ class Lease:
             raise refused_steer("its response has ended", code="response_not_active")
         await attempt.until(lambda: steer.state != "sent")
         if steer.error is not None and steer.id is None:
-            raise refused_steer(steer.error.message or "the server says no", steer.error)
+            said = attempt.redactor.server_error(steer.error)
+            raise refused_steer(said.message or "the server says no", said)
         if steer.state in ("sent", "lost"):
             raise lost("nobody knows whether the steering input was taken; do not send it again", attempt)
         return steer

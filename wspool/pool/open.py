@@ -23,6 +23,7 @@ from wspool.errors import RequestTooLargeError
 from wspool.pool.connection import warm_up_request
 from wspool.pool.credentials import ApiKey, secret_source
 from wspool.pool.instrument import Instrument
+from wspool.pool.leaks import WatchfulPool
 from wspool.pool.pool import Pool, Setup
 from wspool.wire import dial, http
 from wspool.wire.answer import Answer
@@ -170,7 +171,8 @@ class _PoolManager:
     async def __aenter__(self) -> Pool:
         if self._pool is not None:
             raise RuntimeError("a pool is opened once; call open_pool again")
-        pool = self._pool = Pool(self._setup)
+        kind = Pool if self._setup.policy.leak_after is None else WatchfulPool
+        pool = self._pool = kind(self._setup)
         manager = self._nursery_manager = trio.open_nursery()
         nursery = await manager.__aenter__()
         # Not `nursery.start`: after an interrupt it waits for its task, which shields itself, for ever.

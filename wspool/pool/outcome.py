@@ -10,7 +10,7 @@ from wspool.core.failures import FailureKind
 from wspool.core.frames import ServerError
 from wspool.core.replay import MESSAGE_TOO_BIG
 from wspool.core.statistics import PoolStatistics
-from wspool.core.turn import Delivery, TurnMachine
+from wspool.core.turn import Delivery
 from wspool.errors import (
     AuthenticationError,
     ConnectionLimitError,
@@ -22,6 +22,7 @@ from wspool.errors import (
     ResponseFailedError,
     TooManyWaitingError,
     TurnLostError,
+    WebSocketNotOfferedError,
     WsPoolError,
 )
 from wspool.pool.attempt import Attempt
@@ -33,6 +34,11 @@ _TOO_BIG = (
     "; a message is too big, and a resend never works: shorten the request if it was that, "
     "or raise max_message_size if it was one from the server"
 )
+
+_DIAL_ERRORS = {
+    FailureKind.CREDENTIAL: AuthenticationError,
+    FailureKind.NOT_OFFERED: WebSocketNotOfferedError,
+}
 
 _OVERRUN = (
     "its events were not read, max_buffered bytes of them were waiting, and other turns share the "
@@ -65,13 +71,18 @@ def turn_failure(attempt: Attempt) -> WsPoolError | None:
         return lost(how, attempt)
     machine = attempt.machine
     if machine.response is None and machine.error is not None:
-        return server_failure(machine.error, machine.delivery, machine.response_id)
+        return _server_failure(attempt, machine.error)
     return None
 
 
-def failed_response(machine: TurnMachine) -> ResponseFailedError:
-    """Return the error of a response whose status is `failed`."""
-    return server_failure(machine.error or ServerError(), machine.delivery, machine.response_id)
+def failed_response(attempt: Attempt) -> ResponseFailedError:
+    """Return the error of an attempt whose response has the status `failed`."""
+    return _server_failure(attempt, attempt.machine.error or ServerError())
+
+
+def _server_failure(attempt: Attempt, error: ServerError) -> ResponseFailedError:
+    machine = attempt.machine
+    return server_failure(attempt.redactor.server_error(error), machine.delivery, machine.response_id)
 
 
 def lost(how: str, attempt: Attempt | None = None) -> TurnLostError:
@@ -101,8 +112,7 @@ def refusal(command: Refuse, statistics: PoolStatistics, cause: BaseException | 
             failure = command.failure
             if failure is None:
                 raise AssertionError("bug: refused for a failed dial without its failure")
-            kind = AuthenticationError if failure.kind is FailureKind.CREDENTIAL else DialFailedError
-            error: LeaseRefusedError = kind(
+            error: LeaseRefusedError = _DIAL_ERRORS.get(failure.kind, DialFailedError)(
                 failure.message,
                 phase=failure.phase,
                 status=failure.status,

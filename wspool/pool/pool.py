@@ -52,7 +52,7 @@ from wspool.errors import ForeignUseError, PoolClosedError, WsPoolError
 from wspool.pool.clock import suspension
 from wspool.pool.connection import Connection, Lane
 from wspool.pool.conversation import Conversation
-from wspool.pool.credentials import CredentialError, forget, is_secret
+from wspool.pool.credentials import CredentialError, Redactor, forget
 from wspool.pool.instrument import Instrument
 from wspool.pool.lease import Lease
 from wspool.pool.outcome import refusal
@@ -418,11 +418,13 @@ class Pool:
     async def _post(self, suffix: str, body: bytes) -> Answer:
         # A frame of its own, which goes with its exception: it holds the credential.
         headers = await self._ask_headers()
+        redactor = Redactor(headers)
         try:
-            return await self._setup.post(suffix, headers, body)
+            answer = await self._setup.post(suffix, headers, body)
         except (ConnectError, WireClosedError) as error:
-            forget(error, _secrets(headers))
+            forget(error, redactor)
             raise
+        return answer if answer.status == 200 else redactor.answer(answer)
 
     def jitter(self) -> float:
         """Return a random number in [0, 1)."""
@@ -448,14 +450,14 @@ class Pool:
 
     # -- for connections ----------------------------------------------------------------------
 
-    async def dial(self, nursery: trio.Nursery) -> Wire:
-        """Open a wire whose tasks live in *nursery*.
+    async def dial(self, connection: Connection, nursery: trio.Nursery) -> Wire:
+        """Open the wire of *connection*, whose tasks live in *nursery*.
 
         A credential that can be renewed and is refused is asked for once more, at once.
         """
         headers = await self._ask_headers()
         try:
-            return await self._connect(nursery, headers)
+            return await self._connect(connection, nursery, headers)
         except ConnectError as error:
             # Not what a proxy refuses: it has not seen this credential.
             if not self._setup.renewable or error.phase != "upgrade" or error.status != 401:
@@ -465,7 +467,7 @@ class Pool:
         if renewed == headers:
             raise refusal  # the endpoint has judged this one
         forget(refusal)
-        return await self._connect(nursery, renewed)
+        return await self._connect(connection, nursery, renewed)
 
     async def _ask_headers(self) -> Headers:
         limit = self.policy.connect_timeout
@@ -473,17 +475,18 @@ class Pool:
             return await self._setup.headers()
         raise CredentialError(f"the api_key function gave no key within {limit:g} s", phase="upgrade")
 
-    async def _connect(self, nursery: trio.Nursery, headers: Headers) -> Wire:
+    async def _connect(self, connection: Connection, nursery: trio.Nursery, headers: Headers) -> Wire:
         # The connector bounds the dial itself, and says in which phase its time was up.
         began, failure = trio.current_time(), "the dial was stopped"
         seconds: Mapping[str, float] = {}
+        connection.redactor = Redactor(headers)
         try:
             with stopwatch() as seconds:
                 wire = await self._setup.connector.connect(nursery, self._setup.endpoint, headers)
             failure = ""
             return wire
         except ConnectError as error:
-            forget(error, _secrets(headers))
+            forget(error, connection.redactor)
             failure = str(error)
             raise
         finally:
@@ -538,6 +541,10 @@ class Pool:
         self._connections.pop(connection.id, None)
         self._step(self._core.gone, connection.id)
 
+    def on_leaking(self, lease: LeaseId) -> None:
+        """*lease* is held for longer than `policy.leak_after`."""
+        raise AssertionError("bug: who asks for `leak_after` gets a `WatchfulPool`")
+
     # -- the shell law ------------------------------------------------------------------------
 
     @trio.lowlevel.enable_ki_protection
@@ -589,7 +596,7 @@ class Pool:
                 if (taken := self._leases.pop(lease, None)) is not None:
                     taken.taken = True
             case Leaking(lease=lease):
-                self._watch(self._setup.instrument.lease_leaking, lease)
+                self.on_leaking(lease)
             case Degraded(failure=failure):
                 logger.warning("the endpoint is down: %s", failure.message)
                 self._watch(self._setup.instrument.pool_degraded, failure.message)
@@ -705,10 +712,6 @@ def _classified(error: ConnectError) -> DialFailure:
         certificate=error.certificate,
         retry_after=parse_retry_after(error.headers, time.time()),
     )
-
-
-def _secrets(headers: Headers) -> list[str]:
-    return [value.removeprefix("Bearer ") for name, value in headers if is_secret(name, value)]
 
 
 class _LeaseBlock:

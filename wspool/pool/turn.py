@@ -107,7 +107,7 @@ class Turn:
         await self._more(to_end=True)
         response, attempt = self.response, self._driver.attempt
         if response.status == "failed" and attempt is not None:
-            raise failed_response(attempt.machine)
+            raise failed_response(attempt)
         return response
 
     async def steer(self, input: str | Sequence[Mapping[str, Any]]) -> Steer:

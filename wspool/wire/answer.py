@@ -25,6 +25,8 @@ __all__ = [
     "Answer",
     "AnswerReader",
     "NotHttpError",
+    "is_head_too_long",
+    "may_be_http",
     "parse_answer",
     "refusal",
     "upgrade_failure",
@@ -33,12 +35,8 @@ __all__ = [
 #: Most bytes kept of the body of a refusal. Enough for any error page, small enough to log.
 MAX_REJECT_BODY: Final = 64 * 1024
 
-#: What h11 accepts of status line and headers.
-_LONG_HEAD: Final = 16 * 1024
-
-#: Most bytes of status line and headers before an answer is given up. Larger than what h11 accepts,
-#: so that where h11 reads too, its own error comes first.
-MAX_HEAD: Final = 32 * 1024
+#: Most bytes of status line and headers. That is what h11 takes, too.
+MAX_HEAD: Final = 16 * 1024
 
 _VERSION: Final = b"HTTP/1."
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])[ \r\n]")
@@ -104,10 +102,10 @@ class AnswerReader:
         self.received += data
         while self.status is None:
             status = self._check_status_line()
+            if is_head_too_long(self.received):
+                raise NotHttpError(f"more than {MAX_HEAD} bytes of headers")
             end = self.received.find(b"\r\n\r\n", searched) + 4
             if end < 4:
-                if len(self.received) > MAX_HEAD:
-                    raise NotHttpError(f"more than {MAX_HEAD} bytes of headers")
                 return False
             if status < 200 and status != http.client.SWITCHING_PROTOCOLS:
                 del self.received[:end]  # an interim answer; the real one follows
@@ -121,7 +119,7 @@ class AnswerReader:
 
     def _check_status_line(self) -> int:
         """Return the status, 0 while its line is not complete."""
-        if not _VERSION.startswith(self.received[: len(_VERSION)]):
+        if not may_be_http(self.received):
             raise NotHttpError("the answer does not begin like HTTP/1")
         if b"\n" not in self.received[:MAX_HEAD]:
             return 0
@@ -148,6 +146,16 @@ class AnswerReader:
         else:
             body = min(int(length), self._max_body) if known else self._max_body
         self._enough = self._head + body
+
+
+def may_be_http(received: bytes | bytearray) -> bool:
+    """Return whether what came so far begins like an answer."""
+    return _VERSION.startswith(received[: len(_VERSION)])
+
+
+def is_head_too_long(received: bytes | bytearray) -> bool:
+    """Return whether status line and headers of what came so far are over `MAX_HEAD`."""
+    return len(received) > MAX_HEAD and received.find(b"\r\n\r\n", 0, MAX_HEAD) < 0
 
 
 def parse_answer(received: bytes, *, max_body: int = MAX_REJECT_BODY) -> Answer | None:
@@ -202,10 +210,8 @@ def upgrade_failure(received: bytes, *, wrong: bool) -> ConnectError:
     """Return why an upgrade that ended with *received* failed. *wrong*: it is no WebSocket handshake."""
     if error := refusal(received):
         return error
-    if wrong and len(received) > _LONG_HEAD and b"\r\n\r\n" not in received:
-        what = (
-            f"the server's answer to the upgrade has more than {_LONG_HEAD} bytes of headers: check the URL"
-        )
+    if wrong and is_head_too_long(received):
+        what = f"the server's answer to the upgrade has more than {MAX_HEAD} bytes of headers: check the URL"
     elif wrong:
         what = "the server's answer to the upgrade is not a WebSocket handshake: check the URL"
     elif received:

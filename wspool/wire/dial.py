@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import math
+import os
 import re
 import socket
 import ssl
@@ -73,6 +74,19 @@ _TOO_SLOW: Final[dict[Phase, str]] = {
     "tls": "{where} did not finish the TLS handshake: check that it is a TLS port",
     "upgrade": "{where} did not answer the WebSocket upgrade: check that it serves WebSockets",
 }
+
+
+#: What to do about a certificate, by OpenSSL's verdict; else it is its issuer that is not trusted.
+#: Source: the X509_V_ERR codes of x509_vfy.h.
+_CERTIFICATE_ADVICE: Final[dict[int, str]] = {
+    **dict.fromkeys((62, 64), "check the host in the URL; the certificate is for another one"),
+    **dict.fromkeys((9, 10), "check this machine's clock; if it is right, the server needs a new one"),
+}
+
+_ISSUER_ADVICE: Final = (
+    "if you trust its issuer, name it in SSL_CERT_FILE or pass an ssl_context ('truststore' takes what this "
+    "machine trusts)"
+)
 
 
 def parse_url(
@@ -353,7 +367,8 @@ async def _open_tcp(endpoint: Endpoint) -> trio.SocketStream:
         ) from error
     except OSError as error:
         raise ConnectError(
-            f"no TCP connection to {host}:{port} ({_first_reason(error)}): check address and firewall",
+            f"no TCP connection to {host}:{port} ({_first_reason(error)}): "
+            "check the address, the firewall, and that the server runs",
             phase="tcp",
         ) from error
 
@@ -363,7 +378,9 @@ def _first_reason(error: OSError) -> str:
     first: BaseException | None = error.__cause__
     while isinstance(first, BaseExceptionGroup):
         first = cast("BaseExceptionGroup[BaseException]", first).exceptions[0]
-    return getattr(first or error, "strerror", None) or str(error)
+    number = getattr(first or error, "errno", None)
+    # Not its text: trio puts the address into it once more.
+    return os.strerror(number) if number is not None else str(error)
 
 
 async def _reach_proxy(endpoint: Endpoint, proxy: Proxy) -> trio.SocketStream:
@@ -421,8 +438,8 @@ async def _start_tls(stream: trio.SocketStream, endpoint: Endpoint, context: ssl
         await tls.do_handshake()
     except ssl.SSLCertVerificationError as error:
         raise ConnectError(
-            f"the certificate of {where} was refused ({error.verify_message}): "
-            "check the host name, or pass an ssl_context that trusts its issuer",
+            f"the certificate of {where} was refused ({error.verify_message.rstrip('.')}): "
+            + _CERTIFICATE_ADVICE.get(error.verify_code, _ISSUER_ADVICE),
             phase="tls",
             certificate=True,
         ) from error

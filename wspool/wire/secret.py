@@ -28,7 +28,7 @@ class Secret:
         if not isinstance(value, str) or not _VISIBLE.fullmatch(value):
             # Never quote it, not even in part.
             raise ValueError(
-                f"{name} must be a non-empty str of visible ASCII characters without spaces or newlines"
+                f"{name} must be a non-empty text of visible ASCII characters without spaces or newlines"
             )
         self._value = value
 

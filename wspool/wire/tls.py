@@ -51,6 +51,8 @@ class TLSStream(trio.abc.Stream):
         #: A task is reading the stream below; others wait until it has.
         self._pulling = False
         self._pulled = trio.lowlevel.ParkingLot()
+        #: How often that gave something.
+        self._pulls = 0
 
     def version(self) -> str | None:
         """Return the name of the TLS version, such as "TLSv1.3"; None before the handshake."""
@@ -90,13 +92,15 @@ class TLSStream(trio.abc.Stream):
             trio.BrokenResourceError: the stream broke, now or earlier.
         """
         while data:  # OpenSSL has no empty records
+            pulls = self._pulls
             try:
                 self._tls.write(data)
                 break
             except ssl.SSLWantReadError as error:
                 # The server wants to renegotiate (TLS 1.2), and speaks before we may.
                 await self._flush()
-                if not await self._pull():
+                # Somebody who reads may have got it meanwhile, and now waits for what we have to say.
+                if pulls == self._pulls and not await self._pull():
                     raise trio.BrokenResourceError("the stream ended in a renegotiation") from error
             except ssl.SSLError as error:
                 raise trio.BrokenResourceError("TLS cannot send") from error
@@ -170,6 +174,7 @@ class TLSStream(trio.abc.Stream):
             self._ended = True
             return False
         self._incoming.write(data)
+        self._pulls += 1
         return True
 
     async def _flush(self) -> None:

@@ -13,7 +13,8 @@ not give by itself:
 * After a write that was cut short nothing more is written: the peer would take it for the rest of a frame.
 * The stream is closed whatever happens, without waiting for the peer.
 * Endless empty fragments end the wire (the size limit of trio-websocket does not count them).
-* Credentials are forgotten once the upgrade is over.
+* Credentials are forgotten once the upgrade is over, and what the peer says is in no log: trio-websocket
+  would print close reasons and pings, in which a peer may echo them.
 
 An `_Inbox` takes the place of the memory channel between trio-websocket's reader and whoever receives. In
 that channel each message costs both of them a round through the scheduler; here one read wakes the receiver
@@ -24,15 +25,23 @@ A limit that cannot be lifted from out here: the size limit counts characters, n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import trio
 import trio_websocket
 import wsproto.utilities
 
 from wspool.wire import dial
-from wspool.wire.answer import MAX_HEAD, MAX_REJECT_BODY, refusal, upgrade_failure
+from wspool.wire.answer import (
+    MAX_HEAD,
+    MAX_REJECT_BODY,
+    is_head_too_long,
+    may_be_http,
+    refusal,
+    upgrade_failure,
+)
 from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, Wire, WireClosedError
 
 __all__ = ["MAX_FRAGMENTS", "MAX_REJECT_BODY", "TrioWebSocketConnector"]
@@ -49,7 +58,19 @@ _RECEIVE_BUFFER: Final = 64 * 1024
 
 # Close codes of RFC 6455 section 7.4.1, for what this side objects to.
 _BINARY: Final = (1003, "binary message")
+_PROTOCOL_ERROR: Final = 1002
 _MESSAGE_TOO_BIG: Final = 1009
+
+
+class _Discreet(logging.Filter):
+    """Lets nothing out that trio-websocket logs about connections of ours; others are not ours to silence."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        about = record.args[0] if isinstance(record.args, tuple) and record.args else None
+        return not isinstance(getattr(about, "_stream", None), _GuardedStream)
+
+
+logging.getLogger("trio-websocket").addFilter(_Discreet())
 
 
 class _GuardedStream(trio.abc.Stream):
@@ -103,10 +124,12 @@ class _GuardedStream(trio.abc.Stream):
         self.heard_at = trio.current_time()
         if self.answer is not None:
             self.answer += data
+            if not may_be_http(self.answer):
+                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade is not HTTP")
+            if is_head_too_long(self.answer):
+                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade has too many headers")
             if len(self.answer) > MAX_HEAD + MAX_REJECT_BODY:
-                too_long = trio.BrokenResourceError("the answer to the upgrade is too long")
-                self._end(too_long)
-                raise too_long
+                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade is too long")
         return data
 
     async def aclose(self) -> None:
@@ -128,8 +151,13 @@ class _GuardedStream(trio.abc.Stream):
             self._counted, self._reads = pieces, 0
         self._reads += 1
         if len(pieces) - self._reads > MAX_FRAGMENTS:
-            self.verdict = (_MESSAGE_TOO_BIG, f"a message of more than {MAX_FRAGMENTS} fragments")
-            raise trio.BrokenResourceError(self.verdict[1])
+            self._give_up(_MESSAGE_TOO_BIG, f"a message of more than {MAX_FRAGMENTS} fragments")
+
+    def _give_up(self, code: int, why: str) -> NoReturn:
+        self.verdict = (code, why)
+        error = trio.BrokenResourceError(why)
+        self._end(error)
+        raise error
 
 
 class TrioWebSocketConnector:

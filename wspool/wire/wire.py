@@ -116,7 +116,7 @@ class Endpoint:
     Attributes:
         host: host name or address, without brackets.
         port: TCP port.
-        resource: path and query of the upgrade request.
+        resource: path and query of the upgrade request. Not shown: some put a key into the query.
         ssl_context: the TLS context for wss, None for ws.
         proxy: the proxy that opens the way to it, None to go there directly.
         connect_timeout: seconds for the whole dial, from name lookup to the 101 answer.
@@ -127,7 +127,7 @@ class Endpoint:
 
     host: str
     port: int
-    resource: str
+    resource: str = attrs.field(repr=False)
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
     proxy: Proxy | None = None
     connect_timeout: float
