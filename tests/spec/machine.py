@@ -31,6 +31,7 @@ from wspool.core.commands import (
     HangUp,
     LaneId,
     LeaseId,
+    Refuse,
     RefuseReason,
     WaiterId,
 )
@@ -118,14 +119,73 @@ class Driver:
     def perform(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], world: World) -> None:
         """Make happen what the core was told."""
 
-    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId) -> None:
-        """Give *lease* back and cancel *waiter*, who is granted it, before it wakes up."""
+    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId, heir: LeaseId, now: float) -> None:
+        """Give *lease* back and cancel *waiter*, who is granted it as *heir*, before it wakes up."""
 
     def compare(self, core: PoolCore, world: World) -> None:
         """Assert that both are in the same state."""
 
     def end(self) -> None:
         """Take everything down, and assert that nothing is left."""
+
+
+class Twin(Driver):
+    """Drives a second core as the shell does: what is usual is tried first."""
+
+    def __init__(self, core: PoolCore) -> None:
+        self.core = core
+        self.line: set[WaiterId] = set()
+        self.leases: set[LeaseId] = set()
+
+    def perform(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], world: World) -> None:
+        before = self.core.next_deadline()
+        if not self.tried(verb, *args, **kwargs):
+            answer = getattr(self.core, verb)(*args, **kwargs)
+            self.take(verb, args, answer[1] if verb == "begin" else answer)
+        else:
+            assert self.core.next_deadline() >= before, "a deadline came nearer, and nobody looked"
+
+    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId, heir: LeaseId, now: float) -> None:
+        for number in (lease, heir):
+            if not self.tried("release", number, now=now):
+                self.take("release", (number,), self.core.release(number, now))
+
+    def tried(self, verb: str, *args: Any, now: float, **kwargs: Any) -> bool:
+        """Try it; return whether it was done."""
+        done: Any = False
+        what: Any = args[0] if args else None
+        if verb == "acquire" and not kwargs["min_remaining"]:
+            done = self.core.try_acquire(what, now)
+            if done is True:
+                self.line.add(what)
+            elif done:
+                self.leases.add(done[0])
+        elif verb == "release":
+            done = self.core.try_release(what, now)
+            if done:
+                self.leases.discard(what)
+            if done and done is not True:
+                self.line.remove(done[0])
+                self.leases.add(done[1])
+        return done is not False
+
+    def take(self, verb: str, args: tuple[Any, ...], commands: list[Command]) -> None:
+        if verb == "acquire":
+            self.line.add(args[0])
+        for command in commands:
+            if isinstance(command, (Grant, Refuse)):
+                self.line.discard(command.waiter)
+            if isinstance(command, Grant):
+                self.leases.add(command.lease)
+        if verb == "abandon":
+            self.line.remove(args[0])
+
+    def compare(self, core: PoolCore, world: World) -> None:
+        assert core.statistics() == self.core.statistics()
+        assert core.states() == self.core.states()
+        assert core.next_deadline() == self.core.next_deadline()
+        assert set(world.waiters) == self.line, "others are in line"
+        assert set(world.leases) == {lease for lease in self.leases if self.core.is_live(lease)}
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -185,7 +245,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     def make_driver(self) -> Driver:
         """Return what is driven in step with the core."""
-        return Driver()
+        policy, provider, warm_up = self.setup
+        return Twin(PoolCore(policy, provider, warm_up=warm_up))
 
     def step(self, verb: str, *args: Any, **kwargs: Any) -> list[Command]:
         """Feed one input to the core, and what it says to the world."""
@@ -305,6 +366,17 @@ class PoolMachine(RuleBasedStateMachine):
             assert [command.reason for command in refused] == [RefuseReason.CLOSED]  # type: ignore[union-attr]
         elif self.policy.max_waiting is not None and waiter in self.world.waiters:
             assert len(self.world.waiters) <= self.policy.max_waiting, "the line is too long"
+
+    @rule()
+    @precondition(lambda self: len(self.world.waiters) < 4 and self.world.open)
+    @noted
+    def acquire_a_young_one(self) -> None:
+        """Who wants more life than anything open has is first, and who does not care waits behind."""
+        self.wait_until(self.now + 21.0)
+        self.acquire(1.0)
+        self.acquire()
+        if self.idle_leases():
+            self.release(0, False)
 
     @rule()
     @noted
@@ -544,7 +616,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.world.drop(granted[0].lease)
             self.world.released += 1
             self.feed("release", granted[0].lease)
-            self.driver.cancel_as_granted(lease, granted[0].waiter)
+            self.driver.cancel_as_granted(lease, granted[0].waiter, granted[0].lease, self.now)
         while self.driver.prompt and self.core.next_deadline() <= self.now:
             self.feed("tick")
         self.driver.compare(self.core, self.world)

@@ -171,14 +171,14 @@ MUTANTS = [
     Mutant(
         "one connection too many",
         POOL,
-        "if self._closing or self._size() >= self.policy.max_size:",
-        "if self._closing or self._size() > self.policy.max_size:",
+        "if self._closing or self._roster.size >= self.policy.max_size:",
+        "if self._closing or self._roster.size > self.policy.max_size:",
     ),
     Mutant(
         "a closing connection does not count although it should",
-        POOL,
-        "if self.policy.count_closing else size",
-        "if False else size",
+        ROSTER,
+        "        if self._count_closing:\n",
+        "        if False:\n",
     ),
     Mutant(
         "a closing connection is free to be granted",
@@ -198,7 +198,7 @@ MUTANTS = [
     Mutant(
         "dials that were held back are forgotten",
         POOL,
-        "        if self._held_back and self._waiters and self._size() < self.policy.max_size:\n",
+        "        if self._held_back and self._waiters and self._roster.size < self.policy.max_size:\n",
         "        if False:\n",
     ),
     Mutant(
@@ -336,6 +336,55 @@ MUTANTS = [
         "        if self._roster.parked and self._is_starving():\n",
         "        if False:\n",
     ),
+    # -- the usual cases --
+    Mutant(
+        "what is usual overtakes",
+        POOL,
+        "                self._waiters\n                or connection.state is not _OPEN\n",
+        "                connection.state is not _OPEN\n",
+    ),
+    Mutant(
+        "what is usual is granted past its end",
+        POOL,
+        "                or connection.state is not _OPEN\n                or now >= connection.grant_end\n",
+        "                or connection.state is not _OPEN\n",
+    ),
+    Mutant(
+        "what is usual leaves spare short",
+        POOL,
+        "roster.fresh <= policy.min_idle + roster.movers and roster.size < policy.max_size",
+        "False",
+    ),
+    Mutant(
+        "a turn that runs is overlooked",
+        POOL,
+        "            lane.state is not _LEASED\n            or connection.state is not _OPEN\n",
+        "            connection.state is not _OPEN\n",
+    ),
+    Mutant(
+        "what comes back is passed on past its end",
+        POOL,
+        "            or connection.state is not _OPEN\n            or now >= connection.grant_end\n",
+        "            or connection.state is not _OPEN\n",
+    ),
+    Mutant(
+        "what comes back is passed on although it will not do",
+        POOL,
+        "        if wanted.min_remaining:\n            return False\n",
+        "",
+    ),
+    Mutant(
+        "nobody looks again when a connection has been idle for long",
+        POOL,
+        "            or not connection.idle_alarm\n        ):",
+        "        ):",
+    ),
+    Mutant(
+        "lanes that were lent are not counted",
+        ROSTER,
+        "        self._lent += 1\n",
+        "",
+    ),
     # -- the whole pool --
     Mutant("spare is closed as surplus", POOL, "if due <= now and surplus:", "if due <= now:"),
     Mutant(
@@ -410,28 +459,28 @@ MUTANTS = [
     Mutant(
         "a cancelled waiter is not reported",
         SHELL,
-        "                self._step(self._core.abandon, waiter)\n",
+        "        self._step(self._core.abandon, waiter)\n",
         "",
     ),
     Mutant(
         "a checkpoint between the grant and the body",
         SHELL,
-        "            return granted\n",
-        "            await trio.lowlevel.checkpoint()\n            return granted\n",
+        "        self._lease = answer\n",
+        "        self._lease = answer\n        await trio.lowlevel.checkpoint()\n",
     ),
     Mutant(
         "the lease is handed over beside the wake-up",
         SHELL,
-        "            granted: Lease = await trio.lowlevel.wait_task_rescheduled(abort)\n",
-        "            box = self.__dict__.setdefault('_box', {})\n"
-        "            event = box[waiter] = trio.Event()\n"
+        "            answer = await wait_task_rescheduled(partial(pool.abandon, answer))\n",
+        "            box = pool.__dict__.setdefault('_box', {})\n"
+        "            event = box[answer] = trio.Event()\n"
         "            try:\n"
         "                await event.wait()\n"
         "            except trio.Cancelled:\n"
-        "                if waiter in self._parked:\n"
-        "                    abort(None)\n"
+        "                if answer in pool._parked:\n"
+        "                    pool.abandon(answer, None)\n"
         "                raise\n"
-        "            granted: Lease = box.pop(waiter)\n",
+        "            answer = box.pop(answer)\n",
     ),
     Mutant(
         "a decision is performed a moment later",
@@ -440,10 +489,16 @@ MUTANTS = [
         "                self._token.run_sync_soon(self._do, self._todo.popleft())",
     ),
     Mutant(
+        "who is handed a lane is not woken",
+        SHELL,
+        "            reschedule(self._parked.pop(waiter), outcome.Value(heir))\n",
+        "            pass\n",
+    ),
+    Mutant(
         "the other commands of a question are dropped",
         SHELL,
-        "return answer, commands[:index] + commands[index + 1 :]",
-        "return answer, commands[:index]",
+        "others = commands[:index] + commands[index + 1 :]",
+        "others = commands[:index]",
     ),
     Mutant("the timekeeper is not woken", SHELL, "            self._wake_up.set()\n", "            pass\n"),
     Mutant(

@@ -223,7 +223,7 @@ class TrioDriver(Driver):
         else:
             self.do(act)
 
-    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId) -> None:
+    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId, heir: LeaseId, now: float) -> None:
         async def act() -> None:
             await trio.lowlevel.checkpoint()
             self.leases[lease].release()

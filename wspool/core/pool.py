@@ -99,6 +99,7 @@ _REFUSED_LATE: Final = DialFailure(
 _OPEN: Final = ConnectionState.OPEN
 _RETIRING: Final = ConnectionState.RETIRING
 _IDLE: Final = LaneState.IDLE
+_LEASED: Final = LaneState.LEASED
 _IN_FLIGHT: Final = LaneState.IN_FLIGHT
 _GRANT: Final = LaneInput.GRANT
 _RELEASE: Final = LaneInput.RELEASE
@@ -159,7 +160,7 @@ class PoolCore:
         #: How the lanes of connections that open now are told apart.
         self.naming = Naming.TRIAL if self._lanes > 1 else Naming.NONE
 
-        self._roster = Roster()
+        self._roster = Roster(count_closing=policy.count_closing)
         self._waiters: OrderedDict[WaiterId, _Waiter] = OrderedDict()
         # Since when somebody is in line, and whether dials are held back until they were for long.
         self._line_since = -math.inf
@@ -228,7 +229,7 @@ class PoolCore:
         )
         commands: list[Command] = []
         for connection in [*self._roster.connections.values()][::-1]:
-            if self._size() <= self.policy.max_size:
+            if self._roster.size <= self.policy.max_size:
                 break
             if connection.state is ConnectionState.DIALING:
                 self._hang_up(connection, CloseReason.RESIZED, commands)
@@ -299,13 +300,6 @@ class PoolCore:
         if self._closing:
             self._refuse(waiter, RefuseReason.CLOSED, commands)
             return commands
-        roster = self._roster
-        if roster.available and not min_remaining and not self._waiters and not self._paused:
-            # Nobody is in line and the freshest lane may do: what is usual need not queue.
-            connection = roster.connections[roster.available[-1][1]]
-            if now < connection.grant_end:
-                self._grant(waiter, connection, now, commands)
-                return self._settle(now, commands)
         if not self._waiters:
             self._line_since = now
         self._waiters[waiter] = _Waiter(min_remaining)
@@ -440,6 +434,88 @@ class PoolCore:
         if self._closing and connection.usable and not connection.held:
             self._hang_up(connection, CloseReason.POOL_CLOSED, commands)
         return self._settle(now, commands)
+
+    # -- inputs: the usual cases, cheaper -------------------------------------------------------
+
+    def try_acquire(self, waiter: WaiterId, now: float) -> tuple[LeaseId, ConnectionId, LaneId] | bool:
+        """Do what `acquire` does, without `min_remaining`, if that is next to nothing.
+
+        Returns a lease and its lane if one is free and granting it leads to nothing else; True if
+        *waiter* is in line and nothing can be done for it; False if neither is sure, and nothing was
+        done. No deadline has come nearer.
+        """
+        roster, policy = self._roster, self.policy
+        if self._closing or self._paused or roster.leaving or policy.leak_after is not None:
+            return False
+        available = roster.available
+        if available:
+            connection = roster.connections[available[-1][1]]
+            if (
+                self._waiters
+                or connection.state is not _OPEN
+                or now >= connection.grant_end
+                or (roster.fresh <= policy.min_idle + roster.movers and roster.size < policy.max_size)
+            ):
+                return False
+            lease, lane = roster.lend(connection)
+            self._granted += 1
+            return lease, connection.id, lane.id
+        if (
+            roster.parked
+            or policy.max_waiting is not None
+            or self._outage.failure is not None
+            or roster.size < policy.max_size
+            or waiter in self._waiters
+        ):
+            return False
+        if not self._waiters:
+            self._line_since = now
+        self._waiters[waiter] = _Waiter(0.0)
+        return True
+
+    def try_release(self, lease: LeaseId, now: float) -> tuple[WaiterId, LeaseId] | bool:
+        """Do what `release` does, if that is next to nothing.
+
+        Returns the first in line and its lease if it has the lane now and that leads to nothing else; True
+        if nobody is in line and the lane is free; False if neither is sure, and nothing was done.
+        No deadline has come nearer.
+        """
+        roster, policy = self._roster, self.policy
+        held = roster.leases.get(lease)
+        if held is None or self._closing or roster.leaving:
+            return False
+        connection, lane = held
+        if (
+            lane.state is not _LEASED
+            or connection.state is not _OPEN
+            or now >= connection.grant_end
+            or not connection.idle_alarm
+        ):
+            return False
+        waiters, size = self._waiters, roster.size
+        if not waiters:
+            if size > policy.max_size or (
+                size < policy.max_size and roster.fresh + 1 < policy.min_idle + roster.movers
+            ):
+                return False
+            roster.give_back(lease, connection, lane, now)
+            self._released += 1
+            return True
+        if (
+            size != policy.max_size
+            or roster.available
+            or roster.parked
+            or self._paused
+            or policy.leak_after is not None
+        ):
+            return False
+        waiter, wanted = next(iter(waiters.items()))
+        if wanted.min_remaining:
+            return False
+        del waiters[waiter]
+        self._granted += 1
+        self._released += 1
+        return waiter, roster.pass_on(lease, connection, lane)
 
     # -- inputs: connections ------------------------------------------------------------------
 
@@ -595,7 +671,7 @@ class PoolCore:
             deadline = min(deadline, self._outage.probe_at)
             if self._waiters and self._is_hopeless(self._outage.give_up_at):
                 deadline = min(deadline, self._outage.give_up_at)
-        if self._held_back and self._waiters and self._size() < self.policy.max_size:
+        if self._held_back and self._waiters and self._roster.size < self.policy.max_size:
             deadline = min(deadline, self._line_since + ELISION_DELAY)
         if self._roster.parked and self._is_starving():
             deadline = min(deadline, next(iter(self._roster.parked.values())) + self.policy.patience)
@@ -644,17 +720,17 @@ class PoolCore:
         connections, lanes = self._roster.states, self._roster.lanes
         return PoolStatistics(
             max_size=self.policy.max_size,
-            size=self._size(),
+            size=self._roster.size,
             dialing=self._roster.dialing,
             open=connections[ConnectionState.OPEN],
             retiring=connections[ConnectionState.RETIRING],
             closing=connections[ConnectionState.CLOSING],
-            idle=lanes[LaneState.IDLE],
-            warming=lanes[LaneState.WARMING],
-            leased=sum(lanes[state] for state in _HELD),
-            parked=lanes[LaneState.PARKED],
-            in_flight=lanes[LaneState.IN_FLIGHT],
-            draining=lanes[LaneState.DRAINING] + lanes[LaneState.QUARANTINED],
+            idle=lanes(LaneState.IDLE),
+            warming=lanes(LaneState.WARMING),
+            leased=sum(lanes(state) for state in _HELD),
+            parked=lanes(LaneState.PARKED),
+            in_flight=lanes(LaneState.IN_FLIGHT),
+            draining=lanes(LaneState.DRAINING) + lanes(LaneState.QUARANTINED),
             waiting=len(self._waiters),
             degraded=self._outage.down,
             paused=self._paused,
@@ -762,7 +838,7 @@ class PoolCore:
         """Whether waiters can hope for no free lane and no dial."""
         if self._paused or len(self._waiters) <= self._roster.dialing * self._lanes:
             return False
-        return self._size() >= self.policy.max_size or self._outage.down
+        return self._roster.size >= self.policy.max_size or self._outage.down
 
     def _may_steal(self, wanted: _Waiter, now: float) -> bool:
         if not self._roster.parked or not self._is_starving():
@@ -788,7 +864,7 @@ class PoolCore:
             if self.policy.count_closing:
                 coming += roster.states[ConnectionState.CLOSING]  # each makes room for a dial
             if roster.fresh < self.policy.min_idle and (
-                self._size() < self.policy.max_size
+                self._roster.size < self.policy.max_size
                 or not self._needs_dial(coming)
                 or outage.down
                 or coming >= outage.dial_limit
@@ -813,7 +889,7 @@ class PoolCore:
     def _shrink(self, commands: list[Command]) -> None:
         """Close spare while the pool is larger than it may be, the oldest first."""
         index = 0
-        while self._size() > self.policy.max_size and index < len(self._roster.available):
+        while self._roster.size > self.policy.max_size and index < len(self._roster.available):
             connection = self._roster.connections[self._roster.available[index][1]]
             if connection.busy:
                 index += 1
@@ -839,7 +915,7 @@ class PoolCore:
 
     def _wants_dial(self) -> bool:
         """Whether one more dial is needed and there is room for it."""
-        if self._closing or self._size() >= self.policy.max_size:
+        if self._closing or self._roster.size >= self.policy.max_size:
             return False
         return self._needs_dial(self._roster.dialing)
 
@@ -848,7 +924,7 @@ class PoolCore:
         failure = self._outage.failure
         if failure is not None and failure.permanent and not self._waiters:
             return False  # spare is no reason to ask again what was refused for good
-        spare = self._roster.fresh + self._roster.lanes[LaneState.WARMING]
+        spare = self._roster.fresh + self._roster.lanes(LaneState.WARMING)
         waiting = len(self._waiters)
         if self._paused:
             waiting = max(0, waiting - spare)  # what is free now will do for them
@@ -954,7 +1030,7 @@ class PoolCore:
             return
         self._roster.put(connection, lane)
         self._note_idle(connection, now)
-        if self._size() > self.policy.max_size and not connection.busy:
+        if self._roster.size > self.policy.max_size and not connection.busy:
             self._hang_up(connection, CloseReason.RESIZED, commands)
 
     def _note_idle(self, connection: Connection, now: float) -> None:
@@ -962,11 +1038,6 @@ class PoolCore:
         if not connection.idle_alarm and not connection.busy and connection.state is _OPEN:
             connection.idle_alarm = True
             self._alarms.set(now + self.policy.max_idle, (connection, _Alarm.IDLE))
-
-    def _size(self) -> int:
-        roster = self._roster
-        size = roster.dialing + roster.usable
-        return size + roster.states[ConnectionState.CLOSING] if self.policy.count_closing else size
 
     def _is_stale(self, entry: _Entry) -> bool:
         """Whether nothing would happen at this deadline."""

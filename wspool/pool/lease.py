@@ -71,6 +71,10 @@ class Lease:
         self._lane = lane
         self._released = False
 
+    def heir(self, number: LeaseId) -> Lease:
+        """Return the lease that its lane goes to."""
+        return Lease(self._owner, number, self._connection, self._lane)
+
     @property
     def alive(self) -> bool:
         """True while turns can start: not released, and its connection is there."""

@@ -7,20 +7,30 @@ between a decision and its act nothing else runs.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
 import random
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
 
 import attrs
 import outcome
 import trio
+from trio.lowlevel import (
+    Abort,
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    current_task,
+    enable_ki_protection,
+    reschedule,
+    wait_task_rescheduled,
+)
 
 from wspool.core.commands import (
     CloseReason,
@@ -106,7 +116,7 @@ class Pool:
         self._connections: dict[ConnectionId, Connection] = {}
         self._leases: dict[LeaseId, Lease] = {}
         self._parked: dict[WaiterId, trio.lowlevel.Task] = {}
-        self._last_waiter = 0
+        self._waiter_ids = cast("Iterator[WaiterId]", itertools.count(1))
         self._last_conversation = 0
         self._last_failure: ConnectError | None = None
         self._todo: deque[Command] = deque()
@@ -318,46 +328,19 @@ class Pool:
                 "a pool can only be used in the trio run, thread and process that opened it; open one there"
             )
 
-    @trio.lowlevel.enable_ki_protection
+    @enable_ki_protection
     async def acquire(self, *, min_remaining: float = 0.0) -> Lease:
         """Take a lease; the caller must `release` it. Prefer `lease()`.
 
         A checkpoint; cancelling takes nothing. Takes and raises what `lease` does.
         """
-        self.check_use()
-        if min_remaining and not 0 <= min_remaining <= (most := self._core.schedule.retire_from):
-            raise ValueError(
-                f"min_remaining={min_remaining!r} is not between 0 and {most}, a connection's life"
-            )
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._last_waiter += 1
-        waiter = WaiterId(self._last_waiter)
-        commands = self._core.acquire(waiter, self.now(), min_remaining=min_remaining)
-        answer, others = self._answer(waiter, commands) if commands else (None, commands)
-        if answer is None:
-            self._parked[waiter] = trio.lowlevel.current_task()
-        self._perform(others)
-        if answer is None:
+        return await _LeaseBlock(self, min_remaining).__aenter__()
 
-            def abort(_: object) -> trio.lowlevel.Abort:
-                del self._parked[waiter]
-                self._step(self._core.abandon, waiter)
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            # No checkpoint between this return and the body that the lease is for.
-            granted: Lease = await trio.lowlevel.wait_task_rescheduled(abort)
-            return granted
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        if isinstance(answer, WsPoolError):
-            raise answer
-        return answer
-
-    @trio.lowlevel.enable_ki_protection
+    @enable_ki_protection
     def acquire_nowait(self) -> Lease:
         """Take a lease at once or raise; the caller must `release` it. Prefer `lease_nowait()`."""
         self.check_use()
-        self._last_waiter += 1
-        waiter = WaiterId(self._last_waiter)
+        waiter = next(self._waiter_ids)
         answer, others = self._answer(waiter, self._core.acquire_nowait(waiter, self.now()))
         self._perform(others)
         if answer is None:
@@ -365,6 +348,37 @@ class Pool:
         if isinstance(answer, WsPoolError):
             raise answer
         return answer
+
+    def check_life(self, min_remaining: float) -> None:
+        """Raise `ValueError` if no connection has that many seconds left, not even a new one."""
+        most = self._core.schedule.retire_from
+        if not 0 <= min_remaining <= most:
+            raise ValueError(
+                f"min_remaining={min_remaining!r} is not between 0 and {most}, a connection's life"
+            )
+
+    @enable_ki_protection
+    def ask(self, min_remaining: float) -> Lease | WsPoolError | WaiterId:
+        """Ask for a lease for the current task: it is granted, refused, or parked in line as that waiter."""
+        waiter, now = next(self._waiter_ids), self.now()
+        done = False if min_remaining else self._core.try_acquire(waiter, now)
+        if done is True:
+            self._parked[waiter] = current_task()
+            return waiter
+        if done is not False:
+            return self._lend(*done)
+        answer, others = self._answer(waiter, self._core.acquire(waiter, now, min_remaining=min_remaining))
+        if answer is None:
+            self._parked[waiter] = current_task()
+        self._perform(others)
+        return waiter if answer is None else answer
+
+    @enable_ki_protection
+    def abandon(self, waiter: WaiterId, _: object) -> Abort:
+        """Take *waiter*, whose task is cancelled, out of line. The abort function of its wait."""
+        del self._parked[waiter]
+        self._step(self._core.abandon, waiter)
+        return Abort.SUCCEEDED
 
     def now(self) -> float:
         """Return the pool's time: trio's clock plus the seconds the machine was suspended."""
@@ -432,11 +446,20 @@ class Pool:
         """The holder of *lease* gave its turn up."""
         self._step(self._core.give_up, lease)
 
-    @trio.lowlevel.enable_ki_protection
+    @enable_ki_protection
     def release(self, lease: LeaseId) -> None:
         """The holder of *lease* leaves."""
-        self._leases.pop(lease, None)
-        self._perform(self._core.release(lease, self.now()))
+        left, now = self._leases.pop(lease, None), self.now()
+        done = False if left is None or self._performing else self._core.try_release(lease, now)
+        if done is False:
+            self._perform(self._core.release(lease, now))
+            return
+        if done is not True and left is not None:
+            waiter, number = done
+            heir = self._leases[number] = left.heir(number)
+            reschedule(self._parked.pop(waiter), outcome.Value(heir))
+        if self._watchers:
+            self._tell_watchers()
 
     def moved(self, move: Move) -> None:
         """Show *move* to the instrument."""
@@ -540,7 +563,7 @@ class Pool:
 
     # -- the shell law ------------------------------------------------------------------------
 
-    @trio.lowlevel.enable_ki_protection
+    @enable_ki_protection
     def _step(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None:
         # Synchronous on purpose: between the core's decision and these lines no other task may
         # run, or the decision would be about a pool that no longer exists.
@@ -558,8 +581,7 @@ class Pool:
             finally:
                 self._performing = False
         if self._watchers:
-            self._changed.set()
-            self._changed = trio.Event()
+            self._tell_watchers()
         if self._core.is_due_before(self._sleeping_until):
             self._wake_up.set()
 
@@ -572,11 +594,11 @@ class Pool:
             case HangUp(connection=number, polite=polite):
                 self._connections[number].hang_up(polite=polite)
             case Grant(waiter=waiter):
-                lease = self._lease(command)
-                trio.lowlevel.reschedule(self._parked.pop(waiter), outcome.Value(lease))
+                lease = self._lend(command.lease, command.connection, command.lane)
+                reschedule(self._parked.pop(waiter), outcome.Value(lease))
             case Refuse(waiter=waiter):
                 error = self._refusal(command)
-                trio.lowlevel.reschedule(self._parked.pop(waiter), outcome.Error(error))
+                reschedule(self._parked.pop(waiter), outcome.Error(error))
             case Warm(connection=number, lane=lane):
                 connection = self._connections[number]
                 connection.spawn(self._warm_up, connection, lane)
@@ -598,6 +620,10 @@ class Pool:
                 self._watch(self._setup.instrument.pool_recovered, lasted)
             case _:
                 assert_never(command)
+
+    def _tell_watchers(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def _change(self) -> None:
         """Wait until something has changed."""
@@ -623,14 +649,15 @@ class Pool:
         """
         for index, command in enumerate(commands):
             if isinstance(command, (Grant, Refuse)) and command.waiter == waiter:
-                answer = self._lease(command) if isinstance(command, Grant) else self._refusal(command)
-                return answer, commands[:index] + commands[index + 1 :]
+                others = commands[:index] + commands[index + 1 :]
+                if isinstance(command, Refuse):
+                    return self._refusal(command), others
+                return self._lend(command.lease, command.connection, command.lane), others
         return None, commands
 
-    def _lease(self, command: Grant) -> Lease:
-        connection = self._connections[command.connection]
-        lease = Lease(self, command.lease, connection, connection.lanes[command.lane])
-        self._leases[command.lease] = lease
+    def _lend(self, number: LeaseId, on: ConnectionId, lane: LaneId) -> Lease:
+        connection = self._connections[on]
+        lease = self._leases[number] = Lease(self, number, connection, connection.lanes[lane])
         return lease
 
     def _refusal(self, command: Refuse) -> WsPoolError:
@@ -724,14 +751,28 @@ class _LeaseBlock:
         self._min_remaining = min_remaining
         self._lease: Lease | None = None
 
-    @trio.lowlevel.enable_ki_protection
+    @enable_ki_protection
     async def __aenter__(self) -> Lease:
         if self._lease is not None:
             raise RuntimeError("a lease block is entered once; call lease() again")
-        lease = self._lease = await self._pool.acquire(min_remaining=self._min_remaining)
-        return lease
+        pool = self._pool
+        pool.check_use()
+        if self._min_remaining:
+            pool.check_life(self._min_remaining)
+        await checkpoint_if_cancelled()
+        answer = pool.ask(self._min_remaining)
+        if isinstance(answer, Lease):
+            await cancel_shielded_checkpoint()
+        elif isinstance(answer, WsPoolError):
+            await cancel_shielded_checkpoint()
+            raise answer
+        else:
+            # No checkpoint between this return and the body that the lease is for.
+            answer = await wait_task_rescheduled(partial(pool.abandon, answer))
+        self._lease = answer
+        return answer
 
-    @trio.lowlevel.enable_ki_protection
+    @enable_ki_protection
     async def __aexit__(self, *error: object) -> None:
         if self._lease is None:
             raise AssertionError("bug: left without being entered")
