@@ -36,7 +36,7 @@ EXAMPLES = {"core": 250, "pool": 100}
 SEEDS = range(1, 16)
 
 POOL, ROSTER, OUTAGE = "wspool.core.pool", "wspool.core.roster", "wspool.core.outage"
-SHELL, CONNECTION, LEASE = "wspool.pool.pool", "wspool.pool.connection", "wspool.pool.lease"
+SHELL, CONNECTION, LEASE = "wspool.pool.shell", "wspool.pool.connection", "wspool.pool.lease"
 
 
 @attrs.frozen
@@ -459,26 +459,26 @@ MUTANTS = [
     Mutant(
         "a cancelled waiter is not reported",
         SHELL,
-        "        self._step(self._core.abandon, waiter)\n",
+        "        self.step(self.core.abandon, waiter)\n",
         "",
     ),
     Mutant(
         "a checkpoint between the grant and the body",
-        SHELL,
+        LEASE,
         "        self._lease = answer\n",
         "        self._lease = answer\n        await trio.lowlevel.checkpoint()\n",
     ),
     Mutant(
         "the lease is handed over beside the wake-up",
-        SHELL,
-        "            answer = await wait_task_rescheduled(partial(pool.abandon, answer))\n",
-        "            box = pool.__dict__.setdefault('_box', {})\n"
+        LEASE,
+        "            answer = await wait_task_rescheduled(partial(owner.abandon, answer))\n",
+        "            box = owner.__dict__.setdefault('_box', {})\n"
         "            event = box[answer] = trio.Event()\n"
         "            try:\n"
         "                await event.wait()\n"
         "            except trio.Cancelled:\n"
-        "                if answer in pool._parked:\n"
-        "                    pool.abandon(answer, None)\n"
+        "                if answer in owner._parked:\n"
+        "                    owner.abandon(answer, None)\n"
         "                raise\n"
         "            answer = box.pop(answer)\n",
     ),
@@ -504,12 +504,12 @@ MUTANTS = [
     Mutant(
         "the timekeeper asks without telling",
         SHELL,
-        "self._perform(self._core.tick(max(deadline, self.now())))",
-        "self._core.tick(max(deadline, self.now()))",
+        "self._perform(self.core.tick(max(deadline, self.now())))",
+        "self.core.tick(max(deadline, self.now()))",
     ),
     Mutant(
         "a lease is not released when its body crashes",
-        SHELL,
+        LEASE,
         "        self._lease.release()\n",
         "        if not isinstance(error[1], Exception):\n            self._lease.release()\n",
     ),
@@ -528,8 +528,8 @@ MUTANTS = [
     Mutant(
         "every connection draws the same retirement",
         SHELL,
-        "self._step(self._core.connected, connection.id, jitter=self._random.random())",
-        "self._step(self._core.connected, connection.id, jitter=0.0)",
+        "self.step(self.core.connected, connection.id, jitter=self._random.random())",
+        "self.step(self.core.connected, connection.id, jitter=0.0)",
     ),
     Mutant(
         "a hang-up ignores a dial that runs",
