@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
+from wspool.core.allocation import ELISION_DELAY, MAX_SKIPS
 from wspool.core.commands import (
     CloseReason,
     Command,
@@ -31,7 +32,7 @@ from wspool.core.commands import (
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lanes import Naming
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.pool import EARLY, ELISION_DELAY, MAX_SKIPS, PoolCore, Verdict
+from wspool.core.pool import EARLY, PoolCore, Verdict
 from wspool.core.states import ConnectionState, IllegalInputError, LaneState
 
 DOWN = DialFailure(kind=FailureKind.TRANSIENT, message="no answer", phase="tcp")
@@ -888,5 +889,5 @@ def test_alarms_of_the_dead_do_not_pile_up() -> None:
         core.release(LeaseId(number), 0.0)
         core.gone(ConnectionId(number), 0.0)
 
-    assert len(core._alarms) <= 100
+    assert len(core._lives.alarms) <= 100
     assert math.inf == core.next_deadline()

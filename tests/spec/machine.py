@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.spec.world import Connection, Lane, On, World
 from wspool.core import roster as core_roster
+from wspool.core.allocation import ELISION_DELAY, HEAD_START, MAX_SKIPS
 from wspool.core.commands import (
     CloseReason,
     Command,
@@ -38,7 +39,7 @@ from wspool.core.commands import (
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.outage import BACKOFF_BASE, BACKOFF_CAP
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.pool import ELISION_DELAY, HEAD_START, MAX_SKIPS, PoolCore, Verdict
+from wspool.core.pool import PoolCore, Verdict
 from wspool.core.states import ConnectionState, LaneState
 
 #: The rows of the legality tables that were read, for the test that all of them were.
@@ -926,8 +927,8 @@ class PoolMachine(RuleBasedStateMachine):
             for connection in self.core._roster.connections.values()
             if connection.state in (ConnectionState.OPEN, ConnectionState.RETIRING)
         )
-        gap = self.core._calendar.gap
-        assert len(times) == len(self.core._calendar)
+        gap = self.core._lives.calendar.gap
+        assert len(times) == len(self.core._lives.calendar)
         if self.shrunk:
             return  # booked under another size
         for earlier, later in itertools.pairwise(times):
@@ -952,7 +953,7 @@ class PoolMachine(RuleBasedStateMachine):
             dead = [lane for lane in connection.lanes if lane.state is LaneState.DEAD]
             assert len(connection.free) == len(idle)
             assert connection.busy == len(connection.lanes) - len(idle) - len(dead)
-        assert len(self.core._alarms) <= 64 + 32 * (len(roster.connections) + 1)
+        assert len(self.core._lives.alarms) <= 64 + 32 * (len(roster.connections) + 1)
         assert {lease for lease, track in self.tracks() if track.parked_at is not None} == set(roster.parked)
 
     def teardown(self) -> None:

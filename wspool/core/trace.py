@@ -40,10 +40,8 @@ VERSION: Final = 1
 #: The inputs of a core, by name.
 INPUTS: Final = {
     name: signature
-    for name, member in vars(PoolCore).items()
-    if not name.startswith("_")
-    and inspect.isfunction(member)
-    and "now" in (signature := inspect.signature(member)).parameters
+    for name, member in inspect.getmembers(PoolCore, inspect.isfunction)
+    if not name.startswith("_") and "now" in (signature := inspect.signature(member)).parameters
 }
 
 #: Those that answer False if they did nothing, and give no commands.

@@ -20,6 +20,7 @@ from trio.lowlevel import (
 
 from wspool.core.commands import LeaseId, WaiterId
 from wspool.core.frames import ServerError, encode
+from wspool.core.policy import Provider
 from wspool.core.pool import Verdict
 from wspool.core.statistics import TurnRecord
 from wspool.core.steering import Steer
@@ -49,8 +50,7 @@ _REFUSED_FIELDS = {
 class LeaseOwner(Protocol):
     """What a lease needs of its pool."""
 
-    max_request: int
-    steering: bool
+    provider: Provider
 
     def record(self, record: TurnRecord) -> None: ...
     def check_use(self) -> None: ...
@@ -157,7 +157,7 @@ class Lease:
     async def steer(self, items: list[dict[str, Any]], attempt: Attempt) -> Steer:
         """Send *items* to the response of *attempt*; return once they are taken. See `Turn.steer`."""
         machine = attempt.machine
-        if not self._owner.steering:
+        if not self._owner.provider.steering:
             raise refused_steer("this provider has no steering", code="steering_not_supported")
         await trio.lowlevel.checkpoint_if_cancelled()
         await attempt.until(lambda: machine.state is not TurnState.SENT)
@@ -183,8 +183,9 @@ class Lease:
 
     def check_size(self, request: bytes) -> None:
         """Raise `RequestTooLargeError` if *request* is over the provider's limit."""
-        if len(request) > self._owner.max_request:
-            raise RequestTooLargeError(size=len(request), limit=self._owner.max_request)
+        limit = self._owner.provider.max_request
+        if len(request) > limit:
+            raise RequestTooLargeError(size=len(request), limit=limit)
 
     def give_up(self, attempt: Attempt) -> None:
         """Nobody wants the rest of *attempt*. Never waits."""
