@@ -4,8 +4,8 @@
   connections are faked in the same way (`benchmarks.fakes`). CPU time; 10 connections, one task
   or 50 of them that yield once while they hold. trio's pools pay for the checkpoint that trio
   asks of every async function; asyncio's do not yield when a connection is free.
-* `pure core`: `PoolCore` alone, no event loop: one release that serves a waiter, and one new
-  waiter in its place, with the look at the next deadline that the shell takes after each.
+* `pure core`: `PoolCore` alone, no event loop, asked as the shell asks: one release that serves a
+  waiter, and one new waiter in its place, with a look at the next deadline after each.
 * `queue`: parked waiters served, and cancelled, one after the other, down to the last.
 """
 
@@ -138,14 +138,23 @@ class _Crowd:
     def join(self) -> WaiterId:
         """One more waiter."""
         waiter = WaiterId(next(self.numbers))
-        self.keep(self.core.acquire(waiter, self.now))
+        done = self.core.try_acquire(waiter, self.now)
+        if done is False:
+            self.keep(self.core.acquire(waiter, self.now))
+        elif done is not True:
+            self.leases.append(done[0])
         self.core.next_deadline()
         return waiter
 
     def leave(self) -> None:
         """Release the lease that was granted first among the last ones."""
         self.now += 1e-5
-        self.keep(self.core.release(self.leases.pop(), self.now))
+        lease = self.leases.pop()
+        done = self.core.try_release(lease, self.now)
+        if done is False:
+            self.keep(self.core.release(lease, self.now))
+        elif done is not True:
+            self.leases.append(done[1])
         self.core.next_deadline()
 
 

@@ -32,7 +32,7 @@ def _handshakes(waiters: int, seed: int) -> int:
         ) as pool:
             await pool.wait_ready()
             # The same jitter for all, or luck would be measured.
-            pool._random.seed(seed)
+            pool._shell._random.seed(seed)
             connector.handshakes, connector.down_until = 0, trio.current_time() + OUTAGE
             pool.clear(interrupt=True)  # the network is gone, and what was open with it
             await trio.sleep(0.5)

@@ -135,8 +135,8 @@ async def live(manager: _PoolManager, scenario: Scenario, steps: Steps) -> None:
         async def rescue() -> None:
             await trio.sleep(LONG)
             # The pool shields its tasks; only from the inside can a hanging one be ended.
-            if manager._pool is not None and manager._pool._services is not None:
-                manager._pool._services.cancel_scope.cancel()
+            if manager._shell is not None and manager._shell._services is not None:
+                manager._shell._services.cancel_scope.cancel()
             raise AssertionError("the scenario hangs")
 
         nursery.start_soon(rescue)
@@ -152,7 +152,7 @@ def assert_settled(pool: wspool.Pool) -> None:
     statistics = pool.statistics()
     s = statistics
 
-    assert (0, 0, 0) == (s.leased, s.waiting, len(pool._parked)), s
+    assert (0, 0, 0) == (s.leased, s.waiting, len(pool._shell._parked)), s
     assert s.granted == s.released + s.lost_leases + s.stolen, s
     assert s.dialed == s.dialing + s.open + s.retiring + sum(s.closed.values()), s
     assert s.size <= s.max_size, s

@@ -291,10 +291,10 @@ def test_nothing_is_left_whatever_happens_when(name: str, action: Action) -> Non
                 await live(manager, scenario, steps)
                 far.nursery.cancel_scope.cancel()
         finally:
-            assert manager._pool is not None
-            assert_empty(manager._pool.statistics())
-            assert not manager._pool._connections
-            assert not manager._pool._leases
+            assert manager._shell is not None
+            assert_empty(manager._shell.core.statistics())
+            assert not manager._shell._connections
+            assert not manager._shell._leases
             assert far.connector.dialing == 0
             assert all(wire.goodbye is not None for wire in far.connector.wires)
             seen.append(steps.caught)
@@ -328,8 +328,8 @@ def test_no_file_descriptor_is_left(action: Action) -> None:
             try:
                 await live(manager, scenario, steps)
             finally:
-                assert manager._pool is not None
-                assert_empty(manager._pool.statistics())
+                assert manager._shell is not None
+                assert_empty(manager._shell.core.statistics())
         assert all(entry["unfinished_on_lane"] == 1 for entry in ledger)
 
     def descriptors() -> int:

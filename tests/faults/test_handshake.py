@@ -328,7 +328,7 @@ async def test_f46_no_more_files(make: Make) -> None:
                 with trio.move_on_after(0.3) as scope:
                     await scene.ask()
                 assert scope.cancelled_caught
-                failure = scene.pool._core.failure
+                failure = scene.pool._shell.core.failure
                 assert failure is not None
                 assert "Too many open files" in failure.message
                 assert errno.EMFILE == 24

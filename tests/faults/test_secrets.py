@@ -94,8 +94,18 @@ class Sinks(wspool.Instrument):
 
     def look_at(self, pool: wspool.Pool) -> None:
         """Show *pool* and what it is made of."""
-        self.show(pool, pool.statistics(), pool._setup, pool._setup.endpoint, pool._setup.connector)
-        self.show(vars(pool), *pool._connections.values(), *map(vars, pool._connections.values()))
+        self.show(
+            pool,
+            pool.statistics(),
+            pool._shell._setup,
+            pool._shell._setup.endpoint,
+            pool._shell._setup.connector,
+        )
+        self.show(
+            vars(pool._shell),
+            *pool._shell._connections.values(),
+            *map(vars, pool._shell._connections.values()),
+        )
 
     def assert_clean(self, caplog: pytest.LogCaptureFixture) -> None:
         """Assert that the key is nowhere, in clear or encoded, and that something was seen at all."""

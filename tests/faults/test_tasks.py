@@ -60,8 +60,8 @@ def test_f69_cancelled_anywhere(make: Make, action: Action) -> None:
             try:
                 await live(manager, scenario, steps)
             finally:
-                assert manager._pool is not None
-                assert_empty(manager._pool.statistics())
+                assert manager._shell is not None
+                assert_empty(manager._shell.core.statistics())
                 assert all(tap.closed for tap in taps)
         assert all(entry["unfinished_on_lane"] == 1 for entry in ledger)
         assert steps.caught is None or all(isinstance(leaf, Mishap) for leaf in leaves(steps.caught))
@@ -228,7 +228,7 @@ async def test_f75_crash_of_the_pool(make: Make, autojump_clock) -> None:
             nursery.start_soon(ask)
             nursery.start_soon(ask)
             await trio.sleep(1)
-            scene.pool._spawn(crash)
+            scene.pool._shell._spawn(crash)
 
     with pytest.raises(ExceptionGroup) as caught:
         await use()
@@ -432,7 +432,7 @@ async def test_f81_suspended(make: Make, autojump_clock) -> None:
         faulty(make) as scene,
         scene.pool.conversation(model="m") as conversation,
     ):
-        scene.pool._suspended = lambda: asleep
+        scene.pool._shell._suspended = lambda: asleep
         (await scene.ask("one", conversation=conversation)).assert_answer("one")
         asleep = 7200.0
         (await scene.ask("two", conversation=conversation)).assert_answer("two", took=0)
@@ -566,7 +566,7 @@ async def test_f86_memory(make: Make) -> None:
     ):
         await anext(turn)
         await trio.sleep(0.3)
-        [attempt] = [c.lanes[0].attempt for c in scene.pool._connections.values()]
+        [attempt] = [c.lanes[0].attempt for c in scene.pool._shell._connections.values()]
         assert attempt is not None
         assert 20_000 < attempt.unread < 100_000, "one read more than the limit"
         assert text == "".join([e.data["delta"] async for e in turn if e.type.endswith("text.delta")])

@@ -69,7 +69,7 @@ async def test_f32_black_hole_for_dials(make: Make, net: Network) -> None:
         assert scope.cancelled_caught
         with trio.move_on_after(0.6):
             await scene.ask()
-        failure = scene.pool._core.failure
+        failure = scene.pool._shell.core.failure
         assert failure is not None
         assert ("tcp", True) == (failure.phase, "connect_timeout is 0.5 s" in failure.message)
         net.heal()

@@ -121,8 +121,8 @@ async def bounded(
     async def rescue() -> None:
         await trio.sleep(LONG)
         # The pool shields its tasks; only from the inside can a hanging one be ended.
-        if manager._pool is not None and manager._pool._services is not None:
-            manager._pool._services.cancel_scope.cancel()
+        if manager._shell is not None and manager._shell._services is not None:
+            manager._shell._services.cancel_scope.cancel()
         raise AssertionError("the scenario hangs")
 
     async with trio.open_nursery() as nursery:
@@ -130,8 +130,8 @@ async def bounded(
         await body()
         nursery.cancel_scope.cancel()
     assert done
-    assert manager._pool is not None
-    return manager._pool
+    assert manager._shell is not None
+    return wspool.Pool(manager._shell, manager._setup)
 
 
 def sweep(run: Callable[[StepCanceller], Awaitable[None]], *, of_all: bool = False) -> int:

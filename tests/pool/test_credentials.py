@@ -242,8 +242,8 @@ async def test_no_sink_ever_sees_the_key(caplog, autojump_clock) -> None:
             await pool.wait_ready()
             async with pool.conversation(model="m") as conversation, conversation.turn("hi") as turn:
                 show(pool, conversation, turn, pool.statistics(), await turn.result())
-                show(pool._connections, pool._leases, vars(pool))
-                for connection in pool._connections.values():
+                show(pool._shell._connections, pool._shell._leases, vars(pool._shell))
+                for connection in pool._shell._connections.values():
                     show(connection, vars(connection))
             await world.cut()
             await trio.sleep(1)

@@ -245,9 +245,9 @@ async def test_a_pool_opened_in_a_cancelled_scope_does_not_hang(autojump_clock) 
         nonlocal hung
         await trio.sleep(1000)
         hung = True
-        assert manager._pool is not None
-        assert manager._pool._services is not None
-        manager._pool._services.cancel_scope.cancel()
+        assert manager._shell is not None
+        assert manager._shell._services is not None
+        manager._shell._services.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(rescue)

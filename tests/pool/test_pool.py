@@ -241,7 +241,7 @@ def test_a_pool_is_not_used_in_a_forked_process() -> None:
         async with fake_pool(FakeConnector(echo)) as pool:
             if (child := os.fork()) == 0:
                 try:
-                    pool.check_use()
+                    pool._shell.check_use()
                 except wspool.ForeignUseError:
                     os._exit(42)
                 finally:
@@ -712,7 +712,7 @@ async def test_a_crash_of_the_pool_surfaces(autojump_clock) -> None:
             def tick(now: float) -> Sequence[Any]:
                 raise ZeroDivisionError
 
-            pool._core.tick = tick  # type: ignore[assignment,method-assign]
+            pool._shell.core.tick = tick  # type: ignore[assignment,method-assign]
             connector.hold()
             async with trio.open_nursery() as nursery:
                 await pool.acquire()
@@ -738,7 +738,7 @@ async def test_a_waiter_outside_the_block_learns_of_a_crash(autojump_clock) -> N
             async with fake_manager(connector) as pool:
                 nursery.start_soon(wait, pool)
                 await settled()
-                pool._spawn(crash)
+                pool._shell._spawn(crash)
                 await trio.sleep_forever()
     assert caught.group_contains(ZeroDivisionError)
 

@@ -207,12 +207,13 @@ class World:
                 )
                 async with manager as pool:
                     # Nothing has used either yet: no dial can have ended.
-                    pool._random = random.Random(self._choice.getrandbits(64))
-                    pool._suspended = lambda: 0.0
+                    shell = pool._shell
+                    shell._random = random.Random(self._choice.getrandbits(64))
+                    shell._suspended = lambda: 0.0
                     self._pool = pool
                     await self._live()
                 assert_empty(pool.statistics())
-                assert (0, 0, 0) == (len(pool._connections), len(pool._leases), len(pool._parked))
+                assert (0, 0, 0) == (len(shell._connections), len(shell._leases), len(shell._parked))
                 left = [link.number for link in self._network.links if not link.closed]
                 assert [] == left, f"links {left} are still open"
             assert 0 == self._server.statistics().failures

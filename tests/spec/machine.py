@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.spec.world import Connection, Lane, On, World
 from wspool.core import roster as core_roster
+from wspool.core.allocation import ELISION_DELAY, HEAD_START, MAX_SKIPS
 from wspool.core.commands import (
     CloseReason,
     Command,
@@ -31,13 +32,14 @@ from wspool.core.commands import (
     HangUp,
     LaneId,
     LeaseId,
+    Refuse,
     RefuseReason,
     WaiterId,
 )
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.outage import BACKOFF_BASE, BACKOFF_CAP
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.pool import ELISION_DELAY, HEAD_START, MAX_SKIPS, PoolCore, Verdict
+from wspool.core.pool import PoolCore, Verdict
 from wspool.core.states import ConnectionState, LaneState
 
 #: The rows of the legality tables that were read, for the test that all of them were.
@@ -118,14 +120,73 @@ class Driver:
     def perform(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], world: World) -> None:
         """Make happen what the core was told."""
 
-    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId) -> None:
-        """Give *lease* back and cancel *waiter*, who is granted it, before it wakes up."""
+    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId, heir: LeaseId, now: float) -> None:
+        """Give *lease* back and cancel *waiter*, who is granted it as *heir*, before it wakes up."""
 
     def compare(self, core: PoolCore, world: World) -> None:
         """Assert that both are in the same state."""
 
     def end(self) -> None:
         """Take everything down, and assert that nothing is left."""
+
+
+class Twin(Driver):
+    """Drives a second core as the shell does: what is usual is tried first."""
+
+    def __init__(self, core: PoolCore) -> None:
+        self.core = core
+        self.line: set[WaiterId] = set()
+        self.leases: set[LeaseId] = set()
+
+    def perform(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], world: World) -> None:
+        before = self.core.next_deadline()
+        if not self.tried(verb, *args, **kwargs):
+            answer = getattr(self.core, verb)(*args, **kwargs)
+            self.take(verb, args, answer[1] if verb == "begin" else answer)
+        else:
+            assert self.core.next_deadline() >= before, "a deadline came nearer, and nobody looked"
+
+    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId, heir: LeaseId, now: float) -> None:
+        for number in (lease, heir):
+            if not self.tried("release", number, now=now):
+                self.take("release", (number,), self.core.release(number, now))
+
+    def tried(self, verb: str, *args: Any, now: float, **kwargs: Any) -> bool:
+        """Try it; return whether it was done."""
+        done: Any = False
+        what: Any = args[0] if args else None
+        if verb == "acquire" and not kwargs["min_remaining"]:
+            done = self.core.try_acquire(what, now)
+            if done is True:
+                self.line.add(what)
+            elif done:
+                self.leases.add(done[0])
+        elif verb == "release":
+            done = self.core.try_release(what, now)
+            if done:
+                self.leases.discard(what)
+            if done and done is not True:
+                self.line.remove(done[0])
+                self.leases.add(done[1])
+        return done is not False
+
+    def take(self, verb: str, args: tuple[Any, ...], commands: list[Command]) -> None:
+        if verb == "acquire":
+            self.line.add(args[0])
+        for command in commands:
+            if isinstance(command, (Grant, Refuse)):
+                self.line.discard(command.waiter)
+            if isinstance(command, Grant):
+                self.leases.add(command.lease)
+        if verb == "abandon":
+            self.line.remove(args[0])
+
+    def compare(self, core: PoolCore, world: World) -> None:
+        assert core.statistics() == self.core.statistics()
+        assert core.states() == self.core.states()
+        assert core.next_deadline() == self.core.next_deadline()
+        assert set(world.waiters) == self.line, "others are in line"
+        assert set(world.leases) == {lease for lease in self.leases if self.core.is_live(lease)}
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -185,7 +246,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     def make_driver(self) -> Driver:
         """Return what is driven in step with the core."""
-        return Driver()
+        policy, provider, warm_up = self.setup
+        return Twin(PoolCore(policy, provider, warm_up=warm_up))
 
     def step(self, verb: str, *args: Any, **kwargs: Any) -> list[Command]:
         """Feed one input to the core, and what it says to the world."""
@@ -305,6 +367,17 @@ class PoolMachine(RuleBasedStateMachine):
             assert [command.reason for command in refused] == [RefuseReason.CLOSED]  # type: ignore[union-attr]
         elif self.policy.max_waiting is not None and waiter in self.world.waiters:
             assert len(self.world.waiters) <= self.policy.max_waiting, "the line is too long"
+
+    @rule()
+    @precondition(lambda self: len(self.world.waiters) < 4 and self.world.open)
+    @noted
+    def acquire_a_young_one(self) -> None:
+        """Who wants more life than anything open has is first, and who does not care waits behind."""
+        self.wait_until(self.now + 21.0)
+        self.acquire(1.0)
+        self.acquire()
+        if self.idle_leases():
+            self.release(0, False)
 
     @rule()
     @noted
@@ -544,7 +617,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.world.drop(granted[0].lease)
             self.world.released += 1
             self.feed("release", granted[0].lease)
-            self.driver.cancel_as_granted(lease, granted[0].waiter)
+            self.driver.cancel_as_granted(lease, granted[0].waiter, granted[0].lease, self.now)
         while self.driver.prompt and self.core.next_deadline() <= self.now:
             self.feed("tick")
         self.driver.compare(self.core, self.world)
@@ -854,8 +927,8 @@ class PoolMachine(RuleBasedStateMachine):
             for connection in self.core._roster.connections.values()
             if connection.state in (ConnectionState.OPEN, ConnectionState.RETIRING)
         )
-        gap = self.core._calendar.gap
-        assert len(times) == len(self.core._calendar)
+        gap = self.core._lives.calendar.gap
+        assert len(times) == len(self.core._lives.calendar)
         if self.shrunk:
             return  # booked under another size
         for earlier, later in itertools.pairwise(times):
@@ -880,7 +953,7 @@ class PoolMachine(RuleBasedStateMachine):
             dead = [lane for lane in connection.lanes if lane.state is LaneState.DEAD]
             assert len(connection.free) == len(idle)
             assert connection.busy == len(connection.lanes) - len(idle) - len(dead)
-        assert len(self.core._alarms) <= 64 + 32 * (len(roster.connections) + 1)
+        assert len(self.core._lives.alarms) <= 64 + 32 * (len(roster.connections) + 1)
         assert {lease for lease, track in self.tracks() if track.parked_at is not None} == set(roster.parked)
 
     def teardown(self) -> None:

@@ -36,7 +36,8 @@ EXAMPLES = {"core": 250, "pool": 100}
 SEEDS = range(1, 16)
 
 POOL, ROSTER, OUTAGE = "wspool.core.pool", "wspool.core.roster", "wspool.core.outage"
-SHELL, CONNECTION, LEASE = "wspool.pool.pool", "wspool.pool.connection", "wspool.pool.lease"
+ALLOCATION, LIVES = "wspool.core.allocation", "wspool.core.lives"
+SHELL, CONNECTION, LEASE = "wspool.pool.shell", "wspool.pool.connection", "wspool.pool.lease"
 
 
 @attrs.frozen
@@ -106,13 +107,13 @@ MUTANTS = [
     Mutant(
         "a newcomer overtakes",
         POOL,
-        "        self._waiters[waiter] = _Waiter(min_remaining)\n",
-        "        self._waiters[waiter] = _Waiter(min_remaining)\n"
+        "        self._waiters[waiter] = Waiter(min_remaining)\n",
+        "        self._waiters[waiter] = Waiter(min_remaining)\n"
         "        self._waiters.move_to_end(waiter, last=False)\n",
     ),
     Mutant(
         "one waiter is granted twice in one step",
-        POOL,
+        ALLOCATION,
         "commands.append(Grant(waiter, lease, connection.id, lane.id))",
         "commands += [Grant(waiter, lease, connection.id, lane.id)] * 2",
     ),
@@ -122,7 +123,9 @@ MUTANTS = [
         "lane = connection.free.pop()",
         "lane = connection.free[-1]",
     ),
-    Mutant("granted while paused", POOL, "while waiters and not self._paused and (", "while waiters and ("),
+    Mutant(
+        "granted while paused", ALLOCATION, "while waiters and not self._paused and (", "while waiters and ("
+    ),
     Mutant(
         "the line may be one longer than allowed",
         POOL,
@@ -131,7 +134,7 @@ MUTANTS = [
     ),
     Mutant(
         "the asked remaining life is ignored",
-        POOL,
+        ALLOCATION,
         "            if wanted.min_remaining:",
         "            if False:",
     ),
@@ -158,27 +161,27 @@ MUTANTS = [
     ),
     Mutant(
         "dials that run are not counted",
-        POOL,
+        ALLOCATION,
         "return need > coming * self._lanes",
         "return need > 0",
     ),
     Mutant(
         "as many dials at once as are needed",
-        POOL,
+        ALLOCATION,
         "            and self._roster.dialing < self._outage.dial_limit\n",
         "",
     ),
     Mutant(
         "one connection too many",
-        POOL,
-        "if self._closing or self._size() >= self.policy.max_size:",
-        "if self._closing or self._size() > self.policy.max_size:",
+        ALLOCATION,
+        "if self._closing or self._roster.size >= self.policy.max_size:",
+        "if self._closing or self._roster.size > self.policy.max_size:",
     ),
     Mutant(
         "a closing connection does not count although it should",
-        POOL,
-        "if self.policy.count_closing else size",
-        "if False else size",
+        ROSTER,
+        "        if self._count_closing:\n",
+        "        if False:\n",
     ),
     Mutant(
         "a closing connection is free to be granted",
@@ -198,12 +201,12 @@ MUTANTS = [
     Mutant(
         "dials that were held back are forgotten",
         POOL,
-        "        if self._held_back and self._waiters and self._size() < self.policy.max_size:\n",
+        "        if self._is_held_back() and self._waiters and self._roster.size < self.policy.max_size:\n",
         "        if False:\n",
     ),
     Mutant(
         "dials are held back although nothing is open",
-        POOL,
+        ALLOCATION,
         "self._held_back = roster.usable > 0 and ",
         "self._held_back = ",
     ),
@@ -211,32 +214,32 @@ MUTANTS = [
     # -- retirement --
     Mutant(
         "a mover gets no replacement",
-        POOL,
+        ALLOCATION,
         "self.policy.min_idle + self._roster.movers - spare",
         "self.policy.min_idle - spare",
     ),
     Mutant(
         "retired without replacement",
-        POOL,
+        ALLOCATION,
         "            if roster.fresh < self.policy.min_idle and (\n",
         "            if roster.fresh < 0 and (\n",
     ),
     Mutant(
         "a leaver goes for what is on its way",
-        POOL,
+        ALLOCATION,
         "                or not self._needs_dial(coming)\n",
         "",
     ),
     Mutant(
         "the deadline is looked at only when a lane comes back",
-        POOL,
+        ALLOCATION,
         "            if now < connection.grant_end:\n                return connection",
         "            if True:\n                return connection",
     ),
     Mutant(
         "nothing happens at the last start",
-        POOL,
-        "                case _Alarm.GRANT_END:\n                    self._end_grants(connection, commands)",
+        LIVES,
+        "                case _Alarm.GRANT_END:\n                    self.end_grants(connection, commands)",
         "                case _Alarm.GRANT_END:\n                    pass",
     ),
     Mutant(
@@ -248,7 +251,7 @@ MUTANTS = [
     Mutant(
         "after its last turn an expired connection stays",
         POOL,
-        "        self._check_expiry(found, now, commands)\n",
+        "        self._lives.check_expiry(found, now, commands)\n",
         "",
     ),
     Mutant(
@@ -259,7 +262,7 @@ MUTANTS = [
     ),
     Mutant(
         "a late holder is not told to finish",
-        POOL,
+        ALLOCATION,
         "            commands.append(Expiring(lease))",
         "            pass",
     ),
@@ -296,7 +299,7 @@ MUTANTS = [
     ),
     Mutant(
         "the rest of a turn is awaited for ever",
-        POOL,
+        LIVES,
         "                    self._check_drain(connection, now, commands)",
         "                    pass",
     ),
@@ -309,7 +312,7 @@ MUTANTS = [
     Mutant(
         "leases lost with their connection are not counted",
         POOL,
-        "        self._lost_leases += self._roster.end_all(found)",
+        "        self._lives.lost_leases += self._roster.end_all(found)",
         "        self._roster.end_all(found)",
     ),
     Mutant(
@@ -320,13 +323,13 @@ MUTANTS = [
     ),
     Mutant(
         "a parked lane is taken at once",
-        POOL,
+        ALLOCATION,
         "or now >= since + self.policy.patience",
         "or True",
     ),
     Mutant(
         "the lane parked last is taken",
-        POOL,
+        ALLOCATION,
         "self._steal(next(iter(roster.parked)), now, commands)",
         "self._steal(next(reversed(roster.parked)), now, commands)",
     ),
@@ -336,13 +339,62 @@ MUTANTS = [
         "        if self._roster.parked and self._is_starving():\n",
         "        if False:\n",
     ),
+    # -- the usual cases --
+    Mutant(
+        "what is usual overtakes",
+        ALLOCATION,
+        "                self._waiters\n                or connection.state is not _OPEN\n",
+        "                connection.state is not _OPEN\n",
+    ),
+    Mutant(
+        "what is usual is granted past its end",
+        ALLOCATION,
+        "                or connection.state is not _OPEN\n                or now >= connection.grant_end\n",
+        "                or connection.state is not _OPEN\n",
+    ),
+    Mutant(
+        "what is usual leaves spare short",
+        ALLOCATION,
+        "roster.fresh <= policy.min_idle + roster.movers and roster.size < policy.max_size",
+        "False",
+    ),
+    Mutant(
+        "a turn that runs is overlooked",
+        ALLOCATION,
+        "            lane.state is not _LEASED\n            or connection.state is not _OPEN\n",
+        "            connection.state is not _OPEN\n",
+    ),
+    Mutant(
+        "what comes back is passed on past its end",
+        ALLOCATION,
+        "            or connection.state is not _OPEN\n            or now >= connection.grant_end\n",
+        "            or connection.state is not _OPEN\n",
+    ),
+    Mutant(
+        "what comes back is passed on although it will not do",
+        ALLOCATION,
+        "        if wanted.min_remaining:\n            return False\n",
+        "",
+    ),
+    Mutant(
+        "nobody looks again when a connection has been idle for long",
+        ALLOCATION,
+        "            or not connection.idle_alarm\n        ):",
+        "        ):",
+    ),
+    Mutant(
+        "lanes that were lent are not counted",
+        ROSTER,
+        "        self._lent += 1\n",
+        "",
+    ),
     # -- the whole pool --
-    Mutant("spare is closed as surplus", POOL, "if due <= now and surplus:", "if due <= now:"),
+    Mutant("spare is closed as surplus", LIVES, "if due <= now and surplus:", "if due <= now:"),
     Mutant(
         "the peer is pinged once",
         POOL,
-        "self._alarms.set(max(heard_at + self.policy.ping_interval, now), (found, _Alarm.PING))",
-        "pass",
+        "            self._lives.heard(found, heard_at, now)\n",
+        "            pass\n",
     ),
     Mutant(
         "what is leased survives a clear",
@@ -410,28 +462,28 @@ MUTANTS = [
     Mutant(
         "a cancelled waiter is not reported",
         SHELL,
-        "                self._step(self._core.abandon, waiter)\n",
+        "        self.step(self.core.abandon, waiter)\n",
         "",
     ),
     Mutant(
         "a checkpoint between the grant and the body",
-        SHELL,
-        "            return granted\n",
-        "            await trio.lowlevel.checkpoint()\n            return granted\n",
+        LEASE,
+        "        self._lease = answer\n",
+        "        self._lease = answer\n        await trio.lowlevel.checkpoint()\n",
     ),
     Mutant(
         "the lease is handed over beside the wake-up",
-        SHELL,
-        "            granted: Lease = await trio.lowlevel.wait_task_rescheduled(abort)\n",
-        "            box = self.__dict__.setdefault('_box', {})\n"
-        "            event = box[waiter] = trio.Event()\n"
+        LEASE,
+        "            answer = await wait_task_rescheduled(partial(owner.abandon, answer))\n",
+        "            box = owner.__dict__.setdefault('_box', {})\n"
+        "            event = box[answer] = trio.Event()\n"
         "            try:\n"
         "                await event.wait()\n"
         "            except trio.Cancelled:\n"
-        "                if waiter in self._parked:\n"
-        "                    abort(None)\n"
+        "                if answer in owner._parked:\n"
+        "                    owner.abandon(answer, None)\n"
         "                raise\n"
-        "            granted: Lease = box.pop(waiter)\n",
+        "            answer = box.pop(answer)\n",
     ),
     Mutant(
         "a decision is performed a moment later",
@@ -440,21 +492,27 @@ MUTANTS = [
         "                self._token.run_sync_soon(self._do, self._todo.popleft())",
     ),
     Mutant(
+        "who is handed a lane is not woken",
+        SHELL,
+        "            reschedule(self._parked.pop(waiter), outcome.Value(heir))\n",
+        "            pass\n",
+    ),
+    Mutant(
         "the other commands of a question are dropped",
         SHELL,
-        "return answer, commands[:index] + commands[index + 1 :]",
-        "return answer, commands[:index]",
+        "others = commands[:index] + commands[index + 1 :]",
+        "others = commands[:index]",
     ),
     Mutant("the timekeeper is not woken", SHELL, "            self._wake_up.set()\n", "            pass\n"),
     Mutant(
         "the timekeeper asks without telling",
         SHELL,
-        "self._perform(self._core.tick(max(deadline, self.now())))",
-        "self._core.tick(max(deadline, self.now()))",
+        "self._perform(self.core.tick(max(deadline, self.now())))",
+        "self.core.tick(max(deadline, self.now()))",
     ),
     Mutant(
         "a lease is not released when its body crashes",
-        SHELL,
+        LEASE,
         "        self._lease.release()\n",
         "        if not isinstance(error[1], Exception):\n            self._lease.release()\n",
     ),
@@ -473,8 +531,8 @@ MUTANTS = [
     Mutant(
         "every connection draws the same retirement",
         SHELL,
-        "self._step(self._core.connected, connection.id, jitter=self._random.random())",
-        "self._step(self._core.connected, connection.id, jitter=0.0)",
+        "self.step(self.core.connected, connection.id, jitter=self._random.random())",
+        "self.step(self.core.connected, connection.id, jitter=0.0)",
     ),
     Mutant(
         "a hang-up ignores a dial that runs",

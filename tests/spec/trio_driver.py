@@ -30,6 +30,7 @@ from wspool.pool.attempt import Attempt
 from wspool.pool.lease import Lease
 from wspool.pool.open import open_pool
 from wspool.pool.pool import Pool
+from wspool.pool.shell import Shell
 from wspool.wire.wire import ConnectError, Endpoint, WireClosedError
 
 #: Real seconds after which a pool that does not come to rest has hung.
@@ -94,7 +95,7 @@ class HeldConnector:
         self, nursery: trio.Nursery, endpoint: Endpoint, headers: Sequence[tuple[str, str]]
     ) -> HeldWire:
         assert self.pool is not None
-        mine = [c.id for c in self.pool._connections.values() if c._nursery is nursery]
+        mine = [c.id for c in self.pool._shell._connections.values() if c._nursery is nursery]
         dial = self.dials[mine[0]] = HeldDial()
         try:
             await dial.answered.wait()
@@ -159,14 +160,14 @@ class TrioDriver(Driver):
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._end = trio.Event()
-        pool = Pool(self._manager._setup)
-        pool._random = self.dice  # type: ignore[assignment] # has the one method that is used
-        self.connector.pool = self._manager._pool = pool
+        shell = self._manager._shell = Shell(self._manager._setup)
+        pool = self.connector.pool = Pool(shell, self._manager._setup)
+        shell._random = self.dice  # type: ignore[assignment] # has the one method that is used
         async with trio.open_nursery() as users:
             self.users = users
             async with trio.open_nursery() as services:
-                services.start_soon(pool.serve)
-                await pool.serving.wait()
+                services.start_soon(shell.serve)
+                await shell.serving.wait()
                 await trio.testing.wait_all_tasks_blocked()
                 self.pool = pool
                 self._started.set()
@@ -177,7 +178,7 @@ class TrioDriver(Driver):
                 for wire in self.wires.values():
                     wire.may_go.set()
                 await pool.aclose()
-        self.left = pool._connections, pool._parked, pool._core.statistics()
+        self.left = shell._connections, shell._parked, shell.core.statistics()
 
     def do(self, what: Callable[[], Awaitable[Any]]) -> Any:
         """Run *what* in the pool's thread, and everything that follows from it."""
@@ -223,7 +224,7 @@ class TrioDriver(Driver):
         else:
             self.do(act)
 
-    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId) -> None:
+    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId, heir: LeaseId, now: float) -> None:
         async def act() -> None:
             await trio.lowlevel.checkpoint()
             self.leases[lease].release()
@@ -232,11 +233,11 @@ class TrioDriver(Driver):
         self.do(act)
 
     def compare(self, core: PoolCore, world: World) -> None:
-        real = self.pool._core
+        real = self.pool._shell.core
         assert core.statistics() == real.statistics()
         assert core.states() == real.states()
         assert core.naming is real.naming
-        assert set(world.waiters) == set(self.pool._parked), "the line is not the tasks that wait"
+        assert set(world.waiters) == set(self.pool._shell._parked), "the line is not the tasks that wait"
         assert set(world.leases) == {number for number, lease in self.leases.items() if lease.alive}
         assert core.next_deadline() == real.next_deadline()
         for lease in world.expiring:
@@ -317,7 +318,7 @@ class TrioDriver(Driver):
             self.users.start_soon(send)
 
     def do_finished(self, number: ConnectionId, lane: int, *, world: World, now: float) -> None:
-        connection = self.pool._connections[number]
+        connection = self.pool._shell._connections[number]
         attempt = connection.lanes[lane].attempt
         assert attempt is not None, "the real pool has nothing on that lane"
         name = connection.stream_id(connection.lanes[lane])
@@ -383,7 +384,7 @@ class TrioDriver(Driver):
     def do_hang_up(self, number: ConnectionId, reason: CloseReason, *, world: World, now: float) -> None:
         limit = '{"type":"error","status":400,"error":{"code":"websocket_connection_limit_reached"}}'
         stray = '{"type":"response.output_text.delta"}'
-        connection = self.pool._connections[number]
+        connection = self.pool._shell._connections[number]
         if connection._naming is Naming.NAMED:
             stray = '{"type":"response.output_text.delta","stream_id":"foreign"}'
         elif connection._naming is Naming.TRIAL and connection.lanes[0].attempt is not None:
@@ -402,10 +403,10 @@ class TrioDriver(Driver):
         """The timekeeper has done it."""
 
     def do_close(self, *, world: World, now: float) -> None:
-        self.pool._step(self.pool._core.close)
+        self.pool._shell.step(self.pool._shell.core.close)
 
     def do_force(self, *, world: World, now: float) -> None:
-        self.pool._step(self.pool._core.force)
+        self.pool._shell.step(self.pool._shell.core.force)
 
     def _arrives(self, number: ConnectionId, message: str) -> None:
         self.wires[number].inbound.send_nowait(message)

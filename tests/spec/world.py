@@ -12,6 +12,7 @@ import math
 
 import attrs
 
+from wspool.core.allocation import MAX_SKIPS
 from wspool.core.commands import (
     CloseReason,
     Command,
@@ -32,7 +33,6 @@ from wspool.core.commands import (
     Warm,
 )
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.pool import MAX_SKIPS
 
 
 class On(enum.Enum):

@@ -7,9 +7,11 @@ beside each index, and checked against a rescan by the specification machine.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, cast
 
 import attrs
 
@@ -31,6 +33,13 @@ __all__ = ["USABLE", "Connection", "Lane", "Roster"]
 _DIALING: Final = ConnectionState.DIALING
 _OPEN: Final = ConnectionState.OPEN
 _RETIRING: Final = ConnectionState.RETIRING
+_CLOSING: Final = ConnectionState.CLOSING
+
+_IDLE: Final = LaneState.IDLE
+
+# The steps that nearly all lanes take nearly always, looked up once.
+_GRANTED: Final = advance(LANE_TABLE, _IDLE, LaneInput.GRANT)
+_RELEASED: Final = advance(LANE_TABLE, _GRANTED, LaneInput.RELEASE)
 
 #: Connection states in which a lane can be granted.
 USABLE: Final = frozenset({_OPEN, _RETIRING})
@@ -102,26 +111,32 @@ class Roster:
         parked: parked leases and since when, the one parked longest first.
         fresh: IDLE lanes of OPEN connections: spare that counts as ready ahead of demand.
         movers: held lanes of RETIRING connections: their holders will soon want another.
-        lanes: lanes by state.
+        leases: what each live lease holds. One that is not here was released, stolen, or lost.
         states: connections by state.
         dialing: connections whose handshake is running.
         usable: connections that are usable.
+        size: connections that count against the size of the pool.
+
+    Args:
+        count_closing: True if closing connections count as well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, count_closing: bool) -> None:
+        self._count_closing = count_closing
         self.connections: dict[ConnectionId, Connection] = {}
         self.available: list[tuple[float, ConnectionId]] = []
         self.leaving: OrderedDict[ConnectionId, Connection] = OrderedDict()
         self.parked: OrderedDict[LeaseId, float] = OrderedDict()
         self.fresh = 0
         self.movers = 0
-        self.lanes = dict.fromkeys(LaneState, 0)
+        # Lanes by state, but for those that `lend` took and `give_back` did not bring back.
+        self._lanes = dict.fromkeys(LaneState, 0)
+        self._lent = 0
         self.states = dict.fromkeys(ConnectionState, 0)
-        self.dialing = self.usable = 0
-        # A lease that is not here is dead: released, stolen, or lost with its connection.
-        self._leases: dict[LeaseId, tuple[Connection, Lane]] = {}
+        self.dialing = self.usable = self.size = 0
+        self.leases: dict[LeaseId, tuple[Connection, Lane]] = {}
         self._last_connection = 0
-        self._last_lease = 0
+        self._lease_ids = cast("Iterator[LeaseId]", itertools.count(1))
 
     # -- look-ups -----------------------------------------------------------------------------
 
@@ -135,13 +150,18 @@ class Roster:
     def lease(self, lease: LeaseId) -> tuple[Connection, Lane]:
         """Return what a live lease holds, or raise `IllegalInputError`."""
         try:
-            return self._leases[lease]
+            return self.leases[lease]
         except KeyError:
             raise IllegalInputError(f"lease {lease} is dead") from None
 
+    def lanes(self, state: LaneState) -> int:
+        """Return how many lanes are in *state*."""
+        lent = self._lent if state is _GRANTED else -self._lent if state is _IDLE else 0
+        return self._lanes[state] + lent
+
     def is_live(self, lease: LeaseId) -> bool:
         """Return whether *lease* still holds its lane."""
-        return lease in self._leases
+        return lease in self.leases
 
     # -- connections --------------------------------------------------------------------------
 
@@ -152,6 +172,7 @@ class Roster:
         self.connections[connection.id] = connection
         self.states[_DIALING] += 1
         self.dialing += 1
+        self.size += 1
         return connection
 
     def move(self, connection: Connection, what: ConnectionInput) -> None:
@@ -163,6 +184,9 @@ class Roster:
         states[after] += 1
         self.dialing = states[_DIALING]
         self.usable = states[_OPEN] + states[_RETIRING]
+        self.size = self.dialing + self.usable
+        if self._count_closing:
+            self.size += states[_CLOSING]
 
     def open(self, connection: Connection, lanes: int) -> None:
         """Its handshake is done: all its lanes are free. Its `retire_at` is set already."""
@@ -177,7 +201,7 @@ class Roster:
             bisect.insort(self.available, connection.key)
         connection.lanes += new
         connection.free += new[::-1]
-        self.lanes[LaneState.IDLE] += len(new)
+        self._lanes[LaneState.IDLE] += len(new)
         if connection.state is _OPEN:
             self.fresh += len(new)
 
@@ -229,8 +253,8 @@ class Roster:
     def move_lane(self, lane: Lane, what: LaneInput) -> None:
         """Move a lane by its table."""
         after = advance(LANE_TABLE, lane.state, what)
-        self.lanes[lane.state] -= 1
-        self.lanes[after] += 1
+        self._lanes[lane.state] -= 1
+        self._lanes[after] += 1
         lane.state = after
 
     def take(self, connection: Connection, what: LaneInput) -> Lane:
@@ -271,20 +295,62 @@ class Roster:
 
     def bind(self, connection: Connection, lane: Lane) -> LeaseId:
         """Give a lane to a new lease."""
-        self._last_lease += 1
-        lease = lane.lease = LeaseId(self._last_lease)
-        self._leases[lease] = (connection, lane)
+        lease = lane.lease = next(self._lease_ids)
+        self.leases[lease] = (connection, lane)
         if connection.state is _RETIRING:
             self.movers += 1
         return lease
 
     def unbind(self, lease: LeaseId) -> None:
         """The lease is dead."""
-        connection, lane = self._leases.pop(lease)
+        connection, lane = self.leases.pop(lease)
         self.parked.pop(lease, None)
         lane.lease = None
         if connection.state is _RETIRING:
             self.movers -= 1
+
+    # -- the same in one step, for what is usual --------------------------------------------------
+
+    def lend(self, connection: Connection) -> tuple[LeaseId, Lane]:
+        """`take` a lane and `bind` it: *connection* is OPEN, and the last of those available."""
+        free = connection.free
+        lane = free.pop()
+        if not free:
+            self.available.pop()
+        connection.busy += 1
+        connection.idle_since = None
+        self.fresh -= 1
+        self._lent += 1
+        lane.state = _GRANTED
+        lease = lane.lease = next(self._lease_ids)
+        self.leases[lease] = (connection, lane)
+        return lease, lane
+
+    def give_back(self, lease: LeaseId, connection: Connection, lane: Lane, now: float) -> None:
+        """`unbind` the lease of a LEASED lane and `put` that: *connection* is OPEN."""
+        del self.leases[lease]
+        lane.lease = None
+        lane.state = _RELEASED
+        self._lent -= 1
+        self.fresh += 1
+        free = connection.free
+        if not free:
+            available, key = self.available, connection.key
+            if available and key < available[-1]:
+                bisect.insort(available, key)
+            else:
+                available.append(key)
+        free.append(lane)
+        connection.busy -= 1
+        if not connection.busy:
+            connection.idle_since = now
+
+    def pass_on(self, lease: LeaseId, connection: Connection, lane: Lane) -> LeaseId:
+        """Give the lane of *lease* back and lend it at once: *connection* is OPEN, no other is available."""
+        del self.leases[lease]
+        heir = lane.lease = next(self._lease_ids)
+        self.leases[heir] = (connection, lane)
+        return heir
 
     def _remove_available(self, connection: Connection) -> None:
         available, key = self.available, connection.key

@@ -9,6 +9,8 @@ Rules of this module:
 * Whatever takes `now` is an input, so none can be forgotten; questions are not written.
 * What an input led to inside the core is part of that input.
 * A core that is not traced pays nothing.
+* What is tried and left to another input (`try_acquire`, `try_release`) has changed nothing and is
+  not written.
 * No text that came from outside is written: a message of a failed dial decides nothing, and
   might quote what nobody should see.
 """
@@ -38,11 +40,12 @@ VERSION: Final = 1
 #: The inputs of a core, by name.
 INPUTS: Final = {
     name: signature
-    for name, member in vars(PoolCore).items()
-    if not name.startswith("_")
-    and inspect.isfunction(member)
-    and "now" in (signature := inspect.signature(member)).parameters
+    for name, member in inspect.getmembers(PoolCore, inspect.isfunction)
+    if not name.startswith("_") and "now" in (signature := inspect.signature(member)).parameters
 }
+
+#: Those that answer False if they did nothing, and give no commands.
+_TRIED: Final = frozenset({"try_acquire", "try_release"})
 
 
 class ReplayError(ValueError):
@@ -82,6 +85,10 @@ def trace_core(core: PoolCore, write: Callable[[str], None], *, warm_up: bool) -
             raise
         finally:
             inside = False
+        if name in _TRIED:
+            if answer is not False:
+                write(json.dumps({**line, "answer": answer}))
+            return answer
         commands: list[Command] = answer
         if name == "begin":
             verdict, commands = answer
@@ -125,7 +132,7 @@ def replay(lines: Iterable[str]) -> int:
                 _feed(core, line)
         except (ValueError, TypeError, LookupError) as error:
             raise ReplayError(number, f"it cannot be replayed: {error!r}") from error
-        if (found := written.pop()) != line:
+        if (found := written.pop() if written else {**line, "answer": False}) != line:
             raise ReplayError(number, f"it says {_difference(line, found)}")
     if core is None:
         raise ReplayError(1, "it is empty")

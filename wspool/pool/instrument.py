@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from traceback import StackSummary
+from typing import ParamSpec
 
 from wspool.core.statistics import DialRecord, Move, TurnRecord
 
-__all__ = ["Instrument"]
+__all__ = ["Instrument", "watch"]
+
+logger = logging.getLogger("wspool.pool")
+
+_P = ParamSpec("_P")
 
 
 class Instrument:
@@ -38,3 +45,11 @@ class Instrument:
 
     def pool_recovered(self, lasted: float) -> None:
         """The endpoint is back after *lasted* seconds. Once per outage."""
+
+
+def watch(tell: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None:
+    """Tell an observer something; its failures are its own."""
+    try:
+        tell(*args, **kwargs)
+    except Exception:
+        logger.exception("the pool's instrument failed; the pool is not affected")

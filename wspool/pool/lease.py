@@ -6,12 +6,21 @@ dead lease is a clear error without I/O.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Protocol
 
 import trio
+from trio.lowlevel import (
+    Abort,
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    enable_ki_protection,
+    wait_task_rescheduled,
+)
 
-from wspool.core.commands import LeaseId
+from wspool.core.commands import LeaseId, WaiterId
 from wspool.core.frames import ServerError, encode
+from wspool.core.policy import Provider
 from wspool.core.pool import Verdict
 from wspool.core.statistics import TurnRecord
 from wspool.core.steering import Steer
@@ -21,14 +30,16 @@ from wspool.errors import (
     RequestTooLargeError,
     SteeringRefusedError,
     TurnInFlightError,
+    WsPoolError,
 )
 from wspool.pool.attempt import Attempt
 from wspool.pool.connection import Connection, Lane
+from wspool.pool.leaks import Borrowers
 from wspool.pool.outcome import lost
 from wspool.pool.turn import Turn
 from wspool.wire.wire import WireClosedError
 
-__all__ = ["Lease", "LeaseOwner"]
+__all__ = ["Lease", "LeaseBlock", "LeaseOwner"]
 
 #: Fields that have no meaning on a connection, and what to do instead.
 _REFUSED_FIELDS = {
@@ -40,11 +51,14 @@ _REFUSED_FIELDS = {
 class LeaseOwner(Protocol):
     """What a lease needs of its pool."""
 
-    max_request: int
-    steering: bool
+    provider: Provider
+    borrowers: Borrowers | None
 
     def record(self, record: TurnRecord) -> None: ...
     def check_use(self) -> None: ...
+    def check_life(self, min_remaining: float) -> None: ...
+    def ask(self, min_remaining: float) -> Lease | WsPoolError | WaiterId: ...
+    def abandon(self, waiter: WaiterId, _: object) -> Abort: ...
     def is_live(self, lease: LeaseId) -> bool: ...
     def now(self) -> float: ...
     def begin(self, lease: LeaseId, *, movable: bool) -> Verdict: ...
@@ -70,6 +84,10 @@ class Lease:
         self._connection = connection
         self._lane = lane
         self._released = False
+
+    def heir(self, number: LeaseId) -> Lease:
+        """Return the lease that its lane goes to."""
+        return Lease(self._owner, number, self._connection, self._lane)
 
     @property
     def id(self) -> LeaseId:
@@ -146,7 +164,7 @@ class Lease:
     async def steer(self, items: list[dict[str, Any]], attempt: Attempt) -> Steer:
         """Send *items* to the response of *attempt*; return once they are taken. See `Turn.steer`."""
         machine = attempt.machine
-        if not self._owner.steering:
+        if not self._owner.provider.steering:
             raise refused_steer("this provider has no steering", code="steering_not_supported")
         await trio.lowlevel.checkpoint_if_cancelled()
         await attempt.until(lambda: machine.state is not TurnState.SENT)
@@ -173,8 +191,9 @@ class Lease:
 
     def check_size(self, request: bytes) -> None:
         """Raise `RequestTooLargeError` if *request* is over the provider's limit."""
-        if len(request) > self._owner.max_request:
-            raise RequestTooLargeError(size=len(request), limit=self._owner.max_request)
+        limit = self._owner.provider.max_request
+        if len(request) > limit:
+            raise RequestTooLargeError(size=len(request), limit=limit)
 
     def give_up(self, attempt: Attempt) -> None:
         """Nobody wants the rest of *attempt*. Never waits."""
@@ -200,6 +219,49 @@ class Lease:
         state = "released" if self._released else "dead" if not self.alive else "live"
         expiring = ", expiring" if self.expiring and state == "live" else ""
         return f"<Lease {self._id} on connection {self._connection.id}, {state}{expiring}>"
+
+
+class LeaseBlock:
+    """The `async with` block of a lease. A class, as a generator costs more than the whole decision.
+
+    Protected against KeyboardInterrupt on both ends, so that none can lose the lease.
+    """
+
+    __slots__ = ("_lease", "_min_remaining", "_owner")
+
+    def __init__(self, owner: LeaseOwner, min_remaining: float) -> None:
+        self._owner = owner
+        self._min_remaining = min_remaining
+        self._lease: Lease | None = None
+
+    @enable_ki_protection
+    async def __aenter__(self) -> Lease:
+        if self._lease is not None:
+            raise RuntimeError("a lease block is entered once; call lease() again")
+        owner = self._owner
+        owner.check_use()
+        if self._min_remaining:
+            owner.check_life(self._min_remaining)
+        await checkpoint_if_cancelled()
+        answer = owner.ask(self._min_remaining)
+        if isinstance(answer, Lease):
+            await cancel_shielded_checkpoint()
+        elif isinstance(answer, WsPoolError):
+            await cancel_shielded_checkpoint()
+            raise answer
+        else:
+            # No checkpoint between this return and the body that the lease is for.
+            answer = await wait_task_rescheduled(partial(owner.abandon, answer))
+        self._lease = answer
+        if owner.borrowers is not None:
+            owner.borrowers.note(answer.id)
+        return answer
+
+    @enable_ki_protection
+    async def __aexit__(self, *error: object) -> None:
+        if self._lease is None:
+            raise AssertionError("bug: left without being entered")
+        self._lease.release()
 
 
 def refused_steer(

@@ -23,8 +23,9 @@ from wspool.errors import RequestTooLargeError
 from wspool.pool.connection import warm_up_request
 from wspool.pool.credentials import ApiKey, secret_source
 from wspool.pool.instrument import Instrument
-from wspool.pool.leaks import WatchfulPool
-from wspool.pool.pool import Pool, Setup
+from wspool.pool.pool import Pool
+from wspool.pool.setup import Setup
+from wspool.pool.shell import Shell
 from wspool.wire import dial, http
 from wspool.wire.answer import Answer
 from wspool.wire.dial import environment_proxy, parse_proxy, parse_url
@@ -163,42 +164,41 @@ class _PoolManager:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._pool: Pool | None = None
+        self._shell: Shell | None = None
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
 
     # Protected: an interrupt comes at a wait in here, or after; else a nursery may be left half open.
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Pool:
-        if self._pool is not None:
+        if self._shell is not None:
             raise RuntimeError("a pool is opened once; call open_pool again")
-        kind = Pool if self._setup.policy.leak_after is None else WatchfulPool
-        pool = self._pool = kind(self._setup)
+        shell = self._shell = Shell(self._setup)
         manager = self._nursery_manager = trio.open_nursery()
         nursery = await manager.__aenter__()
         # Not `nursery.start`: after an interrupt it waits for its task, which shields itself, for ever.
-        nursery.start_soon(pool.serve)
+        nursery.start_soon(shell.serve)
         try:
             with trio.CancelScope(shield=True):
-                await pool.serving.wait()
+                await shell.serving.wait()
         except BaseException as error:
             # Nothing of the body has run: let the nursery say what happened.
-            pool.stop()
+            shell.stop()
             await manager.__aexit__(type(error), error, error.__traceback__)
             raise
-        if not pool.running:
+        if not shell.running:
             await manager.__aexit__(None, None, None)  # raises what the pool's task raised
             raise AssertionError("bug: the pool's task has ended for no reason")
-        return pool
+        return Pool(shell, self._setup)
 
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        pool, manager = self._pool, self._nursery_manager
-        if pool is None or manager is None:
+        shell, manager = self._shell, self._nursery_manager
+        if shell is None or manager is None:
             raise AssertionError("bug: left without being entered")
         try:
-            await pool.aclose()
+            await shell.close(grace=0.0)
         except trio.Cancelled as cancelled:
             if error is None:
                 kind, error, trace = type(cancelled), cancelled, cancelled.__traceback__

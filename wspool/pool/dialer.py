@@ -1,0 +1,112 @@
+"""Dialer: goes to the endpoint with the credential, for a connection or for one answer by HTTP.
+
+It is the only place of a pool that holds the credential, and only as long as it is in use: a frame that
+has it goes with its exception, and no exception that leaves holds it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import trio
+
+from wspool.core.failures import DialFailure, FailureKind, classify_dial, parse_retry_after
+from wspool.core.statistics import DialRecord
+from wspool.pool.connection import Connection
+from wspool.pool.credentials import CredentialError, Redactor, forget
+from wspool.pool.instrument import watch
+from wspool.pool.setup import Headers, Setup
+from wspool.wire.answer import Answer
+from wspool.wire.dial import stopwatch
+from wspool.wire.wire import ConnectError, Wire, WireClosedError
+
+__all__ = ["Dialer", "classified"]
+
+
+class Dialer:
+    """Dials for a pool.
+
+    Args:
+        setup: what the pool is made of.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+
+    async def dial(self, connection: Connection, nursery: trio.Nursery) -> Wire:
+        """Open the wire of *connection*, whose tasks live in *nursery*.
+
+        A credential that can be renewed and is refused is asked for once more, at once.
+        """
+        headers = await self._ask_headers()
+        try:
+            return await self._connect(connection, nursery, headers)
+        except ConnectError as error:
+            # Not what a proxy refuses: it has not seen this credential.
+            if not self._setup.renewable or error.phase != "upgrade" or error.status != 401:
+                raise
+            refusal = error
+        renewed = await self._ask_headers()
+        if renewed == headers:
+            raise refusal  # the endpoint has judged this one
+        forget(refusal)
+        return await self._connect(connection, nursery, renewed)
+
+    async def post(self, suffix: str, body: bytes) -> Answer:
+        """Send *body* by HTTP to the endpoint's path with *suffix*; return the answer. A checkpoint.
+
+        Raises:
+            ConnectError: nothing was sent.
+            WireClosedError: the answer did not come, or not whole.
+        """
+        headers = await self._ask_headers()
+        redactor = Redactor(headers)
+        try:
+            answer = await self._setup.post(suffix, headers, body)
+        except (ConnectError, WireClosedError) as error:
+            forget(error, redactor)
+            raise
+        return answer if answer.status == 200 else redactor.answer(answer)
+
+    async def _ask_headers(self) -> Headers:
+        limit = self._setup.policy.connect_timeout
+        with trio.move_on_after(limit):
+            return await self._setup.headers()
+        raise CredentialError(f"the api_key function gave no key within {limit:g} s", phase="upgrade")
+
+    async def _connect(self, connection: Connection, nursery: trio.Nursery, headers: Headers) -> Wire:
+        # The connector bounds the dial itself, and says in which phase its time was up.
+        began, failure = trio.current_time(), "the dial was stopped"
+        seconds: Mapping[str, float] = {}
+        connection.redactor = Redactor(headers)
+        try:
+            with stopwatch() as seconds:
+                wire = await self._setup.connector.connect(nursery, self._setup.endpoint, headers)
+            failure = ""
+            return wire
+        except ConnectError as error:
+            forget(error, connection.redactor)
+            failure = str(error)
+            raise
+        finally:
+            record = DialRecord(
+                phases=dict(seconds),
+                duration=trio.current_time() - began,
+                failure=failure or None,
+            )
+            watch(self._setup.instrument.dial_ended, record)
+
+
+def classified(error: ConnectError) -> DialFailure:
+    """Return *error* as the core sees it."""
+    if isinstance(error, CredentialError):
+        return DialFailure(kind=FailureKind.CREDENTIAL, message=str(error), phase=error.phase)
+    return classify_dial(
+        str(error),
+        phase=error.phase,
+        status=error.status,
+        body=error.body,
+        certificate=error.certificate,
+        retry_after=parse_retry_after(error.headers, time.time()),
+    )
