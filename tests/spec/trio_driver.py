@@ -28,7 +28,7 @@ from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import PoolCore, Verdict
 from wspool.pool.attempt import Attempt
 from wspool.pool.lease import Lease
-from wspool.pool.open import open_pool
+from wspool.pool.open import make_pool, open_pool
 from wspool.pool.pool import Pool
 from wspool.wire.wire import ConnectError, Endpoint, WireClosedError
 
@@ -159,7 +159,7 @@ class TrioDriver(Driver):
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._end = trio.Event()
-        pool = Pool(self._manager._setup)
+        pool = make_pool(self._manager._setup)
         pool._random = self.dice  # type: ignore[assignment] # has the one method that is used
         self.connector.pool = self._manager._pool = pool
         async with trio.open_nursery() as users:

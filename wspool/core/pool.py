@@ -401,6 +401,8 @@ class PoolCore:
         found.used = True
         on.drain_until = math.inf
         commands: list[Command] = []
+        if self._outage.doubtful and (lasted := self._outage.answered(now)) is not None:
+            commands.append(Recovered(lasted))
         if on.state is LaneState.IDLE:  # a warm-up, or a tail whose holder has left
             self._freed(found, on, now, commands)
         self._check_expiry(found, now, commands)
@@ -468,8 +470,9 @@ class PoolCore:
             self._alarms.set(now + self.policy.ping_interval, (found, _Alarm.PING))
 
         commands: list[Command] = []
-        if (lasted := self._outage.recovered(now)) is not None:
+        if (lasted := self._outage.recovered(found.episode, now)) is not None:
             commands.append(Recovered(lasted))
+        found.episode = self._outage.episode
         if self._warm_up and not self._waiters:
             # Only ahead of demand: a waiter is worth more than a warm cache.
             lane = self._roster.take(found, LaneInput.WARM)

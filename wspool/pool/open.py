@@ -31,7 +31,7 @@ from wspool.wire.dial import environment_proxy, parse_proxy, parse_url
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.wire import Connector
 
-__all__ = ["DEFAULT_URL", "open_pool"]
+__all__ = ["DEFAULT_URL", "make_pool", "open_pool"]
 
 #: OpenAI's endpoint. Source: its WebSocket mode guide.
 DEFAULT_URL: Final = "wss://api.openai.com/v1/responses"
@@ -149,6 +149,11 @@ def open_pool(
     return _PoolManager(setup)
 
 
+def make_pool(setup: Setup) -> Pool:
+    """Return the kind of pool that *setup* asks for; it does not run yet."""
+    return Pool(setup) if setup.policy.leak_after is None else WatchfulPool(setup)
+
+
 @runtime_checkable
 class _StreamOpener(Protocol):
     open_stream: dial.OpenStream
@@ -171,8 +176,7 @@ class _PoolManager:
     async def __aenter__(self) -> Pool:
         if self._pool is not None:
             raise RuntimeError("a pool is opened once; call open_pool again")
-        kind = Pool if self._setup.policy.leak_after is None else WatchfulPool
-        pool = self._pool = kind(self._setup)
+        pool = self._pool = make_pool(self._setup)
         manager = self._nursery_manager = trio.open_nursery()
         nursery = await manager.__aenter__()
         # Not `nursery.start`: after an interrupt it waits for its task, which shields itself, for ever.
