@@ -122,8 +122,10 @@ class Outage:
         self.dial_limit = min(self.dial_limit * 2, self._dial_concurrency)
         return lasted
 
-    def answered(self, now: float) -> float | None:
-        """The end of a turn has come: the endpoint is up. Return what `recovered` returns."""
+    def answered(self, episode: int, now: float) -> float | None:
+        """The end of a turn has come over a connection of *episode*. Return what `recovered` returns."""
+        if episode != self.episode:
+            return None  # of connections that were there before nobody said anything
         lasted = now - self.since if self._failures else None
         self._before = 0
         self.doubtful = False

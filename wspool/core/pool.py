@@ -401,7 +401,7 @@ class PoolCore:
         found.used = True
         on.drain_until = math.inf
         commands: list[Command] = []
-        if self._outage.doubtful and (lasted := self._outage.answered(now)) is not None:
+        if self._outage.doubtful and (lasted := self._outage.answered(found.episode, now)) is not None:
             commands.append(Recovered(lasted))
         if on.state is LaneState.IDLE:  # a warm-up, or a tail whose holder has left
             self._freed(found, on, now, commands)
