@@ -31,6 +31,7 @@ from wspool.core.commands import (
 )
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lanes import Naming
+from wspool.core.outage import BACKOFF_BASE
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.pool import EARLY, PoolCore, Verdict
 from wspool.core.states import ConnectionState, IllegalInputError, LaneState
@@ -577,6 +578,54 @@ def test_a_server_that_accepts_and_hangs_up_counts_as_down() -> None:
     core.acquire(WaiterId(3), 0.8)
 
     assert 1.7 == pytest.approx(core.next_deadline())
+
+
+@pytest.mark.parametrize("handshake", [0.0, 0.1])
+@pytest.mark.parametrize("until_closed", [0.001, 0.15])
+def test_a_server_that_accepts_and_hangs_up_is_not_stormed(handshake: float, until_closed: float) -> None:
+    """Several dials at once: one that succeeds does not undo what another's end has said."""
+    core = make(min_idle=4, max_size=10)
+    due: list[tuple[float, str, ConnectionId]] = []
+    dialed: list[float] = []
+
+    def note(commands: list[Command], now: float) -> None:
+        for command in of(commands, Dial):
+            assert isinstance(command, Dial)
+            dialed.append(now)
+            due.append((now + handshake, "connected", command.connection))
+
+    note(core.start(0.0), 0.0)
+    while (now := min(core.next_deadline(), min(due)[0] if due else math.inf)) < 600.0:
+        if due and min(due)[0] <= now:
+            _, what, number = due.pop(due.index(min(due)))
+            if what == "connected":
+                note(core.connected(number, now, 0.5), now)
+                due.append((now + until_closed, "lost", number))
+            else:
+                note(core.lost(number, now, 0.5), now)
+        else:
+            note(core.tick(now), now)
+
+    assert len([now for now in dialed if now < 10.0]) <= 4 * 6, "pauses of 0.25, 0.5, 1, 2, 4 s ..."
+    assert len([now for now in dialed if now > 60.0]) <= 4 * 540 / 15, "four for each pause of 15 s"
+
+
+def test_an_answer_ends_the_doubt() -> None:
+    """A turn that was answered ends an outage of that kind, and the next one begins with a short pause."""
+    core = make(min_idle=2)
+    core.start(0.0)
+    core.connected(ONE, 0.1, 0.5)
+    assert [Degraded] == [type(command) for command in core.lost(ONE, 0.2, 0.5)]
+    assert [] == of(core.connected(TWO, 0.2, 0.5), Recovered), "it was under way, and proves nothing"
+    assert core.statistics().degraded
+    core.acquire(WaiterId(1), 0.3)
+    core.begin(LeaseId(1), movable=False, now=0.3)
+
+    assert [Recovered] == [type(command) for command in of(core.finished(TWO, LANE, 0.4), Recovered)]
+    assert not core.statistics().degraded
+    core.connected(THREE, 0.5, 0.5)
+    core.lost(THREE, 0.6, 1.0 - 2**-53)
+    assert 0.6 + BACKOFF_BASE == pytest.approx(core._outage.probe_at)
 
 
 def test_an_old_connection_that_dies_is_replaced_at_once() -> None:

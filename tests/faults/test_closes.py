@@ -10,7 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import wspool
-from wspool.server import OPENAI, Fault, FaultRule
+from wspool.server import OPENAI, Fault, FaultRule, Rejection
 
 from .scene import QUESTION, Make, faulty
 
@@ -72,6 +72,19 @@ async def test_f17_policy_violation(make: Make, autojump_clock) -> None:
         assert "code 1008 ('no such project')" in str(lost)
 
         await scene.assert_well(creates=1, connection=2)
+
+
+@pytest.mark.parametrize("code", [1008, 1013])
+async def test_f17_f20_close_behind_the_handshake(make: Make, code: int, autojump_clock) -> None:
+    """F17: the same right behind each handshake -> dials go on in pairs, with growing pauses.
+    F20: the same right behind each handshake -> the same.
+    """
+    async with faulty(make, limits={"min_idle": 2}) as scene:
+        scene.server.reject_handshakes(*[Rejection(status=101, close_code=code)] * 1000)
+        scene.pool.clear()
+        await trio.sleep(600)
+        assert 2 * 600 // 30 <= scene.pool.statistics().dialed <= 200
+        assert scene.pool.statistics().degraded
 
 
 async def test_f18_request_too_big(make: Make, autojump_clock) -> None:

@@ -477,6 +477,26 @@ async def test_an_answer_that_ends_just_over_its_limit_is_an_answer(autojump_clo
         assert {} == pool.statistics().closed
 
 
+async def test_a_pong_that_a_slow_consumer_holds_up_is_no_death(autojump_clock) -> None:
+    """The ping went out before reading paused, and its time is up while nothing is read."""
+    connector = FakeConnector()
+    limits = policy(ping_interval=10, ping_timeout=5, max_buffered=100)
+    async with (
+        fake_pool(connector, limits=limits) as pool,
+        pool.lease() as lease,
+        lease.create(model="m") as turn,
+    ):
+        connector.wire.set(answers=False)
+        await trio.sleep(12)
+        connector.wire.push(created("r"), *[delta("x" * 100)] * 9)
+        await trio.sleep(20)
+        assert {} == pool.statistics().closed
+        connector.wire.set(answers=True)
+        connector.wire.push(completed("r"))
+        assert "completed" == (await turn.result()).status
+        assert {} == pool.statistics().closed
+
+
 async def test_leaving_a_turn_frees_a_paused_reader(autojump_clock) -> None:
     """A reader that waits for room goes on when the turn is drained."""
     connector = FakeConnector(echo)

@@ -11,6 +11,7 @@ import trio
 
 import wspool
 from tests.helpers import (
+    CANARY,
     LIMIT_FRAME,
     FakeConnector,
     FakeWire,
@@ -644,3 +645,26 @@ async def test_steers_without_a_lane_find_theirs(autojump_clock) -> None:
     for name, (steer,) in boxes.items():
         assert (name, "applied", "steer_1") == (steer.target, steer.state, steer.id)
     assert {name: f"{name}2" for name in boxes} == ended
+
+
+async def test_a_refusal_that_echoes_the_key_does_not_show_it(autojump_clock) -> None:
+    """The pool knows what it has sent to this endpoint."""
+
+    def answer(wire: FakeWire, request: dict[str, Any]) -> None:
+        if request["type"] == "response.create":
+            wire.push(created("r1"), delta("a"))
+        else:
+            error = {"code": CANARY, "message": f"no key {CANARY}"}
+            about = {"previous_response_id": "r1"}
+            wire.push({"type": "response.steer.failed", "steer": about, "error": error})
+            wire.push(completed("r1"))
+
+    async with (
+        fake_pool(FakeConnector(answer), **STEERABLE) as pool,
+        pool.conversation(model=MODEL) as conversation,
+        conversation.turn("hi") as turn,
+    ):
+        with pytest.raises(SteeringRefusedError, match="no key <hidden>") as caught:
+            await turn.steer("more")
+        assert "<hidden>" == caught.value.code
+        await turn.result()

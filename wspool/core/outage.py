@@ -5,6 +5,9 @@ with each failure; what the server asks for is a floor. So the handshakes attemp
 outage depend only on its length. On recovery the number of dials at once doubles with each
 success. Failures of dials that began before an outage was noticed do not escalate it, or
 sixteen dials failing together would count as sixteen failures in a row.
+
+A server may also accept each connection and close it at once. Then a handshake proves little: one that was
+under way ends no such outage, and the count of failures goes on where it was until something was answered.
 """
 
 from __future__ import annotations
@@ -35,14 +38,17 @@ class Outage:
         since: when it went down, or infinity.
         probe_at: when the prober may dial.
         dial_limit: dials at once now.
+        doubtful: True until something was answered after a failure.
     """
 
     __slots__ = (
+        "_accepting",
         "_before",
         "_dial_concurrency",
         "_failures",
         "_give_up_after",
         "dial_limit",
+        "doubtful",
         "episode",
         "failure",
         "probe_at",
@@ -54,6 +60,9 @@ class Outage:
         self._dial_concurrency = dial_concurrency
         self._failures = 0
         self._before = 0
+        #: The failure was that of a server that accepts and hangs up.
+        self._accepting = False
+        self.doubtful = False
         self.episode = 0
         self.failure: DialFailure | None = None
         self.since = math.inf
@@ -82,6 +91,8 @@ class Outage:
             self._failures += 1
             self.probe_at = now + max(jitter * bound, failure.retry_after or 0.0)
             self.dial_limit = 1
+            self._accepting = False
+            self.doubtful = True
         if self._failures:
             self.failure = failure
         return began
@@ -91,21 +102,41 @@ class Outage:
 
         Its handshake proved nothing, so the count of failures goes on where it was.
         """
-        if episode == self.episode and not self._failures and self._before:
+        counts = episode == self.episode
+        began = counts and not self._failures
+        if began:
             self._failures = self._before
             self.since = now
-            self.failed(episode, now, failure, jitter)
-            return True
-        return self.failed(episode, now, failure, jitter)
+        began = self.failed(episode, now, failure, jitter) or began
+        self._accepting = self._accepting or counts
+        return began
 
-    def recovered(self, now: float) -> float | None:
-        """A dial succeeded; return how long the outage was that ended with it, if one did."""
+    def recovered(self, episode: int, now: float) -> float | None:
+        """A dial of *episode* succeeded; return how long the outage was that ended with it, if one did."""
+        if self._accepting and episode != self.episode:
+            return None  # as much as the one before it, which was closed at once
         lasted = now - self.since if self._failures else None
-        self._before, self._failures = self._failures, 0
-        self.failure = None
-        self.since = math.inf
+        if self._failures:
+            self._before = self._failures
+        self._up()
         self.dial_limit = min(self.dial_limit * 2, self._dial_concurrency)
         return lasted
+
+    def answered(self, episode: int, now: float) -> float | None:
+        """The end of a turn has come over a connection of *episode*. Return what `recovered` returns."""
+        if episode != self.episode:
+            return None  # of connections that were there before nobody said anything
+        lasted = now - self.since if self._failures else None
+        self._before = 0
+        self.doubtful = False
+        self._up()
+        return lasted
+
+    def _up(self) -> None:
+        self._failures = 0
+        self._accepting = False
+        self.failure = None
+        self.since = math.inf
 
     def retry_now(self, now: float) -> None:
         """Forget the wait: the caller knows that the endpoint is back."""

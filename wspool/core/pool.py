@@ -307,6 +307,8 @@ class PoolCore(Allocation):
         found.used = True
         on.drain_until = math.inf
         commands: list[Command] = []
+        if self._outage.doubtful and (lasted := self._outage.answered(found.episode, now)) is not None:
+            commands.append(Recovered(lasted))
         if on.state is LaneState.IDLE:  # a warm-up, or a tail whose holder has left
             self._freed(found, on, now, commands)
         self._lives.check_expiry(found, now, commands)
@@ -361,8 +363,9 @@ class PoolCore(Allocation):
         self._lives.begin(found, self._lanes if self.naming is Naming.NAMED else 1, now, jitter)
 
         commands: list[Command] = []
-        if (lasted := self._outage.recovered(now)) is not None:
+        if (lasted := self._outage.recovered(found.episode, now)) is not None:
             commands.append(Recovered(lasted))
+        found.episode = self._outage.episode
         if self._warm_up and not self._waiters:
             # Only ahead of demand: a waiter is worth more than a warm cache.
             lane = self._roster.take(found, LaneInput.WARM)
