@@ -81,11 +81,10 @@ class Waiter:
 class Allocation:
     """The state of one pool, and what follows from it. The base of `PoolCore`, which has the inputs."""
 
-    def __init__(self, policy: PoolPolicy, provider: Provider, *, warm_up: bool = False) -> None:
+    def __init__(self, policy: PoolPolicy, provider: Provider) -> None:
         self.policy = policy
         self.provider = provider
         self.schedule = policy.schedule(provider)
-        self._warm_up = warm_up and provider.warm_up
         self._lanes = min(policy.lanes, provider.lanes)
         #: How the lanes of connections that open now are told apart.
         self.naming = Naming.TRIAL if self._lanes > 1 else Naming.NONE
@@ -102,11 +101,9 @@ class Allocation:
 
         self._paused = False
         self._closing = False
-        self._held_until = -math.inf
 
-        self._dialed = self._dial_failures = 0
-        self._granted = self._released = self._stolen = 0
-        self._abandoned = self._refused = self._turns = 0
+        self._dialed = self._granted = self._stolen = self._refused = 0
+        self._released: int = 0
 
     def _settle(self, now: float, commands: list[Command]) -> list[Command]:
         roster = self._roster

@@ -41,6 +41,7 @@ from wspool.core.commands import (
 )
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lanes import Naming
+from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.states import (
     CONNECTION_TABLE,
     LANE_TABLE,
@@ -93,6 +94,12 @@ class PoolCore(Allocation):
 
     An input that the tables do not allow raises `IllegalInputError` and changes nothing.
     """
+
+    def __init__(self, policy: PoolPolicy, provider: Provider, *, warm_up: bool = False) -> None:
+        super().__init__(policy, provider)
+        self._warm_up = warm_up and provider.warm_up
+        self._held_until = -math.inf
+        self._abandoned = self._turns = self._dial_failures = 0
 
     # -- inputs: the life of the pool ---------------------------------------------------------
 
