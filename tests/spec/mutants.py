@@ -207,8 +207,8 @@ MUTANTS = [
     Mutant(
         "dials are held back although nothing is open",
         ALLOCATION,
-        "self._held_back = roster.usable > 0 and ",
-        "self._held_back = ",
+        "return self._held_back and self._roster.usable > 0",
+        "return self._held_back",
     ),
     Mutant("an outage begins again and again", OUTAGE, "began = not self._failures and", "began ="),
     # -- retirement --

@@ -111,7 +111,7 @@ class Allocation:
             self._waiters or roster.leaving or roster.fresh < self.policy.min_idle + roster.movers
         ):
             return commands  # nobody waits, nothing leaves, spare is complete
-        self._held_back = roster.usable > 0 and now < self._line_since + ELISION_DELAY
+        self._held_back = now < self._line_since + ELISION_DELAY
         if self._waiters:
             self._match(now, commands)
         if roster.leaving:
