@@ -210,3 +210,15 @@ def test_an_event_is_two_objects() -> None:
     few, many = cost(1000, streamed=False).blocks, cost(2000, streamed=False).blocks
 
     assert (many - few) / 1000 <= 2.1
+
+
+def test_what_is_looked_at_for_every_lease_has_few_attributes() -> None:
+    """CPython keeps the attributes of an object inside it up to 29 of them, and else in a dictionary."""
+
+    async def main() -> None:
+        connector = ReadyConnector(ReadyWire([], 1))
+        async with wspool.open_pool("ws://localhost/", wire=connector, api_key="none") as pool:
+            assert len(vars(pool._shell)) <= 29
+            assert len(vars(pool._shell.core)) <= 29
+
+    trio.run(main, clock=trio.testing.MockClock())

@@ -201,7 +201,7 @@ MUTANTS = [
     Mutant(
         "dials that were held back are forgotten",
         POOL,
-        "        if self._is_held_back() and self._waiters and self._roster.size < self.policy.max_size:\n",
+        "        if self._waiters and self._is_held_back() and self._roster.size < self.policy.max_size:\n",
         "        if False:\n",
     ),
     Mutant(
@@ -489,7 +489,7 @@ MUTANTS = [
         "a decision is performed a moment later",
         SHELL,
         "                self._do(self._todo.popleft())",
-        "                self._token.run_sync_soon(self._do, self._todo.popleft())",
+        "                self._home[0].run_sync_soon(self._do, self._todo.popleft())",
     ),
     Mutant(
         "who is handed a lane is not woken",

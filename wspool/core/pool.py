@@ -498,7 +498,7 @@ class PoolCore(Allocation):
             deadline = min(deadline, self._outage.probe_at)
             if self._waiters and self._is_hopeless(self._outage.give_up_at):
                 deadline = min(deadline, self._outage.give_up_at)
-        if self._is_held_back() and self._waiters and self._roster.size < self.policy.max_size:
+        if self._waiters and self._is_held_back() and self._roster.size < self.policy.max_size:
             deadline = min(deadline, self._line_since + ELISION_DELAY)
         if self._roster.parked and self._is_starving():
             deadline = min(deadline, next(iter(self._roster.parked.values())) + self.policy.patience)

@@ -26,7 +26,7 @@ from wspool.core.chain import WarmUp
 from wspool.core.commands import CloseReason, ConnectionId, LaneId
 from wspool.core.frames import Event, MalformedMessageError, encode, lane_of, parse_error, parse_event
 from wspool.core.lanes import Naming, lane_name, learn
-from wspool.core.policy import PoolPolicy
+from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.replay import MESSAGE_TOO_BIG
 from wspool.core.states import IllegalInputError
 from wspool.core.steering import Steer, steer_of
@@ -62,7 +62,7 @@ class Owner(Protocol):
     """What a connection needs of its pool: to dial, and to report."""
 
     policy: PoolPolicy
-    closes_after_error: bool
+    provider: Provider
 
     def now(self) -> float: ...
     async def dial(self, connection: Connection, nursery: trio.Nursery) -> Wire: ...
@@ -587,7 +587,7 @@ class Connection:
             lane.warming = None
         if machine.error is not None and machine.error.is_connection_limit:
             self._poison(CloseReason.LIMIT)
-        elif machine.refused and self._owner.closes_after_error:
+        elif machine.refused and self._owner.provider.closes_after_error:
             self._poison(CloseReason.DIRTY)
         else:
             self._owner.on_finished(self, lane)

@@ -74,7 +74,6 @@ class Shell:
         core: what decides.
         policy: the limits, as they were given.
         provider: what the endpoint can do.
-        closes_after_error: what that says about errors.
         budget: the retries that are left.
         serving: set once the pool's tasks run (`running`), or will never run.
         dial: opens the wire of a connection, whose tasks live in a given nursery.
@@ -85,7 +84,6 @@ class Shell:
     def __init__(self, setup: Setup) -> None:
         self.policy = setup.policy
         self.provider = setup.provider
-        self.closes_after_error = setup.provider.closes_after_error
         self._setup = setup
         dialer = Dialer(setup)
         self.dial, self._post = dialer.dial, dialer.post
@@ -113,8 +111,7 @@ class Shell:
         self.budget = RetryBudget()
         self._sleeping_until = math.inf
         self._wake_up = trio.Event()
-        self._token = trio.lowlevel.current_trio_token()
-        self._process = os.getpid()
+        self._home = trio.lowlevel.current_trio_token(), os.getpid()
         self._suspended = suspension()
         self._clock = trio.lowlevel.current_clock()
         # Spreads retirements and retries; nothing secret depends on it.
@@ -125,10 +122,10 @@ class Shell:
     def check_use(self) -> None:
         """Raise `ForeignUseError` unless called in the trio run, thread and process of the pool."""
         try:
-            same = trio.lowlevel.current_trio_token() is self._token
+            here = trio.lowlevel.current_trio_token(), os.getpid()
         except RuntimeError:
-            same = False
-        if not same or os.getpid() != self._process:
+            here = None  # not in a task
+        if here != self._home:
             raise ForeignUseError(
                 "a pool can only be used in the trio run, thread and process that opened it; open one there"
             )
