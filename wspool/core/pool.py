@@ -507,7 +507,9 @@ class PoolCore(Allocation):
     def is_due_before(self, when: float) -> bool:
         """Return whether `next_deadline` is before *when*; cheap when it is not."""
         if self._lives.alarms.none_before(when) and not (
-            self._leak_watch or self._roster.parked or self._outage.failure is not None or self._held_back
+            (self._waiters and (self._roster.parked or self._held_back))
+            or self._leak_watch
+            or self._outage.failure is not None
         ):
             return False
         return self.next_deadline() < when

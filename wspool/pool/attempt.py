@@ -8,16 +8,20 @@ show them; the unread ones are counted in bytes, so that the reader can pause.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import outcome
 import trio
 
 from wspool.core.frames import Event
 from wspool.core.policy import PoolPolicy
-from wspool.core.turn import Reception, TurnMachine
+from wspool.core.turn import Reception, TurnMachine, TurnState
 from wspool.pool.credentials import NO_SECRETS
 
 __all__ = ["Attempt"]
+
+# An attribute of an enum costs as much as the rest of a line in the hot path.
+_ENDED: Final = TurnState.ENDED
 
 
 class Attempt:
@@ -91,7 +95,7 @@ class Attempt:
     @property
     def ended(self) -> bool:
         """True when no further event will come."""
-        return self.lost or self.machine.status is not None
+        return self.lost or self.machine.state is _ENDED
 
     def feed(self, event: Event, wall_clock: float) -> Reception:
         """Take an event from the reader. `wake` must follow, at the latest after its batch."""
