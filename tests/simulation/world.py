@@ -209,7 +209,7 @@ class World:
                     # Nothing has used either yet: no dial can have ended.
                     shell = pool._shell
                     shell._random = random.Random(self._choice.getrandbits(64))
-                    shell._suspended = lambda: 0.0
+                    shell._clock._suspended = lambda: 0.0
                     self._pool = pool
                     await self._live()
                 assert_empty(pool.statistics())

@@ -1,4 +1,4 @@
-"""How long the machine was suspended, which trio's clock does not see on Linux.
+"""The pool's clock: trio's, and how long the machine was suspended, which trio's does not see on Linux.
 
 A laptop that wakes after two hours finds its connections older than its timers say: the
 server's clock went on. `CLOCK_BOOTTIME` counts those hours, `CLOCK_MONOTONIC`, which trio
@@ -7,15 +7,47 @@ uses, does not. Their difference, since the pool was opened, is what is missing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-__all__ = ["suspension"]
+import trio
+
+__all__ = ["PoolClock", "suspension"]
 
 #: Less than this is the noise of reading two clocks, in seconds.
 _NOISE: Final = 0.1
+
+#: How often it is looked at, in seconds on trio's clock. A lease asks for the time twice, and two more
+#: clocks to read were 6 % of what it costs; a connection that has outlived a suspension is none the
+#: worse for so short a moment.
+_RESOLUTION: Final = 0.01
+
+
+class PoolClock:
+    """trio's clock plus the seconds for which the machine was suspended. It never goes back.
+
+    Attributes:
+        asleep: seconds for which the machine was suspended, when that was last looked at.
+    """
+
+    __slots__ = ("_look_at", "_suspended", "_time", "asleep")
+
+    def __init__(self, suspended: Callable[[], float]) -> None:
+        self._suspended = suspended
+        self._time = trio.lowlevel.current_clock().current_time
+        self._look_at = -math.inf
+        self.asleep = 0.0
+
+    def now(self) -> float:
+        """Return the time, in seconds."""
+        now = self._time()
+        if now >= self._look_at:
+            self._look_at = now + _RESOLUTION
+            self.asleep = max(self.asleep, self._suspended())
+        return now + self.asleep
 
 
 def suspension(

@@ -46,7 +46,7 @@ from wspool.core.replay import RetryBudget
 from wspool.core.statistics import Move, TurnRecord
 from wspool.core.trace import trace_core
 from wspool.errors import ForeignUseError, PoolClosedError, WsPoolError
-from wspool.pool.clock import suspension
+from wspool.pool.clock import PoolClock, suspension
 from wspool.pool.connection import Connection, Lane
 from wspool.pool.credentials import forget
 from wspool.pool.dialer import Dialer, classified
@@ -77,6 +77,7 @@ class Shell:
         budget: the retries that are left.
         serving: set once the pool's tasks run (`running`), or will never run.
         dial: opens the wire of a connection, whose tasks live in a given nursery.
+        now: returns the pool's time, in seconds.
         borrowers: who has which lease, where `policy.leak_after` asks for it.
     """
 
@@ -112,8 +113,8 @@ class Shell:
         self._sleeping_until = math.inf
         self._wake_up = trio.Event()
         self._home = trio.lowlevel.current_trio_token(), os.getpid()
-        self._suspended = suspension()
-        self._clock = trio.lowlevel.current_clock()
+        self._clock = PoolClock(suspension())
+        self.now = self._clock.now
         # Spreads retirements and retries; nothing secret depends on it.
         self._random = random.Random()
 
@@ -167,7 +168,8 @@ class Shell:
             self._parked[waiter] = current_task()
             return waiter
         if done is not False:
-            return self._lend(*done)
+            number, on, lane = done
+            return self._lend(number, on, lane)
         answer, others = self._answer(waiter, self.core.acquire(waiter, now, min_remaining=min_remaining))
         if answer is None:
             self._parked[waiter] = current_task()
@@ -180,10 +182,6 @@ class Shell:
         del self._parked[waiter]
         self.step(self.core.abandon, waiter)
         return Abort.SUCCEEDED
-
-    def now(self) -> float:
-        """Return the pool's time: trio's clock plus the seconds the machine was suspended."""
-        return self._clock.current_time() + self._suspended()
 
     def is_live(self, lease: LeaseId) -> bool:
         """Return whether *lease* still holds its lane."""
@@ -503,7 +501,7 @@ class Shell:
         while True:
             deadline = self._sleeping_until = self.core.next_deadline()
             self._wake_up = trio.Event()
-            with trio.move_on_at(deadline - self._suspended()) as scope:
+            with trio.move_on_at(deadline - self._clock.asleep) as scope:
                 await self._wake_up.wait()
             if scope.cancelled_caught:
                 # Never a time before the deadline that was asked for, however floats round.
