@@ -162,5 +162,16 @@ def test_only_the_number_that_is_due_goes_on(number: int) -> None:
 
 
 def test_bytes_are_parsed() -> None:
-    """Likeness is a matter of text."""
+    """Likeness is a matter of text: it is not made of bytes, and a run ends before them."""
+    text, same = deltas(0, 8, 9)
     assert Likeness.of(parse_event(json.dumps(LAYOUTS[0](TEXT, 7, "a")).encode())) is None
+    like = Likeness.of(parse_event(json.dumps(LAYOUTS[0](TEXT, 7, "a"))))
+    assert like is not None
+
+    assert [text] == [event.raw for event in like.run([text, str(same).encode()], 8)]
+
+
+@pytest.mark.parametrize("layout", [4, 5, 8, 9])
+def test_a_number_elsewhere_has_no_likeness(layout: int) -> None:
+    """In the middle, before the type, with nothing behind it, or missing: such events are parsed."""
+    assert Likeness.of(parse_event(json.dumps(LAYOUTS[layout](TEXT, 7, "a")))) is None
