@@ -107,9 +107,10 @@ def _targets(rows: Rows) -> str:
         side = "at most" if row["least"] is None else "at least"
         unit = f" {row['unit']}" if row["unit"] else ""
         met = "met" if row["met"] else "missed"
-        lines.append(
-            f"| {row['metric']} | {_number(row['value'])}{unit} | {side} {_number(bound)}{unit} | {met} |"
-        )
+        value = _number(row["value"])
+        if value == _number(bound) and not row["met"]:
+            value = f"{row['value']:.4g}"  # or it would look as if it were
+        lines.append(f"| {row['metric']} | {value}{unit} | {side} {_number(bound)}{unit} | {met} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
