@@ -1,7 +1,8 @@
 """50 requests at once on 5 warm connections: how many more are opened, and how long it takes.
 
 150 ms per handshake, 2 ms of use. Real time, faked connections. The ideal opens
-nothing: ten rounds of 2 ms on what is warm.
+nothing: ten rounds of 2 ms on what is warm. A bare `trio.Semaphore(5)` shows how near to
+that timers and scheduler of the machine come.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ REQUESTS = 50
 WARM = 5
 DIAL = 0.150
 USE = 0.002
+FLOOR = "Semaphore"
 IDEAL = REQUESTS / WARM * USE
 
 
@@ -39,15 +41,17 @@ def run(*, quick: bool) -> list[Row]:
     contestants = {
         "wspool": ("wspool", None),
         "wspool, dial_concurrency=2": ("wspool", careful),
+        FLOOR: (FLOOR, None),
         **{name: (name, None) for name in ("aiohttp", "psycopg_pool", "asyncpg") if installed(name)},
     }
     results: dict[str, list[tuple[int, float]]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for label, (name, opening) in contestants.items():
-            result = play(name, scenario, size=REQUESTS, warm=WARM, dial=DIAL, opening=opening)
+            size = WARM if name == FLOOR else REQUESTS
+            result = play(name, scenario, size=size, warm=WARM, dial=DIAL, opening=opening)
             if result is not None:
                 results[label].append(result)
-    extra: dict[str, float | None] = dict.fromkeys(["aiohttp", "psycopg_pool", "asyncpg"])
+    extra: dict[str, float | None] = dict.fromkeys([FLOOR, "aiohttp", "psycopg_pool", "asyncpg"])
     took = dict(extra)
     for label, found in results.items():
         extra[label] = statistics.median(opened for opened, _ in found)
@@ -56,4 +60,5 @@ def run(*, quick: bool) -> list[Row]:
     return [
         Row(metric="spike: extra connections", value=own_extra, unit="", peers=extra, most=2),
         Row(metric="spike: time", value=own_took, unit="ms", peers=took, most=1.2 * IDEAL * 1e3),
+        Row(metric="spike: time over a bare semaphore", value=own_took / (took[FLOOR] or 1.0), unit="x"),
     ]
