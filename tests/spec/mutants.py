@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent.parent
 #: Runs of the machine for one mutant and one seed: on the core, and on the real pool.
 EXAMPLES = {"core": 250, "pool": 100}
 #: Fixed seeds, tried in turn. A search that went astray goes on astray; another one may not.
-SEEDS = range(1, 16)
+SEEDS = range(1, 21)
 
 POOL, ROSTER, OUTAGE = "wspool.core.pool", "wspool.core.roster", "wspool.core.outage"
 ALLOCATION, LIVES = "wspool.core.allocation", "wspool.core.lives"
