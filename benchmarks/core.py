@@ -19,8 +19,8 @@ from collections.abc import Callable
 from benchmarks.fakes import PEERS, Loop, Pool, play
 from benchmarks.harness import Row, Sample, Stopwatch, in_turn, installed, median, ratio
 from wspool.core.commands import Command, Grant, LeaseId, WaiterId
+from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import OPENAI, PoolPolicy
-from wspool.core.pool import PoolCore
 
 __all__ = ["run", "scaling"]
 

@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import __main__ as command_line
-from benchmarks import cancel_churn, clients, core, harness, processes, report, script
+from benchmarks import (
+    __main__ as command_line,
+    cancel_churn,
+    clients,
+    core,
+    harness,
+    processes,
+    report,
+    script,
+)
 
 #: What a cost per operation may grow by from small to large. It is flat within measurement; what
 #: is rescanned per operation would make it a hundred times as large.

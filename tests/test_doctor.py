@@ -36,7 +36,7 @@ from wspool.server import (
     TurnError,
     open_server,
 )
-from wspool.server.profiles import LITELLM_NATIVE
+from wspool.server.protocol.profiles import LITELLM_NATIVE
 
 pytestmark = pytest.mark.network
 

@@ -22,7 +22,7 @@
       MalformedMessageError                         the server: an event whose `data` is no JSON object
 
 Rules: every error carries `delivery`, what is known about the request (see
-`wspool.core.turn`); the first line of a message says what happened and what to do;
+`wspool.core.events.turn`); the first line of a message says what happened and what to do;
 data is in attributes, never only in the text; no error carries a credential.
 """
 

@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from wspool.core.calendar import Calendar
+from wspool.core.lending.calendar import Calendar
 
 JITTERS = st.floats(0, 1, exclude_max=True)
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from wspool.core.chain import Chain, Item, Plan, WarmUp, as_items
 from wspool.core.frames import encode
+from wspool.core.sending.chain import Chain, Item, Plan, WarmUp, as_items
 
 BODY = {"model": "m", "instructions": "Be good.", "tools": [{"type": "function", "name": "f"}]}
 

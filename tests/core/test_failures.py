@@ -8,8 +8,7 @@ from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from wspool.core.failures import MAX_RETRY_AFTER, DialFailure, FailureKind, classify_dial, parse_retry_after
 

@@ -8,7 +8,6 @@ from typing import Any
 import attrs
 import pytest
 
-from wspool.core.allocation import ELISION_DELAY, MAX_SKIPS
 from wspool.core.commands import (
     CloseReason,
     Command,
@@ -29,11 +28,12 @@ from wspool.core.commands import (
     WaiterId,
     Warm,
 )
+from wspool.core.events.naming import Naming
 from wspool.core.failures import DialFailure, FailureKind
-from wspool.core.lanes import Naming
+from wspool.core.lending.allocation import ELISION_DELAY, MAX_SKIPS
+from wspool.core.lending.pool import EARLY, PoolCore, Verdict
 from wspool.core.outage import BACKOFF_BASE
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.pool import EARLY, PoolCore, Verdict
 from wspool.core.states import ConnectionState, IllegalInputError, LaneState
 
 DOWN = DialFailure(kind=FailureKind.TRANSIENT, message="no answer", phase="tcp")

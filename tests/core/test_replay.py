@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
+from wspool.core.events.turn import Delivery
 from wspool.core.frames import ServerError
 from wspool.core.policy import Replay
-from wspool.core.replay import FIRST_DELAY, LONGEST_DELAY, Recovery, Retries, RetryBudget
-from wspool.core.turn import Delivery
+from wspool.core.sending.replay import FIRST_DELAY, LONGEST_DELAY, Recovery, Retries, RetryBudget
 
 HERE, ELSEWHERE, LATER, GIVE_UP = Recovery.HERE, Recovery.ELSEWHERE, Recovery.LATER, Recovery.GIVE_UP
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wspool.core.response import Response
+from wspool.core.events.response import Response
 
 MESSAGE = {
     "type": "message",

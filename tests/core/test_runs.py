@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
+from wspool.core.events.turn import Reception, TurnMachine
 from wspool.core.frames import Likeness, MalformedMessageError, parse_event
-from wspool.core.turn import Reception, TurnMachine
 
 TEXT, ARGUMENTS = "response.output_text.delta", "response.function_call_arguments.delta"
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
+from wspool.core.events.steering import Steer, Steers
+from wspool.core.events.turn import Reception, TurnMachine, TurnState
 from wspool.core.frames import Event, ServerError, parse_event
-from wspool.core.steering import Steer, Steers
-from wspool.core.turn import Reception, TurnMachine, TurnState
 
 TRANSCRIPT: list[dict[str, Any]] = [
     line

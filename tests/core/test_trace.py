@@ -11,10 +11,10 @@ import pytest
 from tests.helpers import CANARY
 from wspool.core.commands import CloseReason, ConnectionId, LeaseId, WaiterId
 from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.lending.pool import PoolCore, Verdict
+from wspool.core.lending.trace import INPUTS, ReplayError, replay, trace_core
 from wspool.core.policy import OPENAI, PoolPolicy
-from wspool.core.pool import PoolCore, Verdict
 from wspool.core.states import IllegalInputError
-from wspool.core.trace import INPUTS, ReplayError, replay, trace_core
 
 FAILURE = DialFailure(
     kind=FailureKind.TRANSIENT, message=f"no, {CANARY}", phase="tcp", status=503, retry_after=1.5

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
+from wspool.core.events.turn import Delivery, Reception, TurnMachine, TurnState, is_about_connection
 from wspool.core.frames import Event, MalformedMessageError, ServerError, parse_event
-from wspool.core.turn import Delivery, Reception, TurnMachine, TurnState, is_about_connection
 
 TRANSCRIPTS: list[dict[str, Any]] = [
     json.loads(line) for line in Path(__file__).with_name("transcripts.jsonl").read_text().splitlines()

@@ -19,7 +19,7 @@ from tests.helpers import CANARY
 from tests.wire.peer import frame, read_request, switching_protocols
 from tests.wire.scripts import BINARY, CLOSE, PING, TEXT
 from wspool.server import EchoModel, Fault, Rejection, Server, open_server
-from wspool.server.profiles import PROFILES
+from wspool.server.protocol.profiles import PROFILES
 from wspool.wire.answer import MAX_REJECT_BODY
 from wspool.wire.wire import ConnectError, Connector, Endpoint, Wire
 

@@ -11,8 +11,8 @@ import trio
 import trio.testing
 
 from tests.helpers import completed, created, delta, error_frame, types
+from wspool.core.events.turn import Reception
 from wspool.core.frames import Event, parse_event
-from wspool.core.turn import Reception
 from wspool.pool.attempt import Attempt
 
 

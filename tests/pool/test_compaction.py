@@ -15,7 +15,7 @@ import trio.testing
 import wspool
 from tests.helpers import CANARY, FakeConnector, echo, fake_pool, policy, serving, user
 from wspool.server import EchoModel
-from wspool.server.compaction import unpacked
+from wspool.server.protocol.compaction import unpacked
 from wspool.wire.wire import Endpoint
 
 

@@ -25,8 +25,15 @@ from tests.helpers import (
     serving,
 )
 from wspool import OPENAI, Pool, Provider, TurnLostError
-from wspool.server import AZURE, EchoModel, ModelRequest, ModelTurn, ServerProfile, message
-from wspool.server import OPENAI as OPENAI_SERVER
+from wspool.server import (
+    AZURE,
+    OPENAI as OPENAI_SERVER,
+    EchoModel,
+    ModelRequest,
+    ModelTurn,
+    ServerProfile,
+    message,
+)
 from wspool.server.models import text_of
 
 LANES = Provider(name="lanes", lanes=8)

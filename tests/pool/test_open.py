@@ -26,7 +26,7 @@ from tests.helpers import (
     policy,
 )
 from wspool.core.commands import Command
-from wspool.core.pool import PoolCore
+from wspool.core.lending.pool import PoolCore
 from wspool.pool.open import _PoolManager
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.websockets import WebSocketsConnector

@@ -13,8 +13,8 @@ from tests.helpers import completed, created, delta, error_frame
 from wspool.core.commands import Refuse, RefuseReason, WaiterId
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.frames import parse_event
+from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import OPENAI, PoolPolicy
-from wspool.core.pool import PoolCore
 from wspool.pool.attempt import Attempt
 from wspool.pool.outcome import failed_response, lost, refusal, turn_failure
 

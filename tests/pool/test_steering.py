@@ -28,8 +28,8 @@ from tests.helpers import (
     user,
 )
 from wspool import OPENAI, Conversation, Steer, SteeringRefusedError, Turn, TurnLostError
-from wspool.server import OPENAI as OPENAI_SERVER
 from wspool.server import (
+    OPENAI as OPENAI_SERVER,
     ModelRequest,
     ModelTurn,
     TurnError,

@@ -20,7 +20,7 @@ from wspool.server import (
     message,
     open_server,
 )
-from wspool.server.compaction import compaction_item, unpacked
+from wspool.server.protocol.compaction import compaction_item, unpacked
 
 from .client import connected, text
 from .test_transcripts import frames_of, shapes

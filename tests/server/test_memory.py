@@ -21,7 +21,7 @@ from wspool.server import (
     message,
     open_server,
 )
-from wspool.server.cache import Remembered, Store
+from wspool.server.protocol.cache import Remembered, Store
 
 from .client import Client, Frame, connected, text
 

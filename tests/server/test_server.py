@@ -11,8 +11,7 @@ import httpx
 import openai
 import pytest
 import trio
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from openai.types.responses import Response
 from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed, ConnectionRejected
@@ -31,9 +30,9 @@ from wspool.server import (
     message,
     open_server,
 )
-from wspool.server.cache import ConnectionMemory
 from wspool.server.engine import Engine
 from wspool.server.ledger import Ledger
+from wspool.server.protocol.cache import ConnectionMemory
 
 from .client import Frame, connected, text
 

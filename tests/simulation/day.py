@@ -13,8 +13,8 @@ import random
 from collections.abc import Callable
 
 from wspool.core.commands import Command, ConnectionId, Dial, Expiring, Grant, HangUp, LeaseId, WaiterId
+from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import OPENAI, PoolPolicy
-from wspool.core.pool import PoolCore
 
 __all__ = ["Day"]
 

@@ -21,8 +21,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.spec.world import Connection, Lane, On, World
-from wspool.core import roster as core_roster
-from wspool.core.allocation import ELISION_DELAY, HEAD_START, MAX_SKIPS
 from wspool.core.commands import (
     CloseReason,
     Command,
@@ -37,9 +35,11 @@ from wspool.core.commands import (
     WaiterId,
 )
 from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.lending import roster as core_roster
+from wspool.core.lending.allocation import ELISION_DELAY, HEAD_START, MAX_SKIPS
+from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.outage import BACKOFF_BASE, BACKOFF_CAP
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.pool import PoolCore, Verdict
 from wspool.core.states import ConnectionState, LaneState
 
 #: The rows of the legality tables that were read, for the test that all of them were.

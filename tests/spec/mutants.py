@@ -35,8 +35,8 @@ EXAMPLES = {"core": 250, "pool": 100}
 #: Fixed seeds, tried in turn. A search that went astray goes on astray; another one may not.
 SEEDS = range(1, 21)
 
-POOL, ROSTER, OUTAGE = "wspool.core.pool", "wspool.core.roster", "wspool.core.outage"
-ALLOCATION, LIVES = "wspool.core.allocation", "wspool.core.lives"
+POOL, ROSTER, OUTAGE = "wspool.core.lending.pool", "wspool.core.lending.roster", "wspool.core.outage"
+ALLOCATION, LIVES = "wspool.core.lending.allocation", "wspool.core.lending.lives"
 SHELL, CONNECTION, LEASE = "wspool.pool.shell", "wspool.pool.connection", "wspool.pool.lease"
 
 
@@ -256,7 +256,7 @@ MUTANTS = [
     ),
     Mutant(
         "retirements bunch",
-        "wspool.core.calendar",
+        "wspool.core.lending.calendar",
         "if index == len(times) or times[index] >= when + gap:",
         "if True:",
     ),
@@ -274,7 +274,7 @@ MUTANTS = [
     ),
     Mutant(
         "an alarm that is due now rings never",
-        "wspool.core.alarms",
+        "wspool.core.lending.alarms",
         "if self.next() > now:",
         "if self.next() >= now:",
     ),

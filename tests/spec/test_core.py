@@ -20,8 +20,8 @@ from wspool.core.commands import (
     WaiterId,
 )
 from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import OPENAI, PoolPolicy, Provider
-from wspool.core.pool import PoolCore
 from wspool.core.states import CONNECTION_TABLE, LANE_TABLE
 
 TestPoolCore = PoolMachine.TestCase

@@ -12,7 +12,6 @@ import math
 
 import attrs
 
-from wspool.core.allocation import MAX_SKIPS
 from wspool.core.commands import (
     CloseReason,
     Command,
@@ -32,6 +31,7 @@ from wspool.core.commands import (
     WaiterId,
     Warm,
 )
+from wspool.core.lending.allocation import MAX_SKIPS
 from wspool.core.policy import PoolPolicy, Provider
 
 

@@ -11,10 +11,10 @@ import trio
 import typer
 
 from wspool.cli.usage import usage_error
-from wspool.server.faults import FaultScript
+from wspool.server.faults.script import FaultScript
 from wspool.server.lookup import LookupModel
 from wspool.server.models import EchoModel, Model, ScriptedModel
-from wspool.server.profiles import PROFILES, LimitMode
+from wspool.server.protocol.profiles import PROFILES, LimitMode
 from wspool.server.server import open_server
 
 __all__ = ["serve"]

@@ -13,9 +13,9 @@ from typing import Final
 import outcome
 import trio
 
+from wspool.core.events.turn import Reception, TurnMachine, TurnState
 from wspool.core.frames import Event
 from wspool.core.policy import PoolPolicy
-from wspool.core.turn import Reception, TurnMachine, TurnState
 from wspool.pool.credentials import NO_SECRETS
 
 __all__ = ["Attempt"]

@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from wspool.core.chain import Item
 from wspool.core.frames import encode, parse_error
+from wspool.core.sending.chain import Item
 from wspool.errors import TurnLostError
 from wspool.pool.continuity import ContinuityOwner
 from wspool.pool.outcome import server_failure

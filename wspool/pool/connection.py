@@ -7,7 +7,7 @@ for) into one report: this connection is dead.
 In between it is the reader, which always runs. It routes each event to the turn in flight; what no turn
 is waiting for is either about the connection, or proof that the connection must not be used again.
 
-Where several lanes share the connection (`wspool.core.lanes`), none may cost its siblings anything:
+Where several lanes share the connection (`wspool.core.events.naming`), none may cost its siblings anything:
 what is given up is drained, a message is never cut in two by a cancelled sender, and reading
 waits for a slow consumer only while no other turn is in flight.
 """
@@ -22,15 +22,15 @@ from typing import Any, Final, Protocol, cast
 
 import trio
 
-from wspool.core.chain import WarmUp
 from wspool.core.commands import CloseReason, ConnectionId, LaneId
+from wspool.core.events.naming import Naming, lane_name, learn
+from wspool.core.events.steering import Steer, steer_of
+from wspool.core.events.turn import Reception, TurnState, is_about_connection
 from wspool.core.frames import Event, MalformedMessageError, encode, lane_of, parse_error, parse_event
-from wspool.core.lanes import Naming, lane_name, learn
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.replay import MESSAGE_TOO_BIG
+from wspool.core.sending.chain import WarmUp
+from wspool.core.sending.replay import MESSAGE_TOO_BIG
 from wspool.core.states import IllegalInputError
-from wspool.core.steering import Steer, steer_of
-from wspool.core.turn import Reception, TurnState, is_about_connection
 from wspool.pool.attempt import Attempt
 from wspool.pool.credentials import NO_SECRETS, forget
 from wspool.wire.wire import ConnectError, Wire, WireClosedError

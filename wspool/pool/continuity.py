@@ -1,7 +1,7 @@
 """Continuity: what a conversation carries from turn to turn, and the driver of one turn.
 
-What may be sent again is decided by `wspool.core.replay`, what to send by
-`wspool.core.chain`; this module performs both on whatever connection there is.
+What may be sent again is decided by `wspool.core.sending.replay`, what to send by
+`wspool.core.sending.chain`; this module performs both on whatever connection there is.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 import trio
 
-from wspool.core.chain import Chain, Item
+from wspool.core.events.steering import Steer
 from wspool.core.frames import encode
+from wspool.core.lending.pool import Verdict
 from wspool.core.policy import PoolPolicy
-from wspool.core.pool import Verdict
-from wspool.core.replay import Recovery, Retries, RetryBudget
+from wspool.core.sending.chain import Chain, Item
+from wspool.core.sending.replay import Recovery, Retries, RetryBudget
 from wspool.core.statistics import ConversationStatistics, Move, MoveReason, TurnRecord
-from wspool.core.steering import Steer
 from wspool.errors import PoolClosedError, TurnInFlightError
 from wspool.pool.attempt import Attempt
 from wspool.pool.lease import Lease

@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias, cast
 
-from wspool.core.chain import Chain, Item, as_items
-from wspool.core.response import Response
+from wspool.core.events.response import Response
+from wspool.core.sending.chain import Chain, Item, as_items
 from wspool.core.statistics import ConversationStatistics
 from wspool.errors import MaxTurnsError, ResponseFailedError, TurnLostError
 from wspool.pool.compaction import compacted

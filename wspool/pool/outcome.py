@@ -6,11 +6,11 @@ The only place where public errors about the network and the server are made.
 from __future__ import annotations
 
 from wspool.core.commands import Refuse, RefuseReason
+from wspool.core.events.turn import Delivery
 from wspool.core.failures import FailureKind
 from wspool.core.frames import ServerError
-from wspool.core.replay import MESSAGE_TOO_BIG
+from wspool.core.sending.replay import MESSAGE_TOO_BIG
 from wspool.core.statistics import PoolStatistics
-from wspool.core.turn import Delivery
 from wspool.errors import (
     AuthenticationError,
     ConnectionLimitError,

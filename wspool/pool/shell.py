@@ -41,10 +41,10 @@ from wspool.core.commands import (
     WaiterId,
     Warm,
 )
-from wspool.core.pool import PoolCore, Verdict
-from wspool.core.replay import RetryBudget
+from wspool.core.lending.pool import PoolCore, Verdict
+from wspool.core.lending.trace import trace_core
+from wspool.core.sending.replay import RetryBudget
 from wspool.core.statistics import Move, TurnRecord
-from wspool.core.trace import trace_core
 from wspool.errors import ForeignUseError, PoolClosedError, WsPoolError
 from wspool.pool.clock import PoolClock, suspension
 from wspool.pool.connection import Connection, Lane

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 import trio
 
-from wspool.core.chain import Item
+from wspool.core.sending.chain import Item
 
 __all__ = ["Tool", "ToolErrors", "call_tools", "open_calls", "tool_calls"]
 

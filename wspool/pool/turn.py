@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 from trio.lowlevel import checkpoint_if_cancelled
 
-from wspool.core.chain import as_items
+from wspool.core.events.response import Response
+from wspool.core.events.steering import Steer
+from wspool.core.events.turn import Delivery
 from wspool.core.frames import Event
-from wspool.core.response import Response
-from wspool.core.steering import Steer
-from wspool.core.turn import Delivery
+from wspool.core.sending.chain import as_items
 from wspool.errors import PoolClosedError, TurnLostError, WsPoolError
 from wspool.pool.attempt import Attempt
 from wspool.pool.outcome import failed_response, turn_failure

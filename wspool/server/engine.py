@@ -20,7 +20,9 @@ from typing import Any, Final, Literal
 import attrs
 import trio
 
-from wspool.server.cache import (
+from wspool.server.ledger import Digest, Ledger, Outcome, extend_digest, user_message
+from wspool.server.models import Item, Model, ModelRequest, ModelTurn, TurnError
+from wspool.server.protocol.cache import (
     ConnectionMemory,
     Remembered,
     Store,
@@ -28,13 +30,11 @@ from wspool.server.cache import (
     not_found,
     unknown_call,
 )
-from wspool.server.compaction import compact_threshold, compaction_item, unpacked
-from wspool.server.create import Create, TurnCut
-from wspool.server.grammar import INTERNAL_ERROR, TERMINAL, Event, Plan, finished_items
-from wspool.server.ledger import Digest, Ledger, Outcome, extend_digest, user_message
-from wspool.server.models import Item, Model, ModelRequest, ModelTurn, TurnError
-from wspool.server.profiles import ServerProfile
-from wspool.server.steering import (
+from wspool.server.protocol.compaction import compact_threshold, compaction_item, unpacked
+from wspool.server.protocol.create import Create, TurnCut
+from wspool.server.protocol.grammar import INTERNAL_ERROR, TERMINAL, Event, Plan, finished_items
+from wspool.server.protocol.profiles import ServerProfile
+from wspool.server.protocol.steering import (
     MAX_PENDING,
     Steer,
     accepted,

@@ -12,12 +12,12 @@ from typing import Final
 import h11
 import trio
 
-from wspool.server.cache import ConnectionMemory
 from wspool.server.engine import Engine
-from wspool.server.grammar import TERMINAL, Event
 from wspool.server.handshake import compact_path, header, responses_path
 from wspool.server.models import Item, TurnError
-from wspool.server.requests import RequestError, check_create, invalid_request, parse
+from wspool.server.protocol.cache import ConnectionMemory
+from wspool.server.protocol.grammar import TERMINAL, Event
+from wspool.server.protocol.requests import RequestError, check_create, invalid_request, parse
 
 __all__ = ["HttpExchange", "not_authorized"]
 

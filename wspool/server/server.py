@@ -20,17 +20,17 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 from wsproto.utilities import ProtocolError
 
-from wspool.server.cache import ConnectionMemory
 from wspool.server.engine import Engine
-from wspool.server.faults import Fault, FaultScript
+from wspool.server.faults.script import Fault, FaultScript
+from wspool.server.faults.steps import Handshake
 from wspool.server.handshake import Rejection, header, is_upgrade, response_head, responses_path
 from wspool.server.http import HttpExchange, not_authorized
 from wspool.server.ledger import Entry, Ledger, Sink
 from wspool.server.line import Line, MemoryEnd
 from wspool.server.models import Model, TurnError
-from wspool.server.profiles import OPENAI, LimitMode, ServerProfile
+from wspool.server.protocol.cache import ConnectionMemory
+from wspool.server.protocol.profiles import OPENAI, LimitMode, ServerProfile
 from wspool.server.session import DROPPED, Session
-from wspool.server.steps import Handshake
 
 __all__ = ["Server", "ServerStatistics", "open_server"]
 

@@ -18,15 +18,15 @@ from typing import Final
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
-from wspool.server.cache import ConnectionMemory
-from wspool.server.create import Create, TurnCut
 from wspool.server.engine import Engine
-from wspool.server.faults import Fault, FaultScript
-from wspool.server.grammar import Event, error_frame
+from wspool.server.faults.play import Play, Stage
+from wspool.server.faults.script import Fault, FaultScript
 from wspool.server.line import Line
 from wspool.server.models import Item, TurnError
-from wspool.server.play import Play, Stage
-from wspool.server.requests import (
+from wspool.server.protocol.cache import ConnectionMemory
+from wspool.server.protocol.create import Create, TurnCut
+from wspool.server.protocol.grammar import Event, error_frame
+from wspool.server.protocol.requests import (
     RequestError,
     check_create,
     check_lane,

@@ -1,6 +1,6 @@
 """For tests and reports: contract suites (what passes them may stand behind a pool), chaos, and replay."""
 
-from wspool.core.trace import ReplayError, replay
+from wspool.core.lending.trace import ReplayError, replay
 from wspool.testing.chaos import (
     Bandwidth,
     ChaosProxy,

@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import attrs
 
-from wspool.server import catalogue, refusals, sayings
-from wspool.server.catalogue import FAULTS, FaultKind
-from wspool.server.grammar import TERMINAL
-from wspool.server.shapes import RETRY_AFTER, SHAPES
-from wspool.server.steps import Change, Cut, Encode, Ignore, Step, Treat
+from wspool.server.faults import catalogue, refusals, sayings
+from wspool.server.faults.catalogue import FAULTS, FaultKind
+from wspool.server.faults.steps import Change, Cut, Encode, Ignore, Step, Treat
+from wspool.server.protocol.grammar import TERMINAL
+from wspool.server.protocol.shapes import RETRY_AFTER, SHAPES
 
 __all__ = ["EVERY_FAULT", "FAULTS", "RETRY_AFTER", "SHAPES", "Fault", "FaultKind", "FaultRule", "FaultScript"]
 

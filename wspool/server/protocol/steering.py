@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import attrs
 
-from wspool.server.grammar import Event
 from wspool.server.ledger import user_message
 from wspool.server.models import Item, is_array, is_object
+from wspool.server.protocol.grammar import Event
 
 __all__ = [
     "MAX_PENDING",

@@ -29,8 +29,8 @@ import attrs
 
 from wspool.core.commands import CloseReason, Command
 from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.pool import PoolCore
 
 __all__ = ["INPUTS", "VERSION", "ReplayError", "replay", "trace_core"]
 

@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from wspool.server.catalogue import named
+from wspool.server.faults.catalogue import named
+from wspool.server.faults.steps import Close, Cut, Frames, Moment, Say, Step
 from wspool.server.models import TurnError
-from wspool.server.shapes import RETRY_AFTER, SHAPES, on_lane
-from wspool.server.steps import Close, Cut, Frames, Moment, Say, Step
+from wspool.server.protocol.shapes import RETRY_AFTER, SHAPES, on_lane
 
 __all__: list[str] = []
 

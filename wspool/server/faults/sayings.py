@@ -2,12 +2,12 @@
 
 from typing import Final
 
-from wspool.server.catalogue import named
-from wspool.server.grammar import TERMINAL, Event
+from wspool.server.faults.catalogue import named
+from wspool.server.faults.steps import Change, Encode, Frames, Ignore, Moment, Say, Step, Treat, Write
 from wspool.server.line import TEXT, frame
 from wspool.server.models import Item
-from wspool.server.shapes import on_lane, response_in
-from wspool.server.steps import Change, Encode, Frames, Ignore, Moment, Say, Step, Treat, Write
+from wspool.server.protocol.grammar import TERMINAL, Event
+from wspool.server.protocol.shapes import on_lane, response_in
 
 __all__ = ["FOREIGN"]
 

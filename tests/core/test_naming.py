@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from wspool.core.commands import LaneId
+from wspool.core.events.naming import Naming, lane_name, learn
+from wspool.core.events.turn import Reception, TurnMachine
 from wspool.core.frames import Event, MalformedMessageError, ServerError, lane_of, parse_event
-from wspool.core.lanes import Naming, lane_name, learn
-from wspool.core.turn import Reception, TurnMachine
 
 TRANSCRIPT: list[dict[str, Any]] = [
     line

@@ -1,15 +1,15 @@
 """PoolCore: the inputs of one pool, and what each of them changes.
 
 Every input is a method that takes `now` and returns the commands to perform, in order. What follows
-from the state that it leaves is decided in `wspool.core.allocation`, in which every input ends; when
-a connection retires and ends, in `wspool.core.lives`.
+from the state that it leaves is decided in `wspool.core.lending.allocation`, in which every input ends; when
+a connection retires and ends, in `wspool.core.lending.lives`.
 
 Rules kept here (each is an invariant of the specification machine):
 
 * A lane has at most one lease; a connection that is closing or closed has none.
 * A dial belongs to the pool: a waiter that leaves does not stop it.
 * Only a provably clean lane becomes free again; when in doubt, hang up.
-* A connection has one lane until the endpoint has proved that it has more (`wspool.core.lanes`).
+* A connection has one lane until the endpoint has proved that it has more (`wspool.core.events.naming`).
 * Failure is a state of the pool (`wspool.core.outage`).
 
 Every operation costs O(1) or O(log n) in connections and waiters: counters per state,
@@ -25,7 +25,6 @@ from typing import Final
 
 import attrs
 
-from wspool.core.allocation import ELISION_DELAY, MAX_SKIPS, Allocation, Waiter
 from wspool.core.commands import (
     CloseReason,
     Command,
@@ -39,8 +38,9 @@ from wspool.core.commands import (
     WaiterId,
     Warm,
 )
+from wspool.core.events.naming import Naming
 from wspool.core.failures import DialFailure, FailureKind
-from wspool.core.lanes import Naming
+from wspool.core.lending.allocation import ELISION_DELAY, MAX_SKIPS, Allocation, Waiter
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.states import (
     CONNECTION_TABLE,

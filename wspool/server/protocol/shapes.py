@@ -9,9 +9,9 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Final
 
-from wspool.server.grammar import Event
+from wspool.server.faults.steps import Moment
 from wspool.server.models import Item
-from wspool.server.steps import Moment
+from wspool.server.protocol.grammar import Event
 
 __all__ = ["RETRY_AFTER", "SHAPES", "RetryHint", "Shape", "on_lane", "response_in"]
 

@@ -18,9 +18,9 @@ from __future__ import annotations
 import enum
 from typing import Final
 
+from wspool.core.events.turn import Delivery
 from wspool.core.frames import ServerError
 from wspool.core.policy import Replay
-from wspool.core.turn import Delivery
 
 __all__ = ["MESSAGE_TOO_BIG", "Recovery", "Retries", "RetryBudget"]
 

@@ -17,11 +17,11 @@ import math
 from collections import Counter
 from typing import Final, TypeAlias, assert_never
 
-from wspool.core.alarms import Alarms
-from wspool.core.calendar import Calendar
 from wspool.core.commands import CloseReason, Command, Expiring, HangUp, Ping
+from wspool.core.lending.alarms import Alarms
+from wspool.core.lending.calendar import Calendar
+from wspool.core.lending.roster import Connection, Lane, Roster
 from wspool.core.policy import PoolPolicy, Schedule
-from wspool.core.roster import Connection, Lane, Roster
 from wspool.core.states import ConnectionInput, ConnectionState, LaneState
 
 __all__ = ["Lives"]

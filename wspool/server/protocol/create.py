@@ -4,10 +4,10 @@ from typing import Literal
 
 import attrs
 
-from wspool.server.cache import ConnectionMemory, Remembered
 from wspool.server.ledger import Digest
 from wspool.server.models import Item
-from wspool.server.steering import Steer
+from wspool.server.protocol.cache import ConnectionMemory, Remembered
+from wspool.server.protocol.steering import Steer
 
 __all__ = ["Create", "TurnCut"]
 

@@ -19,7 +19,7 @@ import attrs
 
 from wspool.server.ledger import Digest
 from wspool.server.models import Item, TurnError
-from wspool.server.steering import Steer
+from wspool.server.protocol.steering import Steer
 
 __all__ = ["ConnectionMemory", "Remembered", "Store", "answered_calls", "not_found", "unknown_call"]
 

@@ -2,7 +2,8 @@
 
 Each function here is one fault. Its docstring says what happens, its arguments are what can be asked for, and
 it returns the steps. The decorator gives it the place where it happens unless another one is asked for.
-This module has the faults of the transport; those of what is said over it are in `wspool.server.sayings`.
+This module has the faults of the transport; those of what is said over it are in
+`wspool.server.faults.sayings`.
 """
 
 import inspect
@@ -12,8 +13,7 @@ from typing import Final
 
 import attrs
 
-from wspool.server.line import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
-from wspool.server.steps import (
+from wspool.server.faults.steps import (
     Close,
     Encode,
     Finish,
@@ -28,6 +28,7 @@ from wspool.server.steps import (
     Wait,
     Write,
 )
+from wspool.server.line import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
 __all__ = ["FAULTS", "FaultKind", "named"]
 

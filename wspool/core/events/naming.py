@@ -15,8 +15,8 @@ from __future__ import annotations
 import enum
 
 from wspool.core.commands import LaneId
+from wspool.core.events.turn import is_about_connection
 from wspool.core.frames import Event, lane_of, parse_error
-from wspool.core.turn import is_about_connection
 
 __all__ = ["Naming", "lane_name", "learn"]
 

@@ -1,8 +1,8 @@
 """The steps: the small vocabulary that every fault is written in.
 
 A fault is a tuple of steps, taken in order at one place of a connection. Steps are frozen values and do
-nothing; `wspool.server.play` takes them. What a step says or changes depends on the turn that it meets, so it
-is given as a function of a `Moment`.
+nothing; `wspool.server.faults.play` takes them. What a step says or changes depends on the turn that it
+meets, so it is given as a function of a `Moment`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,9 +10,9 @@ from typing import Any
 
 import attrs
 
-from wspool.server.grammar import Event
 from wspool.server.ledger import Outcome
 from wspool.server.models import Item, TurnError
+from wspool.server.protocol.grammar import Event
 
 __all__ = [
     "Change",

@@ -1,7 +1,7 @@
 """Allocation: who gets which lane, and how many connections that takes.
 
-What follows from the state of a pool; what leads to it are the inputs of `wspool.core.pool`. Every input
-ends in `_settle`, the single place of policy: match free lanes to waiters, close what is not needed, then
+What follows from the state of a pool; what leads to it are the inputs of `wspool.core.lending.pool`.
+Every input ends in `_settle`, the single place of policy: match free lanes to waiters, close what is not needed, then
 dial what is. `try_acquire` and `try_release` are the two inputs that seldom need it.
 
 Rules of this module (each is an invariant of the specification machine):
@@ -37,11 +37,11 @@ from wspool.core.commands import (
     Stolen,
     WaiterId,
 )
-from wspool.core.lanes import Naming
-from wspool.core.lives import Lives
+from wspool.core.events.naming import Naming
+from wspool.core.lending.lives import Lives
+from wspool.core.lending.roster import Connection, Lane, Roster
 from wspool.core.outage import Outage
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.roster import Connection, Lane, Roster
 from wspool.core.states import (
     ConnectionState,
     LaneInput,

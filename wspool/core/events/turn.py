@@ -30,8 +30,8 @@ from typing import Any, Final, assert_never, cast
 import attrs
 
 from wspool.core.error import Delivery
+from wspool.core.events.steering import Steer, Steers
 from wspool.core.frames import Event, Likeness, ServerError, parse_error
-from wspool.core.steering import Steer, Steers
 
 __all__ = ["Delivery", "Part", "Reception", "TurnMachine", "TurnState", "is_about_connection"]
 

@@ -11,13 +11,9 @@ from typing import Final, assert_never
 
 import trio
 
-from wspool.server.create import Create, TurnCut
 from wspool.server.engine import Engine
-from wspool.server.faults import Fault
-from wspool.server.grammar import TERMINAL, Event
-from wspool.server.line import CLOSE, TEXT, Line, frame
-from wspool.server.models import Item
-from wspool.server.steps import (
+from wspool.server.faults.script import Fault
+from wspool.server.faults.steps import (
     Change,
     Close,
     Cut,
@@ -39,6 +35,10 @@ from wspool.server.steps import (
     Wait,
     Write,
 )
+from wspool.server.line import CLOSE, TEXT, Line, frame
+from wspool.server.models import Item
+from wspool.server.protocol.create import Create, TurnCut
+from wspool.server.protocol.grammar import TERMINAL, Event
 
 __all__ = ["Play", "Stage"]
 

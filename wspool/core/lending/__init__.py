@@ -1,0 +1,1 @@
+"""Who gets a lane: connections and their lives, leases, the line. The root is `PoolCore`."""

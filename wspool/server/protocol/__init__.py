@@ -1,0 +1,1 @@
+"""What the protocol says: requests, the grammar of events, the memory of a provider, how providers differ."""
