@@ -1,5 +1,9 @@
 """DECIDES: pure values in, pure values out.
 
-`lending`: who gets a lane. `events`: what does this event mean. `sending`: what is sent. Beside these rooms are
-the words that more than one of them uses: states, commands, policy, failures, frames, statistics.
+The rule of this package: no trio, no clock, no socket, no randomness, no logging. Time
+comes in as `now`, randomness as an argument, decisions go out as commands. So a run can
+be replayed from its inputs, and a test can live a day in a millisecond.
+
+It has a room for each question: `lending`, who gets a lane; `events`, what does this event mean;
+`sending`, what is sent. Beside the rooms are the words that more than one of them uses.
 """
