@@ -1,8 +1,8 @@
 """Allocation: who gets which lane, and how many connections that takes.
 
 What follows from the state of a pool; what leads to it are the inputs of `wspool.core.lending.pool`.
-Every input ends in `_settle`, the single place of policy: match free lanes to waiters, close what is not needed, then
-dial what is. `try_acquire` and `try_release` are the two inputs that seldom need it.
+Every input ends in `_settle`, the single place of policy: match free lanes to waiters, close what is
+not needed, then dial what is. `try_acquire` and `try_release` are the two inputs that seldom need it.
 
 Rules of this module (each is an invariant of the specification machine):
 
