@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from wspool.core.events.turn import Delivery, Reception, TurnMachine, TurnState, is_about_connection
+from wspool.core.events.classify import is_harmless
+from wspool.core.events.turn import Delivery, Reception, TurnMachine, TurnState
 from wspool.core.frames import Event, MalformedMessageError, ServerError, parse_event
 
 TRANSCRIPTS: list[dict[str, Any]] = [
@@ -190,10 +191,11 @@ def test_in_any_order_a_turn_ends_at_most_once(steps: list[Any], handed_at: int,
         assert ORDER.index(before) <= ORDER.index(machine.delivery)
         assert (reception is Reception.END) == (before != "terminal" and machine.delivery == "terminal")
         if state in (TurnState.NEW, TurnState.ENDED):
-            assert reception in (Reception.IGNORE, Reception.DIRTY)
+            assert reception in (Reception.IGNORE, Reception.DIRTY, Reception.EXPIRING)
         if reception in (Reception.IGNORE, Reception.DIRTY, Reception.EXPIRING, Reception.CUT):
             assert state is machine.state
-        assert is_about_connection(step) == (reception is Reception.IGNORE)
+        if is_harmless(step):
+            assert reception in (Reception.IGNORE, Reception.DELIVER)
         assert machine.response_id in (None, OURS, FOREIGN, PARENT if parent is None else OURS)
         assert (machine.response_id is None) or machine.state is not TurnState.SENT
         assert (machine.status is None) == (machine.state is not TurnState.ENDED)
@@ -430,13 +432,19 @@ def test_the_announced_output_wins_only_if_the_final_one_is_missing() -> None:
     assert OUTPUT[:1] == with_own.response["output"]
 
 
-def test_an_error_frame_ends_a_running_turn() -> None:
-    """A request-scoped error in the middle is the end, as failed, not as refused."""
+@pytest.mark.parametrize("number", [None, 1])
+@pytest.mark.parametrize("status", [None, 400])
+def test_no_error_frame_ends_a_running_turn(number: int | None, status: int | None) -> None:
+    """Whatever its shape: a response that has begun ends with its own event, which may be late."""
+    shape = {name: value for name, value in (("sequence_number", number), ("status", status)) if value}
     machine = streaming()
 
-    assert Reception.END is machine.receive(event(**REFUSAL))
-    assert ("failed", "terminal", False) == (machine.status, machine.delivery, machine.refused)
-    assert machine.response is None
+    assert Reception.DELIVER is machine.receive(event(type="error", error={"code": "first"}, **shape))
+    assert (TurnState.FAILING, None, "accepted") == (machine.state, machine.status, machine.delivery)
+    assert Reception.END is machine.receive(about("failed", error={"code": "last"}))
+    assert ("failed", False) == (machine.status, machine.refused)
+    assert machine.error is not None
+    assert "last" == machine.error.code
 
 
 def test_an_expiring_connection_is_not_a_failure() -> None:
@@ -492,21 +500,38 @@ def test_a_stream_error_that_stays_alone_is_a_failure() -> None:
     assert Reception.DIRTY is machine.receive(about("failed"))
 
 
-def test_a_second_error_ends_a_failing_turn() -> None:
-    """Whatever kind it is of, nothing more is waited for, and the newer error counts."""
-    for error, code in ((STREAM_ERROR, "server_error"), (REFUSAL, "invalid_prompt")):
+def test_a_second_error_does_not_end_a_failing_turn() -> None:
+    """It proves no more than the first, which counts."""
+    for error in (STREAM_ERROR, REFUSAL):
         machine = failing()
 
-        assert Reception.END is machine.receive(event(**error))
+        assert Reception.DELIVER is machine.receive(event(**error))
+        assert TurnState.FAILING is machine.state
         assert machine.error is not None
-        assert ("failed", code) == (machine.status, machine.error.code)
+        assert "server_error" == machine.error.code
 
 
-def test_a_stream_error_before_the_response_is_a_refusal() -> None:
-    """Nothing was created, so there is no response that could still fail."""
+def test_a_response_that_completes_after_an_error_has_completed() -> None:
+    """Its end is the last word: the answer was paid for, and is there."""
+    machine = failing()
+
+    assert Reception.END is machine.receive(about("completed", output=OUTPUT))
+    assert ("completed", None) == (machine.status, machine.error)
+
+
+def test_the_error_of_a_running_response_refuses_nothing() -> None:
+    """Before our response is created, the number of another one's event tells that it is not about us."""
     machine = sent()
 
-    assert Reception.END is machine.receive(event(**STREAM_ERROR))
+    assert Reception.DIRTY is machine.receive(event(**STREAM_ERROR))
+    assert ("ambiguous", False) == (machine.delivery, machine.refused)
+
+
+def test_the_first_number_of_all_may_be_that_of_a_refusal() -> None:
+    """A stream that begins with an error has no response that could still fail."""
+    machine = sent()
+
+    assert Reception.END is machine.receive(event(**STREAM_ERROR | {"sequence_number": 0}))
     assert "rejected" == machine.status
 
 
@@ -530,8 +555,8 @@ def test_what_is_about_the_connection_is_not_for_the_turn(kind: str) -> None:
 
         assert Reception.IGNORE is machine.receive(event(type=kind))
         assert (state, False) == (machine.state, machine.output_seen)
-    assert is_about_connection(event(type=kind))
-    assert not is_about_connection(event(**DELTA))
+    assert is_harmless(event(type=kind))
+    assert not is_harmless(event(**DELTA))
 
 
 def test_nothing_follows_the_end() -> None:

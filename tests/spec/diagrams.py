@@ -1,4 +1,4 @@
-"""The two legality tables as diagrams, for the README: `python -m tests.spec.diagrams` prints them."""
+"""The three legality tables as diagrams, for the README: `python -m tests.spec.diagrams` prints them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
+from wspool.core.events.table import TURN_TABLE
 from wspool.core.states import CONNECTION_TABLE, LANE_TABLE
 
-__all__ = ["connection_diagram", "lane_diagram"]
+__all__ = ["connection_diagram", "lane_diagram", "turn_diagram"]
 
 
 def _name(state: enum.Enum) -> str:
@@ -38,5 +39,16 @@ def lane_diagram() -> str:
     return _diagram(LANE_TABLE, next(iter(LANE_TABLE)))
 
 
+def turn_diagram() -> str:
+    """Return the life of a turn as a Mermaid diagram: what moves it. All else leaves it where it is."""
+    return _diagram(
+        {
+            state: {what: step.state for what, step in row.items() if step.state is not state}
+            for state, row in TURN_TABLE.items()
+        },
+        next(iter(TURN_TABLE)),
+    )
+
+
 if __name__ == "__main__":
-    print(connection_diagram(), lane_diagram(), sep="\n")  # noqa: T201
+    print(connection_diagram(), lane_diagram(), turn_diagram(), sep="\n")  # noqa: T201

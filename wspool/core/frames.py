@@ -4,6 +4,7 @@ Rules of this module:
 
 * The type of an event is known at once, its body is decoded only when somebody looks. Most
   events are deltas that nobody decodes twice.
+* A message is one JSON text or it is an error; that is known without reading it.
 * An unknown type or field is never an error. No type at all, or no JSON object, is. So is one that is nested
   too deep: whatever is kept of it must still go out again, however deep the caller's own stack is.
 * Number and lane of an event are looked for where servers write them, right after the type or at the
@@ -49,6 +50,10 @@ _NUMBER_LAST: Final = re.compile(
 )
 
 _LANE_LAST: Final = re.compile(r'"stream_id": ?"([^"\\]{1,256})"\}')
+
+# Where one JSON text would end and another begin. Text may hold the same characters; then all of it is read.
+_TWO_TEXTS: Final = re.compile(r"\}\s*\{")
+_TWO_TEXTS_BYTES: Final = re.compile(_TWO_TEXTS.pattern.encode())
 
 #: Deepest nesting of a message, in arrays and objects. Far above any schema or output, and far below
 #: what Python's json takes from an empty stack (about 1000).
@@ -177,6 +182,8 @@ def parse_event(raw: str | bytes) -> Event:
     """
     if isinstance(raw, str):
         if (match := _TYPE_FIRST.match(raw)) and raw.endswith("}"):
+            if raw.find("}", 0, -1) >= 0 and _TWO_TEXTS.search(raw):
+                _decode(raw)
             kind, number, lane = match.groups()
             if number is None:
                 start = raw.rfind('"sequence_number":', -_END)
@@ -190,6 +197,8 @@ def parse_event(raw: str | bytes) -> Event:
                     number, lane = last.groups()
             return Event(kind, raw, None, int(number), lane)
     elif (found := _TYPE_FIRST_BYTES.match(raw)) and raw.endswith(b"}"):
+        if raw.find(b"}", 0, -1) >= 0 and _TWO_TEXTS_BYTES.search(raw):
+            _decode(raw)
         end = raw[-_END:].decode(errors="replace")
         start = end.rfind('"sequence_number"')
         last = _NUMBER_LAST.fullmatch(end, start) if start >= 0 else None
@@ -252,6 +261,8 @@ class Likeness:
                         break
                 elif not (raw.startswith(head) and raw.endswith(f"{before}{number}{after}")):
                     break
+                if raw.find("}", 0, -1) >= 0 and _TWO_TEXTS.search(raw):
+                    break  # maybe two messages in one
                 add(Event(kind, raw, None, number, lane))
                 number += 1
         except TypeError:
@@ -310,6 +321,8 @@ _TERMINAL_CODES: Final = frozenset(
         "usage_not_included",
     }
 )
+# A lane that is busy: vLLM, and a gateway.
+_BUSY_CODES: Final = frozenset({"concurrent_request", "response_already_in_flight"})
 _PASSING_CODES: Final = frozenset({"server_error", "server_is_overloaded", "websocket_queue_full"})
 
 
@@ -366,6 +379,11 @@ class ServerError:
     def blames_steering(self) -> bool:
         """The endpoint knows no steering: it refuses the type of the message."""
         return self.param == "type" or "response.steer" in self.message
+
+    @property
+    def says_busy(self) -> bool:
+        """The server is at work on another response on this lane, of which nobody here knows."""
+        return self.code in _BUSY_CODES or "already in progress" in self.message
 
     @property
     def may_pass(self) -> bool:

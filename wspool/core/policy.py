@@ -25,6 +25,8 @@ __all__ = [
 
 #: What becomes of a connection whose turn is given up midway.
 OnCancel = Literal["hang_up", "drain"]
+#: How far the words of an endpoint can be trusted.
+Trust = Literal["exact", "lenient"]
 #: What may be sent again by itself: what provably did not run, what gave no output yet, all.
 Replay = Literal["proven", "no_output", "always"]
 
@@ -62,10 +64,6 @@ class Provider:
 
     Attributes:
         name: for messages and metrics.
-        count_closing: True to count connections that are saying goodbye against `max_size`, for
-            servers that enforce a limit of their own.
-        patience: seconds a conversation between turns keeps its connection while others wait.
-        leak_after: seconds after which a lease that is still held is reported, None for never.
         max_lifetime: seconds one connection may live.
         lanes: turns that may run at once on one connection (1: no multiplexing). A pool uses them as
             far as `PoolPolicy.lanes` says.
@@ -73,6 +71,9 @@ class Provider:
         warm_up: True when `generate: false` is honoured.
         closes_after_error: True when every error frame is followed by a close.
         steering: True when a response in progress takes further input (`Turn.steer`).
+        trust: how far its words can be trusted: `"exact"`, or `"lenient"` for gateways that rewrite
+            response ids or count their events wrongly. What such a gateway says of the one response in
+            flight on a lane is taken for it, unless it is known to be about an earlier one.
     """
 
     name: str
@@ -82,10 +83,13 @@ class Provider:
     warm_up: bool = True
     closes_after_error: bool = False
     steering: bool = False
+    trust: Trust = "exact"
 
     def __attrs_post_init__(self) -> None:
         _check(self, "max_lifetime", least=SHORTEST)
         _check(self, "lanes max_request", least=1, whole=True)
+        if self.trust not in get_args(Trust):
+            raise ValueError(f"trust={self.trust!r} is none of {', '.join(get_args(Trust))}")
 
 
 #: api.openai.com. 60 minutes: OpenAI's WebSocket mode guide. 16 MiB: byte-exact, measured by
@@ -137,6 +141,10 @@ class PoolPolicy:
         connect_timeout: seconds for one dial (codex, pi and opencode use 15).
         close_timeout: seconds for a goodbye.
         give_up_after: seconds of outage after which waiters are refused with the last dial's error.
+        count_closing: True to count connections that are saying goodbye against `max_size`, for
+            servers that enforce a limit of their own.
+        patience: seconds a conversation between turns keeps its connection while others wait.
+        leak_after: seconds after which a lease that is still held is reported, None for never.
         max_lifetime: seconds one connection may live, None for the provider's limit.
         retire_margin: seconds kept free before the lifetime limit.
         retire_spread: seconds over which planned retirements are spread.

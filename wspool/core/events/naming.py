@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 
 from wspool.core.commands import LaneId
-from wspool.core.events.turn import is_about_connection
+from wspool.core.events.classify import is_harmless
 from wspool.core.frames import Event, lane_of, parse_error
 
 __all__ = ["Naming", "lane_name", "learn"]
@@ -45,7 +45,7 @@ def learn(event: Event) -> Naming | None:
     Raises:
         MalformedMessageError: it is no JSON object.
     """
-    if is_about_connection(event):
+    if is_harmless(event):
         return None
     if lane_of(event) is not None:
         return Naming.NAMED

@@ -1,109 +1,47 @@
 """TurnMachine: the life of one response on a lane, event by event, to exactly one outcome.
 
-::
+What an event is and whose, `wspool.core.events.classify` says; what follows from that stands in the table of
+`wspool.core.events.table`. Here is what each step leaves behind: the id, the error, the response with its
+output, the numbers. What is known about the request (`delivery`) is read off the state, at any moment.
 
-    NEW --handed--> SENT --response.created--> STREAMING --response.completed/failed/incomplete--> ENDED
-                      |                           |  \\--stream error--> FAILING --response.failed--> ENDED
-                      \\--error frame--> ENDED     \\--error frame--> ENDED
-
-A response that was steered may be followed by another one, without a request, in the same turn::
-
-    STREAMING --terminal, open steers--> SETTLING --response.created--> STREAMING
-                                             \\--the last of them answered--> ENDED
-
-Rules of this module:
-
-* Only what provably belongs to this turn is given to it. A response id or a lane that is not
-  ours, output before `response.created`, a number too many or missing, anything after the end:
-  the lane is dirty, and nothing of it may reach anybody.
-* What is known about the request (`delivery`) is read off the state, at any moment.
-* A terminal event is the only proof that the lane is clean again; with open steers, what answers
-  the last of them.
+A response that was steered may be followed by another one, without a request, in the same turn; so a
+turn has as many parts as it has responses.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
-from typing import Any, Final, assert_never, cast
+from typing import Any, Final, assert_never
 
 import attrs
 
 from wspool.core.error import Delivery
+from wspool.core.events.classify import Evidence, Reading, classify
+from wspool.core.events.items import Item, Items
+from wspool.core.events.past import Past
 from wspool.core.events.steering import Steer, Steers
-from wspool.core.frames import Event, Likeness, ServerError, parse_error
+from wspool.core.events.table import DIRTY, Reception, TurnInput, TurnState, follow
+from wspool.core.frames import Event, Likeness, ServerError
 
-__all__ = ["Delivery", "Part", "Reception", "TurnMachine", "TurnState", "is_about_connection"]
-
-TERMINAL: Final = frozenset({"response.completed", "response.failed", "response.incomplete"})
-
-_STEER: Final = "response.steer."
-
-#: Events that may leave out the lane they are for; whoever routes them has found it.
-_UNNAMED: Final = ("error", "response.error", _STEER)
-
-#: Events that repeat the response while it has no output yet.
-_PROGRESS: Final = frozenset({"response.in_progress", "response.queued"})
-
-#: Events whose number may not be one of their response's.
-_OWN_NUMBERS: Final = (_STEER, "response.error")
-
-#: Events about the connection, not about any turn: seen between and before turns.
-_ABOUT_CONNECTION: Final = frozenset(
-    {
-        "keepalive",
-        "ping",
-        "codex.rate_limits",
-        "codex.response.metadata",
-        "response.metadata",
-        "responsesapi.websocket_timing",
-    }
-)
-
-
-def is_about_connection(event: Event) -> bool:
-    """Return whether *event* is about the connection and may come at any time."""
-    return event.type in _ABOUT_CONNECTION
-
-
-class TurnState(enum.Enum):
-    """Where one turn is."""
-
-    NEW = "new"
-    SENT = "sent"
-    STREAMING = "streaming"
-    FAILING = "failing"
-    SETTLING = "settling"
-    ENDED = "ended"
-
-
-class Reception(enum.Enum):
-    """What to do with an event."""
-
-    #: It belongs to the turn.
-    DELIVER = "deliver"
-    #: It belongs to the turn and ends it; the lane is clean.
-    END = "end"
-    #: It is about the connection: not for the turn, and harmless.
-    IGNORE = "ignore"
-    #: It announces that the connection will end soon; the turn goes on.
-    EXPIRING = "expiring"
-    #: It ends the connection in the middle of the turn: the turn is lost, not failed.
-    CUT = "cut"
-    #: It cannot belong to this turn: the connection must not be used again.
-    DIRTY = "dirty"
-
+__all__ = ["Delivery", "Part", "Reception", "TurnMachine", "TurnState"]
 
 # An attribute of an enum costs as much as the rest of a line in the hot path.
 _STREAMING: Final = TurnState.STREAMING
 _DELIVER: Final = Reception.DELIVER
 
-#: Events that are more than output.
-_LOOKED_AT: Final = (
-    _ABOUT_CONNECTION
-    | TERMINAL
-    | _PROGRESS
-    | {"error", "response.error", "response.created", "response.output_item.done"}
+_STEER: Final = "response.steer."
+
+#: What has been seen with numbers of its own, beside those of the response.
+_OWN_NUMBERS: Final = frozenset(
+    {
+        TurnInput.NOTICE,
+        TurnInput.EXTENSION,
+        TurnInput.ERROR,
+        TurnInput.LIMIT,
+        TurnInput.EXPIRING,
+        TurnInput.STEER,
+        TurnInput.STALE,
+    }
 )
 
 
@@ -124,57 +62,76 @@ class TurnMachine:
     Args:
         parent: the `previous_response_id` that was sent, if any.
         lane: the `stream_id` that was sent, if any.
+        past: what the connection has carried before.
+        exact: False where the provider's ids and numbers prove nothing.
 
     Attributes:
-        lane: the `stream_id` that its events must have.
         state: where the turn is.
-        response_id: id of its response, once created.
-        error: the error frame, if one came.
+        error: the error of its request or response, if one came.
         response: the response object of the last terminal event, with its output complete.
         parts: its responses that have ended, more than one if it was steered.
-        steered: True once it was steered.
-        steers: what it was steered by.
+        output_seen: True once any output of the model was received.
+        suspect: True if no other turn may follow on the connection, though this one goes on.
     """
 
     __slots__ = (
-        "_counting",
         "_items",
         "_kind",
-        "_next",
-        "_parent",
+        "_known",
         "_steered_by",
         "error",
-        "lane",
         "like",
         "output_seen",
         "parts",
         "response",
-        "response_id",
         "state",
-        "steered",
-        "steers",
+        "suspect",
     )
 
-    def __init__(self, parent: str | None = None, lane: str | None = None) -> None:
+    def __init__(
+        self,
+        parent: str | None = None,
+        lane: str | None = None,
+        past: Past | None = None,
+        *,
+        exact: bool = True,
+    ) -> None:
         self.state = TurnState.NEW
-        self.lane = lane
         self.parts: list[Part] = []
-        self.steers = Steers()
-        self.steered = False
-        self.response_id: str | None = None
         self.error: ServerError | None = None
         self.response: dict[str, Any] | None = None
-        #: True once any output of the model was received.
-        self.output_seen = False
-        self._parent = parent
-        self._steered_by: list[dict[str, Any]] = []
-        self._items: list[Event] = []
-        # The number of the next event, and whether the server has been seen to count.
-        self._next: int | None = None
-        self._counting = False
+        self.output_seen = self.suspect = False
+        self._known = Evidence(parent, lane, past if past is not None else Past(), exact=exact)
+        self._steered_by: list[Item] = []
+        self._items = Items()
+        #: The type of the event before, if it was output: one more of it needs no second look.
+        self._kind = ""
         #: What the next event looks like if it is one more of the same output, once there were two.
         self.like: Likeness | None = None
-        self._kind = ""
+
+    @property
+    def lane(self) -> str | None:
+        """The `stream_id` that its events must have."""
+        return self._known.lane
+
+    @lane.setter
+    def lane(self, name: str | None) -> None:
+        self._known.lane = name
+
+    @property
+    def response_id(self) -> str | None:
+        """Id of its response, once created; of the last, if it was steered."""
+        return self._known.response_id
+
+    @property
+    def steers(self) -> Steers:
+        """What it was steered by."""
+        return self._known.steers
+
+    @property
+    def steered(self) -> bool:
+        """True once it was steered."""
+        return self._known.steered
 
     @property
     def delivery(self) -> Delivery:
@@ -211,21 +168,25 @@ class TurnMachine:
         if self.state is not TurnState.ENDED:
             return None
         if self.response is not None:
-            return str(self.response.get("status") or "completed")
+            return str(self.response["status"])
         return "rejected" if self.refused else "failed"
+
+    def begin_on(self, past: Past, *, exact: bool) -> None:
+        """It goes to a connection that has carried *past*, of a provider that is *exact* or not."""
+        self._known.past, self._known.exact = past, exact
 
     def handed(self) -> None:
         """The first byte of the request may now be on its way."""
         if self.state is not TurnState.NEW:
             raise AssertionError(f"bug: a request was handed over twice ({self.state.value})")
-        self.state = TurnState.SENT
+        self.state = follow(self.state, TurnInput.HANDED).state
 
     def steer(self, steer: Steer) -> bool:
         """A steer is about to be handed over; return whether it may be: its target is still in progress."""
         if self.state is not TurnState.STREAMING or steer.target != self.response_id:
             return False
         self.steers.add(steer)
-        self.steered = True
+        self._known.steered = True
         return True
 
     def receive_run(self, messages: Sequence[str | bytes]) -> list[Event]:
@@ -234,10 +195,11 @@ class TurnMachine:
         They are what `parse_event` and `receive` would make of them one by one, for a third of the time.
         Not for lanes that have names: whoever routes their messages has to look into each.
         """
-        if self.like is None or self._next is None or self.steered or self.state is not _STREAMING:
+        known = self._known
+        if self.like is None or known.next is None or known.steered or self.state is not _STREAMING:
             return []
-        run = self.like.run(messages, self._next)
-        self._next += len(run)
+        run = self.like.run(messages, known.next)
+        known.next += len(run)
         return run
 
     def receive(self, event: Event, *, wall_clock: float = 0.0) -> Reception:
@@ -246,56 +208,35 @@ class TurnMachine:
         Raises:
             MalformedMessageError: an event that had to be decoded is no JSON object.
         """
+        known = self._known
         number = event.sequence_number
         if (
-            number is not None
-            and number == self._next
-            and event.type not in _LOOKED_AT
+            event.type == self._kind
+            and number == known.next
             and self.state is _STREAMING
-            and event.stream_id == self.lane
-            and not self.steered
+            and event.stream_id == known.lane
+            and not known.steered
         ):  # nearly all that ever comes; nothing below would say otherwise
-            self._next, self._counting, self.output_seen = number + 1, True, True
-            if event.type != self._kind:
-                self._kind, self.like = event.type, None
-            elif self.like is None:
-                self.like = Likeness.of(event)
+            if number is not None:
+                known.next, known.counting = number + 1, True
+                if self.like is None:
+                    self.like = Likeness.of(event)
             return _DELIVER
-        if event.type in _ABOUT_CONNECTION:
-            return Reception.IGNORE
-        if self.state in (TurnState.NEW, TurnState.ENDED):
-            return Reception.DIRTY
-        if event.stream_id != self.lane and (
-            event.stream_id is not None or not event.type.startswith(_UNNAMED)
-        ):
-            return Reception.DIRTY
-        if number is not None:
-            if number == self._next:
-                self._next, self._counting = number + 1, True
-            elif self._miscounts(event.type, number):
-                return Reception.DIRTY
-        if event.type == "error" or event.type == "response.error":
-            return self._receive_error(event, wall_clock)
-        if event.type == "response.created":
-            return self._receive_created(event)
-        if event.type in TERMINAL:
-            return self._receive_terminal(event, wall_clock)
-        if self.steered:
-            if event.type.startswith(_STEER):
-                return self._receive_steer(event)
-            if self.state is TurnState.SETTLING:
-                return Reception.DIRTY if event.type.startswith("response.") else Reception.DELIVER
-        if self.state is TurnState.SENT:
-            # Not created yet. A new kind of notice is harmless; output of some other response
-            # means that the lane carries what was never ours.
-            return Reception.DIRTY if event.type.startswith("response.") else Reception.DELIVER
-        if event.type in _PROGRESS:
-            ours = _response_of(event).get("id") == self.response_id
-            return Reception.DELIVER if ours else Reception.DIRTY
-        if event.type == "response.output_item.done":
-            self._items.append(event)
-        self.output_seen = True
-        return Reception.DELIVER
+        self.like = None
+        reading = classify(event, self.state, known, wall_clock=wall_clock)
+        if reading.what is TurnInput.TERMINAL:
+            reading = self._completed(reading)
+        step = follow(self.state, reading.what)
+        if step.reception is DIRTY:
+            return DIRTY
+        # Every message uses up its number, whatever becomes of it; what repeats an earlier one has none.
+        if reading.what not in _OWN_NUMBERS or (number == known.next and not reading.suspect):
+            known.take(number)
+        before, self.state = self.state, step.state
+        self._kind = event.type if reading.what is TurnInput.OUTPUT else ""
+        self.suspect = self.suspect or reading.suspect
+        self._note(event, reading, before)
+        return self._settle(step.reception)
 
     def expire_failing(self) -> None:
         """`response.failed` did not follow its stream error: the turn failed all the same.
@@ -304,98 +245,76 @@ class TurnMachine:
         """
         if self.state is TurnState.FAILING:
             self.steers.lose()
-            self.state = TurnState.ENDED
+            self.state = follow(self.state, TurnInput.EXPIRED).state
 
-    def _miscounts(self, kind: str, number: int) -> bool:
-        """Whether a number other than the next means that events are missing, or came before.
+    def _completed(self, reading: Reading) -> Reading:
+        """Return the terminal *reading* with its output complete; foreign if a piece is missing."""
+        response = reading.response
+        if self.state is not _STREAMING and self.state is not TurnState.FAILING:
+            return reading
+        output = self._items.output(response.get("output"), whole=reading.status == "completed")
+        if output is None:
+            return Reading(TurnInput.FOREIGN)
+        # The event's type is the proof, not what a server has copied from the response's beginning.
+        response["output"], response["status"] = output, reading.status
+        return reading
 
-        Numbers go up by one within a response. A server that leaves them out, or whose first two
-        do not, does not count; errors and steering have been seen with numbers of their own.
-        """
-        if number < 0 or not kind.startswith("response.") or kind.startswith(_OWN_NUMBERS):
-            return False
-        self._next = number + 1
-        # An answer to a steer takes a number where it was made, and may be sent a little later.
-        return self._counting and not self.steered
+    def _note(self, event: Event, reading: Reading, before: TurnState) -> None:
+        """Keep what the step from the state *before* has told."""
+        known = self._known
+        match reading.what:
+            case TurnInput.CREATED | TurnInput.SUCCESSOR:
+                self._begin(str(reading.response["id"]))
+            case TurnInput.OUTPUT:
+                self.output_seen = True
+                if event.type.startswith("response.output_item."):
+                    self._items.add(event)
+                    self._kind = ""
+            case TurnInput.TERMINAL:
+                self.response, self.error = reading.response, reading.error
+                self.parts.append(Part(self._steered_by, reading.response))
+                known.next, known.counting = None, False
+            case TurnInput.ERROR | TurnInput.LIMIT:
+                if before is not TurnState.SENT and reading.error is not None:
+                    known.past.fail(reading.error)
+                if self.error is None or reading.what is TurnInput.LIMIT:
+                    self.error = reading.error
+            case TurnInput.STEER:
+                self._answer(event, reading, before)
+            case _:
+                pass
 
-    def _receive_created(self, event: Event) -> Reception:
-        created = _response_of(event)
-        found = created.get("id")
-        if not isinstance(found, str):
-            return Reception.DIRTY
-        if self.state is TurnState.SETTLING:
-            return self._receive_successor(found, created.get("previous_response_id"))
-        if self.state is not TurnState.SENT:
-            return Reception.DIRTY
-        if found == self._parent:
-            return Reception.DIRTY  # the previous turn's response, come late
-        self.response_id = found
-        self.state = TurnState.STREAMING
-        return Reception.DELIVER
+    def _begin(self, name: str) -> None:
+        known = self._known
+        known.past.begin(name)
+        if (before := known.response_id) is not None:
+            known.earlier.add(before)
+            self._steered_by = known.steers.apply(before)
+            self._items = Items()
+            self.response, self.error = None, None
+        known.response_id = name
 
-    def _receive_successor(self, found: str, parent: object) -> Reception:
-        target = self.response_id
-        if target is None or parent != target or not self.steers.expects_successor(target):
-            return Reception.DIRTY
-        self._steered_by = self.steers.apply(target)
-        self._items = []
-        self.response_id, self.response, self.error = found, None, None
-        self.state = TurnState.STREAMING
-        return Reception.DELIVER
+    def _answer(self, event: Event, reading: Reading, before: TurnState) -> None:
+        """Something was said about what the response was steered by."""
+        steers = self.steers
+        if reading.error is None:
+            steers.answer(event.type.removeprefix(_STEER), event.data, self.responses)
+        elif before is TurnState.SETTLING:
+            steers.fail(reading.error)  # nothing but the steers is open, so it is about them
+        else:
+            steers.refuse(reading.error)
 
-    def _receive_steer(self, event: Event) -> Reception:
-        ours = {str(part.response.get("id")) for part in self.parts} | {str(self.response_id)}
-        if not self.steers.answer(event.type.removeprefix(_STEER), event.data, ours):
-            return Reception.DIRTY
-        return self._settle()
+    @property
+    def responses(self) -> set[str]:
+        """Ids of all responses of the turn so far."""
+        return self._known.earlier | ({self.response_id} if self.response_id is not None else set[str]())
 
-    def _settle(self) -> Reception:
-        """The turn has ended if its response has, and nothing more will be said about its steers."""
-        if self.state is not TurnState.SETTLING or self.steers.open:
-            return Reception.DELIVER
-        self.state = TurnState.ENDED
-        return Reception.END
-
-    def _receive_terminal(self, event: Event, wall_clock: float) -> Reception:
-        response = _response_of(event)
-        if self.state in (TurnState.SENT, TurnState.SETTLING) or response.get("id") != self.response_id:
-            return Reception.DIRTY
-        # Some servers leave the output of the terminal event out; the items were all announced.
-        if not response.get("output") and self._items:
-            items = [item.data.get("item") for item in self._items]
-            response["output"] = [item for item in items if isinstance(item, dict)]
-        response["output"] = response.get("output") or []
-        response["status"] = response.get("status") or event.type.removeprefix("response.")
-        self.response = response
-        self.parts.append(Part(self._steered_by, response))
-        if event.type == "response.failed":
-            self.error = parse_error(event.data, wall_clock=wall_clock)
-        self.state = TurnState.SETTLING
-        self._next, self._counting = None, False
-        return self._settle()
-
-    def _receive_error(self, event: Event, wall_clock: float) -> Reception:
-        error = parse_error(event.data, wall_clock=wall_clock)
-        if error.is_expiry_notice:
-            return Reception.EXPIRING
-        if self.steered and not error.is_connection_limit:
-            if self.state is TurnState.SETTLING:
-                # Nothing but the steers is open, so it is about them.
-                self.steers.fail(error)
-                return self._settle()
-            if error.blames_steering and self.steers.refuse(error):
-                return Reception.DELIVER
-        self.error = error
-        if error.is_connection_limit and self.state is not TurnState.SENT:
-            return Reception.CUT
-        if self.state is TurnState.STREAMING and error.in_stream:
-            self.state = TurnState.FAILING
-            return Reception.DELIVER
-        self.steers.lose()
-        self.state = TurnState.ENDED
-        return Reception.END
-
-
-def _response_of(event: Event) -> dict[str, Any]:
-    response = event.data.get("response")
-    return cast("dict[str, Any]", response) if isinstance(response, dict) else {}
+    def _settle(self, reception: Reception) -> Reception:
+        """A response that has ended ends the turn, if nothing more will be said about its steers."""
+        if self.state is TurnState.SETTLING and not self.steers.open:
+            step = follow(self.state, TurnInput.SETTLED)
+            self.state = step.state
+            return step.reception
+        if self.state is TurnState.ENDED:
+            self.steers.lose()
+        return reception

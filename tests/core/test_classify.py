@@ -1,0 +1,361 @@
+"""Whose is it: every kind of event, held against what is known of the request in flight."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from wspool.core.events.classify import Evidence, Sort, classify, is_harmless, sort_of
+from wspool.core.events.past import Past
+from wspool.core.events.table import TurnInput, TurnState
+from wspool.core.frames import Event, ServerError, lane_of, parse_event
+
+OURS, PARENT, OLD, FOREIGN = "resp_ours", "resp_parent", "resp_old", "resp_foreign"
+SENT, STREAMING, FAILING, SETTLING = (
+    TurnState.SENT,
+    TurnState.STREAMING,
+    TurnState.FAILING,
+    TurnState.SETTLING,
+)
+WORDS = {"code": "server_error", "message": "It broke."}
+
+
+def event(kind: str, **fields: Any) -> Event:
+    return parse_event(json.dumps({"type": kind, **fields}))
+
+
+def about(kind: str, name: object = OURS, *, number: int | None = None, **fields: Any) -> Event:
+    count = {} if number is None else {"sequence_number": number}
+    return event(f"response.{kind}", response={"id": name, **fields}, **count)
+
+
+def evidence(
+    *,
+    begun: bool = True,
+    parent: str | None = PARENT,
+    exact: bool = True,
+    next: int | None = None,
+    lane: str | None = None,
+) -> Evidence:
+    """What is known of a turn on a connection that has carried one response, which had an error."""
+    past = Past()
+    past.begin(OLD)
+    past.fail(ServerError(code="server_error", type=None, message="It broke."))
+    known = Evidence(parent, lane, past, exact=exact)
+    if begun:
+        past.begin(OURS)
+        known.response_id = OURS
+    known.next, known.counting = next, next is not None
+    return known
+
+
+def what(given: Event, state: TurnState = STREAMING, known: Evidence | None = None) -> tuple[TurnInput, bool]:
+    """The kind, and whether the connection is suspect from then on."""
+    reading = classify(given, state, known if known is not None else evidence(begun=state is not SENT))
+    return reading.what, reading.suspect
+
+
+# -- by type alone --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "sort"),
+    [
+        ("response.output_text.delta", Sort.OUTPUT),
+        ("response.output_item.done", Sort.OUTPUT),
+        ("response.content_part.added", Sort.OUTPUT),
+        ("response.function_call_arguments.done", Sort.OUTPUT),
+        ("response.custom_tool_call_input.delta", Sort.OUTPUT),
+        ("response.reasoning_summary_text.delta", Sort.OUTPUT),
+        ("response.web_search_call.searching", Sort.OUTPUT),
+        ("response.mcp_call.failed", Sort.OUTPUT),
+        ("response.audio.transcript.delta", Sort.OUTPUT),
+        ("response.shell_call_command.added", Sort.OUTPUT),
+        ("response.compaction.compacting", Sort.OUTPUT),
+        ("response.keep_alive", Sort.UNKNOWN),
+        ("response.done", Sort.UNKNOWN),
+        ("response.cancelled", Sort.UNKNOWN),
+        ("response.new_thing.started", Sort.UNKNOWN),
+        ("response.steer.accepted", Sort.STEER),
+        ("response.error", Sort.ERROR),
+        ("response.metadata", Sort.NOTICE),
+        ("keepalive", Sort.NOTICE),
+        ("floway:keep_alive", Sort.EXTENSION),
+        ("session.created", Sort.EXTENSION),
+        ("responses", Sort.EXTENSION),
+    ],
+)
+def test_a_type_says_what_it_is(kind: str, sort: Sort) -> None:
+    """What begins with `response.` is about one; the rest is harmless."""
+    assert sort is sort_of(kind)
+    assert is_harmless(event(kind)) == (sort in (Sort.NOTICE, Sort.EXTENSION))
+
+
+# -- lanes and numbers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "lane", "found"),
+    [
+        ("response.output_text.delta", "theirs", TurnInput.FOREIGN),
+        ("response.output_text.delta", None, TurnInput.FOREIGN),
+        ("response.output_text.delta", "mine", TurnInput.OUTPUT),
+        ("vendor.notice", "theirs", TurnInput.FOREIGN),
+        ("vendor.notice", None, TurnInput.EXTENSION),
+        ("keepalive", "theirs", TurnInput.NOTICE),
+        ("error", None, TurnInput.ERROR),
+        ("error", "theirs", TurnInput.FOREIGN),
+    ],
+)
+def test_an_event_of_another_lane_is_foreign(kind: str, lane: str | None, found: TurnInput) -> None:
+    """Only errors and what is about no response may leave their lane out."""
+    given = event(kind, **({} if lane is None else {"stream_id": lane}))
+    assert lane == lane_of(given)
+
+    assert (found, False) == what(given, known=evidence(lane="mine"))
+
+
+@pytest.mark.parametrize("number", [0, 3, 5, 6])
+@pytest.mark.parametrize("kind", ["output_text.delta", "completed", "in_progress", "new_thing"])
+def test_a_wrong_number_is_foreign_where_the_server_counts(kind: str, number: int) -> None:
+    """Something is missing, or came before. A negative one says nothing, nor does any from a gateway."""
+    given = about(kind, number=number)
+
+    assert (TurnInput.FOREIGN, False) == what(given, known=evidence(next=4))
+    for known, right in (
+        (evidence(next=number), number),
+        (evidence(next=4), -1),
+        (evidence(next=4, exact=False), 9),
+    ):
+        assert TurnInput.FOREIGN is not what(about(kind, number=right), known=known)[0]
+
+
+# -- the beginning --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [OLD, PARENT, None, 7, ["resp"]])
+def test_an_old_response_does_not_begin(name: object) -> None:
+    """Nor does one without an id. So it is with a gateway, too."""
+    for exact in (True, False):
+        given = evidence(begun=False, exact=exact)
+
+        assert (TurnInput.FOREIGN, False) == what(about("created", name), SENT, given)
+
+
+@pytest.mark.parametrize(
+    ("sent", "echoed", "found"),
+    [
+        (PARENT, PARENT, TurnInput.CREATED),
+        (PARENT, None, TurnInput.CREATED),
+        (PARENT, FOREIGN, TurnInput.FOREIGN),
+        (PARENT, OLD, TurnInput.FOREIGN),
+        (None, None, TurnInput.CREATED),
+        (None, FOREIGN, TurnInput.FOREIGN),
+        (None, 7, TurnInput.CREATED),
+    ],
+)
+def test_a_response_to_another_request_does_not_begin(
+    sent: str | None, echoed: object, found: TurnInput
+) -> None:
+    """The parent that it names is not the one that was sent. A gateway may have rewritten it."""
+    given = about("created", previous_response_id=echoed)
+
+    assert (found, False) == what(given, SENT, evidence(begun=False, parent=sent))
+    assert TurnInput.CREATED is what(given, SENT, evidence(begun=False, parent=sent, exact=False))[0]
+
+
+# -- progress and end -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "found", "lenient"),
+    [
+        ("completed", OURS, TurnInput.TERMINAL, TurnInput.TERMINAL),
+        ("failed", OURS, TurnInput.TERMINAL, TurnInput.TERMINAL),
+        ("completed", FOREIGN, TurnInput.FOREIGN, TurnInput.TERMINAL),
+        ("completed", None, TurnInput.FOREIGN, TurnInput.TERMINAL),
+        ("completed", OLD, TurnInput.STALE, TurnInput.STALE),
+        ("in_progress", OURS, TurnInput.PROGRESS, TurnInput.PROGRESS),
+        ("queued", FOREIGN, TurnInput.FOREIGN, TurnInput.PROGRESS),
+        ("queued", None, TurnInput.UNKNOWN, TurnInput.PROGRESS),
+        ("in_progress", OLD, TurnInput.STALE, TurnInput.STALE),
+    ],
+)
+def test_an_id_says_whose_progress_or_end_it_is(
+    kind: str, name: str | None, found: TurnInput, lenient: TurnInput
+) -> None:
+    """An old id is a repetition, after which no other turn may follow; an unseen one may be a gateway's."""
+    suspect = name == OLD
+
+    assert (found, suspect) == what(about(kind, name))
+    assert (lenient, suspect) == what(about(kind, name), known=evidence(exact=False))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_before_the_beginning_nothing_is_ours(exact: bool) -> None:
+    """Not even what has no id."""
+    for name in (OURS, FOREIGN, None):
+        given = evidence(begun=False, exact=exact)
+
+        assert TurnInput.FOREIGN is what(about("completed", name), SENT, given)[0]
+
+
+@pytest.mark.parametrize("kind", ["created", "in_progress", "completed", "failed", "done"])
+def test_the_life_of_an_agents_response_is_not_ours(kind: str) -> None:
+    """It is an event like another, whatever its id."""
+    for name in (OURS, FOREIGN):
+        given = event(f"response.{kind}", response={"id": name}, agent={"agent_name": "child"})
+        found = TurnInput.UNKNOWN if kind == "done" else TurnInput.MEMBER
+
+        assert (found, False) == what(given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "status"),
+    [
+        ("done", {"status": "completed"}, "completed"),
+        ("done", {"status": "incomplete"}, "incomplete"),
+        ("finished", {"status": "failed"}, "failed"),
+        ("done", {"status": "cancelled"}, "failed"),
+        ("cancelled", {}, "failed"),
+        ("completed", {"status": "in_progress"}, "completed"),
+        ("incomplete", {"status": "stop"}, "incomplete"),
+        ("failed", {"status": 5}, "failed"),
+    ],
+)
+def test_whatever_says_that_our_response_has_ended_is_its_end(
+    kind: str, fields: dict[str, Any], status: str
+) -> None:
+    """A known type says how; of an unknown one, the status of the response."""
+    reading = classify(about(kind, **fields), STREAMING, evidence())
+
+    assert (TurnInput.TERMINAL, status) == (reading.what, reading.status)
+    assert (reading.error is not None) == (status == "failed")
+
+
+def test_a_cancelled_response_has_an_error_that_says_so() -> None:
+    """The server gives none."""
+    reading = classify(about("cancelled", status="cancelled"), STREAMING, evidence())
+
+    assert reading.error is not None
+    assert "cancelled" == reading.error.code
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "found"),
+    [
+        (OURS, "in_progress", TurnInput.UNKNOWN),
+        (OURS, None, TurnInput.UNKNOWN),
+        (OURS, ["completed"], TurnInput.UNKNOWN),
+        (None, "completed", TurnInput.UNKNOWN),
+        (OLD, "completed", TurnInput.STALE),
+        (FOREIGN, "completed", TurnInput.FOREIGN),
+    ],
+)
+def test_an_unknown_type_is_let_pass_unless_it_is_foreign(
+    name: str | None, status: object, found: TurnInput
+) -> None:
+    """One that repeats an old response is dropped, and no sign of trouble: some servers end each turn so."""
+    assert (found, False) == what(about("done", name, status=status))
+    given = event("response.beat", response_id=name)
+    assert (TurnInput.UNKNOWN if name == OURS else found, False) == what(given)
+
+
+# -- errors ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "found"),
+    [(None, TurnInput.ERROR), (0, TurnInput.ERROR), (1, TurnInput.FOREIGN), (7, TurnInput.FOREIGN)],
+)
+@pytest.mark.parametrize("status", [None, 429])
+def test_the_number_of_a_running_response_refuses_nothing(
+    number: int | None, status: int | None, found: TurnInput
+) -> None:
+    """Ours has not begun. A gateway's numbers prove nothing."""
+    fields = {"sequence_number": number, "status": status}
+    fields = {name: value for name, value in fields.items() if value is not None}
+    given = event("error", error={"code": "rate_limit_exceeded"}, **fields)
+
+    assert (found, False) == what(given, SENT)
+    assert TurnInput.ERROR is what(given, SENT, evidence(begun=False, exact=False))[0]
+
+
+def test_the_words_of_a_running_response_refuse_nothing() -> None:
+    """The same error was heard in a response on this connection: it comes late, or twice."""
+    for shape in ({"error": WORDS}, {**WORDS}, {"error": WORDS, "status": 500}):
+        assert (TurnInput.FOREIGN, False) == what(event("error", **shape), SENT)
+        assert (TurnInput.ERROR, False) == what(event("error", **shape), STREAMING)
+
+
+@pytest.mark.parametrize(
+    ("message", "parent", "found"),
+    [
+        (f"Previous response with id '{PARENT}' not found.", PARENT, TurnInput.ERROR),
+        (f"Previous response with id '{OLD}' not found.", PARENT, TurnInput.FOREIGN),
+        (f"Previous response with id '{OLD}' not found.", OLD, TurnInput.ERROR),
+        ("Previous response with id 'resp_as_the_gateway_knows_it' not found.", PARENT, TurnInput.ERROR),
+        ("Gone.", PARENT, TurnInput.ERROR),
+        ("Gone.", None, TurnInput.FOREIGN),
+    ],
+)
+def test_a_parent_that_was_not_sent_refuses_nothing(
+    message: str, parent: str | None, found: TurnInput
+) -> None:
+    """Such an error is about somebody else's request."""
+    given = event("error", status=400, error={"code": "previous_response_not_found", "message": message})
+
+    assert (found, False) == what(given, SENT, evidence(begun=False, parent=parent))
+
+
+@pytest.mark.parametrize("where", [{"response": {"id": OLD}}, {"response_id": OLD}])
+def test_an_error_that_names_an_old_response_is_foreign(where: dict[str, Any]) -> None:
+    """Whatever is in flight."""
+    for state in (SENT, STREAMING):
+        assert (TurnInput.FOREIGN, False) == what(event("error", error={"code": "x"}, **where), state)
+    assert TurnInput.ERROR is what(event("error", response_id=OURS, error={"code": "x"}), STREAMING)[0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": "concurrent_request"},
+        {"code": "response_already_in_flight"},
+        {"message": "a response is already in progress on this connection"},
+    ],
+)
+def test_a_refusal_by_a_busy_server_leaves_the_connection_suspect(error: dict[str, Any]) -> None:
+    """It works on something for this lane that nobody here waits for."""
+    assert (TurnInput.ERROR, True) == what(event("error", status=409, error=error), SENT)
+
+
+@pytest.mark.parametrize(
+    ("number", "found", "suspect"),
+    [
+        (4, TurnInput.ERROR, False),
+        (None, TurnInput.ERROR, False),
+        (-1, TurnInput.ERROR, False),
+        (2, TurnInput.STALE, True),
+        (0, TurnInput.FOREIGN, False),
+        (6, TurnInput.FOREIGN, False),
+    ],
+)
+def test_an_error_has_a_number_in_its_response(number: int | None, found: TurnInput, suspect: bool) -> None:
+    """One that is used up is a repetition. What follows an error is not held to it."""
+    count = {} if number is None else {"sequence_number": number}
+    given = event("error", error=WORDS, **count)
+
+    assert (found, suspect) == what(given, STREAMING, evidence(next=4))
+    assert (TurnInput.ERROR, False) == what(given, FAILING, evidence(next=4))
+
+
+def test_limits_are_about_the_connection() -> None:
+    """At any time of a turn."""
+    for code, found in (
+        ("websocket_connection_limit_reached", TurnInput.LIMIT),
+        ("connection_expiring", TurnInput.EXPIRING),
+    ):
+        for state in (SENT, STREAMING, FAILING, SETTLING):
+            assert (found, False) == what(event("error", status=400, error={"code": code}), state)

@@ -1,0 +1,132 @@
+"""The output of a response: every piece in its place, the last word about each, or none at all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from wspool.core.events.items import Item, Items
+from wspool.core.frames import parse_event
+
+NOTHING: list[object] = [None, [], "", 0, {}]
+ODD: list[object] = ["Hello", ["Hello"], [None], {"type": "message"}, 7, [[]]]
+
+
+def text(place: int, said: str = "said", **fields: Any) -> Item:
+    return {"id": f"msg_{place}", "type": "message", "content": [{"text": f"{said} {place}"}], **fields}
+
+
+def items(*events: tuple[str, int | None, object]) -> Items:
+    """What was announced (`added`) and done, with or without its place."""
+    found = Items()
+    for what, place, item in events:
+        where = {} if place is None else {"output_index": place}
+        found.add(parse_event(json.dumps({"type": f"response.output_item.{what}", "item": item, **where})))
+    return found
+
+
+def announced(*places: int) -> list[tuple[str, int | None, object]]:
+    return [("added", place, text(place, content=[], status="in_progress")) for place in places]
+
+
+@given(st.permutations(range(5)), st.lists(st.integers(0, 4)), st.booleans())
+def test_items_stand_in_the_order_of_their_places(order: list[int], again: list[int], added: bool) -> None:
+    """Whatever order they came in, and however often: the last word about each is in its place, once."""
+    said = [("done", place, text(place)) for place in order]
+    said += [("done", place, text(place, "said again")) for place in again]
+    found = items(*(announced(*range(5)) if added else []), *said)
+
+    wanted = [text(place, "said again" if place in again else "said") for place in range(5)]
+    assert wanted == found.output(None, whole=True)
+
+
+@pytest.mark.parametrize("own", NOTHING)
+@pytest.mark.parametrize("done", [(0, 2), (1,), (0, 1, 1)])
+def test_an_output_with_a_gap_is_none(own: object, done: tuple[int, ...]) -> None:
+    """An answer with a piece missing is never taken for whole, whether the piece was announced or not."""
+    said = [("done", place, text(place)) for place in done]
+
+    assert items(*announced(0, 1, 2), *said).output(own, whole=True) is None
+    assert [text(place) for place in sorted(set(done))] == items(*announced(0, 1, 2), *said).output(
+        own, whole=False
+    )
+    if max(done) >= len(set(done)):
+        assert items(*said).output(own, whole=True) is None
+
+
+def test_an_enormous_place_costs_nothing() -> None:
+    """A place that no output can have is a gap like another."""
+    assert items(("done", 10**15, text(0))).output(None, whole=True) is None
+
+
+@pytest.mark.parametrize("place", [None, -1, "0", True])
+def test_items_without_a_place_stand_as_they_came(place: Any) -> None:
+    """By id, if they have one: an item that is said twice is there once."""
+    found = items(
+        ("added", place, text(0, content=[])),
+        ("done", place, text(0)),
+        ("added", place, text(1, content=[])),
+        ("done", place, text(1)),
+        ("done", place, text(0, "said again")),
+        ("done", place, {"type": "message"}),
+    )
+
+    assert [text(0, "said again"), text(1), {"type": "message"}] == found.output(None, whole=True)
+
+
+def test_the_own_output_of_the_end_is_the_last_word() -> None:
+    """However it differs from what was announced; items of no shape are no items."""
+    found = items(*announced(0, 1), ("done", 0, text(0)))
+
+    assert [text(7)] == found.output([None, text(7), "x"], whole=True)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "finished"),
+    [
+        ({"type": "function_call", "arguments": ""}, {"type": "function_call", "arguments": "{}"}),
+        ({"type": "custom_tool_call", "input": ""}, {"type": "custom_tool_call", "input": "x"}),
+        ({"type": "message", "content": []}, {"type": "message", "content": [{}]}),
+        ({"type": "reasoning", "status": "in_progress"}, {"type": "reasoning", "status": "completed"}),
+        (
+            {"type": "function_call", "status": "in_progress", "arguments": "{"},
+            {"type": "function_call", "arguments": "{}"},
+        ),
+    ],
+)
+def test_a_finished_item_counts_over_a_snapshot(snapshot: Item, finished: Item) -> None:
+    """A final output that repeats the beginning of an item does not undo its end."""
+    assert [finished] == items(("done", 0, finished)).output([snapshot], whole=True)
+    assert [snapshot] == items(("done", 0, snapshot)).output([snapshot], whole=True)
+    assert [snapshot] == items(("done", 0, {"type": "other"})).output([snapshot], whole=True)
+    assert [snapshot] == items(("done", 1, finished)).output([snapshot], whole=True)
+    assert [finished] == items(("done", 0, snapshot)).output([finished], whole=True)
+
+
+@pytest.mark.parametrize("own", ODD)
+def test_an_output_that_is_no_list_of_items_is_none(own: object) -> None:
+    """Unless the items were announced: then they are what was meant."""
+    assert Items().output(own, whole=False) is None
+    assert [text(0)] == items(("done", 0, text(0))).output(own, whole=True)
+
+
+@pytest.mark.parametrize("own", NOTHING)
+def test_an_output_without_items_is_empty(own: object) -> None:
+    """A warm-up has none."""
+    assert [] == Items().output(own, whole=True)
+
+
+@pytest.mark.parametrize("item", [None, "Hello", []])
+def test_what_is_no_object_was_not_announced(item: object) -> None:
+    """Nor is an item of an agent that ours has called one of ours."""
+    found = items(("done", 0, item), ("done", 0, text(0)))
+    found.add(
+        parse_event(
+            '{"type":"response.output_item.done","output_index":1,"agent":{"agent_name":"x"},"item":{}}'
+        )
+    )
+
+    assert [text(0)] == found.output(None, whole=True)

@@ -1,0 +1,36 @@
+"""What a connection has carried: it is known again, and it is bounded."""
+
+from __future__ import annotations
+
+from wspool.core.events import past
+from wspool.core.events.past import Past
+from wspool.core.frames import ServerError
+
+
+def test_what_began_is_known() -> None:
+    """By its id; nothing else is."""
+    it = Past()
+    it.begin("resp_1")
+
+    assert it.knows("resp_1")
+    assert not any(it.knows(other) for other in ("resp_2", None, 1, ["resp_1"]))
+
+
+def test_an_error_is_known_by_its_words() -> None:
+    """Whatever else stands beside them."""
+    it = Past()
+    it.fail(ServerError(code="server_error", message="It broke.", status=500))
+
+    assert it.heard(ServerError(code="server_error", message="It broke."))
+    assert not it.heard(ServerError(code="server_error", message="It broke again."))
+
+
+def test_it_is_bounded() -> None:
+    """The oldest is forgotten first."""
+    it = Past()
+    for number in range(past.MOST + 1):
+        it.begin(f"resp_{number}")
+
+    assert not it.knows("resp_0")
+    assert it.knows("resp_1")
+    assert it.knows(f"resp_{past.MOST}")

@@ -1,0 +1,341 @@
+"""What is this event, and whose is it: one answer for each kind of event, from the evidence that there is.
+
+The law that everything here follows: what is provably foreign never reaches anybody, what is provably ours
+is never lost, everything else is let pass. Nothing here changes anything; what follows from an answer stands
+in `wspool.core.events.table`.
+
+Evidence, in the order of its weight: the lane that an event names; the id of the response that it is about,
+held against ours and those that the connection has carried before (`Past`); the parent that a new response
+says it has, held against the one that was sent; its number, where the server counts. Of a provider whose
+words are not exact (`Provider.trust`), ids that nobody has seen and numbers say nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+from typing import Any, Final, cast
+
+import attrs
+
+from wspool.core.events.past import Past
+from wspool.core.events.steering import Steers, steer_of
+from wspool.core.events.table import TurnInput, TurnState
+from wspool.core.frames import Event, ServerError, parse_error
+
+__all__ = ["Evidence", "Reading", "Sort", "classify", "is_harmless", "sort_of"]
+
+
+class Sort(enum.Enum):
+    """What an event is by its type alone."""
+
+    __hash__ = object.__hash__
+
+    NOTICE = "notice"
+    EXTENSION = "extension"
+    ERROR = "error"
+    CREATED = "created"
+    PROGRESS = "progress"
+    TERMINAL = "terminal"
+    STEER = "steer"
+    OUTPUT = "output"
+    UNKNOWN = "unknown"
+
+
+#: Sorts by type. Source: the SDK's union of server events, and protocol.md sections 4.1 and 13.
+_SORTS: Final = {
+    **dict.fromkeys(("keepalive", "ping", "codex.rate_limits", "codex.response.metadata"), Sort.NOTICE),
+    **dict.fromkeys(("response.metadata", "responsesapi.websocket_timing"), Sort.NOTICE),
+    **dict.fromkeys(("error", "response.error"), Sort.ERROR),
+    "response.created": Sort.CREATED,
+    **dict.fromkeys(("response.in_progress", "response.queued"), Sort.PROGRESS),
+    **dict.fromkeys(("response.completed", "response.failed", "response.incomplete"), Sort.TERMINAL),
+}
+
+#: Second part of the types of output: `response.output_text.delta`.
+_OUTPUT: Final = re.compile(
+    r"response\.(output_\w+|content_part|text|audio\w*|refusal|reasoning\w*|function_call\w*|custom_tool\w*"
+    r"|code_interpreter\w*|file_search\w*|web_search\w*|image_generation\w*|mcp_\w+|shell_\w+|compaction)\."
+)
+
+#: What the status of a response says once it has ended, as the type of its last event would.
+_FINAL: Final = {
+    "completed": "completed",
+    "incomplete": "incomplete",
+    "failed": "failed",
+    "cancelled": "failed",
+    "canceled": "failed",
+}
+
+
+@functools.lru_cache(maxsize=1024)
+def sort_of(kind: str) -> Sort:
+    """Return what an event of the type *kind* is."""
+    if (known := _SORTS.get(kind)) is not None:
+        return known
+    if not kind.startswith("response."):
+        return Sort.EXTENSION
+    if kind.startswith("response.steer."):
+        return Sort.STEER
+    return Sort.OUTPUT if _OUTPUT.match(kind) else Sort.UNKNOWN
+
+
+def is_harmless(event: Event) -> bool:
+    """Return whether *event* is about no response: it may come at any time, for nobody."""
+    return sort_of(event.type) in (Sort.NOTICE, Sort.EXTENSION)
+
+
+class Evidence:
+    """What is known about the request in flight, to hold an event against.
+
+    Attributes:
+        parent: the `previous_response_id` that was sent, if any.
+        lane: the `stream_id` that was sent, if any.
+        past: what its connection has carried before.
+        exact: False where the provider's ids and numbers prove nothing.
+        response_id: id of its response, once created.
+        earlier: ids of those responses of the turn that have ended.
+        steers: what it was steered by.
+        steered: True once it was.
+        next: the number of the next event, where numbers are given.
+        counting: True once the server has been seen to count.
+    """
+
+    __slots__ = (
+        "counting",
+        "earlier",
+        "exact",
+        "lane",
+        "next",
+        "parent",
+        "past",
+        "response_id",
+        "steered",
+        "steers",
+    )
+
+    def __init__(self, parent: str | None, lane: str | None, past: Past, *, exact: bool) -> None:
+        self.parent = parent
+        self.lane = lane
+        self.past = past
+        self.exact = exact
+        self.response_id: str | None = None
+        self.earlier: set[str] = set()
+        self.steers = Steers()
+        self.steered = False
+        self.next: int | None = None
+        self.counting = False
+
+    def misses(self, number: int | None) -> bool:
+        """Return whether *number* means that an event is missing, or came before.
+
+        Numbers go up by one within a response. A server that leaves them out, or whose first two do not,
+        does not count. An answer to a steer takes a number where it was made, and may be sent a little later.
+        """
+        return (
+            self.exact
+            and self.counting
+            and not self.steered
+            and number is not None
+            and number >= 0
+            and number != self.next
+        )
+
+    def take(self, number: int | None) -> None:
+        """The number is used up."""
+        if number is not None and number >= 0:
+            self.counting = self.counting or number == self.next
+            self.next = number + 1
+
+    def ours(self, name: object) -> bool:
+        """Return whether *name*, a response's id, can only be that of our response."""
+        if name == self.response_id:
+            return name is not None
+        # A gateway that rewrites ids still has one response in flight here; it must not be an earlier one.
+        return not self.exact and self.response_id is not None and not self.past.knows(name)
+
+
+@attrs.frozen
+class Reading:
+    """What an event is, and what was found in it on the way.
+
+    Attributes:
+        what: the input of the turn's table.
+        response: the response object in it.
+        error: the error in it.
+        status: how the response ended, of a terminal event.
+        suspect: True if the connection repeats itself, or is busy with what nobody knows: this turn may
+            go on, but no other may follow on it.
+    """
+
+    what: TurnInput
+    response: dict[str, Any] = attrs.field(factory=dict[str, Any])
+    error: ServerError | None = None
+    status: str | None = None
+    suspect: bool = False
+
+
+_FOREIGN: Final = Reading(TurnInput.FOREIGN)
+_STALE: Final = Reading(TurnInput.STALE)
+_REPEATED: Final = Reading(TurnInput.STALE, suspect=True)
+_UNKNOWN: Final = Reading(TurnInput.UNKNOWN)
+_MEMBER: Final = Reading(TurnInput.MEMBER)
+_PLAIN: Final = {
+    Sort.NOTICE: Reading(TurnInput.NOTICE),
+    Sort.EXTENSION: Reading(TurnInput.EXTENSION),
+    Sort.OUTPUT: Reading(TurnInput.OUTPUT),
+}
+
+
+def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: float = 0.0) -> Reading:
+    """Return what *event* is, and whose.
+
+    Args:
+        event: the next event of the lane.
+        state: where the turn in flight is.
+        known: what is known about it.
+        wall_clock: seconds since the epoch, to which dates in retry hints are compared.
+
+    Raises:
+        MalformedMessageError: an event that had to be decoded is no JSON object.
+    """
+    sort = sort_of(event.type)
+    if sort is Sort.NOTICE:
+        return _PLAIN[sort]
+    # Errors and what is about steering may leave the lane out; whoever routes them has found it.
+    if event.stream_id != known.lane and not (
+        event.stream_id is None and sort in (Sort.ERROR, Sort.STEER, Sort.EXTENSION)
+    ):
+        return _FOREIGN
+    if (plain := _PLAIN.get(sort)) is not None:
+        reading = plain
+    elif sort is Sort.ERROR:
+        return _error(event, state, known, wall_clock)
+    elif sort is Sort.STEER:
+        return _steer(event, known)
+    elif sort is Sort.CREATED:
+        reading = _created(event, state, known)
+    elif sort is Sort.UNKNOWN:
+        reading = _unknown(event, known, wall_clock)
+    else:
+        reading = _about(event, sort, known, wall_clock)
+    if (
+        event.sequence_number is not None
+        and sort is not Sort.EXTENSION
+        and reading.what is not TurnInput.STALE
+        and known.misses(event.sequence_number)
+    ):
+        return _FOREIGN
+    return reading
+
+
+def _created(event: Event, state: TurnState, known: Evidence) -> Reading:
+    """`response.created`: the only event that says which response is ours."""
+    response = _response_of(event)
+    if "agent" in event.data:
+        return _MEMBER
+    name, parent = response.get("id"), response.get("previous_response_id")
+    if not isinstance(name, str) or name == known.parent or known.past.knows(name):
+        return _FOREIGN  # without an id nothing later can be proved; with an old one it is an old response
+    if state is TurnState.SETTLING:
+        promised = parent == known.response_id and known.steers.expects_successor(known.response_id)
+        return Reading(TurnInput.SUCCESSOR, response) if promised else _FOREIGN
+    if known.exact and isinstance(parent, str) and parent != known.parent:
+        return _FOREIGN  # the answer to another request
+    return Reading(TurnInput.CREATED, response)
+
+
+def _about(event: Event, sort: Sort, known: Evidence, wall_clock: float) -> Reading:
+    """The progress or the end of a response: ours, one that ended here before, or somebody else's."""
+    response = _response_of(event)
+    if "agent" in event.data:
+        return _MEMBER
+    name = response.get("id")
+    if not known.ours(name):
+        if known.past.knows(name):
+            return _REPEATED
+        return _UNKNOWN if name is None and sort is Sort.PROGRESS else _FOREIGN
+    if sort is Sort.PROGRESS:
+        return Reading(TurnInput.PROGRESS, response)
+    return _terminal(event, response, event.type.removeprefix("response."), wall_clock)
+
+
+def _unknown(event: Event, known: Evidence, wall_clock: float) -> Reading:
+    """A type that nobody knows may still be the end of our response: its status says so."""
+    response = _response_of(event)
+    name = response.get("id", event.data.get("response_id"))
+    if "agent" in event.data or name is None:
+        return _UNKNOWN
+    if not known.ours(name):
+        return _STALE if known.past.knows(name) else _FOREIGN
+    said = response.get("status")
+    status = _FINAL.get(event.type.removeprefix("response.")) or (
+        _FINAL.get(said) if isinstance(said, str) else None
+    )
+    return _terminal(event, response, status, wall_clock) if status is not None else _UNKNOWN
+
+
+def _terminal(event: Event, response: dict[str, Any], status: str, wall_clock: float) -> Reading:
+    error = None
+    if status == "failed":
+        error = parse_error(event.data, wall_clock=wall_clock)
+        if error.code is None and not error.message:
+            error = attrs.evolve(error, code=str(response.get("status") or event.type))
+    return Reading(TurnInput.TERMINAL, response, error, status)
+
+
+def _steer(event: Event, known: Evidence) -> Reading:
+    if not known.steered:
+        return _UNKNOWN
+    target = steer_of(event.data).get("previous_response_id")
+    mine = target == known.response_id or target in known.earlier
+    return Reading(TurnInput.STEER) if mine else _FOREIGN
+
+
+def _error(event: Event, state: TurnState, known: Evidence, wall_clock: float) -> Reading:
+    """An error frame: about the connection, a steer, the request, our response, or none of them."""
+    error = parse_error(event.data, wall_clock=wall_clock)
+    if error.is_expiry_notice:
+        return Reading(TurnInput.EXPIRING, error=error)
+    name = _response_of(event).get("id", event.data.get("response_id"))
+    if known.past.knows(name) and name != known.response_id:
+        return _FOREIGN
+    number = event.sequence_number
+    if number is None and isinstance(given := event.data.get("sequence_number"), int):
+        number = given  # beside a status it is in no usual place
+    begun = state is not TurnState.SENT
+    if not begun and known.exact and number is not None and number > 0:
+        # The number of a response that runs, or ran. Ours has not begun.
+        return _FOREIGN
+    if error.is_connection_limit:
+        return Reading(TurnInput.LIMIT, error=error)
+    if known.steered and (state is TurnState.SETTLING or error.blames_steering):
+        return Reading(TurnInput.STEER, error=error)
+    if not begun:
+        if known.past.heard(error) or _names_another_parent(error, known):
+            return _FOREIGN
+        return Reading(TurnInput.ERROR, error=error, suspect=error.says_busy)
+    if state is TurnState.STREAMING and known.misses(number):
+        # A number that is used up is a repetition; one that is too high means that something is missing.
+        return _REPEATED if number is not None and 0 < number < (known.next or 0) else _FOREIGN
+    return Reading(TurnInput.ERROR, error=error)
+
+
+#: How servers name the parent that they do not hold.
+_NAMED: Final = re.compile(r"\bid ['\"`]([^'\"`]{1,512})['\"`]")
+
+
+def _names_another_parent(error: ServerError, known: Evidence) -> bool:
+    """Whether *error* refuses a parent that the request did not name."""
+    if not error.is_parent_missing:
+        return False
+    if known.parent is None:
+        return True
+    named = _NAMED.search(error.message)
+    return named is not None and named[1] != known.parent and known.past.knows(named[1])
+
+
+def _response_of(event: Event) -> dict[str, Any]:
+    response = event.data.get("response")
+    return cast("dict[str, Any]", response) if isinstance(response, dict) else {}

@@ -1,0 +1,57 @@
+"""Past: what a connection has carried before the turn in flight.
+
+A frame that repeats it is no news. Rules of this module: it only grows by what was believed; it is bounded,
+oldest first out; of an id only its hash is kept, since a server may make them as long as a message.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from wspool.core.frames import ServerError
+
+__all__ = ["Past"]
+
+#: Responses, and errors in them, that are remembered at most: more than a connection carries in its hour at
+#: a turn a second.
+MOST: Final = 4096
+
+#: Code, type and text of an error.
+_Words = tuple[str | None, str | None, str]
+
+
+class Past:
+    """The responses that a connection has begun, and the errors in them. Shared by its lanes."""
+
+    __slots__ = ("_ids", "_words")
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[int, None] = OrderedDict()
+        self._words: OrderedDict[int, None] = OrderedDict()
+
+    def begin(self, response_id: str) -> None:
+        """The response has begun."""
+        _keep(self._ids, hash(response_id))
+
+    def knows(self, response_id: object) -> bool:
+        """Return whether a response of that id has begun here before."""
+        return isinstance(response_id, str) and hash(response_id) in self._ids
+
+    def fail(self, error: ServerError) -> None:
+        """A response that had begun had this error."""
+        _keep(self._words, hash(_words(error)))
+
+    def heard(self, error: ServerError) -> bool:
+        """Return whether a response had the same error, word for word."""
+        return hash(_words(error)) in self._words
+
+
+def _words(error: ServerError) -> _Words:
+    return error.code, error.type, error.message
+
+
+def _keep(kept: OrderedDict[int, None], what: int) -> None:
+    kept[what] = None
+    if len(kept) > MOST:
+        kept.popitem(last=False)
