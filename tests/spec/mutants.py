@@ -38,6 +38,7 @@ SEEDS = range(1, 21)
 POOL, ROSTER, OUTAGE = "wspool.core.lending.pool", "wspool.core.lending.roster", "wspool.core.outage"
 ALLOCATION, LIVES = "wspool.core.lending.allocation", "wspool.core.lending.lives"
 SHELL, CONNECTION, LEASE = "wspool.pool.shell", "wspool.pool.connection", "wspool.pool.lease"
+ROUTER = "wspool.pool.router"
 
 
 @attrs.frozen
@@ -449,15 +450,15 @@ MUTANTS = [
     # -- the shell --
     Mutant(
         "nobody says that the lanes are proved",
-        CONNECTION,
-        "            self._owner.on_named(self)",
+        ROUTER,
+        "            self._link.report(self._link.host.core.widen)",
         "            pass",
     ),
     Mutant(
         "every event is for the first lane",
-        CONNECTION,
+        ROUTER,
         "            return self._by_name.get(name)",
-        "            return self.lanes[0]",
+        "            return self._link.lanes[0]",
     ),
     Mutant(
         "a cancelled waiter is not reported",
@@ -537,32 +538,32 @@ MUTANTS = [
     Mutant(
         "a hang-up ignores a dial that runs",
         CONNECTION,
-        "        if not self._connected and self._nursery is not None:\n",
+        "        if not self._connected and self.link.nursery is not None:\n",
         "        if False:\n",
     ),
     Mutant(
         "the end of a turn is not reported",
-        CONNECTION,
-        "        else:\n            self._owner.on_finished(self, lane)",
+        ROUTER,
+        "        else:\n            self._link.report(self._link.host.core.finished, lane.id)",
         "        else:\n            pass",
     ),
     Mutant(
         "the reader swallows the end",
         CONNECTION,
-        "            self._note_close(error)\n        finally:\n            self._ending = True",
+        "            self.link.note_close(error)\n        finally:\n            self.link.ending = True",
         "            await trio.sleep_forever()",
     ),
     Mutant(
         "a stray event does no harm",
-        CONNECTION,
-        "        else:\n            self._poison(CloseReason.DIRTY)\n\n    def _cut",
+        ROUTER,
+        "        else:\n            self._link.poison(CloseReason.DIRTY)\n\n    def _cut",
         "        else:\n            pass\n\n    def _cut",
     ),
     Mutant(
         "the server's announcement is not heard",
-        CONNECTION,
-        "            case Reception.EXPIRING:\n                self._owner.on_expiring(self)",
-        "            case Reception.EXPIRING:\n                pass",
+        ROUTER,
+        "                self._link.report(self._link.host.core.retire)\n            case Reception.CUT:",
+        "                pass\n            case Reception.CUT:",
     ),
     Mutant(
         "gone before the stream is closed",

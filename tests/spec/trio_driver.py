@@ -95,7 +95,7 @@ class HeldConnector:
         self, nursery: trio.Nursery, endpoint: Endpoint, headers: Sequence[tuple[str, str]]
     ) -> HeldWire:
         assert self.pool is not None
-        mine = [c.id for c in self.pool._shell._connections.values() if c._nursery is nursery]
+        mine = [c.id for c in self.pool._shell._connections.values() if c.link.nursery is nursery]
         dial = self.dials[mine[0]] = HeldDial()
         try:
             await dial.answered.wait()
@@ -385,9 +385,9 @@ class TrioDriver(Driver):
         limit = '{"type":"error","status":400,"error":{"code":"websocket_connection_limit_reached"}}'
         stray = '{"type":"response.output_text.delta"}'
         connection = self.pool._shell._connections[number]
-        if connection._naming is Naming.NAMED:
+        if connection.naming is Naming.NAMED:
             stray = '{"type":"response.output_text.delta","stream_id":"foreign"}'
-        elif connection._naming is Naming.TRIAL and connection.lanes[0].attempt is not None:
+        elif connection.naming is Naming.TRIAL and connection.lanes[0].attempt is not None:
             stray = "{}"  # whatever else it is would be an answer
         self._arrives(number, limit if reason is CloseReason.LIMIT else stray)
 

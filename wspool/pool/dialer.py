@@ -79,14 +79,14 @@ class Dialer:
         # The connector bounds the dial itself, and says in which phase its time was up.
         began, failure = trio.current_time(), "the dial was stopped"
         seconds: Mapping[str, float] = {}
-        connection.redactor = Redactor(headers)
+        connection.link.redactor = Redactor(headers)
         try:
             with stopwatch() as seconds:
                 wire = await self._setup.connector.connect(nursery, self._setup.endpoint, headers)
             failure = ""
             return wire
         except ConnectError as error:
-            forget(error, connection.redactor)
+            forget(error, connection.link.redactor)
             failure = str(error)
             raise
         finally:

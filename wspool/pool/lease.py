@@ -33,8 +33,9 @@ from wspool.errors import (
     WsPoolError,
 )
 from wspool.pool.attempt import Attempt
-from wspool.pool.connection import Connection, Lane
+from wspool.pool.connection import Connection
 from wspool.pool.leaks import Borrowers
+from wspool.pool.link import Lane
 from wspool.pool.outcome import lost
 from wspool.pool.turn import Turn
 from wspool.wire.wire import WireClosedError

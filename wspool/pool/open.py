@@ -20,12 +20,12 @@ import trio
 from wspool.core.frames import encode
 from wspool.core.policy import OPENAI, PoolPolicy, Provider
 from wspool.errors import RequestTooLargeError
-from wspool.pool.connection import warm_up_request
 from wspool.pool.credentials import ApiKey, secret_source
 from wspool.pool.instrument import Instrument
 from wspool.pool.pool import Pool
 from wspool.pool.setup import Setup
 from wspool.pool.shell import Shell
+from wspool.pool.upkeep import warm_up_request
 from wspool.wire import dial, http
 from wspool.wire.answer import Answer
 from wspool.wire.dial import environment_proxy, parse_proxy, parse_url

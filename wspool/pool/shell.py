@@ -47,7 +47,7 @@ from wspool.core.sending.replay import RetryBudget
 from wspool.core.statistics import Move, TurnRecord
 from wspool.errors import ForeignUseError, PoolClosedError, WsPoolError
 from wspool.pool.clock import PoolClock, suspension
-from wspool.pool.connection import Connection, Lane
+from wspool.pool.connection import Connection
 from wspool.pool.credentials import forget
 from wspool.pool.dialer import Dialer, classified
 from wspool.pool.instrument import watch
@@ -55,6 +55,7 @@ from wspool.pool.leaks import Borrowers
 from wspool.pool.lease import Lease, LeaseBlock
 from wspool.pool.outcome import refusal
 from wspool.pool.setup import Setup
+from wspool.pool.upkeep import ping, warm_up
 from wspool.wire.answer import Answer
 from wspool.wire.wire import ConnectError, WireClosedError
 
@@ -282,26 +283,6 @@ class Shell:
         logger.info("dial %s failed: %s", connection.id, failure.message)
         self.step(self.core.dial_failed, connection.id, failure=failure, jitter=self._random.random())
 
-    def on_finished(self, connection: Connection, lane: Lane) -> None:
-        """The terminal event of what was on the lane has come."""
-        self.step(self.core.finished, connection.id, lane.id)
-
-    def on_unusable(self, connection: Connection, reason: CloseReason) -> None:
-        """It must not be used again."""
-        self.step(self.core.hang_up, connection.id, reason)
-
-    def on_named(self, connection: Connection) -> None:
-        """An answer has named its lane."""
-        self.step(self.core.widen, connection.id)
-
-    def on_unnamed(self) -> None:
-        """An answer should have named its lane and did not, or a request was refused for naming one."""
-        self.step(self.core.narrow)
-
-    def on_expiring(self, connection: Connection) -> None:
-        """The server announced its end."""
-        self.step(self.core.retire, connection.id)
-
     def on_lost(self, connection: Connection) -> None:
         """It died by itself."""
         self._connections.pop(connection.id, None)
@@ -477,25 +458,25 @@ class Shell:
 
     def _ping(self, connection: Connection) -> None:
         interval = self.policy.ping_interval or math.inf
-        if connection.paused or connection.heard_at + interval > self.now():
+        if connection.paused or connection.link.heard_at + interval > self.now():
             # It was heard lately; anything inbound is a sign of life.
-            heard_at = max(connection.heard_at, self.now() - interval / 2)
+            heard_at = max(connection.link.heard_at, self.now() - interval / 2)
             self.step(self.core.ponged, connection.id, heard_at=heard_at)
         else:
             connection.spawn(self._ping_and_judge, connection)
 
     async def _ping_and_judge(self, connection: Connection) -> None:
-        alive = await connection.ping()
+        alive = await ping(connection)
         if self._connections.get(connection.id) is connection:
             if alive:
-                self.step(self.core.ponged, connection.id, heard_at=connection.heard_at)
+                self.step(self.core.ponged, connection.id, heard_at=connection.link.heard_at)
             else:
                 self.step(self.core.hang_up, connection.id, CloseReason.LOST)
 
     async def _warm_up(self, connection: Connection, lane: LaneId) -> None:
         if self._setup.warm_up is None:
             raise AssertionError("bug: a warm-up without a request")
-        await connection.warm_up(connection.lanes[lane], self._setup.warm_up)
+        await warm_up(connection, connection.lanes[lane], self._setup.warm_up)
 
     async def _keep_time(self) -> None:
         while True:

@@ -1,0 +1,122 @@
+"""Link: what the parts of one connection share: its lanes, its end, and the way to tell the pool.
+
+`Connection` lives it, `Router` reads for it, `Sender` writes for it. None of them knows the pool: each
+names the input of the core that it has seen, and `report` puts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import trio
+
+from wspool.core.commands import CloseReason, Command, ConnectionId, LaneId
+from wspool.core.events.naming import lane_name
+from wspool.core.lending.pool import PoolCore
+from wspool.core.policy import PoolPolicy, Provider
+from wspool.core.sending.chain import WarmUp
+from wspool.pool.attempt import Attempt
+from wspool.pool.credentials import NO_SECRETS, forget
+from wspool.wire.wire import Wire, WireClosedError
+
+__all__ = ["Host", "Lane", "Link"]
+
+
+class Host(Protocol):
+    """What a connection needs of its pool: what decides, and how that is performed."""
+
+    core: PoolCore
+    policy: PoolPolicy
+    provider: Provider
+
+    def now(self) -> float: ...
+    def step(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None: ...
+
+
+class Lane:
+    """One serial track of a connection.
+
+    Attributes:
+        id: its number.
+        name: its `stream_id`, where lanes have names.
+        attempt: the request in flight on it, if any.
+        latest: id of the latest response on it that the server still holds, if any.
+        warming: the body of the warm-up request in flight on it, if any.
+        warm_up: the response to the warm-up request, until another takes its place.
+    """
+
+    __slots__ = ("attempt", "id", "latest", "name", "warm_up", "warming")
+
+    def __init__(self, number: LaneId) -> None:
+        self.id = number
+        self.name = lane_name(number)
+        self.attempt: Attempt | None = None
+        self.latest: str | None = None
+        self.warming: Mapping[str, Any] | None = None
+        self.warm_up: WarmUp | None = None
+
+
+class Link:
+    """What the parts of one connection share.
+
+    Attributes:
+        id: its number.
+        lanes: its lanes, by number.
+        host: its pool.
+        wire: what carries its messages, while it serves.
+        nursery: in which its tasks live, once it runs.
+        heard_at: when the last message came, in seconds on the pool's clock.
+        redactor: takes the credential out of what the server says, for texts of ours.
+        ending: True once the connection shall end: because it was told to, or is lost.
+        close_code: the close code it ended with, if any.
+        close_reason: what was said beside it, or why it was dropped here.
+    """
+
+    def __init__(self, number: ConnectionId, host: Host, lanes: int) -> None:
+        self.id = number
+        self.lanes = [Lane(LaneId(index)) for index in range(lanes)]
+        self.host = host
+        self.wire: Wire | None = None
+        self.nursery: trio.Nursery | None = None
+        self.heard_at = 0.0
+        self.redactor = NO_SECRETS
+        self.ending = False
+        self.close_code: int | None = None
+        self.close_reason = ""
+
+    def report(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None:
+        """Put an input of the core about this connection. Never waits."""
+        self.host.step(decide, self.id, *args, **kwargs)
+
+    def poison(self, reason: CloseReason) -> None:
+        """This connection must not be used again. Nothing to do once its end is known."""
+        if not self.ending:
+            self.report(self.host.core.hang_up, reason)
+
+    def note_close(self, error: WireClosedError) -> None:
+        """The wire says how it ended; the first word counts."""
+        forget(error, self.redactor)
+        if self.close_code is None:
+            self.close_code, self.close_reason = error.code, error.reason
+
+    def lose_attempts(self) -> None:
+        """Nothing more will come on its lanes."""
+        for lane in self.lanes:
+            lane.latest = lane.warm_up = lane.warming = None
+            if lane.attempt is not None:
+                attempt, lane.attempt = lane.attempt, None
+                attempt.lose(self.close_code, self.close_reason)
+
+    def is_shared(self, attempt: Attempt) -> bool:
+        """Return whether another turn is in flight that somebody waits for."""
+        return any(
+            lane.attempt is not None and lane.attempt is not attempt and not lane.attempt.given_up
+            for lane in self.lanes
+        )
+
+    def spawn(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Run a task that ends with this connection, and whose crash is the end of it."""
+        if self.nursery is None:
+            raise AssertionError("bug: the connection is not running")
+        self.nursery.start_soon(task, *args)

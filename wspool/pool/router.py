@@ -1,0 +1,254 @@
+"""Router: gives each event that comes in to the turn in flight that it is for.
+
+What no turn is waiting for is either about the connection, or proof that the connection must not be
+used again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import trio
+
+from wspool.core.commands import CloseReason
+from wspool.core.events.naming import Naming, learn
+from wspool.core.events.steering import steer_of
+from wspool.core.events.turn import Reception, TurnState, is_about_connection
+from wspool.core.frames import Event, MalformedMessageError, lane_of, parse_error, parse_event
+from wspool.core.sending.chain import WarmUp
+from wspool.core.sending.replay import MESSAGE_TOO_BIG
+from wspool.pool.attempt import Attempt
+from wspool.pool.link import Lane, Link
+
+__all__ = ["Router"]
+
+logger = logging.getLogger("wspool.connection")
+
+#: Seconds that `response.failed` may take to follow its stream error. The two are written
+#: together; this only bounds a server that forgets the second.
+FAILED_GRACE: Final = 5.0
+
+#: Seconds that the answer to a steer may take once its response has ended. It needs no model; this only
+#: bounds a server that forgets it.
+STEER_GRACE: Final = 15.0
+
+#: Longest part of a foreign message that the log repeats, in characters.
+_QUOTE: Final = 80
+
+#: Events that may hold a retry hint with a date in it.
+_WITH_HINTS: Final = frozenset({"error", "response.error", "response.failed"})
+
+#: An attribute of an enum costs as much as the rest of a line in the hot path.
+_DELIVER: Final = Reception.DELIVER
+
+
+class Router:
+    """Routes what comes in on one connection.
+
+    Attributes:
+        naming: how its lanes are told apart.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._by_name = {lane.name: lane for lane in link.lanes}
+        self.naming = Naming.NONE
+        #: The lane that every event is for, or None where that must be found out.
+        self._only: Lane | None = link.lanes[0]
+        policy = link.host.policy
+        self._most_events, self._most_bytes = policy.max_turn_events, policy.max_turn_bytes
+
+    def name_lanes(self, naming: Naming) -> None:
+        """Say how its lanes are told apart."""
+        self.naming = naming
+        self._only = self._link.lanes[0] if naming is Naming.NONE else None
+
+    def take(self, messages: Sequence[str | bytes]) -> Iterable[Attempt]:
+        """Take a batch; return the attempts that something of it was for."""
+        self._link.heard_at = self._link.host.now()
+        fed: dict[Attempt, None] = {}
+        at = 0
+        try:
+            while at < len(messages) and not self._link.ending:
+                attempt = self._only.attempt if self._only is not None else None
+                run = 0
+                if attempt is not None and attempt.machine.like is not None:
+                    run = self._feed_run(attempt, messages, at)
+                if not run:
+                    attempt = self._dispatch(messages[at])
+                if attempt is not None:
+                    fed[attempt] = None
+                at += run or 1
+        finally:
+            # Whatever ended this batch: a turn that has ended in it is no lane's any more, so
+            # nobody else would tell its consumer.
+            for attempt in fed:
+                attempt.wake()
+        return fed
+
+    def _feed_run(self, attempt: Attempt, messages: Sequence[str | bytes], at: int) -> int:
+        """Give those messages from *at* on that go on with the output just seen; return how many."""
+        room = self._most_events - len(attempt.events)
+        if room <= 0 or attempt.received > self._most_bytes:
+            return 0  # over the budget with the next
+        return attempt.feed_run(messages[at : at + room])
+
+    def _dispatch(self, message: str | bytes) -> Attempt | None:
+        """Route one message; return the attempt that has something new."""
+        try:
+            event = parse_event(message)
+            lane = self._only or self._find(event)
+            attempt = lane.attempt if lane is not None else None
+            if lane is None or attempt is None:
+                self._receive_stray(event)
+                return None
+            # Only error frames hold dates.
+            wall_clock = time.time() if event.type in _WITH_HINTS else 0.0
+            reception = attempt.feed(event, wall_clock)
+        except MalformedMessageError as error:
+            logger.debug("connection %s: %s: %s", self._link.id, error, self._quote(message))
+            # Not what it said: that may be somebody else's.
+            self._link.close_reason = f"a message that is no JSON object with a type: {error}"
+            self._link.poison(CloseReason.DIRTY)
+            return None
+        if (
+            reception is _DELIVER
+            and event.type != "error"
+            and not attempt.machine.steered
+            and len(attempt.events) <= self._most_events
+            and attempt.received <= self._most_bytes
+        ):
+            return attempt  # nearly all that ever comes
+        match reception:
+            case Reception.DELIVER:
+                if attempt.is_over(self._link.host.policy):
+                    # As for a message that is too big: another connection would meet the same.
+                    self._link.close_code, self._link.close_reason = MESSAGE_TOO_BIG, attempt.excess
+                    self._link.poison(CloseReason.DIRTY)
+                elif event.type == "error" and attempt.machine.state is TurnState.FAILING:
+                    self._link.spawn(self._expire_failing, lane, attempt)
+                elif attempt.machine.steered and attempt.machine.settles_soon:
+                    self._link.spawn(self._expire_settling, lane, attempt)
+            case Reception.END:
+                self._end(lane, attempt)
+            case Reception.EXPIRING:
+                self._link.report(self._link.host.core.retire)
+            case Reception.CUT:
+                lane.attempt = None
+                attempt.lose(None)
+                self._link.poison(CloseReason.LIMIT)
+            case Reception.DIRTY:
+                self._link.close_reason = f"an event that cannot belong to this turn: {self._name(event)}"
+                self._link.poison(CloseReason.DIRTY)
+            case Reception.IGNORE:
+                pass
+        return attempt
+
+    def _name(self, event: Event) -> str:
+        """The type of *event*, for a text of ours."""
+        return f"{self._link.redactor.text(event.type):.128}"
+
+    def _quote(self, message: str | bytes) -> str:
+        """The beginning of *message*, for a text of ours."""
+        text = message if isinstance(message, str) else message.decode(errors="replace")
+        return repr(self._link.redactor.text(text)[:_QUOTE])
+
+    def _find(self, event: Event) -> Lane | None:
+        """Return the lane that *event* is for, where lanes have names or are on trial; None for none."""
+        if is_about_connection(event):
+            return None
+        if self.naming is Naming.TRIAL:
+            lane = self._link.lanes[0]
+            if lane.attempt is not None:
+                self._learn(event, lane.attempt)
+            return lane
+        name = lane_of(event)
+        if name is not None:
+            return self._by_name.get(name)
+        busy = [lane for lane in self._link.lanes if lane.attempt is not None]
+        if event.type.startswith("response.steer."):
+            target = steer_of(event.data).get("previous_response_id")
+            return next((lane for lane in busy if _answers(lane, target)), None)
+        if event.type in ("error", "response.error") and len(busy) == 1:
+            return busy[0]  # there is nobody else whom it could be about
+        if event.type.startswith("response."):
+            self._link.host.step(self._link.host.core.narrow)  # the endpoint has changed its mind
+        return None
+
+    def _learn(self, event: Event, attempt: Attempt) -> None:
+        naming = learn(event)
+        if naming is Naming.NAMED:
+            self.name_lanes(Naming.NAMED)
+            self._link.report(self._link.host.core.widen)
+        elif naming is Naming.NONE:
+            self.name_lanes(Naming.NONE)
+            attempt.machine.lane = None
+            self._link.host.step(self._link.host.core.narrow)
+
+    def _receive_stray(self, event: Event) -> None:
+        """An event that no turn in flight is for: about the connection, or proof that it is dirty."""
+        if is_about_connection(event):
+            return
+        self._link.close_reason = f"an event that belongs to no turn in flight: {self._name(event)}"
+        if event.type == "error":
+            error = parse_error(event.data, wall_clock=time.time())
+            if error.is_expiry_notice:
+                self._link.report(self._link.host.core.retire)
+                return
+            if error.is_connection_limit:
+                self._cut(event)
+            self._link.poison(CloseReason.LIMIT if error.is_connection_limit else CloseReason.DIRTY)
+        else:
+            self._link.poison(CloseReason.DIRTY)
+
+    def _cut(self, event: Event) -> None:
+        """The connection is at its limit, and so are all turns on it."""
+        for lane in self._link.lanes:
+            if lane.attempt is not None:
+                attempt, lane.attempt = lane.attempt, None
+                if attempt.feed(event, 0.0) is not Reception.END:
+                    attempt.lose(None)
+                attempt.wake()
+
+    def _end(self, lane: Lane, attempt: Attempt) -> None:
+        """The terminal event of *attempt* has come."""
+        lane.attempt = None
+        machine = attempt.machine
+        well = machine.status in ("completed", "incomplete")
+        # A request that failed may have evicted its parent, and then the lane holds nothing.
+        lane.latest = machine.response_id if well else None
+        lane.warm_up = None
+        if lane.warming is not None:
+            if well and machine.response_id is not None:
+                lane.warm_up = WarmUp(machine.response_id, lane.warming)
+            lane.warming = None
+        if machine.error is not None and machine.error.is_connection_limit:
+            self._link.poison(CloseReason.LIMIT)
+        elif machine.refused and self._link.host.provider.closes_after_error:
+            self._link.poison(CloseReason.DIRTY)
+        else:
+            self._link.report(self._link.host.core.finished, lane.id)
+
+    async def _expire_failing(self, lane: Lane, attempt: Attempt) -> None:
+        await trio.sleep(FAILED_GRACE)
+        if lane.attempt is attempt and attempt.machine.state is TurnState.FAILING:
+            attempt.machine.expire_failing()
+            attempt.wake()
+            self._link.poison(CloseReason.DIRTY)
+
+    async def _expire_settling(self, lane: Lane, attempt: Attempt) -> None:
+        await trio.sleep(STEER_GRACE)
+        if lane.attempt is attempt and attempt.machine.settles_soon:
+            self._link.close_reason = "no answer to a steer"
+            self._link.poison(CloseReason.DIRTY)
+
+
+def _answers(lane: Lane, target: object) -> bool:
+    """Whether the turn on *lane* has, or had, the response *target*."""
+    machine = lane.attempt.machine if lane.attempt is not None else None
+    if machine is None or target is None:
+        return False
+    return target == machine.response_id or any(target == part.response.get("id") for part in machine.parts)

@@ -1,0 +1,116 @@
+"""Sender: puts messages on the wire of a connection, one at a time and each in time.
+
+A message that was begun is never cut in two by a cancelled sender where lanes share the connection:
+it is a task of the connection that sends it, and only the wait for it can be cancelled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from wspool.core.commands import CloseReason
+from wspool.core.events.steering import Steer
+from wspool.pool.attempt import Attempt
+from wspool.pool.link import Link
+from wspool.wire.wire import WireClosedError
+
+__all__ = ["Sender"]
+
+
+class Sender:
+    """Sends for one connection.
+
+    Args:
+        link: the connection.
+        reading: ends its reader. Its deadline is that of the message on its way.
+    """
+
+    def __init__(self, link: Link, reading: trio.CancelScope) -> None:
+        self._link = link
+        self._reading = reading
+        self._sending = trio.StrictFIFOLock()
+
+    async def send(self, message: bytes, attempt: Attempt, *, apart: bool) -> None:
+        """Put the request of *attempt* on the wire. See `Connection.send`."""
+        if apart:
+            await self._hand_over(self._send_apart, message, attempt)
+            return
+        await self._transmit(message, attempt.machine.handed)
+
+    async def steer(self, message: bytes, attempt: Attempt, steer: Steer) -> bool:
+        """Put a steer for *attempt* on the wire. See `Connection.steer`."""
+        handed: list[bool] = []
+        await self._hand_over(self._send_steer, message, attempt, steer, handed)
+        return handed == [True]
+
+    async def _hand_over(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Run *task* as a task of the connection and wait for it; cancelling ends the wait only."""
+        done = trio.Event()
+
+        async def run() -> None:
+            try:
+                await task(*args)
+            except WireClosedError:
+                pass  # it has poisoned the connection, which loses the attempts
+            finally:
+                done.set()
+
+        if self._link.ending:
+            await trio.lowlevel.checkpoint()
+            raise WireClosedError
+        self._link.spawn(run)
+        await done.wait()
+
+    async def _send_apart(self, message: bytes, attempt: Attempt) -> None:
+        if not await self._transmit(message, attempt.machine.handed, lambda: not attempt.given_up):
+            # Given up before it left: nothing will come of it, so its lane is clean.
+            link = self._link
+            for lane in link.lanes:
+                if lane.attempt is attempt:
+                    lane.attempt = None
+                    link.report(link.host.core.finished, lane.id)
+
+    async def _send_steer(self, message: bytes, attempt: Attempt, steer: Steer, handed: list[bool]) -> None:
+        def begin() -> bool:
+            begun = not attempt.ended and attempt.machine.steer(steer)
+            handed.append(begun)
+            return begun
+
+        await self._transmit(message, lambda: None, begin)
+
+    async def _transmit(
+        self, message: bytes, handed: Callable[[], None], wanted: Callable[[], bool] = lambda: True
+    ) -> bool:
+        """Send *message* unless it is not *wanted* any more when its turn has come; return whether it was."""
+        link = self._link
+        done = False
+        sent = False
+        try:
+            # Taking a free lock the usual way would cost a round through the scheduler.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            try:
+                self._sending.acquire_nowait()
+            except trio.WouldBlock:
+                await self._sending.acquire()
+            try:
+                if link.wire is None or link.ending:
+                    raise WireClosedError
+                if wanted():
+                    self._reading.deadline = trio.current_time() + link.host.policy.send_timeout
+                    handed()
+                    sent = True
+                    await link.wire.send(message)
+            finally:
+                self._reading.deadline = math.inf
+                self._sending.release()
+            done = True
+            return sent
+        except WireClosedError as error:
+            link.note_close(error)
+            raise
+        finally:
+            if not done:
+                link.poison(CloseReason.DIRTY)
