@@ -106,7 +106,7 @@ class Attempt:
             or (reception is Reception.END and not self.machine.refused)
         ):
             self.events.append(event)
-            size = len(event.raw)
+            size = _size(event.raw)
             self.received += size
             if self._to_end:
                 self._next += 1
@@ -118,7 +118,7 @@ class Attempt:
         """Take the first of *messages* that go on with the output just seen; return how many. As `feed`."""
         run = self.machine.receive_run(messages)
         if run and not self.given_up:
-            size = sum([len(event.raw) for event in run])
+            size = sum([_size(event.raw) for event in run])
             self.events += run
             self.received += size
             if self._to_end:
@@ -208,7 +208,7 @@ class Attempt:
 
     async def _park(self) -> None:
         if self._parked is not None:
-            raise AssertionError("bug: two consumers of one turn")
+            raise trio.BusyResourceError("another task is reading this turn already; one reads it")
         self._parked = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
@@ -225,3 +225,8 @@ class Attempt:
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._parked = None
         return trio.lowlevel.Abort.SUCCEEDED
+
+
+def _size(raw: str | bytes) -> int:
+    """Bytes of a message; where it is not all ASCII its characters are fewer."""
+    return len(raw) if isinstance(raw, bytes) or raw.isascii() else len(raw.encode(errors="surrogatepass"))

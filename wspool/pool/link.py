@@ -13,6 +13,7 @@ import trio
 
 from wspool.core.commands import CloseReason, Command, ConnectionId, LaneId
 from wspool.core.events.naming import lane_name
+from wspool.core.events.past import Past
 from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.sending.chain import WarmUp
@@ -41,17 +42,19 @@ class Lane:
         id: its number.
         name: its `stream_id`, where lanes have names.
         attempt: the request in flight on it, if any.
+        failing: the request for the end of whose failed response somebody waits, if any.
         latest: id of the latest response on it that the server still holds, if any.
         warming: the body of the warm-up request in flight on it, if any.
         warm_up: the response to the warm-up request, until another takes its place.
     """
 
-    __slots__ = ("attempt", "id", "latest", "name", "warm_up", "warming")
+    __slots__ = ("attempt", "failing", "id", "latest", "name", "warm_up", "warming")
 
     def __init__(self, number: LaneId) -> None:
         self.id = number
         self.name = lane_name(number)
         self.attempt: Attempt | None = None
+        self.failing: Attempt | None = None
         self.latest: str | None = None
         self.warming: Mapping[str, Any] | None = None
         self.warm_up: WarmUp | None = None
@@ -63,6 +66,7 @@ class Link:
     Attributes:
         id: its number.
         lanes: its lanes, by number.
+        past: what it has carried so far.
         host: its pool.
         wire: what carries its messages, while it serves.
         nursery: in which its tasks live, once it runs.
@@ -76,6 +80,7 @@ class Link:
     def __init__(self, number: ConnectionId, host: Host, lanes: int) -> None:
         self.id = number
         self.lanes = [Lane(LaneId(index)) for index in range(lanes)]
+        self.past = Past()
         self.host = host
         self.wire: Wire | None = None
         self.nursery: trio.Nursery | None = None

@@ -14,9 +14,10 @@ from typing import Final
 import trio
 
 from wspool.core.commands import CloseReason
+from wspool.core.events.classify import is_harmless, is_harmless_after
 from wspool.core.events.naming import Naming, learn
 from wspool.core.events.steering import steer_of
-from wspool.core.events.turn import Reception, TurnState, is_about_connection
+from wspool.core.events.turn import Reception, TurnState
 from wspool.core.frames import Event, MalformedMessageError, lane_of, parse_error, parse_event
 from wspool.core.sending.chain import WarmUp
 from wspool.core.sending.replay import MESSAGE_TOO_BIG
@@ -109,6 +110,8 @@ class Router:
             wall_clock = time.time() if event.type in _WITH_HINTS else 0.0
             reception = attempt.feed(event, wall_clock)
         except MalformedMessageError as error:
+            if not message.strip():
+                return None  # some servers keep a connection open so
             logger.debug("connection %s: %s: %s", self._link.id, error, self._quote(message))
             # Not what it said: that may be somebody else's.
             self._link.close_reason = f"a message that is no JSON object with a type: {error}"
@@ -128,7 +131,8 @@ class Router:
                     # As for a message that is too big: another connection would meet the same.
                     self._link.close_code, self._link.close_reason = MESSAGE_TOO_BIG, attempt.excess
                     self._link.poison(CloseReason.DIRTY)
-                elif event.type == "error" and attempt.machine.state is TurnState.FAILING:
+                elif attempt.machine.state is TurnState.FAILING and lane.failing is not attempt:
+                    lane.failing = attempt
                     self._link.spawn(self._expire_failing, lane, attempt)
                 elif attempt.machine.steered and attempt.machine.settles_soon:
                     self._link.spawn(self._expire_settling, lane, attempt)
@@ -141,7 +145,7 @@ class Router:
                 attempt.lose(None)
                 self._link.poison(CloseReason.LIMIT)
             case Reception.DIRTY:
-                self._link.close_reason = f"an event that cannot belong to this turn: {self._name(event)}"
+                self._link.close_reason = f"{attempt.machine.complaint}: {self._name(event)}"
                 self._link.poison(CloseReason.DIRTY)
             case Reception.IGNORE:
                 pass
@@ -158,16 +162,16 @@ class Router:
 
     def _find(self, event: Event) -> Lane | None:
         """Return the lane that *event* is for, where lanes have names or are on trial; None for none."""
-        if is_about_connection(event):
-            return None
         if self.naming is Naming.TRIAL:
             lane = self._link.lanes[0]
-            if lane.attempt is not None:
+            if lane.attempt is not None and not is_harmless(event):
                 self._learn(event, lane.attempt)
             return lane
         name = lane_of(event)
         if name is not None:
             return self._by_name.get(name)
+        if is_harmless_after(event, self._link.past):
+            return None
         busy = [lane for lane in self._link.lanes if lane.attempt is not None]
         if event.type.startswith("response.steer."):
             target = steer_of(event.data).get("previous_response_id")
@@ -190,7 +194,7 @@ class Router:
 
     def _receive_stray(self, event: Event) -> None:
         """An event that no turn in flight is for: about the connection, or proof that it is dirty."""
-        if is_about_connection(event):
+        if is_harmless_after(event, self._link.past):
             return
         self._link.close_reason = f"an event that belongs to no turn in flight: {self._name(event)}"
         if event.type == "error":
@@ -222,18 +226,25 @@ class Router:
         lane.latest = machine.response_id if well else None
         lane.warm_up = None
         if lane.warming is not None:
-            if well and machine.response_id is not None:
+            # One that generated all the same is no parent: the history does not know what it said.
+            silent = machine.response is not None and not machine.response["output"]
+            if well and silent and machine.response_id is not None:
                 lane.warm_up = WarmUp(machine.response_id, lane.warming)
             lane.warming = None
         if machine.error is not None and machine.error.is_connection_limit:
             self._link.poison(CloseReason.LIMIT)
-        elif machine.refused and self._link.host.provider.closes_after_error:
+        elif machine.suspect or (machine.refused and self._link.host.provider.closes_after_error):
             self._link.poison(CloseReason.DIRTY)
         else:
             self._link.report(self._link.host.core.finished, lane.id)
 
     async def _expire_failing(self, lane: Lane, attempt: Attempt) -> None:
-        await trio.sleep(FAILED_GRACE)
+        # The grace begins anew with whatever still comes of the response.
+        heard = -1
+        while heard != attempt.received and attempt.machine.state is TurnState.FAILING:
+            heard = attempt.received
+            await trio.sleep(FAILED_GRACE)
+        lane.failing = None
         if lane.attempt is attempt and attempt.machine.state is TurnState.FAILING:
             attempt.machine.expire_failing()
             attempt.wake()

@@ -35,6 +35,7 @@ class Sender:
 
     async def send(self, message: bytes, attempt: Attempt, *, apart: bool) -> None:
         """Put the request of *attempt* on the wire. See `Connection.send`."""
+        attempt.machine.begin_on(self._link.past, exact=self._link.host.provider.trust == "exact")
         if apart:
             await self._hand_over(self._send_apart, message, attempt)
             return

@@ -24,7 +24,7 @@ from wspool.core.events.steering import Steers, steer_of
 from wspool.core.events.table import TurnInput, TurnState
 from wspool.core.frames import Event, ServerError, parse_error
 
-__all__ = ["Evidence", "Reading", "Sort", "classify", "is_harmless", "sort_of"]
+__all__ = ["GAP", "Evidence", "Reading", "Sort", "classify", "is_harmless", "is_harmless_after", "sort_of"]
 
 
 class Sort(enum.Enum):
@@ -84,6 +84,17 @@ def sort_of(kind: str) -> Sort:
 def is_harmless(event: Event) -> bool:
     """Return whether *event* is about no response: it may come at any time, for nobody."""
     return sort_of(event.type) in (Sort.NOTICE, Sort.EXTENSION)
+
+
+def is_harmless_after(event: Event, past: Past) -> bool:
+    """Return whether *event* may come while no turn is in flight on a connection that has carried *past*.
+
+    That is what is about no response, or of a type that nobody knows and about none but an old one.
+    """
+    if sort_of(event.type) is not Sort.UNKNOWN:
+        return is_harmless(event)
+    name = _response_of(event).get("id", event.data.get("response_id"))
+    return name is None or past.knows(name)
 
 
 class Evidence:
@@ -167,6 +178,7 @@ class Reading:
         status: how the response ended, of a terminal event.
         suspect: True if the connection repeats itself, or is busy with what nobody knows: this turn may
             go on, but no other may follow on it.
+        why: why it cannot be ours.
     """
 
     what: TurnInput
@@ -174,9 +186,20 @@ class Reading:
     error: ServerError | None = None
     status: str | None = None
     suspect: bool = False
+    why: str = "an event that cannot belong to this turn"
 
 
 _FOREIGN: Final = Reading(TurnInput.FOREIGN)
+_MISCOUNTED: Final = Reading(
+    TurnInput.FOREIGN, why="an event with a number that shows that one is missing, or came twice"
+)
+#: Without an id nothing later can be proved to be ours.
+_OLD_OR_NAMELESS: Final = Reading(
+    TurnInput.FOREIGN, why="a response without an id, or with that of one that was here before"
+)
+_ANOTHERS: Final = Reading(TurnInput.FOREIGN, why="the answer to a request with another parent")
+#: An output that is no list of items, or of which a piece was not sent.
+GAP: Final = Reading(TurnInput.FOREIGN, why="an end without all of its output")
 _STALE: Final = Reading(TurnInput.STALE)
 _REPEATED: Final = Reading(TurnInput.STALE, suspect=True)
 _UNKNOWN: Final = Reading(TurnInput.UNKNOWN)
@@ -226,7 +249,7 @@ def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: flo
         and reading.what is not TurnInput.STALE
         and known.misses(event.sequence_number)
     ):
-        return _FOREIGN
+        return _MISCOUNTED
     return reading
 
 
@@ -237,12 +260,12 @@ def _created(event: Event, state: TurnState, known: Evidence) -> Reading:
         return _MEMBER
     name, parent = response.get("id"), response.get("previous_response_id")
     if not isinstance(name, str) or name == known.parent or known.past.knows(name):
-        return _FOREIGN  # without an id nothing later can be proved; with an old one it is an old response
+        return _OLD_OR_NAMELESS
     if state is TurnState.SETTLING:
         promised = parent == known.response_id and known.steers.expects_successor(known.response_id)
         return Reading(TurnInput.SUCCESSOR, response) if promised else _FOREIGN
     if known.exact and isinstance(parent, str) and parent != known.parent:
-        return _FOREIGN  # the answer to another request
+        return _ANOTHERS
     return Reading(TurnInput.CREATED, response)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final, assert_never
 import attrs
 
 from wspool.core.error import Delivery
-from wspool.core.events.classify import Evidence, Reading, classify
+from wspool.core.events.classify import GAP, Evidence, Reading, classify
 from wspool.core.events.items import Item, Items
 from wspool.core.events.past import Past
 from wspool.core.events.steering import Steer, Steers
@@ -72,6 +72,7 @@ class TurnMachine:
         parts: its responses that have ended, more than one if it was steered.
         output_seen: True once any output of the model was received.
         suspect: True if no other turn may follow on the connection, though this one goes on.
+        complaint: what was wrong with the event that made the lane dirty, if one has.
     """
 
     __slots__ = (
@@ -79,6 +80,7 @@ class TurnMachine:
         "_kind",
         "_known",
         "_steered_by",
+        "complaint",
         "error",
         "like",
         "output_seen",
@@ -101,6 +103,7 @@ class TurnMachine:
         self.error: ServerError | None = None
         self.response: dict[str, Any] | None = None
         self.output_seen = self.suspect = False
+        self.complaint = ""
         self._known = Evidence(parent, lane, past if past is not None else Past(), exact=exact)
         self._steered_by: list[Item] = []
         self._items = Items()
@@ -228,6 +231,7 @@ class TurnMachine:
             reading = self._completed(reading)
         step = follow(self.state, reading.what)
         if step.reception is DIRTY:
+            self.complaint = reading.why
             return DIRTY
         # Every message uses up its number, whatever becomes of it; what repeats an earlier one has none.
         if reading.what not in _OWN_NUMBERS or (number == known.next and not reading.suspect):
@@ -254,7 +258,7 @@ class TurnMachine:
             return reading
         output = self._items.output(response.get("output"), whole=reading.status == "completed")
         if output is None:
-            return Reading(TurnInput.FOREIGN)
+            return GAP
         # The event's type is the proof, not what a server has copied from the response's beginning.
         response["output"], response["status"] = output, reading.status
         return reading
