@@ -1,0 +1,91 @@
+"""All cases by name, and samples of them: a few of each mutation and kind of turn, spread over all the rest."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+
+import attrs
+
+from .judge import ORDERS, Scene
+from .mutations import Mutation
+from .scripts import KINDS, Variant
+
+
+@attrs.frozen
+class Case:
+    """One scene and what goes wrong in it."""
+
+    scene: Scene
+    mutation: Mutation
+
+    def __str__(self) -> str:
+        return f"{self.scene}/{self.mutation}"
+
+
+def scenes() -> Iterator[Scene]:
+    """Every scene."""
+    two = (True, False)
+    variants = [Variant(*flags) for flags in itertools.product(two, repeat=3)]
+    for kind, variant, order, queued, stepwise, reads in itertools.product(
+        KINDS, variants, ORDERS, two, two, two
+    ):
+        yield Scene(order, queued, stepwise, reads, kind, variant)
+
+
+def find(name: str) -> Case:
+    """Return the case with that name."""
+    for scene in scenes():
+        if name.startswith(f"{scene}/"):
+            for mutation in scene.mutations():
+                if name == f"{scene}/{mutation}":
+                    return Case(scene, mutation)
+    raise ValueError(f"there is no case {name!r}")
+
+
+def strata(kinds: tuple[str, ...] = KINDS) -> dict[tuple[str, str], list[tuple[Variant, Mutation]]]:
+    """Every mutation of every turn, by kind of mutation and kind of turn."""
+    found: dict[tuple[str, str], list[tuple[Variant, Mutation]]] = defaultdict(list)
+    for kind in kinds:
+        for flags in itertools.product((True, False), repeat=3):
+            variant = Variant(*flags)
+            scene = Scene("X", False, False, False, kind, variant)
+            for mutation in scene.mutations():
+                found[mutation.kind, kind].append((variant, mutation))
+    return found
+
+
+def sampled(each: int, seed: int, only: str = "") -> Iterator[Case]:
+    """At most *each* cases of each mutation and kind of turn, in scenes drawn at random."""
+    for (family, kind), found in sorted(strata().items(), key=lambda entry: entry[0]):
+        chance = random.Random(f"{seed}/{family}/{kind}")
+        for variant, mutation in chance.sample(found, min(each, len(found))):
+            case = Case(_drawn(chance, kind, variant), mutation)
+            if only in str(case):
+                yield case
+
+
+def all_cases(seed: int, limit: int, only: str = "") -> Iterator[Case]:
+    """All cases, in a random order that the seed fixes, at most *limit*."""
+    chance = random.Random(seed)
+    everything = [
+        (kind, *one) for (_, kind), found in sorted(strata().items(), key=lambda e: e[0]) for one in found
+    ]
+    settings = list(itertools.product(ORDERS, (True, False), (True, False), (True, False)))
+    total, chosen = len(everything) * len(settings), 0
+    for number in chance.sample(range(total), total):
+        kind, variant, mutation = everything[number // len(settings)]
+        order, queued, stepwise, reads = settings[number % len(settings)]
+        case = Case(Scene(order, queued, stepwise, reads, kind, variant), mutation)
+        if only in str(case):
+            chosen += 1
+            yield case
+            if chosen >= limit:
+                return
+
+
+def _drawn(chance: random.Random, kind: str, variant: Variant) -> Scene:
+    two = (True, False)
+    return Scene(chance.choice(list(ORDERS)), *(chance.choice(two) for _ in range(3)), kind, variant)
