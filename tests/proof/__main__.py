@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 
 from .cases import Case, all_cases, find, sampled
 from .judge import Violation, judge, play
+from .mutations import Message
 
 
 def main() -> int:
@@ -66,8 +67,7 @@ def show(case: Case) -> int:
     """Play one case and print it."""
     run = play(case.scene, case.mutation)
     for at, connection, whose, message in run.log:
-        text = json.dumps(message, ensure_ascii=False) if isinstance(message, dict) else repr(message)
-        print(f"{at:9.3f} #{connection} {whose:14} {text[:260]}")  # noqa: T201
+        print(f"{at:9.3f} #{connection} {whose:14} {_brief(message)}")  # noqa: T201
     for told in run.told.values():
         print(f"{told.at:9.3f} {told.question} was told {told.outcome} {told.error or ''}")  # noqa: T201
     for create in run.creates:
@@ -76,6 +76,27 @@ def show(case: Case) -> int:
     found = judge(run)
     print(*found, sep="\n")  # noqa: T201
     return min(len(found), 1)
+
+
+def _brief(message: Message) -> str:
+    """What matters of a message."""
+    if not isinstance(message, dict):
+        return repr(message)
+    response, item = message.get("response", {}), message.get("item", {})
+    parts = [
+        message["type"],
+        *(f"#{message['sequence_number']}" for _ in range("sequence_number" in message)),
+    ]
+    parts += [f"[{message['output_index']!r}]" for _ in range("output_index" in message)]
+    for name in ("previous_response_id", "status", "delta", "error", "code", "input"):
+        parts += [f"{name}={json.dumps(message[name], ensure_ascii=False)}" for _ in range(name in message)]
+    if isinstance(response, dict):
+        for name in ("id", "previous_response_id", "status"):
+            parts += [f"{name}={response[name]!r}" for _ in range(name in response)]
+        if response.get("output"):
+            parts.append(f"output={json.dumps(response['output'], ensure_ascii=False)}")
+    parts += [f"item={json.dumps(item, ensure_ascii=False)}" for _ in range(bool(item))]
+    return " ".join(parts)[:240]
 
 
 if __name__ == "__main__":

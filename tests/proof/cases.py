@@ -14,6 +14,10 @@ from .mutations import Mutation
 from .scripts import KINDS, Variant
 
 
+#: How many messages come in one read; 0: a whole turn.
+PACES = (0, 1, 2)
+
+
 @attrs.frozen
 class Case:
     """One scene and what goes wrong in it."""
@@ -28,11 +32,11 @@ class Case:
 def scenes() -> Iterator[Scene]:
     """Every scene."""
     two = (True, False)
-    variants = [Variant(*flags) for flags in itertools.product(two, repeat=3)]
-    for kind, variant, order, queued, stepwise, reads in itertools.product(
-        KINDS, variants, ORDERS, two, two, two
+    variants = [Variant(*flags) for flags in itertools.product(two, repeat=4)]
+    for kind, variant, order, queued, at_once, reads in itertools.product(
+        KINDS, variants, ORDERS, two, PACES, two
     ):
-        yield Scene(order, queued, stepwise, reads, kind, variant)
+        yield Scene(order, queued, at_once, reads, kind, variant)
 
 
 def find(name: str) -> Case:
@@ -51,7 +55,7 @@ def strata(kinds: tuple[str, ...] = KINDS) -> dict[tuple[str, str], list[tuple[V
     for kind in kinds:
         for flags in itertools.product((True, False), repeat=3):
             variant = Variant(*flags)
-            scene = Scene("X", False, False, False, kind, variant)
+            scene = Scene("X", False, 0, False, kind, variant)
             for mutation in scene.mutations():
                 found[mutation.kind, kind].append((variant, mutation))
     return found
@@ -73,12 +77,14 @@ def all_cases(seed: int, limit: int, only: str = "") -> Iterator[Case]:
     everything = [
         (kind, *one) for (_, kind), found in sorted(strata().items(), key=lambda e: e[0]) for one in found
     ]
-    settings = list(itertools.product(ORDERS, (True, False), (True, False), (True, False)))
+    two = (True, False)
+    settings = list(itertools.product(ORDERS, two, PACES, two, two))
     total, chosen = len(everything) * len(settings), 0
     for number in chance.sample(range(total), total):
         kind, variant, mutation = everything[number // len(settings)]
-        order, queued, stepwise, reads = settings[number % len(settings)]
-        case = Case(Scene(order, queued, stepwise, reads, kind, variant), mutation)
+        order, queued, at_once, reads, restart = settings[number % len(settings)]
+        variant = attrs.evolve(variant, restart=restart)
+        case = Case(Scene(order, queued, at_once, reads, kind, variant), mutation)
         if only in str(case):
             chosen += 1
             yield case
@@ -88,4 +94,6 @@ def all_cases(seed: int, limit: int, only: str = "") -> Iterator[Case]:
 
 def _drawn(chance: random.Random, kind: str, variant: Variant) -> Scene:
     two = (True, False)
-    return Scene(chance.choice(list(ORDERS)), *(chance.choice(two) for _ in range(3)), kind, variant)
+    variant = attrs.evolve(variant, restart=chance.choice(two))
+    order, at_once = chance.choice(list(ORDERS)), chance.choice(PACES)
+    return Scene(order, chance.choice(two), at_once, chance.choice(two), kind, variant)

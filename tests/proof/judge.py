@@ -5,9 +5,12 @@ The rules by name, as they stand in tables and failures:
 =======  ==================================================================================================
 answer   no response of one request is told to the caller of another
 event    no event of one request is shown to the caller of another
-twice    no question is run twice; no request names a parent of another conversation
-lost     no innocent turn is lost, and no turn whose end was told as it should be
+twice    no question is run twice
+parent   no request names a parent of another conversation
+lost     no innocent turn is lost, nor one that was tampered with where that leaves no doubt
+status   what is told is what the type of the last event says
 never    no caller waits longer than a moment after the end was said, and nobody for ever
+line     nobody stays in line for ever
 items    what is told as complete is all there, in order
 notice   what is harmless changes nothing
 history  the history, and the next full send, are what the caller was told
@@ -59,7 +62,7 @@ class Scene:
     Attributes:
         order: which of `ORDERS`.
         queued: the next one is in line while a turn runs, instead of asking when it is over.
-        stepwise: a message at a time, instead of a whole turn in one read.
+        at_once: how many messages come in one read; 0: a whole turn.
         reads: the callers look at each event, instead of waiting for the response.
         kind: the kind of the tampered turn.
         variant: how the server writes.
@@ -67,13 +70,13 @@ class Scene:
 
     order: str
     queued: bool
-    stepwise: bool
+    at_once: int
     reads: bool
     kind: str
     variant: Variant
 
     def __str__(self) -> str:
-        how = ("queued" if self.queued else "idle", "steps" if self.stepwise else "batch")
+        how = ("queued" if self.queued else "idle", f"by{self.at_once}" if self.at_once else "whole")
         return "/".join(
             (self.order, *how, "events" if self.reads else "respond", self.kind, str(self.variant))
         )
@@ -124,7 +127,6 @@ class Run:
     mutation: Mutation | None
     told: dict[str, Told]
     creates: list[Create]
-    owners: dict[str, str | None]
     log: list[tuple[float, int, str, Message]]
     dials: int
     histories: dict[str, list[Frame]]
@@ -236,7 +238,7 @@ def _text(value: Any) -> str:
 
 
 async def _play(scene: Scene, mutation: Mutation | None, kind: str) -> Run:
-    run = Run(scene, mutation, {}, [], {}, [], 0, {})
+    run = Run(scene, mutation, {}, [], [], 0, {})
     async with trio.open_nursery() as nursery:
         peer = Peer(
             nursery,
@@ -244,7 +246,7 @@ async def _play(scene: Scene, mutation: Mutation | None, kind: str) -> Run:
             variant=scene.variant,
             target=scene.target,
             mutation=mutation,
-            stepwise=scene.stepwise,
+            at_once=scene.at_once,
         )
         limits = policy(max_size=1, patience=0.01, close_timeout=0.01)
         stage: _Stage | None = None
@@ -257,7 +259,6 @@ async def _play(scene: Scene, mutation: Mutation | None, kind: str) -> Run:
         if stage is not None:
             run.told, run.histories = stage.told, stage.histories
         run.creates, run.log, run.dials = peer.creates, peer.log, len(peer.connector.wires)
-        run.owners = {c.parent: peer.owner(c.parent) for c in peer.creates if c.parent is not None}
         nursery.cancel_scope.cancel()
     return run
 
@@ -330,7 +331,7 @@ def _waits(told: Told, own: list[Create]) -> Iterator[Violation]:
     if told.outcome == "crash":
         yield Violation("crash", told.question, f"{type(told.error).__name__}: {told.error}")
     elif told.outcome == "waiting":
-        yield Violation("never", told.question, "was told nothing")
+        yield Violation("never" if own else "line", told.question, "was told nothing")
     elif own and own[-1].ended is not None and told.at > own[-1].ended + MOMENT:
         late = told.at - own[-1].ended
         yield Violation(
@@ -343,9 +344,9 @@ def _runs(run: Run, told: Told, own: list[Create]) -> Iterator[Violation]:
     if len(ran) > 1:
         yield Violation("twice", told.question, f"was run {len(ran)} times, by requests {ran}")
     for create in own:
-        owner = run.owners.get(create.parent) if create.parent is not None else None
-        if owner is not None and owner != create.who:
-            yield Violation("twice", told.question, f"names a parent of {owner}: {create.parent}")
+        if create.parent_of is not None and create.parent_of != create.who:
+            text = f"names {create.parent}, a response to {create.parent_of}"
+            yield Violation("parent", told.question, text)
 
 
 def _truth(own: list[Create]) -> str:
@@ -369,7 +370,8 @@ def _outcome(run: Run, told: Told, own: list[Create]) -> Iterator[Violation]:
     if told.outcome not in allowed | {"waiting", "crash"}:
         why = f"{type(told.error).__name__}: {told.error}" if told.error is not None else ""
         text = f"was told {told.outcome}, not {' or '.join(sorted(allowed))}; {why}"
-        yield Violation("lost", told.question, text)
+        rule = "lost" if told.outcome in ("lost", "failed") else "status"
+        yield Violation(rule, told.question, text)
 
 
 def _items(run: Run, told: Told, own: list[Create]) -> Iterator[Violation]:

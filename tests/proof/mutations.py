@@ -184,12 +184,11 @@ def _replayed(said: Said, variant: Variant) -> Iterator[Mutation]:
                     return attrs.evolve(later(frames[start:]), own=list(frames))
 
                 yield Mutation("turn replayed", f"{name}@{place}", "honest", replayed)
-        if variant.echo or "before" not in place:  # without its parent a turn is as good as the right one
 
-            def stray(frames: list[Frame], around: Around, later=later) -> Tampered:
-                return attrs.evolve(later(around.stray.frames), own=list(frames))
+        def stray(frames: list[Frame], around: Around, later=later) -> Tampered:
+            return attrs.evolve(later(around.stray.frames), own=list(frames))
 
-            yield Mutation("turn of nobody", place, "honest", stray)
+        yield Mutation("turn of nobody", place, "honest", stray)
 
 
 # -- types ----------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ class Create:
         question: the label of the question that it asks.
         connection: the number of the connection that it came on.
         parent: the response that it names.
+        parent_of: the conversation whose response that is on this connection, None if there is none.
         input: its input items.
         said: what an honest server says to it; None if it never got to it.
         tampered: the mutation is about this request.
@@ -53,6 +54,7 @@ class Create:
     question: str
     connection: int
     parent: str | None
+    parent_of: str | None
     input: list[Frame]
     response_id: str
     said: Said | None = None
@@ -83,7 +85,7 @@ class Peer:
         variant: how the server writes.
         target: the question whose first request is tampered with.
         mutation: with what; None to leave everything as it is.
-        stepwise: a message at a time, instead of a whole turn in one read.
+        at_once: how many messages come in one read; 0: a whole turn.
 
     Attributes:
         creates: all requests, in order.
@@ -98,7 +100,7 @@ class Peer:
         variant: Variant,
         target: str,
         mutation: Mutation | None,
-        stepwise: bool,
+        at_once: int,
     ) -> None:
         self.connector = FakeConnector(self._hear)
         self.creates: list[Create] = []
@@ -108,13 +110,8 @@ class Peer:
         self._variant = variant
         self._target: str | None = target
         self._mutation = mutation
-        self._stepwise = stepwise
-        self._owners: dict[str, str] = {}
+        self._at_once = at_once
         self._lines: dict[FakeWire, _Line] = {}
-
-    def owner(self, response_id: str) -> str | None:
-        """The conversation that a response belongs to."""
-        return self._owners.get(response_id)
 
     def hang_up(self) -> None:
         """End all connections, politely."""
@@ -127,20 +124,24 @@ class Peer:
         items = body["input"]
         question = json.dumps(items[-1], ensure_ascii=False).split("ask:")[1].split(";")[0]
         number = len(self.creates) + 1
+        line = self._lines.setdefault(wire, _Line())
+        parent = body.get("previous_response_id")
+        line.count += 1
         create = Create(
             number=number,
             question=question,
             connection=self.connector.wires.index(wire) + 1,
-            parent=body.get("previous_response_id"),
+            parent=parent,
+            parent_of=line.owners.get(parent),
             input=copy.deepcopy(items),
-            response_id=f"resp_{number}_{question}",
+            response_id=f"resp_{line.count if self._variant.restart else 1000 + number}",
+            blurred=line.blurred,
         )
         self.log.append((trio.current_time(), create.connection, f">> {question}.{number}", body))
-        self._owners[create.response_id] = create.who
+        line.owners[create.response_id] = create.who
         self.creates.append(create)
-        line = self._lines.setdefault(wire, _Line())
-        create.blurred = line.blurred
         line.queue.append(create)
+        line.more.set()
         if len(line.queue) == 1:
             self._nursery.start_soon(self._serve, wire, line)
 
@@ -152,11 +153,10 @@ class Peer:
             await trio.sleep(STEP)
             said = create.said = self._answer(line, create)
             tampered = self._tampered(line, create, said)
-            for message, whose in self._mixed(line, tampered):
-                if self._stepwise:
+            for count, (message, whose) in enumerate(self._mixed(line, tampered)):
+                if self._at_once and count and count % self._at_once == 0:
                     await trio.sleep(STEP)
                 self._push(wire, line, create, message, whose)
-            wire.push()  # all in one read, unless it was stepwise
             line.late += tampered.late
             if said.outcome in ("completed", "incomplete"):
                 line.latest = create.response_id
@@ -170,9 +170,12 @@ class Peer:
                 await trio.sleep(IDLE)
                 for message in tampered.idle:
                     self._push(wire, line, create, message, "late")
-            if create.ended is None:
-                await trio.sleep(SILENCE)
-                wire.hang_up(1000)
+            if create.ended is None and len(line.queue) == 1:
+                line.more = trio.Event()
+                with trio.move_on_after(SILENCE) as scope:
+                    await line.more.wait()
+                if scope.cancelled_caught:
+                    wire.hang_up(1000)
             line.queue.popleft()
 
     def _answer(self, line: _Line, create: Create) -> Said:
@@ -252,15 +255,18 @@ class Peer:
         response = frame.get("response")
         if kind == "response.created":
             create.created = True
+            line.ids.add(_id_of(frame))
         elif kind in ("error", "response.error"):
             if create.created:
                 line.words.add(_words(frame))
             elif not create.ran:
                 create.loose, create.ended = True, create.ended or now
-            elif _may_refuse(frame, line):
+            elif _may_be_about(frame, line, create):
                 create.blurred = line.blurred = True
         elif kind in TERMINALS:
             create.loose = True
+            if isinstance(response, dict) and response.get("error"):
+                line.words.add(_words(response))
         if isinstance(response, dict) and response.get("id") == create.response_id:
             final = str(kind).startswith("response.") and response.get("status") in _FINAL
             if kind in TERMINALS or final:
@@ -271,8 +277,10 @@ class Peer:
         if create.ended is not None:
             return
         create.touched.add("amidst" if create.created else "before")
-        if not create.created and _may_refuse(frame, line):
+        if not create.created and _may_be_about(frame, line, create):
             create.blurred = line.blurred = True
+        if frame.get("type") == "response.created":
+            line.ids.add(_id_of(frame))
 
 
 @attrs.define(eq=False)
@@ -281,6 +289,10 @@ class _Line:
 
     Attributes:
         queue: requests that have not been dealt with, the one that is served first.
+        more: another one has come.
+        count: requests so far.
+        owners: the conversations of its responses.
+        ids: responses that were created on it.
         latest: the response that it holds.
         seen: the response that came last.
         late: frames to come with later requests.
@@ -289,6 +301,10 @@ class _Line:
     """
 
     queue: deque[Create] = attrs.field(factory=deque)
+    more: trio.Event = attrs.field(factory=trio.Event)
+    count: int = 0
+    owners: dict[str | None, str] = attrs.field(factory=dict)
+    ids: set[object] = attrs.field(factory=set)
     latest: str | None = None
     seen: str | None = None
     late: list[Late] = attrs.field(factory=list)
@@ -302,17 +318,21 @@ def _id_of(frame: Frame) -> object:
 
 
 def _words(frame: Frame) -> str:
-    error = frame.get("error")
-    return json.dumps(error if error is not None else [frame.get("code"), frame.get("message")])
+    """Code and message of an error, in whatever shape."""
+    error = frame.get("error") or frame.get("body", {}).get("error") or frame
+    return json.dumps([error.get("code"), error.get("message")])
 
 
-def _may_refuse(frame: Frame, line: _Line) -> bool:
-    """Whether a frame that comes before `response.created` may be a refusal of the request.
+def _may_be_about(frame: Frame, line: _Line, create: Create) -> bool:
+    """Whether a frame that comes before `response.created` may be the answer to the request.
 
-    Not if it has a number above 0: then something of its response has come before it. Not if its words
-    came in the midst of a response on this connection: then it is that response's.
+    A refusal cannot if it has a number above 0: then something of its response has come before it. Nor
+    if its words came in the midst of a response on this connection: then it is that response's. A
+    creation cannot with an id that was seen on this connection, nor with a parent that was not sent.
     """
-    if frame.get("type") not in ("error", "response.error"):
+    if frame.get("type") in ("error", "response.error"):
+        number = frame.get("sequence_number")
+        return not (isinstance(number, int) and number > 0) and _words(frame) not in line.words
+    if frame.get("type") != "response.created" or _id_of(frame) in line.ids:
         return False
-    number = frame.get("sequence_number")
-    return not (isinstance(number, int) and number > 0) and _words(frame) not in line.words
+    return frame["response"].get("previous_response_id", create.parent) == create.parent

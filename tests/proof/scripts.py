@@ -51,15 +51,24 @@ _CUT_TEXT: Final = _T8[2:-1]
 
 @attrs.frozen
 class Variant:
-    """How one server writes: does it number, repeat the output at the end, echo the parent?"""
+    """How one server writes.
+
+    Attributes:
+        numbered: its events have numbers.
+        output: the last event repeats the output.
+        echo: its responses name their parent.
+        restart: it counts its ids anew on each connection.
+    """
 
     numbered: bool = True
     output: bool = True
     echo: bool = True
+    restart: bool = False
 
     def __str__(self) -> str:
         words = ("num", self.numbered), ("out", self.output), ("echo", self.echo)
-        return "+".join(word if on else f"no-{word}" for word, on in words)
+        text = "+".join(word if on else f"no-{word}" for word, on in words)
+        return text + "+restart" * self.restart
 
 
 @attrs.frozen
