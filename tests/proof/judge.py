@@ -306,7 +306,9 @@ def judge(run: Run) -> list[Violation]:
             found += _items(run, told, own)
     found += _histories(run)
     if run.mutation is not None and run.mutation.harmless:
-        found += _differences(run, undisturbed(run.scene))
+        plain = undisturbed(run.scene)
+        if not judge(plain):
+            found += _differences(run, plain)
     return found
 
 
@@ -380,6 +382,9 @@ def _items(run: Run, told: Told, own: list[Create]) -> Iterator[Violation]:
     said = own[-1].said
     if said.outcome == "failed":
         return  # retyped: what is left of a failed turn has no right items
+    rest = iter(said.items)
+    if told.outcome == "incomplete" and all(item in rest for item in told.output):
+        return  # the caller knows that something is missing
     if told.output != said.items:
         yield Violation("items", told.question, f"was told {told.outcome} with {_brief(told.output)}")
 

@@ -196,7 +196,7 @@ def _replayed(said: Said, variant: Variant) -> Iterator[Mutation]:
 
 def _retyped(said: Said, variant: Variant) -> Iterator[Mutation]:
     for index, frame in enumerate(said.frames):
-        for kind, wanted in _other_types(frame, variant):
+        for kind, wanted in _other_types(frame, variant, said.outcome):
 
             def retyped(frames: list[Frame], around: Around, index=index, kind=kind) -> Tampered:
                 return Tampered(_changed(frames, index, {**frames[index], "type": kind}))
@@ -213,7 +213,7 @@ def _retyped(said: Said, variant: Variant) -> Iterator[Mutation]:
             yield Mutation("retyped", f"end>{kind} {status}", "any", cancelled)
 
 
-def _other_types(frame: Frame, variant: Variant) -> Iterator[tuple[str, Wanted]]:
+def _other_types(frame: Frame, variant: Variant, outcome: str) -> Iterator[tuple[str, Wanted]]:
     kind = frame["type"]
     if kind == "error":
         yield "response.failed", "any"
@@ -225,9 +225,11 @@ def _other_types(frame: Frame, variant: Variant) -> Iterator[tuple[str, Wanted]]
         yield kind.replace(".delta", ".morsel"), "honest"
     if kind in TERMINALS:
         for other in TERMINALS:
+            name = other.removeprefix("response.")
+            # After an error in the stream the caller may have been told of that already.
+            told: Wanted = name if outcome != "failed" and name != "completed" else "any"  # type: ignore[assignment] # a Wanted
             if other != kind:
-                wanted: Wanted = "incomplete" if other == "response.incomplete" else "any"
-                yield other, "failed" if other == "response.failed" else wanted
+                yield other, told
         if kind != "response.failed":
             yield "response.done", "honest"  # its response has a final status, and is ours
         yield "error", "any"
@@ -318,7 +320,16 @@ def _indexes(said: Said, variant: Variant) -> Iterator[Mutation]:
 
 
 def _errors(said: Said, variant: Variant) -> Iterator[Mutation]:
-    """An error that comes into a turn which goes on all the same."""
+    """An error that comes into a turn which goes on all the same, and one that is a notice."""
+    expiring = {"code": "connection_expiring", "message": "Connection will close in 5 minutes", "param": None}
+    for index in range(len(said.frames)):
+
+        def warned(frames: list[Frame], around: Around, index=index) -> Tampered:
+            return Tampered(
+                [*frames[:index], {"type": "error", "status": 400, "error": expiring}, *frames[index:]]
+            )
+
+        yield Mutation("expiring", str(index), "honest", warned)
     error = {"type": "server_error", "code": "server_error", "message": "a hiccup", "param": None}
     for index in range(1, len(said.frames)):
         for shape in IN_STREAM:

@@ -163,7 +163,7 @@ class Peer:
             elif said.frames[0]["type"] == "response.created" or create.parent is not None:
                 line.latest = None  # a turn that fails evicts its parent
             line.seen = create.response_id
-            if self._kinds.get(create.question) == "limit" and not create.ran:
+            if any(_is_limit(frame) for frame in said.frames):
                 await trio.sleep(STEP)
                 wire.hang_up(1000)
             if tampered.idle:
@@ -226,7 +226,7 @@ class Peer:
         own = tampered.own
         late = [one for one in line.late if one.hop == 1]
         line.late = [attrs.evolve(one, hop=one.hop - 1) for one in line.late if one.hop > 1]
-        before = dict(zip(PLACES, (0, 1, len(own) // 2, len(own) - 1, len(own))))
+        before = dict(zip(PLACES, (0, 1, len(own) // 2, len(own) - 1, len(own)), strict=True))
         for index in range(len(own) + 1):
             for one in late:
                 if before[one.place] == index:
@@ -238,7 +238,7 @@ class Peer:
         label = f"<< {create.question}.{create.number}" + " late" * (whose == "late")
         self.log.append((trio.current_time(), create.connection, label, message))
         frame = message if isinstance(message, dict) else {}
-        if whose == "own" or create.ended is None and _id_of(frame) == create.response_id:
+        if whose == "own" or (create.ended is None and _id_of(frame) == create.response_id):
             stray = create.loose
             self._note(line, create, frame)
             others = [other for other in line.queue if other is not create]
@@ -257,16 +257,16 @@ class Peer:
             create.created = True
             line.ids.add(_id_of(frame))
         elif kind in ("error", "response.error"):
-            if create.created:
+            if create.created and not create.loose:
                 line.words.add(_words(frame))
+                if _is_limit(frame):
+                    create.loose, create.ended = True, create.ended or now
             elif not create.ran:
                 create.loose, create.ended = True, create.ended or now
             elif _may_be_about(frame, line, create):
                 create.blurred = line.blurred = True
         elif kind in TERMINALS:
             create.loose = True
-            if isinstance(response, dict) and response.get("error"):
-                line.words.add(_words(response))
         if isinstance(response, dict) and response.get("id") == create.response_id:
             final = str(kind).startswith("response.") and response.get("status") in _FINAL
             if kind in TERMINALS or final:
@@ -318,19 +318,26 @@ def _id_of(frame: Frame) -> object:
 
 
 def _words(frame: Frame) -> str:
-    """Code and message of an error, in whatever shape."""
-    error = frame.get("error") or frame.get("body", {}).get("error") or frame
-    return json.dumps([error.get("code"), error.get("message")])
+    """An error word for word, without its number."""
+    return json.dumps({name: value for name, value in frame.items() if name != "sequence_number"})
+
+
+def _is_limit(frame: Frame) -> bool:
+    error = frame.get("error")
+    return isinstance(error, dict) and error.get("code") == "websocket_connection_limit_reached"
 
 
 def _may_be_about(frame: Frame, line: _Line, create: Create) -> bool:
     """Whether a frame that comes before `response.created` may be the answer to the request.
 
     A refusal cannot if it has a number above 0: then something of its response has come before it. Nor
-    if its words came in the midst of a response on this connection: then it is that response's. A
-    creation cannot with an id that was seen on this connection, nor with a parent that was not sent.
+    if it came in the midst of a response on this connection, word for word: then it is that response's.
+    Nor if it only says that the connection will expire. A creation cannot with an id that was seen on
+    this connection, nor with a parent that was not sent.
     """
     if frame.get("type") in ("error", "response.error"):
+        if "connection_expiring" in _words(frame):
+            return False
         number = frame.get("sequence_number")
         return not (isinstance(number, int) and number > 0) and _words(frame) not in line.words
     if frame.get("type") != "response.created" or _id_of(frame) in line.ids:

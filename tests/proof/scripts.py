@@ -78,8 +78,8 @@ class Said:
     Attributes:
         frames: in order.
         items: the output as it is meant, in the order of `output_index`.
-        outcome: what the caller is to be told: completed, incomplete, failed, or again (refused, and
-            a second request of the same question is in order).
+        outcome: what the caller is to be told: completed, incomplete, failed, lost, or again (refused,
+            and a second request of the same question is in order).
     """
 
     frames: list[Frame]
@@ -135,6 +135,7 @@ KINDS: Final = (
     *(f"failed-{shape}" for shape in IN_STREAM),
     "broken-number",
     "broken-bare",
+    "cut",
     *(f"refused-{shape}" for shape in REFUSALS),
     "busy-status",
     "limit",
@@ -161,7 +162,9 @@ def honest(kind: str, variant: Variant, *, response_id: str, parent: str | None,
     }
     if name in ("refused", "busy", "limit"):
         return _refusal(name, shape, error)
-    blocks = {"failed": [], "broken": [_TEXT[:3]]}.get(name) or _BLOCKS.get(name, [])
+    blocks = _BLOCKS.get(name, [])
+    if name in ("broken", "cut"):
+        blocks = [_TEXT[:3]]
     frames: list[Frame] = [*_HEAD]
     body: list[Frame] = []
     for index, block in enumerate(blocks):
@@ -179,6 +182,9 @@ def honest(kind: str, variant: Variant, *, response_id: str, parent: str | None,
         frames.append(_replaced(_T7[-1], {}))
         frames[-1]["response"]["error"] = {"code": error["code"], "message": error["message"]}
         outcome = "failed"
+    elif name == "cut":
+        frames += _refusal("limit", "", error).frames
+        outcome = "lost"
     else:
         tail = _replaced(_T8[-1] if name == "incomplete" else _TAIL, {})
         tail["response"]["output"] = items if variant.output else []
