@@ -47,7 +47,7 @@ def evidence(
     if begun:
         past.begin(OURS)
         known.response_id = OURS
-    known.next, known.counting = next, next is not None
+    known.next, past.counts = next, next is not None
     return known
 
 
@@ -298,16 +298,16 @@ def test_the_words_of_a_running_response_refuse_nothing() -> None:
         (f"Previous response with id '{OLD}' not found.", OLD, TurnInput.ERROR),
         ("Previous response with id 'resp_as_the_gateway_knows_it' not found.", PARENT, TurnInput.ERROR),
         ("Gone.", PARENT, TurnInput.ERROR),
-        ("Gone.", None, TurnInput.FOREIGN),
+        ("Gone.", None, TurnInput.ERROR),
     ],
 )
-def test_a_parent_that_was_not_sent_refuses_nothing(
+def test_a_parent_of_an_earlier_request_refuses_nothing(
     message: str, parent: str | None, found: TurnInput
 ) -> None:
-    """Such an error is about somebody else's request."""
+    """Such an error is about somebody else's request. Where none was sent, nobody can say which."""
     given = event("error", status=400, error={"code": "previous_response_not_found", "message": message})
 
-    assert (found, False) == what(given, SENT, evidence(begun=False, parent=parent))
+    assert (found, parent is None) == what(given, SENT, evidence(begun=False, parent=parent))
 
 
 @pytest.mark.parametrize("where", [{"response": {"id": OLD}}, {"response_id": OLD}])

@@ -18,7 +18,6 @@ from .scene import EVENTS, QUESTION, Make, Story, faulty
     "fault",
     [
         Fault("invalid_json"),
-        Fault("empty_text"),
         Fault("not_an_object"),
         Fault("no_type"),
         Fault("odd_type"),
@@ -54,6 +53,13 @@ async def test_f48_unread(make: Make, name: str, autojump_clock) -> None:
             assert odd.data["value"] != odd.data["value"], "not a number, and not equal to itself"
         except wspool.MalformedMessageError:
             assert name == "deep_json"
+        await scene.assert_well(creates=1, connection=1)
+
+
+async def test_f48_nothing_at_all(make: Make, autojump_clock) -> None:
+    """F48: an empty message -> nothing; some servers keep a connection open so."""
+    async with faulty(make, Fault("empty_text")) as scene:
+        (await scene.ask()).assert_answer()
         await scene.assert_well(creates=1, connection=1)
 
 

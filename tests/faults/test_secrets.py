@@ -251,7 +251,10 @@ ECHOES: dict[str, tuple[bytes, str]] = {
         frame(TEXT, b'{"type":"response.completed","response":' + CANARY.encode() + b"}"),
         "no JSON",
     ),
-    "type": (message({"type": f"response.{CANARY}"}), "response.<hidden>"),
+    "type": (
+        CREATED + message({"type": f"response.{CANARY}", "response": {"id": "resp_2"}}),
+        "response.<hidden>",
+    ),
     "not UTF-8": (frame(TEXT, CANARY.encode() + b"\xff"), "1007"),
     "half of a message": (frame(TEXT, CANARY.encode(), fin=False) + frame(TEXT, CANARY.encode()), "1002"),
     "binary": (frame(BINARY, CANARY.encode()), "1003"),

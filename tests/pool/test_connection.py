@@ -30,7 +30,10 @@ from tests.helpers import (
 from wspool.server import EchoModel
 from wspool.wire.wire import ConnectError, Endpoint
 
-HARMLESS = ["keepalive", "ping", "codex.rate_limits", "response.metadata", "responsesapi.websocket_timing"]
+HARMLESS = [
+    *("keepalive", "ping", "codex.rate_limits", "response.metadata", "responsesapi.websocket_timing"),
+    *("something.new", "session.created", "response.keep_alive"),
+]
 
 SPARE = policy(min_idle=1, max_size=1)
 
@@ -67,7 +70,7 @@ async def test_a_turn_that_ended_in_a_bad_batch_is_told_so(autojump_clock) -> No
     [
         completed("r"),
         delta("x"),
-        {"type": "something.new"},
+        {"type": "response.new", "response": {"id": "r"}},
         error_frame("server_error", 500),
         "no JSON",
         "[1]",

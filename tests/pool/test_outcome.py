@@ -23,7 +23,7 @@ SNAPSHOT = PoolCore(PoolPolicy(), OPENAI).statistics()
 
 def attempt_with(*events: Mapping[str, Any], handed: bool = True) -> Attempt:
     """An attempt that has received *events*."""
-    attempt = Attempt(None)
+    attempt = Attempt("resp_parent")
     if handed:
         attempt.machine.handed()
     for event in events:

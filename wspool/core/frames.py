@@ -174,6 +174,19 @@ def _is_deep(data: Any) -> bool:
     return True
 
 
+def _check_one(raw: str | bytes) -> None:
+    """Raise `MalformedMessageError` if a message is more, or less, than one JSON text."""
+    problem = False
+    try:
+        _loads(raw)
+    except RecursionError:
+        pass  # one, and nobody may want to look inside
+    except ValueError:
+        problem = True
+    if problem:
+        raise MalformedMessageError("not one JSON text")
+
+
 def parse_event(raw: str | bytes) -> Event:
     """Return the event in one message.
 
@@ -183,7 +196,7 @@ def parse_event(raw: str | bytes) -> Event:
     if isinstance(raw, str):
         if (match := _TYPE_FIRST.match(raw)) and raw.endswith("}"):
             if raw.find("}", 0, -1) >= 0 and _TWO_TEXTS.search(raw):
-                _decode(raw)
+                _check_one(raw)
             kind, number, lane = match.groups()
             if number is None:
                 start = raw.rfind('"sequence_number":', -_END)
@@ -198,7 +211,7 @@ def parse_event(raw: str | bytes) -> Event:
             return Event(kind, raw, None, int(number), lane)
     elif (found := _TYPE_FIRST_BYTES.match(raw)) and raw.endswith(b"}"):
         if raw.find(b"}", 0, -1) >= 0 and _TWO_TEXTS_BYTES.search(raw):
-            _decode(raw)
+            _check_one(raw)
         end = raw[-_END:].decode(errors="replace")
         start = end.rfind('"sequence_number"')
         last = _NUMBER_LAST.fullmatch(end, start) if start >= 0 else None

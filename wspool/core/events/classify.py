@@ -22,7 +22,7 @@ import attrs
 from wspool.core.events.past import Past
 from wspool.core.events.steering import Steers, steer_of
 from wspool.core.events.table import TurnInput, TurnState
-from wspool.core.frames import Event, ServerError, parse_error
+from wspool.core.frames import Event, MalformedMessageError, ServerError, parse_error
 
 __all__ = ["GAP", "Evidence", "Reading", "Sort", "classify", "is_harmless", "is_harmless_after", "sort_of"]
 
@@ -110,11 +110,9 @@ class Evidence:
         steers: what it was steered by.
         steered: True once it was.
         next: the number of the next event, where numbers are given.
-        counting: True once the server has been seen to count.
     """
 
     __slots__ = (
-        "counting",
         "earlier",
         "exact",
         "lane",
@@ -136,18 +134,18 @@ class Evidence:
         self.steers = Steers()
         self.steered = False
         self.next: int | None = None
-        self.counting = False
 
     def misses(self, number: int | None) -> bool:
         """Return whether *number* means that an event is missing, or came before.
 
-        Numbers go up by one within a response. A server that leaves them out, or whose first two do not,
-        does not count. An answer to a steer takes a number where it was made, and may be sent a little later.
+        Numbers go up by one within a response. A server that leaves them out, or has not been seen to go up
+        by one, does not count. An answer to a steer takes a number where it was made, and may be sent later.
         """
         return (
             self.exact
-            and self.counting
+            and self.past.counts
             and not self.steered
+            and self.next is not None
             and number is not None
             and number >= 0
             and number != self.next
@@ -156,7 +154,8 @@ class Evidence:
     def take(self, number: int | None) -> None:
         """The number is used up."""
         if number is not None and number >= 0:
-            self.counting = self.counting or number == self.next
+            if number == self.next and number:
+                self.past.counts = True
             self.next = number + 1
 
     def ours(self, name: object) -> bool:
@@ -286,7 +285,10 @@ def _about(event: Event, sort: Sort, known: Evidence, wall_clock: float) -> Read
 
 def _unknown(event: Event, known: Evidence, wall_clock: float) -> Reading:
     """A type that nobody knows may still be the end of our response: its status says so."""
-    response = _response_of(event)
+    try:
+        response = _response_of(event)
+    except MalformedMessageError:
+        return _UNKNOWN  # nobody has to understand it
     name = response.get("id", event.data.get("response_id"))
     if "agent" in event.data or name is None:
         return _UNKNOWN
@@ -338,7 +340,10 @@ def _error(event: Event, state: TurnState, known: Evidence, wall_clock: float) -
     if not begun:
         if known.past.heard(error) or _names_another_parent(error, known):
             return _FOREIGN
-        return Reading(TurnInput.ERROR, error=error, suspect=error.says_busy)
+        # Refused for a parent that was not named, or because something runs that nobody here knows of: no
+        # other turn may follow on such a connection.
+        doubt = error.says_busy or (error.is_parent_missing and known.parent is None)
+        return Reading(TurnInput.ERROR, error=error, suspect=doubt)
     if state is TurnState.STREAMING and known.misses(number):
         # A number that is used up is a repetition; one that is too high means that something is missing.
         return _REPEATED if number is not None and 0 < number < (known.next or 0) else _FOREIGN
@@ -350,11 +355,9 @@ _NAMED: Final = re.compile(r"\bid ['\"`]([^'\"`]{1,512})['\"`]")
 
 
 def _names_another_parent(error: ServerError, known: Evidence) -> bool:
-    """Whether *error* refuses a parent that the request did not name."""
-    if not error.is_parent_missing:
+    """Whether *error* refuses the parent of an earlier request."""
+    if not error.is_parent_missing or known.parent is None:
         return False
-    if known.parent is None:
-        return True
     named = _NAMED.search(error.message)
     return named is not None and named[1] != known.parent and known.past.knows(named[1])
 

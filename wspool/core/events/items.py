@@ -25,6 +25,10 @@ Item = dict[str, Any]
 _UNFINISHED: Final = frozenset({"in_progress", "queued", "searching", "generating", "interpreting"})
 
 
+#: The id of an item that was announced, and its place.
+_Announced = tuple[str | None, int]
+
+
 class Items:
     """The items of one response, announced and done, as its events came."""
 
@@ -54,15 +58,15 @@ class Items:
         announced, done = self._placed()
         if said:
             return [_last_word(item, done.get(place)) for place, item in enumerate(said)]
-        if whole and (announced - done.keys() or max(done, default=-1) >= len(done)):
+        if whole and not _is_whole(announced, done):
             return None
         return [done[place] for place in sorted(done)]
 
-    def _placed(self) -> tuple[set[int], dict[int, Item]]:
-        """Return the places that were announced, and the items that are done, by place."""
-        announced: set[int] = set()
+    def _placed(self) -> tuple[list[_Announced], dict[int, Item]]:
+        """Return what was announced, and the items that are done, by place."""
+        announced: list[_Announced] = []
         done: dict[int, Item] = {}
-        places: dict[str, int] = {}  # of items by id, for events that give none
+        places: dict[object, int] = {}  # by id, of items whose events give no place
         top = -1
         for event in self._events:
             data = event.data
@@ -70,16 +74,34 @@ class Items:
             if "agent" in data or not isinstance(item, dict):
                 continue  # an item of an agent that ours has called, or none
             known = cast("Item", item)
-            name, place = known.get("id"), data.get("output_index")
+            name, place = _name_of(known), data.get("output_index")
             if not isinstance(place, int) or isinstance(place, bool) or place < 0:
-                place = places.get(name, top + 1) if isinstance(name, str) else top + 1
+                place = places.get(name, top + 1) if name is not None else top + 1
             top = max(top, place)
-            announced.add(place)
-            if isinstance(name, str):
-                places[name] = place
+            places[name] = place
             if event.type.endswith(".done"):
                 done[place] = known
+            else:
+                announced.append((name, place))
         return announced, done
+
+
+def _name_of(item: Item) -> str | None:
+    name = item.get("id")
+    return name if isinstance(name, str) else None
+
+
+def _is_whole(announced: list[_Announced], done: dict[int, Item]) -> bool:
+    """Whether all that was announced is done, without a gap, each item where it was announced."""
+    if max(done, default=-1) >= len(done):
+        return False
+    found = {name: place for place, item in done.items() if (name := _name_of(item)) is not None}
+    for name, place in announced:
+        # Ids may differ from event to event; a place beyond all others was never meant.
+        where = found.get(name, place) if name is not None else place
+        if where not in done or (where != place and place in done):
+            return False
+    return True
 
 
 def _objects(own: object) -> list[Item]:
@@ -95,7 +117,7 @@ def _may_be_snapshot(item: Item) -> bool:
         item.get("status") in _UNFINISHED
         or (kind == "function_call" and not item.get("arguments"))
         or (kind == "custom_tool_call" and not item.get("input"))
-        or (kind == "message" and not item.get("content"))
+        or (kind == "message" and not (isinstance(item.get("content"), (list, str)) and item["content"]))
     )
 
 

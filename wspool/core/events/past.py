@@ -22,11 +22,16 @@ _Words = tuple[str | None, str | None, str]
 
 
 class Past:
-    """The responses that a connection has begun, and the errors in them. Shared by its lanes."""
+    """The responses that a connection has begun, and the errors in them. Shared by its lanes.
 
-    __slots__ = ("_ids", "_words")
+    Attributes:
+        counts: True once the server has been seen to number the events of a response one by one.
+    """
+
+    __slots__ = ("_ids", "_words", "counts")
 
     def __init__(self) -> None:
+        self.counts = False
         self._ids: OrderedDict[int, None] = OrderedDict()
         self._words: OrderedDict[int, None] = OrderedDict()
 

@@ -221,7 +221,7 @@ class TurnMachine:
             and not known.steered
         ):  # nearly all that ever comes; nothing below would say otherwise
             if number is not None:
-                known.next, known.counting = number + 1, True
+                known.next, known.past.counts = number + 1, True
                 if self.like is None:
                     self.like = Likeness.of(event)
             return _DELIVER
@@ -277,7 +277,7 @@ class TurnMachine:
             case TurnInput.TERMINAL:
                 self.response, self.error = reading.response, reading.error
                 self.parts.append(Part(self._steered_by, reading.response))
-                known.next, known.counting = None, False
+                known.next = None
             case TurnInput.ERROR | TurnInput.LIMIT:
                 if before is not TurnState.SENT and reading.error is not None:
                     known.past.fail(reading.error)
