@@ -141,4 +141,5 @@ def test_the_diagrams_are_the_tables() -> None:
     """What the README draws is what the code does; `python -m tests.spec.diagrams` prints it anew."""
     readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
 
-    assert [connection_diagram(), lane_diagram(), turn_diagram()] == re.findall(r"```mermaid\n(.*?)```", readme, re.DOTALL)
+    drawn = re.findall(r"```mermaid\n(.*?)```", readme, re.DOTALL)
+    assert [connection_diagram(), lane_diagram(), turn_diagram()] == drawn
