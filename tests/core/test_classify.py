@@ -10,7 +10,8 @@ import pytest
 from wspool.core.events.classify import Evidence, Sort, classify, is_harmless, sort_of
 from wspool.core.events.past import Past
 from wspool.core.events.table import TurnInput, TurnState
-from wspool.core.frames import Event, ServerError, lane_of, parse_event
+from wspool.core.frames import Event, lane_of, parse_event
+from wspool.core.server_error import ServerError
 
 OURS, PARENT, OLD, FOREIGN = "resp_ours", "resp_parent", "resp_old", "resp_foreign"
 SENT, STREAMING, FAILING, SETTLING = (

@@ -16,12 +16,11 @@ from wspool.core.error import WsPoolError
 from wspool.core.frames import (
     Event,
     MalformedMessageError,
-    ServerError,
     encode,
     lane_of,
-    parse_error,
     parse_event,
 )
+from wspool.core.server_error import ServerError, parse_error
 
 # Without low surrogates: a high one and a low one in a row are one character once they were JSON.
 TEXT = st.text(st.characters(exclude_categories=()).filter(lambda char: not "\udc00" <= char <= "\udfff"))

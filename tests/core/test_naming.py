@@ -11,7 +11,8 @@ import pytest
 from wspool.core.commands import LaneId
 from wspool.core.events.naming import Naming, lane_name, learn
 from wspool.core.events.turn import Reception, TurnMachine
-from wspool.core.frames import Event, MalformedMessageError, ServerError, lane_of, parse_event
+from wspool.core.frames import Event, MalformedMessageError, lane_of, parse_event
+from wspool.core.server_error import ServerError
 
 TRANSCRIPT: list[dict[str, Any]] = [
     line

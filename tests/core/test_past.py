@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wspool.core.events import past
 from wspool.core.events.past import Past
-from wspool.core.frames import ServerError
+from wspool.core.server_error import ServerError
 
 
 def test_what_began_is_known() -> None:

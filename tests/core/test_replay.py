@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from wspool.core.events.turn import Delivery
-from wspool.core.frames import ServerError
 from wspool.core.policy import Replay
 from wspool.core.sending.replay import FIRST_DELAY, LONGEST_DELAY, Recovery, Retries, RetryBudget
+from wspool.core.server_error import ServerError
 
 HERE, ELSEWHERE, LATER, GIVE_UP = Recovery.HERE, Recovery.ELSEWHERE, Recovery.LATER, Recovery.GIVE_UP
 

@@ -12,7 +12,8 @@ from hypothesis import given, strategies as st
 
 from wspool.core.events.steering import Steer, Steers
 from wspool.core.events.turn import Reception, TurnMachine, TurnState
-from wspool.core.frames import Event, ServerError, parse_event
+from wspool.core.frames import Event, parse_event
+from wspool.core.server_error import ServerError
 
 TRANSCRIPT: list[dict[str, Any]] = [
     line

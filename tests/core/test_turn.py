@@ -11,7 +11,8 @@ from hypothesis import given, strategies as st
 
 from wspool.core.events.classify import is_harmless
 from wspool.core.events.turn import Delivery, Reception, TurnMachine, TurnState
-from wspool.core.frames import Event, MalformedMessageError, ServerError, parse_event
+from wspool.core.frames import Event, MalformedMessageError, parse_event
+from wspool.core.server_error import ServerError
 
 TRANSCRIPTS: list[dict[str, Any]] = [
     json.loads(line) for line in Path(__file__).with_name("transcripts.jsonl").read_text().splitlines()

@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from wspool.core.frames import encode, parse_error
+from wspool.core.frames import encode
 from wspool.core.sending.chain import Item
+from wspool.core.server_error import parse_error
 from wspool.errors import TurnLostError
 from wspool.pool.continuity import ContinuityOwner
 from wspool.pool.outcome import server_failure

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias, cast
 
 import attrs
 
-from wspool.core.frames import ServerError
+from wspool.core.server_error import ServerError
 from wspool.wire.answer import Answer
 from wspool.wire.secret import Secret
 from wspool.wire.wire import ConnectError, WireClosedError

@@ -21,9 +21,10 @@ from trio.lowlevel import (
 from wspool.core.commands import LeaseId, WaiterId
 from wspool.core.events.steering import Steer
 from wspool.core.events.turn import TurnState
-from wspool.core.frames import ServerError, encode
+from wspool.core.frames import encode
 from wspool.core.lending.pool import Verdict
 from wspool.core.policy import Provider
+from wspool.core.server_error import ServerError
 from wspool.core.statistics import TurnRecord
 from wspool.errors import (
     PoolClosedError,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from wspool.core.commands import Refuse, RefuseReason
 from wspool.core.events.turn import Delivery
 from wspool.core.failures import FailureKind
-from wspool.core.frames import ServerError
 from wspool.core.sending.replay import MESSAGE_TOO_BIG
+from wspool.core.server_error import ServerError
 from wspool.core.statistics import PoolStatistics
 from wspool.errors import (
     AuthenticationError,

@@ -22,7 +22,8 @@ import attrs
 from wspool.core.events.past import Past
 from wspool.core.events.steering import Steers, steer_of
 from wspool.core.events.table import TurnInput, TurnState
-from wspool.core.frames import Event, MalformedMessageError, ServerError, parse_error
+from wspool.core.frames import Event, MalformedMessageError
+from wspool.core.server_error import ServerError, parse_error
 
 __all__ = ["GAP", "Evidence", "Reading", "Sort", "classify", "is_harmless", "is_harmless_after", "sort_of"]
 

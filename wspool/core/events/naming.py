@@ -16,7 +16,8 @@ import enum
 
 from wspool.core.commands import LaneId
 from wspool.core.events.classify import is_harmless
-from wspool.core.frames import Event, lane_of, parse_error
+from wspool.core.frames import Event, lane_of
+from wspool.core.server_error import parse_error
 
 __all__ = ["Naming", "lane_name", "learn"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from wspool.core.frames import ServerError
+from wspool.core.server_error import ServerError
 
 __all__ = ["Past"]
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, cast
 
 import attrs
 
-from wspool.core.frames import ServerError, parse_error
+from wspool.core.server_error import ServerError, parse_error
 
 __all__ = ["Steer", "SteerState", "Steers"]
 

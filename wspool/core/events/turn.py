@@ -21,7 +21,8 @@ from wspool.core.events.items import Item, Items
 from wspool.core.events.past import Past
 from wspool.core.events.steering import Steer, Steers
 from wspool.core.events.table import DIRTY, Reception, TurnInput, TurnState, follow
-from wspool.core.frames import Event, Likeness, ServerError
+from wspool.core.frames import Event, Likeness
+from wspool.core.server_error import ServerError
 
 __all__ = ["Delivery", "Part", "Reception", "TurnMachine", "TurnState"]
 

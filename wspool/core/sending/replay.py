@@ -19,8 +19,8 @@ import enum
 from typing import Final
 
 from wspool.core.events.turn import Delivery
-from wspool.core.frames import ServerError
 from wspool.core.policy import Replay
+from wspool.core.server_error import ServerError
 
 __all__ = ["MESSAGE_TOO_BIG", "Recovery", "Retries", "RetryBudget"]
 
