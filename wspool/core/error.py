@@ -19,8 +19,8 @@ class WsPoolError(Exception):
             (it may have been executed), `"accepted"` (it was executed at least in part) or
             `"terminal"` (the server said how it ended).
 
-    Can be pickled and copied, as process pools need it, with attributes and notes; so can a subclass, whatever
-    its `__init__` takes. As with all exceptions, cause, context and traceback stay behind.
+    Can be pickled and copied, as process pools need it, with attributes and notes; so can a subclass,
+    whatever its `__init__` takes. As with all exceptions, cause, context and traceback stay behind.
     """
 
     delivery: Delivery = "not_sent"

@@ -73,7 +73,7 @@ class Dialer:
         limit = self._setup.policy.connect_timeout
         with trio.move_on_after(limit):
             return await self._setup.headers()
-        raise CredentialError(f"the api_key function gave no key within {limit:g} s", phase="upgrade")
+        raise CredentialError(f"gave no key within {limit:g} s; it is asked again")
 
     async def _connect(self, connection: Connection, nursery: trio.Nursery, headers: Headers) -> Wire:
         # The connector bounds the dial itself, and says in which phase its time was up.
@@ -101,7 +101,8 @@ class Dialer:
 def classified(error: ConnectError) -> DialFailure:
     """Return *error* as the core sees it."""
     if isinstance(error, CredentialError):
-        return DialFailure(kind=FailureKind.CREDENTIAL, message=str(error), phase=error.phase)
+        kind = FailureKind.CREDENTIAL if error.permanent else FailureKind.TRANSIENT
+        return DialFailure(kind=kind, message=str(error), phase=error.phase)
     return classify_dial(
         str(error),
         phase=error.phase,

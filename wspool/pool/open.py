@@ -67,9 +67,12 @@ def open_pool(
 
     Args:
         url: the endpoint, ws:// or wss://. ws:// only to this machine, unless *allow_insecure*.
-        api_key: the key, or an async function that returns one and is asked once per dial, and once more
-            if that key is refused with 401. By default the environment variable OPENAI_API_KEY; an
-            endpoint on this machine needs none.
+        api_key: the key, or a function that returns one and is asked once per dial, and once more if that
+            key is refused with 401. A plain function is called where everything else waits for it: one
+            that asks over a network or a disk should be async. What it raises counts as a failed dial
+            that may work in a moment, except TypeError, NameError, ImportError and NotImplementedError:
+            these, and whatever it returns that is no key, are refused as `AuthenticationError`. By
+            default the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
         provider: what the endpoint can do.
         policy: the limits; by default `PoolPolicy()`.
         wire: how messages are carried: a connector of your own, or a name. "websockets" is the fast
