@@ -8,6 +8,7 @@ all tasks run until they block, and pool and core must be in the same state.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import threading
 import time
@@ -326,6 +327,8 @@ class TrioDriver(Driver):
             status=401 if failure.kind is FailureKind.CREDENTIAL else None,
             headers=() if hint is None else (("retry-after", str(hint)),),
         )
+        if failure.kind is FailureKind.LOCAL:
+            error.__cause__ = OSError(errno.EMFILE, "spec")
         self._answer(number, outcome.Error(error))
 
     def _answer(self, number: ConnectionId, answer: outcome.Outcome[HeldWire]) -> None:

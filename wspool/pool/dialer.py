@@ -18,6 +18,7 @@ from wspool.pool.credentials import CredentialError, Redactor, forget
 from wspool.pool.instrument import watch
 from wspool.pool.setup import Headers, Setup
 from wspool.wire.answer import Answer
+from wspool.wire.descriptors import is_shortage
 from wspool.wire.dial import stopwatch
 from wspool.wire.wire import ConnectError, Wire, WireClosedError
 
@@ -109,5 +110,6 @@ def classified(error: ConnectError) -> DialFailure:
         status=error.status,
         body=error.body,
         certificate=error.certificate,
+        shortage=is_shortage(error),
         retry_after=parse_retry_after(error.headers, time.time()),
     )
