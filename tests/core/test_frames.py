@@ -24,7 +24,9 @@ from wspool.core.server_error import ServerError, parse_error
 
 # Without low surrogates: a high one and a low one in a row are one character once they were JSON.
 TEXT = st.text(st.characters(exclude_categories=()).filter(lambda char: not "\udc00" <= char <= "\udfff"))
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
+#: Those of more than 64 bits may come as floats.
+INTEGERS = st.integers(-(2**63), 2**64 - 1)
+SCALARS = st.none() | st.booleans() | INTEGERS | st.floats(allow_nan=False) | TEXT
 JSON = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),

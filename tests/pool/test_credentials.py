@@ -162,33 +162,134 @@ async def test_asking_for_a_new_key_is_bounded_and_can_be_cancelled(autojump_clo
             await pool.acquire()
     assert scope.cancelled_caught
     assert 1 == trio.current_time()
-    async with fake_pool(connector, api_key=Stuck("sk-1", "sk-2")) as pool:
-        with pytest.raises(wspool.AuthenticationError, match="gave no key within 15 s"):
-            await pool.acquire()
+    async with fake_pool(connector, api_key=Stuck("sk-1", "sk-2"), limits=policy(min_idle=1)) as pool:
+        with pytest.raises(wspool.DialFailedError, match="gave no key within 15 s"):
+            await pool.wait_ready(1)
     assert 16 == trio.current_time()
 
 
-@pytest.mark.parametrize("how", ["raises", "bad", "nothing"])
-async def test_a_key_function_that_fails_fails_the_waiters(how, autojump_clock) -> None:
-    """Its class is told, its text is not: it may hold the key."""
+def shown_key(error: BaseException) -> str:
+    """All that a crash reporter would print of *error*, the variables of our frames included."""
+    told = [repr(error), *traceback.format_exception(error)]
+    one: BaseException | None = error
+    while one is not None:
+        told += [
+            f"{frame.f_code.co_name}: {frame.f_locals!r}"
+            for frame, _ in traceback.walk_tb(one.__traceback__)
+            if frame.f_globals["__name__"].startswith("wspool.")
+        ]
+        one = one.__cause__ or one.__context__
+    return "\n".join(told)
 
-    async def key() -> str:
-        if how == "raises":
-            raise LookupError(f"vault said {CANARY}")
-        return f"{CANARY}\n" if how == "bad" else None  # type: ignore[return-value] # a careless function
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (f"{CANARY}\n", "returned no key .*visible ASCII"),
+        ("", "returned no key .*visible ASCII"),
+        (None, "returned NoneType; it must return the key, a str"),
+        (CANARY.encode(), "returned bytes"),
+        (TypeError(f"got {CANARY}"), r"is wrong \(TypeError\)"),
+        (NameError(f"no {CANARY}"), r"is wrong \(NameError\)"),
+        (NotImplementedError(CANARY), r"is wrong \(NotImplementedError\)"),
+    ],
+)
+@pytest.mark.parametrize("plain", [False, True])
+async def test_a_key_function_that_is_wrong_fails_the_waiters(returned, told, plain, autojump_clock) -> None:
+    """At once, with what is wrong. The text of its exception is not told: it may hold the key."""
+
+    def ask() -> str:
+        if isinstance(returned, Exception):
+            raise returned
+        return returned  # type: ignore[no-any-return] # a careless function
+
+    async def ask_later() -> str:
+        return ask()
 
     connector = FakeConnector(echo)
-    async with fake_pool(connector, api_key=key) as pool:
-        with pytest.raises(wspool.AuthenticationError) as caught:
+    async with fake_pool(connector, api_key=ask if plain else ask_later) as pool:
+        with pytest.raises(wspool.AuthenticationError, match=told) as caught:
             await pool.acquire()
 
-        shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
-        assert "canary" not in shown
-        assert ("LookupError" if how == "raises" else "ValueError") in str(caught.value)
+        assert 0 == trio.current_time()
+        assert "canary" not in shown_key(caught.value)
         assert isinstance(caught.value.__cause__, CredentialError)
         assert isinstance(caught.value.__cause__, ConnectError)
         assert caught.value.__cause__.__context__ is None, "it may hold the key"
         assert 0 == connector.dials
+
+
+class Moody:
+    """A key function of which only some calls succeed.
+
+    Args:
+        fails: how many calls fail before one succeeds.
+        error: what they raise; the text holds the key.
+    """
+
+    def __init__(self, fails: float, error: type[Exception]) -> None:
+        self._fails = fails
+        self._error = error
+        self.asked = 0
+
+    def plain(self) -> str:
+        self.asked += 1
+        if self.asked <= self._fails:
+            raise self._error(f"vault said {CANARY}")
+        return f"sk-number-{self.asked}"
+
+    async def later(self) -> str:
+        await trio.sleep(0.01)
+        return self.plain()
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError, LookupError, ValueError, trio.TooSlowError, RuntimeError]
+)
+@pytest.mark.parametrize("fails", [1, 3])
+@pytest.mark.parametrize("plain", [False, True])
+async def test_a_bad_moment_of_a_vault_fails_nobody(error, fails, plain, autojump_clock) -> None:
+    """All in line wait for another try, with growing pauses, and are served: nobody's key was wrong."""
+    moody = Moody(fails, error)
+    answers: list[str] = []
+    connector = FakeConnector(echo)
+    async with fake_pool(connector, api_key=moody.plain if plain else moody.later) as pool:
+
+        async def ask() -> None:
+            async with pool.conversation(model="m") as conversation:
+                answers.append((await conversation.respond("hi")).status)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(ask)
+
+    assert ["completed"] * 10 == answers
+    assert fails <= moody.asked - connector.dials <= fails + pool.statistics().max_size
+    assert trio.current_time() < 10
+
+
+async def test_a_vault_that_stays_away_is_told_like_an_outage(autojump_clock) -> None:
+    """After `give_up_after`, with the class of the last exception and not its text; it is not hammered."""
+    moody = Moody(float("inf"), ConnectionResetError)
+    async with fake_pool(FakeConnector(echo), api_key=moody.later) as pool:
+        with pytest.raises(
+            wspool.DialFailedError, match=r"api_key function failed \(ConnectionReset"
+        ) as caught:
+            await pool.acquire()
+
+    assert not isinstance(caught.value, wspool.AuthenticationError)
+    assert "canary" not in shown_key(caught.value)
+    assert pool.statistics().dial_failures == moody.asked < 30
+    assert 120 <= trio.current_time() < 151
+
+
+async def test_a_plain_key_function_is_as_good(autojump_clock) -> None:
+    """Asked once per dial, and once more if its key is refused."""
+    keys = iter(["sk-expired", CANARY])
+    async with serving(EchoModel(), api_key=CANARY) as world, world.pool(api_key=lambda: next(keys)) as pool:
+        async with pool.conversation(model="m") as conversation:
+            assert "hi" == (await conversation.respond("hi")).output_text
+        assert 0 == pool.statistics().dial_failures
 
 
 async def test_a_key_function_that_hangs_does_not_hang_the_pool(autojump_clock) -> None:

@@ -104,7 +104,9 @@ providers = st.builds(
     max_lifetime=st.sampled_from([100.0, 3600.0]),
     lanes=st.sampled_from([1, 1, 2, 3]),
 )
-kinds = st.sampled_from([FailureKind.TRANSIENT, FailureKind.TRANSIENT, FailureKind.CREDENTIAL])
+kinds = st.sampled_from(
+    [FailureKind.TRANSIENT, FailureKind.TRANSIENT, FailureKind.CREDENTIAL, FailureKind.LOCAL]
+)
 
 
 class Driver:

@@ -8,8 +8,10 @@ all tasks run until they block, and pool and core must be in the same state.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -33,8 +35,13 @@ from wspool.pool.pool import Pool
 from wspool.pool.shell import Shell
 from wspool.wire.wire import ConnectError, Endpoint, WireClosedError
 
-#: Real seconds after which a pool that does not come to rest has hung.
-WATCHDOG = 3.0
+#: Seconds of this process's work after which a pool that does not come to rest goes round in circles; on a
+#: machine that is busy with other things a thread may not run for as long, and nothing is wrong.
+BUSY = 3.0
+#: Real seconds after which it has stopped without a trace.
+STUCK = 60.0
+#: Virtual seconds after which a pool does not close; nobody waits for them.
+CLOSED_WITHIN = 1e6
 
 
 class HeldWire:
@@ -145,6 +152,7 @@ class TrioDriver(Driver):
             warm_up={"model": "spec"} if warm_up else None,
         )
         self._started = threading.Event()
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     # -- the thread -------------------------------------------------------------------------------
@@ -156,6 +164,7 @@ class TrioDriver(Driver):
             self.failure = error
         finally:
             self._started.set()
+            self._ended.set()
 
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
@@ -172,6 +181,9 @@ class TrioDriver(Driver):
                 self.pool = pool
                 self._started.set()
                 await self._end.wait()
+                # `aclose` waits for goodbyes in virtual time, which moves by itself from here on.
+                self.clock.autojump_threshold = 0
+                trio.lowlevel.spawn_system_task(self._expect_the_end)
                 users.cancel_scope.cancel()
                 for dial in self.connector.dials.values():
                     dial.may_go.set()
@@ -179,6 +191,28 @@ class TrioDriver(Driver):
                     wire.may_go.set()
                 await pool.aclose()
         self.left = shell._connections, shell._parked, shell.core.statistics()
+
+    async def _expect_the_end(self) -> None:
+        await trio.sleep(CLOSED_WITHIN)
+        self.failure = AssertionError("the pool does not close")
+        self._ended.set()
+
+    def _wait_for(self, event: threading.Event) -> None:
+        """Wait for what the pool's thread does next, which may come late on a busy machine."""
+        began, worked = time.monotonic(), time.process_time()
+        while not event.wait(0.5):
+            if not self._thread.is_alive():
+                assert event.is_set(), f"the pool has ended: {self.failure!r}"
+                break
+            assert time.process_time() < worked + BUSY, "the pool does not come to rest"
+            assert time.monotonic() < began + STUCK, "the pool has stopped"
+        assert self.failure is None, self.failure
+
+    def _soon(self, task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            self._token.run_sync_soon(trio.lowlevel.spawn_system_task, task)
+        except trio.RunFinishedError:
+            raise AssertionError(f"the pool has ended: {self.failure!r}") from None
 
     def do(self, what: Callable[[], Awaitable[Any]]) -> Any:
         """Run *what* in the pool's thread, and everything that follows from it."""
@@ -196,9 +230,8 @@ class TrioDriver(Driver):
             finally:
                 done.set()
 
-        self._token.run_sync_soon(trio.lowlevel.spawn_system_task, guarded)
-        assert done.wait(WATCHDOG), f"the pool does not come to rest: {self.failure!r}"
-        assert self.failure is None, self.failure
+        self._soon(guarded)
+        self._wait_for(done)
         return box[0].unwrap()
 
     # -- Driver -----------------------------------------------------------------------------------
@@ -219,8 +252,7 @@ class TrioDriver(Driver):
 
         if verb == "start":
             self._thread.start()
-            assert self._started.wait(WATCHDOG)
-            assert self.failure is None, self.failure
+            self._wait_for(self._started)
         else:
             self.do(act)
 
@@ -248,15 +280,10 @@ class TrioDriver(Driver):
             await trio.lowlevel.checkpoint()
             self._end.set()
 
-        self._token.run_sync_soon(trio.lowlevel.spawn_system_task, end)
-        # `aclose` waits for goodbyes in virtual time, which nobody moves any more but here.
-        for _ in range(200):
-            self._thread.join(0.01)
-            if not self._thread.is_alive():
-                break
-            self._token.run_sync_soon(self.clock.jump, 1.0)
-        assert not self._thread.is_alive(), "the pool does not close"
-        assert self.failure is None, self.failure
+        # The run ends with it, at any moment from here on: nothing may be asked of it any more.
+        self._soon(end)
+        self._wait_for(self._ended)
+        self._thread.join()
         connections, parked, statistics = self.left
         assert {} == connections
         assert {} == parked
@@ -300,6 +327,8 @@ class TrioDriver(Driver):
             status=401 if failure.kind is FailureKind.CREDENTIAL else None,
             headers=() if hint is None else (("retry-after", str(hint)),),
         )
+        if failure.kind is FailureKind.LOCAL:
+            error.__cause__ = OSError(errno.EMFILE, "spec")
         self._answer(number, outcome.Error(error))
 
     def _answer(self, number: ConnectionId, answer: outcome.Outcome[HeldWire]) -> None:

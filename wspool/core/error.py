@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 __all__ = ["Delivery", "WsPoolError"]
 
@@ -18,6 +18,23 @@ class WsPoolError(Exception):
         delivery: what is known about the request: `"not_sent"` (it never left), `"ambiguous"`
             (it may have been executed), `"accepted"` (it was executed at least in part) or
             `"terminal"` (the server said how it ended).
+
+    Can be pickled and copied, as process pools need it, with attributes and notes; so can a subclass,
+    whatever its `__init__` takes. As with all exceptions, cause, context and traceback stay behind.
     """
 
     delivery: Delivery = "not_sent"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What `Exception` has would call the class with the text alone; most of ours take more than that.
+        # Here `__init__` is not called again: what it made of its arguments is in the state already.
+        state: object = object.__getstate__(self)
+        if isinstance(state, tuple):  # of a subclass with `__slots__`
+            fields, slots = cast("tuple[dict[str, Any] | None, dict[str, Any]]", state)
+            state = {**(fields or {}), **slots}
+        return _again, (type(self), *self.args), state
+
+
+def _again(kind: type[WsPoolError], *args: object) -> WsPoolError:
+    """Return an error of *kind* as pickle and copy need it: with its arguments, and not initialised."""
+    return kind.__new__(kind, *args)

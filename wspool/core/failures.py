@@ -31,6 +31,8 @@ class FailureKind(enum.Enum):
 
     #: Nobody: it may work in a moment.
     TRANSIENT = "transient"
+    #: This process: it can open no more for the moment. Nothing is known about the endpoint.
+    LOCAL = "local"
     #: The caller: the credential was refused.
     CREDENTIAL = "credential"
     #: The caller: HTTP is answered at this address, and no WebSocket is offered.
@@ -60,7 +62,7 @@ class DialFailure:
     @property
     def permanent(self) -> bool:
         """True when waiting cannot help."""
-        return self.kind is not FailureKind.TRANSIENT
+        return self.kind not in (FailureKind.TRANSIENT, FailureKind.LOCAL)
 
 
 def parse_retry_after(headers: Iterable[tuple[str, str]], wall_clock: float) -> float | None:
@@ -98,6 +100,7 @@ def classify_dial(
     status: int | None = None,
     body: bytes = b"",
     certificate: bool = False,
+    shortage: bool = False,
     retry_after: float | None = None,
 ) -> DialFailure:
     """Say what a failed dial means.
@@ -108,11 +111,15 @@ def classify_dial(
         status: HTTP status of the answer to the upgrade, or None.
         body: the beginning of that answer's body.
         certificate: True when the peer's certificate was refused.
+        shortage: True when this process, or its machine, could open no more files or sockets.
         retry_after: seconds the server asked to wait, or None.
     """
     kind = FailureKind.TRANSIENT
     advice = ""
-    if certificate:
+    if shortage:
+        kind = FailureKind.LOCAL
+        advice = "raise this process's limit of open files (ulimit -n), or lower max_size"
+    elif certificate:
         kind = FailureKind.PERMANENT
     elif phase == "proxy":
         # The proxy speaks for itself: what it says is not about our key or our path.

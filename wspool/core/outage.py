@@ -6,6 +6,9 @@ outage depend only on its length. On recovery the number of dials at once double
 success. Failures of dials that began before an outage was noticed do not escalate it, or
 sixteen dials failing together would count as sixteen failures in a row.
 
+What this process lacks itself (`FailureKind.LOCAL`) is waited for in the same way, but is no outage: it
+begins none, ends none, and says nothing about the endpoint.
+
 A server may also accept each connection and close it at once. Then a handshake proves little: one that was
 under way ends no such outage, and the count of failures goes on where it was until something was answered.
 """
@@ -15,7 +18,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from wspool.core.failures import DialFailure
+from wspool.core.failures import DialFailure, FailureKind
 
 __all__ = ["BACKOFF_BASE", "BACKOFF_CAP", "Outage"]
 
@@ -38,6 +41,7 @@ class Outage:
         since: when it went down, or infinity.
         probe_at: when the prober may dial.
         dial_limit: dials at once now.
+        degraded: True from the begin of an outage of the endpoint until its end.
         doubtful: True until something was answered after a failure.
     """
 
@@ -47,6 +51,7 @@ class Outage:
         "_dial_concurrency",
         "_failures",
         "_give_up_after",
+        "degraded",
         "dial_limit",
         "doubtful",
         "episode",
@@ -62,6 +67,7 @@ class Outage:
         self._before = 0
         #: The failure was that of a server that accepts and hangs up.
         self._accepting = False
+        self.degraded = False
         self.doubtful = False
         self.episode = 0
         self.failure: DialFailure | None = None
@@ -81,18 +87,23 @@ class Outage:
 
     def failed(self, episode: int, now: float, failure: DialFailure, jitter: float) -> bool:
         """A dial of *episode* failed; return whether an outage has begun with it."""
-        began = not self._failures and episode == self.episode
-        if episode == self.episode:
+        counts = episode == self.episode
+        local = failure.kind is FailureKind.LOCAL
+        began = counts and not local and not self.degraded
+        if counts:
             self.episode += 1
-            if began:
+            if began and self.failure is not None:
+                self._failures = 0  # what there was before was no failure of the endpoint
+            if began or not self._failures:
                 self.since = now
             # Full jitter as gRPC does it; the floor is RFC 9110 section 10.2.3.
             bound = min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** min(self._failures, 60))
             self._failures += 1
             self.probe_at = now + max(jitter * bound, failure.retry_after or 0.0)
             self.dial_limit = 1
-            self._accepting = False
-            self.doubtful = True
+            if not local:
+                self.degraded = self.doubtful = True
+                self._accepting = False
         if self._failures:
             self.failure = failure
         return began
@@ -103,11 +114,9 @@ class Outage:
         Its handshake proved nothing, so the count of failures goes on where it was.
         """
         counts = episode == self.episode
-        began = counts and not self._failures
-        if began:
+        if counts and not self._failures:
             self._failures = self._before
-            self.since = now
-        began = self.failed(episode, now, failure, jitter) or began
+        began = self.failed(episode, now, failure, jitter)
         self._accepting = self._accepting or counts
         return began
 
@@ -115,8 +124,8 @@ class Outage:
         """A dial of *episode* succeeded; return how long the outage was that ended with it, if one did."""
         if self._accepting and episode != self.episode:
             return None  # as much as the one before it, which was closed at once
-        lasted = now - self.since if self._failures else None
-        if self._failures:
+        lasted = now - self.since if self.degraded else None
+        if self.degraded:
             self._before = self._failures
         self._up()
         self.dial_limit = min(self.dial_limit * 2, self._dial_concurrency)
@@ -126,7 +135,7 @@ class Outage:
         """The end of a turn has come over a connection of *episode*. Return what `recovered` returns."""
         if episode != self.episode:
             return None  # of connections that were there before nobody said anything
-        lasted = now - self.since if self._failures else None
+        lasted = now - self.since if self.degraded else None
         self._before = 0
         self.doubtful = False
         self._up()
@@ -134,13 +143,18 @@ class Outage:
 
     def _up(self) -> None:
         self._failures = 0
-        self._accepting = False
+        self._accepting = self.degraded = False
         self.failure = None
         self.since = math.inf
 
     def retry_now(self, now: float) -> None:
         """Forget the wait: the caller knows that the endpoint is back."""
         self.probe_at = min(self.probe_at, now)
+
+    def eased(self, now: float) -> None:
+        """A connection is gone, and what it took of this process can be had again."""
+        if self.failure is not None and self.failure.kind is FailureKind.LOCAL:
+            self.retry_now(now)
 
     def may_dial(self, now: float) -> bool:
         """Return whether a dial may start now."""

@@ -11,6 +11,7 @@ not: they are the caller's, as they came.
 
 from __future__ import annotations
 
+import inspect
 import re
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,8 +26,8 @@ from wspool.wire.wire import ConnectError, WireClosedError
 
 __all__ = ["NO_SECRETS", "ApiKey", "CredentialError", "Redactor", "forget", "is_secret", "secret_source"]
 
-#: A key, or an async function that returns one; it is asked once per dial.
-ApiKey: TypeAlias = "str | Callable[[], Awaitable[str]]"
+#: A key, or a function that returns one, async or not; it is asked once per dial.
+ApiKey: TypeAlias = "str | Callable[[], str | Awaitable[str]]"
 
 _HIDDEN: Final = "<hidden>"
 
@@ -44,8 +45,24 @@ _SEPARATOR: Final = re.compile(r"[\s;,]+")
 _PIECE: Final = 16
 
 
+#: What a function raises that will never do better. Anything else is a vault's bad moment.
+_MISTAKES: Final = (TypeError, NameError, ImportError, NotImplementedError)
+
+
 class CredentialError(ConnectError):
-    """The `api_key` function failed, or returned something that is no key."""
+    """The `api_key` function gave no key.
+
+    Attributes:
+        permanent: True when the function itself is wrong, so that asking it again cannot help.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(f"the api_key function {message}", phase="upgrade")
+        self.permanent = permanent
+
+
+class _NoKeyError(Exception):
+    """It returned something else. The text says what, and never quotes it."""
 
 
 def secret_source(api_key: ApiKey) -> Callable[[], Awaitable[Secret]]:
@@ -65,16 +82,30 @@ def secret_source(api_key: ApiKey) -> Callable[[], Awaitable[Secret]]:
 
     async def ask_and_check() -> Secret:
         try:
-            return Secret(await ask())
+            return await _asked(ask)
+        except _NoKeyError as error:
+            problem, permanent = str(error), True
+        except _MISTAKES as error:
+            problem, permanent = f"is wrong ({type(error).__name__})", True
         except Exception as error:
-            problem = type(error).__name__
+            problem, permanent = f"failed ({type(error).__name__}); it is asked again", False
         # The text of a foreign error may hold the key; its class does not. Raised out here, so that the
-        # foreign error is not even the context of ours.
-        raise CredentialError(
-            f"the api_key function failed ({problem}); it must return a usable key", phase="upgrade"
-        )
+        # foreign error is not even the context of ours, and the key not in a frame that it came through.
+        raise CredentialError(problem, permanent=permanent)
 
     return ask_and_check
+
+
+async def _asked(ask: Callable[[], object]) -> Secret:
+    answer = ask()
+    if inspect.isawaitable(answer):
+        answer = await answer
+    if not isinstance(answer, str):
+        raise _NoKeyError(f"returned {type(answer).__name__}; it must return the key, a str")
+    try:
+        return Secret(answer)
+    except ValueError as error:
+        raise _NoKeyError(f"returned no key ({error})") from None
 
 
 def is_secret(name: str, value: str) -> bool:

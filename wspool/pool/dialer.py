@@ -18,6 +18,7 @@ from wspool.pool.credentials import CredentialError, Redactor, forget
 from wspool.pool.instrument import watch
 from wspool.pool.setup import Headers, Setup
 from wspool.wire.answer import Answer
+from wspool.wire.descriptors import is_shortage
 from wspool.wire.dial import stopwatch
 from wspool.wire.wire import ConnectError, Wire, WireClosedError
 
@@ -73,7 +74,7 @@ class Dialer:
         limit = self._setup.policy.connect_timeout
         with trio.move_on_after(limit):
             return await self._setup.headers()
-        raise CredentialError(f"the api_key function gave no key within {limit:g} s", phase="upgrade")
+        raise CredentialError(f"gave no key within {limit:g} s; it is asked again")
 
     async def _connect(self, connection: Connection, nursery: trio.Nursery, headers: Headers) -> Wire:
         # The connector bounds the dial itself, and says in which phase its time was up.
@@ -101,12 +102,14 @@ class Dialer:
 def classified(error: ConnectError) -> DialFailure:
     """Return *error* as the core sees it."""
     if isinstance(error, CredentialError):
-        return DialFailure(kind=FailureKind.CREDENTIAL, message=str(error), phase=error.phase)
+        kind = FailureKind.CREDENTIAL if error.permanent else FailureKind.TRANSIENT
+        return DialFailure(kind=kind, message=str(error), phase=error.phase)
     return classify_dial(
         str(error),
         phase=error.phase,
         status=error.status,
         body=error.body,
         certificate=error.certificate,
+        shortage=is_shortage(error),
         retry_after=parse_retry_after(error.headers, time.time()),
     )

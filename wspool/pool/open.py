@@ -6,6 +6,7 @@ The only place that knows all the parts.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import re
 import ssl
@@ -23,7 +24,7 @@ from wspool.errors import RequestTooLargeError
 from wspool.pool.credentials import ApiKey, secret_source
 from wspool.pool.instrument import Instrument
 from wspool.pool.pool import Pool
-from wspool.pool.setup import Setup
+from wspool.pool.setup import Setup, carried
 from wspool.pool.shell import Shell
 from wspool.pool.upkeep import warm_up_request
 from wspool.wire import dial, http
@@ -33,6 +34,8 @@ from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.wire import Connector
 
 __all__ = ["DEFAULT_URL", "open_pool"]
+
+logger = logging.getLogger("wspool.pool")
 
 #: OpenAI's endpoint. Source: its WebSocket mode guide.
 DEFAULT_URL: Final = "wss://api.openai.com/v1/responses"
@@ -67,9 +70,12 @@ def open_pool(
 
     Args:
         url: the endpoint, ws:// or wss://. ws:// only to this machine, unless *allow_insecure*.
-        api_key: the key, or an async function that returns one and is asked once per dial, and once more
-            if that key is refused with 401. By default the environment variable OPENAI_API_KEY; an
-            endpoint on this machine needs none.
+        api_key: the key, or a function that returns one and is asked once per dial, and once more if that
+            key is refused with 401. A plain function is called where everything else waits for it: one
+            that asks over a network or a disk should be async. What it raises counts as a failed dial
+            that may work in a moment, except TypeError, NameError, ImportError and NotImplementedError:
+            these, and whatever it returns that is no key, are refused as `AuthenticationError`. By
+            default the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
         provider: what the endpoint can do.
         policy: the limits; by default `PoolPolicy()`.
         wire: how messages are carried: a connector of your own, or a name. "websockets" is the fast
@@ -86,6 +92,12 @@ def open_pool(
         trace: called with each line of a trace of the pool's decisions, which
             `wspool.testing.replay` replays. It holds no key and no text of a request, an answer
             or a message. Called synchronously; it must not block nor use the pool.
+
+    Each connection takes a file descriptor, and the program needs some as well. If `policy.max_size` goes
+    beyond the limit of this process (`ulimit -n`), the limit is raised as far as it has to be and the system
+    allows; it is never lowered. If that is not enough, a warning says how many connections there will be, as
+    does `Pool.statistics().max_size`: of the descriptors 256 are kept for the rest of the program, or half of
+    all if that is less.
 
     Leaving the block refuses newcomers, drops leases that are still held, says goodbye for at
     most `policy.close_timeout` seconds and leaves no task and no socket. An exception of the
@@ -131,6 +143,8 @@ def open_pool(
     # What is sent by HTTP goes the way that WebSockets go, where a connector says which that is.
     open_stream = connector.open_stream if isinstance(connector, _StreamOpener) else dial.open_stream
 
+    sockets = open_stream is dial.open_stream
+
     async def post(suffix: str, headers: Sequence[tuple[str, str]], body: bytes) -> Answer:
         path, mark, query = endpoint.resource.partition("?")
         return await http.post(endpoint, path + suffix + mark + query, headers, body, open_stream)
@@ -141,13 +155,22 @@ def open_pool(
         post=post,
         headers=upgrade_headers,
         renewable=callable(api_key),
+        sockets=sockets,
         provider=provider,
-        policy=policy,
+        policy=_fitted(policy) if sockets else policy,
         warm_up=warm_up,
         instrument=instrument if instrument is not None else Instrument(),
         trace=trace,
     )
     return _PoolManager(setup)
+
+
+def _fitted(policy: PoolPolicy) -> PoolPolicy:
+    """Return *policy* with no more connections than this process can carry."""
+    most, problem = carried(policy.max_size)
+    if problem:
+        logger.warning("%s", problem)
+    return attrs.evolve(policy, max_size=most, min_idle=min(policy.min_idle, most))
 
 
 @runtime_checkable

@@ -15,11 +15,12 @@ from wspool.core.statistics import PoolStatistics
 from wspool.errors import PoolClosedError
 from wspool.pool.conversation import Conversation
 from wspool.pool.lease import Lease, LeaseBlock
-from wspool.pool.setup import Setup
+from wspool.pool.setup import Setup, carried
 from wspool.pool.shell import Shell
 
 __all__ = ["Pool"]
 
+logger = logging.getLogger("wspool.pool")
 # A library says nothing to a program that did not ask: errors reach it as exceptions.
 logging.getLogger("wspool").addHandler(logging.NullHandler())
 
@@ -28,7 +29,7 @@ class Pool:
     """Owns the connections of one endpoint and one credential identity; made by `open_pool`.
 
     Attributes:
-        policy: the limits, as they were given.
+        policy: the limits, as they were given, except a `max_size` beyond what this process can carry.
         provider: what the endpoint can do.
     """
 
@@ -36,6 +37,7 @@ class Pool:
         self.policy = setup.policy
         self.provider = setup.provider
         self._host = setup.endpoint.host
+        self._sockets = setup.sockets
         self._shell = shell
 
     def lease(self, *, min_remaining: float = 0.0) -> AbstractAsyncContextManager[Lease]:
@@ -142,13 +144,17 @@ class Pool:
 
         Args:
             max_size: connections at most. Shrinking closes dials and spare at once, and what is
-                leased when it is given back.
+                leased when it is given back. Never more than this process can carry, see `open_pool`.
             min_idle: lanes kept ready ahead of demand.
 
         Raises:
             ValueError: the two do not go together; nothing was changed.
         """
         self._shell.check_use()
+        if max_size is not None and self._sockets:
+            max_size, problem = carried(max_size, open=self.statistics().size)
+            if problem:
+                logger.warning("%s", problem)
         self._shell.step(self._shell.core.resize, max_size=max_size, min_idle=min_idle)
 
     def drain(self) -> None:

@@ -10,25 +10,51 @@ import attrs
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.pool.instrument import Instrument
 from wspool.wire.answer import Answer
+from wspool.wire.descriptors import room_for
 from wspool.wire.wire import Connector, Endpoint
 
-__all__ = ["Headers", "Setup"]
+__all__ = ["Headers", "Setup", "carried"]
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
 
 
 @attrs.frozen(kw_only=True)
 class Setup:
-    """What a pool is made of."""
+    """What a pool is made of.
+
+    Attributes:
+        renewable: True when `headers` may hold a new credential if it is asked again.
+        sockets: True when each connection takes a file descriptor of this process.
+    """
 
     endpoint: Endpoint
     connector: Connector
     post: Callable[[str, Headers, bytes], Awaitable[Answer]]
     headers: Callable[[], Awaitable[Headers]] = attrs.field(repr=False)
-    #: True when `headers` may hold a new credential if it is asked again.
     renewable: bool = False
+    sockets: bool = True
     provider: Provider
     policy: PoolPolicy
     warm_up: Mapping[str, Any] | None
     instrument: Instrument
     trace: Callable[[str], None] | None = None
+
+
+def carried(max_size: int, *, each: int = 1, open: int = 0) -> tuple[int, str]:
+    """Return how many of *max_size* connections this process can carry, and what to say if not all.
+
+    Args:
+        max_size: connections at most.
+        each: descriptors that one takes.
+        open: connections that there are already.
+
+    Raises the process's limit of open files if it has to (`wspool.wire.descriptors`).
+    """
+    room = room_for(max_size, each=each, open=open)
+    if room is None:
+        return max_size, ""
+    return room.connections, (
+        f"max_size={max_size} cannot be had, there will be {room.connections} connections at most: "
+        f"this process may open {room.limit} files, has {room.used}, and keeps {room.kept} for the rest of "
+        "the program; raise the limit (ulimit -n), or lower max_size"
+    )

@@ -41,6 +41,7 @@ from wspool.core.commands import (
     WaiterId,
     Warm,
 )
+from wspool.core.failures import FailureKind
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.lending.trace import trace_core
 from wspool.core.sending.replay import RetryBudget
@@ -280,7 +281,12 @@ class Shell:
         forget(error)
         self._last_failure = error
         failure = classified(error)
-        logger.info("dial %s failed: %s", connection.id, failure.message)
+        before = self.core.failure
+        first = failure.kind is FailureKind.LOCAL and (before is None or before.kind is not FailureKind.LOCAL)
+        # A shortage of this process is no outage, which would be told by itself.
+        logger.log(
+            logging.WARNING if first else logging.INFO, "dial %s failed: %s", connection.id, failure.message
+        )
         self.step(self.core.dial_failed, connection.id, failure=failure, jitter=self._random.random())
 
     def on_lost(self, connection: Connection) -> None:
@@ -484,6 +490,7 @@ class Shell:
             self._wake_up = trio.Event()
             with trio.move_on_at(deadline - self._clock.asleep) as scope:
                 await self._wake_up.wait()
-            if scope.cancelled_caught:
-                # Never a time before the deadline that was asked for, however floats round.
-                self._perform(self.core.tick(max(deadline, self.now())))
+            # Never a time before the deadline that was asked for, however floats round. What was due then may
+            # have been put off meanwhile, which is no reason to wake up before, nor to do anything now.
+            if scope.cancelled_caught and self.core.next_deadline() <= (now := max(deadline, self.now())):
+                self._perform(self.core.tick(now))

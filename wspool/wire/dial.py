@@ -15,6 +15,7 @@ Rules of this module:
 from __future__ import annotations
 
 import base64
+import errno
 import ipaddress
 import math
 import os
@@ -31,6 +32,7 @@ from urllib.request import getproxies_environment
 import trio
 
 from wspool.wire.answer import AnswerReader, NotHttpError, parse_answer
+from wspool.wire.descriptors import has_room, is_shortage
 from wspool.wire.secret import Secret
 from wspool.wire.tls import TLSStream
 from wspool.wire.wire import ConnectError, Endpoint, Phase, Proxy
@@ -334,9 +336,17 @@ async def open_stream(endpoint: Endpoint) -> trio.abc.Stream:
     a TLS goodbye as a plain end: WebSocket has a goodbye of its own. A checkpoint. Cancelling closes
     whatever was opened. It has no deadline of its own: see `time_limit`.
 
+    No socket is opened that would take the last file descriptors of this process (`wspool.wire.descriptors`).
+
     Raises:
         ConnectError: phase "resolve", "tcp", "proxy" or "tls", with the cause.
     """
+    if not has_room():
+        shortage = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        raise ConnectError(
+            f"no file descriptor for a connection to {endpoint.host}:{endpoint.port} ({shortage.strerror})",
+            phase="tcp",
+        ) from shortage
     proxy = endpoint.proxy
     stream = await (_open_tcp(endpoint) if proxy is None else _reach_proxy(endpoint, proxy))
     try:
@@ -367,8 +377,8 @@ async def _open_tcp(endpoint: Endpoint) -> trio.SocketStream:
         ) from error
     except OSError as error:
         raise ConnectError(
-            f"no TCP connection to {host}:{port} ({_first_reason(error)}): "
-            "check the address, the firewall, and that the server runs",
+            f"no TCP connection to {host}:{port} ({_first_reason(error)})"
+            + _advice(error, "check the address, the firewall, and that the server runs"),
             phase="tcp",
         ) from error
 
@@ -383,13 +393,18 @@ def _first_reason(error: OSError) -> str:
     return os.strerror(number) if number is not None else str(error)
 
 
+def _advice(error: OSError, advice: str) -> str:
+    return "" if is_shortage(error) else f": {advice}"  # then it never came to the network
+
+
 async def _reach_proxy(endpoint: Endpoint, proxy: Proxy) -> trio.SocketStream:
     enter("proxy")
     try:
         return await trio.open_tcp_stream(proxy.host, proxy.port)
     except OSError as error:
         raise ConnectError(
-            f"no connection to the proxy {proxy.host}:{proxy.port} ({_first_reason(error)}): check the proxy",
+            f"no connection to the proxy {proxy.host}:{proxy.port} ({_first_reason(error)})"
+            + _advice(error, "check the proxy"),
             phase="proxy",
         ) from error
 

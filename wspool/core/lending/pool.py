@@ -462,6 +462,7 @@ class PoolCore(Allocation):
         self._lives.lost_leases += self._roster.end_all(found)
         self._roster.move(found, ConnectionInput.LOSE)
         self._lives.forget(found, CloseReason.LOST)
+        self._outage.eased(now)
         commands: list[Command] = []
         early = not found.used and now < found.opened_at + EARLY
         # A server that accepts and hangs up refuses us all the same.
@@ -474,6 +475,7 @@ class PoolCore(Allocation):
         found = self._roster.connection(connection)
         self._roster.move(found, ConnectionInput.GO)
         del self._roster.connections[connection]
+        self._outage.eased(now)
         return self._settle(now, [])
 
     def ponged(self, connection: ConnectionId, heard_at: float, now: float) -> list[Command]:
@@ -545,7 +547,7 @@ class PoolCore(Allocation):
             in_flight=lanes(LaneState.IN_FLIGHT),
             draining=lanes(LaneState.DRAINING) + lanes(LaneState.QUARANTINED),
             waiting=len(self._waiters),
-            degraded=self._outage.down,
+            degraded=self._outage.degraded,
             paused=self._paused,
             closed_pool=self._closing,
             dialed=self._dialed,
