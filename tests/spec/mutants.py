@@ -531,9 +531,9 @@ MUTANTS = [
     ),
     Mutant(
         "every connection draws the same retirement",
-        SHELL,
-        "self.step(self.core.connected, connection.id, jitter=self._random.random())",
-        "self.step(self.core.connected, connection.id, jitter=0.0)",
+        CONNECTION,
+        "link.report(link.host.core.connected, jitter=link.host.jitter())",
+        "link.report(link.host.core.connected, jitter=0.0)",
     ),
     Mutant(
         "a hang-up ignores a dial that runs",
@@ -550,7 +550,7 @@ MUTANTS = [
     Mutant(
         "the reader swallows the end",
         CONNECTION,
-        "            self.link.note_close(error)\n        finally:\n            self.link.ending = True",
+        "            self.link.note_close(error)\n        finally:\n            self.link.lose()",
         "            await trio.sleep_forever()",
     ),
     Mutant(
