@@ -577,6 +577,19 @@ MUTANTS = [
         "            self._owner.give_up(self._id)",
         "            pass",
     ),
+    Mutant(
+        "an end is reported when it is wound up",
+        CONNECTION,
+        "self.link.note_close(error)\n        finally:\n            self.link.lose()",
+        "self.link.note_close(error)\n        finally:\n            self.link.ending = True",
+    ),
+    Mutant(
+        "an end is reported a round later",
+        CONNECTION,
+        "self.link.note_close(error)\n        finally:\n            self.link.lose()",
+        "self.link.note_close(error)\n        finally:\n            self.link.ending = True\n"
+        "            await trio.lowlevel.checkpoint()\n            self.link.lose()",
+    ),
 ]
 
 
