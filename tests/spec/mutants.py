@@ -574,7 +574,7 @@ MUTANTS = [
     Mutant(
         "a turn that was given up is not reported",
         LEASE,
-        "            self._owner.give_up(self._id)",
+        "            self._owner.step(self._owner.core.give_up, self._id)",
         "            pass",
     ),
     Mutant(

@@ -197,6 +197,7 @@ class _PoolManager:
         shell, manager = self._shell, self._nursery_manager
         if shell is None or manager is None:
             raise AssertionError("bug: left without being entered")
+        shell.check_use()
         try:
             await shell.close(grace=0.0)
         except trio.Cancelled:

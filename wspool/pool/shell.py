@@ -184,19 +184,11 @@ class Shell:
         self.step(self.core.abandon, waiter)
         return Abort.SUCCEEDED
 
-    def is_live(self, lease: LeaseId) -> bool:
-        """Return whether *lease* still holds its lane."""
-        return self.core.is_live(lease)
-
     def begin(self, lease: LeaseId, *, movable: bool) -> Verdict:
         """Start a turn on *lease*, see `PoolCore.begin`."""
         verdict, commands = self.core.begin(lease, self.now(), movable=movable)
         self._perform(commands)
         return verdict
-
-    def park(self, lease: LeaseId) -> None:
-        """The holder of *lease* is busy elsewhere."""
-        self.step(self.core.park, lease)
 
     def hold(self, seconds: float) -> None:
         """The server asked to wait."""
@@ -232,10 +224,6 @@ class Shell:
     def jitter(self) -> float:
         """Return a random number in [0, 1)."""
         return self._random.random()
-
-    def give_up(self, lease: LeaseId) -> None:
-        """The holder of *lease* gave its turn up."""
-        self.step(self.core.give_up, lease)
 
     @enable_ki_protection
     def release(self, lease: LeaseId) -> None:
