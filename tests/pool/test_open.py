@@ -6,7 +6,8 @@ import gc
 import ssl
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import pytest
 import trio
@@ -274,6 +275,118 @@ async def test_a_pool_that_cannot_start_says_why(monkeypatch, autojump_clock) ->
 
     assert caught.group_contains(ZeroDivisionError)
     assert before == trio.lowlevel.current_statistics().tasks_living
+
+
+def raised(error: BaseException) -> Callable[[wspool.Pool], Awaitable[None]]:
+    """A body that raises *error*."""
+
+    async def body(pool: wspool.Pool) -> None:
+        raise error
+
+    return body
+
+
+async def is_cancelled(pool: wspool.Pool) -> None:
+    await trio.sleep_forever()
+
+
+async def is_cancelled_in_a_group(pool: wspool.Pool) -> None:
+    try:
+        await trio.sleep_forever()
+    except trio.Cancelled as error:
+        raise BaseExceptionGroup("mine", [error]) from None
+
+
+async def is_cancelled_when_left(pool: wspool.Pool) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.sleep(10)
+
+
+async def fails_as_it_is_cancelled(pool: wspool.Pool) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever)
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+        raise ZeroDivisionError
+
+
+async def loses_its_pool(pool: wspool.Pool) -> None:
+    pool._shell._spawn(partial(raised(KeyError("a bug of the pool")), pool))
+    await trio.sleep_forever()
+
+
+async def loses_its_pool_and_fails(pool: wspool.Pool) -> None:
+    try:
+        await loses_its_pool(pool)
+    finally:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "loose"])
+@pytest.mark.parametrize(
+    ("body", "out"),
+    [
+        (raised(ValueError()), ValueError),
+        (
+            raised(ExceptionGroup("mine", [ValueError(), ExceptionGroup("deep", [KeyError()])])),
+            ExceptionGroup,
+        ),
+        (raised(BaseExceptionGroup("mine", [KeyboardInterrupt()])), BaseExceptionGroup),
+        (is_cancelled, None),
+        (is_cancelled_in_a_group, None),
+        (is_cancelled_when_left, None),
+        (fails_as_it_is_cancelled, ZeroDivisionError),
+        (loses_its_pool, KeyError),
+        (loses_its_pool_and_fails, KeyError),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:trio.run:trio.TrioDeprecationWarning")
+def test_the_block_adds_and_takes_nothing(
+    body: Callable[[wspool.Pool], Awaitable[None]], out: type[BaseException] | None, strict: bool
+) -> None:
+    """What the body ends with comes out, with strict exception groups and with loose ones.
+
+    A cancellation always reaches the scope that asked for it, and what crashed in the pool is not hidden.
+    """
+    came_out: list[BaseException] = []
+    went_in: list[BaseException] = []
+
+    async def main() -> bool:
+        with trio.move_on_after(5) as scope:
+            try:
+                async with fake_manager(FakeConnector(echo), limits=policy(min_idle=1)) as pool:
+                    try:
+                        await body(pool)
+                    except BaseException as error:
+                        went_in.append(error)
+                        raise
+            except BaseException as error:
+                came_out.append(error)
+                if all(isinstance(leaf, trio.Cancelled) for leaf in leaves(error)):
+                    raise
+            else:
+                pytest.fail("it swallowed something")
+        assert_empty(pool.statistics())
+        return scope.cancelled_caught
+
+    caught = trio.run(
+        main, clock=trio.testing.MockClock(autojump_threshold=0), strict_exception_groups=strict
+    )
+
+    assert caught is (out is None)
+    if went_in and out is not KeyError:
+        assert came_out == went_in
+    elif out is None:
+        assert isinstance(came_out[0], trio.Cancelled)
+    else:
+        assert [out] == [type(leaf) for leaf in leaves(came_out[0])]
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The exceptions in *error* that are no groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
 
 
 async def test_bodies_unwind_while_readers_still_run(autojump_clock) -> None:

@@ -24,6 +24,7 @@ from tests.spec.world import Connection, Lane, On, World
 from wspool.core.commands import (
     CloseReason,
     Command,
+    ConnectionId,
     Degraded,
     Dial,
     Grant,
@@ -125,6 +126,12 @@ class Driver:
     def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId, heir: LeaseId, now: float) -> None:
         """Give *lease* back and cancel *waiter*, who is granted it as *heir*, before it wakes up."""
 
+    def ends_as_asked(
+        self, number: ConnectionId, waiter: WaiterId, rounds: int, *, now: float, jitter: float
+    ) -> bool:
+        """Let a connection end, and *waiter* ask *rounds* later; return whether the end was known then."""
+        return rounds > 0
+
     def compare(self, core: PoolCore, world: World) -> None:
         """Assert that both are in the same state."""
 
@@ -182,6 +189,15 @@ class Twin(Driver):
                 self.leases.add(command.lease)
         if verb == "abandon":
             self.line.remove(args[0])
+
+    def ends_as_asked(
+        self, number: ConnectionId, waiter: WaiterId, rounds: int, *, now: float, jitter: float
+    ) -> bool:
+        lost, asks = ("lost", number), ("acquire", waiter)
+        for verb, what in (lost, asks) if rounds else (asks, lost):
+            more = {"jitter": jitter} if verb == "lost" else {"min_remaining": 0.0}
+            self.take(verb, (what,), getattr(self.core, verb)(what, now=now, **more))
+        return rounds > 0
 
     def compare(self, core: PoolCore, world: World) -> None:
         assert core.statistics() == self.core.statistics()
@@ -645,6 +661,33 @@ class PoolMachine(RuleBasedStateMachine):
         del self.world.connections[connection.id]
         self.world.closed += 1
         self.step("lost", connection.id, jitter=jitter)
+
+    @rule(pick=picks, jitter=jitters, rounds=st.integers(0, 5))
+    @precondition(lambda self: len(self.world.open) > 1 and len(self.world.waiters) < 5)
+    @noted
+    def peer_closes_as_somebody_asks(self, pick: int, jitter: float, rounds: int) -> None:
+        """Its end is under way, or known and not wound up: whichever was first, nothing is in between."""
+        connection = self.choose(self.world.open, pick)
+        self.last_waiter += 1
+        waiter = WaiterId(self.last_waiter)
+
+        def lose() -> None:
+            self.world.end(connection)
+            del self.world.connections[connection.id]
+            self.world.closed += 1
+            self.feed("lost", connection.id, jitter=jitter)
+
+        def ask() -> None:
+            self.world.waiters.append(waiter)
+            self.world.wanted[waiter] = 0.0
+            self.feed("acquire", waiter, min_remaining=0.0)
+
+        known = self.driver.ends_as_asked(connection.id, waiter, rounds, now=self.now, jitter=jitter)
+        for happens in (lose, ask) if known else (ask, lose):
+            happens()
+        while self.driver.prompt and self.core.next_deadline() <= self.now:
+            self.feed("tick")
+        self.driver.compare(self.core, self.world)
 
     @rule(pick=picks)
     @precondition(lambda self: len(self.world.open) > 1)

@@ -531,9 +531,9 @@ MUTANTS = [
     ),
     Mutant(
         "every connection draws the same retirement",
-        SHELL,
-        "self.step(self.core.connected, connection.id, jitter=self._random.random())",
-        "self.step(self.core.connected, connection.id, jitter=0.0)",
+        CONNECTION,
+        "link.report(link.host.core.connected, jitter=link.host.jitter())",
+        "link.report(link.host.core.connected, jitter=0.0)",
     ),
     Mutant(
         "a hang-up ignores a dial that runs",
@@ -550,7 +550,7 @@ MUTANTS = [
     Mutant(
         "the reader swallows the end",
         CONNECTION,
-        "            self.link.note_close(error)\n        finally:\n            self.link.ending = True",
+        "            self.link.note_close(error)\n        finally:\n            self.link.lose()",
         "            await trio.sleep_forever()",
     ),
     Mutant(
@@ -574,8 +574,21 @@ MUTANTS = [
     Mutant(
         "a turn that was given up is not reported",
         LEASE,
-        "            self._owner.give_up(self._id)",
+        "            self._owner.step(self._owner.core.give_up, self._id)",
         "            pass",
+    ),
+    Mutant(
+        "an end is reported when it is wound up",
+        CONNECTION,
+        "self.link.note_close(error)\n        finally:\n            self.link.lose()",
+        "self.link.note_close(error)\n        finally:\n            self.link.ending = True",
+    ),
+    Mutant(
+        "an end is reported a round later",
+        CONNECTION,
+        "self.link.note_close(error)\n        finally:\n            self.link.lose()",
+        "self.link.note_close(error)\n        finally:\n            self.link.ending = True\n"
+        "            await trio.lowlevel.checkpoint()\n            self.link.lose()",
     ),
 ]
 

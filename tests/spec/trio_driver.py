@@ -55,6 +55,8 @@ class HeldWire:
         self.sent: list[bytes] = []
         self.may_go = trio.Event()
         self.aborted = False
+        #: Whether the pool has been told that it has ended.
+        self.end_seen = False
 
     async def send(self, message: bytes) -> None:
         await trio.lowlevel.checkpoint()
@@ -66,6 +68,7 @@ class HeldWire:
         try:
             return [await self._received.receive()]
         except trio.EndOfChannel:
+            self.end_seen = True
             raise WireClosedError(1006) from None
 
     async def ping(self) -> None:
@@ -249,6 +252,8 @@ class TrioDriver(Driver):
         async def act() -> None:
             await trio.lowlevel.checkpoint()
             getattr(self, f"do_{verb}")(*args, world=world, **kwargs)
+            if verb == "lost":
+                await self._watch_end(args[0], 6)
 
         if verb == "start":
             self._thread.start()
@@ -263,6 +268,19 @@ class TrioDriver(Driver):
             self.scopes[waiter].cancel()
 
         self.do(act)
+
+    def ends_as_asked(
+        self, number: ConnectionId, waiter: WaiterId, rounds: int, *, now: float, jitter: float
+    ) -> bool:
+        known: list[bool] = []
+
+        async def act() -> None:
+            self._ends(number, jitter)
+            await self._watch_end(number, rounds)
+            self._acquire(waiter, 0.0, lambda: known.append(self.wires[number].end_seen))
+
+        self.do(act)
+        return known[0]
 
     def compare(self, core: PoolCore, world: World) -> None:
         real = self.pool._shell.core
@@ -292,9 +310,15 @@ class TrioDriver(Driver):
     # -- verbs ------------------------------------------------------------------------------------
 
     def do_acquire(self, waiter: WaiterId, *, world: World, now: float, min_remaining: float = 0.0) -> None:
+        self._acquire(waiter, min_remaining)
+
+    def _acquire(
+        self, waiter: WaiterId, min_remaining: float, asking: Callable[[], None] = lambda: None
+    ) -> None:
         scope = self.scopes[waiter] = trio.CancelScope()
 
         async def user() -> None:
+            asking()
             with scope, contextlib.suppress(BodyError, wspool.WsPoolError):
                 async with self.pool.lease(min_remaining=min_remaining) as lease:
                     self.leases[lease._id] = lease
@@ -405,10 +429,21 @@ class TrioDriver(Driver):
         self.pool.retry_now()
 
     def do_lost(self, number: ConnectionId, *, world: World, now: float, jitter: float) -> None:
+        self._ends(number, jitter)
+
+    def _ends(self, number: ConnectionId, jitter: float) -> None:
         self.dice.next = jitter
         wire = self.wires[number]
-        wire.may_go.set()
+        if number % 2:
+            wire.may_go.set()  # else its tasks and its socket are there until the end of the pool
         wire.inbound.close()
+
+    async def _watch_end(self, number: ConnectionId, rounds: int) -> None:
+        """The core knows of the end as soon as the pool does, not a round later."""
+        for _ in range(rounds):
+            await trio.lowlevel.checkpoint()
+            known = number not in self.pool._shell.core.states()
+            assert known is self.wires[number].end_seen, "the core counts on what is known to be over"
 
     def do_hang_up(self, number: ConnectionId, reason: CloseReason, *, world: World, now: float) -> None:
         limit = '{"type":"error","status":400,"error":{"code":"websocket_connection_limit_reached"}}'

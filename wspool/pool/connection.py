@@ -2,7 +2,8 @@
 
 The supervisor is a task of the pool. It owns a nursery in which the wire lives, and turns everything
 that comes out of it (a closed wire, a crash inside a library, a stray `Cancelled` that no scope asked
-for) into one report: this connection is dead.
+for) into one report: this connection is dead. That is made in the step that sees it; what follows only
+winds up (the wire is dropped, its tasks end), and then the connection is gone.
 
 In between it is the reader, which always runs, and gives what has come to the `Router`.
 
@@ -14,7 +15,6 @@ waits for a slow consumer only while no other turn is in flight.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
 import trio
@@ -36,13 +36,11 @@ logger = logging.getLogger("wspool.connection")
 
 
 class Owner(Host, Protocol):
-    """What a connection needs of its pool: to dial, and to report its life."""
+    """What a connection needs of its pool besides: to dial, and to say that nothing of it is left."""
 
-    async def dial(self, connection: Connection, nursery: trio.Nursery) -> Wire: ...
-    def on_connected(self, connection: Connection) -> None: ...
-    def on_dial_failed(self, connection: Connection, error: ConnectError) -> None: ...
-    def on_lost(self, connection: Connection) -> None: ...
-    def on_gone(self, connection: Connection) -> None: ...
+    async def dial(self, link: Link, nursery: trio.Nursery) -> Wire: ...
+    def on_dial_failed(self, link: Link, error: ConnectError) -> None: ...
+    def on_gone(self, link: Link) -> None: ...
 
 
 class Connection:
@@ -64,8 +62,6 @@ class Connection:
         self._reading = trio.CancelScope()
         self._sender = Sender(self.link, self._reading)
         self._waiting_for: Attempt | None = None
-        #: True once it was told to end, politely or not.
-        self._told = False
         self._polite = False
         self._connected = False
 
@@ -84,40 +80,33 @@ class Connection:
 
     # -- what the pool asks for ---------------------------------------------------------------
 
-    def name_lanes(self, naming: Naming) -> None:
-        """Say how its lanes are told apart."""
-        self._router.name_lanes(naming)
-
     def stream_id(self, lane: Lane) -> str | None:
         """Return the name that a request on *lane* must give, if any."""
         return None if self._router.naming is Naming.NONE else lane.name
 
     async def run(self) -> None:
-        """Live: dial, serve until told to hang up or lost, report exactly once how it ended."""
-        failure: ConnectError | None = None
+        """Live: dial, serve until told to hang up or lost, wind up. How it ended is reported exactly once."""
         try:
-            failure = await self._supervise()
+            await self._supervise()
         finally:
-            # Synchronous on purpose: the end, the report and what it leads to are one step.
-            self.link.wire = None
-            self.link.lose_attempts()
-            if self._told:
-                self._owner.on_gone(self)
-            elif self._connected:
-                self._owner.on_lost(self)
-            else:
-                self._owner.on_dial_failed(
-                    self, failure or ConnectError("the dial was stopped", phase="upgrade")
-                )
+            self._end(ConnectError("the dial was stopped", phase="upgrade"))
+            self._owner.on_gone(self.link)
 
     def hang_up(self, *, polite: bool) -> None:
         """End, with a goodbye or without. The turns on it are lost at once."""
-        self._told = True
         self._polite = polite
-        self.link.ending = True
+        self.link.told = self.link.ending = True
         self._reading.cancel()
         self.link.lose_attempts()
         if not self._connected and self.link.nursery is not None:
+            self.link.nursery.cancel_scope.cancel()
+
+    def crash(self, error: BaseException) -> None:
+        """End because of what should not have happened: it is the business of this connection alone."""
+        forget(error, self.link.redactor)
+        logger.error("connection %s is given up, its pool goes on", self.id, exc_info=error)
+        self._end(_crashed_dial(error))
+        if self.link.nursery is not None:
             self.link.nursery.cancel_scope.cancel()
 
     async def send(self, message: bytes, attempt: Attempt) -> None:
@@ -141,22 +130,18 @@ class Connection:
         """
         return await self._sender.steer(message, attempt, steer)
 
-    def spawn(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Run a task that ends with this connection, and whose crash is the end of it."""
-        self.link.spawn(task, *args)
-
     # -- the supervisor -----------------------------------------------------------------------
 
-    async def _supervise(self) -> ConnectError | None:
-        failure: ConnectError | None = None
+    async def _supervise(self) -> None:
+        link = self.link
         try:
             async with trio.open_nursery() as nursery:
-                self.link.nursery = nursery
+                link.nursery = nursery
                 try:
-                    if not self._told:
-                        await self._serve(await self._owner.dial(self, nursery))
+                    if not link.ending:
+                        await self._serve(await self._owner.dial(link, nursery))
                 except ConnectError as error:
-                    failure = error
+                    self._end(error)
                 nursery.cancel_scope.cancel()
         except BaseException as error:
             # This is the outermost frame of the task, and the nursery held nothing but this
@@ -165,46 +150,52 @@ class Connection:
             # nothing else. Only what is meant for the whole program passes.
             if (passing := _for_the_program(error)) is not None:
                 raise passing from None
-            forget(error, self.link.redactor)
+            forget(error, link.redactor)
             logger.debug("connection %s crashed: %r", self.id, error)
-            if not self._connected:
-                what = ", ".join(type(leaf).__name__ for leaf in _leaves(error))
-                failure = ConnectError(f"the dial crashed ({what})", phase="upgrade")
-                failure.__cause__ = error
-        return failure
+            self._end(_crashed_dial(error))
 
     async def _serve(self, wire: Wire) -> None:
+        link = self.link
         try:
-            if not self._told:
-                self.link.wire = wire
+            if not link.ending:
+                link.wire = wire
                 self._connected = True
-                self.link.heard_at = self._owner.now()
-                self._owner.on_connected(self)
+                link.heard_at = link.host.now()
+                self._router.name_lanes(link.host.core.naming)
+                link.report(link.host.core.connected, jitter=link.host.jitter())
                 await self._read(wire)
             if self._polite:
                 await wire.aclose()
         finally:
             await wire.abort()
 
+    def _end(self, failure: ConnectError) -> None:
+        """Nothing can be done with it any more; *failure* says why, if it was never connected."""
+        if self._connected or self.link.told:
+            self.link.lose()
+        elif not self.link.over:
+            self.link.ending = True
+            self._owner.on_dial_failed(self.link, failure)
+
     # -- the reader ---------------------------------------------------------------------------
 
     async def _read(self, wire: Wire) -> None:
         """Read until the wire or the connection ends, or a request could not be sent in time."""
-        limit = self._owner.policy.max_buffered
+        policy = self.link.host.policy
         try:
             with self._reading:
                 while not self.link.ending:
                     for attempt in self._router.take(await wire.receive()):
-                        if attempt.unread > limit:
-                            await self._wait_for(attempt, limit)
-            if self._reading.cancelled_caught and not self._told:
-                late = f"within send_timeout={self._owner.policy.send_timeout:g} s"
+                        if attempt.unread > policy.max_buffered:
+                            await self._wait_for(attempt, policy.max_buffered)
+            if self._reading.cancelled_caught and not self.link.ending:
+                late = f"within send_timeout={policy.send_timeout:g} s"
                 self.link.close_reason = f"the network did not take the message {late}"
                 self.link.poison(CloseReason.DIRTY)
         except WireClosedError as error:
             self.link.note_close(error)
         finally:
-            self.link.ending = True
+            self.link.lose()
 
     async def _wait_for(self, attempt: Attempt, limit: int) -> None:
         if self.link.is_shared(attempt):
@@ -213,6 +204,14 @@ class Connection:
         self._waiting_for = attempt
         await attempt.room(limit)
         self._waiting_for = None
+
+
+def _crashed_dial(error: BaseException) -> ConnectError:
+    """Return what a dial that ended with *error* failed with."""
+    what = ", ".join(type(leaf).__name__ for leaf in _leaves(error))
+    failure = ConnectError(f"the dial crashed ({what})", phase="upgrade")
+    failure.__cause__ = error
+    return failure
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -13,9 +13,9 @@ import trio
 
 from wspool.core.failures import DialFailure, FailureKind, classify_dial, parse_retry_after
 from wspool.core.statistics import DialRecord
-from wspool.pool.connection import Connection
 from wspool.pool.credentials import CredentialError, Redactor, forget
 from wspool.pool.instrument import watch
+from wspool.pool.link import Link
 from wspool.pool.setup import Headers, Setup
 from wspool.wire.answer import Answer
 from wspool.wire.descriptors import is_shortage
@@ -35,14 +35,14 @@ class Dialer:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
 
-    async def dial(self, connection: Connection, nursery: trio.Nursery) -> Wire:
-        """Open the wire of *connection*, whose tasks live in *nursery*.
+    async def dial(self, link: Link, nursery: trio.Nursery) -> Wire:
+        """Open the wire of *link*, whose tasks live in *nursery*.
 
         A credential that can be renewed and is refused is asked for once more, at once.
         """
         headers = await self._ask_headers()
         try:
-            return await self._connect(connection, nursery, headers)
+            return await self._connect(link, nursery, headers)
         except ConnectError as error:
             # Not what a proxy refuses: it has not seen this credential.
             if not self._setup.renewable or error.phase != "upgrade" or error.status != 401:
@@ -52,7 +52,7 @@ class Dialer:
         if renewed == headers:
             raise refusal  # the endpoint has judged this one
         forget(refusal)
-        return await self._connect(connection, nursery, renewed)
+        return await self._connect(link, nursery, renewed)
 
     async def post(self, suffix: str, body: bytes) -> Answer:
         """Send *body* by HTTP to the endpoint's path with *suffix*; return the answer. A checkpoint.
@@ -76,18 +76,18 @@ class Dialer:
             return await self._setup.headers()
         raise CredentialError(f"gave no key within {limit:g} s; it is asked again")
 
-    async def _connect(self, connection: Connection, nursery: trio.Nursery, headers: Headers) -> Wire:
+    async def _connect(self, link: Link, nursery: trio.Nursery, headers: Headers) -> Wire:
         # The connector bounds the dial itself, and says in which phase its time was up.
         began, failure = trio.current_time(), "the dial was stopped"
         seconds: Mapping[str, float] = {}
-        connection.link.redactor = Redactor(headers)
+        link.redactor = Redactor(headers)
         try:
             with stopwatch() as seconds:
                 wire = await self._setup.connector.connect(nursery, self._setup.endpoint, headers)
             failure = ""
             return wire
         except ConnectError as error:
-            forget(error, connection.link.redactor)
+            forget(error, link.redactor)
             failure = str(error)
             raise
         finally:

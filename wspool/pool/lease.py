@@ -1,7 +1,8 @@
 """Lease: the exclusive right to one lane of one connection.
 
 The low level: no history, no resend. A lease dies with its connection, and every use of a
-dead lease is a clear error without I/O.
+dead lease is a clear error without I/O. So is every use in another thread, trio run or process than the
+pool's: whatever does anything looks at that first (`check_use`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from wspool.core.events.steering import Steer
 from wspool.core.events.turn import TurnState
 from wspool.core.frames import encode
 from wspool.core.lending.pool import Verdict
-from wspool.core.policy import Provider
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import TurnRecord
 from wspool.errors import (
@@ -36,7 +36,7 @@ from wspool.errors import (
 from wspool.pool.attempt import Attempt
 from wspool.pool.connection import Connection
 from wspool.pool.leaks import Borrowers
-from wspool.pool.link import Lane
+from wspool.pool.link import Host, Lane
 from wspool.pool.outcome import lost
 from wspool.pool.turn import Turn
 from wspool.wire.wire import WireClosedError
@@ -50,23 +50,18 @@ _REFUSED_FIELDS = {
 }
 
 
-class LeaseOwner(Protocol):
-    """What a lease needs of its pool."""
+class LeaseOwner(Host, Protocol):
+    """What a lease needs of its pool besides: to be taken, used in the right place, and given back."""
 
-    provider: Provider
     borrowers: Borrowers | None
 
-    def record(self, record: TurnRecord) -> None: ...
     def check_use(self) -> None: ...
     def check_life(self, min_remaining: float) -> None: ...
     def ask(self, min_remaining: float) -> Lease | WsPoolError | WaiterId: ...
     def abandon(self, waiter: WaiterId, _: object) -> Abort: ...
-    def is_live(self, lease: LeaseId) -> bool: ...
-    def now(self) -> float: ...
     def begin(self, lease: LeaseId, *, movable: bool) -> Verdict: ...
-    def park(self, lease: LeaseId) -> None: ...
-    def give_up(self, lease: LeaseId) -> None: ...
     def release(self, lease: LeaseId) -> None: ...
+    def record(self, record: TurnRecord) -> None: ...
 
 
 class Lease:
@@ -99,7 +94,7 @@ class Lease:
     @property
     def alive(self) -> bool:
         """True while turns can start: not released, and its connection is there."""
-        return self._owner.is_live(self._id)
+        return self._owner.core.is_live(self._id)
 
     @property
     def connection(self) -> int:
@@ -128,6 +123,7 @@ class Lease:
             RequestTooLargeError: over the provider's limit; nothing was sent.
             TurnLostError: its connection is gone, or too old for another turn.
         """
+        self._owner.check_use()
         for name, advice in _REFUSED_FIELDS.items():
             if body.get(name):
                 raise ValueError(f"{name!r} cannot be sent: {advice}")
@@ -153,6 +149,7 @@ class Lease:
 
         Whatever happens to the send shows in the attempt: a failed one is lost.
         """
+        self._owner.check_use()
         self._lane.attempt = attempt
         self._lane.warm_up = None
         attempt.give_up = self.give_up
@@ -165,6 +162,7 @@ class Lease:
 
     async def steer(self, items: list[dict[str, Any]], attempt: Attempt) -> Steer:
         """Send *items* to the response of *attempt*; return once they are taken. See `Turn.steer`."""
+        self._owner.check_use()
         machine = attempt.machine
         if not self._owner.provider.steering:
             raise refused_steer("this provider has no steering", code="steering_not_supported")
@@ -199,20 +197,23 @@ class Lease:
 
     def give_up(self, attempt: Attempt) -> None:
         """Nobody wants the rest of *attempt*. Never waits."""
+        self._owner.check_use()
         if self._lane.attempt is attempt and self.alive and not attempt.given_up:
             attempt.drop()
-            self._owner.give_up(self._id)
+            self._owner.step(self._owner.core.give_up, self._id)
 
     def park(self) -> None:
         """Say that no turn will start for a while: the lane may be taken if others starve.
 
         Never waits. Starting a turn ends it; a lease whose lane was taken is dead.
         """
+        self._owner.check_use()
         if self.alive and self._lane.attempt is None:
-            self._owner.park(self._id)
+            self._owner.step(self._owner.core.park, self._id)
 
     def release(self) -> None:
         """Give the lane back. Never waits; releasing twice does nothing."""
+        self._owner.check_use()
         if not self._released:
             self._released = True
             self._owner.release(self._id)
@@ -320,6 +321,7 @@ class _LeaseDriver:
         return await self._lease.steer(items, self.attempt)
 
     def leave(self) -> None:
+        self._owner.check_use()
         lease, attempt = self._lease, self.attempt
         if attempt is None:
             return

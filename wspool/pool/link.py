@@ -2,6 +2,10 @@
 
 `Connection` lives it, `Router` reads for it, `Sender` writes for it. None of them knows the pool: each
 names the input of the core that it has seen, and `report` puts it.
+
+A connection ends in one of two ways. The pool tells it to (`told`), and is told when it is gone. Or it is
+lost: whoever sees that first calls `lose`, and from that very step on the core does not know it any more
+(`over`), so that nothing is granted, sent or tried on it while it winds up.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from wspool.core.commands import CloseReason, Command, ConnectionId, LaneId
 from wspool.core.events.naming import lane_name
@@ -25,13 +30,14 @@ __all__ = ["Host", "Lane", "Link"]
 
 
 class Host(Protocol):
-    """What a connection needs of its pool: what decides, and how that is performed."""
+    """What a part of a pool needs of it: what decides, and how that is performed."""
 
     core: PoolCore
     policy: PoolPolicy
     provider: Provider
 
     def now(self) -> float: ...
+    def jitter(self) -> float: ...
     def step(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None: ...
 
 
@@ -73,6 +79,8 @@ class Link:
         heard_at: when the last message came, in seconds on the pool's clock.
         redactor: takes the credential out of what the server says, for texts of ours.
         ending: True once the connection shall end: because it was told to, or is lost.
+        told: True once it was told to end.
+        over: True once its end was reported: the core knows nothing of it any more.
         close_code: the close code it ended with, if any.
         close_reason: what was said beside it, or why it was dropped here.
     """
@@ -86,13 +94,34 @@ class Link:
         self.nursery: trio.Nursery | None = None
         self.heard_at = 0.0
         self.redactor = NO_SECRETS
-        self.ending = False
+        self.ending = self.told = self.over = False
         self.close_code: int | None = None
         self.close_reason = ""
 
     def report(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None:
-        """Put an input of the core about this connection. Never waits."""
-        self.host.step(decide, self.id, *args, **kwargs)
+        """Put an input of the core about this connection, unless its end was reported. Never waits."""
+        if not self.over:
+            self.host.step(decide, self.id, *args, **kwargs)
+
+    @enable_ki_protection
+    def report_end(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None:
+        """Put the last input of the core about this connection. Never waits."""
+        if not self.over:
+            self.over = True
+            self.host.step(decide, self.id, *args, **kwargs)
+
+    @enable_ki_protection
+    def lose(self) -> None:
+        """Nothing comes and nothing goes any more. Never waits, and does nothing the second time.
+
+        Synchronous on purpose: the end, the report and what it leads to are one step. A connection that
+        was told to end is reported when it is gone.
+        """
+        self.ending = True
+        self.wire = None
+        self.lose_attempts()
+        if not self.told:
+            self.report_end(self.host.core.lost, jitter=self.host.jitter())
 
     def poison(self, reason: CloseReason) -> None:
         """This connection must not be used again. Nothing to do once its end is known."""
@@ -121,7 +150,18 @@ class Link:
         )
 
     def spawn(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Run a task that ends with this connection, and whose crash is the end of it."""
+        """Run a task that ends with this connection, and whose crash is the end of it.
+
+        A connection that is ending takes none: there is nothing that it could do.
+        """
         if self.nursery is None:
             raise AssertionError("bug: the connection is not running")
-        self.nursery.start_soon(task, *args)
+        if not self.ending:
+            self.nursery.start_soon(self._watched, task, *args)
+
+    async def _watched(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        try:
+            await task(*args)
+        except Exception:
+            self.lose()  # at once, not when the nursery has taken everything down
+            raise

@@ -203,10 +203,10 @@ class _PoolManager:
         try:
             with trio.CancelScope(shield=True):
                 await shell.serving.wait()
-        except BaseException as error:
-            # Nothing of the body has run: let the nursery say what happened.
+        except BaseException:
+            # An interrupt; nothing of the body has run.
             shell.stop()
-            await manager.__aexit__(type(error), error, error.__traceback__)
+            await manager.__aexit__(None, None, None)
             raise
         if not shell.running:
             await manager.__aexit__(None, None, None)  # raises what the pool's task raised
@@ -220,19 +220,18 @@ class _PoolManager:
         shell, manager = self._shell, self._nursery_manager
         if shell is None or manager is None:
             raise AssertionError("bug: left without being entered")
+        shell.check_use()
         try:
             await shell.close(grace=0.0)
-        except trio.Cancelled as cancelled:
+        except trio.Cancelled:
             if error is None:
-                kind, error, trace = type(cancelled), cancelled, cancelled.__traceback__
-        except BaseException:
-            # An interrupt. The pool's tasks were stopped all the same, and must be seen to end.
+                raise
+            # The body's own exception comes out, which may be the same cancellation.
+        finally:
+            # Never told how the body ended: what is not the nursery's own must come out as it is, whatever
+            # a nursery makes of it (a group, or with loose groups nothing at all). If the body was cancelled
+            # because a task of the pool crashed, that crash comes out of here, and replaces it.
             await manager.__aexit__(None, None, None)
-            raise
-        if isinstance(error, trio.Cancelled):
-            # It may belong to the nursery itself (a task of the pool crashed), which then knows why.
-            return bool(await manager.__aexit__(kind, error, trace))
-        await manager.__aexit__(None, None, None)
         return False
 
 

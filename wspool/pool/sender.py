@@ -6,6 +6,7 @@ it is a task of the connection that sends it, and only the wait for it can be ca
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable
 
@@ -14,10 +15,13 @@ import trio
 from wspool.core.commands import CloseReason
 from wspool.core.events.steering import Steer
 from wspool.pool.attempt import Attempt
+from wspool.pool.credentials import forget
 from wspool.pool.link import Link
 from wspool.wire.wire import WireClosedError
 
 __all__ = ["Sender"]
+
+logger = logging.getLogger("wspool.connection")
 
 
 class Sender:
@@ -112,6 +116,11 @@ class Sender:
         except WireClosedError as error:
             link.note_close(error)
             raise
+        except Exception as error:
+            # A crash inside a library: as for all that comes out of a wire, the connection is dead.
+            forget(error, link.redactor)
+            logger.debug("connection %s crashed: %r", link.id, error)
+            raise WireClosedError from None
         finally:
             if not done:
                 link.poison(CloseReason.DIRTY)

@@ -22,7 +22,6 @@ import trio
 from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule
 
 from wspool.core.commands import (
-    CloseReason,
     Command,
     ConnectionId,
     Degraded,
@@ -54,9 +53,10 @@ from wspool.pool.dialer import Dialer, classified
 from wspool.pool.instrument import watch
 from wspool.pool.leaks import Borrowers
 from wspool.pool.lease import Lease, LeaseBlock
+from wspool.pool.link import Link
 from wspool.pool.outcome import refusal
 from wspool.pool.setup import Setup
-from wspool.pool.upkeep import ping, warm_up
+from wspool.pool.upkeep import keep_alive, warm_up
 from wspool.wire.answer import Answer
 from wspool.wire.wire import ConnectError, WireClosedError
 
@@ -185,19 +185,11 @@ class Shell:
         self.step(self.core.abandon, waiter)
         return Abort.SUCCEEDED
 
-    def is_live(self, lease: LeaseId) -> bool:
-        """Return whether *lease* still holds its lane."""
-        return self.core.is_live(lease)
-
     def begin(self, lease: LeaseId, *, movable: bool) -> Verdict:
         """Start a turn on *lease*, see `PoolCore.begin`."""
         verdict, commands = self.core.begin(lease, self.now(), movable=movable)
         self._perform(commands)
         return verdict
-
-    def park(self, lease: LeaseId) -> None:
-        """The holder of *lease* is busy elsewhere."""
-        self.step(self.core.park, lease)
 
     def hold(self, seconds: float) -> None:
         """The server asked to wait."""
@@ -234,10 +226,6 @@ class Shell:
         """Return a random number in [0, 1)."""
         return self._random.random()
 
-    def give_up(self, lease: LeaseId) -> None:
-        """The holder of *lease* gave its turn up."""
-        self.step(self.core.give_up, lease)
-
     @enable_ki_protection
     def release(self, lease: LeaseId) -> None:
         """The holder of *lease* leaves."""
@@ -270,34 +258,25 @@ class Shell:
 
     # -- for connections ----------------------------------------------------------------------
 
-    def on_connected(self, connection: Connection) -> None:
-        """Its handshake is done."""
-        connection.name_lanes(self.core.naming)
-        self.step(self.core.connected, connection.id, jitter=self._random.random())
-
-    def on_dial_failed(self, connection: Connection, error: ConnectError) -> None:
+    def on_dial_failed(self, link: Link, error: ConnectError) -> None:
         """Its dial failed."""
-        self._connections.pop(connection.id, None)
         forget(error)
         self._last_failure = error
         failure = classified(error)
         before = self.core.failure
         first = failure.kind is FailureKind.LOCAL and (before is None or before.kind is not FailureKind.LOCAL)
         # A shortage of this process is no outage, which would be told by itself.
-        logger.log(
-            logging.WARNING if first else logging.INFO, "dial %s failed: %s", connection.id, failure.message
-        )
-        self.step(self.core.dial_failed, connection.id, failure=failure, jitter=self._random.random())
+        logger.log(logging.WARNING if first else logging.INFO, "dial %s failed: %s", link.id, failure.message)
+        link.report_end(self.core.dial_failed, failure=failure, jitter=self.jitter())
 
-    def on_lost(self, connection: Connection) -> None:
-        """It died by itself."""
-        self._connections.pop(connection.id, None)
-        self.step(self.core.lost, connection.id, jitter=self._random.random())
-
-    def on_gone(self, connection: Connection) -> None:
-        """It was told to go, and is gone."""
-        self._connections.pop(connection.id, None)
-        self.step(self.core.gone, connection.id)
+    @enable_ki_protection
+    def on_gone(self, link: Link) -> None:
+        """Its tasks have ended and its socket is closed."""
+        del self._connections[link.id]
+        if link.over:
+            self._perform(())  # the core has forgotten it already, but somebody may wait for this
+        else:
+            link.report_end(self.core.gone)
 
     # -- the life of the pool -----------------------------------------------------------------
 
@@ -376,22 +355,15 @@ class Shell:
     def _do(self, command: Command) -> None:
         match command:
             case Dial(connection=number):
-                connection = Connection(number, self, min(self.policy.lanes, self.provider.lanes))
-                self._connections[number] = connection
-                self._spawn(connection.run)
-            case HangUp(connection=number, polite=polite):
-                self._connections[number].hang_up(polite=polite)
+                self._dial(number)
+            case HangUp() | Warm() | Ping():
+                self._act(self._connections[command.connection], command)
             case Grant(waiter=waiter):
                 lease = self._lend(command.lease, command.connection, command.lane)
                 reschedule(self._parked.pop(waiter), outcome.Value(lease))
             case Refuse(waiter=waiter):
                 error = self.refusal(command)
                 reschedule(self._parked.pop(waiter), outcome.Error(error))
-            case Warm(connection=number, lane=lane):
-                connection = self._connections[number]
-                connection.spawn(self._warm_up, connection, lane)
-            case Ping(connection=number):
-                self._ping(self._connections[number])
             case Expiring(lease=lease):
                 if lease in self._leases:
                     self._leases[lease].expiring = True
@@ -408,6 +380,37 @@ class Shell:
                 watch(self._setup.instrument.pool_recovered, lasted)
             case _:
                 assert_never(command)
+
+    def _dial(self, number: ConnectionId) -> None:
+        connection = Connection(number, self, min(self.policy.lanes, self.provider.lanes))
+        self._connections[number] = connection
+        try:
+            self._spawn(connection.run)
+        except RuntimeError as error:  # the pool's own tasks have ended in this moment
+            connection.crash(error)
+            self.on_gone(connection.link)
+
+    def _spawn(self, task: Callable[[], Awaitable[object]]) -> None:
+        if self._services is None:
+            raise AssertionError("bug: the pool is not running")
+        self._services.start_soon(task)
+
+    def _act(self, connection: Connection, command: HangUp | Warm | Ping) -> None:
+        """Perform what is about one connection; whatever goes wrong with that ends this one, and no more."""
+        if connection.link.over:
+            return  # it was lost since: the core has forgotten it, and it only winds up
+        try:
+            match command:
+                case HangUp(polite=polite):
+                    connection.hang_up(polite=polite)
+                case Warm(lane=lane):
+                    if self._setup.warm_up is None:
+                        raise AssertionError("bug: a warm-up without a request")
+                    connection.link.spawn(warm_up, connection, connection.lanes[lane], self._setup.warm_up)
+                case Ping():
+                    keep_alive(connection)
+        except Exception as error:
+            connection.crash(error)
 
     def _report_leak(self, lease: LeaseId) -> None:
         if self.borrowers is None:
@@ -456,33 +459,6 @@ class Shell:
     def refusal(self, command: Refuse) -> WsPoolError:
         """Return the error that tells of *command*."""
         return refusal(command, self.core.statistics(), self._last_failure)
-
-    def _spawn(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
-        if self._services is None:
-            raise AssertionError("bug: the pool is not running")
-        self._services.start_soon(task, *args)
-
-    def _ping(self, connection: Connection) -> None:
-        interval = self.policy.ping_interval or math.inf
-        if connection.paused or connection.link.heard_at + interval > self.now():
-            # It was heard lately; anything inbound is a sign of life.
-            heard_at = max(connection.link.heard_at, self.now() - interval / 2)
-            self.step(self.core.ponged, connection.id, heard_at=heard_at)
-        else:
-            connection.spawn(self._ping_and_judge, connection)
-
-    async def _ping_and_judge(self, connection: Connection) -> None:
-        alive = await ping(connection)
-        if self._connections.get(connection.id) is connection:
-            if alive:
-                self.step(self.core.ponged, connection.id, heard_at=connection.link.heard_at)
-            else:
-                self.step(self.core.hang_up, connection.id, CloseReason.LOST)
-
-    async def _warm_up(self, connection: Connection, lane: LaneId) -> None:
-        if self._setup.warm_up is None:
-            raise AssertionError("bug: a warm-up without a request")
-        await warm_up(connection, connection.lanes[lane], self._setup.warm_up)
 
     async def _keep_time(self) -> None:
         while True:

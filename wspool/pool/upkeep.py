@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,33 +15,45 @@ from wspool.pool.connection import Connection
 from wspool.pool.link import Lane
 from wspool.wire.wire import WireClosedError
 
-__all__ = ["ping", "warm_up", "warm_up_request"]
+__all__ = ["keep_alive", "warm_up", "warm_up_request"]
 
 
-async def ping(connection: Connection) -> bool:
-    """Return whether the peer is there: False once nothing at all came from it for `ping_timeout`."""
+def keep_alive(connection: Connection) -> None:
+    """The time for a ping has come: send one, unless something was heard lately. Never waits."""
+    link = connection.link
+    now, interval = link.host.now(), link.host.policy.ping_interval or math.inf
+    if connection.paused or link.heard_at + interval > now:
+        # Anything inbound is a sign of life.
+        link.report(link.host.core.ponged, heard_at=max(link.heard_at, now - interval / 2))
+    else:
+        link.spawn(_ping, connection)
+
+
+async def _ping(connection: Connection) -> None:
+    """Wait for a sign of life; give the connection up once nothing at all came for `ping_timeout`."""
     link = connection.link
     wire = link.wire
     if wire is None:
-        return False
+        return  # lost since
     patience = link.host.policy.ping_timeout
     since = trio.current_time()
     # Any byte counts, not only the pong: that one may wait behind a large message on a slow link.
     while (deadline := max(since, wire.heard_at) + patience) > trio.current_time():
-        with trio.move_on_at(deadline):
+        with trio.move_on_at(deadline) as scope:
             try:
                 await wire.ping()
             except WireClosedError:
-                return False
+                return  # the reader comes to the end by itself, after all that was received before it
             link.heard_at = link.host.now()
-            return True
-        if connection.paused:
-            return True  # while reading pauses no pong can be seen
+        if connection.paused or not scope.cancelled_caught:  # while reading pauses no pong can be seen
+            link.report(link.host.core.ponged, heard_at=link.heard_at)
+            return
         # Time may be up only because somebody kept the whole program busy. What came meanwhile
         # is read in the same step in which the deadline was found to have passed, before the next.
         await trio.lowlevel.checkpoint()
-    link.close_reason = f"nothing came for ping_timeout={patience:g} s, not even a pong"
-    return False
+    if not link.ending:
+        link.close_reason = f"nothing came for ping_timeout={patience:g} s, not even a pong"
+        link.poison(CloseReason.LOST)
 
 
 async def warm_up(connection: Connection, lane: Lane, body: Mapping[str, Any]) -> None:
