@@ -582,8 +582,7 @@ class Connection:
         lane.latest = machine.response_id if well else None
         lane.warm_up = None
         if lane.warming is not None:
-            if well and machine.response_id is not None:
-                lane.warm_up = WarmUp(machine.response_id, lane.warming)
+            lane.warm_up = WarmUp.of(machine.response, lane.warming, output_seen=machine.output_seen)
             lane.warming = None
         if machine.error is not None and machine.error.is_connection_limit:
             self._poison(CloseReason.LIMIT)
@@ -611,7 +610,7 @@ def _answers(lane: Lane, target: object) -> bool:
     machine = lane.attempt.machine if lane.attempt is not None else None
     if machine is None or target is None:
         return False
-    return target == machine.response_id or any(target == part.response.get("id") for part in machine.parts)
+    return target == machine.response_id or any(target == part.id for part in machine.parts)
 
 
 def warm_up_request(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ import attrs
 from wspool.core.error import Delivery
 from wspool.core.events.steering import Steer, Steers
 from wspool.core.frames import Event, Likeness, ServerError, parse_error
+from wspool.core.sending.items import Output
 
 __all__ = ["Delivery", "Part", "Reception", "TurnMachine", "TurnState", "is_about_connection"]
 
@@ -107,15 +108,35 @@ _LOOKED_AT: Final = (
 )
 
 
+_NOT_KEPT: Final = Output()
+
+
 @attrs.frozen
 class Part:
     """One response of a turn that ended, and what it was steered by to begin with.
 
-    The first of a turn began with its input.
+    The first of a turn began with its input. The caller is given the same response, and may do with it
+    what it likes: whatever is needed of it later is taken out here.
+
+    Attributes:
+        steered_by: the items that it began with.
+        response: the response as it came, its output complete.
+        id: its id.
+        status: how it ended.
+        output: its output as a history keeps it, if there is one that does.
     """
 
     steered_by: list[dict[str, Any]]
     response: dict[str, Any]
+    id: str
+    status: str
+    output: Output = attrs.field(repr=False)
+
+    @classmethod
+    def of(cls, steered_by: list[dict[str, Any]], response: dict[str, Any], *, keep: bool) -> Part:
+        """Return the part that *response* has ended; *keep* its output for a history."""
+        output = Output.of(response["output"]) if keep else _NOT_KEPT
+        return cls(steered_by, response, str(response.get("id")), str(response["status"]), output)
 
 
 class TurnMachine:
@@ -129,6 +150,7 @@ class TurnMachine:
         lane: the `stream_id` that its events must have.
         state: where the turn is.
         response_id: id of its response, once created.
+        keeps: set to True where a history keeps the output of its responses.
         error: the error frame, if one came.
         response: the response object of the last terminal event, with its output complete.
         parts: its responses that have ended, more than one if it was steered.
@@ -144,6 +166,7 @@ class TurnMachine:
         "_parent",
         "_steered_by",
         "error",
+        "keeps",
         "lane",
         "like",
         "output_seen",
@@ -158,6 +181,7 @@ class TurnMachine:
     def __init__(self, parent: str | None = None, lane: str | None = None) -> None:
         self.state = TurnState.NEW
         self.lane = lane
+        self.keeps = False
         self.parts: list[Part] = []
         self.steers = Steers()
         self.steered = False
@@ -196,7 +220,7 @@ class TurnMachine:
         """True when an answer to a steer is overdue: it, not a response of the model, is what is missing."""
         if self.state is not TurnState.SETTLING:
             return False
-        failed = self.response is not None and self.response["status"] == "failed"
+        failed = self.response is not None and self.parts[-1].status == "failed"
         return failed or not self.steers.expects_successor(self.response_id)
 
     @property
@@ -211,7 +235,7 @@ class TurnMachine:
         if self.state is not TurnState.ENDED:
             return None
         if self.response is not None:
-            return str(self.response.get("status") or "completed")
+            return self.parts[-1].status
         return "rejected" if self.refused else "failed"
 
     def handed(self) -> None:
@@ -344,7 +368,7 @@ class TurnMachine:
         return Reception.DELIVER
 
     def _receive_steer(self, event: Event) -> Reception:
-        ours = {str(part.response.get("id")) for part in self.parts} | {str(self.response_id)}
+        ours = {part.id for part in self.parts} | {str(self.response_id)}
         if not self.steers.answer(event.type.removeprefix(_STEER), event.data, ours):
             return Reception.DIRTY
         return self._settle()
@@ -362,12 +386,13 @@ class TurnMachine:
             return Reception.DIRTY
         # Some servers leave the output of the terminal event out; the items were all announced.
         if not response.get("output") and self._items:
-            items = [item.data.get("item") for item in self._items]
+            # Read anew: the caller has the events, and may have changed what it read of them.
+            items = [Event(item.type, item.raw).data.get("item") for item in self._items]
             response["output"] = [item for item in items if isinstance(item, dict)]
         response["output"] = response.get("output") or []
         response["status"] = response.get("status") or event.type.removeprefix("response.")
         self.response = response
-        self.parts.append(Part(self._steered_by, response))
+        self.parts.append(Part.of(self._steered_by, response, keep=self.keeps))
         if event.type == "response.failed":
             self.error = parse_error(event.data, wall_clock=wall_clock)
         self.state = TurnState.SETTLING
