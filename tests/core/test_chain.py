@@ -10,14 +10,29 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
+from wspool.core.commands import ConnectionId, LaneId
+from wspool.core.encoding import Encoded, read
 from wspool.core.frames import encode
-from wspool.core.sending.chain import Chain, Item, Plan, WarmUp, as_items
+from wspool.core.items import Output, encode_fields, encode_items, read_items
+from wspool.core.sending.chain import Chain, Item, LaneKey, Plan, WarmUp, as_items
 
 BODY = {"model": "m", "instructions": "Be good.", "tools": [{"type": "function", "name": "f"}]}
+FIELDS = encode_fields(BODY)
+
+HERE: LaneKey = (ConnectionId(1), LaneId(0))
+THERE: LaneKey = (ConnectionId(2), LaneId(0))
 
 
 def item(number: int) -> Item:
     return {"type": "message", "role": "user", "content": f"{number} \u00e4"}
+
+
+def items(*numbers: int) -> list[Encoded]:
+    return encode_items([item(number) for number in numbers])
+
+
+def output(*numbers: int) -> Output:
+    return Output.of([item(number) for number in numbers])
 
 
 # -- an honest server -----------------------------------------------------------------------
@@ -32,86 +47,141 @@ class Connection:
     """A connection of the server: it holds the context of its latest response, and nothing older.
 
     Attributes:
+        key: what the client calls its lane.
         latest: id of the latest response, as the client knows it.
         warm_up: the response to a warm-up request that no turn has followed.
+        count: how many responses it has had.
     """
 
+    key: LaneKey
     cache: dict[str, list[Item]] = attrs.field(factory=dict[str, list[Item]])
     latest: str | None = None
     warm_up: WarmUp | None = None
+    count: int = 0
 
 
 class Server:
-    """Resolves previous responses by its own books alone."""
+    """Resolves previous responses by its own books alone.
 
-    def __init__(self) -> None:
-        self._ids = (f"resp_{number}" for number in itertools.count())
+    Args:
+        counts: it names the responses of each connection by their number, and stores nothing. Another
+            gives each a name of its own, and stores what it is asked to: then it knows the input and the
+            output of each stored response and puts the contexts together of those that it has stored.
+    """
+
+    def __init__(self, *, counts: bool) -> None:
+        self._counts = counts
+        self._numbers = itertools.count()
+        self._stored: dict[str, tuple[str | None, list[Item]]] = {}
 
     def create(
         self, connection: Connection, parent: str | None, given: Sequence[Item]
     ) -> tuple[str, list[Item]]:
         """Return the id of the new response and the context that its model sees."""
-        if parent is not None and parent not in connection.cache:
+        connection.count += 1
+        id = f"resp_{connection.count if self._counts else next(self._numbers) + 1000}"
+        if parent is None:
+            return id, [*given]
+        if parent in connection.cache:
+            return id, [*connection.cache[parent], *given]
+        if parent not in self._stored:
             raise ParentMissingError(parent)
-        context = [*(connection.cache[parent] if parent is not None else []), *given]
-        return next(self._ids), context
+        context: list[Item] = []
+        ancestor: str | None = parent
+        while ancestor is not None and ancestor in self._stored:
+            ancestor, own = self._stored[ancestor]
+            context = [*own, *context]
+        return id, [*context, *given]
 
-    def finish(self, connection: Connection, id: str, context: list[Item], output: Sequence[Item]) -> None:
-        """The response ended well: it is all that the connection remembers."""
-        connection.cache = {id: [*context, *output]}
+    def finish(
+        self,
+        connection: Connection,
+        id: str,
+        context: list[Item],
+        said: Sequence[Item],
+        *,
+        store: tuple[str | None, Sequence[Item]] | None = None,
+    ) -> None:
+        """The response ended well: it is all that the connection remembers.
+
+        *store* it with its parent and its input.
+        """
+        connection.cache = {id: [*context, *said]}
+        if store is not None and not self._counts:
+            self._stored[id] = (store[0], [*store[1], *said])
+
+    def evict(self, connection: Connection) -> None:
+        """Forget what the connection held. What of it was stored in part only is of no use any more."""
+        for id in connection.cache:
+            ancestor: str | None = id
+            while ancestor in self._stored:
+                ancestor = self._stored[ancestor][0]
+            if ancestor is not None:
+                self._stored.pop(id, None)
+        connection.cache = {}
 
     def warm(self, connection: Connection, body: dict[str, Any]) -> None:
         """Answer a warm-up request."""
         id, context = self.create(connection, None, body.get("input", []))
         self.finish(connection, id, context, [])
-        connection.latest, connection.warm_up = id, WarmUp(id, body)
+        connection.latest = id
+        connection.warm_up = WarmUp.of({"id": id, "status": "completed", "output": []}, body)
 
 
 class World:
     """One conversation, some connections, and others who use them too."""
 
-    def __init__(self) -> None:
-        self.server = Server()
-        self.connections = [Connection() for _ in range(3)]
+    def __init__(self, *, counts: bool) -> None:
+        self.server = Server(counts=counts)
+        self.numbers = itertools.count()
+        self.connections = [self.connect() for _ in range(3)]
         self.chain = Chain()
         self.truth: list[Item] = []
-        self.numbers = itertools.count()
         self.deltas = 0
+
+    def connect(self) -> Connection:
+        return Connection((ConnectionId(next(self.numbers)), LaneId(0)))
 
     def items(self, count: int) -> list[Item]:
         return [item(next(self.numbers)) for _ in range(count)]
 
-    def turn(self, where: int, inputs: int, outputs: int, fate: str) -> None:
+    def turn(self, where: int, inputs: int, outputs: int, fate: str, *, store: bool = False) -> None:
         """Send one turn and let it end by *fate*; the model's context is checked on the way."""
         connection = self.connections[where]
-        new, output = self.items(inputs), self.items(outputs)
-        plan = self.chain.plan(new, connection.latest, connection.warm_up, BODY)
+        given, said = self.items(inputs), self.items(outputs)
+        new = encode_items(given)
+
+        def create() -> tuple[Plan, str, list[Item]]:
+            plan = self.chain.plan(new, connection.key, connection.latest, connection.warm_up, FIELDS)
+            id, context = self.server.create(connection, plan.previous_response_id, read_items(plan.input))
+            return plan, id, context
+
         try:
-            id, context = self.server.create(connection, plan.previous_response_id, plan.input)
+            plan, id, context = create()
         except ParentMissingError:
             connection.latest = connection.warm_up = None
-            self.chain.forget_parent()
-            plan = self.chain.plan(new, connection.latest, connection.warm_up, BODY)
-            id, context = self.server.create(connection, plan.previous_response_id, plan.input)
+            self.chain.forget_parent(lost_by_server=True)
+            plan, id, context = create()
         self.deltas += not plan.full
         connection.warm_up = None
 
-        assert [*self.truth, *new] == context
-        assert [*self.chain.items, *new] == context
+        assert [*self.truth, *given] == context
+        assert [*self.chain.items, *given] == context
 
+        kept = (plan.previous_response_id, read_items(plan.input)) if store else None
         match fate:
-            case "well":
-                self.server.finish(connection, id, context, output)
+            case "well" | "well stored":
+                self.server.finish(connection, id, context, said, store=kept)
                 connection.latest = id
-                self.chain.extend(new, output, id)
-                self.truth += [*new, *output]
+                self.chain.extend(new, Output.of(said), id, connection.key, stored=plan.rooted and store)
+                self.truth += [*given, *said]
             case "failed":  # the server evicts the parent
                 connection.cache, connection.latest = {}, None
                 self.chain.forget_parent()
             case _:  # lost: the server may have finished it, and nobody will know
-                self.server.finish(connection, id, context, output)
+                self.server.finish(connection, id, context, said, store=kept)
                 self.chain.forget_parent()
-                self.connections[where] = Connection()
+                self.connections[where] = self.connect()
 
         assert self.truth == self.chain.items
 
@@ -128,9 +198,13 @@ class World:
             case "others":
                 self.others(where)
             case "evict":  # silently: the client learns of it when it asks
-                self.connections[where].cache = {}
+                self.server.evict(self.connections[where])
             case "reconnect":
-                self.connections[where] = Connection()
+                self.connections[where] = self.connect()
+            case "fork":
+                self.chain = self.chain.fork()
+            case "resume":
+                self.chain = Chain.resume(self.chain.snapshot())
             case "warm":
                 if self.connections[where].latest is None:
                     self.server.warm(self.connections[where], {**BODY, "input": []})
@@ -138,10 +212,13 @@ class World:
                 if self.connections[where].latest is None:
                     self.server.warm(self.connections[where], {**BODY, "model": "another"})
             case _:
-                self.turn(where, inputs, outputs, kind)
+                self.turn(where, inputs, outputs, kind, store=kind.endswith("stored"))
 
 
-KINDS = ["well", "well", "well", "failed", "lost", "others", "evict", "reconnect", "warm", "warm other"]
+KINDS = [
+    *["well", "well", "well", "well stored", "well stored", "failed", "lost", "lost stored", "others"],
+    *["evict", "reconnect", "warm", "warm other", "fork", "resume"],
+]
 # Mostly on one connection, so that there is something to continue from.
 STORIES = st.lists(
     st.tuples(st.sampled_from(KINDS), st.sampled_from([0, 0, 0, 1, 2]), st.integers(0, 2), st.integers(0, 2)),
@@ -149,10 +226,15 @@ STORIES = st.lists(
 )
 
 
-@given(STORIES)
-def test_the_model_always_sees_the_whole_history(story: list[tuple[str, int, int, int]]) -> None:
-    """Through failures, losses, evictions, moves and warm-ups, context is history plus what is new."""
-    world = World()
+@given(STORIES, st.booleans())
+def test_the_model_always_sees_the_whole_history(
+    story: list[tuple[str, int, int, int]], counts: bool
+) -> None:
+    """Through failures, losses, evictions, moves and warm-ups, context is history plus what is new.
+
+    Also where ids are counted anew on each connection, and where some turns are stored and some are not.
+    """
+    world = World(counts=counts)
     for step in story:
         world.step(*step)
 
@@ -160,17 +242,27 @@ def test_the_model_always_sees_the_whole_history(story: list[tuple[str, int, int
 @given(st.integers(1, 10))
 def test_a_conversation_that_stays_sends_only_what_is_new(turns: int) -> None:
     """Every turn after the first is a delta, on a lane that nobody else used."""
-    world = World()
+    world = World(counts=True)
     for _ in range(turns):
         world.turn(0, 1, 1, "well")
 
     assert turns - 1 == world.deltas
 
 
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=10))
+def test_a_conversation_that_is_stored_sends_only_what_is_new(places: list[int]) -> None:
+    """Wherever its turns go."""
+    world = World(counts=False)
+    for where in places:
+        world.turn(where, 1, 1, "well", store=True)
+
+    assert len(places) - 1 == world.deltas
+
+
 @pytest.mark.parametrize("trouble", ["failed", "lost", "others", "reconnect", "evict"])
 def test_after_trouble_one_turn_is_full_and_the_next_is_not(trouble: str) -> None:
     """The history is sent once more, and from there on only what is new."""
-    world = World()
+    world = World(counts=False)
     for step in ("well", trouble, "well", "well"):
         world.step(step, 0, 1, 1)
 
@@ -178,117 +270,269 @@ def test_after_trouble_one_turn_is_full_and_the_next_is_not(trouble: str) -> Non
     assert 1 + (trouble in ("failed", "lost")) == world.deltas
 
 
+def test_another_conversation_has_a_response_of_the_same_name() -> None:
+    """Where ids are counted on each connection, an id alone says nothing."""
+    world = World(counts=True)
+    world.turn(0, 1, 1, "well")
+    world.others(1)
+    world.turn(1, 1, 1, "well")
+
+    assert 0 == world.deltas
+
+
+@pytest.mark.parametrize(
+    ("before", "elsewhere"),
+    [
+        (["well"], False),
+        (["well stored"], True),
+        (["well", "well stored"], False),
+        (["well stored", "well", "well stored"], False),
+        (["well stored", "well stored"], True),
+        (["well", "reconnect", "well stored"], True),  # sent in full, and so stored in full
+        (["warm", "well stored"], False),
+    ],
+)
+def test_stored_is_what_has_only_stored_ancestors(before: list[str], elsewhere: bool) -> None:
+    """Elsewhere the server can put together only what it was asked to store."""
+    world = World(counts=False)
+    for kind in before:
+        world.step(kind, 0, 1, 1)
+    deltas = world.deltas
+    world.turn(1, 1, 1, "well")
+
+    assert elsewhere == (world.deltas > deltas)
+
+
 # -- plans ----------------------------------------------------------------------------------
 
 
-def chain_of(*items: Item, id: str = "resp_1") -> Chain:
+def chain_of(*numbers: int, id: str = "resp_1") -> Chain:
     chain = Chain()
-    chain.extend(items, [], id)
+    chain.extend(items(*numbers), Output(), id, HERE)
     return chain
+
+
+def full(*numbers: int, previous_response_id: str | None = None, rooted: bool = True) -> Plan:
+    return Plan(
+        input=items(*numbers), previous_response_id=previous_response_id, full=True, saved=0, rooted=rooted
+    )
 
 
 def test_a_first_turn_is_full() -> None:
     """Without a history all of it is what is new."""
-    assert Plan(input=[item(1)], previous_response_id=None, full=True, saved=0) == Chain().plan(
-        [item(1)], None, None, BODY
-    )
+    assert full(1) == Chain().plan(items(1), HERE, None, None, FIELDS)
 
 
 def test_a_first_turn_never_continues_from_a_strangers_response() -> None:
     """What the lane did last for others is no parent."""
-    assert Chain().plan([item(1)], "resp_other", None, BODY).previous_response_id is None
+    assert Chain().plan(items(1), HERE, "resp_other", None, FIELDS).previous_response_id is None
 
 
 def test_a_forgotten_parent_is_not_found_on_a_lane_without_one() -> None:
     """No parent and no latest response are not the same response."""
-    chain = chain_of(item(1))
+    chain = chain_of(1)
     chain.forget_parent()
 
     assert chain.parent is None
-    assert Plan(input=[item(1), item(2)], previous_response_id=None, full=True, saved=0) == chain.plan(
-        [item(2)], None, None, BODY
-    )
+    assert full(1, 2) == chain.plan(items(2), HERE, None, None, FIELDS)
+
+
+@pytest.mark.parametrize(
+    "lane", [(ConnectionId(1), LaneId(1)), (ConnectionId(2), LaneId(0)), (ConnectionId(0), LaneId(1))]
+)
+def test_a_parent_is_where_it_was_made(lane: LaneKey) -> None:
+    """Another lane of the connection, or the same of another, may call something else by its name."""
+    assert full(1, 2) == chain_of(1).plan(items(2), lane, "resp_1", None, FIELDS)
+    assert chain_of(1).fork().plan(items(2), HERE, "resp_1", None, FIELDS).previous_response_id == "resp_1"
 
 
 @given(st.lists(st.integers(), max_size=5), st.lists(st.integers(), min_size=1, max_size=5))
 def test_what_a_delta_saves_is_what_it_leaves_out(old: list[int], new: list[int]) -> None:
-    """The bytes saved are exactly the bytes by which the full input is longer."""
-    chain = chain_of(*map(item, old))
-    full = chain.plan([item(number) for number in new], None, None, BODY)
-    delta = chain.plan([item(number) for number in new], "resp_1", None, BODY)
+    """The bytes saved are exactly the bytes by which the full request's input is longer."""
+    chain = chain_of(*old)
+    whole = chain.plan(items(*new), HERE, None, None, FIELDS)
+    delta = chain.plan(items(*new), HERE, "resp_1", None, FIELDS)
 
     assert not delta.full
-    assert delta.saved == len(encode({"input": full.input})) - len(encode({"input": delta.input}))
+    parent = len(b',"previous_response_id":"resp_1"')
+    assert delta.saved == len(whole.request(FIELDS, None)) - len(delta.request(FIELDS, None)) + parent
 
 
-def test_a_plan_does_not_hold_the_callers_list() -> None:
-    """What is added to a list after it was planned is not sent."""
-    new = [item(1)]
-    plans = [Chain().plan(new, None, None, BODY), chain_of(item(0)).plan(new, "resp_1", None, BODY)]
-    new.append(item(2))
+def test_a_request_is_what_was_planned() -> None:
+    """Its type first, its input last, and between them the body and what the plan says."""
+    plan = chain_of(1).plan(items(2), HERE, "resp_1", None, FIELDS)
 
-    assert [[item(1)], [item(1)]] == [plan.input for plan in plans]
+    expected = {"type": "response.create", **BODY}
+    assert encode({**expected, "previous_response_id": "resp_1", "input": [item(2)]}) == plan.request(
+        FIELDS, None
+    )
+    plan = chain_of(1).plan(items(2), HERE, None, None, FIELDS)
+    assert encode({**expected, "stream_id": "a", "input": [item(1), item(2)]}) == plan.request(FIELDS, "a")
 
 
 def test_the_history_is_handed_out_as_a_copy() -> None:
-    """Who changes the list of items does not change what is sent next."""
-    chain = chain_of(item(1))
+    """Who changes the list of items, or one of them, does not change what is sent next."""
+    chain = chain_of(1)
+    chain.items[0]["role"] = "system"
     chain.items.clear()
+    chain.encoded.clear()
+    chain.snapshot()["items"][0].clear()
 
     assert [item(1)] == chain.items
     assert 1 == len(chain)
     assert "resp_1" == chain.parent
+    assert chain.encoded[0] is chain.encoded[0], "but what is encoded is the same object"
+
+
+# -- what a turn leaves ---------------------------------------------------------------------
+
+
+def test_a_response_that_could_not_be_kept_whole_is_no_parent() -> None:
+    """Its server may know more than the history; so the next turn says all that the history does."""
+    chain = chain_of(1)
+    chain.extend(items(2), Output.of([None, item(3), {"no": "type"}]), "resp_2", HERE, stored=True)
+
+    assert [item(1), item(2), item(3)] == chain.items
+    assert full(1, 2, 3, 4) == chain.plan(items(4), HERE, "resp_2", None, FIELDS)
+
+
+def test_after_a_compaction_a_full_send_begins_there() -> None:
+    """The last one stands for everything before it, and is not counted twice."""
+    packed: Item = {"type": "compaction", "encrypted_content": "opaque"}
+    chain = chain_of(1)
+    chain.extend(items(2), Output.of([packed, item(3), packed, item(4)]), "resp_2", HERE)
+
+    assert [packed, item(4)] == read_items(chain.replay())
+    assert 6 == len(chain)
+    assert chain.plan([], HERE, "resp_2", None, FIELDS).saved == sum(len(each) + 1 for each in chain.replay())
+    assert chain.replay() == Chain.resume(chain.snapshot()).replay()
+
+
+def test_a_history_that_was_compacted_begins_anew() -> None:
+    """It is sent whole, and shares nothing with the answer that it came from."""
+    chain = chain_of(1)
+    answer: list[Item] = [{"role": "user", "content": "x"}, {"type": "compaction", "odd": float("nan")}]
+    chain.restart(answer)
+    answer[0].clear()
+
+    assert [{"role": "user", "content": "x"}, {"type": "compaction", "odd": None}] == chain.items
+    assert chain.parent is None
+    assert chain.replay() == chain.encoded
 
 
 # -- warm-ups -------------------------------------------------------------------------------
 
 
+def warm_up(body: dict[str, Any], **response: Any) -> WarmUp | None:
+    return WarmUp.of({"id": "resp_w", "status": "completed", "output": [], **response}, body)
+
+
 def test_a_first_turn_continues_from_a_fitting_warm_up() -> None:
     """The prepared context is used, and nothing is left out of the input."""
-    assert Plan(input=[item(1)], previous_response_id="resp_w", full=True, saved=0) == Chain().plan(
-        [item(1)], "resp_w", WarmUp("resp_w", BODY), {**BODY, "store": False}
-    )
+    fields = encode_fields({**BODY, "store": False})
+
+    for store in (False, True):
+        warm = warm_up({**BODY, "store": store, "input": []}, usage={"output_tokens": 0})
+        assert full(1, previous_response_id="resp_w", rooted=store) == Chain().plan(
+            items(1), HERE, "resp_w", warm, fields
+        )
 
 
 @pytest.mark.parametrize(
-    "change", [{"model": "n"}, {"instructions": None}, {"tools": []}, {"instructions": "Be bad."}]
+    "change",
+    [
+        {"model": "n"},
+        {"instructions": None},
+        {"tools": []},
+        {"instructions": "Be bad."},
+        {"prompt": {"id": "pmpt_1"}},
+    ],
 )
 def test_a_warm_up_of_another_context_is_not_used(change: dict[str, Any]) -> None:
-    """Another model, other instructions or other tools make another context."""
-    warm_up = WarmUp("resp_w", BODY)
+    """Another model, other instructions, another prompt or other tools make another context."""
+    warm, fields = warm_up(BODY), encode_fields({**BODY, **change})
 
-    assert Chain().plan([item(1)], "resp_w", warm_up, {**BODY, **change}).previous_response_id is None
-    assert not warm_up.fits({**BODY, **change})
+    assert warm is not None
+    assert Chain().plan(items(1), HERE, "resp_w", warm, fields).previous_response_id is None
+    assert not warm.fits(fields)
 
 
-def test_a_field_left_out_fits_one_of_null() -> None:
-    """No instructions are no instructions, however that is written."""
-    assert WarmUp("resp_w", {"model": "m"}).fits({"model": "m", "instructions": None})
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"model": "m"}, {"model": "m", "instructions": None}),
+        ({"tools": ({"a": 1, "b": 2},)}, {"tools": [{"b": 2, "a": 1}]}),
+    ],
+)
+def test_the_same_context_may_be_written_in_two_ways(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """No instructions are no instructions, and the order of keys says nothing."""
+    for warm, fields in ((warm_up(one), other), (warm_up(other), one)):
+        assert warm is not None
+        assert warm.fits(encode_fields(fields))
 
 
 def test_a_warm_up_that_is_not_the_latest_is_not_used() -> None:
     """Once something else ran on the lane its server has forgotten the warm-up."""
     for latest in (None, "resp_2"):
-        plan = Chain().plan([item(1)], latest, WarmUp("resp_w", BODY), BODY)
+        plan = Chain().plan(items(1), HERE, latest, warm_up(BODY), FIELDS)
 
         assert plan.previous_response_id is None
 
 
 def test_a_conversation_with_a_history_never_continues_from_a_warm_up() -> None:
     """The warm-up does not hold that history."""
-    chain = chain_of(item(1))
+    chain = chain_of(1)
     chain.forget_parent()
-    plan = chain.plan([item(2)], "resp_w", WarmUp("resp_w", BODY), BODY)
 
-    assert (None, [item(1), item(2)]) == (plan.previous_response_id, plan.input)
+    assert full(1, 2) == chain.plan(items(2), HERE, "resp_w", warm_up(BODY), FIELDS)
 
 
-def test_a_warm_up_with_items_of_its_own_is_not_a_parent() -> None:
+@pytest.mark.parametrize(
+    "response",
+    [
+        {"output": [{"type": "message", "role": "assistant", "content": []}]},
+        {"output": "odd"},
+        {"usage": {"output_tokens": 3}},
+        {"status": "incomplete"},
+        {"status": "in_progress"},
+        {"status": None},
+        {"id": None},
+        {"id": ""},
+        {"id": 7},
+    ],
+)
+def test_a_warm_up_that_generated_is_no_parent(response: dict[str, Any]) -> None:
+    """Nor one that did not end plainly well: the model may have seen what the history does not hold."""
+    assert warm_up(BODY, usage="odd") is not None
+    assert warm_up(BODY, **response) is None
+
+
+def test_output_on_the_way_counts_too() -> None:
+    """A server may say something and leave it out of its last event."""
+    response = {"id": "resp_w", "status": "completed", "output": []}
+
+    assert WarmUp.of(response, BODY, output_seen=False) is not None
+    assert WarmUp.of(response, BODY, output_seen=True) is None
+    assert WarmUp.of(None, BODY) is None
+
+
+@pytest.mark.parametrize(
+    "field", [{"input": [item(-1)]}, {"previous_response_id": "resp_0"}, {"conversation": "conv_1"}]
+)
+def test_a_warm_up_with_a_context_of_its_own_is_not_a_parent(field: dict[str, Any]) -> None:
     """What the model has seen and the history does not hold would be gone after the next move."""
-    world = World()
-    world.server.warm(world.connections[0], {**BODY, "input": [item(-1)]})
-    world.turn(0, 1, 1, "well")
-    world.turn(1, 1, 1, "well")
+    assert warm_up({**BODY, **field}) is None
+
+
+def test_a_warm_up_shares_nothing_with_its_body() -> None:
+    """Who changes the body that the pool was given has not warmed anything else up."""
+    body = {"model": "m", "tools": [{"name": "f"}]}
+    warm = warm_up(body)
+    body["tools"] = [{"name": "g"}]
+
+    assert warm is not None
+    assert warm.fits(encode_fields({"model": "m", "tools": [{"name": "f"}]}))
+    assert not warm.fits(encode_fields(body))
 
 
 # -- input ----------------------------------------------------------------------------------
@@ -303,12 +547,12 @@ def test_a_text_is_one_message_of_the_user(text: str) -> None:
 
 
 def test_items_are_copied() -> None:
-    """The caller's dicts stay the caller's."""
-    given: list[Item] = [{"type": "a"}, {"type": "b"}]
+    """The caller's dicts stay the caller's, however deep."""
+    given: list[Item] = [{"type": "a", "content": [{"text": "b"}]}, {"type": "b"}]
     items = as_items(given)
-    given[0]["type"] = "c"
+    given[0]["content"][0]["text"] = "c"
 
-    assert [{"type": "a"}, {"type": "b"}] == items
+    assert [{"type": "a", "content": [{"text": "b"}]}, {"type": "b"}] == items
     assert [{"type": "b"}] == as_items((given[1],))
     assert [] == as_items([])
 
@@ -328,6 +572,12 @@ def test_the_item_that_is_none_is_shown() -> None:
         as_items(wrong)
 
 
+def test_the_item_that_cannot_be_sent_is_named() -> None:
+    """Which one, and where in it."""
+    with pytest.raises(ValueError, match=r"^input\[1\]\.content\[0\]\.x is nan"):
+        as_items([{"type": "a"}, {"content": [{"x": float("nan")}]}])
+
+
 def test_the_items_of_an_iterator_are_not_lost() -> None:
     """An iterator is taken as the list it is, or refused; it is never an empty input."""
     once: Any = iter([{"type": "a"}])
@@ -339,14 +589,81 @@ def test_the_items_of_an_iterator_are_not_lost() -> None:
     assert [{"type": "a"}] == items
 
 
+def test_what_is_encoded_stays_as_it_is() -> None:
+    """Nothing is encoded twice, neither items nor fields."""
+    one = items(1)[0]
+
+    assert encode_items([one])[0] is one
+    assert encode_fields({"a": one})["a"] is one
+
+
+# -- output ---------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+ITEMS = st.builds(
+    lambda kind, more: {**more, "type": kind}, JSON, st.dictionaries(st.text(), JSON, max_size=2)
+)
+
+
+@given(JSON | st.lists(JSON | ITEMS, max_size=4))
+def test_whatever_a_server_calls_output_what_is_an_item_can_be_sent(given: Any) -> None:
+    """And whether that is all of it is known."""
+    kept = Output.of(given)
+    could = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
+    could = [each for each in could if isinstance(each.get("type"), str)]
+
+    assert len(kept.items) == len(could)
+    assert kept.whole is (len(could) == len(given) if isinstance(given, list) else not given)
+    assert all(read(each) == read(encode(read(each))) for each in kept.items)
+    for sent, received in zip(kept.items, could, strict=True):
+        assert set(read(sent)) == {
+            name.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for name in received
+        }
+
+
+def test_an_item_that_is_too_deep_is_left_out() -> None:
+    """No event is that deep; a machine that is handed one all the same does not fail."""
+    deep: Any = "x"
+    for _ in range(100_000):
+        deep = [deep]
+
+    assert Output((), whole=False) == attrs.evolve(Output.of([{"type": "a", "x": deep}]), items=())
+
+
+# -- snapshots ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"items": None}, "no list of items"),
+        ({"items": [7]}, "items are no items: input must be"),
+        ({"items": [{"a": float("inf")}]}, r"items are no items: input\[0\].a is inf"),
+        ({"replay_from": True}, "replay_from=True is no index"),
+        ({"replay_from": 2}, "replay_from=2 is no index"),
+        ({"parent": ["x"]}, r"parent=\['x'\] is no id"),
+        ({"parent": ""}, "parent='' is no id"),
+        ({"parent_stored": 1}, "parent_stored=1 is neither"),
+    ],
+)
+def test_what_is_no_snapshot_is_refused(change: dict[str, Any], text: str) -> None:
+    """The error says what is wrong with it."""
+    with pytest.raises(ValueError, match=text):
+        Chain.resume({**chain_of(1).snapshot(), **change})
+
+
 # -- input that the lane holds --------------------------------------------------------------
 
 
 def queued(*, stored: bool = False) -> Chain:
     """A chain of one turn, after which its lane holds an item for the next."""
     chain = Chain()
-    chain.extend([item(1)], [item(2)], "one", stored=stored)
-    chain.queue([item(3)])
+    chain.extend(items(1), output(2), "one", HERE, stored=stored)
+    chain.queue(items(3))
     return chain
 
 
@@ -354,28 +671,24 @@ def test_what_the_lane_holds_is_not_sent_there() -> None:
     """It is history, in its place, and sent wherever the lane is another, stored or not."""
     for stored in (False, True):
         chain = queued(stored=stored)
-        here, elsewhere = (chain.plan([item(4)], latest, None, BODY) for latest in ("one", None))
+        here = chain.plan(items(4), HERE, "one", None, FIELDS)
+        elsewhere = chain.plan(items(4), THERE, None, None, FIELDS)
 
-        assert [item(1), item(2), item(3)] == chain.items
-        assert ([item(4)], "one") == (here.input, here.previous_response_id)
-        assert ([item(1), item(2), item(3), item(4)], None) == (
-            elsewhere.input,
-            elsewhere.previous_response_id,
-        )
+        assert items(1, 2, 3) == chain.encoded
+        assert (items(4), "one") == (here.input, here.previous_response_id)
+        assert (items(1, 2, 3, 4), None) == (elsewhere.input, elsewhere.previous_response_id)
         assert here.saved == len(encode_all(chain.items))
 
 
 def test_the_next_turn_has_taken_it() -> None:
     """From then on the chain is like any other."""
     chain = queued(stored=True)
-    chain.extend([item(4)], [item(5)], "two", stored=True)
+    chain.extend(items(4), output(5), "two", HERE, stored=True)
 
-    assert ([item(6)], "two") == (
-        (plan := chain.plan([item(6)], None, None, BODY)).input,
-        plan.previous_response_id,
-    )
+    plan = chain.plan(items(6), THERE, None, None, FIELDS)
+    assert (items(6), "two") == (plan.input, plan.previous_response_id)
     chain.queue([])
-    assert "two" == chain.plan([item(6)], None, None, BODY).previous_response_id
+    assert "two" == chain.plan(items(6), THERE, None, None, FIELDS).previous_response_id
 
 
 def test_only_one_of_two_is_given_what_the_lane_holds() -> None:
@@ -387,9 +700,9 @@ def test_only_one_of_two_is_given_what_the_lane_holds() -> None:
         assert other.parent is None
     assert "one" == chain.parent
     chain.forget_parent()
-    assert 4 == len(chain.plan([item(4)], "one", None, BODY).input)
+    assert 4 == len(chain.plan(items(4), HERE, "one", None, FIELDS).input)
 
 
-def encode_all(items: Sequence[Item]) -> bytes:
+def encode_all(given: Sequence[Item]) -> bytes:
     """The items as a request has them, each with its comma."""
-    return b"".join(encode(each) + b"," for each in items)
+    return b"".join(encode(each) + b"," for each in given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import example, given, strategies as st
 
 from wspool.core.events.response import Response
 
@@ -57,6 +58,42 @@ def test_the_text_is_that_of_all_messages() -> None:
     response = Response({"output": [MESSAGE, CALL, empty, {"type": "message"}, {}, MESSAGE]})
 
     assert "Hi there.Hi there." == response.output_text
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "content", "text", "id"]) | st.text(max_size=2), inner, max_size=3
+        )
+    ),
+    max_leaves=10,
+)
+FIELDS = st.sampled_from(["id", "status", "output", "usage", "error", "incomplete_details"])
+
+
+@given(st.dictionaries(FIELDS, JSON))
+@example({"output": [None, MESSAGE, "x", {"type": "message", "content": [None, "x", {"type": []}]}]})
+@example({"output": [{"type": "message", "content": [{"type": "output_text", "text": 7}]}]})
+def test_a_look_at_an_odd_response_never_raises(data: dict[str, Any]) -> None:
+    """Whatever shape a server gives it, what is there is of its kind, and what is not is empty."""
+    response = Response(data)
+
+    assert all(isinstance(text, str) for text in (response.id, response.status, response.output_text))
+    assert all(isinstance(item, dict) for item in response.output)
+    for one, name in (
+        (response.usage, "usage"),
+        (response.error, "error"),
+        (response.incomplete_details, "incomplete_details"),
+    ):
+        assert one is (data[name] if isinstance(data.get(name), dict) else None)
+    assert str(len(response.output)) in repr(response)
+
+
+def test_what_is_an_item_is_shown_among_what_is_none() -> None:
+    """One odd item hides no other."""
+    assert "Hi there." == Response({"output": [None, MESSAGE, "x", 7]}).output_text
 
 
 def test_a_response_describes_itself_without_its_content() -> None:

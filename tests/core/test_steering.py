@@ -388,3 +388,15 @@ def test_any_order_of_events_comes_to_at_most_one_end(order: list[Event | str]) 
         if steer.state == "applied" and any(steer.input[0] in part.steered_by for part in machine.parts)
         for piece in steer.input
     ]
+
+
+def test_what_was_steered_with_is_nobodys_to_change() -> None:
+    """A caller has the steer; the history gets the items as they were sent."""
+    given: list[dict[str, Any]] = [{"content": [{"text": "a"}]}]
+    steers, steer = Steers(), Steer(input=given, target="one")
+    steers.add(steer)
+    steer.input[0]["content"][0]["text"] = "b"
+    steer.input.clear()
+    steer.state = "pending"
+
+    assert [{"content": [{"text": "a"}]}] == steers.queued

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
+import uuid
 from typing import Any
 
 import pytest
 import trio
+from hypothesis import given, strategies as st
 
 import wspool
-from tests.helpers import policy, serving
-from wspool.pool.tools import Tool, call_tools, tool_calls
+from tests.helpers import FakeConnector, echo, fake_pool, policy, serving
+from wspool.pool.tools import Tool, call_tools, open_calls, tool_calls
 from wspool.server import Fault, FaultRule, FaultScript, ModelTurn, ScriptedModel, function_call, message
 
 
@@ -32,6 +35,28 @@ def test_only_calls_for_the_client_are_calls() -> None:
     items = [{"type": kind} for kind in ("message", "function_call", "web_search_call", "custom_tool_call")]
 
     assert [items[1], items[3]] == tool_calls(items)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.sampled_from(["c1", "c2"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["type", "x"]), inner),
+    max_leaves=5,
+)
+KINDS = st.sampled_from(["function_call", "custom_tool_call", "function_call_output", "message"])
+ITEMS = JSON | st.fixed_dictionaries({"type": KINDS | JSON}, optional={"call_id": JSON})
+
+
+@given(st.lists(ITEMS, max_size=5))
+def test_odd_items_are_no_calls(items: list[Any]) -> None:
+    """Whatever stands in a history or an output: looking for calls in it never fails."""
+    calls = tool_calls(items)
+
+    assert calls == [
+        item
+        for item in items
+        if isinstance(item, dict) and item.get("type") in ["function_call", "custom_tool_call"]
+    ]
+    assert all(item in calls for item in open_calls(items))
 
 
 async def test_calls_run_at_the_same_time_and_answer_in_order(autojump_clock) -> None:
@@ -90,6 +115,43 @@ async def test_a_result_that_is_no_json_is_an_error_output(autojump_clock) -> No
         return object()
 
     assert (await output_of(call("give"), give=give)).startswith("Error: TypeError")
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"a": [1, math.nan]}, "Error: ValueError: the result of 'give'.a[1] is nan, and JSON has no such"),
+        (-math.inf, "Error: ValueError: the result of 'give' is -inf"),
+        ([{"a": object()}], "Error: TypeError: the result of 'give'[0].a: Object of type object is not"),
+        ({"id": uuid.UUID(int=1)}, '{"id":"00000000-0000-0000-0000-000000000001"}'),
+        ([2**70], "[1180591620717411303424]"),
+    ],
+)
+async def test_a_result_is_json_or_says_where_it_is_none(result, expected, autojump_clock) -> None:
+    """No number that JSON does not have is told to the model, nor sent."""
+
+    async def give() -> object:
+        return result
+
+    assert (await output_of(call("give"), give=give)).startswith(expected)
+
+
+async def test_a_result_that_is_too_deep_is_an_error_output(autojump_clock) -> None:
+    """Or one that contains itself."""
+
+    async def deep() -> object:
+        value: list[Any] = []
+        for _ in range(100_000):
+            value = [value]
+        return value
+
+    async def cycle() -> object:
+        value: list[Any] = []
+        value.append(value)
+        return value
+
+    assert "the result of 'deep' is nested too deep" in await output_of(call("deep"), deep=deep)
+    assert "the result of 'cycle': Circular" in await output_of(call("cycle"), cycle=cycle)
 
 
 async def test_without_tools_the_error_says_none(autojump_clock) -> None:
@@ -190,6 +252,42 @@ async def add(a: int, b: int) -> int:
     """A tool that takes its time."""
     await trio.sleep(10)
     return a + b
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"tool_errors": "rasie"}, ValueError, "tool_errors='rasie' must be 'return' or 'raise'"),
+        ({"tool_errors": None}, ValueError, "tool_errors=None must be"),
+        ({"tool_errors": ["raise"]}, ValueError, "must be 'return' or 'raise'"),
+        ({"max_turns": 0}, ValueError, "max_turns=0 must be at least 1; None for no limit"),
+        ({"max_turns": -1}, ValueError, "max_turns=-1 must be at least 1"),
+        ({"max_turns": 1.5}, TypeError, "max_turns=1.5 must be a whole number"),
+        ({"max_turns": "3"}, TypeError, "max_turns='3' must be a whole number"),
+        ({"max_turns": True}, TypeError, "max_turns=True must be a whole number"),
+        ({"retries": -1}, ValueError, "retries=-1 must be at least 0; 0 for none"),
+        ({"retries": None}, TypeError, "retries=None must be a whole number"),
+        ({"retries": math.inf}, TypeError, "retries=inf must be a whole number"),
+        ({"tools": None}, TypeError, "tools= takes what to call by tool name"),
+        ({"tools": [add_twice := {"type": "function", "name": "f"}]}, TypeError, "tools= takes what to call"),
+        ({"tools": {"f": add_twice}}, TypeError, "tools= takes functions; that of 'f' is {'type'"),
+        ({"tools": {7: print}}, TypeError, "7 is no name"),
+        ({"input": [7]}, TypeError, "input must be a str or a list of item dicts"),
+        ({"input": 7}, TypeError, "not iterable"),
+        ({"input": [{"output": math.nan}]}, ValueError, r"input\[0\]\.output is nan"),
+        ({"temperature": math.inf}, ValueError, "temperature is inf"),
+        ({"previous_response_id": "x"}, ValueError, "cannot be set here"),
+    ],
+)
+async def test_run_checks_what_it_is_given(arguments, error, text, autojump_clock) -> None:
+    """At the call: nothing is dialled for it, and the error says what to write."""
+    connector = FakeConnector(echo)
+    given = {"input": "x", "tools": {"add": add}, **arguments}
+    async with fake_pool(connector) as pool, pool.conversation(model="m") as conversation:
+        with pytest.raises(error, match=text):
+            await conversation.run(**given)
+
+        assert (0, 0) == (connector.dials, len(conversation.items))
 
 
 async def test_run_takes_turns_until_the_model_is_done(autojump_clock) -> None:

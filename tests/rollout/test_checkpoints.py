@@ -35,14 +35,26 @@ def grown(before: Mapping[str, Any], *texts: str) -> dict[str, Any]:
     return {**before, "items": [*before["items"], *snapshot(*texts)["items"]]}
 
 
+#: A history keeps each of its items as one object of bytes.
+ENCODED: dict[str, bytes] = {}
+
+
+def append(checkpoints: Checkpoints, id: str, snapshot: Mapping[str, Any]) -> None:
+    """Append what `Conversation.checkpoint` gives for *snapshot*."""
+    items = [json.dumps(item) for item in snapshot["items"]]
+    checkpoints.append(
+        id, {**snapshot, "items": None}, [ENCODED.setdefault(item, item.encode()) for item in items]
+    )
+
+
 def test_what_was_appended_is_there_after_a_crash(tmp_path: Path) -> None:
     """Each conversation as it was last, and how many turns that took."""
     with open_checkpoints(tmp_path, [A, B]) as checkpoints:
         first = snapshot("1", "2")
-        checkpoints.append("a", first)
-        checkpoints.append("b", snapshot("x"))
+        append(checkpoints, "a", first)
+        append(checkpoints, "b", snapshot("x"))
         second = {**grown(first, "3", "4"), "parent": "r2"}
-        checkpoints.append("a", second)
+        append(checkpoints, "a", second)
         lines = (tmp_path / TURNS).read_bytes()
         assert 2 == len(json.loads(lines.splitlines()[2])["items"]), "only what is new is written"
 
@@ -57,8 +69,8 @@ def test_what_was_appended_is_there_after_a_crash(tmp_path: Path) -> None:
 def test_a_history_that_was_compacted_is_written_anew(tmp_path: Path) -> None:
     """What is before the compaction is not there any more."""
     with open_checkpoints(tmp_path, [A]) as checkpoints:
-        checkpoints.append("a", snapshot("1", "2"))
-        checkpoints.append("a", snapshot("packed"))
+        append(checkpoints, "a", snapshot("1", "2"))
+        append(checkpoints, "a", snapshot("packed"))
     with open_checkpoints(tmp_path, [A]) as checkpoints:
         assert snapshot("packed") == checkpoints.owed["a"].snapshot
 
@@ -66,8 +78,8 @@ def test_a_history_that_was_compacted_is_written_anew(tmp_path: Path) -> None:
 def test_only_the_same_task_goes_on(tmp_path: Path) -> None:
     """One that has its result, or says something else by now, begins anew."""
     with open_checkpoints(tmp_path, [A, B]) as checkpoints:
-        checkpoints.append("a", snapshot("1"))
-        checkpoints.append("b", snapshot("2"))
+        append(checkpoints, "a", snapshot("1"))
+        append(checkpoints, "b", snapshot("2"))
     changed = Task(id="b", body={"input": "other"}, source={"id": "b", "input": "other"})
 
     with open_checkpoints(tmp_path, [changed]) as checkpoints:

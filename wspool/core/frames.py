@@ -16,9 +16,10 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Final, cast
 
+from wspool.core.encoding import write, write_received
 from wspool.core.error import Delivery, WsPoolError
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "as_number",
     "as_text",
     "encode",
+    "encode_received",
     "lane_of",
     "parse_event",
 ]
@@ -294,28 +296,22 @@ def lane_of(event: Event) -> str | None:
     return event.stream_id
 
 
-def encode(body: Mapping[str, Any]) -> bytes:
-    """Return *body* as compact JSON, UTF-8.
+def encode(value: Any, name: str = "") -> bytes:
+    """Return *value*, a request or a part of one, as compact JSON, UTF-8. See `encoding`.
+
+    Args:
+        value: what is to be sent.
+        name: what an error calls it.
 
     Raises:
-        TypeError, ValueError: it holds something that JSON cannot, or is nested too deep.
+        TypeError, ValueError: it holds what JSON cannot, or is nested too deep; the text says where.
     """
-    if (fast := _orjson()) is not None:
-        data = b"null"
-        try:
-            # Only what json can do as well, or the same request would depend on what is installed.
-            options = fast.OPT_PASSTHROUGH_DATACLASS | fast.OPT_PASSTHROUGH_DATETIME
-            data = fast.dumps(body, option=options | fast.OPT_PASSTHROUGH_SUBCLASS)
-        except TypeError:
-            pass  # a number as a key, half a surrogate, or what json cannot do either
-        if b"null" not in data:  # which it also writes for what is no number: json does not hide that
-            return data
-    try:
-        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
-    except RecursionError:
-        raise ValueError("the request is nested too deep to be written as JSON") from None
-    except UnicodeEncodeError:  # a lone surrogate, which only the escaped form can carry
-        return json.dumps(body, separators=(",", ":")).encode()
+    return write(value, _orjson(), name)
+
+
+def encode_received(value: Any) -> bytes:
+    """Return *value*, which a server sent, as JSON that can be sent. Raises ValueError: nested too deep."""
+    return write_received(value, _orjson())
 
 
 def as_number(value: object) -> int | None:

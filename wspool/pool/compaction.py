@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from wspool.core.frames import encode
-from wspool.core.sending.chain import Item
+from wspool.core.encoding import Encoded, assemble
+from wspool.core.sending.chain import Fields
 from wspool.core.server_error import parse_error
 from wspool.errors import TurnLostError
 from wspool.pool.continuity import ContinuityOwner
@@ -32,7 +32,7 @@ _FIELDS: Final = (
 )
 
 
-async def compacted(owner: ContinuityOwner, items: Sequence[Item], body: Mapping[str, Any]) -> dict[str, Any]:
+async def compacted(owner: ContinuityOwner, items: Sequence[Encoded], fields: Fields) -> dict[str, Any]:
     """Return the server's answer, whose `output` is a list of items that stands for *items*.
 
     A checkpoint. Cancelling gives it up; nothing has changed then.
@@ -42,10 +42,10 @@ async def compacted(owner: ContinuityOwner, items: Sequence[Item], body: Mapping
         TurnLostError: its answer did not come, or was none; nothing has changed.
         DialFailedError, PoolClosedError: nothing was sent.
     """
-    request = {name: body[name] for name in _FIELDS if name in body} | {"input": list(items)}
+    request = {name: fields[name] for name in _FIELDS if name in fields}
     await owner.until_held()
     try:
-        answer = await owner.post("/compact", encode(request))
+        answer = await owner.post("/compact", assemble(request, items))
     except WireClosedError as error:
         raise _lost(f"the answer did not come ({error.reason or 'the connection ended'})") from error
     value = _parsed(answer.body)

@@ -6,17 +6,19 @@ What may be sent again is decided by `wspool.core.sending.replay`, what to send 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import trio
 
+from wspool.core.commands import ConnectionId
+from wspool.core.encoding import Encoded
 from wspool.core.events.steering import Steer
-from wspool.core.frames import encode
+from wspool.core.items import encode_items
 from wspool.core.lending.pool import Verdict
 from wspool.core.policy import PoolPolicy
-from wspool.core.sending.chain import Chain, Item
+from wspool.core.sending.chain import Chain, Fields, LaneKey, Plan
 from wspool.core.sending.replay import Recovery, Retries, RetryBudget
 from wspool.core.statistics import ConversationStatistics, Move, MoveReason, TurnRecord
 from wspool.errors import PoolClosedError, TurnInFlightError
@@ -157,18 +159,19 @@ def _reason(lease: Lease) -> MoveReason:
 class ContinuousTurn:
     """Drives one turn of a conversation: as many requests as it takes, within the rules of replay."""
 
-    def __init__(self, continuity: Continuity, items: list[Item], body: Mapping[str, Any]) -> None:
+    def __init__(self, continuity: Continuity, items: Sequence[Encoded], fields: Fields) -> None:
         self._continuity = continuity
+        # Encoded: nothing that happens to what they were made of changes what is sent, also again.
         self._items = items
-        self._body = body
+        self._fields = fields
         owner = continuity.owner
         self._retries = Retries(owner.policy.replay, owner.policy.max_resends, owner.budget)
         self.attempt: Attempt | None = None
         self._active = False
         self._lease: Lease | None = None
-        self._parent: str | None = None
+        self._plan: Plan | None = None
+        self._lane: LaneKey | None = None
         self._named = False
-        self._full = True
         self._waited_before = continuity.waited
         self._started_at: float | None = None
         self._requests = self._size = self._saved = 0
@@ -193,7 +196,7 @@ class ContinuousTurn:
         elif machine.refused and machine.error is not None:
             decision = self._retries.after_refusal(
                 machine.error,
-                had_parent=self._parent is not None,
+                had_parent=self._plan is not None and self._plan.previous_response_id is not None,
                 had_lane=self._named,
                 jitter=self._continuity.owner.jitter(),
             )
@@ -212,7 +215,7 @@ class ContinuousTurn:
         await self._send()
         return True
 
-    async def steer(self, items: list[Item]) -> Steer:
+    async def steer(self, items: list[dict[str, Any]]) -> Steer:
         if self.attempt is None or self._lease is None:
             raise AssertionError("bug: steered before it was sent")
         return await self._lease.steer(items, self.attempt)
@@ -235,18 +238,16 @@ class ContinuousTurn:
         if not attempt.ended and self._lease is not None:
             self._lease.give_up(attempt)
         attempt.drop()  # ended or not: the reader may be waiting for somebody to read the rest
-        if status in ("completed", "incomplete") and machine.response is not None:
+        plan, lane = self._plan, self._lane
+        if status in ("completed", "incomplete") and machine.response is not None and plan and lane:
             continuity.turns += 1
             if self._lease is not None:
                 self._lease.park()  # until the next turn; its tools may take long
+            stored = plan.rooted and self._fields.get("store") == b"true"
             for index, part in enumerate(machine.parts):
-                continuity.chain.extend(
-                    part.steered_by if index else self._items,
-                    part.response["output"],
-                    str(part.response.get("id")),
-                    stored=self._body.get("store") is True,
-                )
-            continuity.chain.queue(machine.steers.queued)
+                new = encode_items(part.steered_by) if index else self._items
+                continuity.chain.extend(new, part.output, part.id, lane, stored=stored)
+            continuity.chain.queue(encode_items(machine.steers.queued))
             continuity.owner.budget.succeeded()
         else:
             # Whatever went wrong may have cost the server its memory of the parent.
@@ -258,7 +259,7 @@ class ContinuousTurn:
                     conversation=continuity.number,
                     connection=continuity.last_connection,
                     response_id=machine.response_id,
-                    full=self._full,
+                    full=plan is None or plan.full,
                     status=status,
                     delivery=machine.delivery,
                     waited=continuity.waited - self._waited_before,
@@ -279,21 +280,16 @@ class ContinuousTurn:
             # From here to the send there is no checkpoint: what is planned for this lane is
             # what is sent on it.
             lane = lease.lane
-            plan = continuity.chain.plan(self._items, lane.latest, lane.warm_up, self._body)
-            body: dict[str, Any] = {"type": "response.create", **self._body}
+            key = ConnectionId(lease.connection), lane.id
+            plan = continuity.chain.plan(self._items, key, lane.latest, lane.warm_up, self._fields)
             stream_id = lease.stream_id
-            if stream_id is not None:
-                body["stream_id"] = stream_id
-            if plan.previous_response_id is not None:
-                body["previous_response_id"] = plan.previous_response_id
-            body["input"] = plan.input
-            request = encode(body)
+            request = plan.request(self._fields, stream_id)
             lease.check_size(request)
             if lease.begin(movable=True) is Verdict.GO:
                 break
             continuity.drop_lease("rotation" if lease.expiring else "taken")
         self._lease = lease
-        self._parent, self._full = plan.previous_response_id, plan.full
+        self._plan, self._lane = plan, key
         self._named = stream_id is not None
         if self._started_at is None:
             self._started_at = trio.current_time()
@@ -307,4 +303,5 @@ class ContinuousTurn:
         else:
             continuity.delta_turns += 1
         self.attempt = Attempt(plan.previous_response_id, stream_id)
+        self.attempt.machine.keeps = True
         await lease.send(request, self.attempt)

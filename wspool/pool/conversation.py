@@ -11,13 +11,15 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias, cast
 
+from wspool.core.encoding import Encoded, read
 from wspool.core.events.response import Response
-from wspool.core.sending.chain import Chain, Item, as_items
+from wspool.core.items import as_items, encode_fields, encode_items
+from wspool.core.sending.chain import Chain, Item
 from wspool.core.statistics import ConversationStatistics
 from wspool.errors import MaxTurnsError, ResponseFailedError, TurnLostError
 from wspool.pool.compaction import compacted
 from wspool.pool.continuity import Continuity, ContinuityOwner, ContinuousTurn
-from wspool.pool.tools import Tool, ToolErrors, call_tools, open_calls, tool_calls
+from wspool.pool.tools import Tool, ToolErrors, call_tools, check_tools, open_calls, tool_calls
 from wspool.pool.turn import Turn
 
 __all__ = ["Conversation", "Input"]
@@ -38,6 +40,8 @@ _OWN_FIELDS = {
     "conversation": "the history is kept here; use pool.lease() for server-side conversations",
     "generate": "use open_pool(warm_up=...) for warm-up requests",
 }
+
+_ENCRYPTED_REASONING: Final = Encoded(b'["reasoning.encrypted_content"]')
 
 
 class Conversation:
@@ -68,7 +72,10 @@ class Conversation:
 
     @property
     def items(self) -> list[Item]:
-        """The full history, oldest first: input and output items of all turns that ended well."""
+        """The full history, oldest first: input and output items of all turns that ended well.
+
+        Made anew each time, so that changing it changes nothing; that takes as long as the history is.
+        """
         return self._continuity.chain.items
 
     def turn(self, input: Input, **overrides: Any) -> Turn:
@@ -78,12 +85,17 @@ class Conversation:
             input: what is new: a text, or input items.
             **overrides: body fields for this turn only.
 
+        Both are written down here: what happens to them later changes nothing of what is sent.
+
+        Raises:
+            TypeError, ValueError: they hold what cannot be sent; the text says where.
+
         Entering waits for a lease if there is none. It raises:
             TurnInFlightError: another turn of this conversation has not ended; nothing was sent.
             RequestTooLargeError, LeaseRefusedError, PoolClosedError: nothing was sent.
         """
         body = _checked({**self._defaults, **overrides})
-        return Turn(ContinuousTurn(self._continuity, as_items(input), body))
+        return Turn(ContinuousTurn(self._continuity, encode_items(input), body))
 
     async def respond(self, input: Input, **overrides: Any) -> Response:
         """Take one turn and return its response, completed or incomplete.
@@ -130,12 +142,18 @@ class Conversation:
             MaxTurnsError: the model still calls tools after *max_turns*. The outputs are not lost:
                 the response is in `items`.
             ValueError: *input* is None, and the history has no call to go on with.
+            TypeError, ValueError: an argument is not usable; the text says why, and nothing was sent.
             Exception: whatever a tool raised, with `tool_errors="raise"`; bare if it was one.
             WsPoolError: what `respond` raises.
         """
+        check_tools(tools, tool_errors)
+        _check_count("max_turns", max_turns, 1, "None for no limit")
+        _check_count("retries", retries, 0, "0 for none")
+        # Written down, for they are sent more than once: in every turn, and again after a loss.
+        overrides = {**_checked({**self._defaults, **overrides})}
         taken = retried = 0
         if input is not None:
-            pending: Input = input
+            pending: Input = as_items(input)
         elif calls := open_calls(self.items):
             self._continuity.tool_calls += len(calls)
             pending = await call_tools(calls, tools, tool_errors)
@@ -209,11 +227,18 @@ class Conversation:
         It holds the history and the body fields, no credential. Between turns only: a turn that has
         not ended is not in it.
         """
-        return {
-            "version": SNAPSHOT_VERSION,
-            "defaults": dict(self._defaults),
-            **self._continuity.chain.snapshot(),
-        }
+        state, items = self.checkpoint()
+        return {**state, "items": [read(item) for item in items]}
+
+    def checkpoint(self) -> tuple[dict[str, Any], list[bytes]]:
+        """Return a `snapshot` in two parts, for who writes one down after each turn.
+
+        The first is all but the items, the second the items as JSON. What stays in the history is the same
+        object each time, so that to find what is new takes no time.
+        """
+        chain = self._continuity.chain
+        defaults = {name: read(value) for name, value in self._defaults.items()}
+        return {"version": SNAPSHOT_VERSION, "defaults": defaults, **chain.state()}, [*chain.encoded]
 
     def close(self) -> None:
         """Give the lease back; no further turn is possible. Never waits. Idempotent."""
@@ -227,24 +252,46 @@ class Conversation:
 
 
 def _resumed(snapshot: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[Chain, dict[str, Any]]:
-    """Return the chain and the body fields of a snapshot, the fields overridden by *overrides*."""
+    """Return the chain and the body fields of a snapshot, the fields overridden by *overrides*.
+
+    Raises:
+        ValueError: it is no snapshot; the text says what is wrong.
+    """
+    if not isinstance(cast("object", snapshot), Mapping):
+        raise ValueError(f"resume= takes a snapshot of a conversation, not {snapshot!r:.60}")
     if snapshot.get("version") != SNAPSHOT_VERSION:
         raise ValueError(
-            f"resume= takes a snapshot of version {SNAPSHOT_VERSION}, not {snapshot.get('version')!r}"
+            f"resume= takes a snapshot of version {SNAPSHOT_VERSION}, not {snapshot.get('version')!r:.60}"
         )
     defaults = snapshot.get("defaults", {})
     if not isinstance(defaults, Mapping):
         raise ValueError("the snapshot's defaults are no mapping")
-    return Chain.resume(snapshot), {**cast("Mapping[str, Any]", defaults), **overrides}
+    try:
+        fields = _checked(cast("Mapping[str, Any]", defaults))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the snapshot's defaults cannot be sent: {error}") from None
+    return Chain.resume(snapshot), {**fields, **overrides}
 
 
-def _checked(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the body fields to send, or say which one is not the caller's to set."""
+def _checked(body: Mapping[str, Any]) -> dict[str, Encoded]:
+    """Return the body fields to send, encoded, or say which one is not the caller's to set."""
     for name, advice in _OWN_FIELDS.items():
         if body.get(name) is not None:
             raise ValueError(f"{name!r} cannot be set here: {advice}")
-    fields = {name: value for name, value in body.items() if name not in _OWN_FIELDS and name != "stream"}
-    if fields.get("store") is False and "include" not in fields:
+    fields = encode_fields(
+        {name: value for name, value in body.items() if name not in _OWN_FIELDS and name != "stream"}
+    )
+    if fields.get("store") == b"false" and "include" not in fields:
         # Without its encrypted form reasoning cannot be sent again when the connection is lost.
-        fields["include"] = ["reasoning.encrypted_content"]
+        fields["include"] = _ENCRYPTED_REASONING
     return fields
+
+
+def _check_count(name: str, value: object, least: int, otherwise: str) -> None:
+    """Raise unless *value* is a whole number from *least* on, or None where that says something."""
+    if value is None and name == "max_turns":
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r:.60} must be a whole number; {otherwise}")
+    if value < least:
+        raise ValueError(f"{name}={value} must be at least {least}; {otherwise}")

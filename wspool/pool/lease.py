@@ -117,6 +117,11 @@ class Lease:
         Args:
             **body: the fields of the request: `model`, `input`, `previous_response_id` ...
 
+        They are written down here: what happens to them later changes nothing of what is sent.
+
+        Raises:
+            TypeError, ValueError: they hold what cannot be sent; the text says where.
+
         Entering raises:
             PoolClosedError: the lease was released.
             TurnInFlightError: it has a turn in flight; nothing was sent.
@@ -284,7 +289,10 @@ class _LeaseDriver:
     def __init__(self, lease: Lease, owner: LeaseOwner, body: dict[str, Any]) -> None:
         self._lease = lease
         self._owner = owner
-        self._body = body
+        parent = body.get("previous_response_id")
+        self._parent: str | None = parent if isinstance(parent, str) else None
+        # Encoded: nothing that happens to what it was made of changes what is sent, also again.
+        self._request = encode({"type": "response.create", **body})
         self.attempt: Attempt | None = None
         self._started_at = 0.0
         self._requests = self._size = 0
@@ -292,10 +300,9 @@ class _LeaseDriver:
     async def start(self) -> None:
         lease = self._lease
         lane = lease.stream_id
-        body = {"type": "response.create", **self._body}
+        request = self._request
         if lane is not None:
-            body["stream_id"] = lane
-        request = encode(body)
+            request = b'%b,"stream_id":%b}' % (request[:-1], encode(lane))
         lease.check_size(request)
         await trio.lowlevel.checkpoint_if_cancelled()
         if lease.begin(movable=False) is Verdict.MOVE:
@@ -303,7 +310,7 @@ class _LeaseDriver:
         self._started_at = self._started_at or trio.current_time()
         self._requests += 1
         self._size += len(request)
-        self.attempt = Attempt(self._body.get("previous_response_id"), lane)
+        self.attempt = Attempt(self._parent, lane)
         await lease.send(request, self.attempt)
 
     async def recover(self, attempt: Attempt, *, exposed: bool) -> bool:

@@ -6,6 +6,7 @@ The only place that knows all the parts.
 from __future__ import annotations
 
 import ipaddress
+import json
 import logging
 import os
 import re
@@ -128,10 +129,11 @@ def open_pool(
             raise ValueError(f"no API key: set {KEY_VARIABLE}, or pass api_key=")
     source = secret_source(api_key) if api_key is not None else None
     if warm_up is not None:
-        warm_up = dict(warm_up)
-        size = len(encode(warm_up_request(warm_up)))
+        request = encode(warm_up_request(warm_up))
+        size = len(request)
         if size > provider.max_request:
             raise RequestTooLargeError(size=size, limit=provider.max_request)
+        warm_up = json.loads(request)  # a copy that nobody else can change
 
     async def upgrade_headers() -> Sequence[tuple[str, str]]:
         if source is None:

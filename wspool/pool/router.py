@@ -227,10 +227,7 @@ class Router:
         lane.latest = machine.response_id if well else None
         lane.warm_up = None
         if lane.warming is not None:
-            # One that generated all the same is no parent: the history does not know what it said.
-            silent = machine.response is not None and not machine.response["output"]
-            if well and silent and machine.response_id is not None:
-                lane.warm_up = WarmUp(machine.response_id, lane.warming)
+            lane.warm_up = WarmUp.of(machine.response, lane.warming, output_seen=machine.output_seen)
             lane.warming = None
         if machine.error is not None and machine.error.is_connection_limit:
             self._link.poison(CloseReason.LIMIT)
@@ -263,4 +260,4 @@ def _answers(lane: Lane, target: object) -> bool:
     machine = lane.attempt.machine if lane.attempt is not None else None
     if machine is None or target is None:
         return False
-    return target == machine.response_id or any(target == part.response.get("id") for part in machine.parts)
+    return target == machine.response_id or any(target == part.id for part in machine.parts)

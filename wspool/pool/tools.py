@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias, cast
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 import trio
 
+from wspool.core.frames import encode
 from wspool.core.sending.chain import Item
 
-__all__ = ["Tool", "ToolErrors", "call_tools", "open_calls", "tool_calls"]
+__all__ = ["Tool", "ToolErrors", "call_tools", "check_tools", "open_calls", "tool_calls"]
 
 #: A tool: called with the arguments of the call as keywords (a custom tool: with its input).
 #: An async one runs in the caller's task tree, any other in a thread.
@@ -32,13 +33,40 @@ _ANSWERS: Final = {
 
 def tool_calls(output: Sequence[Item]) -> list[Item]:
     """Return the items of *output* that call a tool of the client."""
-    return [item for item in output if item.get("type") in _ANSWERS]
+    return [item for item in output if _is_one(item, _ANSWERS)]
 
 
 def open_calls(items: Sequence[Item]) -> list[Item]:
     """Return the calls in a history that nothing answers, such as its last turn's."""
-    answered = {item.get("call_id") for item in items if item.get("type") in _ANSWERS.values()}
-    return [call for call in tool_calls(items) if call.get("call_id") not in answered]
+    answered = {str(item.get("call_id")) for item in items if _is_one(item, _ANSWERS.values())}
+    return [call for call in tool_calls(items) if str(call.get("call_id")) not in answered]
+
+
+def _is_one(item: object, kinds: Collection[str]) -> bool:
+    """Return whether *item* is of one of *kinds*, whatever it is: a server or a file may hold anything."""
+    kind = cast("Item", item).get("type") if isinstance(item, dict) else None
+    return isinstance(kind, str) and kind in kinds
+
+
+def check_tools(tools: object, tool_errors: object) -> None:
+    """Check what `Conversation.run` is given.
+
+    Raises:
+        TypeError, ValueError: it is not usable; the text says what to write.
+    """
+    if not isinstance(tools, Mapping):
+        raise TypeError(f"tools= takes what to call by tool name, {{'name': function}}, not {tools!r:.60}")
+    for name, tool in cast("Mapping[object, object]", tools).items():
+        if not isinstance(name, str):
+            raise TypeError(
+                f"tools= takes what to call by tool name, {{'name': function}}; {name!r:.60} is no name"
+            )
+        if not callable(tool):
+            raise TypeError(
+                f"tools= takes functions; that of {name!r} is {tool!r:.60} (definitions go in the body)"
+            )
+    if tool_errors not in get_args(ToolErrors):
+        raise ValueError(f"tool_errors={tool_errors!r:.60} must be 'return' or 'raise'")
 
 
 async def call_tools(calls: Sequence[Item], tools: Mapping[str, Tool], tool_errors: ToolErrors) -> list[Item]:
@@ -100,4 +128,9 @@ async def _call(call: Item, tools: Mapping[str, Tool]) -> str:
         (result,) = await trio.to_thread.run_sync(lambda: (tool(*args, **keywords),))
         if inspect.isawaitable(result):  # a plain function that made a coroutine
             result = await result
-    return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+    if isinstance(result, str):
+        return result
+    try:
+        return json.dumps(result, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return encode(result, f"the result of {name!r}").decode()  # or it says where it is no JSON

@@ -52,11 +52,16 @@ class Checkpoints:
         self.owed: dict[str, Checkpoint] = {}
         self._path = path
         self._digests = {task.id: _digest(task) for task in tasks}
-        self._last: dict[str, tuple[int, list[Any]]] = {}
+        self._last: dict[str, tuple[int, Sequence[bytes]]] = {}
         self._file: BinaryIO | None = None
 
-    def append(self, id: str, snapshot: Mapping[str, Any]) -> None:
+    def append(self, id: str, state: Mapping[str, Any], items: Sequence[bytes]) -> None:
         """Note that a turn of task *id* has finished. It is in the hands of the system when this returns.
+
+        Args:
+          id: the task's.
+          state: its conversation without the items, and
+          items: those (`Conversation.checkpoint`).
 
         Raises:
           OSError: it could not be written.
@@ -64,11 +69,11 @@ class Checkpoints:
         if self._file is None:
             raise AssertionError("bug: the checkpoints are closed")
         turns, before = self._last.get(id, (0, []))
-        items = _list(snapshot["items"])
         kept = len(before) if _begins_with(items, before) else 0
-        line = _line(id, self._digests[id], turns + 1, kept, snapshot)
+        line = _line(id, self._digests[id], turns + 1, kept, state)
         self._last[id] = (turns + 1, items)
-        data = json.dumps(line).encode() + b"\n"
+        # The items are JSON already: only what is new is looked at.
+        data = json.dumps(line).encode()[:-1] + b', "items": [' + b", ".join(items[kept:]) + b"]}\n"
         if self._file.write(data) != len(data):
             raise OSError(f"a finished turn could not be written whole to {self._path}")
 
@@ -104,8 +109,9 @@ class Checkpoints:
         if len(items) != kept + len(new):
             raise ValueError("it does not follow what is before it")
         snapshot: dict[str, Any] = {**before, **line["state"], "items": items}
-        self._last[id] = (turns, [])
-        self.owed[id] = Checkpoint(turns, snapshot, _line(id, line["task"], turns, 0, snapshot))
+        self._last[id] = (turns, ())
+        whole = {**_line(id, line["task"], turns, 0, snapshot), "items": items}
+        self.owed[id] = Checkpoint(turns, snapshot, whole)
 
     def _close(self) -> None:
         if self._file is not None:
@@ -134,11 +140,10 @@ def _line(id: str, task: str, turns: int, kept: int, snapshot: Mapping[str, Any]
     state = {name: value for name, value in snapshot.items() if name != "items"}
     if kept:
         del state["defaults"]  # they stay what they were
-    items = _list(snapshot["items"])[kept:]
-    return {"id": id, "task": task, "turns": turns, "kept": kept, "items": items, "state": state}
+    return {"id": id, "task": task, "turns": turns, "kept": kept, "state": state}
 
 
-def _begins_with(items: Sequence[Any], before: Sequence[Any]) -> bool:
+def _begins_with(items: Sequence[bytes], before: Sequence[bytes]) -> bool:
     # A history only grows, until a compaction replaces it.
     return len(before) <= len(items) and all(one is other for one, other in zip(items, before, strict=False))
 

@@ -248,7 +248,7 @@ class _Run:
         if running is not None and self._checkpoints is not None:
             task, conversation = running
             try:
-                self._checkpoints.append(task.id, conversation.snapshot())
+                self._checkpoints.append(task.id, *conversation.checkpoint())
             except OSError as error:
                 self._stop(f"a finished turn could not be written: {error}")
 

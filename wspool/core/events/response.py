@@ -1,4 +1,7 @@
-"""Response: a finished response, as the server described it, with the common looks at it."""
+"""Response: a finished response, as the server described it, with the common looks at it.
+
+Servers have sent every shape there is: a look never raises, it is empty where it finds nothing of its kind.
+"""
 
 from __future__ import annotations
 
@@ -22,43 +25,60 @@ class Response:
     @property
     def id(self) -> str:
         """The response's id."""
-        return str(self.data.get("id", ""))
+        return _text(self.data.get("id"))
 
     @property
     def status(self) -> str:
         """`completed`, `incomplete` or `failed`."""
-        return str(self.data.get("status", ""))
+        return _text(self.data.get("status"))
 
     @property
     def output(self) -> list[dict[str, Any]]:
         """The output items."""
-        return cast("list[dict[str, Any]]", self.data.get("output") or [])
+        return _objects(self.data.get("output"))
 
     @property
     def output_text(self) -> str:
         """All text of all messages in the output, joined."""
         return "".join(
-            str(part.get("text", ""))
+            _text(part.get("text"))
             for item in self.output
             if item.get("type") == "message"
-            for part in cast("list[dict[str, Any]]", item.get("content") or [])
+            for part in _objects(item.get("content"))
             if part.get("type") == "output_text"
         )
 
     @property
     def usage(self) -> dict[str, Any] | None:
         """Token counts, or None if the server gave none."""
-        return cast("dict[str, Any] | None", self.data.get("usage"))
+        return _object(self.data.get("usage"))
 
     @property
     def error(self) -> dict[str, Any] | None:
         """The error of a failed response, or None."""
-        return cast("dict[str, Any] | None", self.data.get("error"))
+        return _object(self.data.get("error"))
 
     @property
     def incomplete_details(self) -> dict[str, Any] | None:
         """Why an incomplete response is, or None."""
-        return cast("dict[str, Any] | None", self.data.get("incomplete_details"))
+        return _object(self.data.get("incomplete_details"))
 
     def __repr__(self) -> str:
         return f"<Response {self.id} {self.status}, {len(self.output)} items>"
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _object(value: object) -> dict[str, Any] | None:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    if not isinstance(value, list):
+        return []
+    found = cast("list[object]", value)
+    if all(isinstance(each, dict) for each in found):
+        return cast("list[dict[str, Any]]", found)  # the very list that came
+    return [cast("dict[str, Any]", each) for each in found if isinstance(each, dict)]

@@ -17,6 +17,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Container, Mapping
 from typing import Any, Literal, cast
 
@@ -37,18 +38,22 @@ class Steer:
     """Input for a response in progress; returned by `Turn.steer`.
 
     Attributes:
-        input: its items.
         target: id of the response that it steers.
         state: what is known about it now.
         id: the server's name for it, once accepted.
         error: why it failed.
     """
 
-    input: list[dict[str, Any]]
+    _input: list[dict[str, Any]] = attrs.field(alias="input")
     target: str
     state: SteerState = "sent"
     id: str | None = None
     error: ServerError | None = None
+
+    @property
+    def input(self) -> list[dict[str, Any]]:
+        """Its items, new ones each time: what a caller does to them changes nothing."""
+        return copy.deepcopy(self._input)
 
     @property
     def open(self) -> bool:

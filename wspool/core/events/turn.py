@@ -16,12 +16,13 @@ from typing import Any, Final, assert_never
 import attrs
 
 from wspool.core.error import Delivery
+from wspool.core.events.assembly import Assembly
 from wspool.core.events.classify import GAP, Evidence, Reading, classify
-from wspool.core.events.items import Item, Items
 from wspool.core.events.past import Past
 from wspool.core.events.steering import Steer, Steers
 from wspool.core.events.table import DIRTY, Reception, TurnInput, TurnState, follow
 from wspool.core.frames import Event, Likeness
+from wspool.core.items import Output
 from wspool.core.server_error import ServerError
 
 __all__ = ["Delivery", "Part", "Reception", "TurnMachine", "TurnState"]
@@ -46,15 +47,35 @@ _OWN_NUMBERS: Final = frozenset(
 )
 
 
+_NOT_KEPT: Final = Output()
+
+
 @attrs.frozen
 class Part:
     """One response of a turn that ended, and what it was steered by to begin with.
 
-    The first of a turn began with its input.
+    The first of a turn began with its input. The caller is given the same response, and may do with it
+    what it likes: whatever is needed of it later is taken out here.
+
+    Attributes:
+        steered_by: the items that it began with.
+        response: the response as it came, its output complete.
+        id: its id.
+        status: how it ended.
+        output: its output as a history keeps it, if there is one that does.
     """
 
     steered_by: list[dict[str, Any]]
     response: dict[str, Any]
+    id: str
+    status: str
+    output: Output = attrs.field(repr=False)
+
+    @classmethod
+    def of(cls, steered_by: list[dict[str, Any]], response: dict[str, Any], *, keep: bool) -> Part:
+        """Return the part that *response* has ended; *keep* its output for a history."""
+        output = Output.of(response["output"]) if keep else _NOT_KEPT
+        return cls(steered_by, response, str(response.get("id")), str(response["status"]), output)
 
 
 class TurnMachine:
@@ -68,6 +89,7 @@ class TurnMachine:
 
     Attributes:
         state: where the turn is.
+        keeps: set to True where a history keeps the output of its responses.
         error: the error of its request or response, if one came.
         response: the response object of the last terminal event, with its output complete.
         parts: its responses that have ended, more than one if it was steered.
@@ -77,12 +99,13 @@ class TurnMachine:
     """
 
     __slots__ = (
-        "_items",
         "_kind",
         "_known",
+        "_output",
         "_steered_by",
         "complaint",
         "error",
+        "keeps",
         "like",
         "output_seen",
         "parts",
@@ -100,14 +123,15 @@ class TurnMachine:
         exact: bool = True,
     ) -> None:
         self.state = TurnState.NEW
+        self.keeps = False
         self.parts: list[Part] = []
         self.error: ServerError | None = None
         self.response: dict[str, Any] | None = None
         self.output_seen = self.suspect = False
         self.complaint = ""
         self._known = Evidence(parent, lane, past if past is not None else Past(), exact=exact)
-        self._steered_by: list[Item] = []
-        self._items = Items()
+        self._steered_by: list[dict[str, Any]] = []
+        self._output = Assembly()
         #: The type of the event before, if it was output: one more of it needs no second look.
         self._kind = ""
         #: What the next event looks like if it is one more of the same output, once there were two.
@@ -157,7 +181,7 @@ class TurnMachine:
         """True when an answer to a steer is overdue: it, not a response of the model, is what is missing."""
         if self.state is not TurnState.SETTLING:
             return False
-        failed = self.response is not None and self.response["status"] == "failed"
+        failed = self.response is not None and self.parts[-1].status == "failed"
         return failed or not self.steers.expects_successor(self.response_id)
 
     @property
@@ -172,7 +196,7 @@ class TurnMachine:
         if self.state is not TurnState.ENDED:
             return None
         if self.response is not None:
-            return str(self.response["status"])
+            return self.parts[-1].status
         return "rejected" if self.refused else "failed"
 
     def begin_on(self, past: Past, *, exact: bool) -> None:
@@ -257,7 +281,7 @@ class TurnMachine:
         response = reading.response
         if self.state is not _STREAMING and self.state is not TurnState.FAILING:
             return reading
-        output = self._items.output(response.get("output"), whole=reading.status == "completed")
+        output = self._output.output(response.get("output"), whole=reading.status == "completed")
         if output is None:
             return GAP
         # The event's type is the proof, not what a server has copied from the response's beginning.
@@ -273,11 +297,11 @@ class TurnMachine:
             case TurnInput.OUTPUT:
                 self.output_seen = True
                 if event.type.startswith("response.output_item."):
-                    self._items.add(event)
+                    self._output.add(event)
                     self._kind = ""
             case TurnInput.TERMINAL:
                 self.response, self.error = reading.response, reading.error
-                self.parts.append(Part(self._steered_by, reading.response))
+                self.parts.append(Part.of(self._steered_by, reading.response, keep=self.keeps))
                 known.next = None
             case TurnInput.ERROR | TurnInput.LIMIT:
                 if before is not TurnState.SENT and reading.error is not None:
@@ -295,7 +319,7 @@ class TurnMachine:
         if (before := known.response_id) is not None:
             known.earlier.add(before)
             self._steered_by = known.steers.apply(before)
-            self._items = Items()
+            self._output = Assembly()
             self.response, self.error = None, None
         known.response_id = name
 

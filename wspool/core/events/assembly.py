@@ -1,8 +1,8 @@
-"""Items: the output of a response, put together from what its events said.
+"""Assembly: the output of a response, put together from what its events said.
 
 Rules of this module:
 
-* An item has a place, its `output_index`. Items stand in the order of their places, whatever order they
+* An item has a place, its `output_index`. Assembly stand in the order of their places, whatever order they
   came in.
 * The last word of the server about an item counts, a finished item over a snapshot of it.
 * The terminal event's own output is the last word about the whole, if it has one. Where it has none, every
@@ -12,14 +12,12 @@ Rules of this module:
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from wspool.core.frames import Event
+from wspool.core.items import Item
 
-__all__ = ["Item", "Items"]
-
-#: One output item, as the API defines it.
-Item = dict[str, Any]
+__all__ = ["Assembly"]
 
 #: Values of `status` that say that an item is not finished.
 _UNFINISHED: Final = frozenset({"in_progress", "queued", "searching", "generating", "interpreting"})
@@ -29,7 +27,7 @@ _UNFINISHED: Final = frozenset({"in_progress", "queued", "searching", "generatin
 _Announced = tuple[str | None, int]
 
 
-class Items:
+class Assembly:
     """The items of one response, announced and done, as its events came."""
 
     __slots__ = ("_events",)
@@ -69,7 +67,8 @@ class Items:
         places: dict[object, int] = {}  # by id, of items whose events give no place
         top = -1
         for event in self._events:
-            data = event.data
+            # Read anew: what was given to a caller may have been changed.
+            data = Event(event.type, event.raw).data
             item = data.get("item")
             if "agent" in data or not isinstance(item, dict):
                 continue  # an item of an agent that ours has called, or none

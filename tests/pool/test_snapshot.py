@@ -1,0 +1,133 @@
+"""Snapshots: any JSON value in the place of one is refused in a sentence, or works."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, strategies as st
+
+from tests.helpers import FakeConnector, echo, fake_pool, policy
+from wspool.pool.tools import open_calls
+
+SOUND: dict[str, Any] = {
+    "version": 1,
+    "defaults": {
+        "model": "m",
+        "store": False,
+        "include": ["x"],
+        "tools": [{"type": "function", "name": "f"}],
+    },
+    "items": [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "one"}]},
+        {"type": "compaction", "encrypted_content": "x"},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+    ],
+    "replay_from": 1,
+    "parent": "resp_1",
+    "parent_stored": True,
+}
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(exclude_categories=()), max_size=5)
+    | st.sampled_from([0, 1, 2, 3, 4, 2**70, "resp_2", "store", {}, []]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Where all values in *value* are, its own place first."""
+    yield path
+    if isinstance(value, (dict, list)):
+        for step, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(inner, (*path, step))
+
+
+PLACES = list(places(SOUND))
+
+
+def changed(place: tuple[str | int, ...], how: str, other: Any) -> Any:
+    """The sound snapshot, with what is at *place* replaced, deleted or nested."""
+    whole = [copy.deepcopy(SOUND)]
+    *way, last = (0, *place)
+    holder: Any = whole
+    for step in way:
+        holder = holder[step]
+    match how:
+        case "delete":
+            del holder[last]
+        case "nest":
+            holder[last] = [holder[last]]
+        case "nest in object":
+            holder[last] = {"x": holder[last]}
+        case _:
+            holder[last] = other
+    return whole[0] if whole else None
+
+
+HOWS = st.sampled_from(["delete", "nest", "nest in object", "replace", "replace"])
+
+
+@given(st.sampled_from(PLACES), HOWS, JSON)
+def test_any_other_value_is_refused_in_a_sentence_or_works(
+    place: tuple[str | int, ...], how: str, other: Any
+) -> None:
+    """Nothing else comes out than ValueError, and what is taken can be gone on with."""
+    snapshot = changed(place, how, other)
+    connector = FakeConnector(echo)
+    refusals: list[str] = []
+
+    async def main() -> None:
+        async with fake_pool(connector, limits=policy(max_resends=0)) as pool:
+            before = copy.deepcopy(snapshot)
+            try:
+                resumed = pool.conversation(resume=snapshot)
+                conversation = await resumed.__aenter__()
+            except ValueError as error:
+                refusals.append(str(error))
+                return
+            try:
+                open_calls(conversation.items)
+                again = json.loads(json.dumps(conversation.snapshot()))
+                await conversation.respond("two")
+                assert again["items"] == conversation.items[:-2]
+                async with pool.conversation(resume=again) as other:
+                    assert again["items"] == other.items
+            finally:
+                await resumed.__aexit__(None, None, None)
+            assert repr(before) == repr(snapshot)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert all("snapshot" in refusal and connector.dials == 0 for refusal in refusals)
+
+
+@pytest.mark.parametrize("wrong", [[], "x", 7, True, [SOUND]])
+async def test_what_is_no_mapping_is_no_snapshot(wrong, autojump_clock) -> None:
+    """The text says what it takes."""
+    async with fake_pool(FakeConnector(echo)) as pool:
+        with pytest.raises(ValueError, match="resume= takes a snapshot of a conversation, not"):
+            async with pool.conversation(resume=wrong):
+                raise AssertionError("not reached")
+
+
+async def test_a_checkpoint_is_a_snapshot_in_two_parts(autojump_clock) -> None:
+    """What stays in the history is the same object each time, so that what is new is found at once."""
+    async with fake_pool(FakeConnector(echo)) as pool, pool.conversation(model="m") as conversation:
+        await conversation.respond("one")
+        state, items = conversation.checkpoint()
+        assert {**state, "items": [json.loads(item) for item in items]} == conversation.snapshot()
+        await conversation.respond("two")
+        _, more = conversation.checkpoint()
+
+        assert 4 == len(more)
+        assert all(one is other for one, other in zip(items, more, strict=False))

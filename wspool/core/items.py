@@ -1,0 +1,103 @@
+"""Items: what a history is made of, each written once and never changed.
+
+Rules of this module:
+
+* An item is kept as its JSON. So nothing that a caller does to what it gave or got can change what is sent,
+  and to send a history again costs no more than to copy its bytes.
+* Values are made of it anew for whoever wants to look.
+* What a caller gives is an item if it is a mapping; what a server gives must also say its type. What is none
+  stays out of the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import attrs
+
+from wspool.core.encoding import Encoded, read
+from wspool.core.frames import encode, encode_received
+
+__all__ = ["Item", "Output", "as_items", "encode_fields", "encode_items", "read_items"]
+
+#: One input or output item, as the API defines it.
+Item = dict[str, Any]
+
+
+def encode_items(given: str | Sequence[Mapping[str, Any]] | Sequence[Encoded]) -> list[Encoded]:
+    """Return *given* as input items: a text becomes one user message. What is encoded stays as it is.
+
+    Raises:
+        TypeError, ValueError: it is neither a text nor a sequence of mappings, or holds what JSON cannot.
+    """
+    if isinstance(given, str):
+        content = [{"type": "input_text", "text": given}]
+        return [Encoded(encode({"type": "message", "role": "user", "content": content}))]
+    return [_encoded(item, index) for index, item in enumerate(cast("Sequence[object]", given))]
+
+
+def _encoded(item: object, index: int) -> Encoded:
+    if isinstance(item, Encoded):
+        return item
+    # A caller without a type checker gets the same answer as one with.
+    if not isinstance(item, Mapping):
+        raise TypeError(f"input must be a str or a list of item dicts; it holds {item!r:.60}")
+    return Encoded(encode(dict(cast("Mapping[str, Any]", item)), f"input[{index}]"))
+
+
+def read_items(items: Iterable[Encoded]) -> list[Item]:
+    """Return *items* as values, new ones each time."""
+    return [cast("Item", read(item)) for item in items]
+
+
+def as_items(given: str | Sequence[Mapping[str, Any]]) -> list[Item]:
+    """Return *given* as input items that share nothing with it. Raises what `encode_items` raises."""
+    return read_items(encode_items(given))
+
+
+def encode_fields(fields: Mapping[str, Any]) -> dict[str, Encoded]:
+    """Return the fields of a body, each encoded. What is encoded stays as it is.
+
+    Raises:
+        TypeError, ValueError: one holds what JSON cannot; the text says where.
+    """
+    return {
+        name: value if isinstance(value, Encoded) else Encoded(encode(value, name))
+        for name, value in fields.items()
+    }
+
+
+@attrs.frozen
+class Output:
+    """The output of a response as a history keeps it.
+
+    Attributes:
+        items: what of it is an item.
+        whole: True if that is all of it.
+        compaction: place of its last compaction item, if it has one.
+    """
+
+    items: Sequence[Encoded] = ()
+    whole: bool = True
+    compaction: int | None = None
+
+    @classmethod
+    def of(cls, output: object) -> Output:
+        """Return what can be kept of *output*, whatever the server made of it. Never raises."""
+        if not isinstance(output, list):
+            return cls(whole=not output)
+        given = cast("list[object]", output)
+        items: list[Encoded] = []
+        compaction: int | None = None
+        for item in given:
+            kind = cast("Item", item).get("type") if isinstance(item, dict) else None
+            if not isinstance(kind, str):
+                continue
+            try:
+                items.append(Encoded(encode_received(item)))
+            except ValueError:
+                continue
+            if kind == "compaction":
+                compaction = len(items) - 1
+        return cls(items, len(items) == len(given), compaction)
