@@ -141,6 +141,7 @@ async def test_an_error_inside_a_response_is_an_event(autojump_clock) -> None:
     attempt = sent_attempt()
 
     assert Reception.DELIVER is feed(attempt, created("r"), error_frame("nope"))
+    attempt.machine.expire_failing()
     assert ["response.created", "error"] == types(await read(attempt))
 
 
