@@ -88,49 +88,6 @@ def test_a_waiter_gets_a_dial_and_then_its_lane() -> None:
     assert [Grant(WaiterId(1), LeaseId(1), ONE, LANE)] == core.connected(ONE, 0.1, 0.5)
 
 
-def test_what_is_usual_is_done_at_once() -> None:
-    """A free lane is granted, freed and passed on without a command; who waits is in line."""
-    core = make(max_size=1)
-    opened(core)
-
-    assert core.try_release(LeaseId(1), 1.0) is True
-    assert (LeaseId(2), ONE, LANE) == core.try_acquire(WaiterId(2), 2.0)
-    assert core.try_acquire(WaiterId(3), 3.0) is True
-    assert (WaiterId(3), LeaseId(3)) == core.try_release(LeaseId(2), 4.0)
-    assert not core.is_live(LeaseId(2))
-    statistics = core.statistics()
-    assert (3, 2, 1, 0) == (statistics.granted, statistics.released, statistics.leased, statistics.idle)
-
-
-def test_what_leads_to_more_is_left_to_the_whole_policy() -> None:
-    """Trying it changes nothing: a dial is needed, or the first in line wants another connection."""
-    core = make(max_size=2)
-    opened(core)
-    before = core.statistics()
-
-    assert core.try_acquire(WaiterId(2), 1.0) is False
-    assert core.try_release(LeaseId(7), 1.0) is False
-    assert before == core.statistics()
-
-    core = make(max_size=1)
-    opened(core)
-    core.acquire(WaiterId(2), 1.0, min_remaining=core.schedule.retire_from)
-    assert core.try_acquire(WaiterId(2), 1.0) is False, "in line already"
-    assert core.try_release(LeaseId(1), 1500.0) is False
-    assert [CloseReason.UNSUITABLE] == reasons(core.release(LeaseId(1), 1500.0))
-
-
-def test_lanes_of_one_connection_are_granted_and_freed_at_once() -> None:
-    """While it has another one that is free, it stays where it is."""
-    core = make(lanes=2, max_size=1)
-    opened(core)
-
-    assert (LeaseId(2), ONE, LaneId(1)) == core.try_acquire(WaiterId(2), 1.0)
-    assert core.try_release(LeaseId(1), 2.0) is True
-    assert core.try_release(LeaseId(2), 3.0) is True
-    assert core.try_acquire(WaiterId(3), 4.0) == (LeaseId(3), ONE, LaneId(1))
-
-
 def test_spare_is_dialled_ahead_within_the_concurrency() -> None:
     """`min_idle` is a promise about free lanes, `dial_concurrency` one about handshakes."""
     core = make(max_size=5, min_idle=3, dial_concurrency=2)

@@ -30,7 +30,6 @@ from wspool.core.commands import (
     HangUp,
     LaneId,
     LeaseId,
-    Refuse,
     RefuseReason,
     WaiterId,
 )
@@ -130,65 +129,6 @@ class Driver:
         """Take everything down, and assert that nothing is left."""
 
 
-class Twin(Driver):
-    """Drives a second core as the shell does: what is usual is tried first."""
-
-    def __init__(self, core: PoolCore) -> None:
-        self.core = core
-        self.line: set[WaiterId] = set()
-        self.leases: set[LeaseId] = set()
-
-    def perform(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], world: World) -> None:
-        before = self.core.next_deadline()
-        if not self.tried(verb, *args, **kwargs):
-            answer = getattr(self.core, verb)(*args, **kwargs)
-            self.take(verb, args, answer[1] if verb == "begin" else answer)
-        else:
-            assert self.core.next_deadline() >= before, "a deadline came nearer, and nobody looked"
-
-    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId, heir: LeaseId, now: float) -> None:
-        for number in (lease, heir):
-            if not self.tried("release", number, now=now):
-                self.take("release", (number,), self.core.release(number, now))
-
-    def tried(self, verb: str, *args: Any, now: float, **kwargs: Any) -> bool:
-        """Try it; return whether it was done."""
-        done: Any = False
-        what: Any = args[0] if args else None
-        if verb == "acquire" and not kwargs["min_remaining"]:
-            done = self.core.try_acquire(what, now)
-            if done is True:
-                self.line.add(what)
-            elif done:
-                self.leases.add(done[0])
-        elif verb == "release":
-            done = self.core.try_release(what, now)
-            if done:
-                self.leases.discard(what)
-            if done and done is not True:
-                self.line.remove(done[0])
-                self.leases.add(done[1])
-        return done is not False
-
-    def take(self, verb: str, args: tuple[Any, ...], commands: list[Command]) -> None:
-        if verb == "acquire":
-            self.line.add(args[0])
-        for command in commands:
-            if isinstance(command, (Grant, Refuse)):
-                self.line.discard(command.waiter)
-            if isinstance(command, Grant):
-                self.leases.add(command.lease)
-        if verb == "abandon":
-            self.line.remove(args[0])
-
-    def compare(self, core: PoolCore, world: World) -> None:
-        assert core.statistics() == self.core.statistics()
-        assert core.states() == self.core.states()
-        assert core.next_deadline() == self.core.next_deadline()
-        assert set(world.waiters) == self.line, "others are in line"
-        assert set(world.leases) == {lease for lease in self.leases if self.core.is_live(lease)}
-
-
 class PoolMachine(RuleBasedStateMachine):
     """One pool, everything that can happen to it, and what must hold all the same."""
 
@@ -246,8 +186,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def make_driver(self) -> Driver:
         """Return what is driven in step with the core."""
-        policy, provider, warm_up = self.setup
-        return Twin(PoolCore(policy, provider, warm_up=warm_up))
+        return Driver()
 
     def step(self, verb: str, *args: Any, **kwargs: Any) -> list[Command]:
         """Feed one input to the core, and what it says to the world."""

@@ -2,7 +2,7 @@
 
 What follows from the state of a pool; what leads to it are the inputs of `wspool.core.lending.pool`.
 Every input ends in `_settle`, the single place of policy: match free lanes to waiters, close what is
-not needed, then dial what is. `try_acquire` and `try_release` are the two inputs that seldom need it.
+not needed, then dial what is.
 
 Rules of this module (each is an invariant of the specification machine):
 
@@ -30,7 +30,6 @@ from wspool.core.commands import (
     Dial,
     Expiring,
     Grant,
-    LaneId,
     LeaseId,
     Refuse,
     RefuseReason,
@@ -62,9 +61,7 @@ HEAD_START: Final = 2
 ELISION_DELAY: Final = 0.03
 
 # A member of an enum is looked up by a function call in Python 3.11, a global is not.
-_OPEN: Final = ConnectionState.OPEN
 _RETIRING: Final = ConnectionState.RETIRING
-_LEASED: Final = LaneState.LEASED
 _GRANT: Final = LaneInput.GRANT
 
 
@@ -267,7 +264,7 @@ class Allocation:
         failure = self._outage.failure
         if failure is not None and failure.permanent and not self._waiters:
             return False  # spare is no reason to ask again what was refused for good
-        spare = self._roster.fresh + self._roster.lanes(LaneState.WARMING)
+        spare = self._roster.fresh + self._roster.lanes[LaneState.WARMING]
         waiting = len(self._waiters)
         if self._paused:
             waiting = max(0, waiting - spare)  # what is free now will do for them
@@ -286,86 +283,6 @@ class Allocation:
         self._lives.note_idle(connection, now)
         if self._roster.size > self.policy.max_size and not connection.busy:
             self._lives.hang_up(connection, CloseReason.RESIZED, commands)
-
-    def try_acquire(self, waiter: WaiterId, now: float) -> tuple[LeaseId, ConnectionId, LaneId] | bool:
-        """Do what `acquire` does, without `min_remaining`, if that is next to nothing.
-
-        Returns a lease and its lane if one is free and granting it leads to nothing else; True if
-        *waiter* is in line and nothing can be done for it; False if neither is sure, and nothing was
-        done. No deadline has come nearer.
-        """
-        roster, policy = self._roster, self.policy
-        if self._closing or self._paused or roster.leaving or policy.leak_after is not None:
-            return False
-        available = roster.available
-        if available:
-            connection = roster.connections[available[-1][1]]
-            if (
-                self._waiters
-                or connection.state is not _OPEN
-                or now >= connection.grant_end
-                or (roster.fresh <= policy.min_idle + roster.movers and roster.size < policy.max_size)
-            ):
-                return False
-            lease, lane = roster.lend(connection)
-            self._granted += 1
-            return lease, connection.id, lane.id
-        if (
-            roster.parked
-            or policy.max_waiting is not None
-            or self._outage.failure is not None
-            or roster.size < policy.max_size
-            or waiter in self._waiters
-        ):
-            return False
-        if not self._waiters:
-            self._line_since = now
-        self._waiters[waiter] = Waiter(0.0)
-        return True
-
-    def try_release(self, lease: LeaseId, now: float) -> tuple[WaiterId, LeaseId] | bool:
-        """Do what `release` does, if that is next to nothing.
-
-        Returns the first in line and its lease if it has the lane now and that leads to nothing else; True
-        if nobody is in line and the lane is free; False if neither is sure, and nothing was done.
-        No deadline has come nearer.
-        """
-        roster, policy = self._roster, self.policy
-        held = roster.leases.get(lease)
-        if held is None or self._closing or roster.leaving:
-            return False
-        connection, lane = held
-        if (
-            lane.state is not _LEASED
-            or connection.state is not _OPEN
-            or now >= connection.grant_end
-            or not connection.idle_alarm
-        ):
-            return False
-        waiters, size = self._waiters, roster.size
-        if not waiters:
-            if size > policy.max_size or (
-                size < policy.max_size and roster.fresh + 1 < policy.min_idle + roster.movers
-            ):
-                return False
-            roster.give_back(lease, connection, lane, now)
-            self._released += 1
-            return True
-        if (
-            size != policy.max_size
-            or roster.available
-            or roster.parked
-            or self._paused
-            or policy.leak_after is not None
-        ):
-            return False
-        waiter, wanted = next(iter(waiters.items()))
-        if wanted.min_remaining:
-            return False
-        del waiters[waiter]
-        self._granted += 1
-        self._released += 1
-        return waiter, roster.pass_on(lease, connection, lane)
 
     def _refuse(self, waiter: WaiterId, reason: RefuseReason, commands: list[Command]) -> None:
         self._refused += 1

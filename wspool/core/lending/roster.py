@@ -35,12 +35,6 @@ _OPEN: Final = ConnectionState.OPEN
 _RETIRING: Final = ConnectionState.RETIRING
 _CLOSING: Final = ConnectionState.CLOSING
 
-_IDLE: Final = LaneState.IDLE
-
-# The steps that nearly all lanes take nearly always, looked up once.
-_GRANTED: Final = advance(LANE_TABLE, _IDLE, LaneInput.GRANT)
-_RELEASED: Final = advance(LANE_TABLE, _GRANTED, LaneInput.RELEASE)
-
 #: Connection states in which a lane can be granted.
 USABLE: Final = frozenset({_OPEN, _RETIRING})
 
@@ -112,6 +106,7 @@ class Roster:
         fresh: IDLE lanes of OPEN connections: spare that counts as ready ahead of demand.
         movers: held lanes of RETIRING connections: their holders will soon want another.
         leases: what each live lease holds. One that is not here was released, stolen, or lost.
+        lanes: lanes by state.
         states: connections by state.
         dialing: connections whose handshake is running.
         usable: connections that are usable.
@@ -129,9 +124,7 @@ class Roster:
         self.parked: OrderedDict[LeaseId, float] = OrderedDict()
         self.fresh = 0
         self.movers = 0
-        # Lanes by state, but for those that `lend` took and `give_back` did not bring back.
-        self._lanes = dict.fromkeys(LaneState, 0)
-        self._lent = 0
+        self.lanes = dict.fromkeys(LaneState, 0)
         self.states = dict.fromkeys(ConnectionState, 0)
         self.dialing = self.usable = self.size = 0
         self.leases: dict[LeaseId, tuple[Connection, Lane]] = {}
@@ -153,11 +146,6 @@ class Roster:
             return self.leases[lease]
         except KeyError:
             raise IllegalInputError(f"lease {lease} is dead") from None
-
-    def lanes(self, state: LaneState) -> int:
-        """Return how many lanes are in *state*."""
-        lent = self._lent if state is _GRANTED else -self._lent if state is _IDLE else 0
-        return self._lanes[state] + lent
 
     def is_live(self, lease: LeaseId) -> bool:
         """Return whether *lease* still holds its lane."""
@@ -201,7 +189,7 @@ class Roster:
             bisect.insort(self.available, connection.key)
         connection.lanes += new
         connection.free += new[::-1]
-        self._lanes[LaneState.IDLE] += len(new)
+        self.lanes[LaneState.IDLE] += len(new)
         if connection.state is _OPEN:
             self.fresh += len(new)
 
@@ -253,8 +241,8 @@ class Roster:
     def move_lane(self, lane: Lane, what: LaneInput) -> None:
         """Move a lane by its table."""
         after = advance(LANE_TABLE, lane.state, what)
-        self._lanes[lane.state] -= 1
-        self._lanes[after] += 1
+        self.lanes[lane.state] -= 1
+        self.lanes[after] += 1
         lane.state = after
 
     def take(self, connection: Connection, what: LaneInput) -> Lane:
@@ -308,49 +296,6 @@ class Roster:
         lane.lease = None
         if connection.state is _RETIRING:
             self.movers -= 1
-
-    # -- the same in one step, for what is usual --------------------------------------------------
-
-    def lend(self, connection: Connection) -> tuple[LeaseId, Lane]:
-        """`take` a lane and `bind` it: *connection* is OPEN, and the last of those available."""
-        free = connection.free
-        lane = free.pop()
-        if not free:
-            self.available.pop()
-        connection.busy += 1
-        connection.idle_since = None
-        self.fresh -= 1
-        self._lent += 1
-        lane.state = _GRANTED
-        lease = lane.lease = next(self._lease_ids)
-        self.leases[lease] = (connection, lane)
-        return lease, lane
-
-    def give_back(self, lease: LeaseId, connection: Connection, lane: Lane, now: float) -> None:
-        """`unbind` the lease of a LEASED lane and `put` that: *connection* is OPEN."""
-        del self.leases[lease]
-        lane.lease = None
-        lane.state = _RELEASED
-        self._lent -= 1
-        self.fresh += 1
-        free = connection.free
-        if not free:
-            available, key = self.available, connection.key
-            if available and key < available[-1]:
-                bisect.insort(available, key)
-            else:
-                available.append(key)
-        free.append(lane)
-        connection.busy -= 1
-        if not connection.busy:
-            connection.idle_since = now
-
-    def pass_on(self, lease: LeaseId, connection: Connection, lane: Lane) -> LeaseId:
-        """Give the lane of *lease* back and lend it at once: *connection* is OPEN, no other is available."""
-        del self.leases[lease]
-        heir = lane.lease = next(self._lease_ids)
-        self.leases[heir] = (connection, lane)
-        return heir
 
     def _remove_available(self, connection: Connection) -> None:
         available, key = self.available, connection.key
