@@ -30,9 +30,9 @@ from wspool.core.commands import (
 )
 from wspool.core.events.naming import Naming
 from wspool.core.failures import DialFailure, FailureKind
-from wspool.core.lending.allocation import ELISION_DELAY, MAX_SKIPS
-from wspool.core.lending.pool import EARLY, PoolCore, Verdict
-from wspool.core.outage import BACKOFF_BASE
+from wspool.core.lending.allocation import DEFERRAL, MAX_SKIPS
+from wspool.core.lending.pool import PoolCore, Verdict
+from wspool.core.outage import BACKOFF_BASE, EARLY
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.states import ConnectionState, IllegalInputError, LaneState
 
@@ -113,10 +113,10 @@ def test_what_is_in_use_may_come_back_sooner_than_a_dial_ends() -> None:
 
     dials = [command for number in range(2, 12) for command in core.acquire(WaiterId(number), 5.0)]
     assert [Dial(TWO), Dial(THREE)] == dials
-    assert 5.0 + ELISION_DELAY == core.next_deadline()
+    assert 5.0 + DEFERRAL == core.next_deadline()
 
     core.release(LeaseId(1), 5.01)
-    assert 7 == len(of(core.tick(5.0 + ELISION_DELAY), Dial)), "nine in line, two dials run"
+    assert 7 == len(of(core.tick(5.0 + DEFERRAL), Dial)), "nine in line, two dials run"
 
 
 def test_a_dial_survives_the_waiter_who_asked() -> None:

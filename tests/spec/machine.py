@@ -35,7 +35,7 @@ from wspool.core.commands import (
 )
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending import roster as core_roster
-from wspool.core.lending.allocation import ELISION_DELAY, HEAD_START, MAX_SKIPS
+from wspool.core.lending.allocation import DEFERRAL, HEAD_START, MAX_SKIPS
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.outage import BACKOFF_BASE, BACKOFF_CAP
 from wspool.core.policy import PoolPolicy, Provider
@@ -228,17 +228,17 @@ class PoolMachine(RuleBasedStateMachine):
         """A dial is started only if somebody needs it at that instant (contract: no needless open)."""
         dials = len(self.world.dials)
         if dials > before:
-            assert self.need(held_back=self.held_back) > (dials - 1) * self.world.lanes, "needless dial"
+            assert self.need(deferred=self.deferred) > (dials - 1) * self.world.lanes, "needless dial"
             assert dials <= self.policy.dial_concurrency
             if self.core.failure is not None:
                 assert dials == 1, "more than one prober in an outage"
 
     @property
-    def held_back(self) -> bool:
+    def deferred(self) -> bool:
         """Whether what is in use may come back to those in line sooner than a dial ends."""
-        return bool(self.world.open) and self.now < self.line_since + ELISION_DELAY
+        return bool(self.world.open) and self.now < self.line_since + DEFERRAL
 
-    def need(self, *, held_back: bool = False) -> int:
+    def need(self, *, deferred: bool = False) -> int:
         """How many lanes are wanted that are not there."""
         world = self.world
         fresh = sum(world.free(connection) for connection in world.open if not connection.retiring)
@@ -251,7 +251,7 @@ class PoolMachine(RuleBasedStateMachine):
         spare = fresh + world.count(On.WARM_UP)
         # While nothing is granted, what is free will do for those who wait.
         waiting = max(0, len(world.waiters) - spare) if world.paused else len(world.waiters)
-        if held_back:
+        if deferred:
             waiting = min(waiting, HEAD_START * world.lanes)
         return waiting + max(0, self.policy.min_idle + movers - spare)
 
@@ -492,7 +492,7 @@ class PoolMachine(RuleBasedStateMachine):
         connection, lane = self.choose(self.shared_tails(), pick)
         track = connection.lanes[lane]
         if track.on is On.TAIL:
-            self.wait_until(track.drain_until)
+            self.wait_until(track.tail_until)
         if not track.late or connection not in self.world.open:
             return
         track.late = False
@@ -827,7 +827,7 @@ class PoolMachine(RuleBasedStateMachine):
                 busy = [track for track in connection.lanes if track.on in (On.TURN, On.TAIL)]
                 assert busy, "it outlived the server's limit for nothing"
             for track in connection.lanes:
-                assert track.on is not On.TAIL or self.now < track.drain_until, "a tail without end"
+                assert track.on is not On.TAIL or self.now < track.tail_until, "a tail without end"
             if not math.isinf(connection.ping_at):
                 assert connection.pinged or self.now < connection.ping_at, "nobody asks whether it is there"
 
@@ -839,9 +839,9 @@ class PoolMachine(RuleBasedStateMachine):
             return
         coming = len(world.dials) * world.lanes
         outage = self.core._outage
-        if self.held_back and coming < self.need() and not outage.down:
-            assert self.core.next_deadline() <= self.line_since + ELISION_DELAY, "nobody dials later"
-        if coming >= self.need(held_back=self.held_back):
+        if self.deferred and coming < self.need() and not outage.down:
+            assert self.core.next_deadline() <= self.line_since + DEFERRAL, "nobody dials later"
+        if coming >= self.need(deferred=self.deferred):
             return
         if failure is None:
             # What was held back is due, and nobody has ticked yet?
@@ -912,7 +912,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def abandon_turn(self, track: Lane) -> None:
         track.on = On.TAIL
-        track.drain_until = self.now + self.policy.drain_timeout
+        track.tail_until = self.now + self.policy.drain_timeout
 
     def tracks(self) -> list[tuple[LeaseId, Lane]]:
         return [(lease, self.world.track(lease)) for lease in self.world.leases]

@@ -52,7 +52,7 @@ class Lane:
     #: The rest of a turn was not waited for any longer, and may still come.
     late: bool = False
     parked_at: float | None = None
-    drain_until: float = math.inf
+    tail_until: float = math.inf
 
 
 @attrs.define(eq=False)
@@ -75,7 +75,7 @@ class Connection:
         return not self.dialing and not self.closing
 
     @property
-    def held(self) -> bool:
+    def leased(self) -> bool:
         return any(lane.lease is not None for lane in self.lanes)
 
 
@@ -125,7 +125,7 @@ class World:
                     if reason in (CloseReason.IDLE, CloseReason.LIFETIME) and now < self.expiry(connection):
                         for track in connection.lanes:
                             useless = track.parked_at is not None and now >= self.grant_end(connection)
-                            late = track.on is On.TAIL and now >= track.drain_until
+                            late = track.on is On.TAIL and now >= track.tail_until
                             assert track.lease is None or useless or late, "closed under a lease"
                     self.end(connection)
                     connection.closing = True
@@ -219,7 +219,7 @@ class World:
     def bury(self, connection: Connection, track: Lane, now: float) -> None:
         """A lane of a live connection is used no more: too old for another turn, or never drained."""
         if track.on is On.TAIL:
-            assert now >= track.drain_until, "a tail was given up too early"
+            assert now >= track.tail_until, "a tail was given up too early"
             track.late = True
         else:
             assert now >= self.grant_end(connection), "a usable lane was thrown away"

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import enum
 import math
-from collections import Counter
 from typing import Final, TypeAlias, assert_never
 
 from wspool.core.commands import CloseReason, Command, Expiring, HangUp, Ping
 from wspool.core.lending.alarms import Alarms
 from wspool.core.lending.calendar import Calendar
 from wspool.core.lending.roster import Connection, Lane, Roster
+from wspool.core.lending.tally import Tally
 from wspool.core.policy import PoolPolicy, Schedule
-from wspool.core.states import ConnectionInput, ConnectionState, LaneState
+from wspool.core.states import CONNECTION_TABLE, ConnectionInput, ConnectionState, LaneState, advance
 
 __all__ = ["Lives"]
 
@@ -38,7 +38,7 @@ class _Alarm(enum.Enum):
     EXPIRE = "expire"
     IDLE = "idle"
     PING = "ping"
-    DRAIN = "drain"
+    TAIL = "tail"
 
 
 _Entry: TypeAlias = tuple[Connection, _Alarm]
@@ -51,23 +51,20 @@ class Lives:
         policy: the limits; replaced when the pool is resized.
         schedule: when connections retire.
         roster: the connections.
+        tally: where closes, retirements and lost leases are counted.
 
     Attributes:
         calendar: planned retirements.
         alarms: deadlines of connections.
-        closed: connections closed so far, by reason.
-        retirements: connections that were told to retire so far.
-        lost_leases: leases that ended with their lane so far.
     """
 
-    def __init__(self, policy: PoolPolicy, schedule: Schedule, roster: Roster) -> None:
+    def __init__(self, policy: PoolPolicy, schedule: Schedule, roster: Roster, tally: Tally) -> None:
         self.policy = policy
         self._schedule = schedule
         self._roster = roster
+        self._tally = tally
         self.calendar = Calendar(schedule.retire_to - schedule.retire_from, policy.max_size)
         self.alarms: Alarms[_Entry] = Alarms(_is_stale)
-        self.closed: Counter[str] = Counter()
-        self.retirements = self.lost_leases = 0
 
     def resize(self, policy: PoolPolicy) -> None:
         """The limits have changed."""
@@ -97,10 +94,10 @@ class Lives:
         if self.policy.ping_interval is not None:
             self.alarms.set(max(heard_at + self.policy.ping_interval, now), (connection, _Alarm.PING))
 
-    def drain(self, connection: Connection, lane: Lane, now: float) -> None:
+    def bound_tail(self, connection: Connection, lane: Lane, now: float) -> None:
         """The rest of a turn on *lane* must have ended within `drain_timeout`."""
-        lane.drain_until = now + self.policy.drain_timeout
-        self.alarms.set(lane.drain_until, (connection, _Alarm.DRAIN))
+        lane.tail_until = now + self.policy.drain_timeout
+        self.alarms.set(lane.tail_until, (connection, _Alarm.TAIL))
 
     def ring(self, now: float, commands: list[Command]) -> None:
         """Do what is due at *now*."""
@@ -117,15 +114,15 @@ class Lives:
                     self._check_idle(connection, now, commands)
                 case _Alarm.PING:
                     commands.append(Ping(connection.id))
-                case _Alarm.DRAIN:
-                    self._check_drain(connection, now, commands)
+                case _Alarm.TAIL:
+                    self._check_tails(connection, now, commands)
                 case _:
                     assert_never(alarm)
 
     def retire(self, connection: Connection, commands: list[Command]) -> None:
         """Replace *connection* as soon as possible; tell who holds it."""
         commands.extend(Expiring(lease) for lease in self._roster.retire(connection))
-        self.retirements += 1
+        self._tally.retirements += 1
 
     def end_grants(
         self,
@@ -143,6 +140,21 @@ class Lives:
         if not connection.busy:
             self.hang_up(connection, reason, commands)
 
+    def clear(self, connection: Connection, now: float, commands: list[Command], *, interrupt: bool) -> None:
+        """It is not trusted any more. What is leased may go on, unless *interrupt* is true."""
+        if connection.state is ConnectionState.DIALING or (interrupt and connection.usable):
+            self.hang_up(connection, CloseReason.CLEARED, commands, polite=False)
+        elif connection.usable:
+            connection.grant_end = min(connection.grant_end, now)
+            self.end_grants(connection, commands, CloseReason.CLEARED)
+
+    def meet_limit(self, connection: Connection, now: float, commands: list[Command]) -> None:
+        """The server ended it for its age: whatever is older would be refused its next turn as well."""
+        for older in [*self._roster.connections.values()]:
+            if older.usable and older.born <= connection.born:
+                older.grant_end = min(older.grant_end, now)
+                self.end_grants(older, commands, CloseReason.LIMIT)
+
     def check_expiry(self, connection: Connection, now: float, commands: list[Command]) -> None:
         """Hang up past the server's limit, if nothing is lost by it."""
         # Past the server's limit only a turn in flight keeps a connection: the server may let
@@ -152,8 +164,8 @@ class Lives:
         if not any(lane.state is LaneState.IN_FLIGHT for lane in connection.lanes):
             self.hang_up(connection, CloseReason.LIFETIME, commands)
 
-    def _check_drain(self, connection: Connection, now: float, commands: list[Command]) -> None:
-        late = [lane for lane in connection.lanes if lane.drain_until <= now]
+    def _check_tails(self, connection: Connection, now: float, commands: list[Command]) -> None:
+        late = [lane for lane in connection.lanes if lane.tail_until <= now]
         if late and connection.busy == len(late):
             self.hang_up(connection, CloseReason.DIRTY, commands, polite=False)
         elif late:
@@ -167,7 +179,7 @@ class Lives:
     def _drop(self, connection: Connection, lane: Lane) -> None:
         """A busy lane ends, with its lease if it has one."""
         if lane.lease is not None:
-            self.lost_leases += 1
+            self._tally.lost_leases += 1
             self._roster.unbind(lane.lease)
         self._roster.drop(connection, lane)
 
@@ -194,19 +206,31 @@ class Lives:
     ) -> None:
         """End *connection*, whatever is on it."""
         dialing = connection.state is ConnectionState.DIALING
-        self.lost_leases += self._roster.end_all(connection)
+        self._tally.lost_leases += self._roster.end_all(connection)
         self._roster.move(connection, ConnectionInput.HANG_UP)
         if not dialing:
             self.calendar.free(connection.retire_at)
-        self.closed[reason] += 1
+        self._tally.closed[reason] += 1
         commands.append(HangUp(connection.id, reason, polite and not dialing))
 
-    def forget(self, connection: Connection, reason: CloseReason) -> None:
+    def fail(self, connection: Connection) -> None:
+        """Its dial has failed."""
+        self._roster.move(connection, ConnectionInput.FAIL)
+        self._forget(connection, CloseReason.DIAL_FAILED)
+
+    def lose(self, connection: Connection) -> None:
+        """It has died by itself."""
+        advance(CONNECTION_TABLE, connection.state, ConnectionInput.LOSE)
+        self._tally.lost_leases += self._roster.end_all(connection)
+        self._roster.move(connection, ConnectionInput.LOSE)
+        self._forget(connection, CloseReason.LOST)
+
+    def _forget(self, connection: Connection, reason: CloseReason) -> None:
         """Drop a connection that closed by itself."""
         if connection.retire_at != math.inf:
             self.calendar.free(connection.retire_at)
         del self._roster.connections[connection.id]
-        self.closed[reason] += 1
+        self._tally.closed[reason] += 1
 
     def note_idle(self, connection: Connection, now: float) -> None:
         """If it has no busy lane, look at it again after `max_idle`."""
@@ -221,7 +245,7 @@ def _is_stale(entry: _Entry) -> bool:
     connection, alarm = entry
     # Only what stays so: the same inputs must lead to the same commands, however often
     # anybody asks for the next deadline in between. So an idle alarm outlives a lease, and
-    # a drain alarm the tail that it is about.
+    # a tail's alarm the tail.
     if alarm is _Alarm.RETIRE or alarm is _Alarm.IDLE:
         return connection.state is not ConnectionState.OPEN
     return not connection.usable

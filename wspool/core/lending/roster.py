@@ -47,7 +47,7 @@ class Lane:
     state: LaneState = LaneState.IDLE
     lease: LeaseId | None = None
     #: When the rest of an abandoned turn must have ended.
-    drain_until: float = math.inf
+    tail_until: float = math.inf
 
 
 @attrs.define(eq=False)
@@ -81,6 +81,7 @@ class Connection:
     expires_at: float = math.inf
     #: Since when every lane is IDLE.
     idle_since: float | None = None
+    #: Whether it will be looked at for being idle for long.
     idle_alarm: bool = False
 
     @property
@@ -89,8 +90,8 @@ class Connection:
         return self.state in USABLE
 
     @property
-    def held(self) -> bool:
-        """Whether a lease holds one of its lanes."""
+    def leased(self) -> bool:
+        """Whether a lease has one of its lanes."""
         return any(lane.lease is not None for lane in self.lanes)
 
 
@@ -104,8 +105,9 @@ class Roster:
         leaving: retiring connections with no busy lane: they wait for their replacement.
         parked: parked leases and since when, the one parked longest first.
         fresh: IDLE lanes of OPEN connections: spare that counts as ready ahead of demand.
-        movers: held lanes of RETIRING connections: their holders will soon want another.
+        movers: leased lanes of RETIRING connections: their holders will soon want another.
         leases: what each live lease holds. One that is not here was released, stolen, or lost.
+        unreported: live leases that will be reported, and when; in order, since the delay is constant.
         lanes: lanes by state.
         states: connections by state.
         dialing: connections whose handshake is running.
@@ -128,6 +130,7 @@ class Roster:
         self.states = dict.fromkeys(ConnectionState, 0)
         self.dialing = self.usable = self.size = 0
         self.leases: dict[LeaseId, tuple[Connection, Lane]] = {}
+        self.unreported: OrderedDict[LeaseId, float] = OrderedDict()
         self._last_connection = 0
         self._lease_ids = cast("Iterator[LeaseId]", itertools.count(1))
 
@@ -203,11 +206,11 @@ class Roster:
         if connection.free:
             bisect.insort(self.available, connection.key)
         self.fresh -= len(connection.free)
-        held = [lane.lease for lane in connection.lanes if lane.lease is not None]
-        self.movers += len(held)
+        leases = [lane.lease for lane in connection.lanes if lane.lease is not None]
+        self.movers += len(leases)
         if connection.idle_since is not None:
             self.leaving[connection.id] = connection
-        return held
+        return leases
 
     def end_free(self, connection: Connection) -> None:
         """Its free lanes will not be granted any more. It is retiring already."""
@@ -271,7 +274,7 @@ class Roster:
     def drop(self, connection: Connection, lane: Lane) -> None:
         """A busy lane ends while its connection lives on."""
         self.move_lane(lane, LaneInput.END)
-        lane.drain_until = math.inf
+        lane.tail_until = math.inf
         connection.busy -= 1
 
     def note_idle(self, connection: Connection, now: float) -> None:
@@ -293,6 +296,7 @@ class Roster:
         """The lease is dead."""
         connection, lane = self.leases.pop(lease)
         self.parked.pop(lease, None)
+        self.unreported.pop(lease, None)
         lane.lease = None
         if connection.state is _RETIRING:
             self.movers -= 1
