@@ -8,12 +8,13 @@ Rules of this module:
 * Past the server's limit only a turn in flight keeps a connection.
 * What is told to go says goodbye only if it is clean.
 * What nobody needs goes after `max_idle`, unless it is spare that was asked for.
+* A connection that ends leaves nothing behind: no alarm, no place in the calendar. One without a
+  lifetime limit never has them.
 """
 
 from __future__ import annotations
 
 import enum
-import math
 from typing import Final, TypeAlias, assert_never
 
 from wspool.core.commands import CloseReason, Command, Expiring, HangUp, Ping
@@ -33,6 +34,8 @@ _OPEN: Final = ConnectionState.OPEN
 class _Alarm(enum.Enum):
     """What a deadline of a connection is about."""
 
+    __hash__ = object.__hash__
+
     RETIRE = "retire"
     GRANT_END = "grant end"
     EXPIRE = "expire"
@@ -41,7 +44,7 @@ class _Alarm(enum.Enum):
     TAIL = "tail"
 
 
-_Entry: TypeAlias = tuple[Connection, _Alarm]
+_Key: TypeAlias = tuple[Connection, _Alarm]
 
 
 class Lives:
@@ -63,13 +66,13 @@ class Lives:
         self._schedule = schedule
         self._roster = roster
         self._tally = tally
-        self.calendar = Calendar(schedule.retire_to - schedule.retire_from, policy.max_size)
-        self.alarms: Alarms[_Entry] = Alarms(_is_stale)
+        self.calendar = Calendar(schedule.spread, policy.max_size)
+        self.alarms: Alarms[_Key] = Alarms()
 
     def resize(self, policy: PoolPolicy) -> None:
         """The limits have changed."""
         self.policy = policy
-        self.calendar.gap = (self._schedule.retire_to - self._schedule.retire_from) / (2 * policy.max_size)
+        self.calendar.resize(policy.max_size)
 
     def begin(self, connection: Connection, lanes: int, now: float, jitter: float) -> None:
         """Its handshake is done, it has that many lanes: plan its life.
@@ -84,20 +87,20 @@ class Lives:
         )
         connection.opened_at = now
         self._roster.open(connection, lanes)
-        alarms.set(connection.retire_at, (connection, _Alarm.RETIRE))
-        alarms.set(connection.grant_end, (connection, _Alarm.GRANT_END))
-        alarms.set(connection.expires_at, (connection, _Alarm.EXPIRE))
+        alarms.set((connection, _Alarm.RETIRE), connection.retire_at)
+        alarms.set((connection, _Alarm.GRANT_END), connection.grant_end)
+        alarms.set((connection, _Alarm.EXPIRE), connection.expires_at)
         self.heard(connection, now, now)
 
     def heard(self, connection: Connection, heard_at: float, now: float) -> None:
         """The peer was heard at *heard_at*: ping it after the next silence."""
         if self.policy.ping_interval is not None:
-            self.alarms.set(max(heard_at + self.policy.ping_interval, now), (connection, _Alarm.PING))
+            self.alarms.set((connection, _Alarm.PING), max(heard_at + self.policy.ping_interval, now))
 
     def bound_tail(self, connection: Connection, lane: Lane, now: float) -> None:
         """The rest of a turn on *lane* must have ended within `drain_timeout`."""
         lane.tail_until = now + self.policy.drain_timeout
-        self.alarms.set(lane.tail_until, (connection, _Alarm.TAIL))
+        self._watch_tails(connection)
 
     def ring(self, now: float, commands: list[Command]) -> None:
         """Do what is due at *now*."""
@@ -122,6 +125,9 @@ class Lives:
     def retire(self, connection: Connection, commands: list[Command]) -> None:
         """Replace *connection* as soon as possible; tell who holds it."""
         commands.extend(Expiring(lease) for lease in self._roster.retire(connection))
+        self.alarms.cancel((connection, _Alarm.RETIRE))
+        self.alarms.cancel((connection, _Alarm.IDLE))  # it goes for another reason now
+        connection.idle_alarm = False
         self._tally.retirements += 1
 
     def end_grants(
@@ -164,17 +170,24 @@ class Lives:
         if not any(lane.state is LaneState.IN_FLIGHT for lane in connection.lanes):
             self.hang_up(connection, CloseReason.LIFETIME, commands)
 
+    def _watch_tails(self, connection: Connection) -> None:
+        # A tail that ends in time leaves the alarm to the next one: it rings for nothing then.
+        self.alarms.set((connection, _Alarm.TAIL), min(lane.tail_until for lane in connection.lanes))
+
     def _check_tails(self, connection: Connection, now: float, commands: list[Command]) -> None:
         late = [lane for lane in connection.lanes if lane.tail_until <= now]
         if late and connection.busy == len(late):
             self.hang_up(connection, CloseReason.DIRTY, commands, polite=False)
-        elif late:
+            return
+        if late:
             # Siblings are at work: they go on, and the connection goes with the last of them.
             if connection.state is ConnectionState.OPEN:
                 self.retire(connection, commands)
             for lane in late:
                 self._drop(connection, lane)
             self.check_expiry(connection, now, commands)
+        if connection.usable:
+            self._watch_tails(connection)
 
     def _drop(self, connection: Connection, lane: Lane) -> None:
         """A busy lane ends, with its lease if it has one."""
@@ -194,7 +207,7 @@ class Lives:
         else:
             # Busy in between, or part of the spare: look again when it may have become surplus.
             connection.idle_alarm = True
-            self.alarms.set(due if due > now else now + self.policy.max_idle, (connection, _Alarm.IDLE))
+            self.alarms.set((connection, _Alarm.IDLE), due if due > now else now + self.policy.max_idle)
 
     def hang_up(
         self,
@@ -206,46 +219,32 @@ class Lives:
     ) -> None:
         """End *connection*, whatever is on it."""
         dialing = connection.state is ConnectionState.DIALING
-        self._tally.lost_leases += self._roster.end_all(connection)
-        self._roster.move(connection, ConnectionInput.HANG_UP)
-        if not dialing:
-            self.calendar.free(connection.retire_at)
-        self._tally.closed[reason] += 1
+        self._end(connection, ConnectionInput.HANG_UP, reason)
         commands.append(HangUp(connection.id, reason, polite and not dialing))
 
     def fail(self, connection: Connection) -> None:
         """Its dial has failed."""
-        self._roster.move(connection, ConnectionInput.FAIL)
-        self._forget(connection, CloseReason.DIAL_FAILED)
+        self._end(connection, ConnectionInput.FAIL, CloseReason.DIAL_FAILED)
+        del self._roster.connections[connection.id]
 
     def lose(self, connection: Connection) -> None:
         """It has died by itself."""
-        advance(CONNECTION_TABLE, connection.state, ConnectionInput.LOSE)
-        self._tally.lost_leases += self._roster.end_all(connection)
-        self._roster.move(connection, ConnectionInput.LOSE)
-        self._forget(connection, CloseReason.LOST)
-
-    def _forget(self, connection: Connection, reason: CloseReason) -> None:
-        """Drop a connection that closed by itself."""
-        if connection.retire_at != math.inf:
-            self.calendar.free(connection.retire_at)
+        self._end(connection, ConnectionInput.LOSE, CloseReason.LOST)
         del self._roster.connections[connection.id]
+
+    def _end(self, connection: Connection, what: ConnectionInput, reason: CloseReason) -> None:
+        advance(CONNECTION_TABLE, connection.state, what)  # illegal before anything else
+        self._tally.lost_leases += self._roster.end_all(connection)
+        self._roster.move(connection, what)
+        for alarm in _Alarm:
+            self.alarms.cancel((connection, alarm))
+        self.calendar.free(connection.retire_at)
         self._tally.closed[reason] += 1
 
     def note_idle(self, connection: Connection, now: float) -> None:
         """If it has no busy lane, look at it again after `max_idle`."""
         self._roster.note_idle(connection, now)
         if not connection.idle_alarm and not connection.busy and connection.state is _OPEN:
+            # It outlives the next lease: most are over long before it rings.
             connection.idle_alarm = True
-            self.alarms.set(now + self.policy.max_idle, (connection, _Alarm.IDLE))
-
-
-def _is_stale(entry: _Entry) -> bool:
-    """Whether nothing would happen at this deadline."""
-    connection, alarm = entry
-    # Only what stays so: the same inputs must lead to the same commands, however often
-    # anybody asks for the next deadline in between. So an idle alarm outlives a lease, and
-    # a tail's alarm the tail.
-    if alarm is _Alarm.RETIRE or alarm is _Alarm.IDLE:
-        return connection.state is not ConnectionState.OPEN
-    return not connection.usable
+            self.alarms.set((connection, _Alarm.IDLE), now + self.policy.max_idle)
