@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -155,10 +156,89 @@ def test_a_dead_lease_does_nothing() -> None:
         core.begin(LeaseId(1), 2.0)
 
 
-def test_a_connection_that_is_gone_is_no_connection() -> None:
+def test_a_connection_that_never_was_is_no_connection() -> None:
     """Reports about it are bugs."""
+    core = make()
+    reports: list[Callable[[], object]] = [
+        lambda: core.connected(ONE, 0.0, 0.5),
+        lambda: core.dial_failed(ONE, 0.0, DOWN, 0.5),
+        lambda: core.gone(ONE, 0.0),
+        *late(core, ONE, 0.0).values(),
+    ]
+    for report in reports:
+        with pytest.raises(IllegalInputError, match="connection 1 never was"):
+            report()
+
+
+def late(core: PoolCore, number: ConnectionId, now: float) -> dict[str, Callable[[], list[Command]]]:
+    """All that the tasks of a connection may say before they know that it is over."""
+    return {
+        "lost": lambda: core.lost(number, now, 0.5),
+        "dirty": lambda: core.hang_up(number, CloseReason.DIRTY, now),
+        "silent": lambda: core.hang_up(number, CloseReason.LOST, now),
+        "retire": lambda: core.retire(number, now),
+        "widen": lambda: core.widen(number, now),
+        "ponged": lambda: core.ponged(number, now, now),
+        "finished": lambda: core.finished(number, LANE, now),
+    }
+
+
+@pytest.mark.parametrize("what", [*late(make(), ONE, 0.0)])
+@pytest.mark.parametrize("how", ["closing", "told and gone", "lost"])
+def test_a_report_that_comes_late_says_nothing(how: str, what: str) -> None:
+    """Of a connection that is closing or gone, with a turn, a warm-up and a ping under way."""
+    core = make(max_size=3, min_idle=1, warm_up=True, ping_interval=20.0, lanes=2)
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.5)
+    core.acquire(WaiterId(1), 0.0)
+    core.begin(LeaseId(1), 0.0)
+    assert Ping(ONE) in core.tick(20.0)
+    if how == "lost":
+        core.lost(ONE, 21.0, 0.5)
+    else:
+        core.hang_up(ONE, CloseReason.DIRTY, 21.0)
+    if how == "told and gone":
+        core.gone(ONE, 21.0)
+    before = core.statistics(), core.states(), core.next_deadline()
+
+    for _ in range(2):
+        assert [] == late(core, ONE, 22.0)[what]()
+    assert before == (core.statistics(), core.states(), core.next_deadline())
+
+
+def test_what_must_be_answered_once_is_answered_once() -> None:
+    """The end of a dial or of a hang-up: a second answer is a bug, and so is one to no question."""
+    core = make(max_size=3)
+    opened(core, waiters=2)
+    core.hang_up(ONE, CloseReason.DIRTY, 1.0)
+    for report in (
+        lambda: core.connected(ONE, 1.0, 0.5),
+        lambda: core.dial_failed(ONE, 1.0, DOWN, 0.5),
+        lambda: core.gone(TWO, 1.0),
+    ):
+        with pytest.raises(IllegalInputError, match="is illegal while"):
+            report()
+    core.gone(ONE, 2.0)
     with pytest.raises(IllegalInputError, match="connection 1 is gone"):
-        make().lost(ONE, 0.0, 0.5)
+        core.gone(ONE, 3.0)
+    core.acquire(WaiterId(3), 3.0)
+    with pytest.raises(IllegalInputError, match="'lose' is illegal while 'dialing'"):
+        core.lost(THREE, 3.0, 0.5)
+
+
+def test_what_comes_late_about_the_endpoint_counts() -> None:
+    """A connection that is over has still shown that lanes have names, and how old it could get."""
+    core = PoolCore(PoolPolicy(max_size=2, min_idle=0, lanes=3), Provider(name="test", lanes=3))
+    opened(core)
+    core.lost(ONE, 6.0, 0.5)
+
+    assert [] == core.widen(ONE, 6.0)
+    assert Naming.NAMED is core.naming
+
+    core = make(max_size=2)
+    opened(core, waiters=2)
+    core.hang_up(TWO, CloseReason.DIRTY, 1.0)
+    assert [Expiring(LeaseId(1))] == of(core.hang_up(TWO, CloseReason.LIMIT, 1.0), Expiring)
 
 
 def test_one_turn_at_a_time() -> None:

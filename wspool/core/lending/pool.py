@@ -1,7 +1,7 @@
 """PoolCore: the inputs of one pool, and what each of them changes.
 
-Every input is a method that takes `now` and returns the commands to perform, in order. Each tells the
-part whose idea it is, and ends in `wspool.core.lending.allocation`, which decides what follows from
+Every input is a method that takes `now`, in seconds, and returns the commands to perform, in order. Each
+tells the part whose idea it is, and ends in `wspool.core.lending.allocation`, which decides what follows from
 the state that it leaves. When a connection retires and ends is in `wspool.core.lending.lives`, what
 becomes of a lane that somebody has in `wspool.core.lending.leases`.
 
@@ -11,6 +11,11 @@ Rules kept here (each is an invariant of the specification machine):
 * A dial belongs to the pool: a waiter that leaves does not stop it.
 * A connection has one lane until the endpoint has proved that it has more (`wspool.core.events.naming`).
 * Failure is a state of the pool (`wspool.core.outage`).
+* `connected`, `dial_failed` and `gone` are the one answer to a dial or a hang-up; a second one is illegal.
+  All else that is reported of a connection may come late, as its tasks cannot know what was decided in
+  the same moment: once it is closing or gone, `lost`, `hang_up`, `retire`, `widen`, `finished` and
+  `ponged` change nothing of it. What they say about the endpoint still counts: that it names lanes,
+  and, while the connection is closing, that its limit was met. What never was is illegal always.
 
 Every operation costs O(1) or O(log n) in connections and waiters: counters per state, sorted
 deadlines, no rescans. What concerns all connections at once (`clear`, `drain`, `close`, a lifetime
@@ -147,7 +152,6 @@ class PoolCore:
         What is free closes at once, what is leased when it is given back. Dials start anew.
 
         Args:
-            now: seconds.
             interrupt: True to close what is leased at once as well.
         """
         commands: list[Command] = []
@@ -189,8 +193,6 @@ class PoolCore:
         """Put *waiter* in line. The answer, now or later, is one `Grant` or `Refuse`.
 
         Args:
-            waiter: who.
-            now: seconds.
             min_remaining: seconds that must be left until the planned retirement of the
                 connection; at most `schedule.retire_from`. Of those that have enough the oldest
                 is taken; without it, the freshest of all.
@@ -207,7 +209,7 @@ class PoolCore:
     def acquire_nowait(self, waiter: WaiterId, now: float) -> list[Command]:
         """Grant *waiter* a lane if one is free and nobody is in line; else there is no `Grant`.
 
-        It never waits, never dials and never jumps the line.
+        It never waits, never dials, never jumps the line, and takes nothing from a holder.
         """
         commands: list[Command] = []
         if self._allocation.closing:
@@ -235,7 +237,6 @@ class PoolCore:
 
         Args:
             lease: a live lease without a turn.
-            now: seconds.
             movable: True if the holder can go on elsewhere at little cost: then a connection
                 past its planned retirement is left as soon as another one is ready.
 
@@ -249,7 +250,9 @@ class PoolCore:
     def finished(self, connection: ConnectionId, lane: LaneId, now: float) -> list[Command]:
         """The terminal event of whatever was on the lane has come, and the lane is clean."""
         commands: list[Command] = []
-        found = self._roster.connection(connection)
+        found = self._roster.find(connection)
+        if found is None or found.state is ConnectionState.CLOSING:
+            return commands
         if not self._leases.finished(found, lane, now, commands):
             return commands
         if self._outage.doubtful and (lasted := self._outage.answered(found.episode, now)) is not None:
@@ -279,8 +282,6 @@ class PoolCore:
         """A dial ended with an open connection.
 
         Args:
-            connection: which.
-            now: seconds.
             jitter: a random number in [0, 1), to spread retirements.
         """
         found = self._roster.connection(connection)
@@ -304,8 +305,6 @@ class PoolCore:
         """A dial ended without a connection.
 
         Args:
-            connection: which.
-            now: seconds.
             failure: what happened.
             jitter: a random number in [0, 1), to spread the next attempt.
         """
@@ -323,8 +322,10 @@ class PoolCore:
 
     def hang_up(self, connection: ConnectionId, reason: CloseReason, now: float) -> list[Command]:
         """Close a connection that must not be used again (dirty, at its limit). Idempotent."""
-        found = self._roster.connection(connection)
+        found = self._roster.find(connection)
         commands: list[Command] = []
+        if found is None or (found.state is ConnectionState.CLOSING and reason is not CloseReason.LIMIT):
+            return commands
         if found.state is not ConnectionState.CLOSING:
             self._lives.hang_up(found, reason, commands, polite=False)
         if reason is CloseReason.LIMIT:
@@ -336,10 +337,10 @@ class PoolCore:
 
         Idempotent. Ignored once an answer has named none.
         """
-        found = self._roster.connection(connection)
+        found = self._roster.find(connection)
         if self.naming is Naming.TRIAL:
             self.naming = Naming.NAMED
-        if not found.usable or now >= found.grant_end:
+        if found is None or not found.usable or now >= found.grant_end:
             return []
         self._roster.widen(found, self._allocation.lanes)
         return self._allocation.settle(now, [])
@@ -355,23 +356,23 @@ class PoolCore:
 
     def retire(self, connection: ConnectionId, now: float) -> list[Command]:
         """The server announced that this connection ends soon. Idempotent."""
-        found = self._roster.connection(connection)
+        found = self._roster.find(connection)
         commands: list[Command] = []
-        if found.state is not ConnectionState.OPEN:
+        if found is None or found.state is not ConnectionState.OPEN:
             return commands
         self._lives.retire(found, commands)
         return self._allocation.settle(now, commands)
 
     def lost(self, connection: ConnectionId, now: float, jitter: float) -> list[Command]:
-        """An open connection died by itself.
+        """An open connection died by itself, whatever is on it or asked of it. Idempotent.
 
         Args:
-            connection: which.
-            now: seconds.
             jitter: a random number in [0, 1), to spread the next attempt if it died too young.
         """
-        found = self._roster.connection(connection)
+        found = self._roster.find(connection)
         commands: list[Command] = []
+        if found is None or found.state is ConnectionState.CLOSING:
+            return commands
         self._lives.lose(found)
         early = not found.used and now < found.opened_at + EARLY
         # A server that accepts and hangs up refuses us all the same.
@@ -388,8 +389,8 @@ class PoolCore:
 
     def ponged(self, connection: ConnectionId, heard_at: float, now: float) -> list[Command]:
         """The peer was heard at *heard_at*: ping again after the next silence."""
-        found = self._roster.connection(connection)
-        if found.usable:
+        found = self._roster.find(connection)
+        if found is not None and found.usable:
             self._lives.heard(found, heard_at, now)
         return []
 
@@ -397,7 +398,9 @@ class PoolCore:
 
     def next_deadline(self) -> float:
         """Return when `tick` wants to be called, infinity for never."""
-        deadline = min(self._lives.alarms.next(), self._allocation.next_deadline())
+        deadline = self._lives.alarms.next()
+        if self._allocation.waiters or self._outage.failure is not None:
+            deadline = min(deadline, self._allocation.next_deadline())
         if self._roster.unreported:
             deadline = min(deadline, next(iter(self._roster.unreported.values())))
         return deadline

@@ -138,10 +138,16 @@ class Roster:
 
     def connection(self, number: ConnectionId) -> Connection:
         """Return a connection that is not gone, or raise `IllegalInputError`."""
-        try:
-            return self.connections[number]
-        except KeyError:
-            raise IllegalInputError(f"connection {number} is gone or never was") from None
+        if (found := self.find(number)) is None:
+            raise IllegalInputError(f"connection {number} is gone")
+        return found
+
+    def find(self, number: ConnectionId) -> Connection | None:
+        """Return a connection, None if it is gone; raise `IllegalInputError` if it never was."""
+        found = self.connections.get(number)
+        if found is None and not 0 < number <= self._last_connection:
+            raise IllegalInputError(f"connection {number} never was")
+        return found
 
     def lease(self, lease: LeaseId) -> tuple[Connection, Lane]:
         """Return what a live lease holds, or raise `IllegalInputError`."""
