@@ -293,6 +293,19 @@ def test_a_tail_that_does_not_end_costs_the_connection() -> None:
     assert not core.is_live(LeaseId(1))
 
 
+def test_a_tail_that_ends_in_time_costs_nothing() -> None:
+    """When it would have been too late nothing happens."""
+    core = make(on_cancel="drain", drain_timeout=10.0)
+    opened(core)
+    core.begin(LeaseId(1), 0.0)
+    core.give_up(LeaseId(1), 0.0)
+    core.finished(ONE, LANE, 1.0)
+
+    assert 10.0 == core.next_deadline()
+    assert [] == core.tick(10.0)
+    assert core.is_live(LeaseId(1))
+
+
 def test_a_tail_does_not_cost_its_siblings() -> None:
     """Where lanes share a connection, it retires and goes with the last of them."""
     core = make(lanes=3, on_cancel="drain", drain_timeout=10.0)
@@ -409,8 +422,14 @@ def test_nowait_takes_only_what_is_there() -> None:
     core.release(LeaseId(1), 0.2)
 
     assert [Grant(WaiterId(4), LeaseId(2), ONE, LANE)] == core.acquire_nowait(WaiterId(4), 0.3)
-    core.close(0.4)
-    assert [Refuse(WaiterId(5), RefuseReason.CLOSED)] == core.acquire_nowait(WaiterId(5), 0.5)
+    core.park(LeaseId(2), 0.3)
+    assert [] == core.acquire_nowait(WaiterId(6), 100.0), "what is parked is not free"
+    core.release(LeaseId(2), 100.0)
+    core.pause(100.0)
+    assert [] == core.acquire_nowait(WaiterId(7), 100.0)
+    core.resume(100.0)
+    core.close(101.0)
+    assert [Refuse(WaiterId(5), RefuseReason.CLOSED)] == core.acquire_nowait(WaiterId(5), 101.0)
 
 
 def test_life_that_is_asked_for_is_given() -> None:
@@ -741,6 +760,126 @@ def test_a_holder_who_was_passed_over_for_moves() -> None:
 
     assert Verdict.MOVE is verdict
     assert [Stolen(LeaseId(1)), Grant(WaiterId(2), LeaseId(2), ONE, LANE)] == commands
+
+
+def parked_in_turn(core: PoolCore, *opened_at: float) -> None:
+    """A connection each, opened and parked at these times; leases count up with them."""
+    for number, now in enumerate(opened_at, 1):
+        for command in core.acquire(WaiterId(number), now):
+            if isinstance(command, Dial):
+                core.connected(command.connection, now, 0.0)
+        core.park(LeaseId(number), now)
+
+
+def test_a_waiter_takes_the_parked_lane_that_serves_it() -> None:
+    """Of those with enough life the one parked longest; the rest stay their holders'."""
+    core = make(max_size=4, patience=2.0)
+    parked_in_turn(core, 0.0, 600.0, 1200.0, 1800.0)
+    need = core.schedule.retire_from - 1400.0
+
+    granted = core.acquire(WaiterId(9), 1900.0, min_remaining=need)
+
+    assert [Stolen(LeaseId(2)), Grant(WaiterId(9), LeaseId(5), TWO, LANE)] == granted
+    assert [True, False, True, True] == [core.is_live(LeaseId(number)) for number in (1, 2, 3, 4)]
+
+
+def test_a_waiter_waits_for_the_parked_lane_that_will_serve_it() -> None:
+    """Others that are ripe sooner are left alone; the timekeeper looks again when that one is."""
+    core = make(max_size=2, patience=2.0)
+    parked_in_turn(core, 0.0, 1200.0)
+    need = core.schedule.retire_from - 600.0
+
+    run_to(core, 1201.0)
+    assert [] == core.acquire(WaiterId(9), 1201.0, min_remaining=need)
+    assert 1202.0 == core.next_deadline()
+    assert [Stolen(LeaseId(2)), Grant(WaiterId(9), LeaseId(3), TWO, LANE)] == core.tick(1202.0)
+    assert core.is_live(LeaseId(1))
+
+
+@pytest.mark.parametrize("waiters", [1, 3])
+@pytest.mark.parametrize("count_closing", [False, True])
+def test_whom_no_parked_lane_serves_gets_one_fresh_connection(waiters: int, count_closing: bool) -> None:
+    """It takes the place of the one parked longest; while it is coming no other holder loses anything."""
+    core = make(max_size=4, patience=2.0, count_closing=count_closing)
+    parked_in_turn(core, 0.0, 0.0, 0.0, 0.0)
+    need = core.schedule.retire_from - 60.0
+
+    commands = core.acquire(WaiterId(9), 1500.0, min_remaining=need)
+    for number in range(1, waiters):
+        commands += core.acquire(WaiterId(9 + number), 1500.0, min_remaining=need)
+
+    commands += run_to(core, 1600.0)
+    expected = [Stolen(LeaseId(1)), HangUp(ONE, CloseReason.UNSUITABLE, polite=True)]
+    assert expected == of(commands, Stolen, HangUp)
+    commands += core.gone(ONE, 1600.0)
+    number = ConnectionId(5)
+    assert [Dial(number)] == of(commands, Dial)
+    assert Grant(WaiterId(9), LeaseId(5), number, LANE) in core.connected(number, 1600.0, 0.5)
+    assert core.is_live(LeaseId(2)) is (waiters == 1), "the next in line needs one as well"
+
+
+def test_spare_goes_before_what_is_parked() -> None:
+    """Who wants a fresh connection gets the place of one that is nobody's."""
+    core = make(max_size=2, patience=0.0)
+    parked_in_turn(core, 0.0, 0.0)
+    core.release(LeaseId(2), 1.0)
+
+    commands = core.acquire(WaiterId(9), 1500.0, min_remaining=core.schedule.retire_from)
+
+    assert [HangUp(TWO, CloseReason.UNSUITABLE, polite=True), Dial(THREE)] == commands
+
+
+def test_no_connection_goes_from_under_a_turn() -> None:
+    """Where lanes share one it goes whole, so all of them must be parked, each for long enough."""
+    core = make(max_size=2, lanes=2, patience=10.0)
+    opened(core, waiters=4)
+    for lease, now in ((1, 1.0), (3, 2.0), (4, 1500.0)):
+        core.park(LeaseId(lease), now)
+    core.begin(LeaseId(2), 3.0)
+
+    assert [] == core.acquire(WaiterId(9), 1501.0, min_remaining=core.schedule.retire_from)
+    assert [Stolen(LeaseId(3)), Stolen(LeaseId(4)), HangUp(TWO, CloseReason.UNSUITABLE, polite=True)] == of(
+        run_to(core, 1510.0), Stolen, HangUp
+    )
+    assert core.is_live(LeaseId(1))
+
+
+def test_no_room_is_made_while_none_can_be_dialled() -> None:
+    """In an outage the old connection is all there is; it goes with the next attempt, and not before."""
+    core = make(max_size=2, patience=0.0)
+    opened(core)
+    run_to(core, 1499.0)
+    core.acquire(WaiterId(2), 1499.0)
+    core.dial_failed(TWO, 1500.0, attrs.evolve(DOWN, retry_after=50.0), 0.0)
+    core.abandon(WaiterId(2), 1500.0)
+    core.resize(1500.0, max_size=1)
+    core.park(LeaseId(1), 1500.0)
+
+    assert [] == core.acquire(WaiterId(3), 1500.0, min_remaining=core.schedule.retire_from)
+    assert 1550.0 == core.next_deadline()
+    assert [Stolen(LeaseId(1)), HangUp(ONE, CloseReason.UNSUITABLE, polite=True), Dial(THREE)] == core.tick(
+        1550.0
+    )
+
+
+def test_who_is_passed_over_takes_only_what_serves_it() -> None:
+    """However often holders have gone on before it; and while nothing is granted, nobody is passed over."""
+    core = make(max_size=1, patience=1e9)
+    parked_in_turn(core, 0.0)
+    core.drain(1499.0)
+    core.acquire(WaiterId(9), 1500.0, min_remaining=core.schedule.retire_from)
+    core.pause(1500.0)
+    for _ in range(2 * MAX_SKIPS):
+        assert (Verdict.GO, []) == core.begin(LeaseId(1), 1501.0)
+        core.finished(ONE, LANE, 1501.0)
+        core.park(LeaseId(1), 1501.0)
+    core.resume(1502.0)
+    for _ in range(MAX_SKIPS):
+        assert (Verdict.GO, []) == core.begin(LeaseId(1), 1503.0)
+        core.finished(ONE, LANE, 1503.0)
+        last = core.park(LeaseId(1), 1503.0)
+
+    assert [Stolen(LeaseId(1)), HangUp(ONE, CloseReason.UNSUITABLE, polite=True), Dial(TWO)] == last
 
 
 def test_a_stolen_lane_that_does_not_suit_makes_room() -> None:

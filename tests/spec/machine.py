@@ -24,6 +24,7 @@ from tests.spec.world import Connection, Lane, On, World
 from wspool.core.commands import (
     CloseReason,
     Command,
+    ConnectionId,
     Degraded,
     Dial,
     Grant,
@@ -31,8 +32,10 @@ from wspool.core.commands import (
     LaneId,
     LeaseId,
     RefuseReason,
+    Stolen,
     WaiterId,
 )
+from wspool.core.events.naming import Naming
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending import roster as core_roster
 from wspool.core.lending.allocation import DEFERRAL, HEAD_START, MAX_SKIPS
@@ -100,7 +103,7 @@ policies = st.builds(
 providers = st.builds(
     Provider,
     name=st.just("spec"),
-    max_lifetime=st.sampled_from([100.0, 3600.0]),
+    max_lifetime=st.sampled_from([100.0, 3600.0, 3600.0, math.inf]),
     lanes=st.sampled_from([1, 1, 2, 3]),
 )
 kinds = st.sampled_from([FailureKind.TRANSIENT, FailureKind.TRANSIENT, FailureKind.CREDENTIAL])
@@ -206,6 +209,10 @@ class PoolMachine(RuleBasedStateMachine):
         self.trace.append((verb, args, kwargs, answer))
         commands: list[Command] = answer[1] if verb == "begin" else answer
         self.check_breaks(commands)
+        for number, known in self.core._roster.connections.items():
+            if number in self.world.connections:  # else its dial begins with this step
+                self.world.connections[number].retire_at = known.retire_at
+                self.world.connections[number].retiring |= known.key[0] == -math.inf
         self.world.take(commands, self.now)
         if verb == "acquire_nowait" and args[0] in self.world.waiters:
             self.world.waiters.remove(args[0])  # it does not wait
@@ -298,7 +305,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.last_waiter += 1
         waiter = WaiterId(self.last_waiter)
         self.world.waiters.append(waiter)
-        min_remaining = remaining * self.world.schedule.retire_from  # a part of what a connection has at best
+        # A part of what a connection has at best.
+        min_remaining = remaining * min(self.world.schedule.retire_from, 1e6)
         self.world.wanted[waiter] = min_remaining
         commands = self.step("acquire", waiter, min_remaining=min_remaining)
         refused = [command for command in commands if getattr(command, "waiter", None) == waiter]
@@ -329,6 +337,8 @@ class PoolMachine(RuleBasedStateMachine):
         commands = self.step("acquire_nowait", waiter)
         if line:
             assert not any(getattr(command, "waiter", None) == waiter for command in commands)
+        else:
+            assert not any(isinstance(command, Stolen) for command in commands), "what is parked is not free"
         assert self.world.granted <= before + 1 + len(line)
 
     @rule(pick=picks)
@@ -395,8 +405,8 @@ class PoolMachine(RuleBasedStateMachine):
     def begin(self, pick: int, movable: bool, late: bool = False) -> None:
         """A turn starts, or the holder comes back to a connection that is too old for one."""
         lease = self.choose(self.leases_with(On.NOTHING), pick)
-        if late:
-            self.wait_until(self.world.last_start(self.world.leases[lease][0]))
+        if late and (last := self.world.last_start(self.world.leases[lease][0])) < math.inf:
+            self.wait_until(last)
         if lease in self.world.leases:
             self.begin_on(lease, movable)
 
@@ -404,7 +414,9 @@ class PoolMachine(RuleBasedStateMachine):
         connection, _ = self.world.leases[lease]
         parked = self.world.track(lease).parked_at is not None
         first = self.world.waiters[0] if self.world.waiters else None
-        skipped = first is not None and parked and self.world.skips.get(first, 0) >= MAX_SKIPS
+        passed_over = parked and first is not None and not self.world.paused
+        skipped = passed_over and self.world.skips.get(first, 0) >= MAX_SKIPS  # type: ignore[arg-type] # not None
+        skipped = skipped and self.world.suits(connection, self.now)
         self.step("begin", lease, movable=movable)
         verdict = next(answer[0] for verb, _, _, answer in reversed(self.trace) if verb == "begin")
         if self.now >= self.world.last_start(connection):
@@ -416,7 +428,7 @@ class PoolMachine(RuleBasedStateMachine):
         if verdict is Verdict.GO:
             self.world.track(lease).on = On.TURN
             self.world.track(lease).parked_at = None
-            if parked and first is not None:
+            if passed_over and first is not None:
                 self.world.skips[first] = self.world.skips.get(first, 0) + 1
 
     @rule(pick=picks)
@@ -424,9 +436,28 @@ class PoolMachine(RuleBasedStateMachine):
     @noted
     def park(self, pick: int) -> None:
         """The holder's tools run."""
-        lease = self.choose(self.idle_leases(), pick)
+        self.park_on(self.choose(self.idle_leases(), pick))
+
+    def park_on(self, lease: LeaseId) -> None:
         self.world.track(lease).parked_at = self.now
         self.step("park", lease)
+
+    @rule(pick=picks, remaining=st.sampled_from([0.0, 0.2, 1.0]))
+    @precondition(lambda self: self.world.parked and len(self.world.waiters) < 4)
+    @noted
+    def holder_goes_on_and_on(self, pick: int, remaining: float) -> None:
+        """A holder whose tools are quick passes over whoever is in line, again and again."""
+        self.acquire(remaining)
+        for _ in range(MAX_SKIPS + 1):
+            parked = [lease for lease, track in self.tracks() if track.parked_at is not None]
+            if not parked:
+                break
+            lease = self.choose(parked, pick)
+            self.begin_on(lease, False)
+            if lease in self.world.leases and self.world.track(lease).on is On.TURN:
+                self.end_turn(lease)
+            if lease in self.world.leases and self.world.track(lease).parked_at is None:
+                self.park_on(lease)
 
     @rule(pick=picks)
     @precondition(lambda self: self.on_trial())
@@ -458,7 +489,9 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases_with(On.TURN))
     @noted
     def turn_ends(self, pick: int) -> None:
-        lease = self.choose(self.leases_with(On.TURN), pick)
+        self.end_turn(self.choose(self.leases_with(On.TURN), pick))
+
+    def end_turn(self, lease: LeaseId) -> None:
         connection, lane = self.world.leases[lease]
         self.answer(connection)
         self.world.track(lease).on = On.NOTHING
@@ -618,6 +651,32 @@ class PoolMachine(RuleBasedStateMachine):
         connection = self.choose(closing, pick)
         del self.world.connections[connection.id]
         self.step("gone", connection.id)
+
+    @rule(pick=picks, what=st.sampled_from(["lost", "hang_up", "retire", "widen", "ponged", "finished"]))
+    @precondition(lambda self: self.over())
+    @noted
+    def told_too_late(self, pick: int, what: str) -> None:
+        """A task says what it saw before it knew that its connection is over: nothing may come of it."""
+        number = self.choose(self.over(), pick)
+        said: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+            "lost": ((), {"jitter": 0.5}),
+            "hang_up": ((CloseReason.DIRTY,), {}),
+            "ponged": ((), {"heard_at": self.now}),
+            "finished": ((LaneId(0),), {}),
+        }
+        args, kwargs = said.get(what, ((), {}))
+        if what == "widen" and self.core.naming is Naming.TRIAL:
+            return  # about the endpoint it does say something
+        before = self.core.statistics(), self.core.states(), self.core.next_deadline()
+
+        assert [] == self.feed(what, number, *args, **kwargs)
+        assert before == (self.core.statistics(), self.core.states(), self.core.next_deadline())
+
+    def over(self) -> list[ConnectionId]:
+        """Connections that are closing or gone."""
+        known = self.world.connections
+        numbers = [ConnectionId(number) for number in range(1, self.world.highest_connection + 1)]
+        return [number for number in numbers if number not in known or known[number].closing]
 
     @rule(pick=picks, silence=st.sampled_from([0.0, 5.0]))
     @precondition(lambda self: any(connection.pinged for connection in self.world.open))
@@ -798,12 +857,27 @@ class PoolMachine(RuleBasedStateMachine):
         world = self.world
         if world.paused or world.closing or len(world.waiters) <= len(world.dials) * world.lanes:
             return
-        hopeless = world.size >= world.policy.max_size or world.degraded
-        wanted = world.wanted.get(world.waiters[0], 0.0)
-        if hopeless and not wanted and world.parked:
-            oldest = min(track.parked_at for track in world.parked if track.parked_at is not None)
-            assert self.now < oldest + world.policy.patience or self.core.next_deadline() <= self.now
-            assert self.core.next_deadline() <= max(self.now, oldest + world.policy.patience)
+        if not (world.size >= world.policy.max_size or world.degraded):
+            return
+        ripe = [world.ripens(track, self.now) for c, track in world.parked if world.suits(c, self.now)]
+        if not ripe and world.size >= world.policy.max_size and not world.degraded:
+            ripe = self.ripe_for_a_fresh_one()
+        assert not ripe or self.core.next_deadline() <= max(ripe), "nobody looks again at what is parked"
+
+    def ripe_for_a_fresh_one(self) -> list[float]:
+        """From when on which connections may go, because the first in line wants a fresh one."""
+        world = self.world
+        if not world.wanted.get(world.waiters[0]) or world.dials:
+            return []
+        if world.policy.count_closing and any(each.closing for each in world.connections.values()):
+            return []
+        found = []
+        for connection in world.open:
+            used = [track for track in connection.lanes if track.lease or track.on is not On.NOTHING]
+            dead = all(track.dead for track in connection.lanes)
+            if not dead and all(track.parked_at is not None for track in used):
+                found.append(max((world.ripens(track, self.now) for track in used), default=self.now))
+        return found
 
     @invariant()
     def holders_know(self) -> None:
@@ -864,7 +938,7 @@ class PoolMachine(RuleBasedStateMachine):
         times = sorted(
             connection.retire_at
             for connection in self.core._roster.connections.values()
-            if connection.state in (ConnectionState.OPEN, ConnectionState.RETIRING)
+            if connection.usable and connection.retire_at < math.inf
         )
         gap = self.core._lives.calendar.gap
         assert len(times) == len(self.core._lives.calendar)
@@ -892,7 +966,8 @@ class PoolMachine(RuleBasedStateMachine):
             dead = [lane for lane in connection.lanes if lane.state is LaneState.DEAD]
             assert len(connection.free) == len(idle)
             assert connection.busy == len(connection.lanes) - len(idle) - len(dead)
-        assert len(self.core._lives.alarms) <= 64 + 32 * (len(roster.connections) + 1)
+        assert len(self.core._lives.alarms) <= 6 * len(usable), "alarms of what is over are kept"
+        assert set(roster.unreported) <= set(self.world.leases), "dead leases are kept"
         assert {lease for lease, track in self.tracks() if track.parked_at is not None} == set(roster.parked)
 
     def teardown(self) -> None:

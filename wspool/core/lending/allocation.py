@@ -12,6 +12,11 @@ Rules of this module (each is an invariant of the specification machine):
 * A connection is granted only while a turn may still start on it.
 * A parked lane stays its holder's unless a waiter starves: no room to dial, and the lane
   parked for longer than `patience`, or the waiter passed over `MAX_SKIPS` times.
+* What is taken, of a holder or of the spare, serves the first in line: it has the life that is asked
+  for, or it is the one connection whose place a fresh one needs. While that one is coming nothing is.
+
+All of it costs O(1) or O(log n), but for the last rule: for a waiter that starves and wants more life
+than what is free has, what is parked is looked through.
 """
 
 from __future__ import annotations
@@ -114,6 +119,8 @@ class Allocation:
         # Since when somebody is in line, and whether dials are deferred until they were for long.
         self._line_since = -math.inf
         self._deferring = False
+        # When it was last looked what those in line could be given.
+        self._settled_at = -math.inf
 
     # -- the line -----------------------------------------------------------------------------
 
@@ -122,9 +129,10 @@ class Allocation:
         if not self.waiters:
             self._line_since = now
         self.waiters[waiter] = Waiter(min_remaining)
-        self._match(now, commands)
-        if waiter not in self.waiters:
-            return
+        if self._roster.available or self._roster.parked:
+            self._match(now, commands)
+            if waiter not in self.waiters:
+                return
         limit = self.policy.max_waiting
         if self.is_hopeless(now):
             # Waiting cannot help, and asking again at once would only hammer the endpoint.
@@ -137,11 +145,11 @@ class Allocation:
         self.refuse(waiter, reason, commands)
 
     def grant_free(self, waiter: WaiterId, now: float, commands: list[Command]) -> None:
-        """Grant *waiter* a lane if one is free and nobody is in line."""
-        if not self.waiters:
-            self.waiters[waiter] = Waiter(0.0)
-            self._match(now, commands)
-            self.waiters.pop(waiter, None)
+        """Grant *waiter* a lane if one is free and nobody is in line; what is parked is not free."""
+        if not self.waiters and not self.paused:
+            connection = self._suitable(0.0, now, commands)
+            if connection is not None:
+                self._grant(waiter, connection, now, commands)
 
     def refuse(self, waiter: WaiterId, reason: RefuseReason, commands: list[Command]) -> None:
         """Tell *waiter*, who is not in line, that it gets nothing."""
@@ -171,12 +179,13 @@ class Allocation:
             self.waiters or roster.leaving or roster.fresh < self.policy.min_idle + roster.movers
         ):
             return commands  # nobody waits, nothing leaves, spare is complete
+        self._settled_at = now
         self._deferring = now < self._line_since + DEFERRAL
-        if self.waiters:
+        if self.waiters and (roster.available or roster.parked):
             self._match(now, commands)
         if roster.leaving:
             self._let_leavers_go(commands)
-        if self.waiters:
+        if self.waiters and (roster.available or roster.parked):
             self._make_room(now, commands)
         self._grow(now, commands)
         # In a full pool a dial may need the place of one more that leaves.
@@ -194,20 +203,27 @@ class Allocation:
     def next_deadline(self) -> float:
         """Return when `settle`, or a refusal, may be due though nothing happens; infinity for never."""
         deadline, outage, roster = math.inf, self._outage, self._roster
-        if outage.down and not roster.dialing and self._wants_dial():
+        if outage.failure is not None and not roster.dialing and self._wants_dial():
             # Only an outage delays a dial; otherwise it starts when it is needed.
             deadline = outage.probe_at
             if self.waiters and self.is_hopeless(outage.give_up_at):
                 deadline = min(deadline, outage.give_up_at)
         if not self.waiters:
             return deadline
-        if self._defers_dials() and roster.size < self.policy.max_size:
+        if self._deferring and self._defers_dials() and roster.size < self.policy.max_size:
             deadline = min(deadline, self._line_since + DEFERRAL)
-        if roster.parked and self._is_starving():
-            deadline = min(deadline, next(iter(roster.parked.values())) + self.policy.patience)
+        if (roster.available or roster.parked) and self._is_starving():
+            wanted = self._first()
+            if (parked := self._parked_for(wanted, self._settled_at)) is not None:
+                deadline = min(deadline, parked[0])
+            elif (room := self._room_for(wanted, self._settled_at)) is not None:
+                deadline = min(deadline, max(room[0], outage.probe_at) if outage.down else room[0])
         return deadline
 
     # -- lanes for waiters --------------------------------------------------------------------
+
+    def _first(self) -> Waiter:
+        return next(iter(self.waiters.values()))
 
     def _match(self, now: float, commands: list[Command]) -> None:
         """Give free lanes to waiters, in order; parked ones if the first of them starves."""
@@ -215,15 +231,20 @@ class Allocation:
         while waiters and not self.paused and (roster.available or roster.parked):
             waiter, wanted = next(iter(waiters.items()))
             connection = self._suitable(wanted.min_remaining, now, commands)
-            if connection is None:
-                if not self._may_steal(wanted, now):
-                    return
-                # Not always a lane is free then: in a pool that was made smaller the connection
-                # goes. The next one is due as well, and nobody would look again at its deadline.
-                self._steal(next(iter(roster.parked)), now, commands)
-                continue
-            del waiters[waiter]
-            self._grant(waiter, connection, now, commands)
+            if connection is not None:
+                del waiters[waiter]
+                self._grant(waiter, connection, now, commands)
+            elif (
+                self._is_starving()
+                and (parked := self._parked_for(wanted, now)) is not None
+                and parked[0] <= now
+            ):
+                # In a pool that was made smaller its connection goes: as many as are too many must,
+                # before anybody can be served. The next one is due as well, and nobody would look
+                # again at its deadline.
+                self._steal(parked[1], now, commands)
+            else:
+                return
 
     def _grant(self, waiter: WaiterId, connection: Connection, now: float, commands: list[Command]) -> None:
         lane = self._roster.take(connection, _GRANT)
@@ -262,48 +283,77 @@ class Allocation:
     def yields(self, lease: LeaseId, now: float, commands: list[Command]) -> bool:
         """Whether the holder of a parked lane, who would go on, has to leave it to the first in line.
 
-        It has if that one was passed over too often; else it is passed over.
+        It has if that one was passed over too often and is served by it; else it is passed over.
         """
-        if not self.waiters:
+        if not self.waiters or self.paused:
             return False
-        first = next(iter(self.waiters.values()))
-        if first.skips >= MAX_SKIPS:
+        first, (connection, _) = self._first(), self._roster.lease(lease)
+        if first.skips >= MAX_SKIPS and _suits(connection, first, now):
             self._steal(lease, now, commands)
             return True
         first.skips += 1
         return False
 
-    def _may_steal(self, wanted: Waiter, now: float) -> bool:
-        if not self._roster.parked or not self._is_starving():
-            return False
-        since = next(iter(self._roster.parked.values()))
-        return wanted.skips >= MAX_SKIPS or now >= since + self.policy.patience
+    def _parked_for(self, wanted: Waiter, now: float) -> tuple[float, LeaseId] | None:
+        """Return from when on *wanted* may take which parked lane: the longest parked that suits it."""
+        for lease, since in self._roster.parked.items():
+            ripe = self._ripens(wanted, since, now)
+            if _suits(self._roster.leases[lease][0], wanted, ripe):
+                return ripe, lease
+        return None
+
+    def _ripens(self, wanted: Waiter, since: float, now: float) -> float:
+        return now if wanted.skips >= MAX_SKIPS else max(now, since + self.policy.patience)
 
     def _steal(self, lease: LeaseId, now: float, commands: list[Command]) -> None:
+        connection, lane = self._take_back(lease, commands)
+        self.freed(connection, lane, now, commands)
+
+    def _take_back(self, lease: LeaseId, commands: list[Command]) -> tuple[Connection, Lane]:
         connection, lane = self._roster.lease(lease)
         self._roster.move_lane(lane, LaneInput.STEAL)
         self._roster.unbind(lease)
         self._tally.stolen += 1
         commands.append(Stolen(lease))
-        self.freed(connection, lane, now, commands)
+        return connection, lane
 
     def _make_room(self, now: float, commands: list[Command]) -> None:
-        """The first in line wants more remaining life than any free lane has, and the pool is full."""
-        if (
-            self.waiters
-            and self._roster.available
-            and not self.paused
-            and self._is_starving()
-            and self._outage.may_dial(now)
-        ):
-            oldest = self._roster.connections[self._roster.available[0][1]]
-            if not oldest.busy:
-                self._lives.hang_up(oldest, CloseReason.UNSUITABLE, commands)
+        """The first in line wants more remaining life than any lane has, and the pool is full."""
+        while self.waiters and self._first().min_remaining and self._is_starving():
+            room = self._room_for(self._first(), now)
+            if room is None or room[0] > now or not self._outage.may_dial(now):
+                return
+            connection = room[1]
+            for lane in connection.lanes:
+                if lane.state is LaneState.PARKED and lane.lease is not None:
+                    self._take_back(lane.lease, commands)
+            self._lives.hang_up(connection, CloseReason.UNSUITABLE, commands)
+
+    def _room_for(self, wanted: Waiter, now: float) -> tuple[float, Connection] | None:
+        """Return from when on which connection may go for a fresh one, which *wanted* needs.
+
+        Spare goes before what is parked, the oldest first; no connection goes from under a turn.
+        """
+        roster = self._roster
+        if not wanted.min_remaining or roster.size < self.policy.max_size or self._coming():
+            return None
+        for _, number in roster.available:
+            if not roster.connections[number].busy:
+                return now, roster.connections[number]
+        if self._parked_for(wanted, now) is not None:
+            return None
+        for lease in roster.parked:
+            connection, _ = roster.leases[lease]
+            parked = [lane.lease for lane in connection.lanes if lane.state is LaneState.PARKED]
+            if connection.busy == len(parked):
+                since = max(roster.parked[each] for each in parked if each is not None)
+                return self._ripens(wanted, since, now), connection
+        return None
 
     # -- connections that come and go ---------------------------------------------------------
 
     def _coming(self) -> int:
-        """Return how many are on their way, or will have the place of one that is closing."""
+        """Connections that are on their way, or whose place another one will have."""
         if self.policy.count_closing:
             return self._roster.dialing + self._roster.states[ConnectionState.CLOSING]
         return self._roster.dialing
@@ -385,3 +435,10 @@ class Allocation:
         self._lives.note_idle(connection, now)
         if self._roster.size > self.policy.max_size and not connection.busy:
             self._lives.hang_up(connection, CloseReason.RESIZED, commands)
+
+
+def _suits(connection: Connection, wanted: Waiter, now: float) -> bool:
+    """Whether a lane of *connection* would serve *wanted* at *now*."""
+    if now >= connection.grant_end:
+        return False
+    return not wanted.min_remaining or now + wanted.min_remaining <= connection.key[0]
