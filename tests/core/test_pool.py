@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -30,9 +31,9 @@ from wspool.core.commands import (
 )
 from wspool.core.events.naming import Naming
 from wspool.core.failures import DialFailure, FailureKind
-from wspool.core.lending.allocation import ELISION_DELAY, MAX_SKIPS
-from wspool.core.lending.pool import EARLY, PoolCore, Verdict
-from wspool.core.outage import BACKOFF_BASE
+from wspool.core.lending.allocation import DEFERRAL, MAX_SKIPS
+from wspool.core.lending.pool import PoolCore, Verdict
+from wspool.core.outage import BACKOFF_BASE, EARLY
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.states import ConnectionState, IllegalInputError, LaneState
 
@@ -88,49 +89,6 @@ def test_a_waiter_gets_a_dial_and_then_its_lane() -> None:
     assert [Grant(WaiterId(1), LeaseId(1), ONE, LANE)] == core.connected(ONE, 0.1, 0.5)
 
 
-def test_what_is_usual_is_done_at_once() -> None:
-    """A free lane is granted, freed and passed on without a command; who waits is in line."""
-    core = make(max_size=1)
-    opened(core)
-
-    assert core.try_release(LeaseId(1), 1.0) is True
-    assert (LeaseId(2), ONE, LANE) == core.try_acquire(WaiterId(2), 2.0)
-    assert core.try_acquire(WaiterId(3), 3.0) is True
-    assert (WaiterId(3), LeaseId(3)) == core.try_release(LeaseId(2), 4.0)
-    assert not core.is_live(LeaseId(2))
-    statistics = core.statistics()
-    assert (3, 2, 1, 0) == (statistics.granted, statistics.released, statistics.leased, statistics.idle)
-
-
-def test_what_leads_to_more_is_left_to_the_whole_policy() -> None:
-    """Trying it changes nothing: a dial is needed, or the first in line wants another connection."""
-    core = make(max_size=2)
-    opened(core)
-    before = core.statistics()
-
-    assert core.try_acquire(WaiterId(2), 1.0) is False
-    assert core.try_release(LeaseId(7), 1.0) is False
-    assert before == core.statistics()
-
-    core = make(max_size=1)
-    opened(core)
-    core.acquire(WaiterId(2), 1.0, min_remaining=core.schedule.retire_from)
-    assert core.try_acquire(WaiterId(2), 1.0) is False, "in line already"
-    assert core.try_release(LeaseId(1), 1500.0) is False
-    assert [CloseReason.UNSUITABLE] == reasons(core.release(LeaseId(1), 1500.0))
-
-
-def test_lanes_of_one_connection_are_granted_and_freed_at_once() -> None:
-    """While it has another one that is free, it stays where it is."""
-    core = make(lanes=2, max_size=1)
-    opened(core)
-
-    assert (LeaseId(2), ONE, LaneId(1)) == core.try_acquire(WaiterId(2), 1.0)
-    assert core.try_release(LeaseId(1), 2.0) is True
-    assert core.try_release(LeaseId(2), 3.0) is True
-    assert core.try_acquire(WaiterId(3), 4.0) == (LeaseId(3), ONE, LaneId(1))
-
-
 def test_spare_is_dialled_ahead_within_the_concurrency() -> None:
     """`min_idle` is a promise about free lanes, `dial_concurrency` one about handshakes."""
     core = make(max_size=5, min_idle=3, dial_concurrency=2)
@@ -156,10 +114,10 @@ def test_what_is_in_use_may_come_back_sooner_than_a_dial_ends() -> None:
 
     dials = [command for number in range(2, 12) for command in core.acquire(WaiterId(number), 5.0)]
     assert [Dial(TWO), Dial(THREE)] == dials
-    assert 5.0 + ELISION_DELAY == core.next_deadline()
+    assert 5.0 + DEFERRAL == core.next_deadline()
 
     core.release(LeaseId(1), 5.01)
-    assert 7 == len(of(core.tick(5.0 + ELISION_DELAY), Dial)), "nine in line, two dials run"
+    assert 7 == len(of(core.tick(5.0 + DEFERRAL), Dial)), "nine in line, two dials run"
 
 
 def test_a_dial_survives_the_waiter_who_asked() -> None:
@@ -198,10 +156,89 @@ def test_a_dead_lease_does_nothing() -> None:
         core.begin(LeaseId(1), 2.0)
 
 
-def test_a_connection_that_is_gone_is_no_connection() -> None:
+def test_a_connection_that_never_was_is_no_connection() -> None:
     """Reports about it are bugs."""
+    core = make()
+    reports: list[Callable[[], object]] = [
+        lambda: core.connected(ONE, 0.0, 0.5),
+        lambda: core.dial_failed(ONE, 0.0, DOWN, 0.5),
+        lambda: core.gone(ONE, 0.0),
+        *late(core, ONE, 0.0).values(),
+    ]
+    for report in reports:
+        with pytest.raises(IllegalInputError, match="connection 1 never was"):
+            report()
+
+
+def late(core: PoolCore, number: ConnectionId, now: float) -> dict[str, Callable[[], list[Command]]]:
+    """All that the tasks of a connection may say before they know that it is over."""
+    return {
+        "lost": lambda: core.lost(number, now, 0.5),
+        "dirty": lambda: core.hang_up(number, CloseReason.DIRTY, now),
+        "silent": lambda: core.hang_up(number, CloseReason.LOST, now),
+        "retire": lambda: core.retire(number, now),
+        "widen": lambda: core.widen(number, now),
+        "ponged": lambda: core.ponged(number, now, now),
+        "finished": lambda: core.finished(number, LANE, now),
+    }
+
+
+@pytest.mark.parametrize("what", [*late(make(), ONE, 0.0)])
+@pytest.mark.parametrize("how", ["closing", "told and gone", "lost"])
+def test_a_report_that_comes_late_says_nothing(how: str, what: str) -> None:
+    """Of a connection that is closing or gone, with a turn, a warm-up and a ping under way."""
+    core = make(max_size=3, min_idle=1, warm_up=True, ping_interval=20.0, lanes=2)
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.5)
+    core.acquire(WaiterId(1), 0.0)
+    core.begin(LeaseId(1), 0.0)
+    assert Ping(ONE) in core.tick(20.0)
+    if how == "lost":
+        core.lost(ONE, 21.0, 0.5)
+    else:
+        core.hang_up(ONE, CloseReason.DIRTY, 21.0)
+    if how == "told and gone":
+        core.gone(ONE, 21.0)
+    before = core.statistics(), core.states(), core.next_deadline()
+
+    for _ in range(2):
+        assert [] == late(core, ONE, 22.0)[what]()
+    assert before == (core.statistics(), core.states(), core.next_deadline())
+
+
+def test_what_must_be_answered_once_is_answered_once() -> None:
+    """The end of a dial or of a hang-up: a second answer is a bug, and so is one to no question."""
+    core = make(max_size=3)
+    opened(core, waiters=2)
+    core.hang_up(ONE, CloseReason.DIRTY, 1.0)
+    for report in (
+        lambda: core.connected(ONE, 1.0, 0.5),
+        lambda: core.dial_failed(ONE, 1.0, DOWN, 0.5),
+        lambda: core.gone(TWO, 1.0),
+    ):
+        with pytest.raises(IllegalInputError, match="is illegal while"):
+            report()
+    core.gone(ONE, 2.0)
     with pytest.raises(IllegalInputError, match="connection 1 is gone"):
-        make().lost(ONE, 0.0, 0.5)
+        core.gone(ONE, 3.0)
+    core.acquire(WaiterId(3), 3.0)
+    with pytest.raises(IllegalInputError, match="'lose' is illegal while 'dialing'"):
+        core.lost(THREE, 3.0, 0.5)
+
+
+def test_what_comes_late_about_the_endpoint_counts() -> None:
+    """A connection that is over has still shown that lanes have names, and how old it could get."""
+    core = PoolCore(PoolPolicy(max_size=2, min_idle=0, lanes=3), Provider(name="test", lanes=3))
+    opened(core)
+    core.lost(ONE, 6.0, 0.5)
+
+    assert [] == core.widen(ONE, 6.0)
+    assert Naming.NAMED is core.naming
+
+    core = make(max_size=2)
+    opened(core, waiters=2)
+    core.hang_up(TWO, CloseReason.DIRTY, 1.0)
+    assert [Expiring(LeaseId(1))] == of(core.hang_up(TWO, CloseReason.LIMIT, 1.0), Expiring)
 
 
 def test_one_turn_at_a_time() -> None:
@@ -254,6 +291,19 @@ def test_a_tail_that_does_not_end_costs_the_connection() -> None:
 
     assert [HangUp(ONE, CloseReason.DIRTY, polite=False)] == run_to(core, 12.0)
     assert not core.is_live(LeaseId(1))
+
+
+def test_a_tail_that_ends_in_time_costs_nothing() -> None:
+    """When it would have been too late nothing happens."""
+    core = make(on_cancel="drain", drain_timeout=10.0)
+    opened(core)
+    core.begin(LeaseId(1), 0.0)
+    core.give_up(LeaseId(1), 0.0)
+    core.finished(ONE, LANE, 1.0)
+
+    assert 10.0 == core.next_deadline()
+    assert [] == core.tick(10.0)
+    assert core.is_live(LeaseId(1))
 
 
 def test_a_tail_does_not_cost_its_siblings() -> None:
@@ -372,8 +422,14 @@ def test_nowait_takes_only_what_is_there() -> None:
     core.release(LeaseId(1), 0.2)
 
     assert [Grant(WaiterId(4), LeaseId(2), ONE, LANE)] == core.acquire_nowait(WaiterId(4), 0.3)
-    core.close(0.4)
-    assert [Refuse(WaiterId(5), RefuseReason.CLOSED)] == core.acquire_nowait(WaiterId(5), 0.5)
+    core.park(LeaseId(2), 0.3)
+    assert [] == core.acquire_nowait(WaiterId(6), 100.0), "what is parked is not free"
+    core.release(LeaseId(2), 100.0)
+    core.pause(100.0)
+    assert [] == core.acquire_nowait(WaiterId(7), 100.0)
+    core.resume(100.0)
+    core.close(101.0)
+    assert [Refuse(WaiterId(5), RefuseReason.CLOSED)] == core.acquire_nowait(WaiterId(5), 101.0)
 
 
 def test_life_that_is_asked_for_is_given() -> None:
@@ -704,6 +760,126 @@ def test_a_holder_who_was_passed_over_for_moves() -> None:
 
     assert Verdict.MOVE is verdict
     assert [Stolen(LeaseId(1)), Grant(WaiterId(2), LeaseId(2), ONE, LANE)] == commands
+
+
+def parked_in_turn(core: PoolCore, *opened_at: float) -> None:
+    """A connection each, opened and parked at these times; leases count up with them."""
+    for number, now in enumerate(opened_at, 1):
+        for command in core.acquire(WaiterId(number), now):
+            if isinstance(command, Dial):
+                core.connected(command.connection, now, 0.0)
+        core.park(LeaseId(number), now)
+
+
+def test_a_waiter_takes_the_parked_lane_that_serves_it() -> None:
+    """Of those with enough life the one parked longest; the rest stay their holders'."""
+    core = make(max_size=4, patience=2.0)
+    parked_in_turn(core, 0.0, 600.0, 1200.0, 1800.0)
+    need = core.schedule.retire_from - 1400.0
+
+    granted = core.acquire(WaiterId(9), 1900.0, min_remaining=need)
+
+    assert [Stolen(LeaseId(2)), Grant(WaiterId(9), LeaseId(5), TWO, LANE)] == granted
+    assert [True, False, True, True] == [core.is_live(LeaseId(number)) for number in (1, 2, 3, 4)]
+
+
+def test_a_waiter_waits_for_the_parked_lane_that_will_serve_it() -> None:
+    """Others that are ripe sooner are left alone; the timekeeper looks again when that one is."""
+    core = make(max_size=2, patience=2.0)
+    parked_in_turn(core, 0.0, 1200.0)
+    need = core.schedule.retire_from - 600.0
+
+    run_to(core, 1201.0)
+    assert [] == core.acquire(WaiterId(9), 1201.0, min_remaining=need)
+    assert 1202.0 == core.next_deadline()
+    assert [Stolen(LeaseId(2)), Grant(WaiterId(9), LeaseId(3), TWO, LANE)] == core.tick(1202.0)
+    assert core.is_live(LeaseId(1))
+
+
+@pytest.mark.parametrize("waiters", [1, 3])
+@pytest.mark.parametrize("count_closing", [False, True])
+def test_whom_no_parked_lane_serves_gets_one_fresh_connection(waiters: int, count_closing: bool) -> None:
+    """It takes the place of the one parked longest; while it is coming no other holder loses anything."""
+    core = make(max_size=4, patience=2.0, count_closing=count_closing)
+    parked_in_turn(core, 0.0, 0.0, 0.0, 0.0)
+    need = core.schedule.retire_from - 60.0
+
+    commands = core.acquire(WaiterId(9), 1500.0, min_remaining=need)
+    for number in range(1, waiters):
+        commands += core.acquire(WaiterId(9 + number), 1500.0, min_remaining=need)
+
+    commands += run_to(core, 1600.0)
+    expected = [Stolen(LeaseId(1)), HangUp(ONE, CloseReason.UNSUITABLE, polite=True)]
+    assert expected == of(commands, Stolen, HangUp)
+    commands += core.gone(ONE, 1600.0)
+    number = ConnectionId(5)
+    assert [Dial(number)] == of(commands, Dial)
+    assert Grant(WaiterId(9), LeaseId(5), number, LANE) in core.connected(number, 1600.0, 0.5)
+    assert core.is_live(LeaseId(2)) is (waiters == 1), "the next in line needs one as well"
+
+
+def test_spare_goes_before_what_is_parked() -> None:
+    """Who wants a fresh connection gets the place of one that is nobody's."""
+    core = make(max_size=2, patience=0.0)
+    parked_in_turn(core, 0.0, 0.0)
+    core.release(LeaseId(2), 1.0)
+
+    commands = core.acquire(WaiterId(9), 1500.0, min_remaining=core.schedule.retire_from)
+
+    assert [HangUp(TWO, CloseReason.UNSUITABLE, polite=True), Dial(THREE)] == commands
+
+
+def test_no_connection_goes_from_under_a_turn() -> None:
+    """Where lanes share one it goes whole, so all of them must be parked, each for long enough."""
+    core = make(max_size=2, lanes=2, patience=10.0)
+    opened(core, waiters=4)
+    for lease, now in ((1, 1.0), (3, 2.0), (4, 1500.0)):
+        core.park(LeaseId(lease), now)
+    core.begin(LeaseId(2), 3.0)
+
+    assert [] == core.acquire(WaiterId(9), 1501.0, min_remaining=core.schedule.retire_from)
+    assert [Stolen(LeaseId(3)), Stolen(LeaseId(4)), HangUp(TWO, CloseReason.UNSUITABLE, polite=True)] == of(
+        run_to(core, 1510.0), Stolen, HangUp
+    )
+    assert core.is_live(LeaseId(1))
+
+
+def test_no_room_is_made_while_none_can_be_dialled() -> None:
+    """In an outage the old connection is all there is; it goes with the next attempt, and not before."""
+    core = make(max_size=2, patience=0.0)
+    opened(core)
+    run_to(core, 1499.0)
+    core.acquire(WaiterId(2), 1499.0)
+    core.dial_failed(TWO, 1500.0, attrs.evolve(DOWN, retry_after=50.0), 0.0)
+    core.abandon(WaiterId(2), 1500.0)
+    core.resize(1500.0, max_size=1)
+    core.park(LeaseId(1), 1500.0)
+
+    assert [] == core.acquire(WaiterId(3), 1500.0, min_remaining=core.schedule.retire_from)
+    assert 1550.0 == core.next_deadline()
+    assert [Stolen(LeaseId(1)), HangUp(ONE, CloseReason.UNSUITABLE, polite=True), Dial(THREE)] == core.tick(
+        1550.0
+    )
+
+
+def test_who_is_passed_over_takes_only_what_serves_it() -> None:
+    """However often holders have gone on before it; and while nothing is granted, nobody is passed over."""
+    core = make(max_size=1, patience=1e9)
+    parked_in_turn(core, 0.0)
+    core.drain(1499.0)
+    core.acquire(WaiterId(9), 1500.0, min_remaining=core.schedule.retire_from)
+    core.pause(1500.0)
+    for _ in range(2 * MAX_SKIPS):
+        assert (Verdict.GO, []) == core.begin(LeaseId(1), 1501.0)
+        core.finished(ONE, LANE, 1501.0)
+        core.park(LeaseId(1), 1501.0)
+    core.resume(1502.0)
+    for _ in range(MAX_SKIPS):
+        assert (Verdict.GO, []) == core.begin(LeaseId(1), 1503.0)
+        core.finished(ONE, LANE, 1503.0)
+        last = core.park(LeaseId(1), 1503.0)
+
+    assert [Stolen(LeaseId(1)), HangUp(ONE, CloseReason.UNSUITABLE, polite=True), Dial(TWO)] == last
 
 
 def test_a_stolen_lane_that_does_not_suit_makes_room() -> None:

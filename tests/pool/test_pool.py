@@ -310,6 +310,73 @@ async def test_wait_ready_of_a_closed_pool_fails(autojump_clock) -> None:
         await settled()
         await pool.aclose()
         await wait()
+        with pytest.raises(wspool.PoolClosedError):
+            await pool.wait_ready(0)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "min_idle", "ready"),
+    [(None, 0, 0), (None, 1, 1), (3, 0, 0), (3, 2, 2), (1, 3, 1), (2, 4, 2), (None, 4, 4)],
+)
+async def test_wait_ready_waits_for_what_is_promised_now(
+    autojump_clock, lanes: int | None, min_idle: int, ready: int
+) -> None:
+    """A pool that is resized while somebody waits keeps fewer lanes ready, or more, and nobody hangs."""
+    connector = FakeConnector(echo)
+    connector.hold()
+    async with fake_pool(connector, limits=policy(min_idle=3)) as pool, trio.open_nursery() as nursery:
+        seen: list[int] = []
+
+        async def wait() -> None:
+            await pool.wait_ready(lanes)
+            seen.append(pool.statistics().idle)
+
+        nursery.start_soon(wait)
+        await settled()
+        pool.resize(min_idle=min_idle)
+        await settled()
+        assert ([0] if ready == 0 else []) == seen
+        connector.release()
+        await settled()
+
+        assert 1 == len(seen)
+        assert seen[0] >= ready
+
+
+async def test_wait_ready_is_told_of_an_outage_that_begins_meanwhile(autojump_clock) -> None:
+    """Also where the wish was made smaller before, and to everybody who waits."""
+    connector = FakeConnector(echo)
+    connector.hold()
+    connector.failures.append(refused(503))
+    async with fake_pool(connector, limits=policy(min_idle=3, dial_concurrency=1)) as pool:
+
+        async def wait(lanes: int | None) -> None:
+            with pytest.raises(wspool.DialFailedError, match="503"):
+                await pool.wait_ready(lanes)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, None)
+            nursery.start_soon(wait, 2)
+            await settled()
+            pool.resize(min_idle=1)
+            await settled()
+            assert 2 == len(nursery.child_tasks)
+            connector.release()
+
+
+async def test_what_is_parked_is_not_free(autojump_clock) -> None:
+    """`lease_nowait` leaves a conversation between turns alone, however long its tools run."""
+    async with (
+        fake_pool(FakeConnector(echo), limits=policy(max_size=1, patience=0.0)) as pool,
+        pool.conversation(model="m") as conversation,
+    ):
+        await conversation.respond("one")
+        await trio.sleep(100)
+        with pytest.raises(trio.WouldBlock), pool.lease_nowait():
+            pass
+        await conversation.respond("two")
+
+        assert (1, 1) == (conversation.statistics().full_turns, conversation.statistics().delta_turns)
 
 
 async def test_a_transient_failure_costs_time_only(autojump_clock) -> None:

@@ -31,13 +31,14 @@ from wspool.core.commands import (
     HangUp,
     LaneId,
     LeaseId,
-    Refuse,
     RefuseReason,
+    Stolen,
     WaiterId,
 )
+from wspool.core.events.naming import Naming
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending import roster as core_roster
-from wspool.core.lending.allocation import ELISION_DELAY, HEAD_START, MAX_SKIPS
+from wspool.core.lending.allocation import DEFERRAL, HEAD_START, MAX_SKIPS
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.outage import BACKOFF_BASE, BACKOFF_CAP
 from wspool.core.policy import PoolPolicy, Provider
@@ -102,7 +103,7 @@ policies = st.builds(
 providers = st.builds(
     Provider,
     name=st.just("spec"),
-    max_lifetime=st.sampled_from([100.0, 3600.0]),
+    max_lifetime=st.sampled_from([100.0, 3600.0, 3600.0, math.inf]),
     lanes=st.sampled_from([1, 1, 2, 3]),
 )
 kinds = st.sampled_from(
@@ -137,74 +138,6 @@ class Driver:
 
     def end(self) -> None:
         """Take everything down, and assert that nothing is left."""
-
-
-class Twin(Driver):
-    """Drives a second core as the shell does: what is usual is tried first."""
-
-    def __init__(self, core: PoolCore) -> None:
-        self.core = core
-        self.line: set[WaiterId] = set()
-        self.leases: set[LeaseId] = set()
-
-    def perform(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], world: World) -> None:
-        before = self.core.next_deadline()
-        if not self.tried(verb, *args, **kwargs):
-            answer = getattr(self.core, verb)(*args, **kwargs)
-            self.take(verb, args, answer[1] if verb == "begin" else answer)
-        else:
-            assert self.core.next_deadline() >= before, "a deadline came nearer, and nobody looked"
-
-    def cancel_as_granted(self, lease: LeaseId, waiter: WaiterId, heir: LeaseId, now: float) -> None:
-        for number in (lease, heir):
-            if not self.tried("release", number, now=now):
-                self.take("release", (number,), self.core.release(number, now))
-
-    def tried(self, verb: str, *args: Any, now: float, **kwargs: Any) -> bool:
-        """Try it; return whether it was done."""
-        done: Any = False
-        what: Any = args[0] if args else None
-        if verb == "acquire" and not kwargs["min_remaining"]:
-            done = self.core.try_acquire(what, now)
-            if done is True:
-                self.line.add(what)
-            elif done:
-                self.leases.add(done[0])
-        elif verb == "release":
-            done = self.core.try_release(what, now)
-            if done:
-                self.leases.discard(what)
-            if done and done is not True:
-                self.line.remove(done[0])
-                self.leases.add(done[1])
-        return done is not False
-
-    def take(self, verb: str, args: tuple[Any, ...], commands: list[Command]) -> None:
-        if verb == "acquire":
-            self.line.add(args[0])
-        for command in commands:
-            if isinstance(command, (Grant, Refuse)):
-                self.line.discard(command.waiter)
-            if isinstance(command, Grant):
-                self.leases.add(command.lease)
-        if verb == "abandon":
-            self.line.remove(args[0])
-
-    def ends_as_asked(
-        self, number: ConnectionId, waiter: WaiterId, rounds: int, *, now: float, jitter: float
-    ) -> bool:
-        lost, asks = ("lost", number), ("acquire", waiter)
-        for verb, what in (lost, asks) if rounds else (asks, lost):
-            more = {"jitter": jitter} if verb == "lost" else {"min_remaining": 0.0}
-            self.take(verb, (what,), getattr(self.core, verb)(what, now=now, **more))
-        return rounds > 0
-
-    def compare(self, core: PoolCore, world: World) -> None:
-        assert core.statistics() == self.core.statistics()
-        assert core.states() == self.core.states()
-        assert core.next_deadline() == self.core.next_deadline()
-        assert set(world.waiters) == self.line, "others are in line"
-        assert set(world.leases) == {lease for lease in self.leases if self.core.is_live(lease)}
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -264,8 +197,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def make_driver(self) -> Driver:
         """Return what is driven in step with the core."""
-        policy, provider, warm_up = self.setup
-        return Twin(PoolCore(policy, provider, warm_up=warm_up))
+        return Driver()
 
     def step(self, verb: str, *args: Any, **kwargs: Any) -> list[Command]:
         """Feed one input to the core, and what it says to the world."""
@@ -285,6 +217,10 @@ class PoolMachine(RuleBasedStateMachine):
         self.trace.append((verb, args, kwargs, answer))
         commands: list[Command] = answer[1] if verb == "begin" else answer
         self.check_breaks(commands)
+        for number, known in self.core._roster.connections.items():
+            if number in self.world.connections:  # else its dial begins with this step
+                self.world.connections[number].retire_at = known.retire_at
+                self.world.connections[number].retiring |= known.key[0] == -math.inf
         self.world.take(commands, self.now)
         if verb == "acquire_nowait" and args[0] in self.world.waiters:
             self.world.waiters.remove(args[0])  # it does not wait
@@ -307,17 +243,17 @@ class PoolMachine(RuleBasedStateMachine):
         """A dial is started only if somebody needs it at that instant (contract: no needless open)."""
         dials = len(self.world.dials)
         if dials > before:
-            assert self.need(held_back=self.held_back) > (dials - 1) * self.world.lanes, "needless dial"
+            assert self.need(deferred=self.deferred) > (dials - 1) * self.world.lanes, "needless dial"
             assert dials <= self.policy.dial_concurrency
             if self.core.failure is not None:
                 assert dials == 1, "more than one prober in an outage"
 
     @property
-    def held_back(self) -> bool:
+    def deferred(self) -> bool:
         """Whether what is in use may come back to those in line sooner than a dial ends."""
-        return bool(self.world.open) and self.now < self.line_since + ELISION_DELAY
+        return bool(self.world.open) and self.now < self.line_since + DEFERRAL
 
-    def need(self, *, held_back: bool = False) -> int:
+    def need(self, *, deferred: bool = False) -> int:
         """How many lanes are wanted that are not there."""
         world = self.world
         fresh = sum(world.free(connection) for connection in world.open if not connection.retiring)
@@ -330,7 +266,7 @@ class PoolMachine(RuleBasedStateMachine):
         spare = fresh + world.count(On.WARM_UP)
         # While nothing is granted, what is free will do for those who wait.
         waiting = max(0, len(world.waiters) - spare) if world.paused else len(world.waiters)
-        if held_back:
+        if deferred:
             waiting = min(waiting, HEAD_START * world.lanes)
         return waiting + max(0, self.policy.min_idle + movers - spare)
 
@@ -377,7 +313,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.last_waiter += 1
         waiter = WaiterId(self.last_waiter)
         self.world.waiters.append(waiter)
-        min_remaining = remaining * self.world.schedule.retire_from  # a part of what a connection has at best
+        # A part of what a connection has at best.
+        min_remaining = remaining * min(self.world.schedule.retire_from, 1e6)
         self.world.wanted[waiter] = min_remaining
         commands = self.step("acquire", waiter, min_remaining=min_remaining)
         refused = [command for command in commands if getattr(command, "waiter", None) == waiter]
@@ -408,6 +345,8 @@ class PoolMachine(RuleBasedStateMachine):
         commands = self.step("acquire_nowait", waiter)
         if line:
             assert not any(getattr(command, "waiter", None) == waiter for command in commands)
+        else:
+            assert not any(isinstance(command, Stolen) for command in commands), "what is parked is not free"
         assert self.world.granted <= before + 1 + len(line)
 
     @rule(pick=picks)
@@ -474,8 +413,8 @@ class PoolMachine(RuleBasedStateMachine):
     def begin(self, pick: int, movable: bool, late: bool = False) -> None:
         """A turn starts, or the holder comes back to a connection that is too old for one."""
         lease = self.choose(self.leases_with(On.NOTHING), pick)
-        if late:
-            self.wait_until(self.world.last_start(self.world.leases[lease][0]))
+        if late and (last := self.world.last_start(self.world.leases[lease][0])) < math.inf:
+            self.wait_until(last)
         if lease in self.world.leases:
             self.begin_on(lease, movable)
 
@@ -483,7 +422,9 @@ class PoolMachine(RuleBasedStateMachine):
         connection, _ = self.world.leases[lease]
         parked = self.world.track(lease).parked_at is not None
         first = self.world.waiters[0] if self.world.waiters else None
-        skipped = first is not None and parked and self.world.skips.get(first, 0) >= MAX_SKIPS
+        passed_over = parked and first is not None and not self.world.paused
+        skipped = passed_over and self.world.skips.get(first, 0) >= MAX_SKIPS  # type: ignore[arg-type] # not None
+        skipped = skipped and self.world.suits(connection, self.now)
         self.step("begin", lease, movable=movable)
         verdict = next(answer[0] for verb, _, _, answer in reversed(self.trace) if verb == "begin")
         if self.now >= self.world.last_start(connection):
@@ -495,7 +436,7 @@ class PoolMachine(RuleBasedStateMachine):
         if verdict is Verdict.GO:
             self.world.track(lease).on = On.TURN
             self.world.track(lease).parked_at = None
-            if parked and first is not None:
+            if passed_over and first is not None:
                 self.world.skips[first] = self.world.skips.get(first, 0) + 1
 
     @rule(pick=picks)
@@ -503,9 +444,28 @@ class PoolMachine(RuleBasedStateMachine):
     @noted
     def park(self, pick: int) -> None:
         """The holder's tools run."""
-        lease = self.choose(self.idle_leases(), pick)
+        self.park_on(self.choose(self.idle_leases(), pick))
+
+    def park_on(self, lease: LeaseId) -> None:
         self.world.track(lease).parked_at = self.now
         self.step("park", lease)
+
+    @rule(pick=picks, remaining=st.sampled_from([0.0, 0.2, 1.0]))
+    @precondition(lambda self: self.world.parked and len(self.world.waiters) < 4)
+    @noted
+    def holder_goes_on_and_on(self, pick: int, remaining: float) -> None:
+        """A holder whose tools are quick passes over whoever is in line, again and again."""
+        self.acquire(remaining)
+        for _ in range(MAX_SKIPS + 1):
+            parked = [lease for lease, track in self.tracks() if track.parked_at is not None]
+            if not parked:
+                break
+            lease = self.choose(parked, pick)
+            self.begin_on(lease, False)
+            if lease in self.world.leases and self.world.track(lease).on is On.TURN:
+                self.end_turn(lease)
+            if lease in self.world.leases and self.world.track(lease).parked_at is None:
+                self.park_on(lease)
 
     @rule(pick=picks)
     @precondition(lambda self: self.on_trial())
@@ -537,7 +497,9 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases_with(On.TURN))
     @noted
     def turn_ends(self, pick: int) -> None:
-        lease = self.choose(self.leases_with(On.TURN), pick)
+        self.end_turn(self.choose(self.leases_with(On.TURN), pick))
+
+    def end_turn(self, lease: LeaseId) -> None:
         connection, lane = self.world.leases[lease]
         self.answer(connection)
         self.world.track(lease).on = On.NOTHING
@@ -571,7 +533,7 @@ class PoolMachine(RuleBasedStateMachine):
         connection, lane = self.choose(self.shared_tails(), pick)
         track = connection.lanes[lane]
         if track.on is On.TAIL:
-            self.wait_until(track.drain_until)
+            self.wait_until(track.tail_until)
         if not track.late or connection not in self.world.open:
             return
         track.late = False
@@ -724,6 +686,32 @@ class PoolMachine(RuleBasedStateMachine):
         connection = self.choose(closing, pick)
         del self.world.connections[connection.id]
         self.step("gone", connection.id)
+
+    @rule(pick=picks, what=st.sampled_from(["lost", "hang_up", "retire", "widen", "ponged", "finished"]))
+    @precondition(lambda self: self.over())
+    @noted
+    def told_too_late(self, pick: int, what: str) -> None:
+        """A task says what it saw before it knew that its connection is over: nothing may come of it."""
+        number = self.choose(self.over(), pick)
+        said: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+            "lost": ((), {"jitter": 0.5}),
+            "hang_up": ((CloseReason.DIRTY,), {}),
+            "ponged": ((), {"heard_at": self.now}),
+            "finished": ((LaneId(0),), {}),
+        }
+        args, kwargs = said.get(what, ((), {}))
+        if what == "widen" and self.core.naming is Naming.TRIAL:
+            return  # about the endpoint it does say something
+        before = self.core.statistics(), self.core.states(), self.core.next_deadline()
+
+        assert [] == self.feed(what, number, *args, **kwargs)
+        assert before == (self.core.statistics(), self.core.states(), self.core.next_deadline())
+
+    def over(self) -> list[ConnectionId]:
+        """Connections that are closing or gone."""
+        known = self.world.connections
+        numbers = [ConnectionId(number) for number in range(1, self.world.highest_connection + 1)]
+        return [number for number in numbers if number not in known or known[number].closing]
 
     @rule(pick=picks, silence=st.sampled_from([0.0, 5.0]))
     @precondition(lambda self: any(connection.pinged for connection in self.world.open))
@@ -904,12 +892,27 @@ class PoolMachine(RuleBasedStateMachine):
         world = self.world
         if world.paused or world.closing or len(world.waiters) <= len(world.dials) * world.lanes:
             return
-        hopeless = world.size >= world.policy.max_size or world.degraded
-        wanted = world.wanted.get(world.waiters[0], 0.0)
-        if hopeless and not wanted and world.parked:
-            oldest = min(track.parked_at for track in world.parked if track.parked_at is not None)
-            assert self.now < oldest + world.policy.patience or self.core.next_deadline() <= self.now
-            assert self.core.next_deadline() <= max(self.now, oldest + world.policy.patience)
+        if not (world.size >= world.policy.max_size or world.degraded):
+            return
+        ripe = [world.ripens(track, self.now) for c, track in world.parked if world.suits(c, self.now)]
+        if not ripe and world.size >= world.policy.max_size and not world.degraded:
+            ripe = self.ripe_for_a_fresh_one()
+        assert not ripe or self.core.next_deadline() <= max(ripe), "nobody looks again at what is parked"
+
+    def ripe_for_a_fresh_one(self) -> list[float]:
+        """From when on which connections may go, because the first in line wants a fresh one."""
+        world = self.world
+        if not world.wanted.get(world.waiters[0]) or world.dials:
+            return []
+        if world.policy.count_closing and any(each.closing for each in world.connections.values()):
+            return []
+        found = []
+        for connection in world.open:
+            used = [track for track in connection.lanes if track.lease or track.on is not On.NOTHING]
+            dead = all(track.dead for track in connection.lanes)
+            if not dead and all(track.parked_at is not None for track in used):
+                found.append(max((world.ripens(track, self.now) for track in used), default=self.now))
+        return found
 
     @invariant()
     def holders_know(self) -> None:
@@ -933,7 +936,7 @@ class PoolMachine(RuleBasedStateMachine):
                 busy = [track for track in connection.lanes if track.on in (On.TURN, On.TAIL)]
                 assert busy, "it outlived the server's limit for nothing"
             for track in connection.lanes:
-                assert track.on is not On.TAIL or self.now < track.drain_until, "a tail without end"
+                assert track.on is not On.TAIL or self.now < track.tail_until, "a tail without end"
             if not math.isinf(connection.ping_at):
                 assert connection.pinged or self.now < connection.ping_at, "nobody asks whether it is there"
 
@@ -945,9 +948,9 @@ class PoolMachine(RuleBasedStateMachine):
             return
         coming = len(world.dials) * world.lanes
         outage = self.core._outage
-        if self.held_back and coming < self.need() and not outage.down:
-            assert self.core.next_deadline() <= self.line_since + ELISION_DELAY, "nobody dials later"
-        if coming >= self.need(held_back=self.held_back):
+        if self.deferred and coming < self.need() and not outage.down:
+            assert self.core.next_deadline() <= self.line_since + DEFERRAL, "nobody dials later"
+        if coming >= self.need(deferred=self.deferred):
             return
         if failure is None:
             # What was held back is due, and nobody has ticked yet?
@@ -970,7 +973,7 @@ class PoolMachine(RuleBasedStateMachine):
         times = sorted(
             connection.retire_at
             for connection in self.core._roster.connections.values()
-            if connection.state in (ConnectionState.OPEN, ConnectionState.RETIRING)
+            if connection.usable and connection.retire_at < math.inf
         )
         gap = self.core._lives.calendar.gap
         assert len(times) == len(self.core._lives.calendar)
@@ -998,7 +1001,8 @@ class PoolMachine(RuleBasedStateMachine):
             dead = [lane for lane in connection.lanes if lane.state is LaneState.DEAD]
             assert len(connection.free) == len(idle)
             assert connection.busy == len(connection.lanes) - len(idle) - len(dead)
-        assert len(self.core._lives.alarms) <= 64 + 32 * (len(roster.connections) + 1)
+        assert len(self.core._lives.alarms) <= 6 * len(usable), "alarms of what is over are kept"
+        assert set(roster.unreported) <= set(self.world.leases), "dead leases are kept"
         assert {lease for lease, track in self.tracks() if track.parked_at is not None} == set(roster.parked)
 
     def teardown(self) -> None:
@@ -1018,7 +1022,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def abandon_turn(self, track: Lane) -> None:
         track.on = On.TAIL
-        track.drain_until = self.now + self.policy.drain_timeout
+        track.tail_until = self.now + self.policy.drain_timeout
 
     def tracks(self) -> list[tuple[LeaseId, Lane]]:
         return [(lease, self.world.track(lease)) for lease in self.world.leases]

@@ -340,55 +340,6 @@ MUTANTS = [
         "        if self._roster.parked and self._is_starving():\n",
         "        if False:\n",
     ),
-    # -- the usual cases --
-    Mutant(
-        "what is usual overtakes",
-        ALLOCATION,
-        "                self._waiters\n                or connection.state is not _OPEN\n",
-        "                connection.state is not _OPEN\n",
-    ),
-    Mutant(
-        "what is usual is granted past its end",
-        ALLOCATION,
-        "                or connection.state is not _OPEN\n                or now >= connection.grant_end\n",
-        "                or connection.state is not _OPEN\n",
-    ),
-    Mutant(
-        "what is usual leaves spare short",
-        ALLOCATION,
-        "roster.fresh <= policy.min_idle + roster.movers and roster.size < policy.max_size",
-        "False",
-    ),
-    Mutant(
-        "a turn that runs is overlooked",
-        ALLOCATION,
-        "            lane.state is not _LEASED\n            or connection.state is not _OPEN\n",
-        "            connection.state is not _OPEN\n",
-    ),
-    Mutant(
-        "what comes back is passed on past its end",
-        ALLOCATION,
-        "            or connection.state is not _OPEN\n            or now >= connection.grant_end\n",
-        "            or connection.state is not _OPEN\n",
-    ),
-    Mutant(
-        "what comes back is passed on although it will not do",
-        ALLOCATION,
-        "        if wanted.min_remaining:\n            return False\n",
-        "",
-    ),
-    Mutant(
-        "nobody looks again when a connection has been idle for long",
-        ALLOCATION,
-        "            or not connection.idle_alarm\n        ):",
-        "        ):",
-    ),
-    Mutant(
-        "lanes that were lent are not counted",
-        ROSTER,
-        "        self._lent += 1\n",
-        "",
-    ),
     # -- the whole pool --
     Mutant("spare is closed as surplus", LIVES, "if due <= now and surplus:", "if due <= now:"),
     Mutant(
@@ -491,12 +442,6 @@ MUTANTS = [
         SHELL,
         "                self._do(self._todo.popleft())",
         "                self._home[0].run_sync_soon(self._do, self._todo.popleft())",
-    ),
-    Mutant(
-        "who is handed a lane is not woken",
-        SHELL,
-        "            reschedule(self._parked.pop(waiter), outcome.Value(heir))\n",
-        "            pass\n",
     ),
     Mutant(
         "the other commands of a question are dropped",

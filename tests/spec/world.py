@@ -52,7 +52,7 @@ class Lane:
     #: The rest of a turn was not waited for any longer, and may still come.
     late: bool = False
     parked_at: float | None = None
-    drain_until: float = math.inf
+    tail_until: float = math.inf
 
 
 @attrs.define(eq=False)
@@ -75,7 +75,7 @@ class Connection:
         return not self.dialing and not self.closing
 
     @property
-    def held(self) -> bool:
+    def leased(self) -> bool:
         return any(lane.lease is not None for lane in self.lanes)
 
 
@@ -100,6 +100,8 @@ class World:
         self.skips: dict[WaiterId, int] = {}
         self.degraded = self.paused = False
         self.stolen = 0
+        #: What was taken in this step, and whether it had what the first in line asks for.
+        self.taken: list[tuple[Connection, Lane, bool]] = []
         self.closing = False
         self.highest_connection = 0
         self.highest_lease = 0
@@ -110,6 +112,7 @@ class World:
 
     def take(self, commands: list[Command], now: float) -> None:
         """Check and remember what the core asked for in one step."""
+        size, self.taken = self.size, []
         for command in commands:
             match command:
                 case Dial(number):
@@ -122,10 +125,12 @@ class World:
                     connection = self.connections[number]
                     assert not connection.closing, "hung up twice"
                     assert not (polite and connection.dialing), "a goodbye to nobody"
+                    if reason is CloseReason.UNSUITABLE:
+                        self.check_room(connection, now)
                     if reason in (CloseReason.IDLE, CloseReason.LIFETIME) and now < self.expiry(connection):
                         for track in connection.lanes:
                             useless = track.parked_at is not None and now >= self.grant_end(connection)
-                            late = track.on is On.TAIL and now >= track.drain_until
+                            late = track.on is On.TAIL and now >= track.tail_until
                             assert track.lease is None or useless or late, "closed under a lease"
                     self.end(connection)
                     connection.closing = True
@@ -168,12 +173,17 @@ class World:
                     assert not connection.pinged
                     connection.pinged = True
                 case Stolen(lease):
-                    track = self.track(lease)
+                    connection, track = self.leases[lease][0], self.track(lease)
                     assert track.parked_at is not None, "a lane in use was stolen"
-                    oldest = min(t.parked_at for t in self.parked if t.parked_at is not None)
-                    skipped = self.waiters and self.skips.get(self.waiters[0], 0) >= MAX_SKIPS
-                    assert skipped or track.parked_at == oldest, "not the one parked longest"
-                    assert skipped or now >= track.parked_at + self.policy.patience, "stolen at once"
+                    assert self.waiters, "stolen for nobody"
+                    assert not self.paused, "stolen although nothing is granted"
+                    assert now >= self.ripens(track, now), "stolen at once"
+                    suits = self.suits(connection, now)
+                    if suits and self.skips.get(self.waiters[0], 0) < MAX_SKIPS:
+                        parked = [lane for where, lane in self.parked if self.suits(where, now)]
+                        oldest = min(lane.parked_at for lane in parked if lane.parked_at is not None)
+                        assert track.parked_at == oldest, "not the one parked longest"
+                    self.taken.append((connection, track, suits))
                     self.drop(lease)
                     self.stolen += 1
                 case Leaking(lease):
@@ -190,6 +200,22 @@ class World:
                 case Expiring(lease):
                     assert lease in self.leases, "a dead lease is expiring"
                     self.expiring.add(lease)
+        for connection, track, suits in self.taken:
+            shrunk = connection.closing and size > self.policy.max_size
+            served = track.lease is not None if suits else connection.closing
+            assert served or shrunk, "what was taken does not serve who was first in line"
+
+    def check_room(self, connection: Connection, now: float) -> None:
+        """It goes for a fresh one: because the first in line needs that, and nothing else will do."""
+        assert self.waiters
+        assert self.wanted.get(self.waiters[0]), "room for somebody who takes anything"
+        assert self.size >= self.policy.max_size, "there was room"
+        assert not self.dials, "another one is on its way"
+        assert not (self.policy.count_closing and any(c.closing for c in self.connections.values()))
+        assert not connection.leased, "room was made under a lease"
+        parked = {c.id for c, _ in self.parked}
+        rest = [each for each in self.open if self.free(each) or each.id in parked]
+        assert not any(self.suits(each, now) for each in rest), "there was one that would do"
 
     # -- what the outside knows without being told ----------------------------------------------
 
@@ -219,7 +245,7 @@ class World:
     def bury(self, connection: Connection, track: Lane, now: float) -> None:
         """A lane of a live connection is used no more: too old for another turn, or never drained."""
         if track.on is On.TAIL:
-            assert now >= track.drain_until, "a tail was given up too early"
+            assert now >= track.tail_until, "a tail was given up too early"
             track.late = True
         else:
             assert now >= self.grant_end(connection), "a usable lane was thrown away"
@@ -253,6 +279,18 @@ class World:
 
     # -- queries --------------------------------------------------------------------------------
 
+    def suits(self, connection: Connection, now: float) -> bool:
+        """Whether a lane of *connection* would serve the first in line."""
+        wanted = self.wanted.get(self.waiters[0], 0.0)
+        enough = not connection.retiring and now + wanted <= connection.retire_at
+        return now < self.grant_end(connection) and (not wanted or enough)
+
+    def ripens(self, track: Lane, now: float) -> float:
+        """From when on a parked lane may be taken for the first in line."""
+        if track.parked_at is None or self.skips.get(self.waiters[0], 0) >= MAX_SKIPS:
+            return now
+        return max(now, track.parked_at + self.policy.patience)
+
     def those(self, *, dialing: bool = False, closing: bool = False) -> list[Connection]:
         return [
             connection
@@ -274,8 +312,8 @@ class World:
         return len(self.dials) + len(self.open) + (closing if self.policy.count_closing else 0)
 
     @property
-    def parked(self) -> list[Lane]:
-        return [t for c in self.open for t in c.lanes if t.parked_at is not None]
+    def parked(self) -> list[tuple[Connection, Lane]]:
+        return [(c, t) for c in self.open for t in c.lanes if t.parked_at is not None]
 
     def free(self, connection: Connection) -> int:
         return sum(

@@ -20,12 +20,22 @@ from typing import Final
 
 from wspool.core.failures import DialFailure, FailureKind
 
-__all__ = ["BACKOFF_BASE", "BACKOFF_CAP", "Outage"]
+__all__ = ["BACKOFF_BASE", "BACKOFF_CAP", "EARLY", "REFUSED_LATE", "Outage"]
 
 #: First upper bound of the wait after a failed dial, in seconds; doubled by each further failure.
 BACKOFF_BASE: Final = 0.5
 #: Largest upper bound of that wait, in seconds.
 BACKOFF_CAP: Final = 30.0
+
+#: A connection that is lost sooner than this after its handshake, in seconds, and was not used,
+#: counts as a failed dial. Policy rejections after the upgrade come at once.
+EARLY: Final = 5.0
+#: The failure that it counts as.
+REFUSED_LATE: Final = DialFailure(
+    kind=FailureKind.TRANSIENT,
+    message="the server accepted the connection and closed it at once",
+    phase="upgrade",
+)
 
 
 class Outage:

@@ -6,6 +6,7 @@ written. Durations are seconds on the pool's clock, sizes are bytes.
 
 from __future__ import annotations
 
+import math
 from typing import Final, Literal, get_args
 
 import attrs
@@ -125,6 +126,11 @@ class Schedule:
     retire_from: float
     retire_to: float
 
+    @property
+    def spread(self) -> float:
+        """Seconds over which planned retirements are spread."""
+        return 0.0 if self.retire_from == math.inf else self.retire_to - self.retire_from
+
 
 @attrs.frozen(kw_only=True)
 class PoolPolicy:
@@ -213,6 +219,8 @@ class PoolPolicy:
         lifetime = provider.max_lifetime
         if self.max_lifetime is not None:
             lifetime = min(lifetime, self.max_lifetime)
+        if lifetime == math.inf:  # of which no margin can be taken
+            return Schedule(lifetime=lifetime, last_start=lifetime, retire_from=lifetime, retire_to=lifetime)
         # A connection that may not start a turn is of no use, so the plan ends before the
         # later of the two: the margin, and the last start less the time of a dial.
         reserve = min(self.turn_reserve, lifetime * _RESERVE_SHARE)

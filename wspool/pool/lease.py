@@ -82,10 +82,6 @@ class Lease:
         self._lane = lane
         self._released = False
 
-    def heir(self, number: LeaseId) -> Lease:
-        """Return the lease that its lane goes to."""
-        return Lease(self._owner, number, self._connection, self._lane)
-
     @property
     def id(self) -> LeaseId:
         """Its number in its pool."""

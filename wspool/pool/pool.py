@@ -59,7 +59,7 @@ class Pool:
     def lease_nowait(self) -> Generator[Lease, None, None]:
         """Lease one lane for the length of a `with` block, if one is free and nobody is in line.
 
-        Never waits and never dials.
+        Never waits, never dials, and takes nothing from a conversation between turns.
 
         Raises:
             trio.WouldBlock: there is none.
@@ -108,26 +108,30 @@ class Pool:
         """Wait until that many lanes can be granted at once.
 
         Args:
-            lanes: how many; by default `policy.min_idle`, which is also the most.
+            lanes: how many; by default `min_idle`, which is also the most. If that is made smaller
+                meanwhile (`resize`), so is the wish; made larger, only that of who named no number.
 
         A checkpoint; safe to cancel, to call again and to call from several tasks.
 
         Raises:
             DialFailedError: the last dial failed; the pool goes on trying.
-            PoolClosedError: the pool is closed.
+            PoolClosedError: the pool is closed, or was closed meanwhile.
+            ValueError: more than `min_idle`.
         """
         self._shell.check_use()
-        most = self._shell.core.policy.min_idle
-        wanted = most if lanes is None else lanes
-        if wanted > most:
-            raise ValueError(f"lanes={wanted} exceeds min_idle={most}; raise min_idle")
+        core = self._shell.core
+        if lanes is not None and lanes > (most := core.policy.min_idle):
+            raise ValueError(f"lanes={lanes} exceeds min_idle={most}; raise min_idle")
         await trio.lowlevel.checkpoint()
-        while (statistics := self.statistics()).idle < wanted:
-            if statistics.closed_pool:
-                raise PoolClosedError("the pool is closed")
-            if (failure := self._shell.core.failure) is not None:
+        # All of it is looked at after each wait: what was true before it may be so no more.
+        while not (statistics := self.statistics()).closed_pool:
+            most = core.policy.min_idle
+            if statistics.idle >= (most if lanes is None else min(lanes, most)):
+                return
+            if (failure := core.failure) is not None:
                 raise self._shell.refusal(Refuse(WaiterId(0), RefuseReason.DIAL_FAILED, failure))
             await self._shell.change()
+        raise PoolClosedError("the pool is closed")
 
     def pause(self) -> None:
         """Grant nothing until `resume`: waiters queue, leases and their turns go on. Never waits."""

@@ -2,8 +2,7 @@
 
 Every change goes through `step`: ask the core, perform all it says, then look whether anybody
 waits for what has changed. `step` is synchronous and protected against KeyboardInterrupt, so
-between a decision and its act nothing else runs. `ask` and `release` are the same, shorter, for what
-is usual.
+between a decision and its act nothing else runs.
 """
 
 from __future__ import annotations
@@ -164,15 +163,9 @@ class Shell:
     @enable_ki_protection
     def ask(self, min_remaining: float) -> Lease | WsPoolError | WaiterId:
         """Ask for a lease for the current task: it is granted, refused, or parked in line as that waiter."""
-        waiter, now = next(self._waiter_ids), self.now()
-        done = False if min_remaining else self.core.try_acquire(waiter, now)
-        if done is True:
-            self._parked[waiter] = current_task()
-            return waiter
-        if done is not False:
-            number, on, lane = done
-            return self._lend(number, on, lane)
-        answer, others = self._answer(waiter, self.core.acquire(waiter, now, min_remaining=min_remaining))
+        waiter = next(self._waiter_ids)
+        commands = self.core.acquire(waiter, self.now(), min_remaining=min_remaining)
+        answer, others = self._answer(waiter, commands)
         if answer is None:
             self._parked[waiter] = current_task()
         self._perform(others)
@@ -231,17 +224,8 @@ class Shell:
         """The holder of *lease* leaves."""
         if self.borrowers is not None:
             self.borrowers.forget(lease)
-        left, now = self._leases.pop(lease, None), self.now()
-        done = False if left is None or self._performing else self.core.try_release(lease, now)
-        if done is False:
-            self._perform(self.core.release(lease, now))
-            return
-        if done is not True and left is not None:
-            waiter, number = done
-            heir = self._leases[number] = left.heir(number)
-            reschedule(self._parked.pop(waiter), outcome.Value(heir))
-        if self._watchers:
-            self._tell_watchers()
+        self._leases.pop(lease, None)
+        self._perform(self.core.release(lease, self.now()))
 
     def moved(self, move: Move) -> None:
         """Show *move* to the instrument."""

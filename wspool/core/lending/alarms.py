@@ -1,61 +1,57 @@
-"""Alarms: a heap of deadlines with lazy deletion.
+"""Alarms: deadlines, at most one for each thing that is watched, each taken back once it is pointless.
 
-An alarm that no longer matters stays where it is until it comes to the top. Under churn such
-alarms would pile up, so they are swept once they may outnumber the others: O(1) per alarm set.
+What is over leaves nothing behind, however far away its deadline was: an alarm an hour ahead, or at
+infinity, would outlive whatever it is about. So they are kept sorted, where one can be found again; in
+the few thousand alarms of a large pool that costs less than the bookkeeping of a heap.
 """
 
 from __future__ import annotations
 
-import heapq
+import bisect
 import math
-from collections.abc import Callable
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 __all__ = ["Alarms"]
 
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound=Hashable)
 
 
 class Alarms(Generic[_T]):
-    """Deadlines and what they are about.
+    """Deadlines and what they are about, in seconds."""
 
-    Args:
-        is_stale: says whether nothing would happen at an alarm.
-    """
+    __slots__ = ("_entries", "_last", "_sorted")
 
-    __slots__ = ("_heap", "_is_stale", "_number", "_sweep_at")
+    def __init__(self) -> None:
+        self._sorted: list[tuple[float, int, _T]] = []
+        # The entry of each. Its number is a tie-breaker that never ties.
+        self._entries: dict[_T, tuple[float, int, _T]] = {}
+        self._last = 0
 
-    def __init__(self, is_stale: Callable[[_T], bool]) -> None:
-        self._is_stale = is_stale
-        self._heap: list[tuple[float, int, _T]] = []
-        self._number = 0
-        self._sweep_at = 64
+    def set(self, what: _T, when: float) -> None:
+        """Set the alarm of *what*, instead of the one it may have. At infinity there is none."""
+        self.cancel(what)
+        if when < math.inf:
+            self._last += 1
+            entry = self._entries[what] = (when, self._last, what)
+            bisect.insort(self._sorted, entry)
 
-    def set(self, when: float, what: _T) -> None:
-        """Add an alarm."""
-        self._number += 1  # a tie-breaker that never ties
-        heapq.heappush(self._heap, (when, self._number, what))
-        if len(self._heap) > self._sweep_at:
-            self._heap = [entry for entry in self._heap if not self._is_stale(entry[2])]
-            heapq.heapify(self._heap)
-            self._sweep_at = 64 + 2 * len(self._heap)
-
-    def none_before(self, when: float) -> bool:
-        """Return whether there is certainly no deadline before *when*, without looking for stale ones."""
-        return not self._heap or self._heap[0][0] >= when
+    def cancel(self, what: _T) -> None:
+        """Take the alarm of *what* back, if it has one."""
+        if (entry := self._entries.pop(what, None)) is not None:
+            del self._sorted[bisect.bisect_left(self._sorted, entry)]
 
     def next(self) -> float:
         """Return the earliest deadline, infinity if there is none."""
-        heap = self._heap
-        while heap and self._is_stale(heap[0][2]):
-            heapq.heappop(heap)
-        return heap[0][0] if heap else math.inf
+        return self._sorted[0][0] if self._sorted else math.inf
 
     def pop_due(self, now: float) -> _T | None:
         """Remove and return what is due next at *now*, or None."""
-        if self.next() > now:
+        if not self._sorted or self._sorted[0][0] > now:
             return None
-        return heapq.heappop(self._heap)[2]
+        _, _, what = self._sorted.pop(0)
+        del self._entries[what]
+        return what
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._sorted)

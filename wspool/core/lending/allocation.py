@@ -1,8 +1,8 @@
 """Allocation: who gets which lane, and how many connections that takes.
 
 What follows from the state of a pool; what leads to it are the inputs of `wspool.core.lending.pool`.
-Every input ends in `_settle`, the single place of policy: match free lanes to waiters, close what is
-not needed, then dial what is. `try_acquire` and `try_release` are the two inputs that seldom need it.
+Every input ends in `settle`, the single place of policy: match free lanes to waiters, close what is
+not needed, then dial what is.
 
 Rules of this module (each is an invariant of the specification machine):
 
@@ -12,13 +12,18 @@ Rules of this module (each is an invariant of the specification machine):
 * A connection is granted only while a turn may still start on it.
 * A parked lane stays its holder's unless a waiter starves: no room to dial, and the lane
   parked for longer than `patience`, or the waiter passed over `MAX_SKIPS` times.
+* What is taken, of a holder or of the spare, serves the first in line: it has the life that is asked
+  for, or it is the one connection whose place a fresh one needs. While that one is coming nothing is.
+
+All of it costs O(1) or O(log n), but for the last rule: for a waiter that starves and wants more life
+than what is free has, what is parked is looked through.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import Final
 
 import attrs
@@ -30,25 +35,24 @@ from wspool.core.commands import (
     Dial,
     Expiring,
     Grant,
-    LaneId,
     LeaseId,
     Refuse,
     RefuseReason,
     Stolen,
     WaiterId,
 )
-from wspool.core.events.naming import Naming
 from wspool.core.lending.lives import Lives
 from wspool.core.lending.roster import Connection, Lane, Roster
+from wspool.core.lending.tally import Tally
 from wspool.core.outage import Outage
-from wspool.core.policy import PoolPolicy, Provider
+from wspool.core.policy import PoolPolicy
 from wspool.core.states import (
     ConnectionState,
     LaneInput,
     LaneState,
 )
 
-__all__ = ["ELISION_DELAY", "HEAD_START", "MAX_SKIPS", "Allocation", "Waiter"]
+__all__ = ["DEFERRAL", "HEAD_START", "MAX_SKIPS", "Allocation", "Waiter"]
 
 #: How often holders of parked lanes may go on before a waiter that was there first. Vitess
 #: bounds the unfairness of its pool by the same number.
@@ -59,12 +63,10 @@ MAX_SKIPS: Final = 8
 #: dial ends: 50 short requests at once on 5 connections (the spike test of HikariCP's "Welcome to
 #: the Jungle") are over in 25 ms, and a handshake takes 150.
 HEAD_START: Final = 2
-ELISION_DELAY: Final = 0.03
+DEFERRAL: Final = 0.03
 
 # A member of an enum is looked up by a function call in Python 3.11, a global is not.
-_OPEN: Final = ConnectionState.OPEN
 _RETIRING: Final = ConnectionState.RETIRING
-_LEASED: Final = LaneState.LEASED
 _GRANT: Final = LaneInput.GRANT
 
 
@@ -79,44 +81,111 @@ class Waiter:
 
 
 class Allocation:
-    """The state of one pool, and what follows from it. The base of `PoolCore`, which has the inputs."""
+    """The line of one pool, and what it is given.
 
-    def __init__(self, policy: PoolPolicy, provider: Provider) -> None:
+    Args:
+        policy: the limits.
+        lanes: lanes of a connection.
+        roster: the connections.
+        lives: their lives.
+        outage: whether the endpoint is down.
+        tally: where dials, grants, thefts and refusals are counted.
+
+    Attributes:
+        policy: the limits.
+        lanes: lanes that a dial is worth; fewer once the endpoint has proved that it has none.
+        waiters: who is in line, in order.
+        paused: True while nothing is granted.
+        closing: True once the pool is closing: nothing is dialled or granted any more.
+    """
+
+    def __init__(
+        self,
+        policy: PoolPolicy,
+        lanes: int,
+        roster: Roster,
+        lives: Lives,
+        outage: Outage,
+        tally: Tally,
+    ) -> None:
         self.policy = policy
-        self.provider = provider
-        self.schedule = policy.schedule(provider)
-        self._lanes = min(policy.lanes, provider.lanes)
-        #: How the lanes of connections that open now are told apart.
-        self.naming = Naming.TRIAL if self._lanes > 1 else Naming.NONE
-
-        self._roster = Roster(count_closing=policy.count_closing)
-        self._waiters: OrderedDict[WaiterId, Waiter] = OrderedDict()
-        # Since when somebody is in line, and whether dials are held back until they were for long.
+        self.lanes = lanes
+        self.waiters: OrderedDict[WaiterId, Waiter] = OrderedDict()
+        self.paused = self.closing = False
+        self._roster = roster
+        self._lives = lives
+        self._outage = outage
+        self._tally = tally
+        # Since when somebody is in line, and whether dials are deferred until they were for long.
         self._line_since = -math.inf
-        self._held_back = False
-        self._lives = Lives(policy, self.schedule, self._roster)
-        # When to report a lease that is still held; in order, since the delay is constant.
-        self._leak_watch: deque[tuple[float, LeaseId]] = deque()
-        self._outage = Outage(policy.give_up_after, policy.dial_concurrency)
+        self._deferring = False
+        # When it was last looked what those in line could be given.
+        self._settled_at = -math.inf
 
-        self._paused = False
-        self._closing = False
+    # -- the line -----------------------------------------------------------------------------
 
-        self._dialed = self._granted = self._stolen = self._refused = 0
-        self._released: int = 0
+    def join(self, waiter: WaiterId, min_remaining: float, now: float, commands: list[Command]) -> None:
+        """Put *waiter* in line, and serve or refuse it at once if that can be."""
+        if not self.waiters:
+            self._line_since = now
+        self.waiters[waiter] = Waiter(min_remaining)
+        if self._roster.available or self._roster.parked:
+            self._match(now, commands)
+            if waiter not in self.waiters:
+                return
+        limit = self.policy.max_waiting
+        if self.is_hopeless(now):
+            # Waiting cannot help, and asking again at once would only hammer the endpoint.
+            reason = RefuseReason.DIAL_FAILED
+        elif limit is not None and len(self.waiters) > limit:
+            reason = RefuseReason.TOO_MANY_WAITING
+        else:
+            return
+        del self.waiters[waiter]
+        self.refuse(waiter, reason, commands)
 
-    def _settle(self, now: float, commands: list[Command]) -> list[Command]:
+    def grant_free(self, waiter: WaiterId, now: float, commands: list[Command]) -> None:
+        """Grant *waiter* a lane if one is free and nobody is in line; what is parked is not free."""
+        if not self.waiters and not self.paused:
+            connection = self._suitable(0.0, now, commands)
+            if connection is not None:
+                self._grant(waiter, connection, now, commands)
+
+    def refuse(self, waiter: WaiterId, reason: RefuseReason, commands: list[Command]) -> None:
+        """Tell *waiter*, who is not in line, that it gets nothing."""
+        self._tally.refused += 1
+        failure = self._outage.failure if reason is RefuseReason.DIAL_FAILED else None
+        commands.append(Refuse(waiter, reason, failure))
+
+    def refuse_all(self, reason: RefuseReason, commands: list[Command]) -> None:
+        """Tell everybody in line that they get nothing."""
+        for waiter in self.waiters:
+            self.refuse(waiter, reason, commands)
+        self.waiters.clear()
+
+    def is_hopeless(self, now: float) -> bool:
+        """Whether those in line should be refused. While connections live, one may come back."""
+        failure = self._outage.failure
+        if failure is None or not self._outage.is_hopeless(now):
+            return False
+        return failure.permanent or not self._roster.usable
+
+    # -- the single place of policy -----------------------------------------------------------
+
+    def settle(self, now: float, commands: list[Command]) -> list[Command]:
+        """Do what follows from the state that an input has left; return *commands* with it."""
         roster = self._roster
-        if self._closing or not (
-            self._waiters or roster.leaving or roster.fresh < self.policy.min_idle + roster.movers
+        if self.closing or not (
+            self.waiters or roster.leaving or roster.fresh < self.policy.min_idle + roster.movers
         ):
             return commands  # nobody waits, nothing leaves, spare is complete
-        self._held_back = now < self._line_since + ELISION_DELAY
-        if self._waiters:
+        self._settled_at = now
+        self._deferring = now < self._line_since + DEFERRAL
+        if self.waiters and (roster.available or roster.parked):
             self._match(now, commands)
         if roster.leaving:
             self._let_leavers_go(commands)
-        if self._waiters:
+        if self.waiters and (roster.available or roster.parked):
             self._make_room(now, commands)
         self._grow(now, commands)
         # In a full pool a dial may need the place of one more that leaves.
@@ -127,43 +196,73 @@ class Allocation:
                 break
             self._grow(now, commands)
         # Now that the pool is full, those in line may starve who could hope for a dial before.
-        if self._waiters and roster.parked:
+        if self.waiters and roster.parked:
             self._match(now, commands)
         return commands
 
+    def next_deadline(self) -> float:
+        """Return when `settle`, or a refusal, may be due though nothing happens; infinity for never."""
+        deadline, outage, roster = math.inf, self._outage, self._roster
+        if outage.failure is not None and not roster.dialing and self._wants_dial():
+            # Only an outage delays a dial; otherwise it starts when it is needed.
+            deadline = outage.probe_at
+            if self.waiters and self.is_hopeless(outage.give_up_at):
+                deadline = min(deadline, outage.give_up_at)
+        if not self.waiters:
+            return deadline
+        if self._deferring and self._defers_dials() and roster.size < self.policy.max_size:
+            deadline = min(deadline, self._line_since + DEFERRAL)
+        if (roster.available or roster.parked) and self._is_starving():
+            wanted = self._first()
+            if (parked := self._parked_for(wanted, self._settled_at)) is not None:
+                deadline = min(deadline, parked[0])
+            elif (room := self._room_for(wanted, self._settled_at)) is not None:
+                deadline = min(deadline, max(room[0], outage.probe_at) if outage.down else room[0])
+        return deadline
+
+    # -- lanes for waiters --------------------------------------------------------------------
+
+    def _first(self) -> Waiter:
+        return next(iter(self.waiters.values()))
+
     def _match(self, now: float, commands: list[Command]) -> None:
         """Give free lanes to waiters, in order; parked ones if the first of them starves."""
-        roster, waiters = self._roster, self._waiters
-        while waiters and not self._paused and (roster.available or roster.parked):
+        roster, waiters = self._roster, self.waiters
+        while waiters and not self.paused and (roster.available or roster.parked):
             waiter, wanted = next(iter(waiters.items()))
-            connection = self._suitable(wanted, now, commands)
-            if connection is None:
-                if not self._may_steal(wanted, now):
-                    return
-                # Not always a lane is free then: in a pool that was made smaller the connection
-                # goes. The next one is due as well, and nobody would look again at its deadline.
-                self._steal(next(iter(roster.parked)), now, commands)
-                continue
-            del waiters[waiter]
-            self._grant(waiter, connection, now, commands)
+            connection = self._suitable(wanted.min_remaining, now, commands)
+            if connection is not None:
+                del waiters[waiter]
+                self._grant(waiter, connection, now, commands)
+            elif (
+                self._is_starving()
+                and (parked := self._parked_for(wanted, now)) is not None
+                and parked[0] <= now
+            ):
+                # In a pool that was made smaller its connection goes: as many as are too many must,
+                # before anybody can be served. The next one is due as well, and nobody would look
+                # again at its deadline.
+                self._steal(parked[1], now, commands)
+            else:
+                return
 
     def _grant(self, waiter: WaiterId, connection: Connection, now: float, commands: list[Command]) -> None:
         lane = self._roster.take(connection, _GRANT)
         lease = self._roster.bind(connection, lane)
         if self.policy.leak_after is not None:
-            self._leak_watch.append((now + self.policy.leak_after, lease))
-        self._granted += 1
+            self._roster.unreported[lease] = now + self.policy.leak_after
+        self._tally.granted += 1
         commands.append(Grant(waiter, lease, connection.id, lane.id))
         if connection.state is _RETIRING:
             commands.append(Expiring(lease))
 
-    def _suitable(self, wanted: Waiter, now: float, commands: list[Command]) -> Connection | None:
-        """Return the connection with a free lane that *wanted* should get."""
+    def _suitable(self, min_remaining: float, now: float, commands: list[Command]) -> Connection | None:
+        """Return the connection with a free lane that should be granted, if one has that much life."""
         available = self._roster.available
         while available:
             index = -1
-            if wanted.min_remaining:
-                index = bisect.bisect_left(available, (now + wanted.min_remaining, ConnectionId(0)))
+            if min_remaining:
+                index = bisect.bisect_left(available, (now + min_remaining, ConnectionId(0)))
                 if index == len(available):
                     return None
             connection = self._roster.connections[available[index][1]]
@@ -175,23 +274,89 @@ class Allocation:
 
     def _is_starving(self) -> bool:
         """Whether waiters can hope for no free lane and no dial."""
-        if self._paused or len(self._waiters) <= self._roster.dialing * self._lanes:
+        if self.paused or len(self.waiters) <= self._roster.dialing * self.lanes:
             return False
         return self._roster.size >= self.policy.max_size or self._outage.down
 
-    def _may_steal(self, wanted: Waiter, now: float) -> bool:
-        if not self._roster.parked or not self._is_starving():
+    # -- what is taken of others --------------------------------------------------------------
+
+    def yields(self, lease: LeaseId, now: float, commands: list[Command]) -> bool:
+        """Whether the holder of a parked lane, who would go on, has to leave it to the first in line.
+
+        It has if that one was passed over too often and is served by it; else it is passed over.
+        """
+        if not self.waiters or self.paused:
             return False
-        since = next(iter(self._roster.parked.values()))
-        return wanted.skips >= MAX_SKIPS or now >= since + self.policy.patience
+        first, (connection, _) = self._first(), self._roster.lease(lease)
+        if first.skips >= MAX_SKIPS and _suits(connection, first, now):
+            self._steal(lease, now, commands)
+            return True
+        first.skips += 1
+        return False
+
+    def _parked_for(self, wanted: Waiter, now: float) -> tuple[float, LeaseId] | None:
+        """Return from when on *wanted* may take which parked lane: the longest parked that suits it."""
+        for lease, since in self._roster.parked.items():
+            ripe = self._ripens(wanted, since, now)
+            if _suits(self._roster.leases[lease][0], wanted, ripe):
+                return ripe, lease
+        return None
+
+    def _ripens(self, wanted: Waiter, since: float, now: float) -> float:
+        return now if wanted.skips >= MAX_SKIPS else max(now, since + self.policy.patience)
 
     def _steal(self, lease: LeaseId, now: float, commands: list[Command]) -> None:
+        connection, lane = self._take_back(lease, commands)
+        self.freed(connection, lane, now, commands)
+
+    def _take_back(self, lease: LeaseId, commands: list[Command]) -> tuple[Connection, Lane]:
         connection, lane = self._roster.lease(lease)
         self._roster.move_lane(lane, LaneInput.STEAL)
         self._roster.unbind(lease)
-        self._stolen += 1
+        self._tally.stolen += 1
         commands.append(Stolen(lease))
-        self._freed(connection, lane, now, commands)
+        return connection, lane
+
+    def _make_room(self, now: float, commands: list[Command]) -> None:
+        """The first in line wants more remaining life than any lane has, and the pool is full."""
+        while self.waiters and self._first().min_remaining and self._is_starving():
+            room = self._room_for(self._first(), now)
+            if room is None or room[0] > now or not self._outage.may_dial(now):
+                return
+            connection = room[1]
+            for lane in connection.lanes:
+                if lane.state is LaneState.PARKED and lane.lease is not None:
+                    self._take_back(lane.lease, commands)
+            self._lives.hang_up(connection, CloseReason.UNSUITABLE, commands)
+
+    def _room_for(self, wanted: Waiter, now: float) -> tuple[float, Connection] | None:
+        """Return from when on which connection may go for a fresh one, which *wanted* needs.
+
+        Spare goes before what is parked, the oldest first; no connection goes from under a turn.
+        """
+        roster = self._roster
+        if not wanted.min_remaining or roster.size < self.policy.max_size or self._coming():
+            return None
+        for _, number in roster.available:
+            if not roster.connections[number].busy:
+                return now, roster.connections[number]
+        if self._parked_for(wanted, now) is not None:
+            return None
+        for lease in roster.parked:
+            connection, _ = roster.leases[lease]
+            parked = [lane.lease for lane in connection.lanes if lane.state is LaneState.PARKED]
+            if connection.busy == len(parked):
+                since = max(roster.parked[each] for each in parked if each is not None)
+                return self._ripens(wanted, since, now), connection
+        return None
+
+    # -- connections that come and go ---------------------------------------------------------
+
+    def _coming(self) -> int:
+        """Connections that are on their way, or whose place another one will have."""
+        if self.policy.count_closing:
+            return self._roster.dialing + self._roster.states[ConnectionState.CLOSING]
+        return self._roster.dialing
 
     def _let_leavers_go(self, commands: list[Command]) -> None:
         # Make before break: a retiring connection nobody holds stays grantable until spare is
@@ -199,11 +364,9 @@ class Allocation:
         # go for a replacement that is on its way, nor while none can be had.
         roster, outage = self._roster, self._outage
         while roster.leaving:
-            coming = roster.dialing
-            if self.policy.count_closing:
-                coming += roster.states[ConnectionState.CLOSING]  # each makes room for a dial
+            coming = self._coming()
             if roster.fresh < self.policy.min_idle and (
-                self._roster.size < self.policy.max_size
+                roster.size < self.policy.max_size
                 or not self._needs_dial(coming)
                 or outage.down
                 or coming >= outage.dial_limit
@@ -212,24 +375,17 @@ class Allocation:
             _, connection = roster.leaving.popitem(last=False)
             self._lives.hang_up(connection, CloseReason.LIFETIME, commands)
 
-    def _make_room(self, now: float, commands: list[Command]) -> None:
-        """The first in line wants more remaining life than any free lane has, and the pool is full."""
-        if (
-            self._waiters
-            and self._roster.available
-            and not self._paused
-            and self._is_starving()
-            and self._outage.may_dial(now)
-        ):
-            oldest = self._roster.connections[self._roster.available[0][1]]
-            if not oldest.busy:
-                self._lives.hang_up(oldest, CloseReason.UNSUITABLE, commands)
-
-    def _shrink(self, commands: list[Command]) -> None:
-        """Close spare while the pool is larger than it may be, the oldest first."""
+    def resize(self, policy: PoolPolicy, commands: list[Command]) -> None:
+        """The limits have changed. What is too much goes: dials, the latest first, then the oldest spare."""
+        self.policy, roster = policy, self._roster
+        for connection in [*roster.connections.values()][::-1]:
+            if roster.size <= self.policy.max_size:
+                return
+            if connection.state is ConnectionState.DIALING:
+                self._lives.hang_up(connection, CloseReason.RESIZED, commands)
         index = 0
-        while self._roster.size > self.policy.max_size and index < len(self._roster.available):
-            connection = self._roster.connections[self._roster.available[index][1]]
+        while roster.size > self.policy.max_size and index < len(roster.available):
+            connection = roster.connections[roster.available[index][1]]
             if connection.busy:
                 index += 1
             else:
@@ -242,41 +398,34 @@ class Allocation:
             and self._outage.may_dial(now)
         ):
             connection = self._roster.dial(now, self._outage.episode)
-            self._dialed += 1
+            self._tally.dialed += 1
             commands.append(Dial(connection.id))
 
-    def _is_held_back(self) -> bool:
+    def _defers_dials(self) -> bool:
         """Whether what is in use may come back to those in line sooner than a dial ends."""
-        return self._held_back and self._roster.usable > 0
-
-    def _is_hopeless(self, now: float) -> bool:
-        """Whether those in line should be refused. While connections live, one may come back."""
-        failure = self._outage.failure
-        if failure is None or not self._outage.is_hopeless(now):
-            return False
-        return failure.permanent or not self._roster.usable
+        return self._deferring and self._roster.usable > 0
 
     def _wants_dial(self) -> bool:
         """Whether one more dial is needed and there is room for it."""
-        if self._closing or self._roster.size >= self.policy.max_size:
+        if self.closing or self._roster.size >= self.policy.max_size:
             return False
         return self._needs_dial(self._roster.dialing)
 
     def _needs_dial(self, coming: int) -> bool:
         """Whether the *coming* connections will not be enough."""
         failure = self._outage.failure
-        if failure is not None and failure.permanent and not self._waiters:
+        if failure is not None and failure.permanent and not self.waiters:
             return False  # spare is no reason to ask again what was refused for good
-        spare = self._roster.fresh + self._roster.lanes(LaneState.WARMING)
-        waiting = len(self._waiters)
-        if self._paused:
+        spare = self._roster.fresh + self._roster.lanes[LaneState.WARMING]
+        waiting = len(self.waiters)
+        if self.paused:
             waiting = max(0, waiting - spare)  # what is free now will do for them
-        if self._is_held_back():
-            waiting = min(waiting, HEAD_START * self._lanes)
+        if self._defers_dials():
+            waiting = min(waiting, HEAD_START * self.lanes)
         need = waiting + max(0, self.policy.min_idle + self._roster.movers - spare)
-        return need > coming * self._lanes
+        return need > coming * self.lanes
 
-    def _freed(self, connection: Connection, lane: Lane, now: float, commands: list[Command]) -> None:
+    def freed(self, connection: Connection, lane: Lane, now: float, commands: list[Command]) -> None:
         """A lane is clean and nobody's."""
         if now >= connection.grant_end:
             self._roster.drop(connection, lane)
@@ -287,92 +436,9 @@ class Allocation:
         if self._roster.size > self.policy.max_size and not connection.busy:
             self._lives.hang_up(connection, CloseReason.RESIZED, commands)
 
-    def try_acquire(self, waiter: WaiterId, now: float) -> tuple[LeaseId, ConnectionId, LaneId] | bool:
-        """Do what `acquire` does, without `min_remaining`, if that is next to nothing.
 
-        Returns a lease and its lane if one is free and granting it leads to nothing else; True if
-        *waiter* is in line and nothing can be done for it; False if neither is sure, and nothing was
-        done. No deadline has come nearer.
-        """
-        roster, policy = self._roster, self.policy
-        if self._closing or self._paused or roster.leaving or policy.leak_after is not None:
-            return False
-        available = roster.available
-        if available:
-            connection = roster.connections[available[-1][1]]
-            if (
-                self._waiters
-                or connection.state is not _OPEN
-                or now >= connection.grant_end
-                or (roster.fresh <= policy.min_idle + roster.movers and roster.size < policy.max_size)
-            ):
-                return False
-            lease, lane = roster.lend(connection)
-            self._granted += 1
-            return lease, connection.id, lane.id
-        if (
-            roster.parked
-            or policy.max_waiting is not None
-            or self._outage.failure is not None
-            or roster.size < policy.max_size
-            or waiter in self._waiters
-        ):
-            return False
-        if not self._waiters:
-            self._line_since = now
-        self._waiters[waiter] = Waiter(0.0)
-        return True
-
-    def try_release(self, lease: LeaseId, now: float) -> tuple[WaiterId, LeaseId] | bool:
-        """Do what `release` does, if that is next to nothing.
-
-        Returns the first in line and its lease if it has the lane now and that leads to nothing else; True
-        if nobody is in line and the lane is free; False if neither is sure, and nothing was done.
-        No deadline has come nearer.
-        """
-        roster, policy = self._roster, self.policy
-        held = roster.leases.get(lease)
-        if held is None or self._closing or roster.leaving:
-            return False
-        connection, lane = held
-        if (
-            lane.state is not _LEASED
-            or connection.state is not _OPEN
-            or now >= connection.grant_end
-            or not connection.idle_alarm
-        ):
-            return False
-        waiters, size = self._waiters, roster.size
-        if not waiters:
-            if size > policy.max_size or (
-                size < policy.max_size and roster.fresh + 1 < policy.min_idle + roster.movers
-            ):
-                return False
-            roster.give_back(lease, connection, lane, now)
-            self._released += 1
-            return True
-        if (
-            size != policy.max_size
-            or roster.available
-            or roster.parked
-            or self._paused
-            or policy.leak_after is not None
-        ):
-            return False
-        waiter, wanted = next(iter(waiters.items()))
-        if wanted.min_remaining:
-            return False
-        del waiters[waiter]
-        self._granted += 1
-        self._released += 1
-        return waiter, roster.pass_on(lease, connection, lane)
-
-    def _refuse(self, waiter: WaiterId, reason: RefuseReason, commands: list[Command]) -> None:
-        self._refused += 1
-        failure = self._outage.failure if reason is RefuseReason.DIAL_FAILED else None
-        commands.append(Refuse(waiter, reason, failure))
-
-    def _refuse_all(self, reason: RefuseReason, commands: list[Command]) -> None:
-        for waiter in self._waiters:
-            self._refuse(waiter, reason, commands)
-        self._waiters.clear()
+def _suits(connection: Connection, wanted: Waiter, now: float) -> bool:
+    """Whether a lane of *connection* would serve *wanted* at *now*."""
+    if now >= connection.grant_end:
+        return False
+    return not wanted.min_remaining or now + wanted.min_remaining <= connection.key[0]

@@ -5,6 +5,8 @@ A calendar can: every new retirement keeps a distance of at least
 `gap = spread / (2 * max_size)` from every other live one. That is always possible, since
 each of at most `max_size - 1` others blocks less than `2 * gap` of the spread. So in any
 window of w seconds at most `1 + floor(w / gap)` retirements are planned.
+
+A life without an end has no retirement, so it takes no place: what is booked at infinity is not kept.
 """
 
 from __future__ import annotations
@@ -18,12 +20,17 @@ __all__ = ["Calendar"]
 class Calendar:
     """The planned retirements of the live connections of one pool."""
 
-    __slots__ = ("_times", "gap")
+    __slots__ = ("_spread", "_times", "gap")
 
     def __init__(self, spread: float, max_size: int) -> None:
-        #: Smallest distance between two retirements, in seconds.
-        self.gap = spread / (2 * max_size)
+        self._spread = spread
         self._times: list[float] = []
+        self.resize(max_size)
+
+    def resize(self, max_size: int) -> None:
+        """There are at most that many live connections from now on."""
+        #: Smallest distance between two retirements, in seconds.
+        self.gap = self._spread / (2 * max_size)
 
     def book(self, earliest: float, latest: float, jitter: float) -> float:
         """Return a time in [earliest, latest] at least `gap` from every booked one, and book it.
@@ -36,6 +43,8 @@ class Calendar:
         Expected cost O(log n): at most half of the range is ever blocked. Should a range be
         too full all the same (a policy changed under live connections), *earliest* is booked.
         """
+        if earliest == math.inf:
+            return earliest
         start = earliest + jitter * (latest - earliest)
         when = self._next_free(start, latest)
         if when is None:
@@ -59,7 +68,9 @@ class Calendar:
         return None
 
     def free(self, when: float) -> None:
-        """Forget a booked time (its connection is gone)."""
+        """Forget a booked time (its connection is gone). At infinity nothing was booked."""
+        if when == math.inf:
+            return
         index = bisect.bisect_left(self._times, when)
         if index == len(self._times) or self._times[index] != when:
             raise AssertionError(f"bug: {when} is not in the calendar")

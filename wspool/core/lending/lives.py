@@ -8,21 +8,22 @@ Rules of this module:
 * Past the server's limit only a turn in flight keeps a connection.
 * What is told to go says goodbye only if it is clean.
 * What nobody needs goes after `max_idle`, unless it is spare that was asked for.
+* A connection that ends leaves nothing behind: no alarm, no place in the calendar. One without a
+  lifetime limit never has them.
 """
 
 from __future__ import annotations
 
 import enum
-import math
-from collections import Counter
 from typing import Final, TypeAlias, assert_never
 
 from wspool.core.commands import CloseReason, Command, Expiring, HangUp, Ping
 from wspool.core.lending.alarms import Alarms
 from wspool.core.lending.calendar import Calendar
 from wspool.core.lending.roster import Connection, Lane, Roster
+from wspool.core.lending.tally import Tally
 from wspool.core.policy import PoolPolicy, Schedule
-from wspool.core.states import ConnectionInput, ConnectionState, LaneState
+from wspool.core.states import CONNECTION_TABLE, ConnectionInput, ConnectionState, LaneState, advance
 
 __all__ = ["Lives"]
 
@@ -33,15 +34,17 @@ _OPEN: Final = ConnectionState.OPEN
 class _Alarm(enum.Enum):
     """What a deadline of a connection is about."""
 
+    __hash__ = object.__hash__
+
     RETIRE = "retire"
     GRANT_END = "grant end"
     EXPIRE = "expire"
     IDLE = "idle"
     PING = "ping"
-    DRAIN = "drain"
+    TAIL = "tail"
 
 
-_Entry: TypeAlias = tuple[Connection, _Alarm]
+_Key: TypeAlias = tuple[Connection, _Alarm]
 
 
 class Lives:
@@ -51,28 +54,25 @@ class Lives:
         policy: the limits; replaced when the pool is resized.
         schedule: when connections retire.
         roster: the connections.
+        tally: where closes, retirements and lost leases are counted.
 
     Attributes:
         calendar: planned retirements.
         alarms: deadlines of connections.
-        closed: connections closed so far, by reason.
-        retirements: connections that were told to retire so far.
-        lost_leases: leases that ended with their lane so far.
     """
 
-    def __init__(self, policy: PoolPolicy, schedule: Schedule, roster: Roster) -> None:
+    def __init__(self, policy: PoolPolicy, schedule: Schedule, roster: Roster, tally: Tally) -> None:
         self.policy = policy
         self._schedule = schedule
         self._roster = roster
-        self.calendar = Calendar(schedule.retire_to - schedule.retire_from, policy.max_size)
-        self.alarms: Alarms[_Entry] = Alarms(_is_stale)
-        self.closed: Counter[str] = Counter()
-        self.retirements = self.lost_leases = 0
+        self._tally = tally
+        self.calendar = Calendar(schedule.spread, policy.max_size)
+        self.alarms: Alarms[_Key] = Alarms()
 
     def resize(self, policy: PoolPolicy) -> None:
         """The limits have changed."""
         self.policy = policy
-        self.calendar.gap = (self._schedule.retire_to - self._schedule.retire_from) / (2 * policy.max_size)
+        self.calendar.resize(policy.max_size)
 
     def begin(self, connection: Connection, lanes: int, now: float, jitter: float) -> None:
         """Its handshake is done, it has that many lanes: plan its life.
@@ -87,20 +87,20 @@ class Lives:
         )
         connection.opened_at = now
         self._roster.open(connection, lanes)
-        alarms.set(connection.retire_at, (connection, _Alarm.RETIRE))
-        alarms.set(connection.grant_end, (connection, _Alarm.GRANT_END))
-        alarms.set(connection.expires_at, (connection, _Alarm.EXPIRE))
+        alarms.set((connection, _Alarm.RETIRE), connection.retire_at)
+        alarms.set((connection, _Alarm.GRANT_END), connection.grant_end)
+        alarms.set((connection, _Alarm.EXPIRE), connection.expires_at)
         self.heard(connection, now, now)
 
     def heard(self, connection: Connection, heard_at: float, now: float) -> None:
         """The peer was heard at *heard_at*: ping it after the next silence."""
         if self.policy.ping_interval is not None:
-            self.alarms.set(max(heard_at + self.policy.ping_interval, now), (connection, _Alarm.PING))
+            self.alarms.set((connection, _Alarm.PING), max(heard_at + self.policy.ping_interval, now))
 
-    def drain(self, connection: Connection, lane: Lane, now: float) -> None:
+    def bound_tail(self, connection: Connection, lane: Lane, now: float) -> None:
         """The rest of a turn on *lane* must have ended within `drain_timeout`."""
-        lane.drain_until = now + self.policy.drain_timeout
-        self.alarms.set(lane.drain_until, (connection, _Alarm.DRAIN))
+        lane.tail_until = now + self.policy.drain_timeout
+        self._watch_tails(connection)
 
     def ring(self, now: float, commands: list[Command]) -> None:
         """Do what is due at *now*."""
@@ -117,15 +117,18 @@ class Lives:
                     self._check_idle(connection, now, commands)
                 case _Alarm.PING:
                     commands.append(Ping(connection.id))
-                case _Alarm.DRAIN:
-                    self._check_drain(connection, now, commands)
+                case _Alarm.TAIL:
+                    self._check_tails(connection, now, commands)
                 case _:
                     assert_never(alarm)
 
     def retire(self, connection: Connection, commands: list[Command]) -> None:
         """Replace *connection* as soon as possible; tell who holds it."""
         commands.extend(Expiring(lease) for lease in self._roster.retire(connection))
-        self.retirements += 1
+        self.alarms.cancel((connection, _Alarm.RETIRE))
+        self.alarms.cancel((connection, _Alarm.IDLE))  # it goes for another reason now
+        connection.idle_alarm = False
+        self._tally.retirements += 1
 
     def end_grants(
         self,
@@ -143,6 +146,21 @@ class Lives:
         if not connection.busy:
             self.hang_up(connection, reason, commands)
 
+    def clear(self, connection: Connection, now: float, commands: list[Command], *, interrupt: bool) -> None:
+        """It is not trusted any more. What is leased may go on, unless *interrupt* is true."""
+        if connection.state is ConnectionState.DIALING or (interrupt and connection.usable):
+            self.hang_up(connection, CloseReason.CLEARED, commands, polite=False)
+        elif connection.usable:
+            connection.grant_end = min(connection.grant_end, now)
+            self.end_grants(connection, commands, CloseReason.CLEARED)
+
+    def meet_limit(self, connection: Connection, now: float, commands: list[Command]) -> None:
+        """The server ended it for its age: whatever is older would be refused its next turn as well."""
+        for older in [*self._roster.connections.values()]:
+            if older.usable and older.born <= connection.born:
+                older.grant_end = min(older.grant_end, now)
+                self.end_grants(older, commands, CloseReason.LIMIT)
+
     def check_expiry(self, connection: Connection, now: float, commands: list[Command]) -> None:
         """Hang up past the server's limit, if nothing is lost by it."""
         # Past the server's limit only a turn in flight keeps a connection: the server may let
@@ -152,22 +170,29 @@ class Lives:
         if not any(lane.state is LaneState.IN_FLIGHT for lane in connection.lanes):
             self.hang_up(connection, CloseReason.LIFETIME, commands)
 
-    def _check_drain(self, connection: Connection, now: float, commands: list[Command]) -> None:
-        late = [lane for lane in connection.lanes if lane.drain_until <= now]
+    def _watch_tails(self, connection: Connection) -> None:
+        # A tail that ends in time leaves the alarm to the next one: it rings for nothing then.
+        self.alarms.set((connection, _Alarm.TAIL), min(lane.tail_until for lane in connection.lanes))
+
+    def _check_tails(self, connection: Connection, now: float, commands: list[Command]) -> None:
+        late = [lane for lane in connection.lanes if lane.tail_until <= now]
         if late and connection.busy == len(late):
             self.hang_up(connection, CloseReason.DIRTY, commands, polite=False)
-        elif late:
+            return
+        if late:
             # Siblings are at work: they go on, and the connection goes with the last of them.
             if connection.state is ConnectionState.OPEN:
                 self.retire(connection, commands)
             for lane in late:
                 self._drop(connection, lane)
             self.check_expiry(connection, now, commands)
+        if connection.usable:
+            self._watch_tails(connection)
 
     def _drop(self, connection: Connection, lane: Lane) -> None:
         """A busy lane ends, with its lease if it has one."""
         if lane.lease is not None:
-            self.lost_leases += 1
+            self._tally.lost_leases += 1
             self._roster.unbind(lane.lease)
         self._roster.drop(connection, lane)
 
@@ -182,7 +207,7 @@ class Lives:
         else:
             # Busy in between, or part of the spare: look again when it may have become surplus.
             connection.idle_alarm = True
-            self.alarms.set(due if due > now else now + self.policy.max_idle, (connection, _Alarm.IDLE))
+            self.alarms.set((connection, _Alarm.IDLE), due if due > now else now + self.policy.max_idle)
 
     def hang_up(
         self,
@@ -194,34 +219,32 @@ class Lives:
     ) -> None:
         """End *connection*, whatever is on it."""
         dialing = connection.state is ConnectionState.DIALING
-        self.lost_leases += self._roster.end_all(connection)
-        self._roster.move(connection, ConnectionInput.HANG_UP)
-        if not dialing:
-            self.calendar.free(connection.retire_at)
-        self.closed[reason] += 1
+        self._end(connection, ConnectionInput.HANG_UP, reason)
         commands.append(HangUp(connection.id, reason, polite and not dialing))
 
-    def forget(self, connection: Connection, reason: CloseReason) -> None:
-        """Drop a connection that closed by itself."""
-        if connection.retire_at != math.inf:
-            self.calendar.free(connection.retire_at)
+    def fail(self, connection: Connection) -> None:
+        """Its dial has failed."""
+        self._end(connection, ConnectionInput.FAIL, CloseReason.DIAL_FAILED)
         del self._roster.connections[connection.id]
-        self.closed[reason] += 1
+
+    def lose(self, connection: Connection) -> None:
+        """It has died by itself."""
+        self._end(connection, ConnectionInput.LOSE, CloseReason.LOST)
+        del self._roster.connections[connection.id]
+
+    def _end(self, connection: Connection, what: ConnectionInput, reason: CloseReason) -> None:
+        advance(CONNECTION_TABLE, connection.state, what)  # illegal before anything else
+        self._tally.lost_leases += self._roster.end_all(connection)
+        self._roster.move(connection, what)
+        for alarm in _Alarm:
+            self.alarms.cancel((connection, alarm))
+        self.calendar.free(connection.retire_at)
+        self._tally.closed[reason] += 1
 
     def note_idle(self, connection: Connection, now: float) -> None:
         """If it has no busy lane, look at it again after `max_idle`."""
         self._roster.note_idle(connection, now)
         if not connection.idle_alarm and not connection.busy and connection.state is _OPEN:
+            # It outlives the next lease: most are over long before it rings.
             connection.idle_alarm = True
-            self.alarms.set(now + self.policy.max_idle, (connection, _Alarm.IDLE))
-
-
-def _is_stale(entry: _Entry) -> bool:
-    """Whether nothing would happen at this deadline."""
-    connection, alarm = entry
-    # Only what stays so: the same inputs must lead to the same commands, however often
-    # anybody asks for the next deadline in between. So an idle alarm outlives a lease, and
-    # a drain alarm the tail that it is about.
-    if alarm is _Alarm.RETIRE or alarm is _Alarm.IDLE:
-        return connection.state is not ConnectionState.OPEN
-    return not connection.usable
+            self.alarms.set((connection, _Alarm.IDLE), now + self.policy.max_idle)

@@ -35,12 +35,6 @@ _OPEN: Final = ConnectionState.OPEN
 _RETIRING: Final = ConnectionState.RETIRING
 _CLOSING: Final = ConnectionState.CLOSING
 
-_IDLE: Final = LaneState.IDLE
-
-# The steps that nearly all lanes take nearly always, looked up once.
-_GRANTED: Final = advance(LANE_TABLE, _IDLE, LaneInput.GRANT)
-_RELEASED: Final = advance(LANE_TABLE, _GRANTED, LaneInput.RELEASE)
-
 #: Connection states in which a lane can be granted.
 USABLE: Final = frozenset({_OPEN, _RETIRING})
 
@@ -53,7 +47,7 @@ class Lane:
     state: LaneState = LaneState.IDLE
     lease: LeaseId | None = None
     #: When the rest of an abandoned turn must have ended.
-    drain_until: float = math.inf
+    tail_until: float = math.inf
 
 
 @attrs.define(eq=False)
@@ -87,6 +81,7 @@ class Connection:
     expires_at: float = math.inf
     #: Since when every lane is IDLE.
     idle_since: float | None = None
+    #: Whether it will be looked at for being idle for long.
     idle_alarm: bool = False
 
     @property
@@ -95,8 +90,8 @@ class Connection:
         return self.state in USABLE
 
     @property
-    def held(self) -> bool:
-        """Whether a lease holds one of its lanes."""
+    def leased(self) -> bool:
+        """Whether a lease has one of its lanes."""
         return any(lane.lease is not None for lane in self.lanes)
 
 
@@ -110,8 +105,10 @@ class Roster:
         leaving: retiring connections with no busy lane: they wait for their replacement.
         parked: parked leases and since when, the one parked longest first.
         fresh: IDLE lanes of OPEN connections: spare that counts as ready ahead of demand.
-        movers: held lanes of RETIRING connections: their holders will soon want another.
+        movers: leased lanes of RETIRING connections: their holders will soon want another.
         leases: what each live lease holds. One that is not here was released, stolen, or lost.
+        unreported: live leases that will be reported, and when; in order, since the delay is constant.
+        lanes: lanes by state.
         states: connections by state.
         dialing: connections whose handshake is running.
         usable: connections that are usable.
@@ -129,12 +126,11 @@ class Roster:
         self.parked: OrderedDict[LeaseId, float] = OrderedDict()
         self.fresh = 0
         self.movers = 0
-        # Lanes by state, but for those that `lend` took and `give_back` did not bring back.
-        self._lanes = dict.fromkeys(LaneState, 0)
-        self._lent = 0
+        self.lanes = dict.fromkeys(LaneState, 0)
         self.states = dict.fromkeys(ConnectionState, 0)
         self.dialing = self.usable = self.size = 0
         self.leases: dict[LeaseId, tuple[Connection, Lane]] = {}
+        self.unreported: OrderedDict[LeaseId, float] = OrderedDict()
         self._last_connection = 0
         self._lease_ids = cast("Iterator[LeaseId]", itertools.count(1))
 
@@ -142,10 +138,16 @@ class Roster:
 
     def connection(self, number: ConnectionId) -> Connection:
         """Return a connection that is not gone, or raise `IllegalInputError`."""
-        try:
-            return self.connections[number]
-        except KeyError:
-            raise IllegalInputError(f"connection {number} is gone or never was") from None
+        if (found := self.find(number)) is None:
+            raise IllegalInputError(f"connection {number} is gone")
+        return found
+
+    def find(self, number: ConnectionId) -> Connection | None:
+        """Return a connection, None if it is gone; raise `IllegalInputError` if it never was."""
+        found = self.connections.get(number)
+        if found is None and not 0 < number <= self._last_connection:
+            raise IllegalInputError(f"connection {number} never was")
+        return found
 
     def lease(self, lease: LeaseId) -> tuple[Connection, Lane]:
         """Return what a live lease holds, or raise `IllegalInputError`."""
@@ -153,11 +155,6 @@ class Roster:
             return self.leases[lease]
         except KeyError:
             raise IllegalInputError(f"lease {lease} is dead") from None
-
-    def lanes(self, state: LaneState) -> int:
-        """Return how many lanes are in *state*."""
-        lent = self._lent if state is _GRANTED else -self._lent if state is _IDLE else 0
-        return self._lanes[state] + lent
 
     def is_live(self, lease: LeaseId) -> bool:
         """Return whether *lease* still holds its lane."""
@@ -201,7 +198,7 @@ class Roster:
             bisect.insort(self.available, connection.key)
         connection.lanes += new
         connection.free += new[::-1]
-        self._lanes[LaneState.IDLE] += len(new)
+        self.lanes[LaneState.IDLE] += len(new)
         if connection.state is _OPEN:
             self.fresh += len(new)
 
@@ -215,11 +212,11 @@ class Roster:
         if connection.free:
             bisect.insort(self.available, connection.key)
         self.fresh -= len(connection.free)
-        held = [lane.lease for lane in connection.lanes if lane.lease is not None]
-        self.movers += len(held)
+        leases = [lane.lease for lane in connection.lanes if lane.lease is not None]
+        self.movers += len(leases)
         if connection.idle_since is not None:
             self.leaving[connection.id] = connection
-        return held
+        return leases
 
     def end_free(self, connection: Connection) -> None:
         """Its free lanes will not be granted any more. It is retiring already."""
@@ -253,8 +250,8 @@ class Roster:
     def move_lane(self, lane: Lane, what: LaneInput) -> None:
         """Move a lane by its table."""
         after = advance(LANE_TABLE, lane.state, what)
-        self._lanes[lane.state] -= 1
-        self._lanes[after] += 1
+        self.lanes[lane.state] -= 1
+        self.lanes[after] += 1
         lane.state = after
 
     def take(self, connection: Connection, what: LaneInput) -> Lane:
@@ -283,7 +280,7 @@ class Roster:
     def drop(self, connection: Connection, lane: Lane) -> None:
         """A busy lane ends while its connection lives on."""
         self.move_lane(lane, LaneInput.END)
-        lane.drain_until = math.inf
+        lane.tail_until = math.inf
         connection.busy -= 1
 
     def note_idle(self, connection: Connection, now: float) -> None:
@@ -305,52 +302,10 @@ class Roster:
         """The lease is dead."""
         connection, lane = self.leases.pop(lease)
         self.parked.pop(lease, None)
+        self.unreported.pop(lease, None)
         lane.lease = None
         if connection.state is _RETIRING:
             self.movers -= 1
-
-    # -- the same in one step, for what is usual --------------------------------------------------
-
-    def lend(self, connection: Connection) -> tuple[LeaseId, Lane]:
-        """`take` a lane and `bind` it: *connection* is OPEN, and the last of those available."""
-        free = connection.free
-        lane = free.pop()
-        if not free:
-            self.available.pop()
-        connection.busy += 1
-        connection.idle_since = None
-        self.fresh -= 1
-        self._lent += 1
-        lane.state = _GRANTED
-        lease = lane.lease = next(self._lease_ids)
-        self.leases[lease] = (connection, lane)
-        return lease, lane
-
-    def give_back(self, lease: LeaseId, connection: Connection, lane: Lane, now: float) -> None:
-        """`unbind` the lease of a LEASED lane and `put` that: *connection* is OPEN."""
-        del self.leases[lease]
-        lane.lease = None
-        lane.state = _RELEASED
-        self._lent -= 1
-        self.fresh += 1
-        free = connection.free
-        if not free:
-            available, key = self.available, connection.key
-            if available and key < available[-1]:
-                bisect.insort(available, key)
-            else:
-                available.append(key)
-        free.append(lane)
-        connection.busy -= 1
-        if not connection.busy:
-            connection.idle_since = now
-
-    def pass_on(self, lease: LeaseId, connection: Connection, lane: Lane) -> LeaseId:
-        """Give the lane of *lease* back and lend it at once: *connection* is OPEN, no other is available."""
-        del self.leases[lease]
-        heir = lane.lease = next(self._lease_ids)
-        self.leases[heir] = (connection, lane)
-        return heir
 
     def _remove_available(self, connection: Connection) -> None:
         available, key = self.available, connection.key

@@ -9,8 +9,6 @@ Rules of this module:
 * Whatever takes `now` is an input, so none can be forgotten; questions are not written.
 * What an input led to inside the core is part of that input.
 * A core that is not traced pays nothing.
-* What is tried and left to another input (`try_acquire`, `try_release`) has changed nothing and is
-  not written.
 * No text that came from outside is written: a message of a failed dial decides nothing, and
   might quote what nobody should see.
 """
@@ -35,7 +33,7 @@ from wspool.core.policy import PoolPolicy, Provider
 __all__ = ["INPUTS", "VERSION", "ReplayError", "replay", "trace_core"]
 
 #: Version of the format.
-VERSION: Final = 1
+VERSION: Final = 2
 
 #: The inputs of a core, by name.
 INPUTS: Final = {
@@ -43,9 +41,6 @@ INPUTS: Final = {
     for name, member in inspect.getmembers(PoolCore, inspect.isfunction)
     if not name.startswith("_") and "now" in (signature := inspect.signature(member)).parameters
 }
-
-#: Those that answer False if they did nothing, and give no commands.
-_TRIED: Final = frozenset({"try_acquire", "try_release"})
 
 
 class ReplayError(ValueError):
@@ -85,10 +80,6 @@ def trace_core(core: PoolCore, write: Callable[[str], None], *, warm_up: bool) -
             raise
         finally:
             inside = False
-        if name in _TRIED:
-            if answer is not False:
-                write(json.dumps({**line, "answer": answer}))
-            return answer
         commands: list[Command] = answer
         if name == "begin":
             verdict, commands = answer
@@ -132,7 +123,7 @@ def replay(lines: Iterable[str]) -> int:
                 _feed(core, line)
         except (ValueError, TypeError, LookupError) as error:
             raise ReplayError(number, f"it cannot be replayed: {error!r}") from error
-        if (found := written.pop() if written else {**line, "answer": False}) != line:
+        if (found := written.pop()) != line:
             raise ReplayError(number, f"it says {_difference(line, found)}")
     if core is None:
         raise ReplayError(1, "it is empty")

@@ -1,0 +1,170 @@
+"""What a connection leaves behind when it is over: nothing, however long it might have lived."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, strategies as st
+
+from wspool.core.commands import CloseReason, Command, Dial, HangUp, WaiterId
+from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.lending.alarms import Alarms
+from wspool.core.lending.pool import PoolCore
+from wspool.core.policy import PoolPolicy, Provider
+from wspool.core.states import ConnectionState
+
+DOWN = DialFailure(kind=FailureKind.TRANSIENT, message="no answer", phase="tcp")
+
+#: Short ones, long ones, some beyond what floats can tell apart, one without end.
+LIFETIMES = (20.0, 3600.0, 1e9, 1e15, 1e18, 1e300, math.inf)
+ENDS = ("lost", "hang up", "clear", "retire", "fail")
+
+
+def test_an_alarm_is_the_only_one_of_its_kind() -> None:
+    """Setting it again moves it, and taking it back leaves nothing."""
+    alarms: Alarms[str] = Alarms()
+    alarms.set("tea", 5.0)
+    alarms.set("egg", 4.0)
+    alarms.set("tea", 3.0)
+    alarms.set("hay", math.inf)
+
+    assert (2, 3.0) == (len(alarms), alarms.next())
+    alarms.cancel("egg")
+    alarms.cancel("egg")
+    assert None is alarms.pop_due(2.0)
+    assert "tea" == alarms.pop_due(3.0)
+    assert (0, math.inf, None) == (len(alarms), alarms.next(), alarms.pop_due(math.inf))
+
+
+def test_of_two_alarms_at_once_the_first_that_was_set_rings_first() -> None:
+    """What is watched need not be comparable."""
+    alarms: Alarms[object] = Alarms()
+    things = [object() for _ in range(3)]
+    for thing in things:
+        alarms.set(thing, 1.0)
+
+    assert things == [alarms.pop_due(1.0) for _ in things]
+
+
+def close_all(core: PoolCore, commands: list[Command], now: float) -> None:
+    """Answer every hang-up."""
+    for command in commands:
+        if isinstance(command, HangUp):
+            core.gone(command.connection, now)
+
+
+@given(
+    lifetime=st.sampled_from(LIFETIMES),
+    limits=st.sampled_from(
+        [{}, {"retire_spread": 0.0}, {"turn_reserve": math.inf, "retire_margin": math.inf}]
+    ),
+    steps=st.lists(st.tuples(st.sampled_from(ENDS), st.integers(1, 4), st.floats(0.0, 30.0)), max_size=60),
+)
+def test_nothing_is_kept_of_what_is_over(
+    lifetime: float, limits: dict[str, float], steps: list[tuple[str, int, float]]
+) -> None:
+    """Whatever opens and closes, alarms and calendar know of those that are there and of no others."""
+    provider = Provider(name="test", max_lifetime=lifetime)
+    policy = PoolPolicy(max_size=4, min_idle=0, ping_interval=20.0, leak_after=60.0, **limits)  # type: ignore[arg-type] # all are floats
+    core = PoolCore(policy, provider)
+    now, waiter = 0.0, 0
+    for how, count, pause in steps:
+        for _ in range(count):
+            waiter += 1
+            commands = core.acquire(WaiterId(waiter), now)
+            for command in commands:
+                if isinstance(command, Dial) and how == "fail":
+                    core.dial_failed(command.connection, now, DOWN, 0.0)
+                elif isinstance(command, Dial):
+                    core.connected(command.connection, now, 0.5)
+            if WaiterId(waiter) in core._allocation.waiters:
+                core.abandon(WaiterId(waiter), now)
+        now += pause
+        while core.next_deadline() <= now:
+            close_all(core, core.tick(now), now)
+        for connection, (state, _) in core.states().items():
+            if state is ConnectionState.DIALING:
+                continue  # the replacement of one that retires
+            match how:
+                case "lost":
+                    core.lost(connection, now, 0.5)
+                case "hang up":
+                    close_all(core, core.hang_up(connection, CloseReason.DIRTY, now), now)
+                case "retire":
+                    core.retire(connection, now)
+                case _:
+                    pass
+        if how == "clear":
+            close_all(core, core.clear(now, interrupt=True), now)
+        alive = core.statistics().open + core.statistics().retiring
+        assert len(core._lives.alarms) <= 6 * alive
+        assert len(core._lives.calendar) == (0 if math.isinf(lifetime) else alive)
+
+    close_all(core, core.force(now), now)
+    assert (0, 0) == (len(core._lives.alarms), len(core._lives.calendar))
+    assert {} == core._roster.unreported
+    assert math.inf == core.next_deadline()
+
+
+def test_a_thousand_that_end_together_leave_nothing() -> None:
+    """Not what there was room for while they lived, either."""
+    core = PoolCore(PoolPolicy(max_size=1000, min_idle=1000, dial_concurrency=1000), Provider(name="test"))
+    for command in core.start(0.0):
+        assert isinstance(command, Dial)
+        core.connected(command.connection, 0.0, command.connection / 1000 % 1)
+    close_all(core, core.force(1.0), 1.0)
+
+    assert (0, 0) == (len(core._lives.alarms), len(core._lives.calendar))
+
+
+def test_a_lease_that_ends_is_not_waited_for() -> None:
+    """A report that nobody will make is forgotten with its lease, not when it would have been due."""
+    core = PoolCore(PoolPolicy(max_size=1, min_idle=0, leak_after=3600.0), Provider(name="test"))
+    for number in range(1, 1001):
+        for command in core.acquire(WaiterId(number), 0.0):
+            if isinstance(command, Dial):
+                core.connected(command.connection, 0.0, 0.5)
+        (lease,) = core._roster.leases
+        core.release(lease, 0.0)
+
+    assert {} == core._roster.unreported
+
+
+@pytest.mark.parametrize("lifetime", LIFETIMES)
+@pytest.mark.parametrize(
+    "limits", [{}, {"turn_reserve": math.inf}, {"retire_margin": math.inf}, {"retire_spread": math.inf}]
+)
+def test_a_schedule_is_made_of_numbers(lifetime: float, limits: dict[str, float]) -> None:
+    """In order, and without the difference of two infinities, whatever a policy asks for."""
+    policy = PoolPolicy(**limits)  # type: ignore[arg-type] # all are floats
+    schedule = policy.schedule(Provider(name="test", max_lifetime=lifetime))
+
+    assert (
+        0
+        <= schedule.retire_from
+        <= schedule.retire_to
+        <= schedule.last_start
+        <= schedule.lifetime
+        == lifetime
+    )
+    assert 0 <= schedule.spread < math.inf
+
+
+def test_a_life_without_end_is_as_long_as_anybody_asks() -> None:
+    """Every connection has enough of it left, and the pool may be made larger."""
+    core = PoolCore(
+        PoolPolicy(max_size=1, min_idle=0, max_lifetime=math.inf),
+        Provider(name="test", max_lifetime=math.inf),
+    )
+    core.acquire(WaiterId(1), 0.0)
+    for connection in core.states():
+        core.connected(connection, 0.0, 0.5)
+    core.resize(1.0, max_size=2)
+    (lease,) = core._roster.leases
+    core.release(lease, 2.0)
+
+    assert 1 == core.statistics().idle
+    core.acquire(WaiterId(2), 3.0, min_remaining=1e12)
+    assert 1 == core.statistics().leased
+    assert 0.0 == core._lives.calendar.gap

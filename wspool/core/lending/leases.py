@@ -1,0 +1,128 @@
+"""Leases: what becomes of a lane while somebody has it, from its first turn to its return.
+
+Rules of this module (each is an invariant of the specification machine):
+
+* A lane has one turn at a time, and none starts that may not end before its connection does.
+* Only a provably clean lane becomes free again; when in doubt, hang up. What is given up midway is hung
+  up on or drained, as the policy says; where lanes share a connection it is always drained, since one
+  cannot be dropped without its siblings.
+* A lane that was given up on for good says nothing more: the late end of what was on it is ignored.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Final
+
+from wspool.core.commands import CloseReason, Command, LaneId, LeaseId
+from wspool.core.lending.allocation import Allocation
+from wspool.core.lending.lives import Lives
+from wspool.core.lending.roster import Connection, Roster
+from wspool.core.lending.tally import Tally
+from wspool.core.policy import OnCancel
+from wspool.core.states import LANE_TABLE, ConnectionState, LaneInput, LaneState, advance
+
+__all__ = ["Leases", "Verdict"]
+
+# A member of an enum is looked up by a function call in Python 3.11, a global is not.
+_IDLE: Final = LaneState.IDLE
+_IN_FLIGHT: Final = LaneState.IN_FLIGHT
+_RELEASE: Final = LaneInput.RELEASE
+
+
+class Verdict(enum.Enum):
+    """Whether a turn may start on a lease."""
+
+    #: It has started.
+    GO = "go"
+    #: It has not: take another lease. The connection may end before the turn does, or another
+    #: one is ready in its place, or somebody else starves for it.
+    MOVE = "move"
+
+
+class Leases:
+    """What holders do with their lanes.
+
+    Args:
+        on_cancel: what becomes of a connection with one lane whose turn is given up.
+        roster: the connections.
+        lives: their lives.
+        allocation: who gets what comes back.
+        tally: where turns and returns are counted.
+    """
+
+    def __init__(
+        self, on_cancel: OnCancel, roster: Roster, lives: Lives, allocation: Allocation, tally: Tally
+    ) -> None:
+        self._on_cancel = on_cancel
+        self._roster = roster
+        self._lives = lives
+        self._allocation = allocation
+        self._tally = tally
+
+    def begin(self, lease: LeaseId, now: float, commands: list[Command], *, movable: bool) -> Verdict:
+        """Start a turn, unless it had better be on another lease. See `PoolCore.begin`."""
+        connection, lane = self._roster.lease(lease)
+        advance(LANE_TABLE, lane.state, LaneInput.START)  # illegal before anything else
+        if now >= connection.last_start:
+            return Verdict.MOVE
+        retiring = connection.state is ConnectionState.RETIRING
+        replaced = retiring and self._roster.fresh > 0 and not self._allocation.waiters
+        if movable and (now >= connection.grant_end or replaced):
+            return Verdict.MOVE
+        if lane.state is LaneState.PARKED:
+            if self._allocation.yields(lease, now, commands):
+                return Verdict.MOVE
+            del self._roster.parked[lease]
+        self._roster.move_lane(lane, LaneInput.START)
+        connection.used = True
+        self._tally.turns += 1
+        return Verdict.GO
+
+    def park(self, lease: LeaseId, now: float, commands: list[Command]) -> None:
+        """No turn will start for a while."""
+        connection, lane = self._roster.lease(lease)
+        self._roster.move_lane(lane, LaneInput.PARK)
+        self._roster.parked[lease] = now
+        if now >= connection.grant_end:
+            self._lives.end_grants(connection, commands)  # of no use to anybody any more
+
+    def finished(self, connection: Connection, number: LaneId, now: float, commands: list[Command]) -> bool:
+        """The end of what was on a lane has come; return False if nobody waits for it any longer."""
+        lane = connection.lanes[number]
+        if lane.state is LaneState.DEAD:
+            return False
+        self._roster.move_lane(lane, LaneInput.FINISH)
+        connection.used = True
+        lane.tail_until = math.inf
+        if lane.state is _IDLE:  # a warm-up, or a tail whose holder has left
+            self._allocation.freed(connection, lane, now, commands)
+        self._lives.check_expiry(connection, now, commands)
+        return True
+
+    def give_up(self, lease: LeaseId, now: float, commands: list[Command]) -> None:
+        """Nobody wants the rest of the turn."""
+        connection, lane = self._roster.lease(lease)
+        advance(LANE_TABLE, lane.state, LaneInput.ABANDON)
+        if self._on_cancel == "hang_up" and len(connection.lanes) == 1:
+            self._lives.hang_up(connection, CloseReason.DIRTY, commands, polite=False)
+        else:
+            self._roster.move_lane(lane, LaneInput.ABANDON)
+            self._lives.bound_tail(connection, lane, now)
+
+    def release(self, lease: LeaseId, now: float, commands: list[Command]) -> None:
+        """The holder of a live lease leaves."""
+        roster = self._roster
+        connection, lane = roster.lease(lease)
+        if lane.state is _IN_FLIGHT:
+            self.give_up(lease, now, commands)
+            if not roster.is_live(lease):
+                return
+        roster.move_lane(lane, _RELEASE)
+        roster.unbind(lease)
+        self._tally.released += 1
+        if lane.state is _IDLE:
+            self._allocation.freed(connection, lane, now, commands)
+        if self._allocation.closing and connection.usable and not connection.leased:
+            self._lives.hang_up(connection, CloseReason.POOL_CLOSED, commands)
