@@ -320,7 +320,6 @@ class _LeaseDriver:
         return await self._lease.steer(items, self.attempt)
 
     def leave(self) -> None:
-        self._owner.check_use()
         lease, attempt = self._lease, self.attempt
         if attempt is None:
             return

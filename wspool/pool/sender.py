@@ -37,12 +37,11 @@ class Sender:
         self._reading = reading
         self._sending = trio.StrictFIFOLock()
 
-    async def send(self, message: bytes, attempt: Attempt, *, apart: bool) -> None:
+    def send(self, message: bytes, attempt: Attempt, *, apart: bool) -> Awaitable[object]:
         """Put the request of *attempt* on the wire. See `Connection.send`."""
         if apart:
-            await self._hand_over(self._send_apart, message, attempt)
-            return
-        await self._transmit(message, attempt.machine.handed)
+            return self._hand_over(self._send_apart, message, attempt)
+        return self._transmit(message, attempt.machine.handed)
 
     async def steer(self, message: bytes, attempt: Attempt, steer: Steer) -> bool:
         """Put a steer for *attempt* on the wire. See `Connection.steer`."""
