@@ -178,6 +178,8 @@ class Lease:
         except WireClosedError as error:
             attempt.lose(error.code, error.reason)
             raise lost("the connection died before the input was sent", attempt) from None
+        if not sent and attempt.lost:
+            raise lost("the connection died before the input was sent", attempt)
         if not sent:
             raise refused_steer("its response has ended", code="response_not_active")
         await attempt.until(lambda: steer.state != "sent")

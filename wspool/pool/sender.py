@@ -46,7 +46,11 @@ class Sender:
     async def steer(self, message: bytes, attempt: Attempt, steer: Steer) -> bool:
         """Put a steer for *attempt* on the wire. See `Connection.steer`."""
         handed: list[bool] = []
-        await self._hand_over(self._send_steer, message, attempt, steer, handed)
+        try:
+            await self._hand_over(self._send_steer, message, attempt, steer, handed)
+        except trio.Cancelled:
+            handed.append(False)  # if its turn has not come yet, it never does
+            raise
         return handed == [True]
 
     async def _hand_over(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
@@ -78,7 +82,8 @@ class Sender:
 
     async def _send_steer(self, message: bytes, attempt: Attempt, steer: Steer, handed: list[bool]) -> None:
         def begin() -> bool:
-            begun = not attempt.ended and attempt.machine.steer(steer)
+            wanted = not (handed or attempt.ended or attempt.given_up)
+            begun = wanted and attempt.machine.steer(steer)
             handed.append(begun)
             return begun
 
