@@ -270,3 +270,24 @@ async def test_a_dial_that_comes_too_late_for_its_pool_fails(distance, autojump_
 
     assert told
     assert not any("RuntimeError" in word for word in told)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_leak_is_told_even_of_a_lease_whose_holder_has_not_run_yet(seed, autojump_clock) -> None:
+    """A program that is kept busy for longer than `leak_after` in the moment of a hand-off loses no pool."""
+    connector = FakeConnector(echo)
+    async with fake_pool(connector, limits=policy(max_size=1, leak_after=1.0)) as pool:
+        lease = await pool.acquire()
+
+        async def wait() -> None:
+            async with pool.lease():
+                await trio.sleep(5)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await settled()
+            lease.release()
+            autojump_clock.jump(2.0)
+            await settled()
+        async with pool.lease():
+            pass

@@ -60,38 +60,28 @@ ENTRIES = [(kind.__name__, name) for kind in KINDS for name in entries(kind)]
 ENTRIES += [("Pool", name) for name in ("lease", "lease_nowait", "conversation")]
 
 
-def call_in_a_thread(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Call it as a thread without trio would; what needs a trio run gets one of its own."""
-    returned = None
-
-    async def enter() -> None:
-        if inspect.isawaitable(returned):
-            await returned
-        elif hasattr(returned, "__aenter__"):
-            async with returned:
-                pass
-
-    returned = method(*args, **kwargs)
-    if inspect.isawaitable(returned) or hasattr(returned, "__aenter__"):
-        trio.run(enter)
+async def entered(returned: Any) -> None:
+    """Go on with what a method returned: await it, or enter its block."""
+    if inspect.isawaitable(returned):
+        await returned
+    elif hasattr(returned, "__aenter__"):
+        async with returned:
+            pass
     elif hasattr(returned, "__enter__"):
         with returned:
             pass
+
+
+def call_in_a_thread(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Call it as a thread without trio would; only what it returns gets a trio run of its own."""
+    trio.run(entered, method(*args, **kwargs))
 
 
 def call_in_another_run(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Call it inside another trio run."""
 
     async def main() -> None:
-        returned = method(*args, **kwargs)
-        if inspect.isawaitable(returned):
-            await returned
-        elif hasattr(returned, "__aenter__"):
-            async with returned:
-                pass
-        elif hasattr(returned, "__enter__"):
-            with returned:
-                pass
+        await entered(method(*args, **kwargs))
 
     trio.run(main)
 

@@ -38,7 +38,7 @@ SEEDS = range(1, 21)
 POOL, ROSTER, OUTAGE = "wspool.core.lending.pool", "wspool.core.lending.roster", "wspool.core.outage"
 ALLOCATION, LIVES = "wspool.core.lending.allocation", "wspool.core.lending.lives"
 SHELL, CONNECTION, LEASE = "wspool.pool.shell", "wspool.pool.connection", "wspool.pool.lease"
-ROUTER = "wspool.pool.router"
+ROUTER, CLOCK = "wspool.pool.router", "wspool.pool.clock"
 
 
 @attrs.frozen
@@ -449,12 +449,12 @@ MUTANTS = [
         "others = commands[:index] + commands[index + 1 :]",
         "others = commands[:index]",
     ),
-    Mutant("the timekeeper is not woken", SHELL, "            self._wake_up.set()\n", "            pass\n"),
+    Mutant("the timekeeper is not woken", CLOCK, "            self._wake_up.set()\n", "            pass\n"),
     Mutant(
         "the timekeeper asks without telling",
-        SHELL,
-        "self._perform(self.core.tick(max(deadline, self.now())))",
-        "self.core.tick(max(deadline, self.now()))",
+        CLOCK,
+        "self._perform(self._core.tick(max(deadline, self._clock.now())))",
+        "self._core.tick(max(deadline, self._clock.now()))",
     ),
     Mutant(
         "a lease is not released when its body crashes",

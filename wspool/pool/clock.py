@@ -1,21 +1,25 @@
-"""The pool's clock: trio's, and how long the machine was suspended, which trio's does not see on Linux.
+"""The pool's time: a clock that knows of suspensions, and the one task that waits for what is due.
 
-A laptop that wakes after two hours finds its connections older than its timers say: the
-server's clock went on. `CLOCK_BOOTTIME` counts those hours, `CLOCK_MONOTONIC`, which trio
-uses, does not. Their difference, since the pool was opened, is what is missing.
+The clock is trio's, and how long the machine was suspended, which trio's does not see on Linux. A
+laptop that wakes after two hours finds its connections older than its timers say: the server's clock
+went on. `CLOCK_BOOTTIME` counts those hours, `CLOCK_MONOTONIC`, which trio uses, does not. Their
+difference, since the pool was opened, is what is missing.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 import trio
 
-__all__ = ["PoolClock", "suspension"]
+from wspool.core.commands import Command
+from wspool.core.lending.pool import PoolCore
+
+__all__ = ["PoolClock", "Timekeeper", "suspension"]
 
 #: Less than this is the noise of reading two clocks, in seconds.
 _NOISE: Final = 0.1
@@ -48,6 +52,45 @@ class PoolClock:
             self._look_at = now + _RESOLUTION
             self.asleep = max(self.asleep, self._suspended())
         return now + self.asleep
+
+
+class Timekeeper:
+    """Sleeps until something is due, and lets the core decide on it.
+
+    Args:
+        core: what decides.
+        clock: the pool's clock.
+        perform: performs what the core decides.
+    """
+
+    __slots__ = ("_clock", "_core", "_perform", "_sleeping_until", "_wake_up")
+
+    def __init__(
+        self, core: PoolCore, clock: PoolClock, perform: Callable[[Sequence[Command]], None]
+    ) -> None:
+        self._core = core
+        self._clock = clock
+        self._perform = perform
+        self._sleeping_until = math.inf
+        self._wake_up = trio.Event()
+
+    def look(self) -> None:
+        """Something has been decided: wake up if it is due sooner than what is slept for. Never waits."""
+        if self._core.is_due_before(self._sleeping_until):
+            self._wake_up.set()
+
+    async def run(self) -> None:
+        """Keep time until cancelled."""
+        while True:
+            deadline = self._sleeping_until = self._core.next_deadline()
+            self._wake_up = trio.Event()
+            with trio.move_on_at(deadline - self._clock.asleep) as scope:
+                await self._wake_up.wait()
+            # Never a time before the deadline that was asked for, however floats round. What was due then
+            # may have been put off meanwhile, which is no reason to do anything now.
+            now = max(deadline, self._clock.now())
+            if scope.cancelled_caught and self._core.next_deadline() <= now:
+                self._perform(self._core.tick(now))
 
 
 def suspension(

@@ -1,4 +1,4 @@
-"""Instrument: what an observer of a pool may override."""
+"""Instrument: what an observer of a pool may override, and who tells it, and the log, what happens."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Callable
 from traceback import StackSummary
 from typing import ParamSpec
 
+from wspool.core.commands import LeaseId
+from wspool.core.failures import DialFailure
 from wspool.core.statistics import DialRecord, Move, TurnRecord
+from wspool.pool.leaks import Borrowers
 
-__all__ = ["Instrument", "watch"]
+__all__ = ["Announcer", "Instrument", "watch"]
 
 logger = logging.getLogger("wspool.pool")
 
@@ -53,3 +56,51 @@ def watch(tell: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None
         tell(*args, **kwargs)
     except Exception:
         logger.exception("the pool's instrument failed; the pool is not affected")
+
+
+class Announcer:
+    """Tells the log and the instrument of one pool.
+
+    Args:
+        instrument: watches the pool.
+        leak_after: seconds after which a lease counts as leaking, if that is looked for.
+
+    Attributes:
+        borrowers: who has which lease, if that is looked for.
+    """
+
+    def __init__(self, instrument: Instrument, leak_after: float | None) -> None:
+        self._instrument = instrument
+        self._leak_after = leak_after
+        self.borrowers = None if leak_after is None else Borrowers()
+
+    def record(self, record: TurnRecord) -> None:
+        """A turn has ended."""
+        watch(self._instrument.turn_ended, record)
+
+    def moved(self, move: Move) -> None:
+        """A conversation goes on on another connection."""
+        watch(self._instrument.conversation_moved, move)
+
+    def degraded(self, failure: DialFailure) -> None:
+        """The endpoint is down."""
+        logger.warning("the endpoint is down: %s", failure.message)
+        watch(self._instrument.pool_degraded, failure.message)
+
+    def recovered(self, lasted: float) -> None:
+        """The endpoint is back after *lasted* seconds."""
+        logger.warning("the endpoint is back after %.1f s", lasted)
+        watch(self._instrument.pool_recovered, lasted)
+
+    def leaking(self, lease: LeaseId) -> None:
+        """*lease* is held for too long."""
+        if self.borrowers is None:
+            raise AssertionError("bug: a leak was reported that nobody asked for")
+        stack = self.borrowers.stack(lease)
+        logger.warning(
+            "lease %s is held for longer than leak_after=%g s; it was borrowed here:\n%s",
+            lease,
+            self._leak_after,
+            "".join(stack.format()),
+        )
+        watch(self._instrument.lease_leaking, lease, stack)

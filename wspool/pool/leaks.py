@@ -30,9 +30,10 @@ class Borrowers:
         self._lines.pop(lease, None)
 
     def stack(self, lease: LeaseId) -> traceback.StackSummary:
-        """Return the lines that borrowed *lease*, the innermost last."""
+        """Return the lines that borrowed *lease*, the innermost last; none if its task has not run since."""
+        lines = self._lines.get(lease, [])
         return traceback.StackSummary.from_list(
-            [(code.co_filename, line, code.co_name, None) for code, line in reversed(self._lines[lease])]
+            [(code.co_filename, line, code.co_name, None) for code, line in reversed(lines)]
         )
 
 

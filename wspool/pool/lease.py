@@ -180,6 +180,8 @@ class Lease:
         except WireClosedError as error:
             attempt.lose(error.code, error.reason)
             raise lost("the connection died before the input was sent", attempt) from None
+        if not sent and attempt.lost:
+            raise lost("the connection died before the input was sent", attempt)
         if not sent:
             raise refused_steer("its response has ended", code="response_not_active")
         await attempt.until(lambda: steer.state != "sent")
@@ -324,7 +326,6 @@ class _LeaseDriver:
         return await self._lease.steer(items, self.attempt)
 
     def leave(self) -> None:
-        self._owner.check_use()
         lease, attempt = self._lease, self.attempt
         if attempt is None:
             return

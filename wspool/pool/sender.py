@@ -37,18 +37,21 @@ class Sender:
         self._reading = reading
         self._sending = trio.StrictFIFOLock()
 
-    async def send(self, message: bytes, attempt: Attempt, *, apart: bool) -> None:
+    def send(self, message: bytes, attempt: Attempt, *, apart: bool) -> Awaitable[object]:
         """Put the request of *attempt* on the wire. See `Connection.send`."""
         attempt.machine.begin_on(self._link.past, exact=self._link.host.provider.trust == "exact")
         if apart:
-            await self._hand_over(self._send_apart, message, attempt)
-            return
-        await self._transmit(message, attempt.machine.handed)
+            return self._hand_over(self._send_apart, message, attempt)
+        return self._transmit(message, attempt.machine.handed)
 
     async def steer(self, message: bytes, attempt: Attempt, steer: Steer) -> bool:
         """Put a steer for *attempt* on the wire. See `Connection.steer`."""
         handed: list[bool] = []
-        await self._hand_over(self._send_steer, message, attempt, steer, handed)
+        try:
+            await self._hand_over(self._send_steer, message, attempt, steer, handed)
+        except trio.Cancelled:
+            handed.append(False)  # if its turn has not come yet, it never does
+            raise
         return handed == [True]
 
     async def _hand_over(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
@@ -80,7 +83,8 @@ class Sender:
 
     async def _send_steer(self, message: bytes, attempt: Attempt, steer: Steer, handed: list[bool]) -> None:
         def begin() -> bool:
-            begun = not attempt.ended and attempt.machine.steer(steer)
+            wanted = not (handed or attempt.ended or attempt.given_up)
+            begun = wanted and attempt.machine.steer(steer)
             handed.append(begun)
             return begun
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import os
 import random
 from collections import deque
@@ -45,12 +44,11 @@ from wspool.core.lending.trace import trace_core
 from wspool.core.sending.replay import RetryBudget
 from wspool.core.statistics import Move, TurnRecord
 from wspool.errors import ForeignUseError, PoolClosedError, WsPoolError
-from wspool.pool.clock import PoolClock, suspension
+from wspool.pool.clock import PoolClock, Timekeeper, suspension
 from wspool.pool.connection import Connection
 from wspool.pool.credentials import forget
 from wspool.pool.dialer import Dialer, classified
-from wspool.pool.instrument import watch
-from wspool.pool.leaks import Borrowers
+from wspool.pool.instrument import Announcer, watch
 from wspool.pool.lease import Lease, LeaseBlock
 from wspool.pool.link import Link
 from wspool.pool.outcome import refusal
@@ -93,7 +91,8 @@ class Shell:
         if setup.trace is not None:
             write = setup.trace
             trace_core(self.core, lambda line: watch(write, line), warm_up=setup.warm_up is not None)
-        self.borrowers = None if setup.policy.leak_after is None else Borrowers()
+        self._announcer = Announcer(setup.instrument, setup.policy.leak_after)
+        self.borrowers = self._announcer.borrowers
         self._connections: dict[ConnectionId, Connection] = {}
         self._leases: dict[LeaseId, Lease] = {}
         self._parked: dict[WaiterId, trio.lowlevel.Task] = {}
@@ -111,11 +110,10 @@ class Shell:
         self._changed = trio.Event()
         self._watchers = 0
         self.budget = RetryBudget()
-        self._sleeping_until = math.inf
-        self._wake_up = trio.Event()
         self._home = trio.lowlevel.current_trio_token(), os.getpid()
         self._clock = PoolClock(suspension())
         self.now = self._clock.now
+        self._timekeeper = Timekeeper(self.core, self._clock, self._perform)
         # Spreads retirements and retries; nothing secret depends on it.
         self._random = random.Random()
 
@@ -228,12 +226,12 @@ class Shell:
         self._perform(self.core.release(lease, self.now()))
 
     def moved(self, move: Move) -> None:
-        """Show *move* to the instrument."""
-        watch(self._setup.instrument.conversation_moved, move)
+        """A conversation goes on on another connection."""
+        self._announcer.moved(move)
 
     def record(self, record: TurnRecord) -> None:
-        """Show *record* to the instrument."""
-        watch(self._setup.instrument.turn_ended, record)
+        """A turn has ended."""
+        self._announcer.record(record)
 
     def next_conversation(self) -> int:
         """Return the number of a new conversation."""
@@ -275,7 +273,7 @@ class Shell:
                 async with trio.open_nursery() as services:
                     self._services = services
                     self.step(self.core.start)
-                    services.start_soon(self._keep_time)
+                    services.start_soon(self._timekeeper.run)
                     self.running = True
                     self.serving.set()
             finally:
@@ -333,8 +331,7 @@ class Shell:
                 self._performing = False
         if self._watchers:
             self._tell_watchers()
-        if self.core.is_due_before(self._sleeping_until):
-            self._wake_up.set()
+        self._timekeeper.look()
 
     def _do(self, command: Command) -> None:
         match command:
@@ -355,13 +352,11 @@ class Shell:
                 if (taken := self._leases.pop(lease, None)) is not None:
                     taken.taken = True
             case Leaking(lease=lease):
-                self._report_leak(lease)
+                self._announcer.leaking(lease)
             case Degraded(failure=failure):
-                logger.warning("the endpoint is down: %s", failure.message)
-                watch(self._setup.instrument.pool_degraded, failure.message)
+                self._announcer.degraded(failure)
             case Recovered(lasted=lasted):
-                logger.warning("the endpoint is back after %.1f s", lasted)
-                watch(self._setup.instrument.pool_recovered, lasted)
+                self._announcer.recovered(lasted)
             case _:
                 assert_never(command)
 
@@ -395,18 +390,6 @@ class Shell:
                     keep_alive(connection)
         except Exception as error:
             connection.crash(error)
-
-    def _report_leak(self, lease: LeaseId) -> None:
-        if self.borrowers is None:
-            raise AssertionError("bug: a leak was reported that nobody asked for")
-        stack = self.borrowers.stack(lease)
-        logger.warning(
-            "lease %s is held for longer than leak_after=%g s; it was borrowed here:\n%s",
-            lease,
-            self.policy.leak_after,
-            "".join(stack.format()),
-        )
-        watch(self._setup.instrument.lease_leaking, lease, stack)
 
     def _tell_watchers(self) -> None:
         self._changed.set()
@@ -443,14 +426,3 @@ class Shell:
     def refusal(self, command: Refuse) -> WsPoolError:
         """Return the error that tells of *command*."""
         return refusal(command, self.core.statistics(), self._last_failure)
-
-    async def _keep_time(self) -> None:
-        while True:
-            deadline = self._sleeping_until = self.core.next_deadline()
-            self._wake_up = trio.Event()
-            with trio.move_on_at(deadline - self._clock.asleep) as scope:
-                await self._wake_up.wait()
-            # Never a time before the deadline that was asked for, however floats round. What was due then may
-            # have been put off meanwhile, which is no reason to wake up before, nor to do anything now.
-            if scope.cancelled_caught and self.core.next_deadline() <= (now := max(deadline, self.now())):
-                self._perform(self.core.tick(now))
