@@ -16,7 +16,8 @@ from wspool.core.sending.chain import Chain, Item, as_items
 from wspool.core.statistics import ConversationStatistics
 from wspool.errors import MaxTurnsError, ResponseFailedError, TurnLostError
 from wspool.pool.compaction import compacted
-from wspool.pool.continuity import Continuity, ContinuityOwner, ContinuousTurn
+from wspool.pool.continuity import Continuity, ContinuityOwner
+from wspool.pool.driver import ContinuousTurn
 from wspool.pool.tools import Tool, ToolErrors, call_tools, open_calls, tool_calls
 from wspool.pool.turn import Turn
 
