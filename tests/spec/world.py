@@ -52,6 +52,8 @@ class Lane:
     #: The rest of a turn was not waited for any longer, and may still come.
     late: bool = False
     parked_at: float | None = None
+    #: The turn on it was begun by a holder who can go on elsewhere.
+    movable: bool = False
     drain_until: float = math.inf
 
 

@@ -26,7 +26,15 @@ from wspool.core.commands import CloseReason, ConnectionId, LaneId
 from wspool.core.events.naming import Naming, lane_name, learn
 from wspool.core.events.steering import Steer, steer_of
 from wspool.core.events.turn import Reception, TurnState, is_about_connection
-from wspool.core.frames import Event, MalformedMessageError, encode, lane_of, parse_error, parse_event
+from wspool.core.frames import (
+    Event,
+    MalformedMessageError,
+    ServerError,
+    encode,
+    lane_of,
+    parse_error,
+    parse_event,
+)
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.sending.chain import WarmUp
 from wspool.core.sending.replay import MESSAGE_TOO_BIG
@@ -65,6 +73,7 @@ class Owner(Protocol):
     provider: Provider
 
     def now(self) -> float: ...
+    def hold(self, seconds: float) -> None: ...
     async def dial(self, connection: Connection, nursery: trio.Nursery) -> Wire: ...
     def on_connected(self, connection: Connection) -> None: ...
     def on_dial_failed(self, connection: Connection, error: ConnectError) -> None: ...
@@ -468,6 +477,8 @@ class Connection:
             # Only error frames hold dates.
             wall_clock = time.time() if event.type in _WITH_HINTS else 0.0
             reception = attempt.feed(event, wall_clock)
+            if wall_clock:
+                self._heed(attempt.machine.error)
         except MalformedMessageError as error:
             logger.debug("connection %s: %s: %s", self.id, error, self._quote(message))
             # Not what it said: that may be somebody else's.
@@ -506,6 +517,11 @@ class Connection:
             case Reception.IGNORE:
                 pass
         return attempt
+
+    def _heed(self, error: ServerError | None) -> None:
+        """What one turn is asked to wait, the whole endpoint waits."""
+        if error is not None and error.may_pass and error.retry_after:
+            self._owner.hold(error.retry_after)
 
     def _name(self, event: Event) -> str:
         """The type of *event*, for a text of ours."""

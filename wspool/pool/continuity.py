@@ -1,18 +1,25 @@
-"""Continuity: what a conversation carries from turn to turn: its chain, its lease, its account."""
+"""Continuity: what a conversation carries from turn to turn: its chain, its lease, its account.
+
+Rules of this module:
+
+* One turn, or one compaction, has the conversation to itself. What it does is an errand, which ends when it
+  is left and when the conversation is closed.
+* A lane is kept between turns, for what it remembers. The pool parks it as soon as its turn has ended,
+  however that was, so others who starve may take it (`PoolCore.finished`). A lane on which no turn was
+  begun remembers nothing: it goes back as soon as none is about to begin.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Protocol
 
 import trio
 
-from wspool.core.policy import PoolPolicy
 from wspool.core.sending.chain import Chain
-from wspool.core.sending.replay import RetryBudget
+from wspool.core.sending.replay import Resends
 from wspool.core.statistics import ConversationStatistics, Move, MoveReason, TurnRecord
 from wspool.errors import PoolClosedError, TurnInFlightError
+from wspool.pool.errands import Errand, Errands
 from wspool.pool.lease import Lease
 from wspool.wire.answer import Answer
 
@@ -22,15 +29,15 @@ __all__ = ["Continuity", "ContinuityOwner"]
 class ContinuityOwner(Protocol):
     """What a conversation needs of its pool."""
 
-    policy: PoolPolicy
-    budget: RetryBudget
+    errands: Errands
 
+    def check_use(self) -> None: ...
     def next_conversation(self) -> int: ...
-    def hold(self, seconds: float) -> None: ...
-    async def until_held(self) -> None: ...
+    def resends(self) -> Resends: ...
     def jitter(self) -> float: ...
     async def acquire(self) -> Lease: ...
     async def post(self, suffix: str, body: bytes) -> Answer: ...
+    def hold(self, seconds: float) -> None: ...
     def moved(self, move: Move) -> None: ...
     def record(self, record: TurnRecord) -> None: ...
 
@@ -40,7 +47,6 @@ class Continuity:
 
     Attributes:
         chain: lineage and history.
-        in_turn: True while a turn has not been left.
         closed: True once no further turn is possible.
         last_connection: number of the connection it was on last.
         waited: seconds in line so far.
@@ -50,65 +56,94 @@ class Continuity:
         self.owner = owner
         self.number = number
         self.chain = chain
-        self.in_turn = False
         self.closed = False
         self.last_connection: int | None = None
         self.waited = 0.0
         self.turns = self.delta_turns = self.full_turns = 0
         self.moves = self.rotations = self.retries = self.tool_calls = self.bytes_sent = self.bytes_saved = 0
+        #: What has the conversation to itself.
+        self._errand: Errand | None = None
         self._lease: Lease | None = None
+        #: True while no turn was begun on the lease.
+        self._unused = True
         self._why: MoveReason = "lost"
 
-    @contextmanager
-    def exclusive(self) -> Generator[None, None, None]:
-        """Keep turns out for the length of a `with` block.
+    @property
+    def in_turn(self) -> bool:
+        """Whether something has the conversation to itself."""
+        return self._errand is not None
+
+    def enter(self) -> Errand:
+        """Begin a turn, or what excludes one.
 
         Raises:
             PoolClosedError, TurnInFlightError: now is no time for it.
         """
-        self.enter()
-        try:
-            yield
-        finally:
-            self.in_turn = False
-
-    def enter(self) -> None:
-        """Begin a turn, or what excludes one. Raises what `exclusive` raises."""
         if self.closed:
             raise PoolClosedError("the conversation is closed; nothing was sent")
-        if self.in_turn:
+        if self._errand is not None:
             raise TurnInFlightError("a turn of this conversation has not ended; nothing was sent")
-        self.in_turn = True
+        self._errand = Errand()
+        return self._errand
 
-    async def take_lease(self) -> Lease:
-        """Return a lease on which a turn can be tried, waiting in line if there is none."""
-        await trio.lowlevel.checkpoint()
+    def leave(self, errand: Errand) -> None:
+        """End what began with *errand*."""
+        errand.stop("the turn is over")
+        if self._errand is errand:
+            self._errand = None
+            self.rest()
+
+    def close(self) -> None:
+        """Give the lease back, and end whatever is going on: no further turn is possible."""
+        self.closed = True
+        if self._errand is not None:
+            self._errand.stop("the conversation is closed")
         lease = self._lease
-        if lease is not None and lease.alive and lease.lane.attempt is None:
-            return lease
-        # None yet, lost, taken, or still busy with the rest of a turn that was given up.
-        if lease is not None:
+        if lease is not None and lease.alive and (attempt := lease.lane.attempt) is not None:
+            # The lane may be drained, which is nothing to whoever reads the turn.
+            attempt.forsake("the conversation was closed")
+            lease.give_up(attempt)
+        self.drop_lease()
+
+    def usable_lease(self) -> Lease | None:
+        """Return its lease if a turn can be tried on it; give it back if not."""
+        lease = self._lease
+        if lease is not None and not (lease.alive and lease.lane.attempt is None):
+            # Lost, taken, or still busy with the rest of a turn that was given up.
             self.drop_lease(_reason(lease))
+        return self._lease
+
+    async def take_lease(self, errand: Errand) -> None:
+        """Wait in line for a lease. By the time it is looked at it may be of no use.
+
+        Raises:
+            LeaseRefusedError, PoolClosedError: there is none.
+        """
         since = trio.current_time()
-        while True:
-            lease = self._lease = await self.owner.acquire()
-            if lease.alive:
-                break
-            self.drop_lease()  # its connection died in the very moment of the grant
+        with self.owner.errands.waiting(errand):
+            lease = await self.owner.acquire()
+            # No checkpoint between the grant and these lines.
+            if errand.stopped:
+                lease.release()  # it was granted in the step in which nobody wanted it any more
+            else:
+                self._lease, self._unused = lease, True
         self.waited += trio.current_time() - since
-        if self.last_connection is not None and self.last_connection != lease.connection:
+
+    def begun(self, lease: Lease) -> None:
+        """A turn has begun on *lease*, its own."""
+        self._unused = False
+        before, self.last_connection = self.last_connection, lease.connection
+        if before is not None and before != lease.connection:
             self.moves += 1
             self.rotations += self._why == "rotation"
             self.owner.moved(
-                Move(
-                    conversation=self.number,
-                    before=self.last_connection,
-                    after=lease.connection,
-                    reason=self._why,
-                )
+                Move(conversation=self.number, before=before, after=lease.connection, reason=self._why)
             )
-        self.last_connection = lease.connection
-        return lease
+
+    def rest(self) -> None:
+        """No turn is about to begin: a lane on which none was begun goes back to those in line."""
+        if self._unused:
+            self.drop_lease()
 
     def drop_lease(self, why: MoveReason | None = None) -> None:
         """Give the lease back, if there is one.

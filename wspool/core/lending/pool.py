@@ -261,13 +261,16 @@ class PoolCore(Allocation):
 
     def park(self, lease: LeaseId, now: float) -> list[Command]:
         """The holder is busy elsewhere: it keeps its lane unless somebody starves."""
+        commands: list[Command] = []
+        self._park(lease, now, commands)
+        return self._settle(now, commands)
+
+    def _park(self, lease: LeaseId, now: float, commands: list[Command]) -> None:
         connection, lane = self._roster.lease(lease)
         self._roster.move_lane(lane, LaneInput.PARK)
         self._roster.parked[lease] = now
-        commands: list[Command] = []
         if now >= connection.grant_end:
             self._lives.end_grants(connection, commands)  # of no use to anybody any more
-        return self._settle(now, commands)
 
     def begin(self, lease: LeaseId, now: float, *, movable: bool = False) -> tuple[Verdict, list[Command]]:
         """Start a turn on *lease*, unless it had better be on another one.
@@ -276,7 +279,8 @@ class PoolCore(Allocation):
             lease: a live lease without a turn.
             now: seconds.
             movable: True if the holder can go on elsewhere at little cost: then a connection
-                past its planned retirement is left as soon as another one is ready.
+                past its planned retirement is left as soon as another one is ready, and the lane
+                is parked as soon as the turn has ended, however it ended.
 
         Raises:
             IllegalInputError: the lease is dead or has a turn already.
@@ -300,6 +304,7 @@ class PoolCore(Allocation):
                 first.skips += 1
             del self._roster.parked[lease]
         self._roster.move_lane(lane, LaneInput.START)
+        lane.movable = movable
         connection.used = True
         self._turns += 1
         return Verdict.GO, commands
@@ -318,6 +323,8 @@ class PoolCore(Allocation):
             commands.append(Recovered(lasted))
         if on.state is LaneState.IDLE:  # a warm-up, or a tail whose holder has left
             self._freed(found, on, now, commands)
+        elif on.lease is not None and on.movable:
+            self._park(on.lease, now, commands)  # whoever reads, waits or calls tools now needs no lane
         self._lives.check_expiry(found, now, commands)
         return self._settle(now, commands)
 
