@@ -112,3 +112,21 @@ async def test_without_a_turn_in_flight_nobody_is_kept_from_a_lane(
             await other.respond("y")
             assert trio.current_time() - began <= limits.patience
         nursery.cancel_scope.cancel()
+
+
+async def test_a_resend_that_cannot_be_sent_keeps_no_lane(autojump_clock) -> None:
+    """All of the history is too large, and the lane that was got for it goes back before the turn is left."""
+    connector = FakeConnector(echo)
+    limits = policy(max_size=1, replay="always")
+    async with (
+        fake_pool(connector, limits=limits, provider=SMALL) as pool,
+        pool.conversation(model="m") as conversation,
+    ):
+        for _ in range(2):
+            await conversation.respond("x" * 80)
+        connector.on_request = lambda wire, request: wire.hang_up()
+        async with conversation.turn("x") as turn:
+            with pytest.raises(wspool.RequestTooLargeError) as caught:
+                await turn.result()
+            assert "ambiguous" == caught.value.delivery
+            assert (0, 1) == (pool.statistics().leased, pool.statistics().idle)

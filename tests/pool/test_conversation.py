@@ -221,6 +221,72 @@ async def test_one_turn_at_a_time(autojump_clock) -> None:
         assert "previous_response_id" in connector.wire.requests[1]
 
 
+# -- from elsewhere -------------------------------------------------------------------------------
+
+
+async def elsewhere(act: Callable[[], Any]) -> BaseException | None:
+    """What comes out of *act* in a thread, inside a run of its own there if it has to be waited for."""
+
+    def run() -> BaseException | None:
+        try:
+            result = act()
+            if hasattr(result, "__await__"):
+                trio.run(lambda: result)
+        except BaseException as error:
+            return error
+        return None
+
+    return await trio.to_thread.run_sync(run)
+
+
+Use = Callable[[wspool.Conversation, wspool.Turn], Any]
+
+USES: dict[str, Use] = {
+    "turn": lambda conversation, turn: conversation.turn("y"),
+    "respond": lambda conversation, turn: conversation.respond("y"),
+    "run": lambda conversation, turn: conversation.run("y", tools={}),
+    "compact": lambda conversation, turn: conversation.compact(),
+    "fork": lambda conversation, turn: conversation.fork(),
+    "snapshot": lambda conversation, turn: conversation.snapshot(),
+    "close": lambda conversation, turn: conversation.close(),
+    "enter": lambda conversation, turn: turn.__aenter__(),
+    "leave": lambda conversation, turn: turn.__aexit__(None, None, None),
+    "result": lambda conversation, turn: turn.result(),
+    "next": lambda conversation, turn: turn.__anext__(),
+    "steer": lambda conversation, turn: turn.steer("y"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_a_conversation_belongs_to_its_run(use) -> None:  # a virtual clock would jump meanwhile
+    """From a thread, or another run there: an immediate clear error, and nothing is changed."""
+    connector = FakeConnector(lambda wire, request: wire.push(created("r")))
+    async with fake_pool(connector) as pool, pool.conversation(model="m") as conversation:
+        async with conversation.turn("x") as turn:
+            error = await elsewhere(lambda: USES[use](conversation, turn))
+            assert isinstance(error, wspool.ForeignUseError)
+            assert (1, 1) == (pool.statistics().in_flight, len(connector.wire.sent))
+            connector.wire.push(completed("r"))
+            await turn.result()
+        connector.on_request = echo
+        await conversation.respond("z")
+
+        assert 4 == len(conversation.items)
+
+
+async def test_a_turn_is_driven_by_trio() -> None:
+    """Where no trio runs at all it is the same error."""
+    async with (
+        fake_pool(FakeConnector(echo)) as pool,
+        pool.conversation(model="m") as conversation,
+        conversation.turn("x") as turn,
+    ):
+        for begin in (turn.__anext__, turn.result):
+            error = await elsewhere(lambda begin=begin: begin().send(None) and None)  # type: ignore[misc]
+            assert isinstance(error, wspool.ForeignUseError)
+        assert 3 == len([event async for event in turn])
+
+
 # -- ends that are not good -----------------------------------------------------------------------
 
 
