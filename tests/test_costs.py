@@ -175,10 +175,15 @@ def test_a_turn_is_one_frame(streamed: bool) -> None:
 
 @pytest.mark.parametrize("streamed", [True, False])
 def test_an_event_wakes_nobody(streamed: bool) -> None:
-    """A turn of one read takes the same few task steps with 2 deltas and with 500."""
-    few, many = cost(2, streamed=streamed), cost(500, streamed=streamed)
+    """A turn of one read takes the same few task steps with 2 deltas and with 250."""
+    few, many = cost(2, streamed=streamed), cost(250, streamed=streamed)
 
     assert few.steps == many.steps <= 4
+
+
+def test_others_run_while_much_is_read() -> None:
+    """Who streams what has all come lets other tasks run, once for every 256 events."""
+    assert 4 + 9 == cost(2500, streamed=True).steps
 
 
 def test_a_read_wakes_the_reader_and_the_consumer_once_each() -> None:
@@ -193,11 +198,12 @@ def test_a_read_wakes_the_reader_and_the_consumer_once_each() -> None:
 @pytest.mark.parametrize(("streamed", "most"), [(True, 2), (False, 1)])
 def test_an_event_costs_a_few_calls(streamed: bool, most: int) -> None:
     """Calls of functions per further event, exactly; nothing per event depends on how many there were."""
-    counts = [cost(deltas, streamed=streamed).calls for deltas in (100, 200, 400)]
+    counts = [cost(deltas, streamed=streamed).calls for deltas in (50, 100, 200)]
 
-    per_event = (counts[1] - counts[0]) / 100
-    assert per_event == (counts[2] - counts[1]) / 200
+    per_event = (counts[1] - counts[0]) / 50
+    assert per_event == (counts[2] - counts[1]) / 100
     assert per_event <= most
+    assert (cost(2200, streamed=streamed).calls - counts[2]) / 2000 <= 1.02 * per_event
 
 
 def test_a_turn_costs_a_bounded_number_of_calls() -> None:

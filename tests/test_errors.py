@@ -15,9 +15,10 @@ import pytest
 import wspool
 from wspool.core.commands import Refuse, RefuseReason, WaiterId
 from wspool.core.failures import DialFailure, FailureKind
-from wspool.core.frames import ServerError, parse_event
+from wspool.core.frames import parse_event
 from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import OPENAI
+from wspool.core.server_error import ServerError
 from wspool.pool.outcome import refusal, server_failure
 
 STATISTICS = PoolCore(wspool.PoolPolicy(), OPENAI).statistics()

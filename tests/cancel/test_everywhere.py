@@ -26,6 +26,7 @@ from tests.helpers import (
     completed,
     created,
     delta,
+    error_frame,
     fake_manager,
     policy,
     refused,
@@ -120,6 +121,21 @@ async def steer(pool: wspool.Pool, steps: Steps) -> None:
                 pass  # nothing is taken back
             await steps.wait(turn.result)
         await steps.wait(speak, conversation)
+
+
+async def send_again(pool: wspool.Pool, steps: Steps) -> None:
+    """Be refused and sent again after a while, and come in the hold that this has set; lose a connection."""
+
+    async def late() -> None:
+        async with pool.conversation(model="m") as conversation:
+            await speak(conversation)
+
+    async with trio.open_nursery() as nursery, pool.conversation(model="m") as conversation:
+        async with conversation.turn("not yet") as turn:
+            nursery.start_soon(late)
+            await steps.wait(turn.__anext__)
+            await steps.wait(turn.result)
+        await steps.wait(speak, conversation, "once more")
 
 
 async def park_and_steal(pool: wspool.Pool, steps: Steps) -> None:
@@ -220,6 +236,7 @@ SCENARIOS: Final[dict[str, tuple[Scenario, dict[str, Any], dict[str, Any]]]] = {
     "turns, drained": (take_turns, {"max_size": 1, "on_cancel": "drain"}, {}),
     "lanes": (share, {"max_size": 1, "lanes": 3}, {"provider": wspool.OPENAI}),
     "steering": (steer, {"max_size": 2, "on_cancel": "drain"}, {"provider": wspool.OPENAI}),
+    "resends": (send_again, {"max_size": 1, "replay": "always"}, {}),
     "parking": (park_and_steal, {"max_size": 1, "patience": 1.0}, {}),
     "rotation": (rotate, {"min_idle": 1, "max_lifetime": 60.0}, {}),
     "drain": (drain, {"max_size": 3, "min_idle": 1}, {}),
@@ -236,6 +253,7 @@ class Far:
     def __init__(self) -> None:
         self.connector = FakeConnector(self._answer)
         self.connector.prepare = self._prepare
+        self._failed: set[str] = set()
         self.nursery: trio.Nursery | None = None
 
     def _prepare(self, wire: FakeWire) -> None:
@@ -247,6 +265,13 @@ class Far:
 
     async def _speak(self, wire: FakeWire, request: dict[str, Any]) -> None:
         lane = {"stream_id": request["stream_id"]} if "stream_id" in request else {}
+        for text, hint in (("not yet", {"Retry-After": "1"}), ("once more", {})):
+            if text in json.dumps(request["input"][-1]) and text not in self._failed:
+                self._failed.add(text)
+                wire.push(error_frame("server_error", 500, headers=hint))
+                if not hint:
+                    wire.hang_up()
+                return
         if request["type"] == "response.steer":
             # Accepted, and at once continued by another response, which then ends.
             parent = request["previous_response_id"]

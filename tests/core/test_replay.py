@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from wspool.core.events.turn import Delivery
 from wspool.core.policy import Replay
-from wspool.core.sending.replay import FIRST_DELAY, LONGEST_DELAY, Recovery, Retries, RetryBudget
+from wspool.core.sending.replay import FIRST_DELAY, LONGEST_DELAY, Recovery, ResendBudget, Resends
 from wspool.core.server_error import ServerError
 
 HERE, ELSEWHERE, LATER, GIVE_UP = Recovery.HERE, Recovery.ELSEWHERE, Recovery.LATER, Recovery.GIVE_UP
@@ -24,19 +24,19 @@ POLICIES: tuple[Replay, ...] = ("proven", "no_output", "always")
 DELIVERIES: tuple[Delivery, ...] = ("not_sent", "ambiguous", "accepted", "terminal")
 
 
-def make(policy: Replay, budget: RetryBudget | None = None, limit: int = MAX_RESENDS) -> Retries:
+def make(policy: Replay, budget: ResendBudget | None = None, limit: int = MAX_RESENDS) -> Resends:
     """The resends of one turn, with a full budget unless told otherwise."""
-    return Retries(policy, limit, budget or RetryBudget())
+    return Resends(policy, limit, budget or ResendBudget())
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("error", [MISSING, MISSING_WITHOUT_CODE])
 def test_a_missing_parent_is_answered_once(policy: Replay, error: ServerError) -> None:
     """The whole history is sent on the same connection, once for one turn."""
-    retries = make(policy)
+    resends = make(policy)
 
-    assert HERE is retries.after_refusal(error, had_parent=True, jitter=0.5)
-    assert GIVE_UP is retries.after_refusal(error, had_parent=True, jitter=0.5)
+    assert HERE is resends.after_refusal(error, had_parent=True, jitter=0.5)
+    assert GIVE_UP is resends.after_refusal(error, had_parent=True, jitter=0.5)
 
 
 def test_a_missing_parent_that_was_never_sent_is_not_answered() -> None:
@@ -48,8 +48,8 @@ def test_a_missing_parent_that_was_never_sent_is_not_answered() -> None:
 @pytest.mark.parametrize("had_parent", [True, False])
 def test_a_connection_at_its_limit_sends_the_turn_elsewhere(policy: Replay, had_parent: bool) -> None:
     """The refusal proves that nothing ran, so a fresh connection gets it, a few times."""
-    retries = make(policy)
-    found = [retries.after_refusal(LIMIT, had_parent=had_parent, jitter=0.5) for _ in range(MAX_RESENDS + 2)]
+    resends = make(policy)
+    found = [resends.after_refusal(LIMIT, had_parent=had_parent, jitter=0.5) for _ in range(MAX_RESENDS + 2)]
 
     assert [ELSEWHERE] * MAX_RESENDS + [GIVE_UP] * 2 == found
 
@@ -91,23 +91,28 @@ def test_a_lost_turn_is_sent_again_as_the_policy_allows(
     policy: Replay, delivery: Delivery, output_seen: bool, expected: Recovery
 ) -> None:
     """Proof suffices for every policy; how much less does, is what the policy says."""
-    retries = make(policy)
+    resends = make(policy)
 
-    assert expected is retries.after_loss(delivery, None, output_seen=output_seen, exposed=False)
+    assert expected is resends.after_loss(delivery, None, output_seen=output_seen, exposed=False)
     assert GIVE_UP is make(policy).after_loss(delivery, None, output_seen=output_seen, exposed=True)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("delivery", ["ambiguous", "accepted"])
-def test_a_turn_cut_by_the_limit_goes_elsewhere_until_there_is_output(
-    policy: Replay, delivery: Delivery
+@pytest.mark.parametrize("delivery", DELIVERIES)
+@pytest.mark.parametrize("output_seen", [False, True])
+@pytest.mark.parametrize("exposed", [False, True])
+def test_a_limit_that_cuts_a_turn_proves_nothing(
+    policy: Replay, delivery: Delivery, output_seen: bool, exposed: bool
 ) -> None:
-    """The frame says that the turn was not carried out; after output it may have been."""
-    after_output = ELSEWHERE if policy == "always" else GIVE_UP
+    """What was begun is paid for, whatever ended it; that it was the limit is only no sign of trouble."""
+    budgets = ResendBudget(), ResendBudget()
+    cut, lost = (
+        make(policy, budget).after_loss(delivery, error, output_seen=output_seen, exposed=exposed)
+        for budget, error in zip(budgets, (LIMIT, None), strict=True)
+    )
 
-    assert ELSEWHERE is make(policy).after_loss(delivery, LIMIT, output_seen=False, exposed=False)
-    assert after_output is make(policy).after_loss(delivery, LIMIT, output_seen=True, exposed=False)
-    assert GIVE_UP is make(policy).after_loss(delivery, LIMIT, output_seen=False, exposed=True)
+    assert cut is lost
+    assert [100.0, 99.0] == [budget._tokens for budget in budgets]
 
 
 def test_any_other_error_before_a_loss_proves_nothing() -> None:
@@ -128,35 +133,35 @@ def test_any_other_error_before_a_loss_proves_nothing() -> None:
 )
 def test_a_refusal_that_may_pass_is_tried_again_later(error: ServerError) -> None:
     """It provably did not run, so it costs nothing but time: full jitter under a bound that doubles."""
-    retries = make("proven")
+    resends = make("proven")
     waits = []
     for _ in range(MAX_RESENDS):
-        assert LATER is retries.after_refusal(error, had_parent=True, jitter=0.5)
-        waits.append(retries.delay)
+        assert LATER is resends.after_refusal(error, had_parent=True, jitter=0.5)
+        waits.append(resends.delay)
 
     assert [0.5 * FIRST_DELAY, 1.0 * FIRST_DELAY, 2.0 * FIRST_DELAY] == waits
-    assert GIVE_UP is retries.after_refusal(error, had_parent=True, jitter=0.5)
+    assert GIVE_UP is resends.after_refusal(error, had_parent=True, jitter=0.5)
 
 
-def test_what_the_server_asks_for_is_a_floor() -> None:
-    """Its wait is kept where it is longer than ours, and ours never exceeds its bound."""
-    retries = make("proven", limit=20)
+def test_our_wait_has_a_bound_of_its_own() -> None:
+    """What the server asks for is the whole endpoint's; ours spreads resends, within its bound."""
+    resends = make("proven", limit=20)
     asked = ServerError(status=429, retry_after=30.0)
 
-    assert LATER is retries.after_refusal(asked, had_parent=False, jitter=0.5)
-    assert 30.0 == retries.delay
+    assert LATER is resends.after_refusal(asked, had_parent=False, jitter=0.5)
+    assert 0.25 == resends.delay
     for _ in range(10):
-        retries.after_refusal(ServerError(status=429), had_parent=False, jitter=1.0 - 2**-53)
-    assert LONGEST_DELAY == pytest.approx(retries.delay)
+        resends.after_refusal(ServerError(status=429), had_parent=False, jitter=1.0 - 2**-53)
+    assert LONGEST_DELAY == pytest.approx(resends.delay)
 
 
 def test_no_resends_means_none() -> None:
     """A limit of zero turns all of it off, but for the one answer to a missing parent."""
-    retries = make("always", limit=0)
+    resends = make("always", limit=0)
 
-    assert GIVE_UP is retries.after_refusal(LIMIT, had_parent=True, jitter=0.0)
-    assert GIVE_UP is retries.after_loss("not_sent", None, output_seen=False, exposed=False)
-    assert HERE is retries.after_refusal(MISSING, had_parent=True, jitter=0.0)
+    assert GIVE_UP is resends.after_refusal(LIMIT, had_parent=True, jitter=0.0)
+    assert GIVE_UP is resends.after_loss("not_sent", None, output_seen=False, exposed=False)
+    assert HERE is resends.after_refusal(MISSING, had_parent=True, jitter=0.0)
 
 
 def test_a_message_too_big_is_never_sent_again() -> None:
@@ -166,9 +171,9 @@ def test_a_message_too_big_is_never_sent_again() -> None:
     )
 
 
-def test_retries_have_a_budget_that_all_turns_share() -> None:
+def test_resends_have_a_budget_that_all_turns_share() -> None:
     """Half of it spent, nothing is tried again until successes have refilled it; limits are no failure."""
-    budget = RetryBudget()
+    budget = ResendBudget()
     spent = 0
     while (
         make("proven", budget).after_refusal(ServerError(status=500), had_parent=False, jitter=0.0) is LATER
@@ -178,14 +183,15 @@ def test_retries_have_a_budget_that_all_turns_share() -> None:
     assert 49 == spent
     assert GIVE_UP is make("always", budget).after_loss("accepted", None, output_seen=False, exposed=False)
     assert ELSEWHERE is make("proven", budget).after_refusal(LIMIT, had_parent=False, jitter=0.0)
-    assert ELSEWHERE is make("proven", budget).after_loss("accepted", LIMIT, output_seen=False, exposed=False)
+    assert ELSEWHERE is make("proven", budget).after_loss("not_sent", LIMIT, output_seen=False, exposed=False)
+    assert ELSEWHERE is make("always", budget).after_loss("accepted", LIMIT, output_seen=True, exposed=False)
     for _ in range(30):
         budget.succeeded()
     assert LATER is make("proven", budget).after_refusal(
         ServerError(status=500), had_parent=False, jitter=0.0
     )
     for _ in range(2000):
-        budget.succeeded()
+        make("proven", budget).succeeded()
     assert budget.allows
 
 
@@ -197,19 +203,18 @@ LOSSES = st.tuples(st.sampled_from(DELIVERIES), st.none() | ERRORS, st.booleans(
 @given(st.sampled_from(POLICIES), st.lists(REFUSALS | LOSSES, max_size=20))
 def test_resends_are_bounded_whatever_happens(policy: Replay, steps: list[tuple[Any, ...]]) -> None:
     """One turn is sent in full here once and elsewhere three times at most, and never past seen output."""
-    retries = make(policy)
+    resends = make(policy)
     found = []
     for step in steps:
         if len(step) == 2:
             error, had_parent = step
-            found.append(retries.after_refusal(error, had_parent=had_parent, jitter=0.5))
+            found.append(resends.after_refusal(error, had_parent=had_parent, jitter=0.5))
             continue
         delivery, error, output_seen, exposed = step
-        found.append(retries.after_loss(delivery, error, output_seen=output_seen, exposed=exposed))
-        proven = delivery == "not_sent" or (error is LIMIT and not output_seen)
+        found.append(resends.after_loss(delivery, error, output_seen=output_seen, exposed=exposed))
 
         assert HERE is not found[-1]
-        if exposed or (policy == "proven" and not proven):
+        if exposed or (policy == "proven" and delivery != "not_sent"):
             assert GIVE_UP is found[-1]
 
     assert found.count(HERE) <= 1
@@ -222,10 +227,10 @@ UNNAMED = ServerError(code="unknown_parameter", param="stream_id", status=400)
 def test_a_refused_lane_is_left_out_once() -> None:
     """On the same connection, and only if it was there; it is no sign of trouble."""
     for policy in POLICIES:
-        budget = RetryBudget()
-        retries = make(policy, budget, limit=0)
+        budget = ResendBudget()
+        resends = make(policy, budget, limit=0)
 
-        assert GIVE_UP is retries.after_refusal(UNNAMED, had_parent=False, jitter=0.5)
-        assert HERE is retries.after_refusal(UNNAMED, had_parent=False, had_lane=True, jitter=0.5)
-        assert GIVE_UP is retries.after_refusal(UNNAMED, had_parent=False, had_lane=True, jitter=0.5)
+        assert GIVE_UP is resends.after_refusal(UNNAMED, had_parent=False, jitter=0.5)
+        assert HERE is resends.after_refusal(UNNAMED, had_parent=False, had_lane=True, jitter=0.5)
+        assert GIVE_UP is resends.after_refusal(UNNAMED, had_parent=False, had_lane=True, jitter=0.5)
         assert budget.allows

@@ -92,14 +92,15 @@ async def test_a_cancelled_consumer_loses_nothing(autojump_clock) -> None:
     assert ["response.created", "response.completed"] == types(await read(attempt))
 
 
-async def test_a_turn_is_read_by_one(autojump_clock) -> None:
+async def test_a_second_consumer_is_refused(autojump_clock) -> None:
     """A second task that waits for events of the same turn is told so."""
     attempt = sent_attempt()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(attempt.more)
         await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(trio.BusyResourceError, match="reading this turn already"):
-            await attempt.more()
+        for wait in (attempt.more, attempt.end):
+            with pytest.raises(trio.BusyResourceError, match="another task reads"):
+                await wait()
         nursery.cancel_scope.cancel()
 
 

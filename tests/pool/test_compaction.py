@@ -210,3 +210,56 @@ async def test_an_endpoint_that_cannot_be_reached(autojump_clock) -> None:
             await conversation.compact()
 
         assert "not_sent" == caught.value.delivery
+
+
+@pytest.mark.parametrize("grace", [0.0, 0.5, 5.0])
+async def test_a_compaction_ends_with_its_pool(grace: float, autojump_clock) -> None:
+    """It has the grace that leases have; then its socket is closed, and who waits for it is told."""
+    connector = HttpConnector(http("200 OK", {"output": [user("x")]}))  # a second later
+    told: list[wspool.WsPoolError] = []
+    async with trio.open_nursery() as nursery, fake_pool(connector, limits=policy(max_size=2)) as pool:
+        connector.nursery = nursery
+        async with pool.conversation(model="m") as conversation:
+            before = conversation.items  # and no connection, whose end would take its time
+
+            async def compact() -> None:
+                try:
+                    await conversation.compact()
+                except wspool.WsPoolError as error:
+                    told.append(error)
+                conversation.close()
+
+            nursery.start_soon(compact)
+            await trio.testing.wait_all_tasks_blocked()
+            await pool.aclose(grace=grace)
+
+            assert min(grace, 1.0) == trio.current_time()
+            assert not pool._shell.errands.at_work, "closed before its work was"
+            if grace > 1:
+                assert ([], [user("x")]) == (told, conversation.items)
+            else:
+                assert ["ambiguous"] == [error.delivery for error in told]
+                assert isinstance(told[0], wspool.PoolClosedError)
+                assert before == conversation.items
+            with pytest.raises(wspool.PoolClosedError) as caught:
+                await conversation.compact()
+            assert "not_sent" == caught.value.delivery
+
+
+async def test_a_compaction_ends_with_its_conversation(autojump_clock) -> None:
+    """Told at once, and the history is as it was."""
+    connector = HttpConnector(http("200 OK", {"output": [user("x")]}))
+    async with conversing(connector) as conversation, trio.open_nursery() as nursery:
+        before, told = conversation.items, []
+
+        async def compact() -> None:
+            with pytest.raises(wspool.PoolClosedError, match="the conversation is closed") as caught:
+                await conversation.compact()
+            told.append((caught.value.delivery, trio.current_time()))
+
+        nursery.start_soon(compact)
+        await trio.sleep(0.5)
+        conversation.close()
+        await trio.sleep(2)
+
+        assert ([("ambiguous", 0.5)], before) == (told, conversation.items)

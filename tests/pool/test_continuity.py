@@ -71,6 +71,152 @@ async def test_what_one_is_asked_to_wait_all_wait(autojump_clock) -> None:
     assert all(30 <= start < 40 for start in starts[1:])
 
 
+def asked_to_wait(seconds: float) -> dict[str, Any]:
+    """The refusal of a server that wants nothing for so long."""
+    return error_frame("rate_limit_exceeded", 429, headers={"Retry-After": str(seconds)})
+
+
+class Endpoint:
+    """Refuses whatever comes before its time, and may want more time."""
+
+    def __init__(self) -> None:
+        self.opens_at = 0.0
+        self.texts: list[str] = []
+        self.times: list[float] = []
+
+    def __call__(self, wire: FakeWire, request: dict[str, Any]) -> None:
+        self.texts.append(request["input"][-1]["content"][0]["text"])
+        self.times.append(trio.current_time())
+        if self.times[-1] < self.opens_at:
+            wire.push(asked_to_wait(self.opens_at - self.times[-1]))
+        else:
+            echo(wire, request)
+
+
+async def say(pool: wspool.Pool, text: str) -> None:
+    async with pool.conversation(model="m") as conversation:
+        await conversation.respond(text)
+
+
+async def test_a_hold_is_for_those_in_line_too(autojump_clock) -> None:
+    """Whoever gets a lane in a hold does not send on it: only what was on its way is refused."""
+    endpoint = Endpoint()
+    endpoint.opens_at = 60.0
+    connector = FakeConnector(endpoint)
+    async with fake_pool(connector, limits=policy(max_size=2)) as pool, trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(say, pool, str(number))
+
+    assert 2 == sum(time < 60 for time in endpoint.times)
+    assert 22 == len(endpoint.times)
+
+
+async def test_a_hold_that_grows_keeps_everybody_in_order(autojump_clock) -> None:
+    """Who is kept by it goes on when all of it is over, in the order of coming, also in front of lanes."""
+    endpoint = Endpoint()
+    connector = FakeConnector(endpoint)
+    async with fake_pool(connector, limits=policy(max_size=1)) as pool, trio.open_nursery() as nursery:
+        pool._shell.hold(10.0)
+        for number in range(8):
+            nursery.start_soon(say, pool, str(number))
+            await trio.sleep(1)
+        pool._shell.hold(30.0)
+        await trio.sleep(29)
+        assert [] == endpoint.times
+        pool._shell.hold(5.0)
+
+    assert [str(number) for number in range(8)] == endpoint.texts
+    assert {42.0} == {*endpoint.times}
+
+
+async def test_nobody_sits_on_a_lane_in_a_hold(autojump_clock) -> None:
+    """A lane got for a turn that must wait goes on at once, to somebody whom the hold does not concern."""
+    async with (
+        fake_pool(FakeConnector(echo), limits=policy(max_size=1)) as pool,
+        trio.open_nursery() as nursery,
+    ):
+        first = await pool.acquire()
+        nursery.start_soon(say, pool, "x")
+        await trio.testing.wait_all_tasks_blocked()
+        pool._shell.hold(600.0)
+        first.release()
+        with trio.fail_after(1):
+            (await pool.acquire()).release()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_lane_that_remembers_stays_parked_in_a_hold(autojump_clock) -> None:
+    """A conversation that waits with a lane of its own keeps it, unless somebody starves."""
+    async with (
+        fake_pool(FakeConnector(echo), limits=policy(max_size=1, patience=20.0)) as pool,
+        pool.conversation(model="m") as conversation,
+        trio.open_nursery() as nursery,
+    ):
+        await conversation.respond("one")
+        pool._shell.hold(60.0)
+        nursery.start_soon(conversation.respond, "two")
+        await trio.sleep(10)
+        assert (1, 1) == (pool.statistics().leased, pool.statistics().parked)
+        with trio.fail_after(10.1):
+            (await pool.acquire()).release()
+        assert 1 == pool.statistics().stolen
+        await trio.sleep(60)
+        assert 4 == len(conversation.items)
+
+
+@pytest.mark.parametrize("where", ["newcomer", "refused", "pause"])
+async def test_a_hold_that_is_lifted_is_over(where, autojump_clock) -> None:
+    """`retry_now`: whoever waits for Retry-After, or before a resend, goes on at that moment."""
+    endpoint = Endpoint()
+    async with (
+        fake_pool(FakeConnector(endpoint)) as pool,
+        pool.conversation(model="m") as conversation,
+        trio.open_nursery() as nursery,
+    ):
+        if where == "newcomer":
+            pool._shell.hold(3600.0)
+        elif where == "refused":
+            endpoint.opens_at = 3600.0
+        else:
+            endpoint.opens_at = 1e-9
+            pool._shell._random.random = lambda: 1.0 - 2**-53  # type: ignore[method-assign]
+        nursery.start_soon(conversation.respond, "x")
+        await trio.sleep(0.25)
+        asked, endpoint.opens_at = len(endpoint.times), 0.0
+        pool.retry_now()
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert (asked + 1, 0.25) == (len(endpoint.times), endpoint.times[-1])
+        assert 2 == len(conversation.items)
+
+
+@pytest.mark.parametrize("who", ["a bare lease", "a turn that nobody reads", "a turn given up"])
+async def test_a_hold_begins_when_the_frame_comes(who, autojump_clock) -> None:
+    """Whoever reads it and when: the endpoint has said so, once."""
+    endpoint = Endpoint()
+    endpoint.opens_at = 60.0
+    limits = policy(max_size=3, on_cancel="drain")
+    connector = FakeConnector(lambda wire, request: None)
+    async with (
+        fake_pool(connector, limits=limits) as pool,
+        pool.lease() as lease,
+        pool.conversation(model="m") as conversation,
+        trio.open_nursery() as nursery,
+    ):
+        turn = lease.create(model="m") if who == "a bare lease" else conversation.turn("x")
+        async with turn:
+            if who != "a turn given up":
+                connector.wires[-1].push(asked_to_wait(60))
+                await trio.sleep(30)
+        if who == "a turn given up":
+            connector.wires[-1].push(asked_to_wait(60))
+            await trio.sleep(30)
+        connector.on_request = endpoint
+        nursery.start_soon(say, pool, "other")
+
+    assert [60.0] == endpoint.times
+
+
 async def test_a_quota_is_not_waited_for(autojump_clock) -> None:
     """What no waiting mends is told at once."""
     connector = FakeConnector(lambda wire, request: wire.push(error_frame("insufficient_quota", 429)))

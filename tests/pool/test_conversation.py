@@ -221,6 +221,72 @@ async def test_one_turn_at_a_time(autojump_clock) -> None:
         assert "previous_response_id" in connector.wire.requests[1]
 
 
+# -- from elsewhere -------------------------------------------------------------------------------
+
+
+async def elsewhere(act: Callable[[], Any]) -> BaseException | None:
+    """What comes out of *act* in a thread, inside a run of its own there if it has to be waited for."""
+
+    def run() -> BaseException | None:
+        try:
+            result = act()
+            if hasattr(result, "__await__"):
+                trio.run(lambda: result)
+        except BaseException as error:
+            return error
+        return None
+
+    return await trio.to_thread.run_sync(run)
+
+
+Use = Callable[[wspool.Conversation, wspool.Turn], Any]
+
+USES: dict[str, Use] = {
+    "turn": lambda conversation, turn: conversation.turn("y"),
+    "respond": lambda conversation, turn: conversation.respond("y"),
+    "run": lambda conversation, turn: conversation.run("y", tools={}),
+    "compact": lambda conversation, turn: conversation.compact(),
+    "fork": lambda conversation, turn: conversation.fork(),
+    "snapshot": lambda conversation, turn: conversation.snapshot(),
+    "close": lambda conversation, turn: conversation.close(),
+    "enter": lambda conversation, turn: turn.__aenter__(),
+    "leave": lambda conversation, turn: turn.__aexit__(None, None, None),
+    "result": lambda conversation, turn: turn.result(),
+    "next": lambda conversation, turn: turn.__anext__(),
+    "steer": lambda conversation, turn: turn.steer("y"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_a_conversation_belongs_to_its_run(use) -> None:  # a virtual clock would jump meanwhile
+    """From a thread, or another run there: an immediate clear error, and nothing is changed."""
+    connector = FakeConnector(lambda wire, request: wire.push(created("r")))
+    async with fake_pool(connector) as pool, pool.conversation(model="m") as conversation:
+        async with conversation.turn("x") as turn:
+            error = await elsewhere(lambda: USES[use](conversation, turn))
+            assert isinstance(error, wspool.ForeignUseError)
+            assert (1, 1) == (pool.statistics().in_flight, len(connector.wire.sent))
+            connector.wire.push(completed("r"))
+            await turn.result()
+        connector.on_request = echo
+        await conversation.respond("z")
+
+        assert 4 == len(conversation.items)
+
+
+async def test_a_turn_is_driven_by_trio() -> None:
+    """Where no trio runs at all it is the same error."""
+    async with (
+        fake_pool(FakeConnector(echo)) as pool,
+        pool.conversation(model="m") as conversation,
+        conversation.turn("x") as turn,
+    ):
+        for begin in (turn.__anext__, turn.result):
+            error = await elsewhere(lambda begin=begin: begin().send(None) and None)  # type: ignore[misc]
+            assert isinstance(error, wspool.ForeignUseError)
+        assert 3 == len([event async for event in turn])
+
+
 # -- ends that are not good -----------------------------------------------------------------------
 
 
@@ -581,19 +647,20 @@ async def test_a_limit_nobody_knew_of_is_no_surprise_between_turns(mode, autojum
         assert it.delta_turns + it.full_turns == len(world.ledger)
 
 
-async def test_a_limit_that_cuts_a_turn_before_its_output_is_answered_elsewhere(autojump_clock) -> None:
-    """The frame says why the turn was not carried out, so it is sent again on a fresh connection."""
-    connector = FakeConnector(one_by_one(lambda wire, request: wire.push(created("r"), LIMIT_FRAME), echo))
+async def test_a_request_that_the_limit_refuses_goes_elsewhere(autojump_clock) -> None:
+    """It provably did not run, so a fresh connection gets it."""
+    connector = FakeConnector(one_by_one(lambda wire, request: wire.push(LIMIT_FRAME), echo))
     async with fake_pool(connector) as pool, pool.conversation(model="m") as conversation:
         assert (await conversation.respond("x")).output_text == "ok"
 
         assert ({"limit": 1}, 1) == (pool.statistics().closed, conversation.statistics().moves)
 
 
-async def test_a_limit_that_cuts_a_turn_after_its_output_is_a_loss(autojump_clock) -> None:
-    """What was begun is not repeated; the loss says that it was accepted."""
+@pytest.mark.parametrize("output", [(), (delta("x"),)], ids=["before output", "after output"])
+async def test_a_limit_that_cuts_a_response_is_a_loss(output, autojump_clock) -> None:
+    """What was begun is paid for and not repeated, output or not; the loss says that it was accepted."""
     connector = FakeConnector(
-        one_by_one(lambda wire, request: wire.push(created("r"), delta("x"), LIMIT_FRAME), echo)
+        one_by_one(lambda wire, request: wire.push(created("r"), *output, LIMIT_FRAME), echo)
     )
     async with fake_pool(connector) as pool, pool.conversation(model="m") as conversation:
         with pytest.raises(wspool.TurnLostError, match="lifetime limit") as caught:
@@ -689,17 +756,6 @@ async def test_a_cancelled_turn_leaves_no_trace_in_the_history(autojump_clock) -
         assert (await conversation.respond("two")).output_text == "ok"
 
         assert ({"dirty": 1}, 4) == (pool.statistics().closed, len(conversation.items))
-
-
-async def test_a_turn_that_ended_before_it_was_left_is_history(autojump_clock) -> None:
-    """A caller who stops reading early loses nothing that the server has finished."""
-    connector = FakeConnector(echo)
-    async with fake_pool(connector) as pool, pool.conversation(model="m") as conversation:
-        async with conversation.turn("x") as turn:
-            await turn.__anext__()
-            await trio.testing.wait_all_tasks_blocked()
-
-        assert ([user("x"), said("ok")], {}) == (conversation.items, pool.statistics().closed)
 
 
 async def test_a_conversation_does_not_wait_for_its_own_drain(autojump_clock) -> None:

@@ -28,8 +28,10 @@ async def busy(pool: Pool) -> None:
                     await trio.sleep(0.01 * (number % 4))
 
     async def look() -> None:
-        async with pool.lease(min_remaining=1.0) as lease, lease.create(model="m", input="hi") as turn:
-            await turn.result()
+        async with pool.lease(min_remaining=1.0) as lease:
+            async with lease.create(model="m", input="hi") as turn:
+                await turn.result()
+            lease.park()
         with suppress(trio.WouldBlock):
             pool.acquire_nowait().release()
 

@@ -201,3 +201,113 @@ async def test_leaving_a_turn_that_has_ended_lets_the_reader_go_on(bare, autojum
                 await turn.result()
 
         assert 3 == len(connector.wires[0 if bare else 1].sent)
+
+
+async def test_others_run_while_what_has_come_is_read(autojump_clock) -> None:
+    """However much of it there is, and for `result` as well; every event comes once, in order."""
+    deltas = [delta(str(number)) for number in range(5000)]
+    ran = 0
+
+    async def run() -> None:
+        nonlocal ran
+        while True:
+            await trio.lowlevel.checkpoint()
+            ran += 1
+
+    connector = FakeConnector(lambda wire, request: wire.push(created("r"), *deltas, completed("r")))
+    async with fake_pool(connector) as pool, pool.lease() as lease, trio.open_nursery() as nursery:
+        async with lease.create(model="m") as turn:
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(run)
+            seen = [event.data.get("delta") async for event in turn]
+        assert [None, *(event["delta"] for event in deltas), None] == seen
+        assert ran >= len(deltas) // 256 - 2  # it has to begin, too
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 511, 512, 513])
+async def test_a_cancelled_reader_loses_nothing_of_what_has_come(size, autojump_clock) -> None:
+    """Cancelled before every event, at the edges of what is handed out at once too."""
+    events = [created("r"), *[delta("x")] * (size - 2), completed("r")][:size]
+    connector = FakeConnector(lambda wire, request: wire.push(*events))
+    async with (
+        fake_pool(connector) as pool,
+        pool.lease() as lease,
+        lease.create(model="m") as turn,
+    ):
+        await trio.testing.wait_all_tasks_blocked()
+        seen = 0
+        while seen < size:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await turn.__anext__()
+            assert scope.cancelled_caught
+            with trio.CancelScope() as scope:
+                trio.lowlevel.spawn_system_task(cancel, scope)  # in the next step, if there is one
+                await turn.__anext__()
+            seen += not scope.cancelled_caught
+        assert size == seen
+
+
+async def cancel(scope: trio.CancelScope) -> None:
+    scope.cancel()
+
+
+async def test_two_tasks_do_not_read_one_turn(autojump_clock) -> None:
+    """The second is told so, as trio does; the first loses nothing by it, nor by a resend."""
+    connector = FakeConnector(lambda wire, request: wire.push(created("r")))
+    async with (
+        fake_pool(connector) as pool,
+        pool.conversation(model="m") as conversation,
+        trio.open_nursery() as nursery,
+    ):
+        async with conversation.turn("x") as turn:
+            results: list[wspool.Response] = []
+
+            async def read() -> None:
+                results.append(await turn.result())
+
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            for second in (turn.result, turn.__anext__):
+                with pytest.raises(trio.BusyResourceError, match="another task reads this turn"):
+                    await second()
+            connector.wire.push(completed("r"))
+            await trio.testing.wait_all_tasks_blocked()
+            assert ["completed"] == [response.status for response in results]
+        connector.on_request = lambda wire, request: wire.push(error_frame("server_error", 500))
+        async with conversation.turn("y") as turn:
+            pool._shell.hold(60.0)
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError):
+                await turn.__anext__()
+            connector.on_request = echo
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("how", ["result", "__anext__"])
+@pytest.mark.parametrize("on_cancel", ["hang_up", "drain"])
+@pytest.mark.parametrize("bare", [True, False], ids=["lease", "conversation"])
+async def test_who_reads_a_turn_that_is_left_is_told(bare, on_cancel, how, autojump_clock) -> None:
+    """The block is left by another task: whoever reads it does not wait for what is drained or dropped."""
+    connector = FakeConnector(lambda wire, request: wire.push(created("r")))
+    told: list[float] = []
+    async with (
+        fake_pool(connector, limits=policy(on_cancel=on_cancel)) as pool,
+        pool.lease() as lease,
+        pool.conversation(model="m") as conversation,
+        trio.open_nursery() as nursery,
+        lease.create(model="m") if bare else conversation.turn("x") as turn,
+    ):
+        await turn.__anext__()
+
+        async def read() -> None:
+            with pytest.raises(wspool.PoolClosedError, match="the turn is over"):
+                await getattr(turn, how)()
+            told.append(trio.current_time())
+
+        nursery.start_soon(read)
+        await trio.sleep(1)
+
+    assert [1.0] == told

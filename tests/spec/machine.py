@@ -435,6 +435,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert verdict is Verdict.GO
         if verdict is Verdict.GO:
             self.world.track(lease).on = On.TURN
+            self.world.track(lease).movable = movable
             self.world.track(lease).parked_at = None
             if passed_over and first is not None:
                 self.world.skips[first] = self.world.skips.get(first, 0) + 1
@@ -502,7 +503,7 @@ class PoolMachine(RuleBasedStateMachine):
     def end_turn(self, lease: LeaseId) -> None:
         connection, lane = self.world.leases[lease]
         self.answer(connection)
-        self.world.track(lease).on = On.NOTHING
+        self.turn_is_over(self.world.track(lease))
         self.step("finished", connection.id, lane)
 
     @rule(pick=picks)
@@ -522,7 +523,7 @@ class PoolMachine(RuleBasedStateMachine):
     def tail_ends(self, pick: int) -> None:
         connection, lane = self.choose(self.tracks_with(On.TAIL), pick)
         self.answer(connection)
-        connection.lanes[lane].on = On.NOTHING
+        self.turn_is_over(connection.lanes[lane])
         self.step("finished", connection.id, lane)
 
     @rule(pick=picks)
@@ -1023,6 +1024,12 @@ class PoolMachine(RuleBasedStateMachine):
     def abandon_turn(self, track: Lane) -> None:
         track.on = On.TAIL
         track.tail_until = self.now + self.policy.drain_timeout
+
+    def turn_is_over(self, track: Lane) -> None:
+        """However it ended, a holder who can go on elsewhere does not keep a lane from others."""
+        track.on = On.NOTHING
+        if track.movable and track.lease is not None:
+            track.parked_at = self.now
 
     def tracks(self) -> list[tuple[LeaseId, Lane]]:
         return [(lease, self.world.track(lease)) for lease in self.world.leases]

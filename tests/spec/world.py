@@ -53,6 +53,8 @@ class Lane:
     late: bool = False
     parked_at: float | None = None
     tail_until: float = math.inf
+    #: The turn on it was begun by a holder who can go on elsewhere.
+    movable: bool = False
 
 
 @attrs.define(eq=False)

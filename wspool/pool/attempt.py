@@ -157,9 +157,15 @@ class Attempt:
         if self._news is not None:
             self._news.set()
             self._news = None
-        if self._parked is not None and (self._next < len(self.events) or self.ended):
+        if self._parked is not None and (self._next < len(self.events) or self.ended or self.given_up):
             task, self._parked = self._parked, None
             trio.lowlevel.reschedule(task, outcome.Value(None))
+
+    def forsake(self, why: str) -> None:
+        """It is lost for whoever reads it, whatever becomes of its lane. `drop` must follow."""
+        if not self.ended:
+            self.lost = True
+            self.close_reason = why
 
     def drop(self) -> None:
         """Nobody wants the rest: let it pass."""
@@ -168,8 +174,11 @@ class Attempt:
         self.wake()
 
     async def room(self, limit: int) -> None:
-        """Wait until at most *limit* bytes are unread, or nobody wants them. For the reader."""
-        while self.unread > limit and not self.given_up:
+        """Wait until at most *limit* bytes are unread, or nobody wants them. For the reader.
+
+        One that has ended does not grow any more, and its lane may be somebody else's by now.
+        """
+        while self.unread > limit and not (self.given_up or self.ended):
             self._room = trio.Event()
             await self._room.wait()
 
@@ -184,9 +193,12 @@ class Attempt:
         """Return the events that have come since, none when there are no more.
 
         Waits only if there are none yet; checks for cancellation always. Cancelling loses no event.
+
+        Raises:
+            trio.BusyResourceError: another task waits for them.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        while self._next == len(self.events) and not self.ended:
+        while self._next == len(self.events) and not (self.ended or self.given_up):
             await self._park()
         events = self.events[self._next :]
         self._take()
@@ -196,19 +208,22 @@ class Attempt:
         """Let everything pass until there are no more events, and be woken only then.
 
         Checks for cancellation always; cancelled, it leaves the events that have not come yet.
+
+        Raises:
+            trio.BusyResourceError: another task waits for them.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._take()
         self._to_end = True
         try:
-            while not self.ended:
+            while not (self.ended or self.given_up):
                 await self._park()
         finally:
             self._to_end = False
 
     async def _park(self) -> None:
         if self._parked is not None:
-            raise trio.BusyResourceError("another task is reading this turn already; one reads it")
+            raise trio.BusyResourceError("another task reads this turn; one at a time")
         self._parked = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 

@@ -14,9 +14,11 @@ from typing import Any, Final, cast
 from wspool.core.encoding import Encoded, assemble
 from wspool.core.sending.chain import Fields
 from wspool.core.server_error import parse_error
-from wspool.errors import TurnLostError
+from wspool.errors import PoolClosedError, TurnLostError
 from wspool.pool.continuity import ContinuityOwner
+from wspool.pool.errands import Errand
 from wspool.pool.outcome import server_failure
+from wspool.wire.answer import Answer
 from wspool.wire.wire import WireClosedError
 
 __all__ = ["compacted"]
@@ -32,22 +34,27 @@ _FIELDS: Final = (
 )
 
 
-async def compacted(owner: ContinuityOwner, items: Sequence[Encoded], fields: Fields) -> dict[str, Any]:
+async def compacted(
+    owner: ContinuityOwner, errand: Errand, items: Sequence[Encoded], fields: Fields
+) -> dict[str, Any]:
     """Return the server's answer, whose `output` is a list of items that stands for *items*.
 
     A checkpoint. Cancelling gives it up; nothing has changed then.
 
+    Args:
+        owner: goes to the endpoint.
+        errand: what this is.
+        items: the history.
+        fields: the other fields of a turn.
+
     Raises:
         ResponseFailedError: the server refused.
         TurnLostError: its answer did not come, or was none; nothing has changed.
-        DialFailedError, PoolClosedError: nothing was sent.
+        DialFailedError: nothing was sent.
+        PoolClosedError: the pool or the conversation was closed; `delivery` says how far it was.
     """
     request = {name: fields[name] for name in _FIELDS if name in fields}
-    await owner.until_held()
-    try:
-        answer = await owner.post("/compact", assemble(request, items))
-    except WireClosedError as error:
-        raise _lost(f"the answer did not come ({error.reason or 'the connection ended'})") from error
+    answer = await _answered(owner, errand, assemble(request, items))
     value = _parsed(answer.body)
     if answer.status != 200:
         said = parse_error(
@@ -63,6 +70,24 @@ async def compacted(owner: ContinuityOwner, items: Sequence[Encoded], fields: Fi
     ):
         raise _lost("the answer holds no list of items")
     return value
+
+
+async def _answered(owner: ContinuityOwner, errand: Errand, request: bytes) -> Answer:
+    while not owner.errands.allows(errand):
+        await owner.errands.until_allowed(errand)
+    begun = False
+    try:
+        with owner.errands.working(errand):
+            begun = True
+            return await owner.post("/compact", request)
+    except WireClosedError as error:
+        raise _lost(f"the answer did not come ({error.reason or 'the connection ended'})") from error
+    except PoolClosedError:
+        if not begun:
+            raise
+        closed = PoolClosedError(f"{errand.stopped}, and the compaction with it; the history is as it was")
+        closed.delivery = "ambiguous"
+        raise closed from None
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

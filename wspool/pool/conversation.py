@@ -7,9 +7,11 @@ forgotten, it goes on elsewhere and sends everything.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeAlias, cast
+
+from trio.lowlevel import enable_ki_protection
 
 from wspool.core.encoding import Encoded, read
 from wspool.core.events.response import Response
@@ -18,11 +20,12 @@ from wspool.core.sending.chain import Chain, Item
 from wspool.core.statistics import ConversationStatistics
 from wspool.errors import MaxTurnsError, ResponseFailedError, TurnLostError
 from wspool.pool.compaction import compacted
-from wspool.pool.continuity import Continuity, ContinuityOwner, ContinuousTurn
+from wspool.pool.continuity import Continuity, ContinuityOwner
+from wspool.pool.driver import ConversationDriver
 from wspool.pool.tools import Tool, ToolErrors, call_tools, check_tools, open_calls, tool_calls
 from wspool.pool.turn import Turn
 
-__all__ = ["Conversation", "Input"]
+__all__ = ["Conversation", "ConversationBlock", "Input"]
 
 #: What a turn takes: a text, or input items.
 Input: TypeAlias = str | Sequence[Mapping[str, Any]]
@@ -94,9 +97,11 @@ class Conversation:
             TurnInFlightError: another turn of this conversation has not ended; nothing was sent.
             RequestTooLargeError, LeaseRefusedError, PoolClosedError: nothing was sent.
         """
+        self._continuity.owner.check_use()
         body = _checked({**self._defaults, **overrides})
-        return Turn(ContinuousTurn(self._continuity, encode_items(input), body))
+        return Turn(ConversationDriver(self._continuity, encode_items(input), body))
 
+    @enable_ki_protection
     async def respond(self, input: Input, **overrides: Any) -> Response:
         """Take one turn and return its response, completed or incomplete.
 
@@ -146,6 +151,7 @@ class Conversation:
             Exception: whatever a tool raised, with `tool_errors="raise"`; bare if it was one.
             WsPoolError: what `respond` raises.
         """
+        self._continuity.owner.check_use()
         check_tools(tools, tool_errors)
         _check_count("max_turns", max_turns, 1, "None for no limit")
         _check_count("retries", retries, 0, "0 for none")
@@ -177,6 +183,7 @@ class Conversation:
             self._continuity.tool_calls += len(calls)
             pending = await call_tools(calls, tools, tool_errors)
 
+    @enable_ki_protection
     async def compact(self, **overrides: Any) -> dict[str, Any]:
         """Have the server make the history shorter (`POST .../responses/compact`, over HTTP).
 
@@ -190,21 +197,26 @@ class Conversation:
         Raises:
             ResponseFailedError: the server refused; the history is as it was.
             TurnLostError: the answer did not come; the history is as it was.
-            TurnInFlightError, DialFailedError, PoolClosedError: nothing was sent.
+            TurnInFlightError, DialFailedError: nothing was sent.
+            PoolClosedError: the pool or the conversation was closed, before or meanwhile; the history is
+                as it was.
         """
         it = self._continuity
+        it.owner.check_use()
         body = _checked({**self._defaults, **overrides})
-        with it.exclusive():
-            answer = await compacted(it.owner, it.chain.replay(), body)
+        errand = it.enter()
+        try:
+            answer = await compacted(it.owner, errand, it.chain.replay(), body)
             it.chain.restart(answer["output"])
+        finally:
+            it.leave(errand)
         return answer
 
     def statistics(self) -> ConversationStatistics:
         """Return a frozen snapshot; taking it changes nothing."""
         return self._continuity.statistics()
 
-    @asynccontextmanager
-    async def fork(self, **overrides: Any) -> AsyncGenerator[Conversation, None]:
+    def fork(self, **overrides: Any) -> AbstractAsyncContextManager[Conversation]:
         """Branch: another conversation with the same history, for the length of an `async with` block.
 
         Args:
@@ -213,13 +225,7 @@ class Conversation:
         What either says from here on is its own. A checkpoint-free way in and out.
         """
         it = self._continuity
-        branch = Conversation(
-            it.owner, it.owner.next_conversation(), {**self._defaults, **overrides}, it.chain.fork()
-        )
-        try:
-            yield branch
-        finally:
-            branch.close()
+        return ConversationBlock(it.owner, {**self._defaults, **overrides}, it.chain)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the conversation as JSON values, to go on from with `pool.conversation(resume=...)`.
@@ -236,19 +242,63 @@ class Conversation:
         The first is all but the items, the second the items as JSON. What stays in the history is the same
         object each time, so that to find what is new takes no time.
         """
+        self._continuity.owner.check_use()
         chain = self._continuity.chain
         defaults = {name: read(value) for name, value in self._defaults.items()}
         return {"version": SNAPSHOT_VERSION, "defaults": defaults, **chain.state()}, [*chain.encoded]
 
+    @enable_ki_protection
     def close(self) -> None:
-        """Give the lease back; no further turn is possible. Never waits. Idempotent."""
-        self._continuity.closed = True
-        self._continuity.drop_lease()
+        """Give the lease back; no further turn is possible. Never waits. Idempotent.
+
+        A turn of another task ends with it: one that waits is told so at once (`PoolClosedError`), one
+        in flight is given up (`TurnLostError`), and neither is sent again.
+        """
+        self._continuity.owner.check_use()
+        self._continuity.close()
 
     def __repr__(self) -> str:
         it = self._continuity
         state = "closed" if it.closed else "in turn" if it.in_turn else "idle"
         return f"<Conversation {it.number}, {state}: {it.turns} turns, {len(it.chain)} items>"
+
+
+class ConversationBlock:
+    """The `async with` block of a conversation; see `Pool.conversation` and `Conversation.fork`.
+
+    A class, so that both its ends are protected against KeyboardInterrupt: none can lose the lease.
+    """
+
+    __slots__ = ("_begin", "_conversation", "_owner")
+
+    def __init__(
+        self,
+        owner: ContinuityOwner,
+        defaults: Mapping[str, Any],
+        resume: Mapping[str, Any] | Chain | None,
+    ) -> None:
+        owner.check_use()
+        self._owner = owner
+        self._begin = defaults, resume
+        self._conversation: Conversation | None = None
+
+    @enable_ki_protection
+    async def __aenter__(self) -> Conversation:
+        self._owner.check_use()
+        if self._conversation is not None:
+            raise RuntimeError("the block of a conversation is entered once; ask for another conversation")
+        defaults, origin = self._begin
+        if isinstance(origin, Chain):
+            origin = origin.fork()  # now: what was said since the block was asked for is part of it
+        number = self._owner.next_conversation()
+        self._conversation = Conversation(self._owner, number, defaults, origin)
+        return self._conversation
+
+    @enable_ki_protection
+    async def __aexit__(self, *error: object) -> None:
+        if self._conversation is None:
+            raise AssertionError("bug: left without being entered")
+        self._conversation.close()
 
 
 def _resumed(snapshot: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[Chain, dict[str, Any]]:

@@ -169,7 +169,8 @@ class Lease:
             raise refused_steer("this provider has no steering", code="steering_not_supported")
         await trio.lowlevel.checkpoint_if_cancelled()
         await attempt.until(lambda: machine.state is not TurnState.SENT)
-        if machine.response_id is None or machine.state is not TurnState.STREAMING or attempt.ended:
+        streaming = machine.state is TurnState.STREAMING and not (attempt.ended or attempt.given_up)
+        if machine.response_id is None or not streaming:
             raise refused_steer("its response is not in progress", code="response_not_active")
         target = machine.response_id
         steer = Steer(input=items, target=target)
@@ -291,7 +292,9 @@ class _LeaseDriver:
         self._parent: str | None = parent if isinstance(parent, str) else None
         # Encoded: nothing that happens to what it was made of changes what is sent, also again.
         self._request = encode({"type": "response.create", **body})
+        self.check_use = owner.check_use
         self.attempt: Attempt | None = None
+        self._left = False
         self._started_at = 0.0
         self._requests = self._size = 0
 
@@ -325,12 +328,13 @@ class _LeaseDriver:
             raise AssertionError("bug: steered before it was sent")
         return await self._lease.steer(items, self.attempt)
 
-    def leave(self) -> None:
+    def leave(self, *, told: bool) -> None:
         lease, attempt = self._lease, self.attempt
-        if attempt is None:
+        if attempt is None or self._left:
             return
+        self._left = True
         machine = attempt.machine
-        status = attempt.status
+        status = attempt.status if told else "cancelled"
         if not attempt.ended:
             lease.give_up(attempt)
         attempt.drop()  # ended or not: the reader may be waiting for somebody to read the rest

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any
 
 import trio
@@ -13,7 +13,7 @@ from trio.lowlevel import enable_ki_protection
 from wspool.core.commands import Refuse, RefuseReason, WaiterId
 from wspool.core.statistics import PoolStatistics
 from wspool.errors import PoolClosedError
-from wspool.pool.conversation import Conversation
+from wspool.pool.conversation import Conversation, ConversationBlock
 from wspool.pool.lease import Lease, LeaseBlock
 from wspool.pool.setup import Setup, carried
 from wspool.pool.shell import Shell
@@ -84,10 +84,9 @@ class Pool:
         """Take a lease at once or raise; the caller must `release` it. Prefer `lease_nowait()`."""
         return self._shell.acquire_nowait()
 
-    @asynccontextmanager
-    async def conversation(
+    def conversation(
         self, *, resume: Mapping[str, Any] | None = None, **defaults: Any
-    ) -> AsyncGenerator[Conversation, None]:
+    ) -> AbstractAsyncContextManager[Conversation]:
         """Hold a conversation for the length of an `async with` block.
 
         Args:
@@ -97,12 +96,7 @@ class Pool:
 
         It takes its lease at its first turn and gives it back at the end of the block.
         """
-        self._shell.check_use()
-        conversation = Conversation(self._shell, self._shell.next_conversation(), defaults, resume)
-        try:
-            yield conversation
-        finally:
-            conversation.close()
+        return ConversationBlock(self._shell, defaults, resume)
 
     async def wait_ready(self, lanes: int | None = None) -> None:
         """Wait until that many lanes can be granted at once.
@@ -179,9 +173,13 @@ class Pool:
         self._shell.step(self._shell.core.clear, interrupt=interrupt)
 
     def retry_now(self) -> None:
-        """Dial at once although the last dial failed: you know that the endpoint is back. Never waits."""
+        """Go on at once, although a dial failed or the server asked to wait: you know better. Never waits.
+
+        What the endpoint asked to wait (Retry-After), and the pauses before resends, are over.
+        """
         self._shell.check_use()
         self._shell.step(self._shell.core.retry_now)
+        self._shell.errands.lift()
 
     async def aclose(self, *, grace: float = 0.0) -> None:
         """Close: refuse newcomers and waiters at once, let leases finish, then force.

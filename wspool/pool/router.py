@@ -21,7 +21,7 @@ from wspool.core.events.turn import Reception, TurnState
 from wspool.core.frames import Event, MalformedMessageError, lane_of, parse_event
 from wspool.core.sending.chain import WarmUp
 from wspool.core.sending.replay import MESSAGE_TOO_BIG
-from wspool.core.server_error import parse_error
+from wspool.core.server_error import ServerError, parse_error
 from wspool.pool.attempt import Attempt
 from wspool.pool.link import Lane, Link
 
@@ -110,6 +110,8 @@ class Router:
             # Only error frames hold dates.
             wall_clock = time.time() if event.type in _WITH_HINTS else 0.0
             reception = attempt.feed(event, wall_clock)
+            if wall_clock:
+                self._heed(attempt.machine.error)
         except MalformedMessageError as error:
             if not message.strip():
                 return None  # some servers keep a connection open so
@@ -151,6 +153,11 @@ class Router:
             case Reception.IGNORE:
                 pass
         return attempt
+
+    def _heed(self, error: ServerError | None) -> None:
+        """What one turn is asked to wait, the whole endpoint waits."""
+        if error is not None and error.may_pass and error.retry_after:
+            self._link.host.step(self._link.host.core.hold, seconds=error.retry_after)
 
     def _name(self, event: Event) -> str:
         """The type of *event*, for a text of ours."""

@@ -41,13 +41,14 @@ from wspool.core.commands import (
 from wspool.core.failures import FailureKind
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.lending.trace import trace_core
-from wspool.core.sending.replay import RetryBudget
+from wspool.core.sending.replay import ResendBudget, Resends
 from wspool.core.statistics import Move, TurnRecord
-from wspool.errors import ForeignUseError, PoolClosedError, WsPoolError
+from wspool.errors import ForeignUseError, WsPoolError
 from wspool.pool.clock import PoolClock, Timekeeper, suspension
 from wspool.pool.connection import Connection
 from wspool.pool.credentials import forget
 from wspool.pool.dialer import Dialer, classified
+from wspool.pool.errands import Errands
 from wspool.pool.instrument import Announcer, watch
 from wspool.pool.lease import Lease, LeaseBlock
 from wspool.pool.link import Link
@@ -73,7 +74,8 @@ class Shell:
         core: what decides.
         policy: the limits, as they were given.
         provider: what the endpoint can do.
-        budget: the retries that are left.
+        budget: the resends that are left.
+        errands: what tasks wait for or do for it without a lane.
         serving: set once the pool's tasks run (`running`), or will never run.
         dial: opens the wire of a connection, whose tasks live in a given nursery.
         now: returns the pool's time, in seconds.
@@ -109,11 +111,12 @@ class Shell:
         self._life = trio.CancelScope(shield=True)
         self._changed = trio.Event()
         self._watchers = 0
-        self.budget = RetryBudget()
+        self.budget = ResendBudget()
         self._home = trio.lowlevel.current_trio_token(), os.getpid()
         self._clock = PoolClock(suspension())
         self.now = self._clock.now
         self._timekeeper = Timekeeper(self.core, self._clock, self._perform)
+        self.errands = Errands(self.core, self.now, self._tell_watchers)
         # Spreads retirements and retries; nothing secret depends on it.
         self._random = random.Random()
 
@@ -176,6 +179,7 @@ class Shell:
         self.step(self.core.abandon, waiter)
         return Abort.SUCCEEDED
 
+    @enable_ki_protection
     def begin(self, lease: LeaseId, *, movable: bool) -> Verdict:
         """Start a turn on *lease*, see `PoolCore.begin`."""
         verdict, commands = self.core.begin(lease, self.now(), movable=movable)
@@ -186,10 +190,9 @@ class Shell:
         """The server asked to wait."""
         self.step(self.core.hold, seconds=seconds)
 
-    async def until_held(self) -> None:
-        """Wait as long as the server asked this endpoint's clients to. A checkpoint."""
-        if (wait := self.core.held_until() - self.now()) > 0:
-            await trio.sleep(wait)
+    def resends(self) -> Resends:
+        """Return the resends of a new turn."""
+        return Resends(self.policy.replay, self.policy.max_resends, self.budget)
 
     async def post(self, suffix: str, body: bytes) -> Answer:
         """Send *body* by HTTP to the endpoint's path with *suffix*; return the answer, whatever its status.
@@ -197,12 +200,9 @@ class Shell:
         A checkpoint. Cancelling closes the connection that it had for itself.
 
         Raises:
-            DialFailedError, PoolClosedError: nothing was sent.
+            DialFailedError: nothing was sent.
             WireClosedError: the answer did not come, or not whole.
         """
-        self.check_use()
-        if self.core.statistics().closed_pool:
-            raise PoolClosedError("the pool is closed; nothing was sent")
         try:
             return await self._post(suffix, body)
         except ConnectError as error:
@@ -280,15 +280,16 @@ class Shell:
                 self.running = False
                 self.serving.set()
                 # Reached early only if a task of the pool crashed. Nobody may wait for it then.
-                self.step(self.core.force)
+                self._force()
 
     async def close(self, grace: float) -> None:
         """Close as `Pool.aclose` says."""
         self.check_use()
         self.step(self.core.close)
+        self.errands.close()
         try:
             with trio.move_on_after(grace):
-                while self.core.statistics().leased:
+                while self.core.statistics().leased or self.errands.at_work:
                     await self.change()
         finally:
             await self._end()
@@ -296,18 +297,22 @@ class Shell:
 
     async def _end(self) -> None:
         """Close what is left, within `policy.close_timeout` and a moment, cancelled or not."""
-        self.step(self.core.force)
+        self._force()
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self.policy.close_timeout):
-                while self._connections:
+                while self._connections or self.errands.at_work:
                     await self.change()
         finally:
             # Whoever is still saying goodbye drops its stream now. After an interrupt as well: nobody
             # else would stop the pool's tasks.
             self.stop()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + DROP_TIMEOUT):
-            while self._connections:
+            while self._connections or self.errands.at_work:
                 await self.change()
+
+    def _force(self) -> None:
+        self.step(self.core.force)
+        self.errands.force()
 
     # -- the shell law ------------------------------------------------------------------------
 

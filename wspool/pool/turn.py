@@ -6,15 +6,23 @@ gives the turn up: its connection is not used again until that is clean, by defa
 
 Where a request may be sent again by itself, its driver (a lease or a conversation) says so;
 the turn then goes on with the next attempt, and the caller sees one turn.
+
+What a turn was is read off its caller, not off the network. It counts when the caller has been given
+its end: the last event, or the response by `result()`. Leaving at the last event, by `break` or by
+an exception, is leaving a turn that has ended. A turn that was left or cancelled before that does not
+count, also if all of it had arrived: it was given up. The last event is the one that says how the
+response ended; if the turn was steered, that of its last response, or the answer to its last
+steer if that comes later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from trio.lowlevel import checkpoint_if_cancelled
+import trio
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task, enable_ki_protection
 
 from wspool.core.events.response import Response
 from wspool.core.events.steering import Steer
@@ -27,12 +35,17 @@ from wspool.pool.outcome import failed_response, turn_failure
 
 __all__ = ["Turn", "TurnDriver"]
 
+_OVER: Final = "the turn is over: iterate inside its async with block"
+
 _ORDER: tuple[Delivery, ...] = ("not_sent", "ambiguous", "accepted", "terminal")
 
 
 def _worse(one: Delivery, other: Delivery) -> Delivery:
     return _ORDER[max(_ORDER.index(one), _ORDER.index(other))]
 
+
+#: Events that are handed out at most before other tasks are let run. A checkpoint each would double the cost.
+_AT_ONCE: Final = 256
 
 #: Events that show the caller nothing of the model's output.
 _PRELUDE = frozenset({"response.created", "response.queued", "response.in_progress"})
@@ -43,32 +56,63 @@ class TurnDriver(Protocol):
 
     Attributes:
         attempt: the last request, once it was begun.
+        check_use: raises `ForeignUseError` if this is no place to use the pool from.
     """
 
     attempt: Attempt | None
+    check_use: Callable[[], None]
 
-    async def start(self) -> None: ...
-    async def recover(self, attempt: Attempt, *, exposed: bool) -> bool: ...
+    async def start(self) -> None:
+        """Send the request. A checkpoint."""
+        ...
+
+    async def recover(self, attempt: Attempt, *, exposed: bool) -> bool:
+        """Send it again after *attempt* failed, if that may be; return whether it was. A checkpoint if so.
+
+        A call that was cancelled is gone on with by the next one for the same *attempt*.
+
+        Args:
+            attempt: what failed.
+            exposed: True if the caller was given output.
+        """
+        ...
+
     async def steer(self, items: list[dict[str, Any]]) -> Steer: ...
-    def leave(self) -> None: ...
+
+    def leave(self, *, told: bool) -> None:
+        """The caller has left. Never waits.
+
+        Args:
+            told: True if the caller was given the end of the turn, or its error.
+        """
+        ...
 
 
 class Turn:
     """One turn: `async with ... as turn: async for event in turn: ...; turn.response`.
 
-    Made by `Lease.create` and `Conversation.turn`.
+    Made by `Lease.create` and `Conversation.turn`. It counts when its end was given to the caller: see
+    the module. One task at a time reads it.
     """
 
     def __init__(self, driver: TurnDriver) -> None:
         self._driver = driver
         self._entered = False
         self._left = False
-        #: Whether the caller was given output, and the events that come next for the caller.
+        #: True while a task reads it.
+        self._reading = False
+        #: Who used it last.
+        self._user: trio.lowlevel.Task | None = None
+        #: Whether the caller was given output.
         self._exposed = False
+        #: What the caller is given next, and what was taken with it, from an index on.
         self._ready: Iterator[Event] = iter(())
+        self._batch: Sequence[Event] = ()
+        self._next = 0
         self._failure: WsPoolError | None = None
         # What is known about requests before the last one: the worst of it counts.
         self._before: Delivery = "not_sent"
+        #: Once the caller was given the end.
         self._response: Response | None = None
 
     @property
@@ -94,22 +138,36 @@ class Turn:
             raise RuntimeError("the turn has no response yet: iterate over it to its end")
         return self._response
 
+    @enable_ki_protection
     async def result(self) -> Response:
         """Wait for the end of the turn and return its response, completed or incomplete.
 
-        A checkpoint. Cancelling gives nothing up by itself; leaving the turn does.
+        A checkpoint if it has to wait. Cancelling gives nothing up by itself; leaving the turn does.
 
         Raises:
             ResponseFailedError: the server refused the request or the response failed.
             TurnLostError: the connection died under it.
+            PoolClosedError: the turn was left, or the pool or the conversation closed before it could be
+                sent again.
+            trio.BusyResourceError: another task reads it.
         """
-        self._ready = iter(())
-        await self._more(to_end=True)
-        response, attempt = self.response, self._driver.attempt
-        if response.status == "failed" and attempt is not None:
+        attempt = self._open()
+        try:
+            self._ready, self._batch, self._next = iter(()), (), 0
+            if self._response is not None:
+                await checkpoint_if_cancelled()
+            while self._response is None:
+                if self._failure is not None:
+                    raise self._failure
+                await attempt.end()
+                attempt = await self._settle(attempt)
+        finally:
+            self._reading = False
+        if self._response.status == "failed":
             raise failed_response(attempt)
-        return response
+        return self._response
 
+    @enable_ki_protection
     async def steer(self, input: str | Sequence[Mapping[str, Any]]) -> Steer:
         """Send further input to the response in progress, and wait until the server has taken it.
 
@@ -130,44 +188,60 @@ class Turn:
             TurnLostError: the connection died before the answer: nobody knows whether it was taken.
             PoolClosedError: the turn is over.
         """
+        self._driver.check_use()
         if self._left or self._driver.attempt is None:
             raise PoolClosedError("the turn is over: steer inside its async with block")
         return await self._driver.steer(as_items(input))
 
+    @enable_ki_protection
     async def __aenter__(self) -> Turn:
         """Send the request. A checkpoint; may wait for a lease. Raises what `__anext__` raises."""
+        self._check_use()
         if self._entered:
             raise RuntimeError("a turn is entered once; ask for another turn")
         self._entered = True
         try:
             await self._driver.start()
         except BaseException:
-            self._left = True
-            self._driver.leave()
+            self._leave()
             raise
         return self
 
+    @enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave. Never waits. A turn that has not ended is given up."""
+        """Leave. Never waits. A turn whose end was not given to the caller is given up."""
+        self._check_use()
+        self._leave()
+
+    def _leave(self) -> None:
         self._left = True
-        self._ready = iter(())
-        self._driver.leave()
+        self._ready, self._batch = iter(()), ()
+        self._driver.leave(told=self._response is not None or self._failure is not None)
 
     def __aiter__(self) -> Turn:
         return self
 
+    @enable_ki_protection
     async def __anext__(self) -> Event:
         """Return the next event.
 
-        A checkpoint when it has to wait; it always notices a cancellation. Cancelling loses no event.
+        A checkpoint when it has to wait, and once for every 256 events when it has not, so that other
+        tasks run; it always notices a cancellation. Cancelling loses no event.
 
         Raises:
             ResponseFailedError: the server refused the request.
             TurnLostError: the connection died under the turn.
+            PoolClosedError: the turn was left, or the pool or the conversation closed before it could be
+                sent again.
+            trio.BusyResourceError: another task reads it.
         """
-        await checkpoint_if_cancelled()
+        try:
+            await checkpoint_if_cancelled()
+        except RuntimeError:
+            self._check_use()  # there may be no trio here at all
+            raise
         for event in self._ready:  # nearly always there is one
             return event
         self._ready = iter(await self._more())
@@ -175,34 +249,96 @@ class Turn:
             return event
         raise StopAsyncIteration
 
-    async def _more(self, *, to_end: bool = False) -> list[Event]:
-        """Return the next events, none at the end; *to_end*: let all events pass until then."""
-        if self._left or self._driver.attempt is None:
-            raise PoolClosedError("the turn is over: iterate inside its async with block")
-        while self._response is None:
-            if self._failure is not None:
-                raise self._failure
-            attempt = self._driver.attempt
-            if to_end:
-                await attempt.end()
-            elif events := await attempt.more():
-                self._exposed = self._exposed or any(event.type not in _PRELUDE for event in events)
-                return events
-            failure = turn_failure(attempt)
-            if failure is None:
-                self._response = Response(attempt.machine.response or {})
-                break
-            if not attempt.machine.refused:  # a refused request provably did not run
-                self._before = self.delivery
-            try:
-                if not await self._driver.recover(attempt, exposed=self._exposed):
-                    self._failure = self._tell(failure)
-            except WsPoolError as error:
-                raise self._tell(error) from failure
-        return []
+    async def _more(self) -> Sequence[Event]:
+        """Return the next events, none at the end."""
+        attempt = self._open()
+        try:
+            while self._response is None:
+                if self._failure is not None:
+                    raise self._failure
+                if self._next == len(self._batch):
+                    # What is there already came while this task waited for something, and others ran.
+                    self._batch, self._next = await attempt.more(), 0
+                elif self._next % _AT_ONCE == 0:
+                    await checkpoint()
+                if self._batch:
+                    return self._take(attempt)
+                attempt = await self._settle(attempt)
+        finally:
+            self._reading = False
+        return ()
+
+    def _check_use(self) -> None:
+        """Raise `ForeignUseError` if this is no place to use the pool from. Cheap for who used it before."""
+        try:
+            task = current_task()
+        except RuntimeError:
+            task = None
+        if task is None or task is not self._user:
+            self._driver.check_use()
+            self._user = task
+
+    def _open(self) -> Attempt:
+        """Begin to read; return the request whose events come next."""
+        self._check_use()
+        attempt = self._driver.attempt
+        if self._left or attempt is None:
+            raise PoolClosedError(_OVER)
+        if self._reading:
+            raise trio.BusyResourceError("another task reads this turn; one at a time")
+        self._reading = True
+        return attempt
+
+    def _take(self, attempt: Attempt) -> Sequence[Event]:
+        """Return some of the events that have come, the last of all alone: to be given it is to be told."""
+        events, last = self._batch, len(self._batch)
+        if (
+            attempt.machine.response is not None
+            and attempt.ended
+            and not attempt.lost
+            and events[-1] is attempt.events[-1]
+        ):
+            if self._next < last - 1:
+                last -= 1
+            else:
+                self._end(attempt)
+        stop = min(self._next + _AT_ONCE, last)
+        if stop - self._next < len(events):
+            events = events[self._next : stop]
+        self._next = stop
+        self._exposed = self._exposed or any(event.type not in _PRELUDE for event in events)
+        return events
+
+    async def _settle(self, attempt: Attempt) -> Attempt:
+        """No event of *attempt* is left: it has a response, or goes on in another one, or is a failure."""
+        if self._left:  # by another task
+            raise PoolClosedError(_OVER)
+        failure = turn_failure(attempt)
+        if failure is None:
+            self._end(attempt)
+        else:
+            await self._recover(attempt, failure)
+        return self._driver.attempt or attempt
+
+    def _end(self, attempt: Attempt) -> None:
+        """The caller is given the end."""
+        self._response = Response(attempt.machine.response or {})
+
+    async def _recover(self, attempt: Attempt, failure: WsPoolError) -> None:
+        """Let the turn be sent again, or remember its *failure*."""
+        if not attempt.machine.refused:  # a refused request provably did not run
+            self._before = self.delivery
+        try:
+            if not await self._driver.recover(attempt, exposed=self._exposed):
+                self._failure = self._tell(failure)
+        except WsPoolError as error:
+            self._failure = self._tell(error)
+            raise self._failure from failure
 
     def _tell(self, failure: WsPoolError) -> WsPoolError:
         """Let *failure* say what is known about all requests of this turn, not only the last."""
+        if isinstance(failure, PoolClosedError):
+            failure = PoolClosedError(str(failure).replace("nothing was sent", "the turn was not sent again"))
         failure.delivery = _worse(self._before, failure.delivery)
         if isinstance(failure, TurnLostError):
             failure.replayable = failure.delivery == "not_sent"

@@ -76,6 +76,7 @@ class Leases:
                 return Verdict.MOVE
             del self._roster.parked[lease]
         self._roster.move_lane(lane, LaneInput.START)
+        lane.movable = movable
         connection.used = True
         self._tally.turns += 1
         return Verdict.GO
@@ -98,6 +99,8 @@ class Leases:
         lane.tail_until = math.inf
         if lane.state is _IDLE:  # a warm-up, or a tail whose holder has left
             self._allocation.freed(connection, lane, now, commands)
+        elif lane.lease is not None and lane.movable:
+            self.park(lane.lease, now, commands)  # whoever reads, waits or calls tools now needs no lane
         self._lives.check_expiry(connection, now, commands)
         return True
 

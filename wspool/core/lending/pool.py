@@ -238,7 +238,8 @@ class PoolCore:
         Args:
             lease: a live lease without a turn.
             movable: True if the holder can go on elsewhere at little cost: then a connection
-                past its planned retirement is left as soon as another one is ready.
+                past its planned retirement is left as soon as another one is ready, and the lane
+                is parked as soon as the turn has ended, however it ended.
 
         Raises:
             IllegalInputError: the lease is dead or has a turn already.

@@ -46,6 +46,8 @@ class Lane:
     id: LaneId
     state: LaneState = LaneState.IDLE
     lease: LeaseId | None = None
+    #: Whether the holder can go on elsewhere, so that nothing is lost if its lane is taken between turns.
+    movable: bool = False
     #: When the rest of an abandoned turn must have ended.
     tail_until: float = math.inf
 

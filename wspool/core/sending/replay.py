@@ -5,12 +5,15 @@ what provably did not run is sent again. Proof is one of two things. The request
 handed to the network, or an error frame refused it before `response.created`.
 
 A refusal that may pass (too many requests, overload, a server error) is tried again after a
-wait: what the server asks for, else full jitter. All of it within a budget of the endpoint.
+wait of full jitter, and not before the server lets anybody send (`PoolCore.hold`). All of it
+within a budget of the endpoint.
 
 Rules: a missing parent is answered once, in full, on the same connection; so is a lane that the
-endpoint does not want named, without the name; a connection at
-its lifetime limit sends the turn to a fresh one; output that the caller has seen is never
-followed by a second answer.
+endpoint does not want named, without the name; a request that a connection at its lifetime limit
+refuses goes to a fresh one, and a response that this limit cuts is lost like any other, output or
+not; output that the caller has seen is never followed by a second answer.
+
+A resend is the same request again, by itself. A retry is a turn that the caller has taken again.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from wspool.core.events.turn import Delivery
 from wspool.core.policy import Replay
 from wspool.core.server_error import ServerError
 
-__all__ = ["MESSAGE_TOO_BIG", "Recovery", "Retries", "RetryBudget"]
+__all__ = ["MESSAGE_TOO_BIG", "Recovery", "ResendBudget", "Resends"]
 
 #: RFC 6455 section 7.4.1. The same message will be too big for the next connection as well.
 MESSAGE_TOO_BIG: Final = 1009
@@ -43,15 +46,15 @@ class Recovery(enum.Enum):
     HERE = "here"
     #: It is sent again on another connection.
     ELSEWHERE = "elsewhere"
-    #: It is sent again after a wait (`Retries.delay`).
+    #: It is sent again after a wait (`Resends.delay`).
     LATER = "later"
 
 
-class RetryBudget:
+class ResendBudget:
     """How much of what an endpoint does may be second tries, over all conversations.
 
     gRPC's shape (proposal A6): every loss takes a token, every success gives a tenth back, and
-    nothing is retried while half of them or more are gone. So retries cannot become a storm.
+    nothing is sent again while half of them or more are gone. So resends cannot become a storm.
     """
 
     __slots__ = ("_tokens",)
@@ -64,11 +67,11 @@ class RetryBudget:
 
     @property
     def allows(self) -> bool:
-        """Whether a retry is within the budget."""
+        """Whether a resend is within the budget."""
         return self._tokens > self.TOKENS / 2
 
     def failed(self) -> None:
-        """A request failed in a way that a retry may mend."""
+        """A request failed in a way that a resend may mend."""
         self._tokens = max(self._tokens - 1.0, 0.0)
 
     def succeeded(self) -> None:
@@ -76,7 +79,7 @@ class RetryBudget:
         self._tokens = min(self._tokens + self.REFUND, self.TOKENS)
 
 
-class Retries:
+class Resends:
     """The resends of one turn.
 
     Args:
@@ -85,12 +88,12 @@ class Retries:
         budget: the endpoint's, shared by all turns.
 
     Attributes:
-        delay: seconds to wait before the resend, after `Recovery.LATER`.
+        delay: seconds to wait before the resend at least, after `Recovery.LATER`.
     """
 
     __slots__ = ("_budget", "_limit", "_policy", "_resends", "_was_full", "_was_unnamed", "delay")
 
-    def __init__(self, policy: Replay, limit: int, budget: RetryBudget) -> None:
+    def __init__(self, policy: Replay, limit: int, budget: ResendBudget) -> None:
         self._policy: Replay = policy
         self._limit = limit
         self._budget = budget
@@ -124,7 +127,7 @@ class Retries:
         if not self._budget.allows:
             return Recovery.GIVE_UP
         bound = min(LONGEST_DELAY, FIRST_DELAY * 2.0**self._resends)
-        self.delay = max(jitter * bound, error.retry_after or 0.0)
+        self.delay = jitter * bound
         return self._again(Recovery.LATER)
 
     def after_loss(
@@ -145,6 +148,7 @@ class Retries:
             output_seen: True if any output was received.
             exposed: True if the caller has seen output.
         """
+        # Normal, and no sign of trouble; but what was begun is paid for, whatever ended it.
         at_limit = error is not None and error.is_connection_limit
         if not at_limit:
             self._budget.failed()
@@ -152,14 +156,16 @@ class Retries:
             return Recovery.GIVE_UP
         allowed = (
             delivery == "not_sent"
-            # The frame says why the turn was not carried out: there is nothing to pay twice.
-            or (at_limit and not output_seen)
             or self._policy == "always"
             or (self._policy == "no_output" and not output_seen)
         )
         if not allowed or not (at_limit or self._budget.allows):
             return Recovery.GIVE_UP
         return self._again(Recovery.ELSEWHERE)
+
+    def succeeded(self) -> None:
+        """The turn ended well."""
+        self._budget.succeeded()
 
     def _again(self, how: Recovery) -> Recovery:
         if self._resends >= self._limit:

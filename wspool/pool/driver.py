@@ -1,0 +1,215 @@
+"""Driver: one turn of a conversation, as many requests as it takes.
+
+What may be sent again is decided by `wspool.core.sending.replay`, what to send by
+`wspool.core.sending.chain`; this module performs both on whatever connection there is.
+
+Rules of this module:
+
+* Everything that must hold for a send is looked at after the last wait and right before it: whoever wants
+  the turn still wants it, the server lets it send, and there is a lane that can carry it. What was true
+  before a wait may not be after it. Between that look and the send there is no checkpoint.
+* Nobody sits on a lane while a hold keeps the turn back. A lane got for this send goes back to the line,
+  where somebody may be whom the hold does not concern; one that remembers the conversation stays parked.
+* What becomes of a request that failed is decided once. A cancelled wait is gone on with later: nothing is
+  decided, counted or paid for again.
+* A turn counts when the caller has been given its end (see `wspool.pool.turn`): then its input and its
+  output are history, and its response is the parent of the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+
+from wspool.core.commands import ConnectionId
+from wspool.core.encoding import Encoded
+from wspool.core.events.steering import Steer
+from wspool.core.items import encode_items
+from wspool.core.lending.pool import Verdict
+from wspool.core.sending.chain import Fields, LaneKey, Plan
+from wspool.core.sending.replay import Recovery
+from wspool.core.statistics import TurnRecord
+from wspool.pool.attempt import Attempt
+from wspool.pool.continuity import Continuity
+from wspool.pool.errands import Errand
+from wspool.pool.lease import Lease
+
+__all__ = ["ConversationDriver"]
+
+
+class ConversationDriver:
+    """Drives one turn of a conversation, within the rules of replay. See `TurnDriver`."""
+
+    def __init__(self, continuity: Continuity, items: Sequence[Encoded], fields: Fields) -> None:
+        self._continuity = continuity
+        # Encoded: nothing that happens to what they were made of changes what is sent, also again.
+        self._items = items
+        self._fields = fields
+        self._resends = continuity.owner.resends()
+        self.check_use = continuity.owner.check_use
+        self.attempt: Attempt | None = None
+        self._errand: Errand | None = None
+        #: The request that failed last, and what was decided about it.
+        self._failed: Attempt | None = None
+        self._recovery = Recovery.GIVE_UP
+        self._lease: Lease | None = None
+        self._plan: Plan | None = None
+        self._lane: LaneKey | None = None
+        self._named = False
+        self._waited_before = continuity.waited
+        self._started_at: float | None = None
+        self._requests = self._size = self._saved = 0
+
+    async def start(self) -> None:
+        self._errand = self._continuity.enter()
+        await self._send(self._errand)
+
+    async def recover(self, attempt: Attempt, *, exposed: bool) -> bool:
+        if self._errand is None:
+            raise AssertionError("bug: recovered before it was sent")
+        if self._failed is not attempt:
+            self._failed = attempt
+            self._recovery = self._decide(self._errand, attempt, exposed=exposed)
+        if self._recovery is Recovery.GIVE_UP:
+            return False
+        await self._send(self._errand)
+        return True
+
+    async def steer(self, items: list[dict[str, Any]]) -> Steer:
+        if self.attempt is None or self._lease is None:
+            raise AssertionError("bug: steered before it was sent")
+        return await self._lease.steer(items, self.attempt)
+
+    def leave(self, *, told: bool) -> None:
+        errand, self._errand = self._errand, None
+        if errand is None:
+            return
+        attempt, lease = self.attempt, self._lease
+        try:
+            if attempt is not None and lease is not None:
+                if not attempt.ended:
+                    lease.give_up(attempt)
+                attempt.drop()  # ended or not: the reader may be waiting for somebody to read the rest
+                self._close_account(attempt, attempt.status if told else "cancelled")
+        finally:
+            self._continuity.leave(errand)
+
+    def _decide(self, errand: Errand, attempt: Attempt, *, exposed: bool) -> Recovery:
+        """Decide how the turn goes on after *attempt* failed, and do what follows from that at once."""
+        continuity, machine = self._continuity, attempt.machine
+        if errand.stopped:
+            return Recovery.GIVE_UP
+        if attempt.lost:
+            decision = self._resends.after_loss(
+                machine.delivery,
+                machine.error,
+                close_code=attempt.close_code,
+                output_seen=machine.output_seen,
+                # What it was steered by would be lost, or said twice.
+                exposed=exposed or machine.steered,
+            )
+        elif machine.refused and machine.error is not None:
+            decision = self._resends.after_refusal(
+                machine.error,
+                had_parent=self._plan is not None and self._plan.previous_response_id is not None,
+                had_lane=self._named,
+                jitter=continuity.owner.jitter(),
+            )
+        else:
+            decision = Recovery.GIVE_UP
+        if decision is Recovery.GIVE_UP:
+            return decision
+        missing = machine.error is not None and machine.error.is_parent_missing
+        continuity.chain.forget_parent(lost_by_server=missing)
+        if decision is Recovery.ELSEWHERE:
+            continuity.drop_lease("lost" if attempt.lost else "refused")
+        elif decision is Recovery.LATER:
+            # Somebody else may use the connection meanwhile; what it remembered is gone anyway.
+            continuity.drop_lease("refused")
+            continuity.owner.errands.pause(errand, self._resends.delay)
+        return decision
+
+    async def _send(self, errand: Errand) -> None:
+        """Send the turn on a lane that can carry it, as soon as that may be. A checkpoint."""
+        continuity = self._continuity
+        try:
+            await trio.lowlevel.checkpoint()
+            while True:
+                errand.check()
+                if not continuity.owner.errands.allows(errand):
+                    continuity.rest()
+                    await continuity.owner.errands.until_allowed(errand)
+                elif (lease := continuity.usable_lease()) is None:
+                    await continuity.take_lease(errand)
+                elif (begun := self._begin(lease)) is not None:
+                    break
+        except BaseException:
+            if not errand.stopped:  # else whoever stopped it has seen to the lease, or another turn has it
+                continuity.rest()
+            raise
+        await lease.send(*begun)
+
+    def _begin(self, lease: Lease) -> tuple[bytes, Attempt] | None:
+        """Begin the turn on *lease*; return what to send at once, or None if that cannot carry it."""
+        continuity, lane = self._continuity, lease.lane
+        key = ConnectionId(lease.connection), lane.id
+        plan = continuity.chain.plan(self._items, key, lane.latest, lane.warm_up, self._fields)
+        stream_id = lease.stream_id
+        request = plan.request(self._fields, stream_id)
+        lease.check_size(request)
+        if lease.begin(movable=True) is not Verdict.GO:
+            continuity.drop_lease("rotation" if lease.expiring else "taken")
+            return None
+        continuity.begun(lease)
+        self._lease = lease
+        self._plan, self._lane = plan, key
+        self._named = stream_id is not None
+        if self._started_at is None:
+            self._started_at = trio.current_time()
+        self._requests += 1
+        self._size += len(request)
+        self._saved += plan.saved
+        continuity.bytes_sent += len(request)
+        continuity.bytes_saved += plan.saved
+        if plan.full:
+            continuity.full_turns += 1
+        else:
+            continuity.delta_turns += 1
+        self.attempt = Attempt(plan.previous_response_id, stream_id)
+        self.attempt.machine.keeps = True
+        return request, self.attempt
+
+    def _close_account(self, attempt: Attempt, status: str) -> None:
+        """The turn is left, and *status* is how it ended for the caller."""
+        continuity, machine = self._continuity, attempt.machine
+        plan, lane = self._plan, self._lane
+        if status in ("completed", "incomplete") and machine.response is not None and plan and lane:
+            continuity.turns += 1
+            stored = plan.rooted and self._fields.get("store") == b"true"
+            for index, part in enumerate(machine.parts):
+                new = encode_items(part.steered_by) if index else self._items
+                continuity.chain.extend(new, part.output, part.id, lane, stored=stored)
+            continuity.chain.queue(encode_items(machine.steers.queued))
+            self._resends.succeeded()
+        else:
+            # Whatever went wrong may have cost the server its memory of the parent.
+            continuity.chain.forget_parent()
+        if self._started_at is not None:
+            continuity.owner.record(
+                TurnRecord(
+                    conversation=continuity.number,
+                    connection=continuity.last_connection,
+                    response_id=machine.response_id,
+                    full=plan is None or plan.full,
+                    status=status,
+                    delivery=machine.delivery,
+                    waited=continuity.waited - self._waited_before,
+                    duration=trio.current_time() - self._started_at,
+                    requests=self._requests,
+                    bytes_sent=self._size,
+                    bytes_saved=self._saved,
+                    events=len(attempt.events),
+                )
+            )
