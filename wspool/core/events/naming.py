@@ -12,24 +12,12 @@ Rules of this module:
 
 from __future__ import annotations
 
-import enum
-
 from wspool.core.commands import LaneId
 from wspool.core.events.turn import is_about_connection
 from wspool.core.frames import Event, lane_of, parse_error
+from wspool.core.states import Naming
 
 __all__ = ["Naming", "lane_name", "learn"]
-
-
-class Naming(enum.Enum):
-    """Whether requests name the lane they are for."""
-
-    #: They do not: there is one lane.
-    NONE = "none"
-    #: They do, but there is only one lane until the endpoint has answered by its name.
-    TRIAL = "trial"
-    #: They do, and so does every answer.
-    NAMED = "named"
 
 
 def lane_name(lane: LaneId) -> str:

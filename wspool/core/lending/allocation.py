@@ -37,7 +37,6 @@ from wspool.core.commands import (
     Stolen,
     WaiterId,
 )
-from wspool.core.events.naming import Naming
 from wspool.core.lending.lives import Lives
 from wspool.core.lending.roster import Connection, Lane, Roster
 from wspool.core.outage import Outage
@@ -46,6 +45,7 @@ from wspool.core.states import (
     ConnectionState,
     LaneInput,
     LaneState,
+    Naming,
 )
 
 __all__ = ["ELISION_DELAY", "HEAD_START", "MAX_SKIPS", "Allocation", "Waiter"]

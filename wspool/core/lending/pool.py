@@ -38,7 +38,6 @@ from wspool.core.commands import (
     WaiterId,
     Warm,
 )
-from wspool.core.events.naming import Naming
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending.allocation import ELISION_DELAY, MAX_SKIPS, Allocation, Waiter
 from wspool.core.policy import PoolPolicy, Provider
@@ -50,6 +49,7 @@ from wspool.core.states import (
     IllegalInputError,
     LaneInput,
     LaneState,
+    Naming,
     advance,
 )
 from wspool.core.statistics import PoolStatistics
