@@ -24,13 +24,16 @@ THIRTY = ("rollout", "--json", "--limit", "30", "--max-connections", "4")
 QUESTION = "How many classes and how many functions does the module `json.decoder` define at its top level?"
 
 
-def start(cwd: Path, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+def start(
+    cwd: Path, *arguments: str, env: Mapping[str, str] | None = None, files: int | None = None
+) -> subprocess.Popen[str]:
+    """Start the command; *files* is the limit of open files that its shell has set."""
     clean = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
     clean["PYTHONPATH"] = os.pathsep.join(
         filter(None, (str(Path(__file__).parents[1]), clean.get("PYTHONPATH")))
     )
     return subprocess.Popen(
-        [*COMMAND, *arguments],
+        [*(("sh", "-c", f'ulimit -n {files} && exec "$@"', "sh") if files else ()), *COMMAND, *arguments],
         cwd=cwd,
         env={**clean, **(env or {})},
         stdin=subprocess.DEVNULL,
@@ -49,9 +52,11 @@ def write_questions(path: Path, count: int) -> str:
     )
 
 
-def run(cwd: Path, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+def run(
+    cwd: Path, *arguments: str, env: Mapping[str, str] | None = None, files: int | None = None
+) -> tuple[int, str, str]:
     """Exit code, standard output, standard error."""
-    process = start(cwd, *arguments, env=env)
+    process = start(cwd, *arguments, env=env, files=files)
     try:
         out, err = process.communicate(timeout=60)
     finally:
@@ -403,3 +408,26 @@ def test_without_its_extra_the_command_says_what_to_install(tmp_path: Path) -> N
 
     assert done.returncode == 2
     assert done.stderr == "wspool: the command line needs typer and rich: pip install 'wspool[cli]'\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
+@pytest.mark.parametrize("embedded", [True, False])
+def test_more_connections_than_files(tmp_path: Path, embedded: bool) -> None:
+    """The tools read files all the same: no answer is spoiled, and the shortage is told before the run."""
+    write_questions(tmp_path / "tasks.jsonl", 120)
+    arguments = ["rollout", "tasks.jsonl", "-c", "240", "--json", "--quiet"]
+    if embedded:
+        code, out, err = run(tmp_path, *arguments, files=256)
+    else:
+        with served(tmp_path) as url:
+            code, out, err = run(tmp_path, *arguments, "--url", url, files=256)
+
+    assert 0 == code, err
+    summary = json.loads(out)
+    assert (120, 0, 0) == (summary["done"], summary["failed"], summary["owed"])
+    most = summary["max_connections"]
+    assert 256 // 2 - 30 < most * (2 if embedded else 1) <= 256 // 2
+    assert f"--max-connections=240 cannot be had, there will be {most} connections at most" in err
+    lines = (tmp_path / "rollout-results" / "tasks" / "results.jsonl").read_text().splitlines()
+    (answer,) = {json.loads(line)["answer"] for line in lines}
+    assert answer.isdecimal(), "one question, one answer"

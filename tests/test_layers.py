@@ -1,4 +1,4 @@
-"""The architecture is a test: imports only point down, and there is no cycle."""
+"""The architecture is a test: imports only point down, there is no cycle, and nothing is too long to read."""
 
 from __future__ import annotations
 
@@ -38,6 +38,18 @@ MAY_IMPORT = {
     "contrib": {"core", "wire", "errors", "pool", "contrib", ""},
     "": {"core", "errors", "pool"},
 }
+
+#: Room by room: what each room of the core may import of the core, beside the words that are outside of all.
+ROOMS = {
+    "lending": {"lending"},
+    "events": {"events"},
+    "sending": {"sending", "events"},
+    "": set[str](),
+}
+
+#: What one can read at a sitting, and what one can see at a glance; in lines.
+LONGEST_MODULE = 450
+LONGEST_FUNCTION = 70
 
 
 def modules() -> dict[str, Path]:
@@ -83,6 +95,47 @@ def test_imports_only_point_down() -> None:
     ]
 
     assert [] == wrong
+
+
+def room(name: str) -> str:
+    """The room of the core that a module is in; empty for what is outside of all."""
+    pieces = name.split(".")
+    return pieces[2] if len(pieces) > 2 and pieces[2] in ROOMS else ""
+
+
+def test_a_room_of_the_core_knows_those_below_it_only() -> None:
+    """Who gets a lane, what an event means and what is sent are three questions."""
+    rooms = {path.name for path in (SOURCE / "core").iterdir() if (path / "__init__.py").exists()}
+    wrong = [
+        f"{name} imports {target}"
+        for name, path in modules().items()
+        if part(name) == "core"
+        for target in imports(path)
+        if part(target) == "core" and room(target) not in {"", *ROOMS[room(name)]}
+    ]
+
+    assert rooms == ROOMS.keys() - {""}
+    assert [] == wrong
+
+
+def test_no_module_is_too_long() -> None:
+    """A module is one idea; what needs a table of contents is two."""
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
+
+    assert {} == {name: length for name, length in lengths.items() if length > LONGEST_MODULE}
+
+
+def test_no_function_is_too_long() -> None:
+    """From its first line to its last, decorators and docstring as well."""
+    lengths = {
+        f"{name}.{node.name}": (node.end_lineno or node.lineno) - min([node.lineno, *decorators]) + 1
+        for name, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for decorators in [[decorator.lineno for decorator in node.decorator_list]]
+    }
+
+    assert {} == {name: length for name, length in lengths.items() if length > LONGEST_FUNCTION}
 
 
 def test_the_core_is_pure() -> None:

@@ -13,95 +13,26 @@ Provider                  what an endpoint can do: lifetime, lanes, frame limit,
 ========================  ==================================================================
 """
 
-from wspool.core.events.response import Response as Response
-from wspool.core.events.steering import (
-    Steer as Steer,
-)
-from wspool.core.frames import Event as Event
-from wspool.core.policy import (
-    AZURE as AZURE,
-    OPENAI as OPENAI,
-    PROVIDERS as PROVIDERS,
-    VERCEL as VERCEL,
-    XAI as XAI,
-    PoolPolicy as PoolPolicy,
-    Provider as Provider,
-)
-from wspool.core.statistics import (
-    ConversationStatistics as ConversationStatistics,
-    DialRecord as DialRecord,
-    Move as Move,
-    PoolStatistics as PoolStatistics,
-    TurnRecord as TurnRecord,
-)
-from wspool.errors import (
-    AuthenticationError as AuthenticationError,
-    ConnectionLimitError as ConnectionLimitError,
-    DialFailedError as DialFailedError,
-    ForeignUseError as ForeignUseError,
-    LeaseRefusedError as LeaseRefusedError,
-    MalformedMessageError as MalformedMessageError,
-    MaxTurnsError as MaxTurnsError,
-    PoolClosedError as PoolClosedError,
-    PreviousResponseNotFoundError as PreviousResponseNotFoundError,
-    RateLimitedError as RateLimitedError,
-    RequestTooLargeError as RequestTooLargeError,
-    ResponseFailedError as ResponseFailedError,
-    SteeringRefusedError as SteeringRefusedError,
-    TooManyWaitingError as TooManyWaitingError,
-    TurnInFlightError as TurnInFlightError,
-    TurnLostError as TurnLostError,
-    WebSocketNotOfferedError as WebSocketNotOfferedError,
-    WsPoolError as WsPoolError,
-)
-from wspool.pool.conversation import Conversation as Conversation
-from wspool.pool.instrument import Instrument as Instrument
-from wspool.pool.lease import Lease as Lease
-from wspool.pool.open import DEFAULT_URL as DEFAULT_URL, open_pool as open_pool
-from wspool.pool.pool import Pool as Pool
-from wspool.pool.turn import Turn as Turn
+from wspool import errors
+from wspool.core.events.response import Response
+from wspool.core.events.steering import Steer
+from wspool.core.frames import Event
+from wspool.core.policy import AZURE, OPENAI, PROVIDERS, VERCEL, XAI, PoolPolicy, Provider
+from wspool.core.statistics import ConversationStatistics, DialRecord, Move, PoolStatistics, TurnRecord
+from wspool.errors import *  # noqa: F403  # all of them are public
+from wspool.pool.conversation import Conversation
+from wspool.pool.instrument import Instrument
+from wspool.pool.lease import Lease
+from wspool.pool.open import DEFAULT_URL, open_pool
+from wspool.pool.pool import Pool
+from wspool.pool.turn import Turn
 
 __version__ = "0.1.0"
-
+# fmt: off
 __all__ = [
-    "AZURE",
-    "DEFAULT_URL",
-    "OPENAI",
-    "PROVIDERS",
-    "VERCEL",
-    "XAI",
-    "AuthenticationError",
-    "ConnectionLimitError",
-    "Conversation",
-    "ConversationStatistics",
-    "DialFailedError",
-    "DialRecord",
-    "Event",
-    "ForeignUseError",
-    "Instrument",
-    "Lease",
-    "LeaseRefusedError",
-    "MalformedMessageError",
-    "MaxTurnsError",
-    "Move",
-    "Pool",
-    "PoolClosedError",
-    "PoolPolicy",
-    "PoolStatistics",
-    "PreviousResponseNotFoundError",
-    "Provider",
-    "RateLimitedError",
-    "RequestTooLargeError",
-    "Response",
-    "ResponseFailedError",
-    "Steer",
-    "SteeringRefusedError",
-    "TooManyWaitingError",
-    "Turn",
-    "TurnInFlightError",
-    "TurnLostError",
-    "TurnRecord",
-    "WebSocketNotOfferedError",
-    "WsPoolError",
-    "open_pool",
+    "AZURE", "DEFAULT_URL", "OPENAI", "PROVIDERS", "VERCEL", "XAI", "Conversation", "ConversationStatistics",
+    "DialRecord", "Event", "Instrument", "Lease", "Move", "Pool", "PoolPolicy", "PoolStatistics", "Provider",
+    "Response", "Steer", "Turn", "TurnRecord", "open_pool",
 ]
+# fmt: on
+__all__ += errors.__all__

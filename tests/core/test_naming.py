@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from wspool.core.commands import LaneId
-from wspool.core.events.naming import Naming, lane_name, learn
+from wspool.core.events.naming import lane_name, learn
 from wspool.core.events.turn import Reception, TurnMachine
 from wspool.core.frames import Event, MalformedMessageError, lane_of, parse_event
 from wspool.core.server_error import ServerError
+from wspool.core.states import Naming
 
 TRANSCRIPT: list[dict[str, Any]] = [
     line

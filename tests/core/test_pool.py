@@ -29,13 +29,12 @@ from wspool.core.commands import (
     WaiterId,
     Warm,
 )
-from wspool.core.events.naming import Naming
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending.allocation import DEFERRAL, MAX_SKIPS
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.outage import BACKOFF_BASE, EARLY
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.states import ConnectionState, IllegalInputError, LaneState
+from wspool.core.states import ConnectionState, IllegalInputError, LaneState, Naming
 
 DOWN = DialFailure(kind=FailureKind.TRANSIENT, message="no answer", phase="tcp")
 WRONG_KEY = DialFailure(kind=FailureKind.CREDENTIAL, message="401", phase="upgrade", status=401)

@@ -1,5 +1,6 @@
 """The runner: a task's trouble is its own, and what did not end is owed."""
 
+import errno
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,8 +12,11 @@ import wspool
 from wspool.rollout.runner import Agent, run_batch
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tasks import Task
+from wspool.rollout.tools import Tools
+from wspool.server import ModelRequest, ModelTurn, function_call, message
 from wspool.server.models import EchoModel
 from wspool.server.server import open_server
+from wspool.wire.trio_websocket import TrioWebSocketConnector
 
 pytestmark = pytest.mark.network
 
@@ -152,3 +156,44 @@ async def test_a_cancelled_task_has_no_result() -> None:
 
     assert scope.cancelled_caught
     assert lines == []
+
+
+async def test_a_task_whose_tools_get_no_files_has_failed(monkeypatch, autojump_clock) -> None:
+    """Its result says why and what to do; the model has been told nothing; the next task goes well."""
+    told: list[str] = []
+
+    class Asking:
+        def respond(self, request: ModelRequest) -> ModelTurn:
+            outputs = [item["output"] for item in request.context if "output" in item]
+            told.extend(outputs)
+            if outputs:
+                return ModelTurn(output=[message(outputs[-1])])
+            return ModelTurn(
+                output=[function_call("count_lines", {"path": str(request.context[-1]["content"])})]
+            )
+
+    async def count_lines(path: str) -> str:
+        await trio.lowlevel.checkpoint()
+        if "scarce" in path:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return "7"
+
+    monkeypatch.setattr(Tools, "callables", lambda self: {"count_lines": count_lines})
+    lines: list[Mapping[str, Any]] = []
+    meter = Meter()
+    async with (
+        open_server(Asking(), port=None) as server,
+        wspool.open_pool(
+            server.url, wire=TrioWebSocketConnector(server.open_stream), instrument=meter
+        ) as pool,
+    ):
+        batch = tasks("scarce", "well")
+        summary = await run_batch(
+            pool, batch, meter=meter, sink=lines.append, defaults={"model": "m"}, quiet=True
+        )
+
+    assert (1, 1, 0) == (summary.failed, summary.done, summary.owed)
+    failed = {line["id"]: line["error"] for line in lines}["scarce"]
+    assert "NoFilesError" == failed["type"]
+    assert "ulimit -n" in failed["message"]
+    assert ["7"] == told

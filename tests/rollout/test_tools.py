@@ -1,11 +1,24 @@
 """The bundled tools see one directory, say what is in it, and refuse everything else."""
 
+import errno
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 
-from wspool.rollout.tools import MAX_ENTRIES, MAX_LINE, MAX_MATCHES, TOOL_SCHEMAS, ToolError, Tools
+from wspool.rollout.tools import (
+    MAX_ENTRIES,
+    MAX_LINE,
+    MAX_MATCHES,
+    TOOL_SCHEMAS,
+    NoFilesError,
+    ToolError,
+    Tools,
+    patient,
+)
 
 
 @pytest.fixture
@@ -142,3 +155,70 @@ def test_schemas_name_the_tools_and_all_their_parameters(tools: Tools) -> None:
             == parameters["required"]
             == list(names[1 : 1 + len(parameters["required"])])
         )
+
+
+class Scarce:
+    """A tool that fails a number of times before it answers."""
+
+    def __init__(self, fails: float, error: Exception) -> None:
+        self._fails = fails
+        self._error = error
+        self.calls = 0
+
+    def plain(self, path: str) -> str:
+        self.calls += 1
+        if self.calls <= self._fails:
+            raise self._error
+        return f"contents of {path}"
+
+    async def later(self, path: str) -> str:
+        await trio.lowlevel.checkpoint()
+        return self.plain(path)
+
+
+def made_patient(tool: Callable[..., Any]) -> tuple[Callable[..., Awaitable[Any]], list[NoFilesError]]:
+    """*tool* with patience, and where it says that it has lost it."""
+    given_up: list[NoFilesError] = []
+    return patient({"tool": tool}, given_up.append)["tool"], given_up
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+@pytest.mark.parametrize("fails", [0, 1, 5])
+async def test_a_tool_waits_for_files(fails: int, number: int, autojump_clock) -> None:
+    """The model gets the answer, a little later."""
+    scarce = Scarce(fails, OSError(number, "too many"))
+    tool, given_up = made_patient(scarce.later)
+
+    assert "contents of a.py" == await tool(path="a.py")
+    assert (fails + 1, []) == (scarce.calls, given_up)
+    assert trio.current_time() < 2
+
+
+async def test_a_plain_tool_waits_for_files() -> None:
+    """Its tries run in threads, as it would without."""
+    tool, _ = made_patient(Scarce(1, OSError(errno.EMFILE, "too many")).plain)
+
+    assert "contents of a.py" == await tool(path="a.py")
+
+
+async def test_a_tool_that_gets_no_files_is_no_answer(autojump_clock) -> None:
+    """Whoever runs the task is told what to do, and the tool says nothing."""
+    tool, given_up = made_patient(Scarce(float("inf"), OSError(errno.EMFILE, "Too many open files")).later)
+
+    with trio.move_on_after(1000) as scope:
+        await tool(path="a.py")
+
+    assert scope.cancelled_caught
+    (error,) = given_up
+    assert "tool could open no file for 16 s" in str(error)
+    assert "ulimit -n" in str(error)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOENT, "gone"), ToolError("no"), PermissionError(13, "no")])
+async def test_other_failures_of_a_tool_are_told_at_once(error: Exception, autojump_clock) -> None:
+    """These are for the model."""
+    tool, given_up = made_patient(Scarce(1, error).later)
+
+    with pytest.raises(type(error)):
+        await tool(path="a.py")
+    assert (0, []) == (trio.current_time(), given_up)

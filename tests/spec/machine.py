@@ -35,14 +35,13 @@ from wspool.core.commands import (
     Stolen,
     WaiterId,
 )
-from wspool.core.events.naming import Naming
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending import roster as core_roster
 from wspool.core.lending.allocation import DEFERRAL, HEAD_START, MAX_SKIPS
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.outage import BACKOFF_BASE, BACKOFF_CAP
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.states import ConnectionState, LaneState
+from wspool.core.states import ConnectionState, LaneState, Naming
 
 #: The rows of the legality tables that were read, for the test that all of them were.
 visited: set[tuple[enum.Enum, enum.Enum]] = set()

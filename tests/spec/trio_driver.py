@@ -24,10 +24,10 @@ import wspool
 from tests.spec.machine import Driver
 from tests.spec.world import World
 from wspool.core.commands import CloseReason, ConnectionId, LeaseId, WaiterId
-from wspool.core.events.naming import Naming
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.policy import PoolPolicy, Provider
+from wspool.core.states import Naming
 from wspool.pool.attempt import Attempt
 from wspool.pool.lease import Lease
 from wspool.pool.open import open_pool

@@ -17,8 +17,10 @@ import trio
 import typer
 
 import wspool
+from wspool.cli.target import ApiKeyEnv
 from wspool.cli.usage import usage_error
 from wspool.errors import DialFailedError
+from wspool.pool.setup import carried
 from wspool.rollout.batch import BatchError, read_tasks
 from wspool.rollout.bundled import bundled_tasks
 from wspool.rollout.checkpoints import TURNS, Checkpoints, open_checkpoints
@@ -56,71 +58,85 @@ class _Options:
     max_lifetime: float | None
 
 
+_Tasks = Annotated[
+    Path | None,
+    typer.Argument(
+        help="A JSONL file: lines {id, input, ...} or OpenAI Batch lines. Without it the bundled tasks "
+        "are run, questions about the standard library of this Python."
+    ),
+]
+_Out = Annotated[
+    Path | None, typer.Option(help="Directory of the results; rollout-results/NAME if not given.")
+]
+_Url = Annotated[
+    str | None, typer.Option(help="WebSocket URL of the provider; an embedded local one if not given.")
+]
+_Model = Annotated[str | None, typer.Option(help="Model for tasks that name none.")]
+_Concurrency = Annotated[
+    int, typer.Option("-c", "--concurrency", min=1, help="Conversations running at once.")
+]
+_MaxConnections = Annotated[
+    int | None,
+    typer.Option(min=1, help="Connections at once; if not given, 8 for the bundled tasks, else as -c."),
+]
+_AgentName = Annotated[
+    str | None,
+    typer.Option(
+        help="pkg.mod:callable, async def agent(conversation, task) -> answer; a loop with the bundled "
+        "tools if not given."
+    ),
+]
+_Resume = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume/--no-resume",
+        help="Skip tasks that have results, or start over (old results are kept as results.jsonl.old).",
+        show_default="resume",
+    ),
+]
+_RedoErrors = Annotated[bool, typer.Option("--redo-errors", help="Run failed tasks again.")]
+_CheckpointTurns = Annotated[
+    bool,
+    typer.Option(
+        "--checkpoint-turns",
+        help="Keep every finished turn, so that a killed run loses none; give it to the next run as "
+        "well. An agent must look at conversation.items to see where it is.",
+    ),
+]
+_Retries = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="How often a turn of a task is taken again that was lost or failed for a moment; it may be "
+        "paid twice. An agent decides for itself.",
+    ),
+]
+_Limit = Annotated[int | None, typer.Option(min=1, help="Run only the first N tasks.")]
+_MaxLifetime = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="Seconds to use one connection; the provider's limit if not given"),
+]
+_Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")]
+
+
 def rollout(
-    tasks: Annotated[
-        Path | None,
-        typer.Argument(
-            help="A JSONL file: lines {id, input, ...} or OpenAI Batch lines. Without it the bundled tasks "
-            "are run, questions about the standard library of this Python."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Directory of the results; rollout-results/NAME if not given."),
-    ] = None,
-    url: Annotated[
-        str | None, typer.Option(help="WebSocket URL of the provider; an embedded local one if not given.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Model for tasks that name none.")] = None,
-    api_key_env: Annotated[
-        str, typer.Option(help="Environment variable that holds the API key.")
-    ] = "OPENAI_API_KEY",
-    concurrency: Annotated[
-        int, typer.Option("-c", "--concurrency", min=1, help="Conversations running at once.")
-    ] = 128,
-    max_connections: Annotated[
-        int | None,
-        typer.Option(min=1, help="Connections at once; if not given, 8 for the bundled tasks, else as -c."),
-    ] = None,
-    agent: Annotated[
-        str | None,
-        typer.Option(
-            help="pkg.mod:callable, async def agent(conversation, task) -> answer; a loop with the bundled "
-            "tools if not given."
-        ),
-    ] = None,
-    resume: Annotated[
-        bool | None,
-        typer.Option(
-            "--resume/--no-resume",
-            help="Skip tasks that have results, or start over (old results are kept as results.jsonl.old).",
-            show_default="resume",
-        ),
-    ] = None,
-    redo_errors: Annotated[bool, typer.Option("--redo-errors", help="Run failed tasks again.")] = False,
-    checkpoint_turns: Annotated[
-        bool,
-        typer.Option(
-            "--checkpoint-turns",
-            help="Keep every finished turn, so that a killed run loses none; give it to the next run as "
-            "well. An agent must look at conversation.items to see where it is.",
-        ),
-    ] = False,
-    retries: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="How often a turn of a task is taken again that was lost or failed for a moment; it may be "
-            "paid twice. An agent decides for itself.",
-        ),
-    ] = 2,
-    limit: Annotated[int | None, typer.Option(min=1, help="Run only the first N tasks.")] = None,
-    max_lifetime: Annotated[
-        float | None,
-        typer.Option(min=0.1, help="Seconds to use one connection; the provider's limit if not given"),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")] = False,
+    tasks: _Tasks = None,
+    out: _Out = None,
+    url: _Url = None,
+    model: _Model = None,
+    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
+    concurrency: _Concurrency = 128,
+    max_connections: _MaxConnections = None,
+    agent: _AgentName = None,
+    resume: _Resume = None,
+    redo_errors: _RedoErrors = False,
+    checkpoint_turns: _CheckpointTurns = False,
+    retries: _Retries = 2,
+    limit: _Limit = None,
+    max_lifetime: _MaxLifetime = None,
+    quiet: _Quiet = False,
+    as_json: _AsJson = False,
 ) -> None:
     """Run a batch of agent conversations over a pool of connections.
 
@@ -164,6 +180,10 @@ def _run(batch: list[Task], results: ResultFile, options: _Options, *, as_json: 
         (options.out / TURNS).unlink(missing_ok=True)
     if options.redo_errors:
         results.drop({id for id in ids if results.earlier.get(id) == "failed"})
+    try:
+        results.begin()
+    except OSError as problem:
+        usage_error(f"{results.path} cannot be written: {problem.strerror}; use another --out")
     owed = [task for task in batch if task.id not in results.earlier]
     earlier = {id: outcome for id, outcome in results.earlier.items() if id in ids}
     summary: Summary | None = None
@@ -205,9 +225,11 @@ async def _rollout(
     options: _Options,
 ) -> Summary:
     meter = Meter()
-    policy = wspool.PoolPolicy(
-        max_size=options.max_connections, min_idle=0, max_lifetime=options.max_lifetime
-    )
+    # The other ends of the connections to an embedded provider are in this process as well.
+    most, warning = carried(options.max_connections, each=1 if options.url is not None else 2)
+    if warning:
+        typer.echo(f"wspool: {warning.replace('max_size', '--max-connections')}", err=True)
+    policy = wspool.PoolPolicy(max_size=most, min_idle=0, max_lifetime=options.max_lifetime)
     summary = Summary(tasks=total, owed=len(owed), skipped=total - len(owed), max_connections=policy.max_size)
     async with _endpoint(options.url) as url:
         if options.url is not None and owed:

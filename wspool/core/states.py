@@ -33,6 +33,7 @@ __all__ = [
     "IllegalInputError",
     "LaneInput",
     "LaneState",
+    "Naming",
     "advance",
 ]
 
@@ -65,6 +66,17 @@ class ConnectionInput(enum.Enum):
     HANG_UP = "hang up"
     LOSE = "lose"
     GO = "go"
+
+
+class Naming(enum.Enum):
+    """Whether requests name the lane they are for."""
+
+    #: They do not: there is one lane.
+    NONE = "none"
+    #: They do, but there is only one lane until the endpoint has answered by its name.
+    TRIAL = "trial"
+    #: They do, and so does every answer.
+    NAMED = "named"
 
 
 class LaneState(enum.Enum):

@@ -20,9 +20,8 @@ from typing import Protocol, cast
 import trio
 
 from wspool.core.commands import CloseReason, ConnectionId
-from wspool.core.events.naming import Naming
 from wspool.core.events.steering import Steer
-from wspool.core.states import IllegalInputError
+from wspool.core.states import IllegalInputError, Naming
 from wspool.pool.attempt import Attempt
 from wspool.pool.credentials import forget
 from wspool.pool.link import Host, Lane, Link

@@ -15,13 +15,14 @@ import trio
 
 from wspool.core.commands import CloseReason
 from wspool.core.events.classify import is_harmless, is_harmless_after
-from wspool.core.events.naming import Naming, learn
+from wspool.core.events.naming import learn
 from wspool.core.events.steering import steer_of
 from wspool.core.events.turn import Reception, TurnState
 from wspool.core.frames import Event, MalformedMessageError, lane_of, parse_event
 from wspool.core.sending.chain import WarmUp
 from wspool.core.sending.replay import MESSAGE_TOO_BIG
 from wspool.core.server_error import ServerError, parse_error
+from wspool.core.states import Naming
 from wspool.pool.attempt import Attempt
 from wspool.pool.link import Lane, Link
 

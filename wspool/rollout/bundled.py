@@ -13,10 +13,12 @@ import importlib
 import inspect
 import re
 import tokenize
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
+
+import attrs
 
 from wspool.rollout.tasks import Task
 from wspool.rollout.tools import TOOL_SCHEMAS, standard_library
@@ -119,28 +121,41 @@ _ANCESTRY: Final = [
 ]
 
 
+@attrs.frozen
+class _Question:
+    id: str
+    question: str
+    form: str
+    truth: Callable[[], str]
+    parallel: bool = True
+
+    def as_task(self) -> Task | None:
+        """The task, None if this installation does not have what is asked about."""
+        try:
+            expected = self.truth()
+        except (ImportError, AttributeError, OSError, LookupError):
+            return None
+        body: dict[str, Any] = {
+            "input": f"{self.question} Answer with {self.form} only.",
+            "instructions": _INSTRUCTIONS,
+            "tools": TOOL_SCHEMAS,
+            "parallel_tool_calls": self.parallel,
+            "store": False,
+        }
+        return Task(id=self.id, body=body, source={"id": self.id, **body}, expected=expected)
+
+
 def bundled_tasks() -> list[Task]:
     """The tasks, always in the same order. Imports and parses parts of the standard library: about half a
     second."""
-    tasks: list[Task] = []
+    tasks = (question.as_task() for question in (*_about_places(), *_about_packages()))
+    return [task for task in tasks if task is not None]
 
-    def add(id: str, question: str, form: str, truth: Callable[[], str], *, parallel: bool = True) -> None:
-        try:
-            expected = truth()
-        except (ImportError, AttributeError, OSError, LookupError):
-            return  # not in this installation
-        body: dict[str, Any] = {
-            "input": f"{question} Answer with {form} only.",
-            "instructions": _INSTRUCTIONS,
-            "tools": TOOL_SCHEMAS,
-            "parallel_tool_calls": parallel,
-            "store": False,
-        }
-        tasks.append(Task(id=id, body=body, source={"id": id, **body}, expected=expected))
 
+def _about_places() -> Iterator[_Question]:
     for package, target in _WHERE:
         name = _name(target)
-        add(
+        yield _Question(
             f"where-{name}",
             f"In which module of the package `{package}` is `{name}` defined, and on which line?",
             "module:line",
@@ -148,41 +163,44 @@ def bundled_tasks() -> list[Task]:
         )
     for package, targets in _WHERE_ALL:
         names = [f"`{_name(target)}`" for target in targets]
-        add(
+        yield _Question(
             f"where-{package}",
             f"In which modules of the package `{package}` and on which lines are "
             f"{', '.join(names[:-1])} and {names[-1]} defined?",
             "name=module:line, in the order asked, separated by a comma and a space,",
             partial(_where_all, targets),
         )
+
+
+def _about_packages() -> Iterator[_Question]:
     for package, deep, parallel in _LINES:
-        add(
+        yield _Question(
             f"lines-{package}",
             f"How many lines do the modules of the package `{package}` have together, "
             f"{_depth(deep)} its subpackages?",
             "the number",
             partial(_lines, package, deep=deep),
-            parallel=parallel,
+            parallel,
         )
     for package, deep, parallel in _LONGEST:
-        add(
+        yield _Question(
             f"longest-{package}",
             f"Which module of the package `{package}` has the most lines, {_depth(deep)} its subpackages?",
             "its full name",
             partial(_longest, package, deep=deep),
-            parallel=parallel,
+            parallel,
         )
     for package, imported, parallel in _IMPORTERS:
-        add(
+        yield _Question(
             f"importers-{package}-{imported}",
             f"Which modules of the package `{package}` import `{imported}`? "
             "Look at its subpackages too, and at imports inside of functions.",
             "their full names, in alphabetical order, separated by a comma and a space,",
             partial(_importers, package, imported),
-            parallel=parallel,
+            parallel,
         )
     for module in _DEFINITIONS:
-        add(
+        yield _Question(
             f"definitions-{module}",
             f"How many classes and how many functions does the module `{module}` define at its top level?",
             "`N classes, M functions`",
@@ -190,7 +208,7 @@ def bundled_tasks() -> list[Task]:
         )
     for package, target in _ANCESTRY:
         name = _name(target)
-        add(
+        yield _Question(
             f"ancestry-{name}",
             f"Beginning with `{name}`, which classes are passed by following the first base class "
             f"inside the package `{package}`?",
@@ -198,7 +216,6 @@ def bundled_tasks() -> list[Task]:
             partial(_ancestry, package, target),
             parallel=False,
         )
-    return tasks
 
 
 def _depth(deep: bool) -> str:

@@ -54,14 +54,24 @@ class ResultFile:
             for id in ids:
                 self.earlier.pop(id, None)
 
+    def begin(self) -> None:
+        """Open the file for what will be added, before there are connections that might take the last place.
+
+        Raises:
+          OSError: it cannot be opened.
+        """
+        if self._file is None:
+            self._file = self.path.open("ab", buffering=0)
+
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a result. It is in the hands of the system when this returns.
 
         Raises:
           OSError: it could not be written; the file is as it was before.
         """
+        self.begin()
         if self._file is None:
-            self._file = self.path.open("ab", buffering=0)
+            raise AssertionError("bug: the results are closed")
         data = json.dumps(line).encode() + b"\n"
         before = self._file.seek(0, os.SEEK_END)
         try:

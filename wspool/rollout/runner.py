@@ -24,7 +24,7 @@ from wspool.rollout.checkpoints import Checkpoints
 from wspool.rollout.progress import Progress, show_progress
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tasks import Failure, Outcome, Result, Task
-from wspool.rollout.tools import TOOL_SCHEMAS, Tools
+from wspool.rollout.tools import TOOL_SCHEMAS, NoFilesError, Tools, patient
 
 __all__ = ["Agent", "run_batch"]
 
@@ -191,6 +191,12 @@ class _Run:
         failure: Failure | None = None
         returned: object = None
         scope = trio.CancelScope()
+
+        def give_up(problem: NoFilesError) -> None:
+            nonlocal failure
+            failure = Failure.of(problem)
+            scope.cancel()
+
         try:
             with scope:
                 snapshot = self._resumed(task)
@@ -200,19 +206,20 @@ class _Run:
                     self._running[conversation.number] = (task, conversation)
                     if self._agent is None:
                         new = task.body["input"] if snapshot is None else None
-                        returned = await conversation.run(new, tools=self._tools, retries=self._retries)
+                        tools = patient(self._tools, give_up)
+                        returned = await conversation.run(new, tools=tools, retries=self._retries)
                     else:
                         returned = await self._agent(conversation, dict(task.source))
-            if scope.cancel_called:
+            if scope.cancel_called and failure is None:
                 return None
             answer, response = _answer(returned)
         except DialFailedError as error:
             self._stop(str(error))
             return None
         except (Exception, SystemExit) as error:
-            if scope.cancel_called:
+            if scope.cancel_called and failure is None:
                 return None
-            failure = Failure.of(error)
+            failure = failure or Failure.of(error)
         except BaseExceptionGroup as group:
             # An agent's own nursery, cancelled while something in it failed: only the cancellation counts,
             # because a task that was cancelled has no result.

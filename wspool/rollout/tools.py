@@ -7,19 +7,24 @@ Rules:
 2. Output is one JSON object, bounded in size: `truncated` says that there would have been more.
 3. A tool that cannot do what it was asked raises `ToolError`, whose message is meant for the model.
 4. Nothing is written, nothing is run.
+5. That this process may open no more files is no answer to a model, which would go on with it: the tool tries
+   again for a while (`patient`), and then its task has failed.
 """
 
+import errno
 import json
 import re
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 import trio
 
-__all__ = ["TOOL_SCHEMAS", "ToolError", "Tools", "standard_library"]
+__all__ = ["TOOL_SCHEMAS", "NoFilesError", "ToolError", "Tools", "patient", "standard_library"]
 
 #: Most matches that one `grep` returns.
 MAX_MATCHES: Final = 200
@@ -30,10 +35,17 @@ MAX_LINE: Final = 500
 #: Directories that are not looked into: compiled files, and packages that are not part of the root's own
 #: code.
 _HIDDEN: Final = frozenset({"__pycache__", "site-packages", "dist-packages"})
+#: Seconds between the tries of a tool that may open no file. Other tools are done in milliseconds, so what
+#: lasts longer than all of these will not pass.
+_PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class ToolError(ValueError):
     """A tool cannot do what it was asked; the message tells the model why."""
+
+
+class NoFilesError(Exception):
+    """This process may open no more files, and that did not pass."""
 
 
 def standard_library() -> Path:
@@ -140,6 +152,42 @@ class Tools:
                             return json.dumps({"matches": matches, "truncated": True})
                         matches.append({"path": name, "line": number, "text": line.strip()[:MAX_LINE]})
         return json.dumps({"matches": matches, "truncated": False})
+
+
+def patient(
+    tools: Mapping[str, Callable[..., Any]], give_up: Callable[[NoFilesError], None]
+) -> dict[str, Callable[..., Awaitable[Any]]]:
+    """Return *tools* that wait while this process may open no more files.
+
+    Args:
+      tools: by name; those that are not async run in a thread.
+      give_up: called when that does not pass; it must cancel the caller, who gets no answer.
+    """
+
+    def waiting(name: str, tool: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+        async def call(**arguments: Any) -> Any:
+            problem: OSError | None = None
+            for pause in (0.0, *_PAUSES):
+                await trio.sleep(pause)
+                try:
+                    if iscoroutinefunction(tool):
+                        return await tool(**arguments)
+                    return await trio.to_thread.run_sync(partial(tool, **arguments))
+                except OSError as error:
+                    if error.errno not in (errno.EMFILE, errno.ENFILE):
+                        raise
+                    problem = error
+            give_up(
+                NoFilesError(
+                    f"{name} could open no file for {sum(_PAUSES):.0f} s ({problem}); raise the limit of "
+                    "open files (ulimit -n), or lower the number of connections"
+                )
+            )
+            return await trio.sleep_forever()
+
+        return call
+
+    return {name: waiting(name, tool) for name, tool in tools.items()}
 
 
 def _sources(place: Path) -> Iterator[Path]:

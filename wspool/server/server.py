@@ -277,7 +277,7 @@ class Server:
                 nursery.cancel_scope.cancel()
         finally:
             if websocket is not None and websocket.closed is not None and websocket.closed.code == 1009:
-                await _linger(line)
+                await _linger(line)  # noqa: ASYNC102  # a server that stops waits for no client
 
     async def _run_session(self, session: Session, number: int, faults: Iterable[Fault]) -> int | None:
         self._open += 1
@@ -381,7 +381,7 @@ async def open_server(
                     await nursery.start(_accept, server, listeners, nursery)
                 try:
                     yield server
-                except BaseException as raised:
+                except BaseException as raised:  # noqa: ASYNC103  # raised again below
                     # Out of the nursery's sight, which would wrap it in a group.
                     problem = raised
                 nursery.cancel_scope.cancel()
@@ -390,7 +390,7 @@ async def open_server(
                 raise problem
 
 
-async def _accept(
+async def _accept(  # noqa: ASYNC128  # `serve_listeners` tells that it has started
     server: Server,
     listeners: list[trio.SocketListener],
     nursery: trio.Nursery,

@@ -12,25 +12,13 @@ Rules of this module:
 
 from __future__ import annotations
 
-import enum
-
 from wspool.core.commands import LaneId
 from wspool.core.events.classify import is_harmless
 from wspool.core.frames import Event, lane_of
 from wspool.core.server_error import parse_error
+from wspool.core.states import Naming
 
-__all__ = ["Naming", "lane_name", "learn"]
-
-
-class Naming(enum.Enum):
-    """Whether requests name the lane they are for."""
-
-    #: They do not: there is one lane.
-    NONE = "none"
-    #: They do, but there is only one lane until the endpoint has answered by its name.
-    TRIAL = "trial"
-    #: They do, and so does every answer.
-    NAMED = "named"
+__all__ = ["lane_name", "learn"]
 
 
 def lane_name(lane: LaneId) -> str:

@@ -41,7 +41,6 @@ from wspool.core.commands import (
     WaiterId,
     Warm,
 )
-from wspool.core.events.naming import Naming
 from wspool.core.failures import DialFailure
 from wspool.core.lending.allocation import Allocation
 from wspool.core.lending.leases import Leases, Verdict
@@ -57,6 +56,7 @@ from wspool.core.states import (
     IllegalInputError,
     LaneInput,
     LaneState,
+    Naming,
     advance,
 )
 from wspool.core.statistics import PoolStatistics
