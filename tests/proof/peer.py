@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -18,8 +18,8 @@ import trio
 
 from tests.helpers import FakeConnector, FakeWire
 
-from .mutations import PLACES, Around, Late, Message, Mutation, Tampered
-from .scripts import TERMINALS, Frame, Said, Variant, honest
+from .scripts import TERMINALS, Frame, Message, Said, Variant, honest
+from .tampering import PLACES, Around, Late, Mutation, Tampered
 
 #: Seconds between two messages of a turn that comes step by step, and before each turn.
 STEP: Final = 0.01
@@ -142,6 +142,10 @@ class Peer:
         self.creates.append(create)
         line.queue.append(create)
         line.more.set()
+        if line.strays and line.strays[0][0] == trio.current_time() and line.ended < trio.current_time():
+            # They are on their way: whoever sent this had not read them.
+            for _, frame in line.strays:
+                self._touch(line, create, frame)
         if len(line.queue) == 1:
             self._nursery.start_soon(self._serve, wire, line)
 
@@ -241,10 +245,13 @@ class Peer:
         if whose == "own" or (create.ended is None and _id_of(frame) == create.response_id):
             stray = create.loose
             self._note(line, create, frame)
+            line.ended = create.ended if create.ended is not None else line.ended
             others = [other for other in line.queue if other is not create]
         else:
             stray, others = True, list(line.queue)
         if stray and message:
+            now = trio.current_time()
+            line.strays = [one for one in line.strays if one[0] == now] + [(now, frame)]
             for other in others:
                 self._touch(line, other, frame)
         wire.push(message)
@@ -297,6 +304,8 @@ class _Line:
         seen: the response that came last.
         late: frames to come with later requests.
         words: errors that came in the midst of a response.
+        ended: when the end of a response was sent last.
+        strays: what was sent at the same instant and belongs to nobody who asks.
         blurred: a frame came that nobody can tell from a refusal of a request that runs.
     """
 
@@ -310,6 +319,8 @@ class _Line:
     late: list[Late] = attrs.field(factory=list)
     words: set[str] = attrs.field(factory=set)
     blurred: bool = False
+    ended: float = -1.0
+    strays: list[tuple[float, Frame]] = attrs.field(factory=list)
 
 
 def _id_of(frame: Frame) -> object:
@@ -342,4 +353,4 @@ def _may_be_about(frame: Frame, line: _Line, create: Create) -> bool:
         return not (isinstance(number, int) and number > 0) and _words(frame) not in line.words
     if frame.get("type") != "response.created" or _id_of(frame) in line.ids:
         return False
-    return frame["response"].get("previous_response_id", create.parent) == create.parent
+    return bool(frame["response"].get("previous_response_id", create.parent) == create.parent)
