@@ -179,7 +179,9 @@ def _outputs(said: Said, variant: Variant) -> Iterator[Mutation]:
                     del other_frame["response"]["output"]
                 return Tampered(changed(frames, index, other_frame))
 
-            yield Mutation("output odd", f"{index}.{short(frame)}>{name}", "honest" if plain else "any", odd)
+            at = f"{index}.{short(frame)}>{name}"
+            wanted: Wanted = "honest" if plain else "any"
+            yield Mutation("output odd", at, wanted, odd, plausible=name == "odd content")
         hollows: dict[str, Any] = {"null": None, "text": "x", "list": []}
         for name, value in hollows.items():
 

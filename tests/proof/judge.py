@@ -129,6 +129,8 @@ def _outcome(run: Run, told: Told, own: list[Create]) -> Iterator[Violation]:
         allowed = {"completed", "incomplete", "failed", "lost"}
     else:
         allowed = {wanted, "lost"}
+    if not own and told.at in run.strays:
+        allowed = {"lost"}  # the connection was found out while the request was being sent
     if told.outcome not in allowed | {"waiting", "crash"}:
         why = f"{type(told.error).__name__}: {told.error}" if told.error is not None else ""
         text = f"was told {told.outcome}, not {' or '.join(sorted(allowed))}; {why}"
@@ -142,6 +144,8 @@ def _items(run: Run, told: Told, own: list[Create]) -> Iterator[Violation]:
     said = own[-1].said
     if said.outcome == "failed":
         return  # retyped: what is left of a failed turn has no right items
+    if own[-1].tampered and run.mutation is not None and run.mutation.plausible:
+        return
     rest = iter(said.items)
     if told.outcome == "incomplete" and all(item in rest for item in told.output):
         return  # the caller knows that something is missing

@@ -48,6 +48,7 @@ class Create:
         loose: a frame was sent that some may take for its end.
         touched: where frames of others came: before its own, or amidst them.
         blurred: a frame was sent that nobody can tell from a refusal of it, though it runs.
+        unread: the connection was ended by the server before it was looked at.
     """
 
     number: int
@@ -64,6 +65,7 @@ class Create:
     loose: bool = False
     touched: set[str] = attrs.field(factory=set)
     blurred: bool = False
+    unread: bool = False
 
     @property
     def who(self) -> str:
@@ -73,7 +75,9 @@ class Create:
     @property
     def ran(self) -> bool:
         """Whether the server has begun to work on it, or would have."""
-        return self.said is None or self.said.frames[0]["type"] == "response.created"
+        if self.said is None:
+            return not self.unread
+        return self.said.frames[0]["type"] == "response.created"
 
 
 class Peer:
@@ -89,6 +93,7 @@ class Peer:
 
     Attributes:
         creates: all requests, in order.
+        strays: when anything was sent that belongs to nobody who asks.
         log: everything that was sent and heard, for people: (seconds, connection, whose, message).
     """
 
@@ -105,6 +110,7 @@ class Peer:
         self.connector = FakeConnector(self._hear)
         self.creates: list[Create] = []
         self.log: list[tuple[float, int, str, Message]] = []
+        self.strays: set[float] = set()
         self._nursery = nursery
         self._kinds = kinds
         self._variant = variant
@@ -169,7 +175,10 @@ class Peer:
             line.seen = create.response_id
             if any(_is_limit(frame) for frame in said.frames):
                 await trio.sleep(STEP)
+                for other in list(line.queue)[1:]:
+                    other.unread = True
                 wire.hang_up(1000)
+                return
             if tampered.idle:
                 await trio.sleep(IDLE)
                 for message in tampered.idle:
@@ -251,6 +260,7 @@ class Peer:
             stray, others = True, list(line.queue)
         if stray and message:
             now = trio.current_time()
+            self.strays.add(now)
             line.strays = [one for one in line.strays if one[0] == now] + [(now, frame)]
             for other in others:
                 self._touch(line, other, frame)

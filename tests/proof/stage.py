@@ -112,6 +112,7 @@ class Run:
     log: list[tuple[float, int, str, Message]]
     dials: int
     histories: dict[str, list[Frame]]
+    strays: set[float] = attrs.field(factory=set)
     crash: BaseException | None = None
 
 
@@ -179,6 +180,7 @@ class _Stage:
                         response = turn.response
                     else:
                         response = await turn.result()
+                assert isinstance(response.output_text, str)
                 told.outcome, told.output = response.status, copy.deepcopy(response.output)
                 told.shown["response"] = text_of(response.data)
         except wspool.WsPoolError as error:
@@ -242,6 +244,7 @@ async def _play(scene: Scene, mutation: Mutation | None, kind: str) -> Run:
             run.crash = error
         if stage is not None:
             run.told, run.histories = stage.told, stage.histories
+        run.strays = peer.strays
         run.creates, run.log, run.dials = peer.creates, peer.log, len(peer.connector.wires)
         nursery.cancel_scope.cancel()
     return run

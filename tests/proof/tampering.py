@@ -65,6 +65,7 @@ class Mutation:
         at: where, for people and for finding it again.
         wanted: what the turn itself has to come to.
         harmless: True for notices, which may change nothing at all.
+        plausible: True if its output is wrong, but nobody can tell.
     """
 
     kind: str
@@ -72,6 +73,7 @@ class Mutation:
     wanted: Wanted
     apply: Callable[[list[Frame], Around], Tampered] = attrs.field(repr=False)
     harmless: bool = False
+    plausible: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.at}"
