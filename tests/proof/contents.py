@@ -55,19 +55,19 @@ _ODD_INDEXES: Final[Mapping[str, Any]] = {
 
 
 def _indexes(said: Said, variant: Variant) -> Iterator[Mutation]:
+    """Where only the items that were heard of say what is complete, an odd index may cost the turn."""
     wanted: Wanted = "honest" if variant.output or said.outcome == "failed" else "any"
     ends = [n for n, frame in enumerate(said.frames) if frame["type"] == "response.output_item.done"]
     for index, frame in enumerate(said.frames):
         if "output_index" not in frame:
             continue
-        own: Wanted = "honest" if frame["type"] != "response.output_item.done" else wanted
         name = f"{index}.{short(frame)}"
 
         def missing(frames: list[Frame], around: Around, index=index) -> Tampered:
             other_frame = {key: value for key, value in frames[index].items() if key != "output_index"}
             return Tampered(changed(frames, index, other_frame))
 
-        yield Mutation("index missing", name, own, missing)
+        yield Mutation("index missing", name, wanted, missing)
         others = {f"item{n}": n for n in range(len(said.items)) if n != frame["output_index"]}
         for odd, value in {**_ODD_INDEXES, **others, "next": len(said.items)}.items():
 
@@ -78,7 +78,7 @@ def _indexes(said: Said, variant: Variant) -> Iterator[Mutation]:
                 return Tampered(changed(frames, index, other_frame))
 
             kind = "index doubled" if odd.startswith("item") else "index odd"
-            yield Mutation(kind, f"{name}>{odd}", own, set_to)
+            yield Mutation(kind, f"{name}>{odd}", wanted, set_to)
     for one, other in itertools.pairwise(ends):
 
         def exchanged(frames: list[Frame], around: Around, one=one, other=other) -> Tampered:

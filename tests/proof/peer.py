@@ -77,7 +77,7 @@ class Create:
         """Whether the server has begun to work on it, or would have."""
         if self.said is None:
             return not self.unread
-        return self.said.frames[0]["type"] == "response.created"
+        return bool(self.said.frames[0]["type"] == "response.created")
 
 
 class Peer:
