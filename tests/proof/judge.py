@@ -204,7 +204,7 @@ def _differences(run: Run, plain: Run) -> Iterator[Violation]:
         yield Violation("notice", "-", "the histories differ")
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=256)
 def undisturbed(scene: Scene) -> Run:
     """The same scene without any mutation."""
     return play(scene, None)
