@@ -35,6 +35,7 @@ from .tampering import Wanted
 #: Seconds between the end of a turn and its caller being told, at most: the grace for an end, and a moment.
 MOMENT: Final = 6.0
 
+_NUMBER: Final = re.compile(r"(?<=[A-Z][0-9])\.[0-9]+»|(?<=_k)[0-9]+")
 _MARK: Final = re.compile(r"«(!?)([A-Z][0-9]+)\.")
 
 
@@ -57,7 +58,8 @@ def judge(run: Run) -> list[Violation]:
     found: list[Violation] = []
     for told in run.told.values():
         own = [create for create in run.creates if create.question == told.question]
-        blurred = any(create.blurred for create in own)
+        # Who was told at the same moment at which it was sending has no request that the peer knows of.
+        blurred = any(create.blurred for create in (own or run.creates))
         found += _foreign(told, own, blurred)
         found += _waits(told, own)
         if not blurred:
@@ -190,13 +192,20 @@ def _gist(item: Frame) -> list[Any]:
     ]
 
 
+def _unmarked(output: Any) -> str:
+    """An output without what depends on the number of its request."""
+    return _NUMBER.sub("", text_of(output))
+
+
 def _differences(run: Run, plain: Run) -> Iterator[Violation]:
     """What a harmless notice has changed."""
     for told, before in zip(run.told.values(), plain.told.values(), strict=True):
-        if (told.outcome, told.output) != (before.outcome, before.output):
+        if (told.outcome, _unmarked(told.output)) != (before.outcome, _unmarked(before.output)):
             yield Violation("notice", told.question, f"told {told.outcome}, without it {before.outcome}")
     if run.dials != plain.dials:
         yield Violation("notice", "-", f"{run.dials} connections, without it {plain.dials}")
+    if run.scene.kind == "busy-status":
+        return  # all who were held back go on at the same moment, in any order
     ways = [(c.question, c.connection, c.parent) for c in run.creates]
     if ways != [(c.question, c.connection, c.parent) for c in plain.creates]:
         yield Violation("notice", "-", f"requests went {ways}")
