@@ -10,8 +10,9 @@ import time
 from collections import Counter, defaultdict
 
 from .cases import Case, all_cases, find, sampled
-from .judge import Violation, judge, play
-from .mutations import Message
+from .judge import Violation, judge
+from .scripts import Message
+from .stage import play
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""All cases by name, and samples of them: a few of each mutation and kind of turn, spread over all the rest."""
+"""All cases by name, and samples: a few of each mutation of each kind of turn, in scenes drawn at random."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from collections.abc import Iterator
 
 import attrs
 
-from .judge import ORDERS, Scene
-from .mutations import Mutation
 from .scripts import KINDS, Variant
-
+from .stage import ORDERS, Scene
+from .tampering import Mutation
 
 #: How many messages come in one read; 0: a whole turn.
 PACES = (0, 1, 2)

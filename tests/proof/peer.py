@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -18,8 +18,8 @@ import trio
 
 from tests.helpers import FakeConnector, FakeWire
 
-from .mutations import PLACES, Around, Late, Message, Mutation, Tampered
-from .scripts import TERMINALS, Frame, Said, Variant, honest
+from .scripts import TERMINALS, Frame, Message, Said, Variant, honest
+from .tampering import PLACES, Around, Late, Mutation, Tampered
 
 #: Seconds between two messages of a turn that comes step by step, and before each turn.
 STEP: Final = 0.01
@@ -48,6 +48,7 @@ class Create:
         loose: a frame was sent that some may take for its end.
         touched: where frames of others came: before its own, or amidst them.
         blurred: a frame was sent that nobody can tell from a refusal of it, though it runs.
+        unread: the connection was ended by the server before it was looked at.
     """
 
     number: int
@@ -64,6 +65,7 @@ class Create:
     loose: bool = False
     touched: set[str] = attrs.field(factory=set)
     blurred: bool = False
+    unread: bool = False
 
     @property
     def who(self) -> str:
@@ -73,7 +75,9 @@ class Create:
     @property
     def ran(self) -> bool:
         """Whether the server has begun to work on it, or would have."""
-        return self.said is None or self.said.frames[0]["type"] == "response.created"
+        if self.said is None:
+            return not self.unread
+        return bool(self.said.frames[0]["type"] == "response.created")
 
 
 class Peer:
@@ -89,6 +93,7 @@ class Peer:
 
     Attributes:
         creates: all requests, in order.
+        strays: when anything was sent that belongs to nobody who asks.
         log: everything that was sent and heard, for people: (seconds, connection, whose, message).
     """
 
@@ -105,6 +110,7 @@ class Peer:
         self.connector = FakeConnector(self._hear)
         self.creates: list[Create] = []
         self.log: list[tuple[float, int, str, Message]] = []
+        self.strays: set[float] = set()
         self._nursery = nursery
         self._kinds = kinds
         self._variant = variant
@@ -142,6 +148,10 @@ class Peer:
         self.creates.append(create)
         line.queue.append(create)
         line.more.set()
+        if line.strays and line.strays[0][0] == trio.current_time() and line.ended < trio.current_time():
+            # They are on their way: whoever sent this had not read them.
+            for _, frame in line.strays:
+                self._touch(line, create, frame)
         if len(line.queue) == 1:
             self._nursery.start_soon(self._serve, wire, line)
 
@@ -165,7 +175,10 @@ class Peer:
             line.seen = create.response_id
             if any(_is_limit(frame) for frame in said.frames):
                 await trio.sleep(STEP)
+                for other in list(line.queue)[1:]:
+                    other.unread = True
                 wire.hang_up(1000)
+                return
             if tampered.idle:
                 await trio.sleep(IDLE)
                 for message in tampered.idle:
@@ -241,10 +254,14 @@ class Peer:
         if whose == "own" or (create.ended is None and _id_of(frame) == create.response_id):
             stray = create.loose
             self._note(line, create, frame)
+            line.ended = create.ended if create.ended is not None else line.ended
             others = [other for other in line.queue if other is not create]
         else:
             stray, others = True, list(line.queue)
         if stray and message:
+            now = trio.current_time()
+            self.strays.add(now)
+            line.strays = [one for one in line.strays if one[0] == now] + [(now, frame)]
             for other in others:
                 self._touch(line, other, frame)
         wire.push(message)
@@ -297,6 +314,8 @@ class _Line:
         seen: the response that came last.
         late: frames to come with later requests.
         words: errors that came in the midst of a response.
+        ended: when the end of a response was sent last.
+        strays: what was sent at the same instant and belongs to nobody who asks.
         blurred: a frame came that nobody can tell from a refusal of a request that runs.
     """
 
@@ -310,6 +329,8 @@ class _Line:
     late: list[Late] = attrs.field(factory=list)
     words: set[str] = attrs.field(factory=set)
     blurred: bool = False
+    ended: float = -1.0
+    strays: list[tuple[float, Frame]] = attrs.field(factory=list)
 
 
 def _id_of(frame: Frame) -> object:
@@ -342,4 +363,4 @@ def _may_be_about(frame: Frame, line: _Line, create: Create) -> bool:
         return not (isinstance(number, int) and number > 0) and _words(frame) not in line.words
     if frame.get("type") != "response.created" or _id_of(frame) in line.ids:
         return False
-    return frame["response"].get("previous_response_id", create.parent) == create.parent
+    return bool(frame["response"].get("previous_response_id", create.parent) == create.parent)

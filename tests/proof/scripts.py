@@ -15,7 +15,9 @@ from typing import Any, Final
 
 import attrs
 
+#: A JSON object, and what a server may send: an object or a text that is none.
 Frame = dict[str, Any]
+Message = Frame | str
 
 _LINES: Final = (Path(__file__).parent.parent / "server" / "transcripts.jsonl").read_text(encoding="utf-8")
 _SAID: Final = [json.loads(line) for line in _LINES.splitlines()]
