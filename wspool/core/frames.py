@@ -315,8 +315,10 @@ def encode_received(value: Any) -> bytes:
 
 
 def as_number(value: object) -> int | None:
+    """Return *value* if it is a whole number, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def as_text(value: object) -> str | None:
+    """Return *value* if it is a text that says something, else None."""
     return value if isinstance(value, str) and value else None
