@@ -18,6 +18,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -112,7 +113,7 @@ class ConversationDriver:
                 machine.error,
                 had_parent=self._parent is not None,
                 had_lane=self._named,
-                jitter=continuity.owner.jitter(),
+                jitter=random.random(),  # spreads resends; nothing secret depends on it
             )
         else:
             decision = Recovery.GIVE_UP

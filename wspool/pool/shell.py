@@ -36,7 +36,6 @@ from wspool.core.commands import (
     Ping,
     Recovered,
     Refuse,
-    RefuseReason,
     Stolen,
     WaiterId,
     Warm,
@@ -56,8 +55,7 @@ from wspool.pool.leaks import Borrowers
 from wspool.pool.lease import Lease, LeaseBlock
 from wspool.pool.outcome import refusal
 from wspool.pool.setup import Setup
-from wspool.wire.answer import Answer
-from wspool.wire.wire import ConnectError, WireClosedError
+from wspool.wire.wire import ConnectError
 
 __all__ = ["Shell"]
 
@@ -89,7 +87,7 @@ class Shell:
         self.provider = setup.provider
         self._setup = setup
         dialer = Dialer(setup)
-        self.dial, self._post = dialer.dial, dialer.post
+        self.dial = dialer.dial
         self.core = PoolCore(setup.policy, setup.provider, warm_up=setup.warm_up is not None)
         if setup.trace is not None:
             write = setup.trace
@@ -117,7 +115,7 @@ class Shell:
         self._home = trio.lowlevel.current_trio_token(), os.getpid()
         self._clock = PoolClock(suspension())
         self.now = self._clock.now
-        self.errands = Errands(self.core, self.now, self._tell_watchers)
+        self.errands = Errands(self.core, self.now, dialer.post, self._tell_watchers)
         # Spreads retirements and retries; nothing secret depends on it.
         self._random = random.Random()
 
@@ -208,29 +206,6 @@ class Shell:
     def resends(self) -> Resends:
         """Return the resends of a new turn."""
         return Resends(self.policy.replay, self.policy.max_resends, self.budget)
-
-    async def post(self, suffix: str, body: bytes) -> Answer:
-        """Send *body* by HTTP to the endpoint's path with *suffix*; return the answer, whatever its status.
-
-        A checkpoint. Cancelling closes the connection that it had for itself.
-
-        Raises:
-            DialFailedError: nothing was sent.
-            WireClosedError: the answer did not come, or not whole.
-        """
-        try:
-            return await self._post(suffix, body)
-        except ConnectError as error:
-            forget(error)
-            refused = Refuse(WaiterId(0), RefuseReason.DIAL_FAILED, classified(error))
-            raise refusal(refused, self.core.statistics(), error) from error
-        except WireClosedError as error:
-            forget(error)
-            raise
-
-    def jitter(self) -> float:
-        """Return a random number in [0, 1)."""
-        return self._random.random()
 
     def give_up(self, lease: LeaseId) -> None:
         """The holder of *lease* gave its turn up."""
