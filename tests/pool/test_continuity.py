@@ -165,7 +165,7 @@ async def test_a_lane_that_remembers_stays_parked_in_a_hold(autojump_clock) -> N
 
 
 @pytest.mark.parametrize("where", ["newcomer", "refused", "pause"])
-async def test_a_hold_that_is_lifted_is_over(where, autojump_clock) -> None:
+async def test_a_hold_that_is_lifted_is_over(where, autojump_clock, monkeypatch) -> None:
     """`retry_now`: whoever waits for Retry-After, or before a resend, goes on at that moment."""
     endpoint = Endpoint()
     async with (
@@ -179,7 +179,7 @@ async def test_a_hold_that_is_lifted_is_over(where, autojump_clock) -> None:
             endpoint.opens_at = 3600.0
         else:
             endpoint.opens_at = 1e-9
-            pool._shell._random.random = lambda: 1.0 - 2**-53  # type: ignore[method-assign]
+            monkeypatch.setattr("random.random", lambda: 1.0 - 2**-53)
         nursery.start_soon(conversation.respond, "x")
         await trio.sleep(0.25)
         asked, endpoint.opens_at = len(endpoint.times), 0.0

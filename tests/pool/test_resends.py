@@ -76,7 +76,6 @@ async def take(kind: str, read: Callable[[wspool.Turn], Any]) -> Account:
         fake_pool(connector, limits=policy(replay="always", max_size=2)) as pool,
         pool.conversation(model="m") as conversation,
     ):
-        pool._shell._random.random = lambda: 0.5  # type: ignore[method-assign]
         await conversation.respond("before")
         before = pool._shell.budget._tokens
         connector.on_request = fail_once

@@ -335,6 +335,18 @@ MUTANTS = [
         "self._steal(next(reversed(roster.parked)), now, commands)",
     ),
     Mutant(
+        "the lane of a turn that has ended stays its holder's",
+        POOL,
+        "elif on.lease is not None and on.movable:",
+        "elif False:",
+    ),
+    Mutant(
+        "a lane that is not to be moved is parked",
+        POOL,
+        "elif on.lease is not None and on.movable:",
+        "elif on.lease is not None:",
+    ),
+    Mutant(
         "nobody wakes up to take a parked lane",
         POOL,
         "        if self._roster.parked and self._is_starving():\n",

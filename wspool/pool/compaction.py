@@ -79,7 +79,7 @@ async def _answered(owner: ContinuityOwner, errand: Errand, request: bytes) -> A
     try:
         with owner.errands.working(errand):
             begun = True
-            return await owner.post("/compact", request)
+            return await owner.errands.post("/compact", request)
     except WireClosedError as error:
         raise _lost(f"the answer did not come ({error.reason or 'the connection ended'})") from error
     except PoolClosedError:

@@ -16,13 +16,19 @@ happens in a task of the user's, so no nursery of the pool would end it. Rules o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
 import trio
 
+from wspool.core.commands import Refuse, RefuseReason, WaiterId
 from wspool.core.lending.pool import PoolCore
 from wspool.errors import PoolClosedError
+from wspool.pool.credentials import forget
+from wspool.pool.dialer import classified
+from wspool.pool.outcome import refusal
+from wspool.wire.answer import Answer
+from wspool.wire.wire import ConnectError, WireClosedError
 
 __all__ = ["Errand", "Errands"]
 
@@ -65,12 +71,20 @@ class Errands:
     Args:
         core: what decides; it knows the hold.
         now: returns the pool's time, in seconds.
+        post: goes to the endpoint by HTTP, as `Dialer.post`.
         changed: called when one has ended.
     """
 
-    def __init__(self, core: PoolCore, now: Callable[[], float], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        core: PoolCore,
+        now: Callable[[], float],
+        post: Callable[[str, bytes], Awaitable[Answer]],
+        changed: Callable[[], None],
+    ) -> None:
         self._core = core
         self._now = now
+        self._post = post
         self._changed = changed
         self._closed = False
         self._waiting: set[Errand] = set()
@@ -106,6 +120,25 @@ class Errands:
             async with self._gate:  # the first in it waits for the hold, the others for the first
                 while (seconds := self._core.held_until() - self._now()) > 0:
                     await self._sleep(seconds)
+
+    async def post(self, suffix: str, body: bytes) -> Answer:
+        """Send *body* by HTTP to the endpoint's path with *suffix*; return the answer, whatever its status.
+
+        A checkpoint. Cancelling closes the connection that it had for itself. To be called in `working`.
+
+        Raises:
+            DialFailedError: nothing was sent.
+            WireClosedError: the answer did not come, or not whole.
+        """
+        try:
+            return await self._post(suffix, body)
+        except ConnectError as error:
+            forget(error)
+            refused = Refuse(WaiterId(0), RefuseReason.DIAL_FAILED, classified(error))
+            raise refusal(refused, self._core.statistics(), error) from error
+        except WireClosedError as error:
+            forget(error)
+            raise
 
     def waiting(self, errand: Errand) -> AbstractContextManager[None]:
         """Wait inside this `with` block; it ends when the pool begins to close.

@@ -33,7 +33,6 @@ from wspool.core.commands import (
     Ping,
     Recovered,
     Refuse,
-    RefuseReason,
     Stolen,
     WaiterId,
     Warm,
@@ -55,8 +54,7 @@ from wspool.pool.link import Link
 from wspool.pool.outcome import refusal
 from wspool.pool.setup import Setup
 from wspool.pool.upkeep import keep_alive, warm_up
-from wspool.wire.answer import Answer
-from wspool.wire.wire import ConnectError, WireClosedError
+from wspool.wire.wire import ConnectError
 
 __all__ = ["Shell"]
 
@@ -88,7 +86,7 @@ class Shell:
         self.provider = setup.provider
         self._setup = setup
         dialer = Dialer(setup)
-        self.dial, self._post = dialer.dial, dialer.post
+        self.dial = dialer.dial
         self.core = PoolCore(setup.policy, setup.provider, warm_up=setup.warm_up is not None)
         if setup.trace is not None:
             write = setup.trace
@@ -116,7 +114,7 @@ class Shell:
         self._clock = PoolClock(suspension())
         self.now = self._clock.now
         self._timekeeper = Timekeeper(self.core, self._clock, self._perform)
-        self.errands = Errands(self.core, self.now, self._tell_watchers)
+        self.errands = Errands(self.core, self.now, dialer.post, self._tell_watchers)
         # Spreads retirements and retries; nothing secret depends on it.
         self._random = random.Random()
 
@@ -193,25 +191,6 @@ class Shell:
     def resends(self) -> Resends:
         """Return the resends of a new turn."""
         return Resends(self.policy.replay, self.policy.max_resends, self.budget)
-
-    async def post(self, suffix: str, body: bytes) -> Answer:
-        """Send *body* by HTTP to the endpoint's path with *suffix*; return the answer, whatever its status.
-
-        A checkpoint. Cancelling closes the connection that it had for itself.
-
-        Raises:
-            DialFailedError: nothing was sent.
-            WireClosedError: the answer did not come, or not whole.
-        """
-        try:
-            return await self._post(suffix, body)
-        except ConnectError as error:
-            forget(error)
-            refused = Refuse(WaiterId(0), RefuseReason.DIAL_FAILED, classified(error))
-            raise refusal(refused, self.core.statistics(), error) from error
-        except WireClosedError as error:
-            forget(error)
-            raise
 
     def jitter(self) -> float:
         """Return a random number in [0, 1)."""
