@@ -26,7 +26,7 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.link import Punctual
-from benchmarks.script import STAMP, Say, steps_of
+from benchmarks.script import PREFIX, RESPONSE_ID, STAMP, Say, steps_of
 
 __all__ = ["main"]
 
@@ -115,7 +115,6 @@ class Peer:
         self._body = 0
         self._skip = 0
         self._final = False
-        self._variant = 0
         self._tls: ssl.SSLObject | None = None
         if owner.context is not None:
             self._cipher, self._made = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -291,11 +290,12 @@ class Peer:
     def _turn(self) -> None:
         """A request is complete: answer it."""
         self._owner.turns += 1
-        self._variant ^= 1
-        say = self._say
-        steps = steps_of(say, self._variant, sse=not self._upgraded)
+        steps = steps_of(self._say, sse=not self._upgraded)
         now = time.monotonic()
-        for wait, frames in steps:
+        # No server gives two responses one id, and a client may hold it to that.
+        mine = b"%s%048x" % (PREFIX, self._owner.turns)
+        for wait, made in steps:
+            frames = [frame.replace(RESPONSE_ID, mine) for frame in made]
             if wait:
                 self._owner.later(now + wait, self, frames)
             else:

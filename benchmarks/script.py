@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import attrs
 
-__all__ = ["STAMP", "Say", "events_of", "steps_of"]
+__all__ = ["PREFIX", "RESPONSE_ID", "STAMP", "Say", "events_of", "steps_of"]
 
 #: Stands in a delta where its time of sending goes, in nanoseconds on the machine's monotonic clock.
 STAMP: Final = b"~" * 16
@@ -74,21 +74,26 @@ class Say:
         )
 
 
-def events_of(say: Say, variant: int) -> list[dict[str, Any]]:
-    """Return the events of a turn. Variants have different ids, so that one may be the other's parent."""
-    name = f"resp_{variant:048x}"
+#: What the id of a response begins with, and the id that stands for each response's own.
+PREFIX: Final = b"resp_"
+RESPONSE_ID: Final = PREFIX + b"0" * 48
+
+
+def events_of(say: Say) -> list[dict[str, Any]]:
+    """Return the events of a turn, all ids zero."""
+    name = RESPONSE_ID.decode()
     text = " token" * say.deltas
     if say.call:
-        item_id, kind = f"fc_{variant:048x}", "function_call"
+        item_id, kind = f"fc_{0:048x}", "function_call"
         delta, done = "response.function_call_arguments.delta", "response.function_call_arguments.done"
         arguments = json.dumps({"path": text})
         item: dict[str, Any] = {"id": item_id, "type": kind, "status": "completed"}
-        item |= {"name": "read_file", "call_id": f"call_{variant:048x}", "arguments": arguments}
+        item |= {"name": "read_file", "call_id": f"call_{0:048x}", "arguments": arguments}
         empty = {**item, "status": "in_progress", "arguments": ""}
         where: dict[str, Any] = {"item_id": item_id, "output_index": 0}
         last: dict[str, Any] = {"arguments": arguments}
     else:
-        item_id, kind = f"msg_{variant:048x}", "message"
+        item_id, kind = f"msg_{0:048x}", "message"
         delta, done = "response.output_text.delta", "response.output_text.done"
         said = {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
         item = {"id": item_id, "type": kind, "status": "completed", "content": [said], "role": "assistant"}
@@ -148,9 +153,9 @@ def events_of(say: Say, variant: int) -> list[dict[str, Any]]:
 
 
 @functools.cache
-def steps_of(say: Say, variant: int, *, sse: bool) -> list[tuple[float, Sequence[bytes]]]:
+def steps_of(say: Say, *, sse: bool) -> list[tuple[float, Sequence[bytes]]]:
     """Return what to write and when: seconds since the request, and the frames (or chunks) due then."""
-    events = events_of(say, variant)
+    events = events_of(say)
     frames = [_chunk(event) if sse else _frame(_compact(event)) for event in events]
     if sse:
         frames[0] = _SSE_HEAD + frames[0]

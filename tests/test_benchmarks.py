@@ -128,7 +128,7 @@ def test_a_client_sees_every_event_of_the_blaster(name: str) -> None:
 def test_a_paced_turn_is_the_whole_turn_in_order(events: int, gap: float, think: float, call: bool) -> None:
     """However a turn is cut into steps, every event is in it once, numbered, and on time."""
     say = script.Say(events=events, gap=gap, think=think, call=call)
-    steps = script.steps_of(say, 1, sse=False)
+    steps = script.steps_of(say, sse=False)
 
     frames = [frame for _, part in steps for frame in part]
     bodies = [json.loads(frame[4:] if frame[1] == 126 else frame[2:]) for frame in frames]

@@ -27,9 +27,9 @@ def answer(deltas: int) -> list[str]:
     """The events of a turn."""
     item = {"type": "message", "role": "assistant", "content": []}
     events: list[dict[str, Any]] = [
-        {"type": "response.created", "response": {"id": "r", "status": "in_progress", "output": []}},
+        {"type": "response.created", "response": {"id": "NAME", "status": "in_progress", "output": []}},
         *({"type": "response.output_text.delta", "delta": "word"} for _ in range(deltas)),
-        {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": [item]}},
+        {"type": "response.completed", "response": {"id": "NAME", "status": "completed", "output": [item]}},
     ]
     numbered = (
         {"type": event.pop("type"), "sequence_number": number, **event} for number, event in enumerate(events)
@@ -38,7 +38,7 @@ def answer(deltas: int) -> list[str]:
 
 
 class ReadyWire:
-    """Answers each request with the same events, so many to a batch."""
+    """Answers each request with the same events under an id of its own, so many to a batch."""
 
     headers: Sequence[tuple[str, str]] = ()
 
@@ -52,7 +52,8 @@ class ReadyWire:
 
     async def send(self, message: bytes) -> None:
         self.sent += 1
-        self._due.extend(self._batches)
+        name = f"resp_{self.sent}"
+        self._due.extend([event.replace("NAME", name) for event in batch] for batch in self._batches)
         self._waiting.unpark_all()
         await trio.lowlevel.checkpoint()
 

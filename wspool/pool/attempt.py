@@ -106,7 +106,8 @@ class Attempt:
             or (reception is Reception.END and not self.machine.refused)
         ):
             self.events.append(event)
-            size = _size(event.raw)
+            raw = event.raw
+            size = len(raw) if raw.isascii() else _size(raw)
             self.received += size
             if self._to_end:
                 self._next += 1
@@ -118,7 +119,7 @@ class Attempt:
         """Take the first of *messages* that go on with the output just seen; return how many. As `feed`."""
         run = self.machine.receive_run(messages)
         if run and not self.given_up:
-            size = sum([_size(event.raw) for event in run])
+            size = sum([len(event.raw) if event.raw.isascii() else _size(event.raw) for event in run])
             self.events += run
             self.received += size
             if self._to_end:
@@ -243,5 +244,5 @@ class Attempt:
 
 
 def _size(raw: str | bytes) -> int:
-    """Bytes of a message; where it is not all ASCII its characters are fewer."""
-    return len(raw) if isinstance(raw, bytes) or raw.isascii() else len(raw.encode(errors="surrogatepass"))
+    """Bytes of a message that is not all ASCII: its characters are fewer."""
+    return len(raw) if isinstance(raw, bytes) else len(raw.encode(errors="surrogatepass"))

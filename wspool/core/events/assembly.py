@@ -7,13 +7,16 @@ Rules of this module:
 * The last word of the server about an item counts, a finished item over a snapshot of it.
 * The terminal event's own output is the last word about the whole, if it has one. Where it has none, every
   item that was announced must have come: an answer with a piece missing is never taken for whole.
-* What is no object is no item.
+* What is no object with a type is no item.
+* Items of an earlier response among those of this one show that two streams are mixed: then there is no
+  whole.
 """
 
 from __future__ import annotations
 
 from typing import Final, cast
 
+from wspool.core.events.past import Past, name_of
 from wspool.core.frames import Event
 from wspool.core.items import Item
 
@@ -30,9 +33,10 @@ _Announced = tuple[str | None, int]
 class Assembly:
     """The items of one response, announced and done, as its events came."""
 
-    __slots__ = ("_events",)
+    __slots__ = ("_events", "_past")
 
-    def __init__(self) -> None:
+    def __init__(self, past: Past) -> None:
+        self._past = past
         # Kept as they came: a terminal event with an output of its own is the usual case.
         self._events: list[Event] = []
 
@@ -40,14 +44,15 @@ class Assembly:
         """An item was announced or is done: `response.output_item.added` or `.done`."""
         self._events.append(event)
 
-    def output(self, own: object, *, whole: bool) -> list[Item] | None:
-        """Return the output of the response, None if a piece of it is missing.
+    def output(self, own: object, *, whole: bool, mixed: bool = False) -> list[Item] | None:
+        """Return the output of the response, None if a piece of it is missing, or may be somebody else's.
 
         Args:
             own: the output that the terminal event has.
             whole: True if the response says that it is completed: then all that was announced must be there.
+            mixed: True if something of another response came amidst this one.
         """
-        said = _objects(own)
+        said = _items_of(own)
         if not self._events:
             # Nothing was announced: an output that is no list of items cannot be told from one.
             return said if said or not own else None
@@ -55,17 +60,20 @@ class Assembly:
             return said
         announced, done = self._placed()
         if said:
-            return [_last_word(item, done.get(place)) for place, item in enumerate(said)]
-        if whole and not _is_whole(announced, done):
+            finished = done or {}
+            return [_last_word(item, finished.get(place)) for place, item in enumerate(said)]
+        items = [done[place] for place in sorted(done)] if done is not None else []
+        if done is None or mixed or self._past.shares(items):
             return None
-        return [done[place] for place in sorted(done)]
+        return None if whole and not _is_whole(announced, done) else items
 
-    def _placed(self) -> tuple[list[_Announced], dict[int, Item]]:
-        """Return what was announced, and the items that are done, by place."""
+    def _placed(self) -> tuple[list[_Announced], dict[int, Item] | None]:
+        """Return what was announced, and the items that are done, by place; None if two have one place."""
         announced: list[_Announced] = []
         done: dict[int, Item] = {}
         places: dict[object, int] = {}  # by id, of items whose events give no place
         top = -1
+        clash = False  # two items in one place
         for event in self._events:
             # Read anew: what was given to a caller may have been changed.
             data = Event(event.type, event.raw).data
@@ -73,40 +81,39 @@ class Assembly:
             if "agent" in data or not isinstance(item, dict):
                 continue  # an item of an agent that ours has called, or none
             known = cast("Item", item)
-            name, place = _name_of(known), data.get("output_index")
+            name, place = name_of(known), data.get("output_index")
             if not isinstance(place, int) or isinstance(place, bool) or place < 0:
                 place = places.get(name, top + 1) if name is not None else top + 1
             top = max(top, place)
             places[name] = place
             if event.type.endswith(".done"):
+                if place in done and name_of(done[place]) != name:
+                    clash = True
                 done[place] = known
             else:
                 announced.append((name, place))
-        return announced, done
-
-
-def _name_of(item: Item) -> str | None:
-    name = item.get("id")
-    return name if isinstance(name, str) else None
+        return announced, None if clash else done
 
 
 def _is_whole(announced: list[_Announced], done: dict[int, Item]) -> bool:
     """Whether all that was announced is done, without a gap, each item where it was announced."""
     if max(done, default=-1) >= len(done):
         return False
-    found = {name: place for place, item in done.items() if (name := _name_of(item)) is not None}
+    found = {name: place for place, item in done.items() if (name := name_of(item)) is not None}
+    taken = {place: name for name, place in announced}
     for name, place in announced:
         # Ids may differ from event to event; a place beyond all others was never meant.
         where = found.get(name, place) if name is not None else place
-        if where not in done or (where != place and place in done):
+        if where not in done or (where != place and (place in done or taken.get(where, name) != name)):
             return False
     return True
 
 
-def _objects(own: object) -> list[Item]:
+def _items_of(own: object) -> list[Item]:
     if not isinstance(own, list):
         return []
-    return [cast("Item", item) for item in cast("list[object]", own) if isinstance(item, dict)]
+    items = [cast("Item", item) for item in cast("list[object]", own) if isinstance(item, dict)]
+    return [item for item in items if isinstance(item.get("type"), str)]
 
 
 def _may_be_snapshot(item: Item) -> bool:

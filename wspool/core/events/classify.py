@@ -25,7 +25,17 @@ from wspool.core.events.table import TurnInput, TurnState
 from wspool.core.frames import Event, MalformedMessageError
 from wspool.core.server_error import ServerError, parse_error
 
-__all__ = ["GAP", "Evidence", "Reading", "Sort", "classify", "is_harmless", "is_harmless_after", "sort_of"]
+__all__ = [
+    "GAP",
+    "Evidence",
+    "Reading",
+    "Sort",
+    "classify",
+    "is_harmless",
+    "is_harmless_after",
+    "item_of",
+    "sort_of",
+]
 
 
 class Sort(enum.Enum):
@@ -111,11 +121,13 @@ class Evidence:
         steers: what it was steered by.
         steered: True once it was.
         next: the number of the next event, where numbers are given.
+        items: ids of the items of its response, as far as they were announced.
     """
 
     __slots__ = (
         "earlier",
         "exact",
+        "items",
         "lane",
         "next",
         "parent",
@@ -135,6 +147,7 @@ class Evidence:
         self.steers = Steers()
         self.steered = False
         self.next: int | None = None
+        self.items: set[str] = set()
 
     def misses(self, number: int | None) -> bool:
         """Return whether *number* means that an event is missing, or came before.
@@ -167,9 +180,9 @@ class Evidence:
         return not self.exact and self.response_id is not None and not self.past.knows(name)
 
 
-@attrs.frozen
+@attrs.define(eq=False)  # not frozen: one is made for every event that is looked into
 class Reading:
-    """What an event is, and what was found in it on the way.
+    """What an event is, and what was found in it on the way. Never changed.
 
     Attributes:
         what: the input of the turn's table.
@@ -182,7 +195,7 @@ class Reading:
     """
 
     what: TurnInput
-    response: dict[str, Any] = attrs.field(factory=dict[str, Any])
+    response: dict[str, Any] | None = None
     error: ServerError | None = None
     status: str | None = None
     suspect: bool = False
@@ -231,8 +244,12 @@ def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: flo
         event.stream_id is None and sort in (Sort.ERROR, Sort.STEER, Sort.EXTENSION)
     ):
         return _FOREIGN
-    if (plain := _PLAIN.get(sort)) is not None:
-        reading = plain
+    if sort is Sort.OUTPUT:
+        if event.sequence_number is None and _is_anothers(event, known):
+            return _REPEATED
+        reading = _PLAIN[sort]
+    elif sort is Sort.EXTENSION:
+        return _PLAIN[sort]
     elif sort is Sort.ERROR:
         return _error(event, state, known, wall_clock)
     elif sort is Sort.STEER:
@@ -245,12 +262,29 @@ def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: flo
         reading = _about(event, sort, known, wall_clock)
     if (
         event.sequence_number is not None
-        and sort is not Sort.EXTENSION
         and reading.what is not TurnInput.STALE
         and known.misses(event.sequence_number)
     ):
         return _MISCOUNTED
     return reading
+
+
+_ITEM: Final = re.compile(r'"item(?:_id": ?|": ?\{[^{}\[\]]{0,512}?"id": ?)"([^"\\]{1,256})"')
+
+
+def item_of(event: Event) -> str | None:
+    """Return the id of the item that a piece of output is about, if it stands in a usual place."""
+    raw = event.raw
+    found = _ITEM.search(raw if isinstance(raw, str) else raw.decode(errors="replace"))
+    return found[1] if found is not None else None
+
+
+def _is_anothers(event: Event, known: Evidence) -> bool:
+    """Whether a piece of output without a number is about an item of an earlier response."""
+    if event.type.startswith("response.output_item."):
+        return False  # it announces an item; some servers use their ids again
+    name = item_of(event)
+    return name is not None and name not in known.items and known.past.has_item(name)
 
 
 def _created(event: Event, state: TurnState, known: Evidence) -> Reading:

@@ -7,14 +7,15 @@ oldest first out; of an id only its hash is kept, since a server may make them a
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 from wspool.core.server_error import ServerError
 
-__all__ = ["Past"]
+__all__ = ["Past", "name_of"]
 
-#: Responses, and errors in them, that are remembered at most: more than a connection carries in its hour at
-#: a turn a second.
+#: Responses, their items, and errors in them, that are remembered at most: more than a connection
+#: carries in its hour at a turn a second.
 MOST: Final = 4096
 
 #: Code, type and text of an error.
@@ -28,12 +29,13 @@ class Past:
         counts: True once the server has been seen to number the events of a response one by one.
     """
 
-    __slots__ = ("_ids", "_words", "counts")
+    __slots__ = ("_ids", "_items", "_words", "counts")
 
     def __init__(self) -> None:
         self.counts = False
         self._ids: OrderedDict[int, None] = OrderedDict()
         self._words: OrderedDict[int, None] = OrderedDict()
+        self._items: OrderedDict[int, None] = OrderedDict()
 
     def begin(self, response_id: str) -> None:
         """The response has begun."""
@@ -50,6 +52,30 @@ class Past:
     def heard(self, error: ServerError) -> bool:
         """Return whether a response had the same error, word for word."""
         return hash(_words(error)) in self._words
+
+    def end(self, items: Iterable[dict[str, Any]]) -> None:
+        """A response has ended with these items."""
+        for item in items:
+            if (name := item.get("id")) is not None and isinstance(name, str):
+                _keep(self._items, hash(name))
+
+    def has_item(self, name: str) -> bool:
+        """Return whether a response had an item of that id."""
+        return hash(name) in self._items
+
+    def shares(self, items: Iterable[dict[str, Any]]) -> bool:
+        """Return whether some of *items* were in an earlier response, but not all.
+
+        A server that gives its items the same ids each time is not a mixture of two responses.
+        """
+        old = [self.has_item(name) for item in items if (name := name_of(item)) is not None]
+        return any(old) and not all(old)
+
+
+def name_of(item: dict[str, Any]) -> str | None:
+    """Return the id of an item, if it has one."""
+    name = item.get("id")
+    return name if isinstance(name, str) else None
 
 
 def _words(error: ServerError) -> _Words:

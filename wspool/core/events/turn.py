@@ -10,17 +10,17 @@ turn has as many parts as it has responses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, assert_never
 
 import attrs
 
 from wspool.core.error import Delivery
 from wspool.core.events.assembly import Assembly
-from wspool.core.events.classify import GAP, Evidence, Reading, classify
+from wspool.core.events.classify import GAP, Evidence, Reading, classify, item_of
 from wspool.core.events.past import Past
 from wspool.core.events.steering import Steer, Steers
-from wspool.core.events.table import DIRTY, Reception, TurnInput, TurnState, follow
+from wspool.core.events.table import DIRTY, TURN_TABLE, Reception, TurnInput, TurnState, follow
 from wspool.core.frames import Event, Likeness
 from wspool.core.items import Output
 from wspool.core.server_error import ServerError
@@ -29,7 +29,11 @@ __all__ = ["Delivery", "Part", "Reception", "TurnMachine", "TurnState"]
 
 # An attribute of an enum costs as much as the rest of a line in the hot path.
 _STREAMING: Final = TurnState.STREAMING
+_SETTLING: Final = TurnState.SETTLING
 _DELIVER: Final = Reception.DELIVER
+_END: Final = Reception.END
+_TERMINAL: Final = TurnInput.TERMINAL
+_OUTPUT: Final = TurnInput.OUTPUT
 
 _STEER: Final = "response.steer."
 
@@ -102,6 +106,7 @@ class TurnMachine:
         "_kind",
         "_known",
         "_output",
+        "_same",
         "_steered_by",
         "complaint",
         "error",
@@ -131,9 +136,11 @@ class TurnMachine:
         self.complaint = ""
         self._known = Evidence(parent, lane, past if past is not None else Past(), exact=exact)
         self._steered_by: list[dict[str, Any]] = []
-        self._output = Assembly()
+        self._output = Assembly(self._known.past)
         #: The type of the event before, if it was output: one more of it needs no second look.
         self._kind = ""
+        #: What stands in it if it has no number and is about the same item.
+        self._same = ""
         #: What the next event looks like if it is one more of the same output, once there were two.
         self.like: Likeness | None = None
 
@@ -202,6 +209,7 @@ class TurnMachine:
     def begin_on(self, past: Past, *, exact: bool) -> None:
         """It goes to a connection that has carried *past*, of a provider that is *exact* or not."""
         self._known.past, self._known.exact = past, exact
+        self._output = Assembly(past)
 
     def handed(self) -> None:
         """The first byte of the request may now be on its way."""
@@ -244,6 +252,7 @@ class TurnMachine:
             and self.state is _STREAMING
             and event.stream_id == known.lane
             and not known.steered
+            and (number is not None or self._same in str(event.raw))
         ):  # nearly all that ever comes; nothing below would say otherwise
             if number is not None:
                 known.next, known.past.counts = number + 1, True
@@ -251,21 +260,32 @@ class TurnMachine:
                     self.like = Likeness.of(event)
             return _DELIVER
         self.like = None
-        reading = classify(event, self.state, known, wall_clock=wall_clock)
-        if reading.what is TurnInput.TERMINAL:
-            reading = self._completed(reading)
-        step = follow(self.state, reading.what)
-        if step.reception is DIRTY:
+        before = self.state
+        reading = classify(event, before, known, wall_clock=wall_clock)
+        what = reading.what
+        if what is _TERMINAL and not self._complete(reading):
+            reading = GAP
+            what = reading.what
+        step = TURN_TABLE[before].get(what)
+        if step is None:
             self.complaint = reading.why
             return DIRTY
         # Every message uses up its number, whatever becomes of it; what repeats an earlier one has none.
-        if reading.what not in _OWN_NUMBERS or (number == known.next and not reading.suspect):
+        if what not in _OWN_NUMBERS or (number == known.next and not reading.suspect):
             known.take(number)
-        before, self.state = self.state, step.state
-        self._kind = event.type if reading.what is TurnInput.OUTPUT else ""
-        self.suspect = self.suspect or reading.suspect
-        self._note(event, reading, before)
-        return self._settle(step.reception)
+        self.state = step.state
+        self._kind = ""
+        if reading.suspect:
+            self.suspect = True
+        if what is _OUTPUT:
+            self._receive_output(event)
+            return step.reception
+        if (note := _NOTES.get(what)) is not None:
+            note(self, event, reading, before)
+        reception = step.reception
+        if reception is _END or (step.state is _SETTLING and reception is _DELIVER):
+            return self._settle()
+        return reception
 
     def expire_failing(self) -> None:
         """`response.failed` did not follow its stream error: the turn failed all the same.
@@ -276,42 +296,49 @@ class TurnMachine:
             self.steers.lose()
             self.state = follow(self.state, TurnInput.EXPIRED).state
 
-    def _completed(self, reading: Reading) -> Reading:
-        """Return the terminal *reading* with its output complete; foreign if a piece is missing."""
+    def _complete(self, reading: Reading) -> bool:
+        """Complete the output of a response that has ended; return False if a piece is missing."""
         response = reading.response
-        if self.state is not _STREAMING and self.state is not TurnState.FAILING:
-            return reading
-        output = self._output.output(response.get("output"), whole=reading.status == "completed")
+        if response is None or self.response_id is None:
+            return True  # the table knows what to make of it
+        output = self._output.output(
+            response.get("output"), whole=reading.status == "completed", mixed=self.suspect
+        )
         if output is None:
-            return GAP
+            return False
         # The event's type is the proof, not what a server has copied from the response's beginning.
         response["output"], response["status"] = output, reading.status
-        return reading
+        return True
 
-    def _note(self, event: Event, reading: Reading, before: TurnState) -> None:
-        """Keep what the step from the state *before* has told."""
-        known = self._known
-        match reading.what:
-            case TurnInput.CREATED | TurnInput.SUCCESSOR:
-                self._begin(str(reading.response["id"]))
-            case TurnInput.OUTPUT:
-                self.output_seen = True
-                if event.type.startswith("response.output_item."):
-                    self._output.add(event)
-                    self._kind = ""
-            case TurnInput.TERMINAL:
-                self.response, self.error = reading.response, reading.error
-                self.parts.append(Part.of(self._steered_by, reading.response, keep=self.keeps))
-                known.next = None
-            case TurnInput.ERROR | TurnInput.LIMIT:
-                if before is not TurnState.SENT and reading.error is not None:
-                    known.past.fail(reading.error)
-                if self.error is None or reading.what is TurnInput.LIMIT:
-                    self.error = reading.error
-            case TurnInput.STEER:
-                self._answer(event, reading, before)
-            case _:
-                pass
+    def _receive_output(self, event: Event) -> None:
+        self.output_seen = True
+        if event.type.startswith("response.output_item."):
+            self._output.add(event)
+            if (name := item_of(event)) is not None:
+                self._known.items.add(name)
+            return
+        if event.sequence_number is not None:
+            self._kind = event.type
+        elif isinstance(event.raw, str):
+            # One more of it is about the same item, or has to be looked at.
+            self._kind, name = event.type, item_of(event)
+            self._same = f'"{name}"' if name is not None else ""
+
+    def _note_created(self, event: Event, reading: Reading, before: TurnState) -> None:
+        self._begin(str((reading.response or {})["id"]))
+
+    def _note_terminal(self, event: Event, reading: Reading, before: TurnState) -> None:
+        response = self.response = reading.response or {}
+        self.error = reading.error
+        self.parts.append(Part.of(self._steered_by, response, keep=self.keeps))
+        self._known.past.end(response["output"])
+        self._known.next = None
+
+    def _note_error(self, event: Event, reading: Reading, before: TurnState) -> None:
+        if before is not TurnState.SENT and reading.error is not None:
+            self._known.past.fail(reading.error)
+        if self.error is None or reading.what is TurnInput.LIMIT:
+            self.error = reading.error
 
     def _begin(self, name: str) -> None:
         known = self._known
@@ -319,7 +346,8 @@ class TurnMachine:
         if (before := known.response_id) is not None:
             known.earlier.add(before)
             self._steered_by = known.steers.apply(before)
-            self._output = Assembly()
+            self._output = Assembly(known.past)
+            known.items = set()
             self.response, self.error = None, None
         known.response_id = name
 
@@ -338,12 +366,24 @@ class TurnMachine:
         """Ids of all responses of the turn so far."""
         return self._known.earlier | ({self.response_id} if self.response_id is not None else set[str]())
 
-    def _settle(self, reception: Reception) -> Reception:
+    def _settle(self) -> Reception:
         """A response that has ended ends the turn, if nothing more will be said about its steers."""
-        if self.state is TurnState.SETTLING and not self.steers.open:
-            step = follow(self.state, TurnInput.SETTLED)
-            self.state = step.state
-            return step.reception
-        if self.state is TurnState.ENDED:
-            self.steers.lose()
-        return reception
+        known = self._known
+        if self.state is _SETTLING:
+            if known.steered and known.steers.open:
+                return _DELIVER
+            self.state = TURN_TABLE[TurnState.SETTLING][TurnInput.SETTLED].state
+        elif known.steered:
+            known.steers.lose()
+        return Reception.END
+
+
+#: What is kept of an event, by what it is.
+_NOTES: Final[Mapping[TurnInput, Callable[[TurnMachine, Event, Reading, TurnState], None]]] = {
+    TurnInput.CREATED: TurnMachine._note_created,
+    TurnInput.SUCCESSOR: TurnMachine._note_created,
+    TurnInput.TERMINAL: TurnMachine._note_terminal,
+    TurnInput.ERROR: TurnMachine._note_error,
+    TurnInput.LIMIT: TurnMachine._note_error,
+    TurnInput.STEER: TurnMachine._answer,
+}
