@@ -1,7 +1,7 @@
 """The default wire: trio-websocket behind the seam, with its known faults kept inside.
 
 The idea: one task per wire (`_run`) owns trio-websocket's reader in a nursery of its own, and a
-thin stream (`_GuardedStream`) sits between trio-websocket and the network. The stream sees what
+thin stream (`GuardedStream`) sits between trio-websocket and the network. The stream sees what
 trio-websocket does not tell: how the stream ended, what the server answered instead of 101, and
 whether a write was cut short. Together they give these promises, which trio-websocket 0.12 does
 not give by itself:
@@ -27,28 +27,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, cast
 
 import trio
 import trio_websocket
 import wsproto.utilities
 
 from wspool.wire import dial
-from wspool.wire.answer import (
-    MAX_HEAD,
-    MAX_REJECT_BODY,
-    is_head_too_long,
-    may_be_http,
-    refusal,
-    upgrade_failure,
-)
+from wspool.wire.answer import MAX_REJECT_BODY, refusal, upgrade_failure
+from wspool.wire.guarded_stream import MAX_FRAGMENTS, GuardedStream
 from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, Wire, WireClosedError
 
 __all__ = ["MAX_FRAGMENTS", "MAX_REJECT_BODY", "TrioWebSocketConnector"]
-
-#: Most fragments in one message, not counting those that merely arrived in pieces.
-#: Looked at once per read, so up to one read's worth of empty frames may come on top.
-MAX_FRAGMENTS: Final = 4096
 
 #: Messages trio-websocket reads ahead. While this queue is full it answers no pings.
 _QUEUE: Final = 64
@@ -58,8 +48,6 @@ _RECEIVE_BUFFER: Final = 64 * 1024
 
 # Close codes of RFC 6455 section 7.4.1, for what this side objects to.
 _BINARY: Final = (1003, "binary message")
-_PROTOCOL_ERROR: Final = 1002
-_MESSAGE_TOO_BIG: Final = 1009
 
 
 class _Discreet(logging.Filter):
@@ -67,97 +55,10 @@ class _Discreet(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         about = record.args[0] if isinstance(record.args, tuple) and record.args else None
-        return not isinstance(getattr(about, "_stream", None), _GuardedStream)
+        return not isinstance(getattr(about, "_stream", None), GuardedStream)
 
 
 logging.getLogger("trio-websocket").addFilter(_Discreet())
-
-
-class _GuardedStream(trio.abc.Stream):
-    """The network as trio-websocket sees it. Remembers what happened, closes without waiting."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-        #: When bytes last came, on trio's clock.
-        self.heard_at = trio.current_time()
-        #: Cancelled when the stream ends; the upgrade waits inside it.
-        self.upgrade = trio.CancelScope()
-        #: What came so far, while the upgrade is going on; None afterwards.
-        self.answer: bytearray | None = bytearray()
-        #: The exception that ended the stream, None after a plain end.
-        self.cause: Exception | None = None
-        #: True once a write was cut short: the frame on the network may be incomplete.
-        self.poisoned = False
-        #: Close code and text when this side gave up on the peer.
-        self.verdict: tuple[int, str] | None = None
-        #: The fragments of the message that is being put together, as trio-websocket keeps them.
-        self.fragments: Callable[[], list[bytes | str]] = list
-        self._counted: list[bytes | str] = []
-        self._reads = 0
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self.poisoned:
-            raise trio.BrokenResourceError("an earlier write was cut short")
-        # Cancelled here means that nothing was written, which leaves the stream usable.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        try:
-            await self._stream.send_all(data)
-        except BaseException as error:
-            self.poisoned = True
-            if isinstance(error, Exception):
-                self._end(error)
-            raise
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        self._count_fragments()
-        try:
-            data = await self._stream.receive_some(max_bytes)
-        except Exception as error:
-            self._end(error)
-            raise
-        if not data:
-            self._end(None)
-            return data
-        self.heard_at = trio.current_time()
-        if self.answer is not None:
-            self.answer += data
-            if not may_be_http(self.answer):
-                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade is not HTTP")
-            if is_head_too_long(self.answer):
-                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade has too many headers")
-            if len(self.answer) > MAX_HEAD + MAX_REJECT_BODY:
-                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade is too long")
-        return data
-
-    async def aclose(self) -> None:
-        # trio-websocket calls this where a caller waits; there is nothing to wait for.
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(self._stream)
-
-    def _end(self, cause: Exception | None) -> None:
-        self.cause = self.cause or cause
-        self.upgrade.cancel()
-
-    def _count_fragments(self) -> None:
-        """Give up on a message of too many fragments, called once before each read.
-
-        A frame that arrives in several reads adds one piece per read, so reads are taken off.
-        """
-        pieces = self.fragments()
-        if pieces is not self._counted:  # trio-websocket starts a new list for each message
-            self._counted, self._reads = pieces, 0
-        self._reads += 1
-        if len(pieces) - self._reads > MAX_FRAGMENTS:
-            self._give_up(_MESSAGE_TOO_BIG, f"a message of more than {MAX_FRAGMENTS} fragments")
-
-    def _give_up(self, code: int, why: str) -> NoReturn:
-        self.verdict = (code, why)
-        error = trio.BrokenResourceError(why)
-        self._end(error)
-        raise error
 
 
 class TrioWebSocketConnector:
@@ -191,10 +92,10 @@ class TrioWebSocketConnector:
             ValueError: a header cannot be sent; the text never holds its value.
         """
         fields = dial.encode_headers(headers)
-        stream: _GuardedStream | None = None
+        stream: GuardedStream | None = None
         try:
             with dial.time_limit(endpoint):
-                stream = _GuardedStream(await self.open_stream(endpoint))
+                stream = GuardedStream(await self.open_stream(endpoint))
                 dial.enter("upgrade")
                 wire: _TrioWebSocketWire = await nursery.start(_run, stream, endpoint, fields)
         except BaseException as error:
@@ -211,7 +112,7 @@ class TrioWebSocketConnector:
 
 
 async def _run(
-    stream: _GuardedStream,
+    stream: GuardedStream,
     endpoint: Endpoint,
     fields: list[tuple[bytes, bytes]],
     *,
@@ -327,7 +228,7 @@ class _TrioWebSocketWire:
     def __init__(
         self,
         connection: trio_websocket.WebSocketConnection,
-        stream: _GuardedStream,
+        stream: GuardedStream,
         close_timeout: float,
         reader: trio.CancelScope,
     ) -> None:
