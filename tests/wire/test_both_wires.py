@@ -17,7 +17,7 @@ import trio.testing
 import trustme
 
 from wspool.testing import Peer, check_wire
-from wspool.wire import dial, guarded_stream, websockets_wire
+from wspool.wire import dial, heads
 from wspool.wire.answer import MAX_REJECT_BODY
 from wspool.wire.wire import ConnectError, Endpoint, Wire
 
@@ -513,8 +513,7 @@ async def test_an_oversized_message_closes_the_wire(make):
 @pytest.fixture
 def few_fragments(monkeypatch: pytest.MonkeyPatch) -> int:
     """A small bound instead of MAX_FRAGMENTS, so that it is reached soon."""
-    for module in (guarded_stream, websockets_wire):
-        monkeypatch.setattr(module, "MAX_FRAGMENTS", 64)
+    monkeypatch.setattr(heads, "MAX_FRAGMENTS", 64)
     return 64
 
 

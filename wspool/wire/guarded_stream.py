@@ -1,46 +1,63 @@
-"""The network as trio-websocket sees it, with eyes for what it overlooks (see `wspool.wire.trio_websocket`)."""
+"""The network as trio-websocket sees it, with eyes for what that overlooks.
+
+Rules of this module:
+
+* trio-websocket gets no byte of a frame that is refused, and everything that came before.
+* It gets nothing that came behind the 101 until there is a wire: the two would run a race.
+* The first reason for the end stays the reason.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn
 
 import trio
 
-from wspool.wire.answer import MAX_HEAD, MAX_REJECT_BODY, is_head_too_long, may_be_http
+from wspool.wire.answer import MAX_HEAD, MAX_REJECT_BODY, AnswerReader, NotHttpError
+from wspool.wire.heads import FrameHeads
 
-__all__ = ["MAX_FRAGMENTS", "GuardedStream"]
+__all__ = ["GuardedStream"]
 
-#: Most fragments in one message, not counting those that merely arrived in pieces.
-#: Looked at once per read, so up to one read's worth of empty frames may come on top.
-MAX_FRAGMENTS: Final = 4096
+_SWITCHING_PROTOCOLS: Final = 101
 
-# Close codes of RFC 6455 section 7.4.1, for what this side objects to.
+# Close code of RFC 6455 section 7.4.1.
 _PROTOCOL_ERROR: Final = 1002
-_MESSAGE_TOO_BIG: Final = 1009
 
 
 class GuardedStream(trio.abc.Stream):
-    """The network as trio-websocket sees it. Remembers what happened, closes without waiting."""
+    """Remembers what happened, refuses bad frames, closes without waiting.
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    Args:
+        stream: the network.
+        max_message_size: bytes of a message.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, max_message_size: int) -> None:
         self._stream = stream
         #: When bytes last came, on trio's clock.
         self.heard_at = trio.current_time()
         #: Cancelled when the stream ends; the upgrade waits inside it.
         self.upgrade = trio.CancelScope()
         #: What came so far, while the upgrade is going on; None afterwards.
-        self.answer: bytearray | None = bytearray()
+        self.answer: AnswerReader | None = AnswerReader()
         #: The exception that ended the stream, None after a plain end.
         self.cause: Exception | None = None
         #: True once a write was cut short: the frame on the network may be incomplete.
         self.poisoned = False
         #: Close code and text when this side gave up on the peer.
         self.verdict: tuple[int, str] | None = None
-        #: The fragments of the message that is being put together, as trio-websocket keeps them.
-        self.fragments: Callable[[], list[bytes | str]] = list
-        self._counted: list[bytes | str] = []
-        self._reads = 0
+        self._heads = FrameHeads(max_message_size)
+        #: What came behind the 101, until there is a wire.
+        self._behind: bytes | bytearray = b""
+        self._opened = trio.Event()
+        self._say_goodbye: Callable[[int, str], Awaitable[None]] | None = None
+
+    def open(self, say_goodbye: Callable[[int, str], Awaitable[None]]) -> None:
+        """There is a wire now; *say_goodbye* tells its peer the code and the text of a refusal."""
+        self._say_goodbye = say_goodbye
+        self.answer = None
+        self._opened.set()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self.poisoned:
@@ -59,7 +76,13 @@ class GuardedStream(trio.abc.Stream):
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        self._count_fragments()
+        if self._heads.refused is not None:
+            await self._refuse()
+        if self.answer is not None and self.answer.status == _SWITCHING_PROTOCOLS:
+            await self._opened.wait()
+        if self._behind:
+            behind, self._behind = self._behind, b""
+            return await self._judge(behind)
         try:
             data = await self._stream.receive_some(max_bytes)
         except Exception as error:
@@ -70,35 +93,47 @@ class GuardedStream(trio.abc.Stream):
             return data
         self.heard_at = trio.current_time()
         if self.answer is not None:
-            self.answer += data
-            if not may_be_http(self.answer):
-                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade is not HTTP")
-            if is_head_too_long(self.answer):
-                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade has too many headers")
-            if len(self.answer) > MAX_HEAD + MAX_REJECT_BODY:
-                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade is too long")
-        return data
+            return self._take_answer(self.answer, data)
+        return await self._judge(data)
 
     async def aclose(self) -> None:
         # trio-websocket calls this where a caller waits; there is nothing to wait for.
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(self._stream)
 
+    def _take_answer(self, answer: AnswerReader, data: bytes | bytearray) -> bytes | bytearray:
+        """Return what of *data* belongs to the answer to the upgrade."""
+        try:
+            answer.feed(data)
+        except NotHttpError as error:
+            self._give_up(_PROTOCOL_ERROR, str(error))
+        if answer.status == _SWITCHING_PROTOCOLS:
+            self._behind = answer.rest
+            return data[: len(data) - len(self._behind)]
+        if len(answer.received) > MAX_HEAD + MAX_REJECT_BODY:
+            self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade is too long")
+        return data
+
+    async def _judge(self, data: bytes | bytearray) -> bytes | bytearray:
+        """Return what of *data* may be used; what may not ends the wire at the next call."""
+        used = self._heads.feed(data)
+        if used == len(data):
+            return data
+        if not used:
+            await self._refuse()
+        return data[:used]
+
+    async def _refuse(self) -> NoReturn:
+        refused = self._heads.refused
+        assert refused is not None
+        assert self._say_goodbye is not None
+        self.verdict = (refused.code, refused.reason)
+        await self._say_goodbye(refused.code, refused.reason)
+        self._give_up(refused.code, refused.reason)
+
     def _end(self, cause: Exception | None) -> None:
         self.cause = self.cause or cause
         self.upgrade.cancel()
-
-    def _count_fragments(self) -> None:
-        """Give up on a message of too many fragments, called once before each read.
-
-        A frame that arrives in several reads adds one piece per read, so reads are taken off.
-        """
-        pieces = self.fragments()
-        if pieces is not self._counted:  # trio-websocket starts a new list for each message
-            self._counted, self._reads = pieces, 0
-        self._reads += 1
-        if len(pieces) - self._reads > MAX_FRAGMENTS:
-            self._give_up(_MESSAGE_TOO_BIG, f"a message of more than {MAX_FRAGMENTS} fragments")
 
     def _give_up(self, code: int, why: str) -> NoReturn:
         self.verdict = (code, why)

@@ -12,15 +12,14 @@ not give by itself:
 * Nothing waits for a dead peer: when the reader ends, every send, ping and close ends too.
 * After a write that was cut short nothing more is written: the peer would take it for the rest of a frame.
 * The stream is closed whatever happens, without waiting for the peer.
-* Endless empty fragments end the wire (the size limit of trio-websocket does not count them).
+* A frame that is refused is refused for its head, before its payload has come (`wspool.wire.heads`): so are
+  endless fragments, which trio-websocket does not count, and sizes, which it counts in characters.
 * Credentials are forgotten once the upgrade is over, and what the peer says is in no log: trio-websocket
   would print close reasons and pings, in which a peer may echo them.
 
 An `_Inbox` takes the place of the memory channel between trio-websocket's reader and whoever receives. In
 that channel each message costs both of them a round through the scheduler; here one read wakes the receiver
 once, whatever number of messages it held.
-
-A limit that cannot be lifted from out here: the size limit counts characters, not bytes.
 """
 
 from __future__ import annotations
@@ -31,11 +30,13 @@ from typing import Any, Final, cast
 
 import trio
 import trio_websocket
+import wsproto.events
 import wsproto.utilities
 
 from wspool.wire import dial
 from wspool.wire.answer import MAX_REJECT_BODY, refusal, upgrade_failure
-from wspool.wire.guarded_stream import MAX_FRAGMENTS, GuardedStream
+from wspool.wire.guarded_stream import GuardedStream
+from wspool.wire.heads import MAX_FRAGMENTS
 from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, Wire, WireClosedError
 
 __all__ = ["MAX_FRAGMENTS", "MAX_REJECT_BODY", "TrioWebSocketConnector"]
@@ -45,9 +46,6 @@ _QUEUE: Final = 64
 
 #: Bytes per read; the default of 4 KiB costs four reads for each full TLS record.
 _RECEIVE_BUFFER: Final = 64 * 1024
-
-# Close codes of RFC 6455 section 7.4.1, for what this side objects to.
-_BINARY: Final = (1003, "binary message")
 
 
 class _Discreet(logging.Filter):
@@ -95,7 +93,7 @@ class TrioWebSocketConnector:
         stream: GuardedStream | None = None
         try:
             with dial.time_limit(endpoint):
-                stream = GuardedStream(await self.open_stream(endpoint))
+                stream = GuardedStream(await self.open_stream(endpoint), endpoint.max_message_size)
                 dial.enter("upgrade")
                 wire: _TrioWebSocketWire = await nursery.start(_run, stream, endpoint, fields)
         except BaseException as error:
@@ -104,7 +102,8 @@ class TrioWebSocketConnector:
                 if (
                     isinstance(error, ConnectError)
                     and error.timed_out
-                    and (said := refusal(bytes(stream.answer or b"")))
+                    and stream.answer is not None
+                    and (said := refusal(bytes(stream.answer.received)))
                 ):
                     raise said from error  # it said no; only the end of its body was missing
             raise
@@ -138,9 +137,8 @@ async def _run(
                 # From here to `started` nothing waits: the wire exists, or the upgrade failed.
                 fields = []
                 _forget_request(connection)
-                stream.answer = None
-                stream.fragments = lambda: connection._message_parts  # pyright: ignore[reportPrivateUsage]
                 wire = _TrioWebSocketWire(connection, stream, endpoint.close_timeout, nursery.cancel_scope)
+                stream.open(wire.say_goodbye)
                 task_status.started(wire)
     except* Exception as group:
         crash = _leaf(group)
@@ -149,8 +147,9 @@ async def _run(
         if wire is not None:
             wire.reader_ended(crash)
     if wire is None:
+        assert stream.answer is not None
         wrong = crash is not None or stream.verdict is not None
-        raise upgrade_failure(bytes(stream.answer or b""), wrong=wrong) from stream.cause or crash
+        raise upgrade_failure(bytes(stream.answer.received), wrong=wrong) from stream.cause or crash
 
 
 def _forget_request(connection: trio_websocket.WebSocketConnection) -> None:
@@ -239,17 +238,9 @@ class _TrioWebSocketWire:
         self._over = False
         self._crash: Exception | None = None
         self._inbox = _Inbox()
-        unread = connection._recv_channel  # pyright: ignore[reportPrivateUsage]
-        # It has both ends of a channel, as far as trio-websocket uses them.
+        # It has both ends of a channel, as far as trio-websocket uses them. Nothing has come yet.
         channel = cast("Any", self._inbox)
         connection._send_channel = connection._recv_channel = channel  # pyright: ignore[reportPrivateUsage]
-        try:
-            while True:  # what came right behind the 101
-                self._inbox.put(unread.receive_nowait())
-        except trio.WouldBlock:
-            pass
-        except trio.EndOfChannel:
-            self._inbox.close()  # and its end as well
         # Invariant: empty once the reader has ended.
         self._waiting: set[trio.CancelScope] = set()
         self.headers: Sequence[tuple[str, str]] = tuple(
@@ -290,13 +281,6 @@ class _TrioWebSocketWire:
         messages = await self._inbox.receive()
         if not messages:
             raise self._closed() from self._crash
-        for index, message in enumerate(messages):
-            if not isinstance(message, str):
-                self._stream.verdict = _BINARY
-                await self.abort()
-                if index:
-                    return messages[:index]
-                raise self._closed()
         return messages
 
     async def ping(self) -> None:
@@ -336,6 +320,16 @@ class _TrioWebSocketWire:
         self._inbox.close(discard=True)
         self._reader.cancel()
         await self._stream.aclose()
+
+    async def say_goodbye(self, code: int, reason: str) -> None:
+        """Tell the peer why it is given up on, in at most close_timeout seconds. Called by the stream."""
+        self._inbox.close()  # whoever receives need not wait for that
+        try:
+            with trio.move_on_after(self._close_timeout):
+                event = wsproto.events.CloseConnection(code=code, reason=reason)
+                await self._connection._send(event)  # pyright: ignore[reportPrivateUsage]
+        except Exception:
+            pass  # it has said goodbye itself, or is gone
 
     def reader_ended(self, crash: Exception | None) -> None:
         """Wake everything that waits for the peer. Called once, by the wire's task."""

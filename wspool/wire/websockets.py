@@ -29,7 +29,8 @@ from websockets.uri import WebSocketURI
 
 from wspool.wire import dial
 from wspool.wire.answer import AnswerReader, NotHttpError, refusal, upgrade_failure
-from wspool.wire.websockets_wire import MAX_FRAGMENTS, WebSocketsWire as _WebSocketsWire, close_now
+from wspool.wire.heads import MAX_FRAGMENTS
+from wspool.wire.websockets_wire import WebSocketsWire as _WebSocketsWire, close_now
 from wspool.wire.wire import ConnectError, Endpoint, Wire
 
 __all__ = ["MAX_FRAGMENTS", "WebSocketsConnector"]

@@ -20,12 +20,10 @@ try:
 except ImportError:
     from websockets.utils import apply_mask
 
+from wspool.wire.heads import BadFrameError, FrameHeads
 from wspool.wire.wire import ABNORMAL_CLOSURE, Endpoint, WireClosedError
 
-__all__ = ["MAX_FRAGMENTS", "WebSocketsWire", "close_now"]
-
-#: Most fragments in one message. Without it, empty fragments would be an endless message of no size.
-MAX_FRAGMENTS: Final = 4096
+__all__ = ["WebSocketsWire", "close_now"]
 
 #: Pongs that may wait for a peer that does not read; the latest stand for all (RFC 6455 section 5.5.3).
 _MAX_ANSWERS: Final = 64
@@ -36,22 +34,19 @@ _RECEIVE: Final = 64 * 1024
 #: Bytes that a `ping` without anybody in `receive` reads ahead before it waits for that somebody.
 _READ_AHEAD: Final = 256 * 1024
 
-# The first byte of a text message of one frame, and of every frame that a server may send without an
-# extension; the values of the length that stand for a longer length. Source: RFC 6455 section 5.2.
+# The first byte of a text message of one frame, and the values of the length that stand for a longer length.
+# Source: RFC 6455 section 5.2.
 _WHOLE_TEXT: Final = 0x81
-_KNOWN_HEADS: Final = frozenset(b"\x00\x01\x80\x81\x88\x89\x8a")
 _SIZE_IN_2: Final = 126
 _SIZE_IN_8: Final = 127
 _MASKED: Final = 0x80
 
 # Close codes of RFC 6455 section 7.4.1, for what this side says.
 _NORMAL: Final = 1000
-_UNSUPPORTED_DATA: Final = 1003
 _INVALID_DATA: Final = 1007
-_MESSAGE_TOO_BIG: Final = 1009
 
 # The hot path compares with these; an attribute of an enum costs as much as the rest of the line.
-_TEXT, _CONT, _BINARY, _PONG = Opcode.TEXT, Opcode.CONT, Opcode.BINARY, Opcode.PONG
+_TEXT, _CONT, _PONG = Opcode.TEXT, Opcode.CONT, Opcode.PONG
 
 
 def _text_frame(message: bytes) -> bytes:
@@ -107,8 +102,9 @@ class WebSocketsWire:
         #: The beginning of a frame whose end has not come, and how long the two are together.
         self._held = bytearray()
         self._whole = 0
-        #: False once the library must see every byte: what comes is compressed, or against the rules.
-        self._by_hand = self._plain = not protocol.extensions
+        #: False when the library must see every byte, because what comes is compressed.
+        self._plain = not protocol.extensions
+        self._heads = FrameHeads(endpoint.max_message_size, compressed=not self._plain)
         (response,) = protocol.events_received()
         self.headers: Sequence[tuple[str, str]] = tuple(
             (name.lower(), value) for name, value in cast("Response", response).headers.raw_items()
@@ -289,68 +285,65 @@ class WebSocketsWire:
                 return
             data = bytes(self._held)
             self._held.clear()
+        try:
+            self._take_bytes(data)
+        except UnicodeDecodeError as error:
+            self._refuse(_INVALID_DATA, "text that is not UTF-8", error)
+        except BadFrameError as error:
+            self._refuse(error.code, error.reason, error)
+
+    def _take_bytes(self, data: bytes | bytearray) -> None:
+        if not self._plain:
+            if used := self._heads.feed(data):
+                self._tell_library(data[:used])
+            if self._heads.refused is not None and self._end is None:
+                raise self._heads.refused
+            return
         at, end = 0, len(data)
         while at < end and self._end is None:
-            if self._by_hand and not self._parts:
+            if not self._parts:
                 at = self._take_texts(data, at)
-            if at < end and self._end is None:
+            if at < end:
                 at = self._take_frame(data, at)
 
     def _take_texts(self, data: bytes | bytearray, at: int) -> int:
         """Take whole text messages of one frame each, none of 64 KiB; return where something else begins."""
         inbox, end, limit = self._inbox, len(data), self._limit
-        try:
-            while at + 4 <= end and data[at] == _WHOLE_TEXT:
-                start, size = at + 2, data[at + 1]
-                if size == _SIZE_IN_2:
-                    start, size = at + 4, data[at + 2] << 8 | data[at + 3]
-                elif size > _SIZE_IN_2:
+        while at + 4 <= end and data[at] == _WHOLE_TEXT:
+            start, size = at + 2, data[at + 1]
+            if size == _SIZE_IN_2:
+                start, size = at + 4, data[at + 2] << 8 | data[at + 3]
+                if size < _SIZE_IN_2:
                     break
-                stop = start + size
-                if stop > end or size > limit:
-                    break
-                inbox.append(data[start:stop].decode())
-                at = stop
-        except UnicodeDecodeError as error:
-            self._refuse_text(error)
+            elif size > _SIZE_IN_2:
+                break
+            stop = start + size
+            if stop > end or size > limit:
+                break
+            inbox.append(data[start:stop].decode())
+            at = stop
         return at
 
     def _take_frame(self, data: bytes | bytearray, at: int) -> int:
         """Take a frame of any kind, or the beginning of one; return where the next begins."""
-        start, stop, end = at + 2, at + 2, len(data)
-        if self._by_hand and start <= end:
-            size = data[at + 1]
-            if size == _SIZE_IN_2:
-                start = at + 4
-                size = int.from_bytes(data[at + 2 : start], "big")
-            elif size == _SIZE_IN_8:
-                start = at + 10
-                size = int.from_bytes(data[at + 2 : start], "big")
-            elif size > _SIZE_IN_8:
-                self._by_hand = False  # masked, as no server may
-            stop = start + size if start <= end else start
-            if stop > start and size > self._limit:
-                self._by_hand = False
-        if self._by_hand and stop > end:
+        start, stop = self._heads.judge(data, at)
+        if stop > len(data):
             self._held += data[at:]
             self._whole = stop - at
-            return end
-        if not self._by_hand:
-            stop = end
-        if self._by_hand and data[at] == _WHOLE_TEXT and not self._parts:
-            try:
-                self._inbox.append(data[start:stop].decode())
-            except UnicodeDecodeError as error:
-                self._refuse_text(error)
-            return stop
-        if data[at] not in _KNOWN_HEADS:
-            self._by_hand, stop = False, end
-        self._protocol.receive_data(data[at:stop])
-        self._take(cast("list[Frame]", self._protocol.events_received()))
+            return len(data)
+        self._heads.accept(data[at], stop - start)
+        if data[at] == _WHOLE_TEXT:
+            self._inbox.append(data[start:stop].decode())
+        else:
+            self._tell_library(data[at:stop])
         return stop
 
-    def _refuse_text(self, error: UnicodeDecodeError) -> None:
-        self._fail(_INVALID_DATA, "text that is not UTF-8", error)
+    def _tell_library(self, data: bytes | bytearray) -> None:
+        self._protocol.receive_data(data)
+        self._take(cast("list[Frame]", self._protocol.events_received()))
+
+    def _refuse(self, code: int, reason: str, cause: Exception) -> None:
+        self._fail(code, reason, cause)
         self._take([])  # the answer that says so
 
     def _take(self, frames: list[Frame]) -> None:
@@ -363,15 +356,9 @@ class WebSocketsWire:
                     inbox.append(str(frame.data, "utf-8"))
                 elif opcode is _TEXT or opcode is _CONT:
                     self._parts.append(self._decoder.decode(frame.data, frame.fin))
-                    if len(self._parts) > MAX_FRAGMENTS:
-                        self._fail(_MESSAGE_TOO_BIG, f"a message of more than {MAX_FRAGMENTS} fragments")
-                        break
                     if frame.fin:
                         inbox.append("".join(self._parts))
                         self._parts.clear()
-                elif opcode is _BINARY:
-                    self._fail(_UNSUPPORTED_DATA, "binary message")
-                    break
                 elif opcode is _PONG and len(frame.data) == 4:
                     number = int.from_bytes(frame.data, "big")
                     if number <= self._pinged:  # anything else was not asked for
