@@ -58,7 +58,7 @@ from .scripts import (
 
 async def test_keeps_the_contract_over_memory_streams(make, autojump_clock):
     """Whatever passes here may stand behind a pool."""
-    await check_wire(MemoryPair(make, endpoint()))
+    await check_wire(MemoryPair(make, endpoint()), make)
 
 
 async def test_sends_a_proper_request(make):

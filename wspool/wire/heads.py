@@ -128,16 +128,17 @@ class FrameHeads:
             if size == 1 and first & _OPCODE == _CLOSE:
                 raise BadFrameError(_PROTOCOL_ERROR, "half a close code")
             return start, start + size
+        least = 0
         if size >= _SIZE_IN_2:
             least = 1 << 16 if size == _SIZE_IN_8 else _SIZE_IN_2
             start += 8 if size == _SIZE_IN_8 else 2
             if start > end:
                 return start, start
             size = int.from_bytes(data[at + 2 : start], "big")
-            if size < least:
-                raise BadFrameError(_PROTOCOL_ERROR, "a length in more bytes than it needs")
         if self._size + size > self._limit:
             raise BadFrameError(_MESSAGE_TOO_BIG, f"a message of more than {self._limit} bytes")
+        if size < least:
+            raise BadFrameError(_PROTOCOL_ERROR, "a length in more bytes than it needs")
         return start, start + size
 
     def accept(self, first: int, size: int) -> None:
