@@ -510,6 +510,17 @@ async def test_an_oversized_message_closes_the_wire(make):
         assert (await closing(wire.receive)).code == 1009
 
 
+async def test_a_refusal_does_not_wait_for_a_peer_that_does_not_read(make, autojump_clock):
+    """Whoever receives hears of it at once, though the goodbye cannot be said."""
+    async with scripted(make, near_end=FullStream) as (wire, server):
+        began = trio.current_time()
+        await server.send_all(frame(TEXT, b"ok") + frame(3)[:1])
+        assert list(await wire.receive()) == ["ok"]
+
+        assert (await closing(wire.receive)).code == 1002
+        assert trio.current_time() == began
+
+
 @pytest.fixture
 def few_fragments(monkeypatch: pytest.MonkeyPatch) -> int:
     """A small bound instead of MAX_FRAGMENTS, so that it is reached soon."""
