@@ -219,8 +219,10 @@ def switching_protocols(request: bytes, *extra: bytes) -> bytes:
 
 
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, rsv1: bool = False) -> bytes:
-    """One unmasked server frame of less than 64 KiB (RFC 6455 section 5.2)."""
+    """One unmasked server frame (RFC 6455 section 5.2)."""
     head = bytes([(0x80 if fin else 0) | (0x40 if rsv1 else 0) | opcode])
     if len(payload) < 126:
         return head + bytes([len(payload)]) + payload
+    if len(payload) >= 1 << 16:
+        return head + bytes([127]) + len(payload).to_bytes(8, "big") + payload
     return head + bytes([126]) + len(payload).to_bytes(2, "big") + payload

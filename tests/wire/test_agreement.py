@@ -16,9 +16,9 @@ from hypothesis import given, strategies as st
 
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.websockets import WebSocketsConnector
-from wspool.wire.wire import ConnectError, WireClosedError
+from wspool.wire.wire import ConnectError, Wire, WireClosedError
 
-from .peer import endpoint, frame, opener, read_request, switching_protocols
+from .peer import MAX_MESSAGE_SIZE, endpoint, frame, opener, read_request, switching_protocols
 from .scripts import BINARY, CLOSE, PING, PONG, TEXT, Make, scripted
 
 WIRES: tuple[Make, Make] = (TrioWebSocketConnector, WebSocketsConnector)
@@ -75,10 +75,11 @@ def run(make: Make, pieces: Sequence[bytes]) -> Outcome:
 def agreed(pieces: Sequence[bytes], *, cut_off: bool = False) -> Outcome:
     """Assert that both wires have the same outcome, and return it.
 
-    A bad frame that is *cut_off* may be refused for what came of it, or be missed for what did not.
+    Text that is not UTF-8 may be refused for what came of a frame that is *cut_off*, or be missed for what
+    did not.
     """
     first, second = (run(make, pieces) for make in WIRES)
-    if cut_off and first.code in (1002, 1007) and second.code == 1006:
+    if cut_off and first.code == 1007 and second.code == 1006:
         first = attrs.evolve(first, code=1006)
 
     assert first == second
@@ -194,6 +195,82 @@ def test_both_wires_agree_wherever_the_stream_ends():
     """An end of stream at each offset in turn: whole messages come, the rest is 1006."""
     for end in range(len(SAMPLE)):
         assert agreed([SAMPLE[:end]]).code == 1006
+
+
+async def refused_after(make: Make, before: bytes, head: bytes) -> tuple[int, int] | None:
+    """Send *before*, then *head* byte by byte; return how many bytes of it were enough, and the code."""
+    ended: list[int] = []
+
+    async def receive(wire: Wire) -> None:
+        try:
+            while True:
+                await wire.receive()
+        except WireClosedError as error:
+            ended.append(error.code)
+
+    async with scripted(make, first=before) as (wire, server), trio.open_nursery() as nursery:
+        nursery.start_soon(receive, wire)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not ended
+        for count, byte in enumerate(head, 1):
+            await server.send_all(bytes([byte]))
+            await trio.testing.wait_all_tasks_blocked()
+            if ended:
+                return count, ended[0]
+        nursery.cancel_scope.cancel()
+    return None
+
+
+def lengths(size: int) -> st.SearchStrategy[bytes]:
+    """A length in so many bytes: small, round the places where the rules change, or anything."""
+    edges = [
+        0,
+        1,
+        125,
+        126,
+        65_535,
+        65_536,
+        MAX_MESSAGE_SIZE - 1,
+        MAX_MESSAGE_SIZE,
+        MAX_MESSAGE_SIZE + 1,
+        1 << 63,
+    ]
+    known = st.sampled_from([edge for edge in edges if edge < 1 << 8 * size])
+    return (known | st.integers(0, (1 << 8 * size) - 1)).map(lambda value: value.to_bytes(size, "big"))
+
+
+@given(
+    before=st.sampled_from([b"", frame(TEXT, b"a"), frame(TEXT, b"a", fin=False), frame(TEXT, fin=False)]),
+    first=st.integers(0, 255),
+    second=st.integers(0, 127) | st.integers(125, 129),
+    data=st.data(),
+)
+def test_any_head_is_judged_at_the_same_byte(before, first, second, data):
+    """All that is wrong with a head is known before its payload, on both wires, with the same code."""
+    extra = {126: 2, 127: 8}.get(second & 0x7F, 0)
+    head = bytes([first, second]) + (data.draw(lengths(extra)) if extra else b"")
+    clock = trio.testing.MockClock
+    one, other = (
+        trio.run(refused_after, make, before, head, clock=clock(autojump_threshold=0)) for make in WIRES
+    )
+    if head[1] & 0x7F == 0 and (one is None or one[0] == len(head)):
+        return  # a whole frame, and not for its head alone
+    assert one == other
+    if first & 0x70 or first & 0x0F not in (0, TEXT, BINARY, CLOSE, PING, PONG):
+        assert one == (1, 1002)
+
+
+@pytest.mark.parametrize("make", WIRES, ids=["trio-websocket", "websockets"])
+def test_a_limit_is_in_bytes_and_over_all_fragments(make):
+    """Characters are not counted, and cutting a message up makes it no smaller."""
+    half = MAX_MESSAGE_SIZE // 4
+    e = "é".encode()
+    full = frame(TEXT, e * half, fin=False) + frame(0, fin=False) + frame(0, e * (half - 1), fin=False)
+
+    assert run(make, [full + frame(0, e) + frame(CLOSE)]).messages == ("é" * (2 * half),)
+    assert run(make, [frame(TEXT, e * (2 * half)) + frame(CLOSE)]).messages == ("é" * (2 * half),)
+    for program in (full + frame(0, b"abc")[:2], frame(TEXT, e * (2 * half) + b"a")[:10]):
+        assert run(make, [program]) == Outcome((), 1009)
 
 
 @given(garbage=st.binary(max_size=200))

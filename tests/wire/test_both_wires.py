@@ -17,7 +17,7 @@ import trio.testing
 import trustme
 
 from wspool.testing import Peer, check_wire
-from wspool.wire import dial, trio_websocket, websockets
+from wspool.wire import dial, heads
 from wspool.wire.answer import MAX_REJECT_BODY
 from wspool.wire.wire import ConnectError, Endpoint, Wire
 
@@ -58,7 +58,7 @@ from .scripts import (
 
 async def test_keeps_the_contract_over_memory_streams(make, autojump_clock):
     """Whatever passes here may stand behind a pool."""
-    await check_wire(MemoryPair(make, endpoint()))
+    await check_wire(MemoryPair(make, endpoint()), make)
 
 
 async def test_sends_a_proper_request(make):
@@ -510,11 +510,21 @@ async def test_an_oversized_message_closes_the_wire(make):
         assert (await closing(wire.receive)).code == 1009
 
 
+async def test_a_refusal_does_not_wait_for_a_peer_that_does_not_read(make, autojump_clock):
+    """Whoever receives hears of it at once, though the goodbye cannot be said."""
+    async with scripted(make, near_end=FullStream) as (wire, server):
+        began = trio.current_time()
+        await server.send_all(frame(TEXT, b"ok") + frame(3)[:1])
+        assert list(await wire.receive()) == ["ok"]
+
+        assert (await closing(wire.receive)).code == 1002
+        assert trio.current_time() == began
+
+
 @pytest.fixture
 def few_fragments(monkeypatch: pytest.MonkeyPatch) -> int:
     """A small bound instead of MAX_FRAGMENTS, so that it is reached soon."""
-    for module in (trio_websocket, websockets):
-        monkeypatch.setattr(module, "MAX_FRAGMENTS", 64)
+    monkeypatch.setattr(heads, "MAX_FRAGMENTS", 64)
     return 64
 
 

@@ -107,6 +107,44 @@ async def test_an_end_is_a_plain_end(contexts, goodbye):
             assert await ours.receive_some() == b""
 
 
+class HoardingStream(RecordingStream):
+    """A stream that gives everything that waits in one read."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.testing.wait_all_tasks_blocked()
+        return bytes(await super().receive_some(None))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("limit", [None, 4, 3, 1])
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"\x17\x03\x03\x00\x20" + b"j" * 32,  # a record that nobody sealed
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x17\x03\x03\xff\xff" + b"j" * 0xFFFF,  # longer than a record may be
+    ],
+    ids=["unsealed", "HTTP", "too long"],
+)
+async def test_a_bad_record_behind_a_good_one_is_reported(contexts, autojump_clock, version, limit, junk):
+    """In one read with the good one: that is delivered, then every call says so, at once."""
+    contexts[0].maximum_version = version
+    try:
+        async with connected(contexts, HoardingStream) as (ours, theirs, far):
+            await theirs.send_all(b"good")
+            await far.send_all(junk)
+            got = b""
+            with trio.fail_after(1):
+                while len(got) < 4:
+                    got += await ours.receive_some(limit)
+                for _ in range(2):
+                    with pytest.raises(trio.BrokenResourceError, match="no proper TLS"):
+                        await ours.receive_some(limit)
+            assert got == b"good"
+    finally:
+        contexts[0].maximum_version = ssl.TLSVersion.MAXIMUM_SUPPORTED
+
+
 async def test_junk_breaks_the_stream_after_what_was_good(contexts):
     """Bytes that are no TLS record are an error, not text."""
     async with connected(contexts) as (ours, theirs, far):

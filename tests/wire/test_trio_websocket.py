@@ -23,7 +23,7 @@ async def test_the_private_attributes_this_wire_relies_on_exist():
         connection = await trio_websocket.wrap_client_stream(nursery, near, "h", "/")  # type: ignore[arg-type]
         assert isinstance(connection._initial_request, wsproto.events.Request)
         assert isinstance(connection._wsproto.handshake._initiating_request, wsproto.events.Request)
-        assert connection._message_parts == []
+        assert callable(connection._send)
         nursery.cancel_scope.cancel()
     await near.aclose()
 

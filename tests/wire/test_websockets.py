@@ -346,7 +346,8 @@ async def test_compression_is_offered_only_if_asked():
 
 async def test_a_server_need_not_compress():
     """The offer is not a condition, and the contract holds with it."""
-    await check_wire(MemoryPair(partial(WebSocketsConnector, compression=True), endpoint(close_timeout=0.01)))
+    make = partial(WebSocketsConnector, compression=True)
+    await check_wire(MemoryPair(make, endpoint(close_timeout=0.01)), make)
 
 
 @pytest.mark.parametrize("fragments", [1, 3])

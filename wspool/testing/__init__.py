@@ -14,6 +14,7 @@ from wspool.testing.chaos import (
     open_chaos_link,
     open_chaos_proxy,
 )
+from wspool.testing.check_bytes import MakeConnector, check_bytes
 from wspool.testing.check_wire import MakePair, Peer, check_wire
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ChaosProxy",
     "Latency",
     "LimitData",
+    "MakeConnector",
     "MakePair",
     "Peer",
     "ReplayError",
@@ -29,6 +31,7 @@ __all__ = [
     "SlowClose",
     "Timeout",
     "Toxic",
+    "check_bytes",
     "check_wire",
     "open_chaos_link",
     "open_chaos_proxy",

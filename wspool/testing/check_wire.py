@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import trio
 import trio.testing
 
+from wspool.testing.check_bytes import MakeConnector, check_bytes
 from wspool.wire.wire import ABNORMAL_CLOSURE, Wire, WireClosedError
 
 __all__ = ["MakePair", "Peer", "check_wire"]
@@ -56,11 +57,12 @@ class Peer(Protocol):
 MakePair = Callable[[], AbstractAsyncContextManager[tuple[Wire, Peer]]]
 
 
-async def check_wire(make_pair: MakePair) -> None:
+async def check_wire(make_pair: MakePair, make_connector: MakeConnector | None = None) -> None:
     """Check that the wires of *make_pair* keep the contract of `wspool.wire.wire.Wire`.
 
     Args:
         make_pair: called once per check, see `MakePair`.
+        make_connector: where a connector can be given its stream, `check_bytes` is part of the check.
 
     A checkpoint; takes one close_timeout and a few milliseconds.
 
@@ -73,6 +75,8 @@ async def check_wire(make_pair: MakePair) -> None:
                 await check(wire, peer)
         if scope.cancelled_caught:
             raise AssertionError(f"{check.__name__.strip('_')} hangs")
+    if make_connector is not None:
+        await check_bytes(make_connector)
 
 
 async def _texts_cross_unchanged(wire: Wire, peer: Peer) -> None:

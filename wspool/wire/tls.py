@@ -9,6 +9,7 @@ Rules of this module:
 * OpenSSL only ever sees memory; bytes go to the stream in the order in which OpenSSL made them.
 * An end of the stream without a TLS goodbye is a plain end, and none is sent: WebSocket has its own.
 * After a write that was cut short nothing more is written.
+* What came before a bad record is delivered; then every call says that it was bad. OpenSSL says it once.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class TLSStream(trio.abc.Stream):
         self._lock = trio.Lock()
         self._broken = False
         self._ended = False
+        #: What OpenSSL said of a bad record.
+        self._bad: ssl.SSLError | None = None
         #: A task is reading the stream below; others wait until it has.
         self._pulling = False
         self._pulled = trio.lowlevel.ParkingLot()
@@ -140,6 +143,8 @@ class TLSStream(trio.abc.Stream):
 
     def _decrypt(self, limit: int) -> bytes:
         """Return at most *limit* bytes out of the records that are there."""
+        if self._bad is not None:
+            raise trio.BrokenResourceError("what came is no proper TLS") from self._bad
         pieces: list[bytes] = []
         try:
             # Asked only when there is something: an exception costs as much as a small record.
@@ -155,7 +160,8 @@ class TLSStream(trio.abc.Stream):
         except ssl.SSLZeroReturnError:  # the goodbye
             self._ended = True
         except ssl.SSLError as error:
-            if not pieces:  # else the next call comes here again
+            self._bad = error
+            if not pieces:
                 raise trio.BrokenResourceError("what came is no proper TLS") from error
         return b"".join(pieces)
 

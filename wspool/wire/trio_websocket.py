@@ -1,7 +1,7 @@
 """The default wire: trio-websocket behind the seam, with its known faults kept inside.
 
 The idea: one task per wire (`_run`) owns trio-websocket's reader in a nursery of its own, and a
-thin stream (`_GuardedStream`) sits between trio-websocket and the network. The stream sees what
+thin stream (`GuardedStream`) sits between trio-websocket and the network. The stream sees what
 trio-websocket does not tell: how the stream ended, what the server answered instead of 101, and
 whether a write was cut short. Together they give these promises, which trio-websocket 0.12 does
 not give by itself:
@@ -12,43 +12,34 @@ not give by itself:
 * Nothing waits for a dead peer: when the reader ends, every send, ping and close ends too.
 * After a write that was cut short nothing more is written: the peer would take it for the rest of a frame.
 * The stream is closed whatever happens, without waiting for the peer.
-* Endless empty fragments end the wire (the size limit of trio-websocket does not count them).
+* A frame that is refused is refused for its head, before its payload has come (`wspool.wire.heads`): so are
+  endless fragments, which trio-websocket does not count, and sizes, which it counts in characters.
 * Credentials are forgotten once the upgrade is over, and what the peer says is in no log: trio-websocket
   would print close reasons and pings, in which a peer may echo them.
 
 An `_Inbox` takes the place of the memory channel between trio-websocket's reader and whoever receives. In
 that channel each message costs both of them a round through the scheduler; here one read wakes the receiver
 once, whatever number of messages it held.
-
-A limit that cannot be lifted from out here: the size limit counts characters, not bytes.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, cast
 
 import trio
 import trio_websocket
+import wsproto.events
 import wsproto.utilities
 
 from wspool.wire import dial
-from wspool.wire.answer import (
-    MAX_HEAD,
-    MAX_REJECT_BODY,
-    is_head_too_long,
-    may_be_http,
-    refusal,
-    upgrade_failure,
-)
+from wspool.wire.answer import MAX_REJECT_BODY, refusal, upgrade_failure
+from wspool.wire.guarded_stream import GuardedStream
+from wspool.wire.heads import MAX_FRAGMENTS
 from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, Wire, WireClosedError
 
 __all__ = ["MAX_FRAGMENTS", "MAX_REJECT_BODY", "TrioWebSocketConnector"]
-
-#: Most fragments in one message, not counting those that merely arrived in pieces.
-#: Looked at once per read, so up to one read's worth of empty frames may come on top.
-MAX_FRAGMENTS: Final = 4096
 
 #: Messages trio-websocket reads ahead. While this queue is full it answers no pings.
 _QUEUE: Final = 64
@@ -56,108 +47,16 @@ _QUEUE: Final = 64
 #: Bytes per read; the default of 4 KiB costs four reads for each full TLS record.
 _RECEIVE_BUFFER: Final = 64 * 1024
 
-# Close codes of RFC 6455 section 7.4.1, for what this side objects to.
-_BINARY: Final = (1003, "binary message")
-_PROTOCOL_ERROR: Final = 1002
-_MESSAGE_TOO_BIG: Final = 1009
-
 
 class _Discreet(logging.Filter):
     """Lets nothing out that trio-websocket logs about connections of ours; others are not ours to silence."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         about = record.args[0] if isinstance(record.args, tuple) and record.args else None
-        return not isinstance(getattr(about, "_stream", None), _GuardedStream)
+        return not isinstance(getattr(about, "_stream", None), GuardedStream)
 
 
 logging.getLogger("trio-websocket").addFilter(_Discreet())
-
-
-class _GuardedStream(trio.abc.Stream):
-    """The network as trio-websocket sees it. Remembers what happened, closes without waiting."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-        #: When bytes last came, on trio's clock.
-        self.heard_at = trio.current_time()
-        #: Cancelled when the stream ends; the upgrade waits inside it.
-        self.upgrade = trio.CancelScope()
-        #: What came so far, while the upgrade is going on; None afterwards.
-        self.answer: bytearray | None = bytearray()
-        #: The exception that ended the stream, None after a plain end.
-        self.cause: Exception | None = None
-        #: True once a write was cut short: the frame on the network may be incomplete.
-        self.poisoned = False
-        #: Close code and text when this side gave up on the peer.
-        self.verdict: tuple[int, str] | None = None
-        #: The fragments of the message that is being put together, as trio-websocket keeps them.
-        self.fragments: Callable[[], list[bytes | str]] = list
-        self._counted: list[bytes | str] = []
-        self._reads = 0
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self.poisoned:
-            raise trio.BrokenResourceError("an earlier write was cut short")
-        # Cancelled here means that nothing was written, which leaves the stream usable.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        try:
-            await self._stream.send_all(data)
-        except BaseException as error:
-            self.poisoned = True
-            if isinstance(error, Exception):
-                self._end(error)
-            raise
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        self._count_fragments()
-        try:
-            data = await self._stream.receive_some(max_bytes)
-        except Exception as error:
-            self._end(error)
-            raise
-        if not data:
-            self._end(None)
-            return data
-        self.heard_at = trio.current_time()
-        if self.answer is not None:
-            self.answer += data
-            if not may_be_http(self.answer):
-                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade is not HTTP")
-            if is_head_too_long(self.answer):
-                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade has too many headers")
-            if len(self.answer) > MAX_HEAD + MAX_REJECT_BODY:
-                self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade is too long")
-        return data
-
-    async def aclose(self) -> None:
-        # trio-websocket calls this where a caller waits; there is nothing to wait for.
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(self._stream)
-
-    def _end(self, cause: Exception | None) -> None:
-        self.cause = self.cause or cause
-        self.upgrade.cancel()
-
-    def _count_fragments(self) -> None:
-        """Give up on a message of too many fragments, called once before each read.
-
-        A frame that arrives in several reads adds one piece per read, so reads are taken off.
-        """
-        pieces = self.fragments()
-        if pieces is not self._counted:  # trio-websocket starts a new list for each message
-            self._counted, self._reads = pieces, 0
-        self._reads += 1
-        if len(pieces) - self._reads > MAX_FRAGMENTS:
-            self._give_up(_MESSAGE_TOO_BIG, f"a message of more than {MAX_FRAGMENTS} fragments")
-
-    def _give_up(self, code: int, why: str) -> NoReturn:
-        self.verdict = (code, why)
-        error = trio.BrokenResourceError(why)
-        self._end(error)
-        raise error
 
 
 class TrioWebSocketConnector:
@@ -191,10 +90,10 @@ class TrioWebSocketConnector:
             ValueError: a header cannot be sent; the text never holds its value.
         """
         fields = dial.encode_headers(headers)
-        stream: _GuardedStream | None = None
+        stream: GuardedStream | None = None
         try:
             with dial.time_limit(endpoint):
-                stream = _GuardedStream(await self.open_stream(endpoint))
+                stream = GuardedStream(await self.open_stream(endpoint), endpoint.max_message_size)
                 dial.enter("upgrade")
                 wire: _TrioWebSocketWire = await nursery.start(_run, stream, endpoint, fields)
         except BaseException as error:
@@ -203,7 +102,8 @@ class TrioWebSocketConnector:
                 if (
                     isinstance(error, ConnectError)
                     and error.timed_out
-                    and (said := refusal(bytes(stream.answer or b"")))
+                    and stream.answer is not None
+                    and (said := refusal(bytes(stream.answer.received)))
                 ):
                     raise said from error  # it said no; only the end of its body was missing
             raise
@@ -211,7 +111,7 @@ class TrioWebSocketConnector:
 
 
 async def _run(
-    stream: _GuardedStream,
+    stream: GuardedStream,
     endpoint: Endpoint,
     fields: list[tuple[bytes, bytes]],
     *,
@@ -237,9 +137,8 @@ async def _run(
                 # From here to `started` nothing waits: the wire exists, or the upgrade failed.
                 fields = []
                 _forget_request(connection)
-                stream.answer = None
-                stream.fragments = lambda: connection._message_parts  # pyright: ignore[reportPrivateUsage]
                 wire = _TrioWebSocketWire(connection, stream, endpoint.close_timeout, nursery.cancel_scope)
+                stream.open(wire.say_goodbye)
                 task_status.started(wire)
     except* Exception as group:
         crash = _leaf(group)
@@ -248,8 +147,9 @@ async def _run(
         if wire is not None:
             wire.reader_ended(crash)
     if wire is None:
+        assert stream.answer is not None
         wrong = crash is not None or stream.verdict is not None
-        raise upgrade_failure(bytes(stream.answer or b""), wrong=wrong) from stream.cause or crash
+        raise upgrade_failure(bytes(stream.answer.received), wrong=wrong) from stream.cause or crash
 
 
 def _forget_request(connection: trio_websocket.WebSocketConnection) -> None:
@@ -327,7 +227,7 @@ class _TrioWebSocketWire:
     def __init__(
         self,
         connection: trio_websocket.WebSocketConnection,
-        stream: _GuardedStream,
+        stream: GuardedStream,
         close_timeout: float,
         reader: trio.CancelScope,
     ) -> None:
@@ -338,17 +238,9 @@ class _TrioWebSocketWire:
         self._over = False
         self._crash: Exception | None = None
         self._inbox = _Inbox()
-        unread = connection._recv_channel  # pyright: ignore[reportPrivateUsage]
-        # It has both ends of a channel, as far as trio-websocket uses them.
+        # It has both ends of a channel, as far as trio-websocket uses them. Nothing has come yet.
         channel = cast("Any", self._inbox)
         connection._send_channel = connection._recv_channel = channel  # pyright: ignore[reportPrivateUsage]
-        try:
-            while True:  # what came right behind the 101
-                self._inbox.put(unread.receive_nowait())
-        except trio.WouldBlock:
-            pass
-        except trio.EndOfChannel:
-            self._inbox.close()  # and its end as well
         # Invariant: empty once the reader has ended.
         self._waiting: set[trio.CancelScope] = set()
         self.headers: Sequence[tuple[str, str]] = tuple(
@@ -389,13 +281,6 @@ class _TrioWebSocketWire:
         messages = await self._inbox.receive()
         if not messages:
             raise self._closed() from self._crash
-        for index, message in enumerate(messages):
-            if not isinstance(message, str):
-                self._stream.verdict = _BINARY
-                await self.abort()
-                if index:
-                    return messages[:index]
-                raise self._closed()
         return messages
 
     async def ping(self) -> None:
@@ -435,6 +320,16 @@ class _TrioWebSocketWire:
         self._inbox.close(discard=True)
         self._reader.cancel()
         await self._stream.aclose()
+
+    async def say_goodbye(self, code: int, reason: str) -> None:
+        """Tell the peer why it is given up on, in at most close_timeout seconds. Called by the stream."""
+        self._inbox.close()  # whoever receives need not wait for that
+        try:
+            with trio.move_on_after(self._close_timeout):
+                event = wsproto.events.CloseConnection(code=code, reason=reason)
+                await self._connection._send(event)  # pyright: ignore[reportPrivateUsage]
+        except Exception:
+            pass  # it has said goodbye itself, or is gone
 
     def reader_ended(self, crash: Exception | None) -> None:
         """Wake everything that waits for the peer. Called once, by the wire's task."""

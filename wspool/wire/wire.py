@@ -121,8 +121,7 @@ class Endpoint:
         proxy: the proxy that opens the way to it, None to go there directly.
         connect_timeout: seconds for the whole dial, from name lookup to the 101 answer.
         close_timeout: seconds for a closing handshake before the stream is dropped.
-        max_message_size: largest inbound message accepted, in bytes (or characters where the
-            wire can only count those; never more memory than four times as many bytes).
+        max_message_size: largest inbound message accepted, in bytes, all its fragments together.
     """
 
     host: str
