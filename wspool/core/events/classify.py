@@ -122,11 +122,13 @@ class Evidence:
         steered: True once it was.
         next: the number of the next event, where numbers are given.
         items: ids of the items of its response, as far as they were announced.
+        fresh: True once one of them was not in an earlier response.
     """
 
     __slots__ = (
         "earlier",
         "exact",
+        "fresh",
         "items",
         "lane",
         "next",
@@ -148,6 +150,7 @@ class Evidence:
         self.steered = False
         self.next: int | None = None
         self.items: set[str] = set()
+        self.fresh = False
 
     def misses(self, number: int | None) -> bool:
         """Return whether *number* means that an event is missing, or came before.
@@ -171,6 +174,11 @@ class Evidence:
             if number == self.next and number:
                 self.past.counts = True
             self.next = number + 1
+
+    def announce(self, name: str) -> None:
+        """Our response has an item of that id."""
+        self.fresh = self.fresh or not self.past.has_item(name)
+        self.items.add(name)
 
     def ours(self, name: object) -> bool:
         """Return whether *name*, a response's id, can only be that of our response."""
@@ -281,10 +289,11 @@ def item_of(event: Event) -> str | None:
 
 def _is_anothers(event: Event, known: Evidence) -> bool:
     """Whether a piece of output without a number is about an item of an earlier response."""
-    if event.type.startswith("response.output_item."):
-        return False  # it announces an item; some servers use their ids again
     name = item_of(event)
-    return name is not None and name not in known.items and known.past.has_item(name)
+    if name is None or name in known.items or not known.past.has_item(name):
+        return False
+    # Some servers use the ids of items again; then all that they announce have old ones.
+    return known.fresh or not event.type.startswith("response.output_item.")
 
 
 def _created(event: Event, state: TurnState, known: Evidence) -> Reading:

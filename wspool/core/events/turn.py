@@ -315,7 +315,7 @@ class TurnMachine:
         if event.type.startswith("response.output_item."):
             self._output.add(event)
             if (name := item_of(event)) is not None:
-                self._known.items.add(name)
+                self._known.announce(name)
             return
         if event.sequence_number is not None:
             self._kind = event.type
@@ -347,7 +347,7 @@ class TurnMachine:
             known.earlier.add(before)
             self._steered_by = known.steers.apply(before)
             self._output = Assembly(known.past)
-            known.items = set()
+            known.items, known.fresh = set(), False
             self.response, self.error = None, None
         known.response_id = name
 
