@@ -13,7 +13,7 @@ import trio
 
 from wspool.wire.answer import AnswerReader, NotHttpError, parse_answer
 from wspool.wire.secret import Secret
-from wspool.wire.url import DEFAULT_PORTS, bracketed, parse_host, split_url
+from wspool.wire.url import DEFAULT_PORTS, bracketed, is_loopback, parse_host, split_url
 from wspool.wire.wire import ConnectError, Endpoint, Proxy
 
 __all__ = ["environment_proxy", "open_tunnel", "parse_proxy"]
@@ -42,8 +42,9 @@ def parse_proxy(url: str) -> Proxy:
         if not user or ":" in user:  # RFC 7617 section 2
             raise ValueError("the proxy's user name is empty or holds a colon, which HTTP cannot send")
         credentials = Secret(base64.b64encode(f"{user}:{password}".encode()).decode())
-    host, _ = parse_host(host, "proxy", form)
-    return Proxy(host=host, port=port or DEFAULT_PORTS["ws"], credentials=credentials)
+    return Proxy(
+        host=parse_host(host, "proxy", form), port=port or DEFAULT_PORTS["ws"], credentials=credentials
+    )
 
 
 def _unquote(text: str) -> str:
@@ -60,18 +61,25 @@ def environment_proxy(host: str, port: int) -> str | None:
     or not. Never for this machine. Only for who asks: nothing else of this package looks there.
     """
     proxies = getproxies_environment()
-    names = [name.strip().lstrip(".") for name in proxies.get("no", "").lower().split(",")]
+    names = [name.strip().strip(".") for name in proxies.get("no", "").lower().split(",")]
+    host = host.removesuffix(".")
     exempt = any(
         name == "*" or name in (host, f"{host}:{port}") or (name and host.endswith(f".{name}"))
         for name in names
     )
-    if exempt or parse_host(host, "URL", "")[1]:
+    if exempt or is_loopback(host):
         return None
     return proxies.get("https") or proxies.get("all") or None
 
 
 async def open_tunnel(stream: trio.SocketStream, endpoint: Endpoint, proxy: Proxy) -> None:
-    """Ask *proxy* at the end of *stream* for a tunnel to *endpoint* (RFC 9110 section 9.3.6)."""
+    """Ask *proxy* at the end of *stream* for a tunnel to *endpoint* (RFC 9110 section 9.3.6).
+
+    Its answer is known at the end of its head: of the body of a refusal only what came along is kept.
+
+    Raises:
+        ConnectError: phase "proxy"; there is no tunnel, and the stream is of no use.
+    """
     target = f"{bracketed(endpoint.host)}:{endpoint.port}"
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
     if proxy.credentials is not None:
@@ -94,7 +102,12 @@ async def open_tunnel(stream: trio.SocketStream, endpoint: Endpoint, proxy: Prox
         )
     if answer.status >= 300 or answer.status < 200:
         said = parse_answer(bytes(answer.received))
-        advice = "check its user name and password" if answer.status == 407 else "check what it allows"
+        if answer.status != 407:
+            advice = "check what it allows"
+        elif proxy.credentials is None:
+            advice = "it wants a user name and a password, write http://user:password@host:port"
+        else:
+            advice = "check its user name and password"
         raise ConnectError(
             f"{where} refused a tunnel to {target} with status {answer.status}: {advice}",
             phase="proxy",

@@ -1,6 +1,11 @@
 """What a URL names: parsed once per pool, and refused early.
 
-No message of a refusal quotes the URL: it may hold a secret.
+Rules of this module:
+
+* No message of a refusal quotes the URL: it may hold a secret.
+* A name in ASCII is taken as it is written, any other by IDNA 2008 as browsers do it (UTS 46).
+* A dot at the end of a name says that it is complete. It stays for the name lookup and the Host header, as
+  with curl, and counts nowhere else: certificates, NO_PROXY and `is_loopback` mean the same host without it.
 """
 
 from __future__ import annotations
@@ -12,15 +17,28 @@ import ssl
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+import idna  # trio's, which encodes names with it as well
+
 from wspool.wire.wire import Endpoint, Proxy
 
-__all__ = ["DEFAULT_PORTS", "bracketed", "host_header", "parse_host", "parse_url", "split_url"]
+__all__ = [
+    "DEFAULT_PORTS",
+    "below",
+    "bracketed",
+    "host_header",
+    "is_loopback",
+    "parse_host",
+    "parse_url",
+    "split_url",
+]
 
 DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
 
-#: Host names that a URL may hold once international names are encoded. Underscores are not legal in
-#: RFC 952, but container networks use them.
-_HOST: Final = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?", re.ASCII)
+#: Host names in ASCII. Underscores are not legal in RFC 952, but container networks use them.
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST: Final = re.compile(rf"(?=.{{1,253}}\.?\Z){_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
+
+_LOOPBACK: Final = ipaddress.ip_network("127.0.0.0/8")
 
 
 def parse_url(
@@ -61,10 +79,10 @@ def parse_url(
     secure = parts.scheme == "wss"
     if ssl_context is not None and not secure:
         raise ValueError("an ssl_context needs a wss:// URL")
-    host, loopback = parse_host(host, "URL", "wss://host:port/path")
+    host = parse_host(host, "URL", "wss://host:port/path")
     # What a proxy calls localhost is the proxy's machine.
-    loopback = loopback and (proxy is None or parse_host(proxy.host, "proxy", "")[1])
-    if not (secure or loopback or allow_insecure):
+    stays = is_loopback(host) and (proxy is None or is_loopback(proxy.host))
+    if not (secure or stays or allow_insecure):
         raise ValueError(
             "ws:// to another machine sends credentials in clear: use wss://, or pass allow_insecure=True"
         )
@@ -104,25 +122,45 @@ def split_url(url: str, what: str, form: str) -> tuple[SplitResult, str, int | N
     return parts, host, port
 
 
-def parse_host(host: str, what: str, form: str) -> tuple[str, bool]:
-    """Return *host* as it goes into a lookup and a certificate check, and whether it is this machine."""
+def parse_host(host: str, what: str, form: str) -> str:
+    """Return *host* as it goes into a lookup; the texts of errors call its URL *what* and never quote it."""
+    if not host.isascii():
+        try:
+            host = idna.encode(host, uts46=True).decode("ascii")
+        except UnicodeError:
+            host = ""
+    host = host.lower()
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host.removesuffix("."))
     except ValueError:
         pass
     else:
         if "%" in host:
             raise ValueError(f"the {what}'s host has an IPv6 zone: use an address without '%'")
-        # Written out because is_loopback of ::ffff:127.0.0.1 depends on the Python version.
-        host = str(address)
-        return host, address in ipaddress.ip_network("127.0.0.0/8") or host == "::1"
-    try:
-        host = host.encode("idna").decode("ascii").lower()
-    except UnicodeError:
-        host = ""
+        return str(address)
     if not _HOST.fullmatch(host):
         raise ValueError(f"the {what}'s host is missing or not a host name: write {form}")
-    return host, host == "localhost"
+    # With its dot it would be asked of a name server (RFC 6761 section 6.3).
+    return "localhost" if host == "localhost." else host
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether *host*, as `parse_host` gives it, is this machine: localhost, 127.0.0.0/8 or ::1.
+
+    Written out because `is_loopback` of ::ffff:127.0.0.1 depends on the version of Python.
+    """
+    if host in ("localhost", "::1"):
+        return True
+    try:
+        return ipaddress.ip_address(host) in _LOOPBACK
+    except ValueError:
+        return False
+
+
+def below(resource: str, suffix: str) -> str:
+    """Return *resource* (path and query) with *suffix*, such as "/compact", at the end of its path."""
+    path, mark, query = resource.partition("?")
+    return path.rstrip("/") + suffix + mark + query
 
 
 def host_header(endpoint: Endpoint) -> str:
