@@ -72,7 +72,7 @@ def environment_proxy(host: str, port: int) -> str | None:
     return proxies.get("https") or proxies.get("all") or None
 
 
-async def open_tunnel(stream: trio.SocketStream, endpoint: Endpoint, proxy: Proxy) -> None:
+async def open_tunnel(stream: trio.abc.Stream, endpoint: Endpoint, proxy: Proxy) -> None:
     """Ask *proxy* at the end of *stream* for a tunnel to *endpoint* (RFC 9110 section 9.3.6).
 
     Its answer is known at the end of its head: of the body of a refusal only what came along is kept.
