@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import pickle
 import traceback
+from functools import partial
 
 import pytest
 import trio
+import trio.testing
+from hypothesis import given, strategies as st
 
 import wspool
 from tests.helpers import CANARY, FakeConnector, echo, fake_manager, fake_pool, policy, refused, serving
@@ -35,6 +38,119 @@ def test_a_pool_is_not_opened_with_a_bad_key(key) -> None:
         fake_manager(FakeConnector.__new__(FakeConnector), api_key=key)
 
     assert "canary" not in str(caught.value)
+
+
+def frames_that_show(error: BaseException, text: str) -> list[str]:
+    """The variables of our frames that hold *text*, in all tracebacks that hang on *error*."""
+    found, seen, todo = list[str](), set[int](), [error]
+    while todo:
+        one = todo.pop()
+        seen.add(id(one))
+        found += [
+            f"{frame.f_code.co_name}.{name}"
+            for frame, _ in traceback.walk_tb(one.__traceback__)
+            if frame.f_globals["__name__"].startswith("wspool.")
+            for name, value in frame.f_locals.items()
+            if text in repr(value)
+        ]
+        linked = (one.__cause__, one.__context__, *getattr(one, "exceptions", ()))
+        todo += [other for other in linked if other is not None and id(other) not in seen]
+    return found
+
+
+class Shown:
+    """Not a key, but shows one."""
+
+    def __repr__(self) -> str:
+        return CANARY
+
+
+#: What is wrong with a key, as a file, a variable or a vault may give it.
+bad_keys = st.one_of(
+    st.tuples(st.text(max_size=3), st.text("\n\r\t \0é€\x7f", min_size=1, max_size=3)).map(
+        lambda parts: parts[0] + CANARY + parts[1]
+    ),
+    st.sampled_from(
+        ["", " ", 7, 1.5, CANARY.encode(), bytearray(CANARY.encode()), [CANARY], {"key": CANARY}]
+    ),
+    st.just((CANARY,)),
+    st.builds(Shown),
+)
+
+
+@given(key=bad_keys)
+def test_no_frame_of_ours_shows_a_bad_key(key) -> None:
+    """Whatever is wrong with it: crash reporters print the variables of all frames."""
+    for refuse in (Secret, secret_source, lambda key: wspool.open_pool("ws://localhost", api_key=key)):
+        with pytest.raises(ValueError, match="visible ASCII") as caught:
+            refuse(key)
+        assert [] == frames_that_show(caught.value, "canary")
+        assert "canary" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "é", " x"])
+def test_no_frame_of_ours_shows_a_bad_variable(end, monkeypatch) -> None:
+    """The usual way to a key with a line end: a file."""
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY + end)
+    with pytest.raises(ValueError, match="visible ASCII") as caught:
+        wspool.open_pool()
+
+    assert [] == frames_that_show(caught.value, "canary")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"url": "http://h"},
+        {"url": f"wss://u:{CANARY}@h"},
+        {"url": f"wss://h:{CANARY}"},
+        {"url": f"wss://ü\u200d{CANARY}"},
+        {"proxy": f"http://u:{CANARY}@h/x"},
+        {"proxy": f"http://u:{CANARY}%FF@h"},
+        {"proxy": f"http://u:{CANARY}@h:port"},
+        {"headers": [("X-Auth-Token", f"{CANARY}\n")]},
+        {"headers": [("X-Auth-Token", CANARY), ("X A", "b")]},
+        {"headers": [("Authorization", CANARY)]},
+        {"headers": [CANARY]},
+        {"headers": 7},
+        {"wire": "nope"},
+        {"policy": 7},
+        {"provider": 7, "warm_up": {}},
+        {"warm_up": {"model": object()}},
+        {"warm_up": 7},
+        {"ssl_context": "nope"},
+        {"unknown": 7},
+    ],
+    ids=repr,
+)
+def test_no_frame_of_ours_shows_a_key_when_something_else_is_wrong(wrong) -> None:
+    """The key is good, and as an argument in the frame of the one that refuses the other."""
+    with pytest.raises((ValueError, TypeError, AttributeError)) as caught:
+        wspool.open_pool(**{"url": "wss://h.example", "api_key": CANARY, **wrong})
+
+    assert [] == frames_that_show(caught.value, "canary")
+    assert "canary" not in "".join(traceback.format_exception(caught.value, limit=0))
+
+
+@given(key=bad_keys, plain=st.booleans())
+def test_no_frame_of_ours_shows_what_a_key_function_returns(key, plain) -> None:
+    """For whoever waits for a connection, and for one answer by HTTP."""
+
+    def ask():
+        return key
+
+    async def ask_later():
+        return key
+
+    async def main() -> None:
+        async with fake_pool(FakeConnector(echo), api_key=ask if plain else ask_later) as pool:
+            for wait in (pool.acquire, partial(pool._shell.post, "/compact", b"{}")):
+                with pytest.raises(wspool.AuthenticationError, match="returned") as caught:
+                    await wait()
+                assert [] == frames_that_show(caught.value, "canary")
+                assert "canary" not in "".join(traceback.format_exception(caught.value, limit=0))
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def test_a_secret_does_not_show_itself() -> None:

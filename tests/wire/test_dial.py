@@ -7,6 +7,7 @@ import errno
 import resource
 import socket
 import ssl
+import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,9 +17,11 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from hypothesis import given, strategies as st
 
 from wspool.wire import dial
 from wspool.wire.tls import TLSStream
+from wspool.wire.url import below, is_loopback
 from wspool.wire.wire import ConnectError, Endpoint
 
 LIMITS: dict[str, Any] = {"connect_timeout": 5, "close_timeout": 1, "max_message_size": 1000}
@@ -41,6 +44,16 @@ def parse(url: str, **options: Any) -> Endpoint:
         ("wss://[2001:DB8:0::1]:444/", "2001:db8::1", 444, "/"),
         ("wss://bücher.example/", "xn--bcher-kva.example", 443, "/"),
         ("wss://under_score.internal./", "under_score.internal.", 443, "/"),
+        ("wss://faß.de/", "xn--fa-hia.de", 443, "/"),
+        ("wss://BÜCHER.example./", "xn--bcher-kva.example.", 443, "/"),
+        ("wss://ü。de", "xn--tda.de", 443, "/"),
+        ("wss://xn--bcher-kva.example/", "xn--bcher-kva.example", 443, "/"),
+        ("wss://r3---sn.example/", "r3---sn.example", 443, "/"),
+        ("wss://" + "a" * 63 + ".example/", "a" * 63 + ".example", 443, "/"),
+        ("ws://127.0.0.1./", "127.0.0.1", 80, "/"),
+        ("ws://\uff11\uff12\uff17.0.0.1/", "127.0.0.1", 80, "/"),
+        ("ws://localhost./", "localhost", 80, "/"),
+        ("ws://LocalHost.:81/", "localhost", 81, "/"),
         ("ws://localhost", "localhost", 80, "/"),
         ("ws://LOCALHOST:81/", "localhost", 81, "/"),
         ("ws://127.9.8.7/", "127.9.8.7", 80, "/"),
@@ -78,6 +91,16 @@ def test_a_url_becomes_an_endpoint(url, host, port, resource):
         ("wss://:443/s3cret", "host is missing"),
         ("wss://a..b/s3cret", "not a host name"),
         ("wss://-s3cret/", "not a host name"),
+        ("wss://s3cret-/", "not a host name"),
+        ("wss://a.-s3cret/", "not a host name"),
+        ("wss://./s3cret", "not a host name"),
+        ("wss://h../s3cret", "not a host name"),
+        ("wss://127.0.0.1../s3cret", "not a host name"),
+        ("wss://s3cret\u2603/", "not a host name"),
+        ("wss://s3cret\u00fc\u200d/", "not a host name"),
+        ("wss://s3cret%41/", "not a host name"),
+        ("wss://" + ".".join(["s3cret" * 10] * 5) + "/", "not a host name"),
+        ("wss://" + "ü" * 64 + ".s3cret/", "not a host name"),
         ("wss://s3cret\\h/", "not a host name"),
         ("wss://" + "s3cret" * 11 + "/", "not a host name"),
         ("wss://[fe80::1%25eth0]/s3cret", "zone"),
@@ -147,11 +170,76 @@ def test_tls_checks_names_and_certificates_by_default():
         ("ws://localhost:443", "localhost:443"),
         ("ws://[::1]:81", "[::1]:81"),
         ("wss://[::1]", "[::1]"),
+        ("wss://example.test./", "example.test."),
+        ("wss://example.test.:8443/", "example.test.:8443"),
     ],
 )
 def test_the_host_header_names_a_port_only_if_it_is_not_the_default(url, expected):
     """80 is no default of wss, and IPv6 has brackets."""
     assert dial.host_header(parse(url)) == expected
+
+
+@given(st.text(max_size=80), st.sampled_from(["", ".", ":1", ".:1", "/x"]))
+def test_any_text_is_a_host_or_refused(host, rest):
+    """There is no third way: what comes out goes into a header, a lookup and a certificate check."""
+    try:
+        got = parse(f"wss://{host}{rest}")
+    except ValueError as error:
+        assert type(error) is ValueError
+        return
+    assert got.host.isascii()
+    assert got.host == got.host.lower()
+    dial.encode_headers([("Host", dial.host_header(got))])
+    assert parse(f"wss://{dial.host_header(got)}").host == got.host
+
+
+@pytest.mark.parametrize(
+    ("resource", "expected"),
+    [
+        ("/v1/responses", "/v1/responses/compact"),
+        ("/v1/responses/", "/v1/responses/compact"),
+        ("/v1/responses//?a=b/", "/v1/responses/compact?a=b/"),
+        ("/?", "/compact?"),
+        ("/", "/compact"),
+    ],
+)
+def test_a_path_is_joined_without_a_second_slash(resource, expected):
+    """Before the query, which stays as it is."""
+    assert below(resource, "/compact") == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", True),
+        ("127.255.0.1", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", False),
+        ("0.0.0.0", False),
+        ("128.0.0.1", False),
+        ("localhost.example", False),
+        ("127.1", False),
+    ],
+)
+def test_this_machine_is_known_by_name_and_address(host, expected):
+    """One notion for all: what may be plain text, needs no key and no proxy."""
+    assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize("value", ["", " a", "a ", "a\nb", "a\r\nB: c", "ü", "\x7f", 5, None, b"a"])
+def test_a_header_that_cannot_be_sent_is_not_shown(value):
+    """Neither in a text nor in a frame; a tab or space inside is sent."""
+    with pytest.raises(ValueError, match="the value of header 'X-A' must be") as caught:
+        dial.encode_headers([("X-A", value)])
+
+    tb = caught.value.__traceback__
+    for frame, _ in traceback.walk_tb(tb):
+        if frame.f_globals["__name__"].startswith("wspool."):
+            assert set(frame.f_locals) == {"problem"}
+    for name in ("", "X A", "X:", "Ü", "X\n", 5):
+        with pytest.raises(ValueError, match="is not a header name"):
+            dial.encode_headers([(name, "a")])  # type: ignore[list-item] # also a wrong one
+    assert dial.encode_headers([("X-A", "a\tb c")]) == [(b"X-A", b"a\tb c")]
 
 
 # Sockets
@@ -338,6 +426,36 @@ async def test_a_good_certificate_is_accepted(authority, trusting):
             await stream.send_all(b"x")
             assert await stream.receive_some() == b"x"
             assert await stream.receive_some() == b""
+
+
+@pytest.mark.network
+async def test_a_dot_at_the_end_makes_no_other_host(authority, trusting):
+    """It is in the lookup, which it makes absolute, but neither in the TLS hello nor in the certificate."""
+    hello: list[str | None] = []
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("example.test").configure_cert(context)
+    context.sni_callback = lambda _, name, __: hello.append(name)
+    looked_up: list[str] = []
+
+    class Here(Resolver):
+        async def getaddrinfo(self, host: Any, *args: Any, **kwargs: Any) -> Any:
+            looked_up.append(bytes(host).decode() if isinstance(host, bytes) else host)
+            return await super().getaddrinfo(host, *args, **kwargs)
+
+    async def here() -> list[str]:
+        return ["127.0.0.1"]
+
+    async def handler(stream: trio.SocketStream) -> None:
+        async with trio.SSLStream(stream, context, server_side=True, https_compatible=True) as tls:
+            await tls.receive_some()
+
+    trio.socket.set_custom_hostname_resolver(Here(here))
+    async with listening(handler) as to:
+        named = parse(f"wss://example.test.:{to.port}/", ssl_context=trusting)
+        await (await dial.open_stream(named)).aclose()
+
+    assert set(looked_up) == {"example.test."}
+    assert hello == ["example.test"]
 
 
 @pytest.mark.network

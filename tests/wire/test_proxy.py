@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 from urllib.parse import quote
 
 import attrs
 import pytest
 import trio
+import trio.testing
 import trustme
 
 import wspool
 from wspool.wire import dial
+from wspool.wire.proxy import open_tunnel
 from wspool.wire.wire import ConnectError, Connector, Endpoint, Proxy, Wire
 
 from .peer import accept, read_request
@@ -109,6 +111,8 @@ def test_plain_text_through_a_proxy_elsewhere_must_be_allowed():
         ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "x, API.example"}, None),
         ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "api.example:443"}, None),
         ({"HTTPS_PROXY": "http://a:1", "no_proxy": ".example"}, None),
+        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "api.example."}, None),
+        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "example."}, None),
         ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "*"}, None),
     ],
 )
@@ -121,6 +125,7 @@ def test_the_environment_names_a_proxy(monkeypatch, variables, expected):
         monkeypatch.setenv(name, value)
 
     assert dial.environment_proxy("api.example", 443) == expected
+    assert dial.environment_proxy("api.example.", 443) == expected
     assert dial.environment_proxy("localhost", 443) is None
     assert dial.environment_proxy("127.0.0.1", 443) is None
 
@@ -288,6 +293,68 @@ async def test_a_refused_tunnel_is_reported(status, advice, then_close):
     assert (error.status, error.body) == (status, b"nope")
     assert ("proxy-authenticate", "Basic") in error.headers
     assert advice in str(error)
+
+
+BODIES = {
+    "no length": b"\r\nX-A: b\r\n\r\n",
+    "no reason, no header": b"\r\n\r\n",
+    "part of a body": b"\r\nContent-Length: 99999\r\n\r\nno",
+    "endless chunks": b"\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n",
+    "bare line ends": b" No\nX-A: b\n\n",
+    "more than a head": b"\r\n\r\n" + b"x" * 20_000,
+    "bad headers": b"\r\n: \r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Hints\nX: y\n\n"])
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("status", [101, 204, 302, 403, 407, 429, 503])
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_a_refusal_is_known_at_the_end_of_its_head(status, body, interim, size, autojump_clock):
+    """No body is waited for, whatever the head says of one; what is read at once with the head is kept."""
+    near, far = trio.testing.memory_stream_pair()
+    answer = interim + b"HTTP/1.1 %d" % status + BODIES[body]
+    to = dial.parse_url("wss://h.example/", **LIMITS)
+
+    async def reply() -> None:
+        for start in range(0, len(answer), size):
+            await far.send_all(answer[start : start + size])
+            await trio.testing.wait_all_tasks_blocked()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reply)
+        if status == 204:  # as good as 200 (RFC 9110 section 9.3.6)
+            told = (
+                "more than its answer" if size > 1 and not answer.endswith((b"\r\n\r\n", b"\n\n")) else None
+            )
+            with nullcontext() if told is None else pytest.raises(ConnectError, match=told):
+                await open_tunnel(near, to, Proxy(host="p", port=1))
+        else:
+            with pytest.raises(ConnectError, match=f"refused .* with status {status}: ") as caught:
+                await open_tunnel(near, to, Proxy(host="p", port=1))
+            assert (caught.value.phase, caught.value.status) == ("proxy", status)
+            assert ("write http://user:password@host:port" in str(caught.value)) == (status == 407)
+        nursery.cancel_scope.cancel()
+
+    assert trio.current_time() == 0
+
+
+@pytest.mark.network
+async def test_a_pool_whose_proxy_wants_a_password_says_so_at_once():
+    """It is nothing that passes: no second try, and no word of a deadline."""
+    async with listening(
+        saying(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", then_close=False)
+    ) as port:
+        options = {
+            "proxy": f"http://127.0.0.1:{port}",
+            "api_key": "k",
+            "policy": wspool.PoolPolicy(min_idle=1),
+        }
+        with trio.fail_after(2):
+            async with wspool.open_pool("wss://[2001:db8::1]:8443/", **options) as pool:  # type: ignore[arg-type]
+                with pytest.raises(wspool.DialFailedError, match="407: it wants a user name") as caught:
+                    await pool.wait_ready(1)
+    assert not isinstance(caught.value, wspool.AuthenticationError)
 
 
 @pytest.mark.network

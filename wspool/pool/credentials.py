@@ -11,23 +11,45 @@ not: they are the caller's, as they came.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeAlias, cast
+from typing import Final, ParamSpec, TypeAlias, TypeVar, cast
 
 import attrs
 
 from wspool.core.server_error import ServerError
+from wspool.errors import WsPoolError
 from wspool.wire.answer import Answer
 from wspool.wire.secret import Secret
 from wspool.wire.wire import ConnectError, WireClosedError
 
-__all__ = ["NO_SECRETS", "ApiKey", "CredentialError", "Redactor", "forget", "is_secret", "secret_source"]
+__all__ = [
+    "NO_SECRETS",
+    "ApiKey",
+    "CredentialError",
+    "Redactor",
+    "discreet",
+    "forget",
+    "is_secret",
+    "secret_source",
+]
 
-#: A key, or a function that returns one, async or not; it is asked once per dial.
+#: A key, or a function that returns one, async or not; it is asked once per dial, and once more if that key
+#: is refused with 401. A plain function is called where everything else waits for it: one that asks over a
+#: network or a disk should be async. What it raises counts as a failed dial that may work in a moment, except
+#: TypeError, NameError, ImportError and NotImplementedError: these, and whatever it returns that is no key,
+#: are refused as `AuthenticationError`.
 ApiKey: TypeAlias = "str | Callable[[], str | Awaitable[str]]"
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+#: Classes of exceptions that this package raises with a text that says enough.
+_FAULTS: Final = (ConnectError, WireClosedError)
+_REFUSALS: Final = (*_FAULTS, ValueError, ImportError, WsPoolError)
 
 _HIDDEN: Final = "<hidden>"
 
@@ -65,6 +87,29 @@ class _NoKeyError(Exception):
     """It returned something else. The text says what, and never quotes it."""
 
 
+def discreet(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Return *function* such that no exception shows its arguments, nor what it made of them.
+
+    For what is not async and takes credentials: crash reporters print the variables of all frames.
+    """
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            forget(error, told=_REFUSALS)
+            problem = error
+        del args, kwargs
+        try:
+            raise problem
+        finally:
+            del problem  # whose traceback holds this frame
+
+    return call
+
+
+@discreet
 def secret_source(api_key: ApiKey) -> Callable[[], Awaitable[Secret]]:
     """Return a function that gives the key for one dial.
 
@@ -176,15 +221,21 @@ def _without(text: str, secret: str) -> str:
     return text
 
 
-def forget(error: BaseException, redactor: Redactor = NO_SECRETS) -> None:
+def forget(
+    error: BaseException,
+    redactor: Redactor = NO_SECRETS,
+    *,
+    told: tuple[type[BaseException], ...] = _FAULTS,
+) -> None:
     """Take secrets out of *error*, of its causes and of the frames that they came through.
 
     Args:
         error: what ended a dial, or a connection.
         redactor: takes out of its texts what a server may have echoed.
+        told: classes whose text says enough.
 
-    The frames go as a whole: clearing them would close coroutines that are still running. Of a foreign
-    exception the lines that they were at stay, as a note.
+    The frames go as a whole: clearing them would close coroutines that are still running. Of an
+    exception of another class than *told* the lines that they were at stay, as a note.
     """
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
@@ -196,7 +247,7 @@ def forget(error: BaseException, redactor: Redactor = NO_SECRETS) -> None:
         todo += [one.__cause__, one.__context__]
         todo += _members(one)
         _redact(one, redactor)
-        if one.__traceback__ is not None and not isinstance(one, (ConnectError, WireClosedError)):
+        if one.__traceback__ is not None and not isinstance(one, told):
             one.add_note("".join(traceback.format_tb(one.__traceback__)).rstrip())
         one.__traceback__ = None
 

@@ -17,10 +17,12 @@ from wspool.pool.credentials import CredentialError, Redactor, forget
 from wspool.pool.instrument import watch
 from wspool.pool.link import Link
 from wspool.pool.setup import Headers, Setup
+from wspool.wire import http
 from wspool.wire.answer import Answer
 from wspool.wire.descriptors import is_shortage
 from wspool.wire.dial import stopwatch
-from wspool.wire.wire import ConnectError, Wire, WireClosedError
+from wspool.wire.url import below
+from wspool.wire.wire import ConnectError, Wire
 
 __all__ = ["Dialer", "classified"]
 
@@ -64,8 +66,10 @@ class Dialer:
         headers = await self._ask_headers()
         redactor = Redactor(headers)
         try:
-            answer = await self._setup.post(suffix, headers, body)
-        except (ConnectError, WireClosedError) as error:
+            resource = below(self._setup.endpoint.resource, suffix)
+            answer = await http.post(self._setup.endpoint, resource, headers, body, self._setup.open_stream)
+        except Exception as error:
+            del headers  # not in the frame that it comes through from here
             forget(error, redactor)
             raise
         return answer if answer.status == 200 else redactor.answer(answer)

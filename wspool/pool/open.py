@@ -5,13 +5,11 @@ The only place that knows all the parts.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import os
-import re
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, runtime_checkable
@@ -22,17 +20,18 @@ import trio
 from wspool.core.frames import encode
 from wspool.core.policy import OPENAI, PoolPolicy, Provider
 from wspool.errors import RequestTooLargeError
-from wspool.pool.credentials import ApiKey, secret_source
+from wspool.pool.credentials import ApiKey, discreet, secret_source
 from wspool.pool.instrument import Instrument
 from wspool.pool.pool import Pool
-from wspool.pool.setup import Setup, carried
+from wspool.pool.setup import Headers, Setup, carried
 from wspool.pool.shell import Shell
 from wspool.pool.upkeep import warm_up_request
-from wspool.wire import dial, http
-from wspool.wire.answer import Answer
+from wspool.wire import dial
 from wspool.wire.dial import environment_proxy, parse_proxy, parse_url
+from wspool.wire.headers import check_headers
 from wspool.wire.trio_websocket import TrioWebSocketConnector
-from wspool.wire.wire import Connector
+from wspool.wire.url import is_loopback
+from wspool.wire.wire import Connector, Endpoint
 
 __all__ = ["DEFAULT_URL", "open_pool"]
 
@@ -43,15 +42,13 @@ DEFAULT_URL: Final = "wss://api.openai.com/v1/responses"
 #: Where the key comes from when none is given, as in the provider's own SDKs.
 KEY_VARIABLE: Final = "OPENAI_API_KEY"
 
-_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
-_HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")  # section 5.5, ASCII only
-
 #: Headers that say how the connection itself is made: a second one makes proxies and servers disagree.
 _HANDSHAKE_HEADERS: Final = frozenset(
     {"connection", "content-length", "host", "proxy-authorization", "transfer-encoding", "upgrade"}
 )
 
 
+@discreet
 def open_pool(
     url: str = DEFAULT_URL,
     *,
@@ -71,14 +68,12 @@ def open_pool(
 
     Args:
         url: the endpoint, ws:// or wss://. ws:// only to this machine, unless *allow_insecure*.
-        api_key: the key, or a function that returns one and is asked once per dial, and once more if that
-            key is refused with 401. A plain function is called where everything else waits for it: one
-            that asks over a network or a disk should be async. What it raises counts as a failed dial
-            that may work in a moment, except TypeError, NameError, ImportError and NotImplementedError:
-            these, and whatever it returns that is no key, are refused as `AuthenticationError`. By
-            default the environment variable OPENAI_API_KEY; an endpoint on this machine needs none.
+        api_key: the key, or a function that returns one, async or not, and is asked for each dial
+            (`wspool.pool.credentials.ApiKey`). By default the environment variable OPENAI_API_KEY; an
+            endpoint on this machine needs none.
         provider: what the endpoint can do.
-        policy: the limits; by default `PoolPolicy()`.
+        policy: the limits; by default `PoolPolicy()`. If this process may not open as many files as
+            `max_size` needs, its limit is raised; if it cannot be, there are fewer connections and a warning.
         wire: how messages are carried: a connector of your own, or a name. "websockets" is the fast
             wire (extra: fast), "auto" takes it if it is installed and "trio-websocket" if not.
         warm_up: body of a request without output that each new connection gets ahead of
@@ -90,29 +85,45 @@ def open_pool(
             from HTTPS_PROXY or ALL_PROXY, heeding NO_PROXY; these are not looked at unless asked.
         allow_insecure: True to send the key unencrypted to another machine.
         instrument: watches the pool.
-        trace: called with each line of a trace of the pool's decisions, which
-            `wspool.testing.replay` replays. It holds no key and no text of a request, an answer
-            or a message. Called synchronously; it must not block nor use the pool.
-
-    Each connection takes a file descriptor, and the program needs some as well. If `policy.max_size` goes
-    beyond the limit of this process (`ulimit -n`), the limit is raised as far as it has to be and the system
-    allows; it is never lowered. If that is not enough, a warning says how many connections there will be, as
-    does `Pool.statistics().max_size`: of the descriptors 256 are kept for the rest of the program, or half of
-    all if that is less.
+        trace: called with each line of a trace of the pool's decisions, which `wspool.testing.replay`
+            replays. No key and no text is in it. Called synchronously; it must not use the pool.
 
     Leaving the block refuses newcomers, drops leases that are still held, says goodbye for at
     most `policy.close_timeout` seconds and leaves no task and no socket. An exception of the
     block comes out as it is.
 
     Raises:
-        ValueError, TypeError: an argument is not usable; the text says why.
+        ValueError, TypeError: an argument is not usable; the text says why, and nothing shows the key.
         RequestTooLargeError: *warm_up* is over the provider's limit.
         ImportError: the wire or truststore was asked for and is not installed.
     """
     policy = policy if policy is not None else PoolPolicy()
+    context = _truststore(ssl_context) if isinstance(ssl_context, str) else ssl_context
+    endpoint = _endpoint(url, policy, context, proxy, allow_insecure)
+    renewable, ask_headers = _headers(api_key, headers, endpoint)
+    connector = _connector(wire) if isinstance(wire, str) else wire
+    setup = Setup(
+        endpoint=endpoint,
+        connector=connector,
+        # What is sent by HTTP goes the way that WebSockets go, where a connector says which that is.
+        open_stream=connector.open_stream if isinstance(connector, _StreamOpener) else dial.open_stream,
+        headers=ask_headers,
+        renewable=renewable,
+        provider=provider,
+        policy=policy,
+        warm_up=_warm_up(warm_up, provider),
+        instrument=instrument if instrument is not None else Instrument(),
+        trace=trace,
+    )
+    return _PoolManager(_fitted(setup))
+
+
+def _endpoint(
+    url: str, policy: PoolPolicy, context: ssl.SSLContext | None, proxy: str | None, allow_insecure: bool
+) -> Endpoint:
     endpoint = parse_url(
         url,
-        ssl_context=_truststore(ssl_context) if isinstance(ssl_context, str) else ssl_context,
+        ssl_context=context,
         allow_insecure=allow_insecure,
         connect_timeout=policy.connect_timeout,
         close_timeout=policy.close_timeout,
@@ -121,58 +132,61 @@ def open_pool(
     )
     if proxy == "environment":
         found = environment_proxy(endpoint.host, endpoint.port)
-        endpoint = attrs.evolve(endpoint, proxy=parse_proxy(found)) if found is not None else endpoint
-    fixed = tuple(_checked_header(name, value) for name, value in headers)
+        return attrs.evolve(endpoint, proxy=parse_proxy(found)) if found is not None else endpoint
+    return endpoint
+
+
+def _headers(
+    api_key: ApiKey | None, headers: Sequence[tuple[str, str]], endpoint: Endpoint
+) -> tuple[bool, Callable[[], Awaitable[Headers]]]:
+    """Return whether the credential can be renewed, and what gives all headers of one dial."""
+    fixed = tuple(headers)
+    check_headers(fixed)
+    for name, _ in fixed:
+        _check_name(name)
     if api_key is None:
         api_key = os.environ.get(KEY_VARIABLE)
-        if api_key is None and not _is_loopback(endpoint.host):
-            raise ValueError(f"no API key: set {KEY_VARIABLE}, or pass api_key=")
+    if api_key is None and not is_loopback(endpoint.host):
+        raise ValueError(f"no API key: set {KEY_VARIABLE}, or pass api_key=")
     source = secret_source(api_key) if api_key is not None else None
-    if warm_up is not None:
-        request = encode(warm_up_request(warm_up))
-        size = len(request)
-        if size > provider.max_request:
-            raise RequestTooLargeError(size=size, limit=provider.max_request)
-        warm_up = json.loads(request)  # a copy that nobody else can change
 
-    async def upgrade_headers() -> Sequence[tuple[str, str]]:
+    async def ask_headers() -> Headers:
         if source is None:
             return fixed
         # Built here for one dial and kept nowhere.
         return (*fixed, ("Authorization", f"Bearer {(await source()).reveal()}"))
 
-    connector = _connector(wire) if isinstance(wire, str) else wire
-    # What is sent by HTTP goes the way that WebSockets go, where a connector says which that is.
-    open_stream = connector.open_stream if isinstance(connector, _StreamOpener) else dial.open_stream
-
-    sockets = open_stream is dial.open_stream
-
-    async def post(suffix: str, headers: Sequence[tuple[str, str]], body: bytes) -> Answer:
-        path, mark, query = endpoint.resource.partition("?")
-        return await http.post(endpoint, path + suffix + mark + query, headers, body, open_stream)
-
-    setup = Setup(
-        endpoint=endpoint,
-        connector=connector,
-        post=post,
-        headers=upgrade_headers,
-        renewable=callable(api_key),
-        sockets=sockets,
-        provider=provider,
-        policy=_fitted(policy) if sockets else policy,
-        warm_up=warm_up,
-        instrument=instrument if instrument is not None else Instrument(),
-        trace=trace,
-    )
-    return _PoolManager(setup)
+    return callable(api_key), ask_headers
 
 
-def _fitted(policy: PoolPolicy) -> PoolPolicy:
-    """Return *policy* with no more connections than this process can carry."""
+def _check_name(name: str) -> None:
+    if name.lower() == "authorization":
+        raise ValueError("pass the credential as api_key=, not as a header")
+    if name.lower() in _HANDSHAKE_HEADERS or name.lower().startswith("sec-websocket-"):
+        raise ValueError(f"header {name!r} belongs to the handshake itself; leave it out")
+
+
+def _warm_up(body: Mapping[str, Any] | None, provider: Provider) -> Mapping[str, Any] | None:
+    if body is None:
+        return None
+    request = encode(warm_up_request(body))
+    if len(request) > provider.max_request:
+        raise RequestTooLargeError(size=len(request), limit=provider.max_request)
+    copy: dict[str, Any] = json.loads(request)  # one that nobody else can change
+    return copy
+
+
+def _fitted(setup: Setup) -> Setup:
+    """Return *setup* with no more connections than this process can carry."""
+    if not setup.sockets:
+        return setup
+    policy = setup.policy
     most, problem = carried(policy.max_size)
     if problem:
         logger.warning("%s", problem)
-    return attrs.evolve(policy, max_size=most, min_idle=min(policy.min_idle, most))
+    return attrs.evolve(
+        setup, policy=attrs.evolve(policy, max_size=most, min_idle=min(policy.min_idle, most))
+    )
 
 
 @runtime_checkable
@@ -265,23 +279,3 @@ def _truststore(name: str) -> ssl.SSLContext:
     except ImportError as error:
         raise ImportError("ssl_context='truststore' needs it: pip install 'wspool[truststore]'") from error
     return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _checked_header(name: str, value: str) -> tuple[str, str]:
-    # The value is not quoted: it may be a credential.
-    if not _HEADER_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not a header name")
-    if not _HEADER_VALUE.fullmatch(value):
-        raise ValueError(f"the value of header {name!r} must be visible ASCII without line breaks")
-    if name.lower() == "authorization":
-        raise ValueError("pass the credential as api_key=, not as a header")
-    if name.lower() in _HANDSHAKE_HEADERS or name.lower().startswith("sec-websocket-"):
-        raise ValueError(f"header {name!r} belongs to the handshake itself; leave it out")
-    return name, value

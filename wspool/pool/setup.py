@@ -9,8 +9,9 @@ import attrs
 
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.pool.instrument import Instrument
-from wspool.wire.answer import Answer
+from wspool.wire import dial
 from wspool.wire.descriptors import room_for
+from wspool.wire.dial import OpenStream
 from wspool.wire.wire import Connector, Endpoint
 
 __all__ = ["Headers", "Setup", "carried"]
@@ -24,20 +25,24 @@ class Setup:
 
     Attributes:
         renewable: True when `headers` may hold a new credential if it is asked again.
-        sockets: True when each connection takes a file descriptor of this process.
+        open_stream: how to get a byte stream for what is sent by HTTP: the way that the connector goes.
     """
 
     endpoint: Endpoint
     connector: Connector
-    post: Callable[[str, Headers, bytes], Awaitable[Answer]]
+    open_stream: OpenStream
     headers: Callable[[], Awaitable[Headers]] = attrs.field(repr=False)
     renewable: bool = False
-    sockets: bool = True
     provider: Provider
     policy: PoolPolicy
     warm_up: Mapping[str, Any] | None
     instrument: Instrument
     trace: Callable[[str], None] | None = None
+
+    @property
+    def sockets(self) -> bool:
+        """Whether each connection takes a file descriptor of this process, as far as anybody can know."""
+        return self.open_stream is dial.open_stream
 
 
 def carried(max_size: int, *, each: int = 1, open: int = 0) -> tuple[int, str]:

@@ -39,6 +39,9 @@ MAX_REJECT_BODY: Final = 64 * 1024
 MAX_HEAD: Final = 16 * 1024
 
 _VERSION: Final = b"HTTP/1."
+
+#: An empty line. A line may end without CR (RFC 9112 section 2.2), and with some old proxies it does.
+_HEAD_END: Final = re.compile(rb"\n\r?\n")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])[ \r\n]")
 
 
@@ -76,7 +79,7 @@ class AnswerReader:
         """Start with nothing received.
 
         Args:
-            tunnel: the answer is to CONNECT, so that 2xx has no body.
+            tunnel: the answer is to CONNECT: its head is all of it, whatever its status.
             max_body: bytes of the body that are enough.
         """
         self.received = bytearray()
@@ -104,8 +107,8 @@ class AnswerReader:
             status = self._check_status_line()
             if is_head_too_long(self.received):
                 raise NotHttpError(f"more than {MAX_HEAD} bytes of headers")
-            end = self.received.find(b"\r\n\r\n", searched) + 4
-            if end < 4:
+            end = _end_of_head(self.received, searched)
+            if end < 0:
                 return False
             if status < 200 and status != http.client.SWITCHING_PROTOCOLS:
                 del self.received[:end]  # an interim answer; the real one follows
@@ -131,7 +134,7 @@ class AnswerReader:
     def _find_end(self) -> None:
         """Set how many bytes are enough, once the head is there."""
         assert self.status is not None
-        if self.status < 200 or (self._tunnel and self.status < 300):
+        if self.status < 200 or self._tunnel:
             self._enough = 0
             return
         head = parse_answer(bytes(self.received[: self._head]))
@@ -155,7 +158,13 @@ def may_be_http(received: bytes | bytearray) -> bool:
 
 def is_head_too_long(received: bytes | bytearray) -> bool:
     """Return whether status line and headers of what came so far are over `MAX_HEAD`."""
-    return len(received) > MAX_HEAD and received.find(b"\r\n\r\n", 0, MAX_HEAD) < 0
+    return len(received) > MAX_HEAD and not 0 <= _end_of_head(received) <= MAX_HEAD
+
+
+def _end_of_head(received: bytes | bytearray, start: int = 0) -> int:
+    """Return where the body begins, -1 if the head goes on. *start*: where to look for its end."""
+    found = _HEAD_END.search(received, start)
+    return -1 if found is None else found.end()
 
 
 def parse_answer(received: bytes, *, max_body: int = MAX_REJECT_BODY) -> Answer | None:
@@ -165,7 +174,7 @@ def parse_answer(received: bytes, *, max_body: int = MAX_REJECT_BODY) -> Answer 
         received: what came so far.
         max_body: bytes of the body that are kept.
     """
-    if b"\r\n\r\n" not in received and b"\n\n" not in received:
+    if _end_of_head(received) < 0:
         return None
     # HTTPResponse asks its socket for a file and nothing else.
     response = http.client.HTTPResponse(cast("socket.socket", _Received(received)), method="GET")

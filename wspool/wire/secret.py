@@ -26,7 +26,7 @@ class Secret:
 
     def __init__(self, value: object, name: str = "the API key") -> None:
         if not isinstance(value, str) or not _VISIBLE.fullmatch(value):
-            # Never quote it, not even in part.
+            del value  # never shown, not even by whoever prints the variables of this frame
             raise ValueError(
                 f"{name} must be a non-empty text of visible ASCII characters without spaces or newlines"
             )

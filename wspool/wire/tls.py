@@ -35,7 +35,7 @@ class TLSStream(trio.abc.Stream):
     Args:
         transport: the stream below. It is closed with this one.
         context: TLS settings.
-        server_hostname: the name that the certificate must hold.
+        server_hostname: the name that the certificate must hold; a dot at its end is no part of it.
 
     Raises:
         ValueError: no certificate can hold such a name.
@@ -45,7 +45,8 @@ class TLSStream(trio.abc.Stream):
         self._transport = transport
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+        name = server_hostname.removesuffix(".")  # RFC 6066 section 3; nor is it in any certificate
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._lock = trio.Lock()
         self._broken = False
         self._ended = False

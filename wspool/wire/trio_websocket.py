@@ -95,7 +95,12 @@ class TrioWebSocketConnector:
             with dial.time_limit(endpoint):
                 stream = GuardedStream(await self.open_stream(endpoint), endpoint.max_message_size)
                 dial.enter("upgrade")
-                wire: _TrioWebSocketWire = await nursery.start(_run, stream, endpoint, fields)
+                opened: _TrioWebSocketWire | ConnectError = await nursery.start(
+                    _run, stream, endpoint, fields
+                )
+            if isinstance(opened, ConnectError):
+                # Not raised through `start`, which takes away the cause before trio 0.34.
+                raise opened
         except BaseException as error:
             if stream is not None:
                 await stream.aclose()
@@ -107,7 +112,7 @@ class TrioWebSocketConnector:
                 ):
                     raise said from error  # it said no; only the end of its body was missing
             raise
-        return wire
+        return opened
 
 
 async def _run(
@@ -115,9 +120,9 @@ async def _run(
     endpoint: Endpoint,
     fields: list[tuple[bytes, bytes]],
     *,
-    task_status: trio.TaskStatus[_TrioWebSocketWire],
+    task_status: trio.TaskStatus[_TrioWebSocketWire | ConnectError],
 ) -> None:
-    """Upgrade *stream*, hand out the wire, and stay until its reader ended."""
+    """Upgrade *stream*, hand out the wire, and stay until its reader ended; or hand out why there is none."""
     wire: _TrioWebSocketWire | None = None
     crash: Exception | None = None
     try:
@@ -149,7 +154,9 @@ async def _run(
     if wire is None:
         assert stream.answer is not None
         wrong = crash is not None or stream.verdict is not None
-        raise upgrade_failure(bytes(stream.answer.received), wrong=wrong) from stream.cause or crash
+        failure = upgrade_failure(bytes(stream.answer.received), wrong=wrong)
+        failure.__cause__ = stream.cause or crash
+        task_status.started(failure)
 
 
 def _forget_request(connection: trio_websocket.WebSocketConnection) -> None:
