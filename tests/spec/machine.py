@@ -467,6 +467,23 @@ class PoolMachine(RuleBasedStateMachine):
             if lease in self.world.leases and self.world.track(lease).parked_at is None:
                 self.park_on(lease)
 
+    @rule(remaining=st.sampled_from([0.2, 0.95]))
+    @precondition(
+        lambda self: self.leases_with(On.NOTHING) and not self.world.waiters and not self.world.closing
+    )
+    @noted
+    def parked_at_two_ages(self, remaining: float) -> None:
+        """An old connection and a young one are parked in a full pool, and somebody wants some life."""
+        self.wait_until(self.now + 21.0)
+        self.acquire()
+        if self.world.waiters and self.world.dials:
+            self.dial_succeeds(0, 0.5)
+        self.resize(max(1, self.world.size), 0)
+        for lease in self.idle_leases():
+            if lease in self.world.leases:
+                self.park_on(lease)
+        self.acquire(remaining)
+
     @rule(pick=picks)
     @precondition(lambda self: self.on_trial())
     @noted

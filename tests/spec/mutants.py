@@ -37,6 +37,7 @@ SEEDS = range(1, 21)
 
 POOL, ROSTER, OUTAGE = "wspool.core.lending.pool", "wspool.core.lending.roster", "wspool.core.outage"
 ALLOCATION, LIVES = "wspool.core.lending.allocation", "wspool.core.lending.lives"
+LEASES, ALARMS = "wspool.core.lending.leases", "wspool.core.lending.alarms"
 SHELL, CONNECTION, LEASE = "wspool.pool.shell", "wspool.pool.connection", "wspool.pool.lease"
 ROUTER, CLOCK = "wspool.pool.router", "wspool.pool.clock"
 
@@ -96,21 +97,21 @@ MUTANTS = [
     Mutant(
         "close forgets the waiters",
         POOL,
-        "self._refuse_all(RefuseReason.CLOSED, commands)",
+        "self._allocation.refuse_all(RefuseReason.CLOSED, commands)",
         "pass",
     ),
     Mutant(
         "a cancelled waiter stays in line and is granted",
         POOL,
-        "        del self._waiters[waiter]\n        self._abandoned += 1",
-        "        self._abandoned += 1",
+        "self._allocation.waiters.pop(waiter, None) is None:",
+        "waiter not in self._allocation.waiters:",
     ),
     Mutant(
         "a newcomer overtakes",
-        POOL,
-        "        self._waiters[waiter] = Waiter(min_remaining)\n",
-        "        self._waiters[waiter] = Waiter(min_remaining)\n"
-        "        self._waiters.move_to_end(waiter, last=False)\n",
+        ALLOCATION,
+        "        self.waiters[waiter] = Waiter(min_remaining)\n",
+        "        self.waiters[waiter] = Waiter(min_remaining)\n"
+        "        self.waiters.move_to_end(waiter, last=False)\n",
     ),
     Mutant(
         "one waiter is granted twice in one step",
@@ -125,45 +126,58 @@ MUTANTS = [
         "lane = connection.free[-1]",
     ),
     Mutant(
-        "granted while paused", ALLOCATION, "while waiters and not self._paused and (", "while waiters and ("
+        "granted while paused",
+        ALLOCATION,
+        "while waiters and not self.paused and (",
+        "while waiters and (",
     ),
     Mutant(
         "the line may be one longer than allowed",
-        POOL,
-        "len(self._waiters) > limit:",
-        "len(self._waiters) > limit + 1:",
+        ALLOCATION,
+        "len(self.waiters) > limit:",
+        "len(self.waiters) > limit + 1:",
     ),
     Mutant(
         "the asked remaining life is ignored",
         ALLOCATION,
-        "            if wanted.min_remaining:",
+        "            if min_remaining:",
         "            if False:",
     ),
     Mutant(
         "acquire_nowait stays in line",
-        POOL,
-        "            self._waiters.pop(waiter, None)\n        return",
-        "        return",
+        ALLOCATION,
+        "            if connection is not None:\n"
+        "                self._grant(waiter, connection, now, commands)\n"
+        "\n",
+        "            if connection is not None:\n"
+        "                self._grant(waiter, connection, now, commands)\n"
+        "                return\n"
+        "        self.waiters[waiter] = Waiter(0.0)\n"
+        "\n",
     ),
     # -- dials --
     Mutant(
         "the wake-up is lost after a failed dial",
         POOL,
-        "            self._refuse_all(RefuseReason.DIAL_FAILED, commands)\n"
-        "        return self._settle(now, commands)\n\n    def hang_up",
-        "            self._refuse_all(RefuseReason.DIAL_FAILED, commands)\n"
-        "        return commands\n\n    def hang_up",
+        "            self._allocation.refuse_all(RefuseReason.DIAL_FAILED, commands)\n"
+        "        return self._allocation.settle(now, commands)\n"
+        "\n"
+        "    def hang_up",
+        "            self._allocation.refuse_all(RefuseReason.DIAL_FAILED, commands)\n"
+        "        return commands\n"
+        "\n"
+        "    def hang_up",
     ),
     Mutant(
         "nobody wakes the prober",
-        POOL,
-        "            deadline = min(deadline, self._outage.probe_at)\n",
-        "",
+        ALLOCATION,
+        "            deadline = outage.probe_at\n",
+        "            pass\n",
     ),
     Mutant(
         "dials that run are not counted",
         ALLOCATION,
-        "return need > coming * self._lanes",
+        "return need > coming * self.lanes",
         "return need > 0",
     ),
     Mutant(
@@ -175,8 +189,8 @@ MUTANTS = [
     Mutant(
         "one connection too many",
         ALLOCATION,
-        "if self._closing or self._roster.size >= self.policy.max_size:",
-        "if self._closing or self._roster.size > self.policy.max_size:",
+        "if self.closing or self._roster.size >= self.policy.max_size:",
+        "if self.closing or self._roster.size > self.policy.max_size:",
     ),
     Mutant(
         "a closing connection does not count although it should",
@@ -200,16 +214,16 @@ MUTANTS = [
         "return now >= self.give_up_at",
     ),
     Mutant(
-        "dials that were held back are forgotten",
-        POOL,
-        "        if self._waiters and self._is_held_back() and self._roster.size < self.policy.max_size:\n",
+        "dials that were deferred are forgotten",
+        ALLOCATION,
+        "        if self._deferring and self._defers_dials() and roster.size < self.policy.max_size:\n",
         "        if False:\n",
     ),
     Mutant(
-        "dials are held back although nothing is open",
+        "dials are deferred although nothing is open",
         ALLOCATION,
-        "return self._held_back and self._roster.usable > 0",
-        "return self._held_back",
+        "return self._deferring and self._roster.usable > 0",
+        "return self._deferring",
     ),
     Mutant("an outage begins again and again", OUTAGE, "began = not self._failures and", "began ="),
     # -- retirement --
@@ -245,14 +259,14 @@ MUTANTS = [
     ),
     Mutant(
         "a turn starts that may not finish",
-        POOL,
+        LEASES,
         "        if now >= connection.last_start:\n",
         "        if now >= connection.expires_at:\n",
     ),
     Mutant(
         "after its last turn an expired connection stays",
-        POOL,
-        "        self._lives.check_expiry(found, now, commands)\n",
+        LEASES,
+        "        self._lives.check_expiry(connection, now, commands)\n",
         "",
     ),
     Mutant(
@@ -275,15 +289,15 @@ MUTANTS = [
     ),
     Mutant(
         "an alarm that is due now rings never",
-        "wspool.core.lending.alarms",
-        "if self.next() > now:",
-        "if self.next() >= now:",
+        ALARMS,
+        "self._sorted[0][0] > now",
+        "self._sorted[0][0] >= now",
     ),
     # -- leases and lanes --
     Mutant(
         "a given up turn leaves its connection in use",
-        POOL,
-        'if self.policy.on_cancel == "hang_up" and len(connection.lanes) == 1:',
+        LEASES,
+        'if self._on_cancel == "hang_up" and len(connection.lanes) == 1:',
         "if False:",
     ),
     Mutant(
@@ -294,45 +308,47 @@ MUTANTS = [
     ),
     Mutant(
         "a lane is lost after its warm-up or tail",
-        POOL,
-        "        if on.state is LaneState.IDLE:  # a warm-up, or a tail whose holder has left\n",
+        LEASES,
+        "        if lane.state is _IDLE:  # a warm-up, or a tail whose holder has left\n",
         "        if False:\n",
     ),
     Mutant(
         "the rest of a turn is awaited for ever",
         LIVES,
-        "                    self._check_drain(connection, now, commands)",
+        "                    self._check_tails(connection, now, commands)",
         "                    pass",
     ),
     Mutant(
         "releasing twice counts twice",
         POOL,
-        "        if not roster.is_live(lease):\n            return []\n",
-        "",
+        "        if not self._roster.is_live(lease):\n            return commands\n",
+        "        if not self._roster.is_live(lease):\n"
+        "            self._tally.released += 1\n"
+        "            return commands\n",
     ),
     Mutant(
         "leases lost with their connection are not counted",
-        POOL,
-        "        self._lives.lost_leases += self._roster.end_all(found)",
-        "        self._roster.end_all(found)",
+        LIVES,
+        "        self._tally.lost_leases += self._roster.end_all(connection)",
+        "        self._roster.end_all(connection)",
     ),
     Mutant(
         "a dead lease leaks",
-        POOL,
-        "            if self._roster.is_live(lease):\n                commands.append(Leaking(lease))",
-        "            commands.append(Leaking(lease))",
+        ROSTER,
+        "        self.unreported.pop(lease, None)\n",
+        "",
     ),
     Mutant(
         "a parked lane is taken at once",
         ALLOCATION,
-        "or now >= since + self.policy.patience",
-        "or True",
+        "return now if wanted.skips >= MAX_SKIPS else max(now, since + self.policy.patience)",
+        "return now",
     ),
     Mutant(
         "the lane parked last is taken",
         ALLOCATION,
-        "self._steal(next(iter(roster.parked)), now, commands)",
-        "self._steal(next(reversed(roster.parked)), now, commands)",
+        "        for lease, since in self._roster.parked.items():\n",
+        "        for lease, since in reversed(self._roster.parked.items()):\n",
     ),
     Mutant(
         "the lane of a turn that has ended stays its holder's",
@@ -348,9 +364,111 @@ MUTANTS = [
     ),
     Mutant(
         "nobody wakes up to take a parked lane",
+        ALLOCATION,
+        "                deadline = min(deadline, parked[0])\n",
+        "                pass\n",
+    ),
+    Mutant(
+        "who waits takes parked lanes that do not serve it",
+        ALLOCATION,
+        "            if _suits(self._roster.leases[lease][0], wanted, ripe):\n",
+        "            if True:\n",
+    ),
+    Mutant(
+        "room is made again and again for one fresh connection",
+        ALLOCATION,
+        "or roster.size < self.policy.max_size or self._coming():",
+        "or roster.size < self.policy.max_size:",
+    ),
+    Mutant(
+        "room is made although a parked lane will do",
+        ALLOCATION,
+        "        if self._parked_for(wanted, now) is not None:\n            return None\n",
+        "",
+    ),
+    Mutant(
+        "room is made from under what is at work",
+        ALLOCATION,
+        "            if connection.busy == len(parked):\n",
+        "            if parked:\n",
+    ),
+    Mutant(
+        "nobody looks again at whose place a fresh one needs",
+        ALLOCATION,
+        "            elif (room := self._room_for(wanted, self._settled_at)) is not None:\n",
+        "            elif (room := None) is not None:\n",
+    ),
+    Mutant(
+        "who was passed over takes what does not serve it",
+        ALLOCATION,
+        "if first.skips >= MAX_SKIPS and _suits(connection, first, now):",
+        "if first.skips >= MAX_SKIPS:",
+    ),
+    Mutant(
+        "while nothing is granted holders lose their lanes",
+        ALLOCATION,
+        "        if not self.waiters or self.paused:\n            return False\n",
+        "        if not self.waiters:\n            return False\n",
+    ),
+    Mutant(
+        "acquire_nowait takes what is parked",
+        ALLOCATION,
+        "            connection = self._suitable(0.0, now, commands)\n"
+        "            if connection is not None:\n"
+        "                self._grant(waiter, connection, now, commands)\n",
+        "            self.waiters[waiter] = Waiter(0.0)\n"
+        "            self._match(now, commands)\n"
+        "            self.waiters.pop(waiter, None)\n",
+    ),
+    # -- what is over --
+    Mutant(
+        "an ended connection leaves its alarms",
+        LIVES,
+        "            self.alarms.cancel((connection, alarm))\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a failed or lost connection keeps its place in the calendar",
+        LIVES,
+        "        self.calendar.free(connection.retire_at)\n",
+        "        if what is ConnectionInput.HANG_UP:\n            self.calendar.free(connection.retire_at)\n",
+    ),
+    Mutant(
+        "a life without end has a place in the calendar",
+        "wspool.core.lending.calendar",
+        "        if earliest == math.inf:\n            return earliest\n",
+        "",
+    ),
+    Mutant(
+        "a retirement that came early comes again",
+        LIVES,
+        "        self.alarms.cancel((connection, _Alarm.RETIRE))\n",
+        "",
+    ),
+    Mutant(
+        "a loss that is told twice counts twice",
         POOL,
-        "        if self._roster.parked and self._is_starving():\n",
-        "        if False:\n",
+        "        if found is None or found.state is ConnectionState.CLOSING:\n"
+        "            return commands\n"
+        "        self._lives.lose(found)\n",
+        "        if found is None or found.state is ConnectionState.CLOSING:\n"
+        "            self._tally.closed[CloseReason.LOST] += 1\n"
+        "            return commands\n"
+        "        self._lives.lose(found)\n",
+    ),
+    Mutant(
+        "the late end of a turn is a bug",
+        POOL,
+        "        if found is None or found.state is ConnectionState.CLOSING:\n"
+        "            return commands\n"
+        "        if not self._leases",
+        "        if found is None:\n            raise IllegalInputError\n        if not self._leases",
+    ),
+    Mutant(
+        "a peer that is gone is pinged again",
+        POOL,
+        "        if found is not None and found.usable:\n",
+        "        if found is not None:\n",
     ),
     # -- the whole pool --
     Mutant("spare is closed as surplus", LIVES, "if due <= now and surplus:", "if due <= now:"),
@@ -362,11 +480,17 @@ MUTANTS = [
     ),
     Mutant(
         "what is leased survives a clear",
-        POOL,
-        "                connection.grant_end = min(connection.grant_end, now)\n",
-        "                pass\n",
+        LIVES,
+        "            connection.grant_end = min(connection.grant_end, now)\n"
+        "            self.end_grants(connection, commands, CloseReason.CLEARED)",
+        "            self.end_grants(connection, commands, CloseReason.CLEARED)",
     ),
-    Mutant("a smaller pool keeps its spare", POOL, "        self._shrink(commands)\n", ""),
+    Mutant(
+        "a smaller pool keeps its spare",
+        ALLOCATION,
+        "        while roster.size > self.policy.max_size and index < len(roster.available):\n",
+        "        while False:\n",
+    ),
     Mutant(
         "the order of a connection's free lanes",
         ROSTER,
@@ -377,25 +501,25 @@ MUTANTS = [
     Mutant(
         "a connection has lanes that nobody has proved",
         POOL,
-        "self._lanes if self.naming is Naming.NAMED else 1",
-        "self._lanes",
+        "self._allocation.lanes if self.naming is Naming.NAMED else 1",
+        "self._allocation.lanes",
     ),
     Mutant(
         "proved lanes are not opened",
         POOL,
-        "            self._roster.widen(found, self._lanes)\n",
-        "            pass\n",
+        "        self._roster.widen(found, self._allocation.lanes)\n",
+        "",
     ),
     Mutant(
         "lanes are opened that nothing can start on",
         POOL,
-        "        if found.usable and now < found.grant_end:\n",
-        "        if True:\n",
+        "if found is None or not found.usable or now >= found.grant_end:",
+        "if found is None or not found.usable:",
     ),
     Mutant(
         "an endpoint without lanes is believed to have some",
         POOL,
-        "        self._lanes = 1\n        self.naming = Naming.NONE\n",
+        "        self._allocation.lanes = 1\n        self.naming = Naming.NONE\n",
         "        self.naming = Naming.NONE\n",
     ),
     Mutant(
@@ -406,8 +530,8 @@ MUTANTS = [
     ),
     Mutant(
         "a tail that comes too late is taken for something else",
-        POOL,
-        "        if on.state is LaneState.DEAD:\n",
+        LEASES,
+        "        if lane.state is LaneState.DEAD:\n",
         "        if False:\n",
     ),
     # -- the shell --
@@ -454,6 +578,12 @@ MUTANTS = [
         SHELL,
         "                self._do(self._todo.popleft())",
         "                self._home[0].run_sync_soon(self._do, self._todo.popleft())",
+    ),
+    Mutant(
+        "who is granted a lane is not woken",
+        SHELL,
+        "                reschedule(self._parked.pop(waiter), outcome.Value(lease))\n",
+        "                pass\n",
     ),
     Mutant(
         "the other commands of a question are dropped",

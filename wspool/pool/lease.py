@@ -229,7 +229,7 @@ class Lease:
 
 
 class LeaseBlock:
-    """The `async with` block of a lease. A class, as a generator costs more than the whole decision.
+    """The `async with` block of a lease. A class, as that costs less than a generator.
 
     Protected against KeyboardInterrupt on both ends, so that none can lose the lease.
     """

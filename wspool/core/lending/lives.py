@@ -100,7 +100,7 @@ class Lives:
     def bound_tail(self, connection: Connection, lane: Lane, now: float) -> None:
         """The rest of a turn on *lane* must have ended within `drain_timeout`."""
         lane.tail_until = now + self.policy.drain_timeout
-        self._watch_tails(connection)
+        self._arm_tails(connection)
 
     def ring(self, now: float, commands: list[Command]) -> None:
         """Do what is due at *now*."""
@@ -170,7 +170,7 @@ class Lives:
         if not any(lane.state is LaneState.IN_FLIGHT for lane in connection.lanes):
             self.hang_up(connection, CloseReason.LIFETIME, commands)
 
-    def _watch_tails(self, connection: Connection) -> None:
+    def _arm_tails(self, connection: Connection) -> None:
         # A tail that ends in time leaves the alarm to the next one: it rings for nothing then.
         self.alarms.set((connection, _Alarm.TAIL), min(lane.tail_until for lane in connection.lanes))
 
@@ -187,7 +187,7 @@ class Lives:
                 self._drop(connection, lane)
             self.check_expiry(connection, now, commands)
         if connection.usable:
-            self._watch_tails(connection)
+            self._arm_tails(connection)
 
     def _drop(self, connection: Connection, lane: Lane) -> None:
         """A busy lane ends, with its lease if it has one."""
