@@ -144,7 +144,7 @@ def test_no_frame_of_ours_shows_what_a_key_function_returns(key, plain) -> None:
 
     async def main() -> None:
         async with fake_pool(FakeConnector(echo), api_key=ask if plain else ask_later) as pool:
-            for wait in (pool.acquire, partial(pool._shell.post, "/compact", b"{}")):
+            for wait in (pool.acquire, partial(pool._shell.errands.post, "/compact", b"{}")):
                 with pytest.raises(wspool.AuthenticationError, match="returned") as caught:
                     await wait()
                 assert [] == frames_that_show(caught.value, "canary")

@@ -184,8 +184,7 @@ def test_any_text_is_a_host_or_refused(host, rest):
     """There is no third way: what comes out goes into a header, a lookup and a certificate check."""
     try:
         got = parse(f"wss://{host}{rest}")
-    except ValueError as error:
-        assert type(error) is ValueError
+    except ValueError:
         return
     assert got.host.isascii()
     assert got.host == got.host.lower()

@@ -171,4 +171,5 @@ def host_header(endpoint: Endpoint) -> str:
 
 
 def bracketed(host: str) -> str:
+    """Return *host* as it stands in a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host

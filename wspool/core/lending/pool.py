@@ -1,9 +1,8 @@
 """PoolCore: the inputs of one pool, and what each of them changes.
 
 Every input is a method that takes `now`, in seconds, and returns the commands to perform, in order. Each
-tells the part whose idea it is, and ends in `wspool.core.lending.allocation`, which decides what follows from
-the state that it leaves. When a connection retires and ends is in `wspool.core.lending.lives`, what
-becomes of a lane that somebody has in `wspool.core.lending.leases`.
+tells the part whose idea it is, and ends in `allocation`, which decides what follows from the state that it
+leaves. When a connection retires and ends is in `lives`, what becomes of a lane that somebody has in `leases`.
 
 Rules kept here (each is an invariant of the specification machine):
 
@@ -17,9 +16,8 @@ Rules kept here (each is an invariant of the specification machine):
   `ponged` change nothing of it. What they say about the endpoint still counts: that it names lanes,
   and, while the connection is closing, that its limit was met. What never was is illegal always.
 
-Every operation costs O(1) or O(log n) in connections and waiters: counters per state, sorted
-deadlines, no rescans. What concerns all connections at once (`clear`, `drain`, `close`, a lifetime
-limit met by surprise) costs O(n).
+Every operation costs O(1) or O(log n) in connections and waiters: counters per state, sorted deadlines, no
+rescans. What concerns all at once (`clear`, `drain`, `close`, a lifetime limit met by surprise) costs O(n).
 """
 
 from __future__ import annotations
@@ -197,14 +195,15 @@ class PoolCore:
                 connection; at most `schedule.retire_from`. Of those that have enough the oldest
                 is taken; without it, the freshest of all.
         """
-        if waiter in self._allocation.waiters:
+        allocation = self._allocation
+        if waiter in allocation.waiters:
             raise IllegalInputError(f"waiter {waiter} is in line already")
         commands: list[Command] = []
-        if self._allocation.closing:
-            self._allocation.refuse(waiter, RefuseReason.CLOSED, commands)
-            return commands
-        self._allocation.join(waiter, min_remaining, now, commands)
-        return self._allocation.settle(now, commands)
+        if not allocation.closing:
+            allocation.join(waiter, min_remaining, now, commands)
+            return allocation.settle(now, commands)
+        allocation.refuse(waiter, RefuseReason.CLOSED, commands)
+        return commands
 
     def acquire_nowait(self, waiter: WaiterId, now: float) -> list[Command]:
         """Grant *waiter* a lane if one is free and nobody is in line; else there is no `Grant`.
@@ -212,10 +211,10 @@ class PoolCore:
         It never waits, never dials, never jumps the line, and takes nothing from a holder.
         """
         commands: list[Command] = []
-        if self._allocation.closing:
-            self._allocation.refuse(waiter, RefuseReason.CLOSED, commands)
-        else:
+        if not self._allocation.closing:
             self._allocation.grant_free(waiter, now, commands)
+        else:
+            self._allocation.refuse(waiter, RefuseReason.CLOSED, commands)
         return self._allocation.settle(now, commands)
 
     def abandon(self, waiter: WaiterId, now: float) -> list[Command]:
@@ -252,9 +251,7 @@ class PoolCore:
         """The terminal event of whatever was on the lane has come, and the lane is clean."""
         commands: list[Command] = []
         found = self._roster.find(connection)
-        if found is None or found.state is ConnectionState.CLOSING:
-            return commands
-        if not self._leases.finished(found, lane, now, commands):
+        if found is None or not self._leases.finished(found, lane, now, commands):
             return commands
         if self._outage.doubtful and (lasted := self._outage.answered(found.episode, now)) is not None:
             commands.append(Recovered(lasted))
