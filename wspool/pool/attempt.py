@@ -213,6 +213,8 @@ class Attempt:
             trio.BusyResourceError: another task waits for them.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self._parked is not None:
+            raise _busy()
         self._take()
         self._to_end = True
         try:
@@ -223,7 +225,7 @@ class Attempt:
 
     async def _park(self) -> None:
         if self._parked is not None:
-            raise trio.BusyResourceError("another task reads this turn; one at a time")
+            raise _busy()
         self._parked = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
@@ -240,3 +242,7 @@ class Attempt:
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._parked = None
         return trio.lowlevel.Abort.SUCCEEDED
+
+
+def _busy() -> trio.BusyResourceError:
+    return trio.BusyResourceError("another task reads this turn; one at a time")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeAlias, cast
 
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import current_task, enable_ki_protection
 
 from wspool.core.events.response import Response
 from wspool.core.sending.chain import Chain, Item, as_items
@@ -87,7 +87,7 @@ class Conversation:
         """
         self._continuity.owner.check_use()
         body = _checked({**self._defaults, **overrides})
-        return Turn(ConversationDriver(self._continuity, as_items(input), body))
+        return Turn(ConversationDriver(self._continuity, as_items(input), body), current_task())
 
     @enable_ki_protection
     async def respond(self, input: Input, **overrides: Any) -> Response:
