@@ -71,7 +71,7 @@ class Conversation:
 
     @property
     def items(self) -> list[Item]:
-        """The full history, oldest first: input and output items of all turns that ended well."""
+        """The full history, oldest first: input and output items of all turns that counted (see `turn`)."""
         return self._continuity.chain.items
 
     def turn(self, input: Input, **overrides: Any) -> Turn:
@@ -80,6 +80,10 @@ class Conversation:
         Args:
             input: what is new: a text, or input items.
             **overrides: body fields for this turn only.
+
+        The turn counts, that is, it is history from then on, if it ended well and the caller has been
+        given its end: the last event, or `Turn.result()`. Left before that, it is given up, however much
+        of it had arrived, and can be taken again as it was.
 
         Entering waits for a lease if there is none. It raises:
             TurnInFlightError: another turn of this conversation has not ended; nothing was sent.
@@ -97,7 +101,8 @@ class Conversation:
             input: what is new: a text, or input items.
             **overrides: body fields for this turn only.
 
-        A checkpoint. Cancelling gives the turn up; the history stays as it was before it.
+        A checkpoint. Cancelling gives the turn up; the history stays as it was before it. A turn whose
+        response was returned counts.
 
         Raises:
             ResponseFailedError: the server refused the request or the response failed.

@@ -197,7 +197,7 @@ class Turn:
     async def __aenter__(self) -> Turn:
         """Send the request. A checkpoint; may wait for a lease. Raises what `__anext__` raises."""
         self._check_use()
-        if self._entered:
+        if self._entered or self._left:
             raise RuntimeError("a turn is entered once; ask for another turn")
         self._entered = True
         try:
