@@ -266,7 +266,7 @@ class Far:
     async def _speak(self, wire: FakeWire, request: dict[str, Any]) -> None:
         lane = {"stream_id": request["stream_id"]} if "stream_id" in request else {}
         for text, hint in (("not yet", {"Retry-After": "1"}), ("once more", {})):
-            if text in json.dumps(request["input"][-1]) and text not in self._failed:
+            if text in json.dumps(request["input"][-1:]) and text not in self._failed:
                 self._failed.add(text)
                 wire.push(error_frame("server_error", 500, headers=hint))
                 if not hint:

@@ -121,7 +121,7 @@ def test_no_frame_of_ours_shows_a_bad_variable(end, monkeypatch) -> None:
         {"ssl_context": "nope"},
         {"unknown": 7},
     ],
-    ids=repr,
+    ids=lambda wrong: "-".join(wrong),
 )
 def test_no_frame_of_ours_shows_a_key_when_something_else_is_wrong(wrong) -> None:
     """The key is good, and as an argument in the frame of the one that refuses the other."""

@@ -311,3 +311,38 @@ async def test_who_reads_a_turn_that_is_left_is_told(bare, on_cancel, how, autoj
         await trio.sleep(1)
 
     assert [1.0] == told
+
+
+class LeaveWhenWoken(trio.abc.Instrument):
+    """Leaves a turn when its reader has been woken with all of it, and has not run yet."""
+
+    def __init__(self, turn: wspool.Turn) -> None:
+        self._turn = turn
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        if task.name.endswith("read"):
+            self._turn._leave()
+
+
+@pytest.mark.parametrize("how", ["result", "__anext__"])
+async def test_a_turn_that_is_left_gives_nothing_more(how, autojump_clock) -> None:
+    """Left in the step in which its events come: they are nobody's, and it has no end."""
+    connector = FakeConnector(lambda wire, request: None)
+    async with fake_pool(connector) as pool, pool.conversation(model="m") as conversation:
+        async with trio.open_nursery() as nursery, conversation.turn("x") as turn:
+
+            async def read() -> None:
+                with pytest.raises(wspool.PoolClosedError, match="the turn is over"):
+                    await getattr(turn, how)()
+
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            trio.lowlevel.add_instrument(leaving := LeaveWhenWoken(turn))
+            connector.wire.push(created("r"), completed("r"))
+            await trio.testing.wait_all_tasks_blocked()
+            trio.lowlevel.remove_instrument(leaving)
+        with pytest.raises(RuntimeError):
+            _ = turn.response
+        with pytest.raises(RuntimeError, match="entered once"):
+            await turn.__aenter__()
+        assert [] == conversation.items

@@ -148,7 +148,8 @@ class TurnRecord:
         connection: number of the connection it ended on, None if it never got one.
         response_id: id of the response, None if none was created.
         full: True when the last request carried the whole history.
-        status: `completed`, `incomplete`, `failed`, `rejected`, `lost` or `cancelled`.
+        status: `completed`, `incomplete`, `failed`, `rejected` or `lost`; `cancelled` if the caller left
+            before it was told so, whatever had come by then.
         delivery: what is known about the request.
         waited: seconds in line for a lease.
         duration: seconds from the first send to the end.

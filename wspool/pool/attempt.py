@@ -214,6 +214,8 @@ class Attempt:
             trio.BusyResourceError: another task waits for them.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self._parked is not None:
+            raise _busy()
         self._take()
         self._to_end = True
         try:
@@ -224,7 +226,7 @@ class Attempt:
 
     async def _park(self) -> None:
         if self._parked is not None:
-            raise trio.BusyResourceError("another task reads this turn; one at a time")
+            raise _busy()
         self._parked = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
@@ -246,3 +248,7 @@ class Attempt:
 def _size(raw: str | bytes) -> int:
     """Bytes of a message that is not all ASCII: its characters are fewer."""
     return len(raw) if isinstance(raw, bytes) else len(raw.encode(errors="surrogatepass"))
+
+
+def _busy() -> trio.BusyResourceError:
+    return trio.BusyResourceError("another task reads this turn; one at a time")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeAlias, cast
 
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import current_task, enable_ki_protection
 
 from wspool.core.encoding import Encoded, read
 from wspool.core.events.response import Response
@@ -75,7 +75,7 @@ class Conversation:
 
     @property
     def items(self) -> list[Item]:
-        """The full history, oldest first: input and output items of all turns that ended well.
+        """The full history, oldest first: input and output items of all turns that counted (see `turn`).
 
         Made anew each time, so that changing it changes nothing; that takes as long as the history is.
         """
@@ -88,6 +88,10 @@ class Conversation:
             input: what is new: a text, or input items.
             **overrides: body fields for this turn only.
 
+        The turn counts, that is, it is history from then on, if it ended well and the caller has been
+        given its end: the last event, or `Turn.result()`. Left before that, it is given up, however much
+        of it had arrived, and can be taken again as it was.
+
         Both are written down here: what happens to them later changes nothing of what is sent.
 
         Raises:
@@ -99,7 +103,8 @@ class Conversation:
         """
         self._continuity.owner.check_use()
         body = _checked({**self._defaults, **overrides})
-        return Turn(ConversationDriver(self._continuity, encode_items(input), body))
+        driver = ConversationDriver(self._continuity, encode_items(input), body)
+        return Turn(driver, current_task())
 
     @enable_ki_protection
     async def respond(self, input: Input, **overrides: Any) -> Response:
@@ -109,7 +114,8 @@ class Conversation:
             input: what is new: a text, or input items.
             **overrides: body fields for this turn only.
 
-        A checkpoint. Cancelling gives the turn up; the history stays as it was before it.
+        A checkpoint. Cancelling gives the turn up; the history stays as it was before it. A turn whose
+        response was returned counts.
 
         Raises:
             ResponseFailedError: the server refused the request or the response failed.

@@ -97,8 +97,8 @@ class Errands:
 
     def allows(self, errand: Errand) -> bool:
         """Return whether *errand* may send now: its pause and the hold are over."""
-        now = self._now()
-        return now >= self._core.held_until() and now >= _pause_end(errand)
+        until = max(self._core.held_until(), _pause_end(errand))
+        return until == -math.inf or until <= self._now()
 
     def pause(self, errand: Errand, seconds: float) -> None:
         """Let *errand* not send for so many seconds, unless all is lifted before. Never waits."""

@@ -17,9 +17,10 @@ steer if that comes later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, current_task, enable_ki_protection
@@ -34,6 +35,8 @@ from wspool.pool.attempt import Attempt
 from wspool.pool.outcome import failed_response, turn_failure
 
 __all__ = ["Turn", "TurnDriver"]
+
+_T = TypeVar("_T")
 
 _OVER: Final = "the turn is over: iterate inside its async with block"
 
@@ -95,14 +98,14 @@ class Turn:
     the module. One task at a time reads it.
     """
 
-    def __init__(self, driver: TurnDriver) -> None:
+    def __init__(self, driver: TurnDriver, user: trio.lowlevel.Task | None = None) -> None:
         self._driver = driver
+        #: Who used it last, and so may.
+        self._user = user
         self._entered = False
         self._left = False
-        #: True while a task reads it.
+        #: True while a task reads it, and waits for something else than events.
         self._reading = False
-        #: Who used it last.
-        self._user: trio.lowlevel.Task | None = None
         #: Whether the caller was given output.
         self._exposed = False
         #: What the caller is given next, and what was taken with it, from an index on.
@@ -152,17 +155,14 @@ class Turn:
             trio.BusyResourceError: another task reads it.
         """
         attempt = self._open()
-        try:
-            self._ready, self._batch, self._next = iter(()), (), 0
-            if self._response is not None:
-                await checkpoint_if_cancelled()
-            while self._response is None:
-                if self._failure is not None:
-                    raise self._failure
-                await attempt.end()
-                attempt = await self._settle(attempt)
-        finally:
-            self._reading = False
+        self._ready, self._batch, self._next = iter(()), (), 0
+        if self._response is not None:
+            await checkpoint_if_cancelled()
+        while self._response is None:
+            if self._failure is not None:
+                raise self._failure
+            await attempt.end()
+            attempt = await self._settle(attempt)
         if self._response.status == "failed":
             raise failed_response(attempt)
         return self._response
@@ -197,7 +197,7 @@ class Turn:
     async def __aenter__(self) -> Turn:
         """Send the request. A checkpoint; may wait for a lease. Raises what `__anext__` raises."""
         self._check_use()
-        if self._entered:
+        if self._entered or self._left:
             raise RuntimeError("a turn is entered once; ask for another turn")
         self._entered = True
         try:
@@ -252,31 +252,18 @@ class Turn:
     async def _more(self) -> Sequence[Event]:
         """Return the next events, none at the end."""
         attempt = self._open()
-        try:
-            while self._response is None:
-                if self._failure is not None:
-                    raise self._failure
-                if self._next == len(self._batch):
-                    # What is there already came while this task waited for something, and others ran.
-                    self._batch, self._next = await attempt.more(), 0
-                elif self._next % _AT_ONCE == 0:
-                    await checkpoint()
-                if self._batch:
-                    return self._take(attempt)
-                attempt = await self._settle(attempt)
-        finally:
-            self._reading = False
+        while self._response is None:
+            if self._failure is not None:
+                raise self._failure
+            if self._next == len(self._batch):
+                # What is there already came while this task waited for something, and others ran.
+                self._batch, self._next = await attempt.more(), 0
+            elif self._next % _AT_ONCE == 0:
+                await self._alone(checkpoint)
+            if self._batch:
+                return self._take(attempt)
+            attempt = await self._settle(attempt)
         return ()
-
-    def _check_use(self) -> None:
-        """Raise `ForeignUseError` if this is no place to use the pool from. Cheap for who used it before."""
-        try:
-            task = current_task()
-        except RuntimeError:
-            task = None
-        if task is None or task is not self._user:
-            self._driver.check_use()
-            self._user = task
 
     def _open(self) -> Attempt:
         """Begin to read; return the request whose events come next."""
@@ -286,8 +273,25 @@ class Turn:
             raise PoolClosedError(_OVER)
         if self._reading:
             raise trio.BusyResourceError("another task reads this turn; one at a time")
-        self._reading = True
         return attempt
+
+    async def _alone(self, wait: Callable[[], Awaitable[_T]]) -> _T:
+        """Keep other readers out of a *wait*; that for events does so itself."""
+        self._reading = True
+        try:
+            return await wait()
+        finally:
+            self._reading = False
+
+    def _check_use(self) -> None:
+        """Raise `ForeignUseError` if this is no place to use the pool from. Cheap for who used it before."""
+        try:
+            if current_task() is self._user:
+                return
+        except RuntimeError:
+            pass  # no trio runs here at all
+        self._driver.check_use()
+        self._user = current_task()
 
     def _take(self, attempt: Attempt) -> Sequence[Event]:
         """Return some of the events that have come, the last of all alone: to be given it is to be told."""
@@ -328,8 +332,9 @@ class Turn:
         """Let the turn be sent again, or remember its *failure*."""
         if not attempt.machine.refused:  # a refused request provably did not run
             self._before = self.delivery
+        recover = partial(self._driver.recover, attempt, exposed=self._exposed)
         try:
-            if not await self._driver.recover(attempt, exposed=self._exposed):
+            if not await self._alone(recover):
                 self._failure = self._tell(failure)
         except WsPoolError as error:
             self._failure = self._tell(error)

@@ -2,7 +2,7 @@
 
 Every input is a method that takes `now`, in seconds, and returns the commands to perform, in order. Each
 tells the part whose idea it is, and ends in `allocation`, which decides what follows from the state that it
-leaves. When a connection retires and ends is in `lives`, what becomes of a lane that somebody has in `leases`.
+leaves. When a connection retires and ends is in `lives`, what becomes of a lane of somebody in `leases`.
 
 Rules kept here (each is an invariant of the specification machine):
 
