@@ -124,6 +124,8 @@ def http_answer(status: int, *headers: str, body: bytes = b"") -> bytes:
 class FullStream(RecordingStream):
     """A stream whose peer stops reading in the middle of every write."""
 
+    full: trio.Event | None = None
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if not self.upgraded:
             return await super().send_all(data)
@@ -133,7 +135,7 @@ class FullStream(RecordingStream):
         raise trio.ClosedResourceError
 
     async def aclose(self) -> None:
-        if self.upgraded and not self.closed:
+        if self.full is not None:
             self.full.set()
         await super().aclose()
 
