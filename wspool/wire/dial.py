@@ -127,9 +127,15 @@ def time_limit(endpoint: Endpoint) -> Generator[None, None, None]:
         phase = _phase.get()
         where = f"{endpoint.host}:{endpoint.port}"
         message = _TOO_SLOW[phase].format(host=endpoint.host, where=where)
-        raise ConnectError(
+        error = ConnectError(
             f"{message} (connect_timeout is {endpoint.connect_timeout:g} s)", phase=phase, timed_out=True
         )
+        try:
+            raise error
+        finally:
+            # It would be our own `Cancelled`, which tells nobody anything, and which goes in circles if it
+            # came through `nursery.start` of a trio before 0.34.
+            error.__context__ = None
 
 
 async def open_stream(endpoint: Endpoint) -> trio.abc.Stream:
