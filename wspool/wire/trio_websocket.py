@@ -192,12 +192,17 @@ class TrioWebSocketConnector:
         """
         fields = dial.encode_headers(headers)
         stream: _GuardedStream | None = None
+        causes: list[Exception | None] = []
         try:
             with dial.time_limit(endpoint):
                 stream = _GuardedStream(await self.open_stream(endpoint))
                 dial.enter("upgrade")
-                wire: _TrioWebSocketWire = await nursery.start(_run, stream, endpoint, fields)
+                wire: _TrioWebSocketWire = await nursery.start(_run, stream, endpoint, fields, causes)
         except BaseException as error:
+            if causes and isinstance(error, ConnectError):
+                # trio before 0.34 takes the cause from what comes out of `start`, and puts it into a group
+                # that becomes its own context.
+                error.__cause__ = error.__context__ = causes[0]
             if stream is not None:
                 await stream.aclose()
                 if (
@@ -214,10 +219,14 @@ async def _run(
     stream: _GuardedStream,
     endpoint: Endpoint,
     fields: list[tuple[bytes, bytes]],
+    causes: list[Exception | None],
     *,
     task_status: trio.TaskStatus[_TrioWebSocketWire],
 ) -> None:
-    """Upgrade *stream*, hand out the wire, and stay until its reader ended."""
+    """Upgrade *stream*, hand out the wire, and stay until its reader ended.
+
+    Why there is no wire goes to *causes* as well.
+    """
     wire: _TrioWebSocketWire | None = None
     crash: Exception | None = None
     try:
@@ -249,7 +258,8 @@ async def _run(
             wire.reader_ended(crash)
     if wire is None:
         wrong = crash is not None or stream.verdict is not None
-        raise upgrade_failure(bytes(stream.answer or b""), wrong=wrong) from stream.cause or crash
+        causes.append(stream.cause or crash)
+        raise upgrade_failure(bytes(stream.answer or b""), wrong=wrong) from causes[0]
 
 
 def _forget_request(connection: trio_websocket.WebSocketConnection) -> None:
