@@ -210,7 +210,8 @@ MUTANTS = [
         "return self._held_back and self._roster.usable > 0",
         "return self._held_back",
     ),
-    Mutant("an outage begins again and again", OUTAGE, "began = not self._failures and", "began ="),
+    Mutant("an outage begins again and again", OUTAGE, " and not self.degraded\n", "\n"),
+    Mutant("a shortage is an outage", OUTAGE, "failure.kind is FailureKind.LOCAL\n", "False\n"),
     # -- retirement --
     Mutant(
         "a mover gets no replacement",
@@ -507,8 +508,8 @@ MUTANTS = [
     Mutant(
         "the timekeeper asks without telling",
         SHELL,
-        "self._perform(self.core.tick(max(deadline, self.now())))",
-        "self.core.tick(max(deadline, self.now()))",
+        "self._perform(self.core.tick(now))",
+        "self.core.tick(now)",
     ),
     Mutant(
         "a lease is not released when its body crashes",
