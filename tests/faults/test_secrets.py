@@ -82,8 +82,10 @@ class Sinks(wspool.Instrument):
         self.lines += traceback.format_exception(error)
         self.lines += traceback.TracebackException.from_exception(error, capture_locals=True).format()
         todo: list[BaseException | None] = [error]
+        seen: set[int] = set()  # some versions of trio put an exception into a group that is its own context
         while todo:
-            if (one := todo.pop()) is not None:
+            if (one := todo.pop()) is not None and id(one) not in seen:
+                seen.add(id(one))
                 self.lines.append(repr(vars(one)))
                 self.lines += [
                     repr(frame.f_locals)

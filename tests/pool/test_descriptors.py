@@ -156,7 +156,7 @@ def test_tools_have_what_they_need(soft: int, size: int, tool: str, wire: str) -
     assert {"read 9": size} == told["seen"]
     assert told["open"] <= told["most"] == told["policy"] <= soft - soft // 2
     assert told["most"] >= soft // 4, "it takes what it can have"
-    (warning,) = told["warnings"]
+    warning = told["warnings"][0]
     assert warning.startswith(
         f"max_size={size} cannot be had, there will be {told['most']} connections at most"
     )

@@ -379,6 +379,8 @@ class PoolMachine(RuleBasedStateMachine):
         failure = DialFailure(kind=kind, message="spec", phase="tcp", retry_after=retry_after)
         probe_before = self.core._outage.probe_at
         commands = self.step("dial_failed", connection.id, failure=failure, jitter=jitter)
+        if kind is FailureKind.LOCAL:
+            assert not any(isinstance(command, Degraded) for command in commands), "it is not the endpoint"
         if (probe_at := self.core._outage.probe_at) != probe_before:
             first = any(isinstance(command, Degraded) for command in commands)
             bound = BACKOFF_BASE if first else BACKOFF_CAP

@@ -225,7 +225,8 @@ MUTANTS = [
         "return self._deferring and self._roster.usable > 0",
         "return self._deferring",
     ),
-    Mutant("an outage begins again and again", OUTAGE, "began = not self._failures and", "began ="),
+    Mutant("an outage begins again and again", OUTAGE, " and not self.degraded\n", "\n"),
+    Mutant("a shortage is an outage", OUTAGE, "failure.kind is FailureKind.LOCAL\n", "False\n"),
     # -- retirement --
     Mutant(
         "a mover gets no replacement",
@@ -595,8 +596,8 @@ MUTANTS = [
     Mutant(
         "the timekeeper asks without telling",
         CLOCK,
-        "self._perform(self._core.tick(max(deadline, self._clock.now())))",
-        "self._core.tick(max(deadline, self._clock.now()))",
+        "self._perform(self._core.tick(now))",
+        "self._core.tick(now)",
     ),
     Mutant(
         "a lease is not released when its body crashes",

@@ -91,8 +91,10 @@ class Leases:
 
     def finished(self, connection: Connection, number: LaneId, now: float, commands: list[Command]) -> bool:
         """The end of what was on a lane has come; return False if nobody waits for it any longer."""
+        if connection.state is ConnectionState.CLOSING:
+            return False
         lane = connection.lanes[number]
-        if lane.state is LaneState.DEAD:  # as all are once their connection is closing
+        if lane.state is LaneState.DEAD:
             return False
         self._roster.move_lane(lane, LaneInput.FINISH)
         connection.used = True
