@@ -38,6 +38,9 @@ Cannot be told, and is not asked for:
 * A delta without number that is doubled, dropped or swapped within its turn. The turn goes on, and its
   output is right, for the last event or the finished items say what it is.
 * An `error` without number amidst a running response: its own or a late one. The turn may be told as failed.
+* Items of an earlier response that are announced, without a number, before the first item of this one: some
+  servers use the ids of their items again. They may be shown as events, but are no part of what is told as
+  complete.
 * An item of which nothing at all was heard, where nobody counts and the end has no output.
 * A terminal event that comes twice, the second time when the next request is on its way: that request may
   be lost (its connection is not trusted any more) but is neither answered wrongly nor run again.

@@ -85,6 +85,8 @@ def _foreign(told: Told, own: list[Create], blurred: bool) -> Iterator[Violation
                 continue  # an error without number in a running response cannot be told from its own
             if blurred and not bang:
                 continue
+            if where == "events" and any(create.mixed for create in own):
+                continue
             rule = "event" if where == "events" else "answer"
             yield Violation(
                 rule, told.question, f"was shown {'the error' * bang} of {question} in its {where}"

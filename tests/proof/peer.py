@@ -48,6 +48,8 @@ class Create:
         loose: a frame was sent that some may take for its end.
         touched: where frames of others came: before its own, or amidst them.
         blurred: a frame was sent that nobody can tell from a refusal of it, though it runs.
+        begun: an item of its own was announced.
+        mixed: before that an item of another was, without a number.
         unread: the connection was ended by the server before it was looked at.
     """
 
@@ -65,6 +67,8 @@ class Create:
     loose: bool = False
     touched: set[str] = attrs.field(factory=set)
     blurred: bool = False
+    begun: bool = False
+    mixed: bool = False
     unread: bool = False
 
     @property
@@ -273,6 +277,8 @@ class Peer:
         if kind == "response.created":
             create.created = True
             line.ids.add(_id_of(frame))
+        elif str(kind).startswith("response.output_item."):
+            create.begun = True
         elif kind in ("error", "response.error"):
             if create.created and not create.loose:
                 line.words.add(_words(frame))
@@ -296,6 +302,9 @@ class Peer:
         create.touched.add("amidst" if create.created else "before")
         if not create.created and _may_be_about(frame, line, create):
             create.blurred = line.blurred = True
+        item = str(frame.get("type")).startswith("response.output_item.")
+        if item and create.created and not create.begun and "sequence_number" not in frame:
+            create.mixed = True
         if frame.get("type") == "response.created":
             line.ids.add(_id_of(frame))
 

@@ -353,15 +353,15 @@ MUTANTS = [
     ),
     Mutant(
         "the lane of a turn that has ended stays its holder's",
-        POOL,
-        "elif on.lease is not None and on.movable:",
+        LEASES,
+        "elif lane.lease is not None and lane.movable:",
         "elif False:",
     ),
     Mutant(
         "a lane that is not to be moved is parked",
-        POOL,
-        "elif on.lease is not None and on.movable:",
-        "elif on.lease is not None:",
+        LEASES,
+        "elif lane.lease is not None and lane.movable:",
+        "elif lane.lease is not None:",
     ),
     Mutant(
         "nobody wakes up to take a parked lane",
@@ -459,11 +459,9 @@ MUTANTS = [
     ),
     Mutant(
         "the late end of a turn is a bug",
-        POOL,
-        "        if found is None or found.state is ConnectionState.CLOSING:\n"
-        "            return commands\n"
-        "        if not self._leases",
-        "        if found is None:\n            raise IllegalInputError\n        if not self._leases",
+        LEASES,
+        "        if connection.state is ConnectionState.CLOSING:\n            return False\n",
+        "",
     ),
     Mutant(
         "a peer that is gone is pinged again",

@@ -144,6 +144,7 @@ class TrioDriver(Driver):
         self.leases: dict[LeaseId, Lease] = {}
         self.attempts: dict[LeaseId, Attempt] = {}
         self.dice = Dice()
+        self.responses = 0
         self.clock = trio.testing.MockClock()
         self.failure: BaseException | None = None
         self._manager = open_pool(
@@ -284,7 +285,7 @@ class TrioDriver(Driver):
 
     def compare(self, core: PoolCore, world: World) -> None:
         real = self.pool._shell.core
-        assert core.statistics() == real.statistics()
+        assert core.statistics() == real.statistics(), f"{core.statistics()} {real.statistics()}"
         assert core.states() == real.states()
         assert core.naming is real.naming
         assert set(world.waiters) == set(self.pool._shell._parked), "the line is not the tasks that wait"
@@ -375,7 +376,8 @@ class TrioDriver(Driver):
         attempt = connection.lanes[lane].attempt
         assert attempt is not None, "the real pool has nothing on that lane"
         name = connection.stream_id(connection.lanes[lane])
-        response_id = attempt.machine.response_id or f"r{now}"
+        self.responses += 1
+        response_id = attempt.machine.response_id or f"r{self.responses}"
         for kind in ("created", "completed")[attempt.machine.response_id is not None :]:
             event = {
                 "type": f"response.{kind}",

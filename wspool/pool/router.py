@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from wspool.core.commands import CloseReason
-from wspool.core.events.classify import is_harmless, is_harmless_after
+from wspool.core.events.classify import is_harmless_after
 from wspool.core.events.naming import learn
 from wspool.core.events.steering import steer_of
 from wspool.core.events.turn import Reception, TurnState
@@ -173,7 +173,7 @@ class Router:
         """Return the lane that *event* is for, where lanes have names or are on trial; None for none."""
         if self.naming is Naming.TRIAL:
             lane = self._link.lanes[0]
-            if lane.attempt is not None and not is_harmless(event):
+            if lane.attempt is not None:
                 self._learn(event, lane.attempt)
             return lane
         name = lane_of(event)

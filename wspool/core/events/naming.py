@@ -13,7 +13,7 @@ Rules of this module:
 from __future__ import annotations
 
 from wspool.core.commands import LaneId
-from wspool.core.events.classify import is_harmless
+from wspool.core.events.classify import Sort, sort_of
 from wspool.core.frames import Event, lane_of
 from wspool.core.server_error import parse_error
 from wspool.core.states import Naming
@@ -34,10 +34,11 @@ def learn(event: Event) -> Naming | None:
     Raises:
         MalformedMessageError: it is no JSON object.
     """
-    if is_harmless(event):
+    sort = sort_of(event.type)
+    if sort is Sort.NOTICE:
         return None
     if lane_of(event) is not None:
         return Naming.NAMED
     if event.type in ("error", "response.error"):
         return Naming.NONE if parse_error(event.data).blames_lane else None
-    return Naming.NONE if event.type.startswith("response.") else None
+    return None if sort in (Sort.EXTENSION, Sort.UNKNOWN) else Naming.NONE
