@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, strategies as st
 
 from wspool.core.events.assembly import Assembly
-from wspool.core.events.past import Past
 from wspool.core.frames import parse_event
 from wspool.core.items import Item
 
@@ -23,7 +22,7 @@ def text(place: int, said: str = "said", **fields: Any) -> Item:
 
 def items(*events: tuple[str, int | None, object]) -> Assembly:
     """What was announced (`added`) and done, with or without its place."""
-    found = Assembly(Past())
+    found = Assembly()
     for what, place, item in events:
         where = {} if place is None else {"output_index": place}
         found.add(parse_event(json.dumps({"type": f"response.output_item.{what}", "item": item, **where})))
@@ -124,14 +123,14 @@ def test_a_finished_item_counts_over_a_snapshot(snapshot: Item, finished: Item) 
 @pytest.mark.parametrize("own", ODD)
 def test_an_output_that_is_no_list_of_items_is_none(own: object) -> None:
     """Unless the items were announced: then they are what was meant."""
-    assert Assembly(Past()).output(own, whole=False) is None
+    assert Assembly().output(own, whole=False) is None
     assert [text(0)] == items(("done", 0, text(0))).output(own, whole=True)
 
 
 @pytest.mark.parametrize("own", NOTHING)
 def test_an_output_without_items_is_empty(own: object) -> None:
     """A warm-up has none."""
-    assert [] == Assembly(Past()).output(own, whole=True)
+    assert [] == Assembly().output(own, whole=True)
 
 
 @pytest.mark.parametrize("item", [None, "Hello", []])

@@ -204,6 +204,24 @@ def test_in_any_order_a_turn_ends_at_most_once(steps: list[Any], handed_at: int,
     assert ends <= 1
 
 
+NUMBERS = st.none() | st.integers(0, 4)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), NUMBERS, st.sampled_from(["i", "j"])), max_size=12)
+)
+def test_the_shortcut_for_more_of_the_same_changes_nothing(deltas: list[tuple[str, int | None, str]]) -> None:
+    """A turn that looks into every event anew makes the same of each."""
+    short, thorough = streaming(), streaming()
+    for kind, number, item in deltas:
+        count = {} if number is None else {"sequence_number": number}
+        given = event(type=f"response.output_{kind}.delta", item_id=item, **count)
+        thorough._kind = ""
+
+        assert short.receive(given) is thorough.receive(given)
+        assert (short.state, short._known.next) == (thorough.state, thorough._known.next)
+
+
 @given(st.lists(st.sampled_from(EVENTS), max_size=8), st.sampled_from(["completed", "failed", "incomplete"]))
 def test_another_response_never_ends_the_turn(noise: list[Event], kind: str) -> None:
     """Whatever came before, a terminal event of a foreign id makes the lane dirty."""

@@ -310,7 +310,9 @@ class Turn:
         if stop - self._next < len(events):
             events = events[self._next : stop]
         self._next = stop
-        self._exposed = self._exposed or any(event.type not in _PRELUDE for event in events)
+        self._exposed = self._exposed or any(
+            event.type not in _PRELUDE and event.type.startswith("response.") for event in events
+        )
         return events
 
     async def _settle(self, attempt: Attempt) -> Attempt:

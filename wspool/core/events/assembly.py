@@ -33,10 +33,9 @@ _Announced = tuple[str | None, int]
 class Assembly:
     """The items of one response, announced and done, as its events came."""
 
-    __slots__ = ("_events", "_past")
+    __slots__ = ("_events",)
 
-    def __init__(self, past: Past) -> None:
-        self._past = past
+    def __init__(self) -> None:
         # Kept as they came: a terminal event with an output of its own is the usual case.
         self._events: list[Event] = []
 
@@ -44,12 +43,15 @@ class Assembly:
         """An item was announced or is done: `response.output_item.added` or `.done`."""
         self._events.append(event)
 
-    def output(self, own: object, *, whole: bool, mixed: bool = False) -> list[Item] | None:
+    def output(
+        self, own: object, *, whole: bool, past: Past | None = None, mixed: bool = False
+    ) -> list[Item] | None:
         """Return the output of the response, None if a piece of it is missing, or may be somebody else's.
 
         Args:
             own: the output that the terminal event has.
             whole: True if the response says that it is completed: then all that was announced must be there.
+            past: what its connection has carried before.
             mixed: True if something of another response came amidst this one.
         """
         said = _items_of(own)
@@ -63,7 +65,7 @@ class Assembly:
             finished = done or {}
             return [_last_word(item, finished.get(place)) for place, item in enumerate(said)]
         items = [done[place] for place in sorted(done)] if done is not None else []
-        if done is None or mixed or self._past.shares(items):
+        if done is None or mixed or (past is not None and past.shares(items)):
             return None
         return None if whole and not _is_whole(announced, done) else items
 
@@ -112,8 +114,12 @@ def _is_whole(announced: list[_Announced], done: dict[int, Item]) -> bool:
 def _items_of(own: object) -> list[Item]:
     if not isinstance(own, list):
         return []
-    items = [cast("Item", item) for item in cast("list[object]", own) if isinstance(item, dict)]
-    return [item for item in items if isinstance(item.get("type"), str)]
+    given = cast("list[object]", own)
+    return [
+        item
+        for item in cast("list[Item]", given)
+        if isinstance(cast("object", item), dict) and isinstance(item.get("type"), str)
+    ]
 
 
 def _may_be_snapshot(item: Item) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import functools
 import re
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import attrs
@@ -210,6 +211,10 @@ class Reading:
     why: str = "an event that cannot belong to this turn"
 
 
+# A member of an enum is looked up by a function call in Python 3.11, a global is not.
+_CREATED: Final = TurnInput.CREATED
+_TERMINAL: Final = TurnInput.TERMINAL
+
 _FOREIGN: Final = Reading(TurnInput.FOREIGN)
 _MISCOUNTED: Final = Reading(
     TurnInput.FOREIGN, why="an event with a number that shows that one is missing, or came twice"
@@ -268,11 +273,8 @@ def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: flo
         reading = _unknown(event, known, wall_clock)
     else:
         reading = _about(event, sort, known, wall_clock)
-    if (
-        event.sequence_number is not None
-        and reading.what is not TurnInput.STALE
-        and known.misses(event.sequence_number)
-    ):
+    number = event.sequence_number
+    if number != known.next and reading.what is not TurnInput.STALE and known.misses(number):
         return _MISCOUNTED
     return reading
 
@@ -298,33 +300,38 @@ def _is_anothers(event: Event, known: Evidence) -> bool:
 
 def _created(event: Event, state: TurnState, known: Evidence) -> Reading:
     """`response.created`: the only event that says which response is ours."""
-    response = _response_of(event)
-    if "agent" in event.data:
+    data = event.data
+    if "agent" in data:
         return _MEMBER
+    response = _response_in(data)
     name, parent = response.get("id"), response.get("previous_response_id")
     if not isinstance(name, str) or name == known.parent or known.past.knows(name):
         return _OLD_OR_NAMELESS
     if state is TurnState.SETTLING:
         promised = parent == known.response_id and known.steers.expects_successor(known.response_id)
         return Reading(TurnInput.SUCCESSOR, response) if promised else _FOREIGN
-    if known.exact and isinstance(parent, str) and parent != known.parent:
+    if parent is not None and parent != known.parent and known.exact and isinstance(parent, str):
         return _ANOTHERS
-    return Reading(TurnInput.CREATED, response)
+    return Reading(_CREATED, response)
 
 
 def _about(event: Event, sort: Sort, known: Evidence, wall_clock: float) -> Reading:
     """The progress or the end of a response: ours, one that ended here before, or somebody else's."""
-    response = _response_of(event)
-    if "agent" in event.data:
+    data = event.data
+    if "agent" in data:
         return _MEMBER
+    response = _response_in(data)
     name = response.get("id")
-    if not known.ours(name):
+    if (name is None or name != known.response_id) and not known.ours(name):
         if known.past.knows(name):
             return _REPEATED
         return _UNKNOWN if name is None and sort is Sort.PROGRESS else _FOREIGN
     if sort is Sort.PROGRESS:
         return Reading(TurnInput.PROGRESS, response)
-    return _terminal(event, response, event.type.removeprefix("response."), wall_clock)
+    status = event.type[9:]  # behind "response."
+    if status == "failed":
+        return _failed(event, response, wall_clock)
+    return Reading(_TERMINAL, response, None, status)
 
 
 def _unknown(event: Event, known: Evidence, wall_clock: float) -> Reading:
@@ -342,16 +349,18 @@ def _unknown(event: Event, known: Evidence, wall_clock: float) -> Reading:
     status = _FINAL.get(event.type.removeprefix("response.")) or (
         _FINAL.get(said) if isinstance(said, str) else None
     )
-    return _terminal(event, response, status, wall_clock) if status is not None else _UNKNOWN
-
-
-def _terminal(event: Event, response: dict[str, Any], status: str, wall_clock: float) -> Reading:
-    error = None
+    if status is None:
+        return _UNKNOWN
     if status == "failed":
-        error = parse_error(event.data, wall_clock=wall_clock)
-        if error.code is None and not error.message:
-            error = attrs.evolve(error, code=str(response.get("status") or event.type))
-    return Reading(TurnInput.TERMINAL, response, error, status)
+        return _failed(event, response, wall_clock)
+    return Reading(_TERMINAL, response, None, status)
+
+
+def _failed(event: Event, response: dict[str, Any], wall_clock: float) -> Reading:
+    error = parse_error(event.data, wall_clock=wall_clock)
+    if error.code is None and not error.message:
+        error = attrs.evolve(error, code=str(response.get("status") or event.type))
+    return Reading(_TERMINAL, response, error, "failed")
 
 
 def _steer(event: Event, known: Evidence) -> Reading:
@@ -407,5 +416,9 @@ def _names_another_parent(error: ServerError, known: Evidence) -> bool:
 
 
 def _response_of(event: Event) -> dict[str, Any]:
-    response = event.data.get("response")
+    return _response_in(event.data)
+
+
+def _response_in(data: Mapping[str, Any]) -> dict[str, Any]:
+    response = data.get("response")
     return cast("dict[str, Any]", response) if isinstance(response, dict) else {}

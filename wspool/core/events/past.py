@@ -56,7 +56,7 @@ class Past:
     def end(self, items: Iterable[dict[str, Any]]) -> None:
         """A response has ended with these items."""
         for item in items:
-            if (name := item.get("id")) is not None and isinstance(name, str):
+            if isinstance(name := item.get("id"), str):
                 _keep(self._items, hash(name))
 
     def has_item(self, name: str) -> bool:

@@ -10,7 +10,7 @@ turn has as many parts as it has responses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, assert_never
 
 import attrs
@@ -136,7 +136,7 @@ class TurnMachine:
         self.complaint = ""
         self._known = Evidence(parent, lane, past if past is not None else Past(), exact=exact)
         self._steered_by: list[dict[str, Any]] = []
-        self._output = Assembly(self._known.past)
+        self._output = Assembly()
         #: The type of the event before, if it was output: one more of it needs no second look.
         self._kind = ""
         #: What stands in it if it has no number and is about the same item.
@@ -209,7 +209,6 @@ class TurnMachine:
     def begin_on(self, past: Past, *, exact: bool) -> None:
         """It goes to a connection that has carried *past*, of a provider that is *exact* or not."""
         self._known.past, self._known.exact = past, exact
-        self._output = Assembly(past)
 
     def handed(self) -> None:
         """The first byte of the request may now be on its way."""
@@ -271,7 +270,9 @@ class TurnMachine:
             self.complaint = reading.why
             return DIRTY
         # Every message uses up its number, whatever becomes of it; what repeats an earlier one has none.
-        if what not in _OWN_NUMBERS or (number == known.next and not reading.suspect):
+        if number is not None and (
+            what not in _OWN_NUMBERS or (number == known.next and not reading.suspect)
+        ):
             known.take(number)
         self.state = step.state
         self._kind = ""
@@ -280,8 +281,14 @@ class TurnMachine:
         if what is _OUTPUT:
             self._receive_output(event)
             return step.reception
-        if (note := _NOTES.get(what)) is not None:
-            note(self, event, reading, before)
+        if what is _TERMINAL:
+            self._receive_terminal(reading)
+        elif what is TurnInput.CREATED or what is TurnInput.SUCCESSOR:
+            self._receive_created(reading)
+        elif what is TurnInput.ERROR or what is TurnInput.LIMIT:
+            self._receive_error(reading, before)
+        elif what is TurnInput.STEER:
+            self._receive_answer(event, reading, before)
         reception = step.reception
         if reception is _END or (step.state is _SETTLING and reception is _DELIVER):
             return self._settle()
@@ -302,7 +309,10 @@ class TurnMachine:
         if response is None or self.response_id is None:
             return True  # the table knows what to make of it
         output = self._output.output(
-            response.get("output"), whole=reading.status == "completed", mixed=self.suspect
+            response.get("output"),
+            whole=reading.status == "completed",
+            past=self._known.past,
+            mixed=self.suspect,
         )
         if output is None:
             return False
@@ -324,34 +334,32 @@ class TurnMachine:
             self._kind, name = event.type, item_of(event)
             self._same = f'"{name}"' if name is not None else ""
 
-    def _note_created(self, event: Event, reading: Reading, before: TurnState) -> None:
-        self._begin(str((reading.response or {})["id"]))
-
-    def _note_terminal(self, event: Event, reading: Reading, before: TurnState) -> None:
+    def _receive_terminal(self, reading: Reading) -> None:
         response = self.response = reading.response or {}
         self.error = reading.error
         self.parts.append(Part.of(self._steered_by, response, keep=self.keeps))
         self._known.past.end(response["output"])
         self._known.next = None
 
-    def _note_error(self, event: Event, reading: Reading, before: TurnState) -> None:
+    def _receive_error(self, reading: Reading, before: TurnState) -> None:
         if before is not TurnState.SENT and reading.error is not None:
             self._known.past.fail(reading.error)
         if self.error is None or reading.what is TurnInput.LIMIT:
             self.error = reading.error
 
-    def _begin(self, name: str) -> None:
+    def _receive_created(self, reading: Reading) -> None:
         known = self._known
+        name = str((reading.response or {})["id"])
         known.past.begin(name)
-        if (before := known.response_id) is not None:
-            known.earlier.add(before)
-            self._steered_by = known.steers.apply(before)
-            self._output = Assembly(known.past)
+        if (ended := known.response_id) is not None:
+            known.earlier.add(ended)
+            self._steered_by = known.steers.apply(ended)
+            self._output = Assembly()
             known.items, known.fresh = set(), False
             self.response, self.error = None, None
         known.response_id = name
 
-    def _answer(self, event: Event, reading: Reading, before: TurnState) -> None:
+    def _receive_answer(self, event: Event, reading: Reading, before: TurnState) -> None:
         """Something was said about what the response was steered by."""
         steers = self.steers
         if reading.error is None:
@@ -376,14 +384,3 @@ class TurnMachine:
         elif known.steered:
             known.steers.lose()
         return Reception.END
-
-
-#: What is kept of an event, by what it is.
-_NOTES: Final[Mapping[TurnInput, Callable[[TurnMachine, Event, Reading, TurnState], None]]] = {
-    TurnInput.CREATED: TurnMachine._note_created,
-    TurnInput.SUCCESSOR: TurnMachine._note_created,
-    TurnInput.TERMINAL: TurnMachine._note_terminal,
-    TurnInput.ERROR: TurnMachine._note_error,
-    TurnInput.LIMIT: TurnMachine._note_error,
-    TurnInput.STEER: TurnMachine._answer,
-}
