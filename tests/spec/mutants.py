@@ -508,8 +508,8 @@ MUTANTS = [
     Mutant(
         "the timekeeper asks without telling",
         SHELL,
-        "self._perform(self.core.tick(now))",
-        "self.core.tick(now)",
+        "self._perform(self.core.tick(max(deadline, self.now())))",
+        "self.core.tick(max(deadline, self.now()))",
     ),
     Mutant(
         "a lease is not released when its body crashes",
