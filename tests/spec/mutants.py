@@ -594,8 +594,8 @@ MUTANTS = [
     Mutant(
         "the timekeeper asks without telling",
         CLOCK,
-        "self._perform(self._core.tick(now))",
-        "self._core.tick(now)",
+        "self._perform(self._core.tick(max(deadline, self._clock.now())))",
+        "self._core.tick(max(deadline, self._clock.now()))",
     ),
     Mutant(
         "a lease is not released when its body crashes",

@@ -28,25 +28,3 @@ class TrioPoolMachine(PoolMachine):
 
 
 TestTrioPool = TrioPoolMachine.TestCase
-
-
-def test_what_was_put_off_is_not_done() -> None:
-    """The timekeeper sleeps on until a deadline that has been put off since; then nothing is due."""
-    state = TrioPoolMachine()
-    state.open(
-        policy=PoolPolicy(
-            max_size=4, min_idle=1, max_idle=500.0, dial_concurrency=3, patience=0.0, ping_interval=None
-        ),
-        provider=Provider(name="spec", max_lifetime=100.0),
-        warm_up=False,
-        turns=2,
-        parked=1,
-        named="all",
-    )
-    state.release(pick=1, race=False)
-    state.turn_ends(pick=0)
-    state.acquire_a_young_one()
-    state.acquire(remaining=0.0)
-    state.dial_succeeds(jitter=0.0, pick=0)
-    state.acquire_a_young_one()
-    state.teardown()

@@ -86,11 +86,9 @@ class Timekeeper:
             self._wake_up = trio.Event()
             with trio.move_on_at(deadline - self._clock.asleep) as scope:
                 await self._wake_up.wait()
-            # Never a time before the deadline that was asked for, however floats round. What was due then
-            # may have been put off meanwhile, which is no reason to do anything now.
-            now = max(deadline, self._clock.now())
-            if scope.cancelled_caught and self._core.next_deadline() <= now:
-                self._perform(self._core.tick(now))
+            if scope.cancelled_caught:
+                # Never a time before the deadline that was asked for, however floats round.
+                self._perform(self._core.tick(max(deadline, self._clock.now())))
 
 
 def suspension(
