@@ -142,13 +142,13 @@ class Connection:
                 except ConnectError as error:
                     self._end(error)
                 nursery.cancel_scope.cancel()
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 # a stray Cancelled too; see below
             # This is the outermost frame of the task, and the nursery held nothing but this
             # connection. So whatever came out, be it a crash inside a library or a stray
             # Cancelled that no scope asked for, means that this connection is dead, and
             # nothing else. Only what is meant for the whole program passes.
             if (passing := _for_the_program(error)) is not None:
-                raise passing from None
+                raise passing from None  # noqa: ASYNC104 # it is one of ours, out of its group
             forget(error, link.redactor)
             logger.debug("connection %s crashed: %r", self.id, error)
             self._end(_crashed_dial(error))
@@ -166,7 +166,7 @@ class Connection:
             if self._polite:
                 await wire.aclose()
         finally:
-            await wire.abort()
+            await wire.abort()  # noqa: ASYNC102 # drops the stream when cancelled, too
 
     def _end(self, failure: ConnectError) -> None:
         """Nothing can be done with it any more; *failure* says why, if it was never connected."""

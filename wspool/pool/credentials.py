@@ -97,7 +97,7 @@ def discreet(function: Callable[_P, _T]) -> Callable[_P, _T]:
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
             return function(*args, **kwargs)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 # raised again below
             forget(error, told=_REFUSALS)
             problem = error
         del args, kwargs

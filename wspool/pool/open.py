@@ -215,14 +215,14 @@ class _PoolManager:
         manager = self._nursery_manager = trio.open_nursery()
         nursery = await manager.__aenter__()
         # Not `nursery.start`: after an interrupt it waits for its task, which shields itself, for ever.
-        nursery.start_soon(shell.serve)
+        nursery.start_soon(shell.serve)  # noqa: ASYNC113 # waited for below
         try:
             with trio.CancelScope(shield=True):
                 await shell.serving.wait()
         except BaseException:
             # An interrupt; nothing of the body has run.
             shell.stop()
-            await manager.__aexit__(None, None, None)
+            await manager.__aexit__(None, None, None)  # noqa: ASYNC102 # a nursery ends when cancelled, too
             raise
         if not shell.running:
             await manager.__aexit__(None, None, None)  # raises what the pool's task raised
@@ -238,8 +238,8 @@ class _PoolManager:
             raise AssertionError("bug: left without being entered")
         shell.check_use()
         try:
-            await shell.close(grace=0.0)
-        except trio.Cancelled:
+            await shell.close(grace=0.0)  # noqa: ASYNC102 # cancelling it cuts its grace, no more
+        except trio.Cancelled:  # noqa: ASYNC103 # the body's own comes out instead
             if error is None:
                 raise
             # The body's own exception comes out, which may be the same cancellation.
@@ -247,7 +247,7 @@ class _PoolManager:
             # Never told how the body ended: what is not the nursery's own must come out as it is, whatever
             # a nursery makes of it (a group, or with loose groups nothing at all). If the body was cancelled
             # because a task of the pool crashed, that crash comes out of here, and replaces it.
-            await manager.__aexit__(None, None, None)
+            await manager.__aexit__(None, None, None)  # noqa: ASYNC102 # a nursery ends when cancelled, too
         return False
 
 

@@ -99,7 +99,7 @@ async def call_tools(calls: Sequence[Item], tools: Mapping[str, Tool], tool_erro
     except BaseExceptionGroup as group:
         # One tool that fails is one exception, however many ran beside it.
         if len(group.exceptions) == 1 and isinstance(group.exceptions[0], Exception):
-            raise group.exceptions[0] from None
+            raise group.exceptions[0] from None  # noqa: ASYNC123 # its context is the tool's own
         raise
     return answers
 

@@ -414,7 +414,9 @@ async def open_chaos_proxy(
     [listener] = await trio.open_tcp_listeners(0, host=_LOOPBACK)
     number: int = listener.socket.getsockname()[1]
     async with listener, _running(connect, toxics=toxics, seed=seed, port=number) as (proxy, nursery):
-        nursery.start_soon(partial(trio.serve_listeners, proxy.serve, [listener], handler_nursery=nursery))
+        # Listening already: nobody has to wait for the task that accepts.
+        serve = partial(trio.serve_listeners, proxy.serve, [listener], handler_nursery=nursery)
+        nursery.start_soon(serve)  # noqa: ASYNC113
         yield proxy
 
 
@@ -427,7 +429,7 @@ async def _running(
         host = _LOOPBACK if port else ""
         try:
             yield ChaosProxy(nursery, connect, toxics=toxics, seed=seed, host=host, port=port), nursery
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: ASYNC103 # raised again below
             problem = raised  # out of the nursery's sight, which would wrap it in a group
         nursery.cancel_scope.cancel()
     if problem is not None:

@@ -154,12 +154,12 @@ async def _served(
             pass  # the wire has had enough
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
+        nursery.start_soon(serve)  # noqa: ASYNC113 # the streams are there already
         wire = await make_connector(open_stream).connect(nursery, _ENDPOINT, [])
         try:
             yield wire
         finally:
-            await wire.abort()
+            await wire.abort()  # noqa: ASYNC102 # drops the stream when cancelled, too
             nursery.cancel_scope.cancel()
 
 

@@ -123,7 +123,7 @@ async def _operations_are_checkpoints(wire: Wire, peer: Peer) -> None:
         await wire.abort()
 
 
-async def _header_names_are_lower_case(wire: Wire, peer: Peer) -> None:
+async def _header_names_are_lower_case(wire: Wire, peer: Peer) -> None:  # noqa: ASYNC124 # as all checks
     assert all(name == name.lower() for name, _ in wire.headers)
 
 

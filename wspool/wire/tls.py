@@ -80,7 +80,7 @@ class TLSStream(trio.abc.Stream):
                 await self._flush()
             except ssl.SSLError:
                 try:
-                    await self._flush()  # tells the server why
+                    await self._flush()  # tells the server why  # noqa: ASYNC120 # or is cancelled
                 except trio.BrokenResourceError:
                     pass  # it does not want to know
                 raise
@@ -102,9 +102,9 @@ class TLSStream(trio.abc.Stream):
                 break
             except ssl.SSLWantReadError as error:
                 # The server wants to renegotiate (TLS 1.2), and speaks before we may.
-                await self._flush()
+                await self._flush()  # noqa: ASYNC120 # it is no error but a state
                 # Somebody who reads may have got it meanwhile, and now waits for what we have to say.
-                if pulls == self._pulls and not await self._pull():
+                if pulls == self._pulls and not await self._pull():  # noqa: ASYNC120 # the same
                     raise trio.BrokenResourceError("the stream ended in a renegotiation") from error
             except ssl.SSLError as error:
                 raise trio.BrokenResourceError("TLS cannot send") from error

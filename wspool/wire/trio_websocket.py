@@ -110,7 +110,8 @@ class TrioWebSocketConnector:
                     and stream.answer is not None
                     and (said := refusal(bytes(stream.answer.received)))
                 ):
-                    raise said from error  # it said no; only the end of its body was missing
+                    # It said no; only the end of its body was missing.
+                    raise said from error  # noqa: ASYNC104 # of a ConnectError, no Cancelled
             raise
         return opened
 
@@ -318,7 +319,7 @@ class _TrioWebSocketWire:
         except Exception:
             pass  # the peer is gone or out of order; either way we are leaving
         finally:
-            await self.abort()
+            await self.abort()  # noqa: ASYNC102 # never blocks, and drops the stream when cancelled
         await trio.lowlevel.checkpoint_if_cancelled()
 
     async def abort(self) -> None:

@@ -97,11 +97,12 @@ class WebSocketsConnector:
                 nursery.start_soon(wire.serve)
         except BaseException as error:
             if stream is not None:
-                await close_now(stream)
+                await close_now(stream)  # noqa: ASYNC102 # never blocks, and closes when cancelled
                 if isinstance(error, ConnectError) and error.timed_out:
                     said = refusal(bytes(answer.received))
                     if said is not None:
-                        raise said from error  # only the end of its body was missing
+                        # Only the end of its body was missing.
+                        raise said from error  # noqa: ASYNC104 # of a ConnectError, no Cancelled
             raise
         return wire
 
