@@ -82,8 +82,20 @@ def agreed(pieces: Sequence[bytes], *, cut_off: bool = False) -> Outcome:
     if cut_off and first.code == 1007 and second.code == 1006:
         first = attrs.evolve(first, code=1006)
 
-    assert first == second
+    assert alike(first, second), f"{first} is not {second}"
     return second
+
+
+def alike(one: Outcome, other: Outcome) -> bool:
+    """Whether two outcomes are the same, but for which of two faults was seen first.
+
+    What is no UTF-8 is seen when the text is read, what no server may send at the head of its frame. Where
+    the one comes right before the other, the wires read as far as they like before they judge.
+    """
+    codes = {one.code, other.code}
+    return one.messages == other.messages and (
+        len(codes) == 1 or (1007 in codes and codes < {1002, 1003, 1007})
+    )
 
 
 # Programs
@@ -136,8 +148,7 @@ broken = st.sampled_from(
         frame(CLOSE, (1000).to_bytes(2, "big") + b"\xff"),
         frame(TEXT, b"a", fin=False) + frame(TEXT, b"b"),
         frame(TEXT, b"a", fin=False) + frame(CLOSE, (1000).to_bytes(2, "big")),
-        # Whole: of two faults, that of the text and that of what comes amidst it, either may be seen first.
-        frame(TEXT, b"\xff", fin=False) + frame(0),
+        frame(TEXT, b"\xff", fin=False),
         b"\x81\x81mask",
     ]
 )
@@ -166,9 +177,9 @@ def test_cutting_changes_nothing(program, first):
     """
     whole = agreed([program])
     for make in WIRES:
-        assert whole == run(make, [bytes([byte]) for byte in program])
+        assert alike(whole, run(make, [bytes([byte]) for byte in program]))
         for cut in range(first, len(program), 16):
-            assert whole == run(make, [program[:cut], program[cut:]])
+            assert alike(whole, run(make, [program[:cut], program[cut:]]))
 
 
 SAMPLE = (
