@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import trio
 
-import wspool
 from wspool.server import Fault
 from wspool.wire.websockets import WebSocketsConnector
 

@@ -300,7 +300,8 @@ async def test_f35_certificates(make: Make, case: str) -> None:
 )
 async def test_f45_proxy(make: Make, answer: bytes, status: int | None, words: str) -> None:
     """F45: the proxy refuses the tunnel, wants other credentials, or dies in the middle -> `DialFailedError`
-    in phase "proxy", with its status; its password is in no text. Its 407, as any 4xx but 429, is final at once.
+    in phase "proxy", with its status; its password is in no text. Its 407, as
+    any 4xx but 429, is final at once.
     """
 
     async def serve(stream: trio.SocketStream) -> None:
@@ -318,8 +319,8 @@ async def test_f45_proxy(make: Make, answer: bytes, status: int | None, words: s
 
 @pytest.mark.network
 async def test_f46_no_more_files(make: Make) -> None:
-    """F46: the process is out of file descriptors -> the dial fails with that reason, named, and is no outage of
-    the endpoint; connections that are there go on, and turns wait until there is room again.
+    """F46: the process is out of file descriptors -> the dial fails with that reason, named, and is no outage
+    of the endpoint; connections that are there go on, and turns wait until there is room again.
     """
     async with faulty(make, network=True, limits={"max_size": 4}) as scene, scene.pool.lease() as old:
         (await scene.ask_bare(old)).assert_answer()

@@ -379,8 +379,8 @@ async def test_f87_secrets_in_a_lookup(make: Make, autojump_clock) -> None:
 )
 async def test_f88_bad_key(make: Make, key: Any) -> None:
     """F88: a key with a newline, a space, a non-ASCII character, of bytes, or empty -> `ValueError` where it
-    was written, without the key; from a function, async or not, `AuthenticationError` at once, and nothing was
-    dialled.
+    was written, without the key; from a function, async or not, `AuthenticationError` at once, and nothing
+    was dialled.
     """
     with pytest.raises(ValueError, match="visible ASCII") as caught:
         wspool.open_pool("ws://localhost", api_key=key, wire=make())

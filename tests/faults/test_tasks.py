@@ -433,14 +433,17 @@ async def test_f79_a_conversation_closed_under_its_turn(make: Make, autojump_clo
         async def ask(conversation: wspool.Conversation) -> None:
             stories.append(await scene.ask(conversation=conversation))
 
-        async with scene.pool.conversation(model="m") as one, scene.pool.conversation(model="m") as two:
-            async with trio.open_nursery() as nursery:
-                for conversation in (one, two):
-                    nursery.start_soon(ask, conversation)
-                    await trio.sleep(1.5)
-                for conversation in (two, one):
-                    conversation.close()
-                    await wait_all_tasks_blocked()
+        async with (
+            scene.pool.conversation(model="m") as one,
+            scene.pool.conversation(model="m") as two,
+            trio.open_nursery() as nursery,
+        ):
+            for conversation in (one, two):
+                nursery.start_soon(ask, conversation)
+                await trio.sleep(1.5)
+            for conversation in (two, one):
+                conversation.close()
+                await wait_all_tasks_blocked()
         waited, ran = stories
         assert isinstance(waited.error, wspool.PoolClosedError)
         assert isinstance(ran.error, wspool.TurnLostError)
