@@ -152,8 +152,7 @@ async def test_f39_key_renewed(make: Make, autojump_clock) -> None:
 @pytest.mark.parametrize("times", [2, None], ids=["for a moment", "for ever"])
 async def test_f39_no_key_for_the_moment(make: Make, times: int | None, autojump_clock) -> None:
     """F39: the `api_key` function raises, as its vault cannot be reached -> a wait: it is asked again, with
-    growing pauses; after `give_up_after` (120 s) of it `DialFailedError` with the class of the exception. A
-    TypeError, NameError, ImportError or NotImplementedError is `AuthenticationError` at once.
+    growing pauses; after `give_up_after` (120 s) of it `DialFailedError` with the class of the exception.
     """
     asked = 0
 
@@ -175,6 +174,23 @@ async def test_f39_no_key_for_the_moment(make: Make, times: int | None, autojump
             assert CANARY not in repr(story.error)
             assert 120 <= story.took <= 151
             assert asked < 30
+
+
+@pytest.mark.parametrize("mistake", [TypeError, NameError, ImportError, NotImplementedError])
+async def test_f39_wrong_key_function(make: Make, mistake: type[Exception], autojump_clock) -> None:
+    """F39: the `api_key` function raises a TypeError, NameError, ImportError or NotImplementedError ->
+    `AuthenticationError` for all waiters at once: it is wrong itself.
+    """
+
+    def key() -> str:
+        raise mistake(CANARY)
+
+    async with faulty(make, pool_options={"api_key": key}) as scene:
+        for error in await refused(scene):
+            assert isinstance(error, wspool.AuthenticationError)
+            assert mistake.__name__ in str(error)
+            assert CANARY not in repr(error)
+        assert [] == scene.taps
 
 
 @pytest.mark.parametrize("body", [b"", b"<html><body>cf-ray: 1</body></html>"])

@@ -78,9 +78,8 @@ async def test_f56_shapes_of_errors(make: Make, shape: str, autojump_clock) -> N
 
 @pytest.mark.parametrize("name", ["error", "stream_error"])
 async def test_f57_error_in_mid_turn(make: Make, name: str, autojump_clock) -> None:
-    """F57: an error frame in mid-turn -> `ResponseFailedError` with the response's id and the events so far
-    delivered, at the `response.failed` that should follow. If nothing does, after a grace of 5 s, and the
-    connection is gone.
+    """F57: an error frame in mid-turn, and no `response.failed` after it -> `ResponseFailedError` with the
+    response's id and the events so far delivered, after a grace of 5 s; the connection is gone.
     """
     async with faulty(make, Fault(name, at="delta")) as scene:
         story = await scene.ask()

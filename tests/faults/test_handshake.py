@@ -313,6 +313,12 @@ async def test_f45_proxy(make: Make, answer: bytes, status: int | None, words: s
         error = await refused_dial(
             make, "wss://api.example/v1/responses", proxy=f"http://me:{CANARY}@127.0.0.1:{port}"
         )
+        if status is not None:  # whoever waits in line is told as well: nobody tries again
+            url, proxy = "wss://api.example/v1/responses", f"http://127.0.0.1:{port}"
+            with trio.fail_after(SOON):
+                async with wspool.open_pool(url, api_key=CANARY, wire=make(), proxy=proxy) as pool:
+                    with pytest.raises(wspool.DialFailedError, match=str(status)):
+                        await pool.acquire()
     assert ("proxy", status) == (error.phase, error.status)
     assert words in str(error)
 
