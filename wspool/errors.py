@@ -63,7 +63,10 @@ __all__ = [
 
 
 class PoolClosedError(WsPoolError, trio.ClosedResourceError):
-    """The pool, lease or conversation was closed on this side; nothing was sent."""
+    """The pool, lease or conversation was closed on this side.
+
+    Nothing was sent, unless `delivery` says otherwise: of a turn that was to be sent again, or a compaction.
+    """
 
 
 class TurnInFlightError(WsPoolError, trio.BusyResourceError):

@@ -149,6 +149,50 @@ async def test_f39_key_renewed(make: Make, autojump_clock) -> None:
         assert 4 == asked
 
 
+@pytest.mark.parametrize("times", [2, None], ids=["for a moment", "for ever"])
+async def test_f39_no_key_for_the_moment(make: Make, times: int | None, autojump_clock) -> None:
+    """F39: the `api_key` function raises, as its vault cannot be reached -> a wait: it is asked again, with
+    growing pauses; after `give_up_after` (120 s) of it `DialFailedError` with the class of the exception.
+    """
+    asked = 0
+
+    async def key() -> str:
+        nonlocal asked
+        asked += 1
+        if times is None or asked <= times:
+            raise ConnectionResetError(CANARY)
+        return "sk-number-1"
+
+    async with faulty(make, pool_options={"api_key": key}) as scene:
+        story = await scene.ask()
+        if times is not None:
+            story.assert_answer(took=3)
+            assert times + 1 == asked
+        else:
+            assert type(story.error) is wspool.DialFailedError
+            assert "ConnectionResetError" in str(story.error)
+            assert CANARY not in repr(story.error)
+            assert 120 <= story.took <= 151
+            assert asked < 30
+
+
+@pytest.mark.parametrize("mistake", [TypeError, NameError, ImportError, NotImplementedError])
+async def test_f39_wrong_key_function(make: Make, mistake: type[Exception], autojump_clock) -> None:
+    """F39: the `api_key` function raises a TypeError, NameError, ImportError or NotImplementedError ->
+    `AuthenticationError` for all waiters at once: it is wrong itself.
+    """
+
+    def key() -> str:
+        raise mistake(CANARY)
+
+    async with faulty(make, pool_options={"api_key": key}) as scene:
+        for error in await refused(scene):
+            assert isinstance(error, wspool.AuthenticationError)
+            assert mistake.__name__ in str(error)
+            assert CANARY not in repr(error)
+        assert [] == scene.taps
+
+
 @pytest.mark.parametrize("body", [b"", b"<html><body>cf-ray: 1</body></html>"])
 async def test_f39_edge_403(make: Make, body: bytes, autojump_clock) -> None:
     """F39: 403 with an empty or an HTML body -> nothing: that is an edge's hiccup; it is tried again."""

@@ -78,8 +78,8 @@ async def test_f56_shapes_of_errors(make: Make, shape: str, autojump_clock) -> N
 
 @pytest.mark.parametrize("name", ["error", "stream_error"])
 async def test_f57_error_in_mid_turn(make: Make, name: str, autojump_clock) -> None:
-    """F57: an error frame in mid-turn -> `ResponseFailedError` with the response's id and the events so far
-    delivered; without the `response.failed` that should follow, after a grace of 5 s.
+    """F57: an error frame in mid-turn, and no `response.failed` after it -> `ResponseFailedError` with the
+    response's id and the events so far delivered, after a grace of 5 s; the connection is gone.
     """
     async with faulty(make, Fault(name, at="delta")) as scene:
         story = await scene.ask()
@@ -179,10 +179,13 @@ async def test_f61_limit_before_created(make: Make, autojump_clock) -> None:
         assert {"limit": 2} == scene.closed
 
 
-async def test_f61_limit_in_mid_turn(make: Make, autojump_clock) -> None:
-    """F61: the same in mid-turn -> `TurnLostError` at once: `accepted`; nothing is sent again."""
-    async with faulty(make, Fault("connection_limit", at="delta")) as scene:
-        lost = (await scene.ask()).assert_lost("accepted", events=4)
+@pytest.mark.parametrize(("at", "events"), [("delta", 4), ("response.in_progress", 1)])
+async def test_f61_limit_in_mid_turn(make: Make, at: str, events: int, autojump_clock) -> None:
+    """F61: the same once the response has begun, before any output or in the middle of it -> `TurnLostError`
+    at once: `accepted`; nothing is sent again.
+    """
+    async with faulty(make, Fault("connection_limit", at=at)) as scene:
+        lost = (await scene.ask()).assert_lost("accepted", events=events)
         assert "lifetime limit" in str(lost)
         await scene.assert_well(creates=1, connection=2)
         assert {"limit": 1} == scene.closed

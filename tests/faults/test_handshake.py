@@ -8,6 +8,8 @@ import resource
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -298,7 +300,8 @@ async def test_f35_certificates(make: Make, case: str) -> None:
 )
 async def test_f45_proxy(make: Make, answer: bytes, status: int | None, words: str) -> None:
     """F45: the proxy refuses the tunnel, wants other credentials, or dies in the middle -> `DialFailedError`
-    in phase "proxy", with its status; its password is in no text.
+    in phase "proxy", with its status; its password is in no text. Its 407, as
+    any 4xx but 429, is final at once.
     """
 
     async def serve(stream: trio.SocketStream) -> None:
@@ -310,14 +313,20 @@ async def test_f45_proxy(make: Make, answer: bytes, status: int | None, words: s
         error = await refused_dial(
             make, "wss://api.example/v1/responses", proxy=f"http://me:{CANARY}@127.0.0.1:{port}"
         )
+        if status is not None:  # whoever waits in line is told as well: nobody tries again
+            url, proxy = "wss://api.example/v1/responses", f"http://127.0.0.1:{port}"
+            with trio.fail_after(SOON):
+                async with wspool.open_pool(url, api_key=CANARY, wire=make(), proxy=proxy) as pool:
+                    with pytest.raises(wspool.DialFailedError, match=str(status)):
+                        await pool.acquire()
     assert ("proxy", status) == (error.phase, error.status)
     assert words in str(error)
 
 
 @pytest.mark.network
 async def test_f46_no_more_files(make: Make) -> None:
-    """F46: the process is out of file descriptors -> the dial fails with that reason, named; connections that
-    are there go on, and turns wait until there is room again.
+    """F46: the process is out of file descriptors -> the dial fails with that reason, named, and is no outage
+    of the endpoint; connections that are there go on, and turns wait until there is room again.
     """
     async with faulty(make, network=True, limits={"max_size": 4}) as scene, scene.pool.lease() as old:
         (await scene.ask_bare(old)).assert_answer()
@@ -331,8 +340,57 @@ async def test_f46_no_more_files(make: Make) -> None:
                 failure = scene.pool._shell.core.failure
                 assert failure is not None
                 assert "Too many open files" in failure.message
+                assert not scene.pool.statistics().degraded
                 assert errno.EMFILE == 24
                 (await scene.ask_bare(old, "still here")).assert_answer("still here")
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, before)
         (await scene.ask("room again")).assert_answer("room again")
+
+
+CROWDED = """
+import logging, resource, socket, sys, trio, wspool
+from wspool.server import EchoModel, open_server
+
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+soft, hard = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+async def main():
+    policy = wspool.PoolPolicy(max_size=300, min_idle=0)
+    async with open_server(EchoModel()) as server, wspool.open_pool(server.url, policy=policy) as pool:
+        print(pool.statistics().max_size, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        async with trio.open_nursery() as nursery:
+            async def ask():
+                async with pool.conversation(model="m") as conversation:
+                    await conversation.respond("hi")
+            for _ in range(300):
+                nursery.start_soon(ask)
+        sockets = [socket.socket() for _ in range(soft // 4)]  # what the program itself may need
+        print("room for", len(sockets))
+
+trio.run(main)
+"""
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(("soft", "hard"), [(128, 128), (256, 1024)])
+def test_f46_fewer_files_than_connections(soft: int, hard: int) -> None:
+    """F46: `max_size` is more than the process may open files -> its limit is raised as far as it must be and
+    may be, 256 files (half, where there are few) are left to your program; if that is not enough, the log
+    warns, `statistics().max_size` says how many connections can be had, and turns wait for these.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", CROWDED, str(soft), str(hard)], capture_output=True, text=True, timeout=60
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+    assert f"room for {soft // 4}" in done.stdout
+    size, limit = map(int, next(line for line in done.stdout.splitlines() if line[0].isdigit()).split())
+    if hard == soft:
+        assert "max_size=300 cannot be had" in done.stdout
+        assert 1 <= size <= soft // 2
+        assert soft == limit
+    else:
+        assert "cannot be had" not in done.stdout
+        assert 300 == size
+        assert 300 + 256 <= limit < hard

@@ -379,20 +379,25 @@ async def test_f87_secrets_in_a_lookup(make: Make, autojump_clock) -> None:
 )
 async def test_f88_bad_key(make: Make, key: Any) -> None:
     """F88: a key with a newline, a space, a non-ASCII character, of bytes, or empty -> `ValueError` where it
-    was written, without the key; from a function `AuthenticationError`, and nothing was dialled.
+    was written, without the key; from a function, async or not, `AuthenticationError` at once, and nothing
+    was dialled.
     """
     with pytest.raises(ValueError, match="visible ASCII") as caught:
         wspool.open_pool("ws://localhost", api_key=key, wire=make())
     assert "canary" not in "".join(traceback.format_exception_only(caught.value))
 
-    async def ask() -> Any:
+    def ask() -> Any:
         return key
 
-    async with faulty(make, pool_options={"api_key": ask}) as scene:
-        story = await scene.ask()
-        assert isinstance(story.error, wspool.AuthenticationError)
-        assert "canary" not in "".join(traceback.format_exception(story.error))
-        assert [] == scene.taps
+    async def ask_later() -> Any:
+        return key
+
+    for source in (ask, ask_later):
+        async with faulty(make, pool_options={"api_key": source}) as scene:
+            story = await scene.ask()
+            assert isinstance(story.error, wspool.AuthenticationError)
+            assert "canary" not in "".join(traceback.format_exception(story.error))
+            assert [] == scene.taps
 
 
 @pytest.mark.parametrize(

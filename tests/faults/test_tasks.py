@@ -25,7 +25,7 @@ from tests.wire.peer import opener, read_request, switching_protocols
 from wspool.server import EchoModel, Entry, Server, open_server
 from wspool.wire.wire import Endpoint
 
-from .scene import QUESTION, Make, Tap, faulty
+from .scene import QUESTION, Make, Story, Tap, faulty
 
 #: What the user's own code does wrong.
 OOPS = "a bug of the user's"
@@ -163,6 +163,27 @@ async def test_f73_left_in_mid_stream(make: Make, how: str, autojump_clock) -> N
         assert [(1, "lost"), (2, "completed")] == scene.outcomes
         conversation.close()
         await scene.assert_well(creates=2, connection=2)
+
+
+async def test_f73_left_at_the_last_event(make: Make, autojump_clock) -> None:
+    """F73: your code leaves at the last event -> nothing: the turn counts, for its end was given to you. Left
+    or cancelled before that it does not count, although all of it may have arrived.
+    """
+    async with faulty(make) as scene, scene.pool.conversation(model="m") as conversation:
+        async with conversation.turn(QUESTION) as turn:
+            async for event in turn:
+                if event.type == "response.completed":
+                    break
+        assert turn.response is not None
+        assert 2 == len(conversation.items)
+
+        async with conversation.turn("left") as turn:
+            async for _ in turn:
+                await trio.sleep(1)  # all of it arrives
+                break
+        assert 2 == len(conversation.items)
+        (await scene.ask("again", conversation=conversation)).assert_answer("again")
+        assert 4 == len(conversation.items)
 
 
 PROGRAM = """
@@ -399,6 +420,35 @@ async def test_f79_closed_under_turns(make: Make, autojump_clock) -> None:
             await scene.pool.aclose(grace=5.5)
             assert trio.current_time() - began <= 5.5 + 2
         assert {"answer": 3, "TurnLostError": 5, "PoolClosedError": 3} == ends
+
+
+async def test_f79_a_conversation_closed_under_its_turn(make: Make, autojump_clock) -> None:
+    """F79: a conversation is closed by another task while its turn waits or runs -> at once `PoolClosedError`
+    if it waited, `TurnLostError` if it ran; neither is sent again, whatever `replay` says.
+    """
+    limits = {"max_size": 1, "replay": "always"}
+    async with faulty(make, delay_per_token=1, limits=limits) as scene:
+        stories: list[Story] = []
+
+        async def ask(conversation: wspool.Conversation) -> None:
+            stories.append(await scene.ask(conversation=conversation))
+
+        async with (
+            scene.pool.conversation(model="m") as one,
+            scene.pool.conversation(model="m") as two,
+            trio.open_nursery() as nursery,
+        ):
+            for conversation in (one, two):
+                nursery.start_soon(ask, conversation)
+                await trio.sleep(1.5)
+            for conversation in (two, one):
+                conversation.close()
+                await wait_all_tasks_blocked()
+        waited, ran = stories
+        assert isinstance(waited.error, wspool.PoolClosedError)
+        assert isinstance(ran.error, wspool.TurnLostError)
+        assert (1.5, 3) == (waited.took, ran.took)
+        await scene.assert_well(creates=1, connection=2)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -2,7 +2,7 @@
 
 Rules of this module:
 
-* Error frames come in nine shapes (protocol.md section 7.1); all of them become one `ServerError`.
+* Error frames come in many shapes (`wspool.server.protocol.shapes` has them); all become one `ServerError`.
 * What an error means is read from its fields, never from its wording where there is a field.
 * A wait that a server may ask for is bounded.
 """

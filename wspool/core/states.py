@@ -1,4 +1,6 @@
-"""The two legality tables, of a connection and of a lane, and the one function that reads them.
+"""Two of the three legality tables, of a connection and of a lane, and the one function that reads them.
+
+That of a turn is in `wspool.core.events.table`.
 
 Rules of this module:
 

@@ -28,7 +28,8 @@ class PoolStatistics:
         in_flight: leased lanes with a turn in flight.
         draining: lanes on which the rest of an abandoned turn is arriving.
         waiting: tasks in line for a lease.
-        degraded: True while the last dial failed and none succeeded since.
+        degraded: True while the last dial failed and none succeeded since. One for which this process had no
+            file descriptor says nothing.
         paused: True while nothing is granted.
         closed_pool: True once the pool is closing.
         dialed: dials started.
@@ -78,7 +79,7 @@ class ConversationStatistics:
     """What one conversation has done so far.
 
     Attributes:
-        turns: turns that ended with a terminal event.
+        turns: turns that counted: their end was given to the caller, and they are history.
         delta_turns: of all requests sent, those with only what was new.
         full_turns: of all requests sent, those with the whole history.
         moves: times it went on on another connection.

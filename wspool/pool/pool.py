@@ -185,7 +185,7 @@ class Pool:
         """Close: refuse newcomers and waiters at once, let leases finish, then force.
 
         Args:
-            grace: seconds for leases to be released.
+            grace: seconds for leases to be released, and for compactions to end.
 
         Returns within `grace + policy.close_timeout` and a moment, whatever the peers do.
         A checkpoint; cancelling cuts the grace short, never the closing. Idempotent.

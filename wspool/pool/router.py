@@ -96,7 +96,7 @@ class Router:
         """Give those messages from *at* on that go on with the output just seen; return how many."""
         room = self._most_events - len(attempt.events)
         if room <= 0 or attempt.received > self._most_bytes:
-            return 0  # over the budget with the next
+            return 0  # over the limit with the next
         return attempt.feed_run(messages[at : at + room])
 
     def _dispatch(self, message: str | bytes) -> Attempt | None:

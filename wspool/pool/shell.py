@@ -72,7 +72,7 @@ class Shell:
         core: what decides.
         policy: the limits, as they were given.
         provider: what the endpoint can do.
-        budget: the resends that are left.
+        budget: the resends that are left to all turns.
         errands: what tasks wait for or do for it without a lane.
         serving: set once the pool's tasks run (`running`), or will never run.
         dial: opens the wire of a connection, whose tasks live in a given nursery.
@@ -115,7 +115,7 @@ class Shell:
         self.now = self._clock.now
         self._timekeeper = Timekeeper(self.core, self._clock, self._perform)
         self.errands = Errands(self.core, self.now, dialer.post, self._tell_watchers)
-        # Spreads retirements and retries; nothing secret depends on it.
+        # Spreads retirements, dials and resends; nothing secret depends on it.
         self._random = random.Random()
 
     # -- for leases and conversations ---------------------------------------------------------

@@ -2,7 +2,7 @@
 
 Rules of this module:
 
-* An item has a place, its `output_index`. Assembly stand in the order of their places, whatever order they
+* An item has a place, its `output_index`. Items stand in the order of their places, whatever order they
   came in.
 * The last word of the server about an item counts, a finished item over a snapshot of it.
 * The terminal event's own output is the last word about the whole, if it has one. Where it has none, every

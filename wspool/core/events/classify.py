@@ -55,7 +55,7 @@ class Sort(enum.Enum):
     UNKNOWN = "unknown"
 
 
-#: Sorts by type. Source: the SDK's union of server events, and protocol.md sections 4.1 and 13.
+#: Sorts by type. Source: the SDK's union of server events, and what endpoints were seen to send beside it.
 _SORTS: Final = {
     **dict.fromkeys(("keepalive", "ping", "codex.rate_limits", "codex.response.metadata"), Sort.NOTICE),
     **dict.fromkeys(("response.metadata", "responsesapi.websocket_timing"), Sort.NOTICE),

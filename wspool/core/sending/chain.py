@@ -260,7 +260,7 @@ class Chain:
     def restart(self, items: Sequence[Mapping[str, Any]]) -> None:
         """Begin anew: *items*, from a server, stand for everything so far, and no response is their parent.
 
-        They are sent as they are: what a compaction has made of a history must not be cut (P12).
+        They are sent as they are: what a compaction has made of a history must not be cut.
         """
         self._items = [Encoded(encode_received(item)) for item in items]
         self._replay_from = 0

@@ -6,7 +6,7 @@ handed to the network, or an error frame refused it before `response.created`.
 
 A refusal that may pass (too many requests, overload, a server error) is tried again after a
 wait of full jitter, and not before the server lets anybody send (`PoolCore.hold`). All of it
-within a budget of the endpoint.
+within the resend budget of the endpoint.
 
 Rules: a missing parent is answered once, in full, on the same connection; so is a lane that the
 endpoint does not want named, without the name; a request that a connection at its lifetime limit
