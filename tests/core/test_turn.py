@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from wspool.core.events.classify import is_harmless
+from wspool.core.events.past import Past
 from wspool.core.events.turn import Delivery, Reception, TurnMachine, TurnState
 from wspool.core.frames import Event, MalformedMessageError, parse_event
 from wspool.core.server_error import ServerError
@@ -64,14 +65,14 @@ def item_done(index: int) -> Event:
     return event(type="response.output_item.done", output_index=index, item=OUTPUT[index])
 
 
-def sent(parent: str | None = None) -> TurnMachine:
-    machine = TurnMachine(parent)
+def sent(parent: str | None = None, past: Past | None = None, *, exact: bool = True) -> TurnMachine:
+    machine = TurnMachine(parent, None, past, exact=exact)
     machine.handed()
     return machine
 
 
-def streaming() -> TurnMachine:
-    machine = sent()
+def streaming(past: Past | None = None, *, exact: bool = True) -> TurnMachine:
+    machine = sent(past=past, exact=exact)
     machine.receive(about("created"))
     return machine
 
@@ -592,3 +593,25 @@ def test_a_body_that_is_no_json_is_malformed() -> None:
         with pytest.raises(MalformedMessageError, match="not JSON"):
             machine.receive(parse_event('{"type":"' + kind + '",oops}'))
         assert TurnState.STREAMING is machine.state
+
+
+# -- on a connection with a past ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["error", "response.error"])
+@pytest.mark.parametrize("shape", [{}, {"status": 500}, {"sequence_number": 2}])
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_error_of_a_failed_response_may_come_behind_its_end(
+    kind: str, shape: dict[str, Any], exact: bool
+) -> None:
+    """It has the words of that response, so it refuses nobody: its request would be sent twice."""
+    past = Past()
+    said = {"code": "server_error", "message": "Oh."}
+    failed = streaming(past=past, exact=exact)
+    assert Reception.END is failed.receive(about("failed", status="failed", error=said))
+
+    machine = sent(past=past, exact=exact)
+    late = event(type=kind, **shape, error={"type": "server_error", **said})
+
+    assert Reception.DIRTY is machine.receive(late)
+    assert ("ambiguous", None) == (machine.delivery, machine.error)

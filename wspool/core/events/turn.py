@@ -337,6 +337,8 @@ class TurnMachine:
     def _receive_terminal(self, reading: Reading) -> None:
         response = self.response = reading.response or {}
         self.error = reading.error
+        if reading.error is not None:
+            self._known.past.fail(reading.error)  # an error frame may still follow, with the same words
         self.parts.append(Part.of(self._steered_by, response, keep=self.keeps))
         self._known.past.end(response["output"])
         self._known.next = None
