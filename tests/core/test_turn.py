@@ -615,3 +615,22 @@ def test_the_error_of_a_failed_response_may_come_behind_its_end(
 
     assert Reception.DIRTY is machine.receive(late)
     assert ("ambiguous", None) == (machine.delivery, machine.error)
+
+
+@pytest.mark.parametrize(("numbered", "whole"), [(True, True), (False, False)])
+def test_ids_of_items_may_be_used_again_where_numbers_prove_them_ours(numbered: bool, whole: bool) -> None:
+    """`msg_0` in every response, and a call with an id of its own: no mixture, if nothing came between."""
+    past = Past()
+    endings = []
+    for turn, names in enumerate((["msg_0"], ["msg_0", "fc_1"])):
+        said: list[dict[str, Any]] = [{"type": "response.created", "response": {"id": f"resp_{turn}"}}]
+        for place, name in enumerate(names):
+            item = {"id": name, "type": "reasoning"}
+            said.append({"type": "response.output_item.done", "output_index": place, "item": item})
+        said.append({"type": "response.completed", "response": {"id": f"resp_{turn}", "output": []}})
+        machine = sent(past=past)
+        for number, fields in enumerate(said):
+            reception = machine.receive(event(**fields, **({"sequence_number": number} if numbered else {})))
+        endings.append(reception)
+
+    assert [Reception.END, Reception.END if whole else Reception.DIRTY] == endings

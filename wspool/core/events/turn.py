@@ -308,10 +308,12 @@ class TurnMachine:
         response = reading.response
         if response is None or self.response_id is None:
             return True  # the table knows what to make of it
+        known = self._known
+        counted = known.exact and known.past.counts and not known.steered and self._output.numbered
         output = self._output.output(
             response.get("output"),
             whole=reading.status == "completed",
-            past=self._known.past,
+            past=None if counted else known.past,
             mixed=self.suspect,
         )
         if output is None:
