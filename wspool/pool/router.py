@@ -139,7 +139,10 @@ class Router:
                     lane.failing = attempt
                     self._link.spawn(self._expire_failing, lane, attempt)
                 elif attempt.machine.steered and attempt.machine.settles_soon:
-                    self._link.spawn(self._expire_settling, lane, attempt)
+                    ended = attempt.machine.response_id
+                    if lane.settling != ended:
+                        lane.settling = ended
+                        self._link.spawn(self._expire_settling, lane, attempt, ended)
             case Reception.END:
                 self._end(lane, attempt)
             case Reception.EXPIRING:
@@ -256,9 +259,11 @@ class Router:
             attempt.wake()
             self._link.poison(CloseReason.DIRTY)
 
-    async def _expire_settling(self, lane: Lane, attempt: Attempt) -> None:
+    async def _expire_settling(self, lane: Lane, attempt: Attempt, ended: str | None) -> None:
         await trio.sleep(STEER_GRACE)
-        if lane.attempt is attempt and attempt.machine.settles_soon:
+        machine = attempt.machine
+        # A successor that has ended since has a grace of its own.
+        if lane.attempt is attempt and machine.response_id == ended and machine.settles_soon:
             self._link.close_reason = "no answer to a steer"
             self._link.poison(CloseReason.DIRTY)
 
