@@ -208,12 +208,12 @@ class Router:
         """An event that no turn in flight is for: about the connection, or proof that it is dirty."""
         if is_harmless_after(event, self._link.past):
             return
+        error = parse_error(event.data, wall_clock=time.time()) if event.type == "error" else None
+        if error is not None and error.is_expiry_notice:
+            self._link.report(self._link.host.core.retire)
+            return
         self._link.close_reason = f"an event that belongs to no turn in flight: {self._name(event)}"
-        if event.type == "error":
-            error = parse_error(event.data, wall_clock=time.time())
-            if error.is_expiry_notice:
-                self._link.report(self._link.host.core.retire)
-                return
+        if error is not None:
             if error.is_connection_limit:
                 self._cut(event)
             self._link.poison(CloseReason.LIMIT if error.is_connection_limit else CloseReason.DIRTY)
