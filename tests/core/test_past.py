@@ -19,7 +19,7 @@ def test_what_began_is_known() -> None:
 def test_an_error_is_known_by_its_words() -> None:
     """Whatever else stands beside them."""
     it = Past()
-    it.fail(ServerError(code="server_error", message="It broke.", status=500))
+    it.fail(ServerError(code="server_error", type="server_error", message="It broke.", status=500))
 
     assert it.heard(ServerError(code="server_error", message="It broke."))
     assert not it.heard(ServerError(code="server_error", message="It broke again."))

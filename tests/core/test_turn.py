@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from wspool.core.events.classify import is_harmless
+from wspool.core.events.past import Past
 from wspool.core.events.turn import Delivery, Reception, TurnMachine, TurnState
 from wspool.core.frames import Event, MalformedMessageError, parse_event
 from wspool.core.server_error import ServerError
@@ -64,14 +65,14 @@ def item_done(index: int) -> Event:
     return event(type="response.output_item.done", output_index=index, item=OUTPUT[index])
 
 
-def sent(parent: str | None = None) -> TurnMachine:
-    machine = TurnMachine(parent)
+def sent(parent: str | None = None, past: Past | None = None, *, exact: bool = True) -> TurnMachine:
+    machine = TurnMachine(parent, None, past, exact=exact)
     machine.handed()
     return machine
 
 
-def streaming() -> TurnMachine:
-    machine = sent()
+def streaming(past: Past | None = None, *, exact: bool = True) -> TurnMachine:
+    machine = sent(past=past, exact=exact)
     machine.receive(about("created"))
     return machine
 
@@ -592,3 +593,44 @@ def test_a_body_that_is_no_json_is_malformed() -> None:
         with pytest.raises(MalformedMessageError, match="not JSON"):
             machine.receive(parse_event('{"type":"' + kind + '",oops}'))
         assert TurnState.STREAMING is machine.state
+
+
+# -- on a connection with a past ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["error", "response.error"])
+@pytest.mark.parametrize("shape", [{}, {"status": 500}, {"sequence_number": 2}])
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_error_of_a_failed_response_may_come_behind_its_end(
+    kind: str, shape: dict[str, Any], exact: bool
+) -> None:
+    """It has the words of that response, so it refuses nobody: its request would be sent twice."""
+    past = Past()
+    said = {"code": "server_error", "message": "Oh."}
+    failed = streaming(past=past, exact=exact)
+    assert Reception.END is failed.receive(about("failed", status="failed", error=said))
+
+    machine = sent(past=past, exact=exact)
+    late = event(type=kind, **shape, error={"type": "server_error", **said})
+
+    assert Reception.DIRTY is machine.receive(late)
+    assert ("ambiguous", None) == (machine.delivery, machine.error)
+
+
+@pytest.mark.parametrize(("numbered", "whole"), [(True, True), (False, False)])
+def test_ids_of_items_may_be_used_again_where_numbers_prove_them_ours(numbered: bool, whole: bool) -> None:
+    """`msg_0` in every response, and a call with an id of its own: no mixture, if nothing came between."""
+    past = Past()
+    endings = []
+    for turn, names in enumerate((["msg_0"], ["msg_0", "fc_1"])):
+        said: list[dict[str, Any]] = [{"type": "response.created", "response": {"id": f"resp_{turn}"}}]
+        for place, name in enumerate(names):
+            item = {"id": name, "type": "reasoning"}
+            said.append({"type": "response.output_item.done", "output_index": place, "item": item})
+        said.append({"type": "response.completed", "response": {"id": f"resp_{turn}", "output": []}})
+        machine = sent(past=past)
+        for number, fields in enumerate(said):
+            reception = machine.receive(event(**fields, **({"sequence_number": number} if numbered else {})))
+        endings.append(reception)
+
+    assert [Reception.END, Reception.END if whole else Reception.DIRTY] == endings

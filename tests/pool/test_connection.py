@@ -156,6 +156,22 @@ async def test_a_notice_of_expiry_does_not_disturb_a_turn(autojump_clock) -> Non
         assert "<Lease 1 on connection 1, live, expiring>" == repr(lease)
 
 
+async def test_a_notice_of_expiry_is_not_why_a_connection_ended(autojump_clock) -> None:
+    """It came while nobody was on it, and is nothing to whoever loses a turn there later."""
+    connector = FakeConnector()
+    async with fake_pool(connector) as pool, pool.lease() as lease:
+        wire = connector.wire
+        wire.push(error_frame("connection_expiring"))
+        await settled()
+        with pytest.raises(wspool.TurnLostError) as caught:
+            async with lease.create(model="m") as turn:
+                wire.crash = RuntimeError("oops")
+                wire.push({"type": "keepalive"})
+                await turn.result()
+
+    assert "" == caught.value.close_reason
+
+
 async def test_the_death_of_an_idle_connection_is_seen_at_once(autojump_clock) -> None:
     """A connection that the peer closed is out of the pool before anybody can get it."""
     connector = FakeConnector(echo)

@@ -28,6 +28,7 @@ from tests.helpers import (
     user,
 )
 from wspool import OPENAI, Conversation, Steer, SteeringRefusedError, Turn, TurnLostError
+from wspool.pool.router import STEER_GRACE
 from wspool.server import (
     OPENAI as OPENAI_SERVER,
     ModelRequest,
@@ -517,6 +518,62 @@ async def test_a_server_that_forgets_the_answer(autojump_clock) -> None:
     assert isinstance(error, TurnLostError)
     assert "no answer to a steer" in str(lost)
     assert connector.wire.goodbye == 1006
+
+
+async def test_each_response_has_a_grace_of_its_own(autojump_clock) -> None:
+    """What was overdue of the one before, and came, costs the answer to the next steer no time."""
+
+    def far(wire: FakeWire, request: dict[str, Any]) -> None:
+        if "model" in request:
+            wire.push(created("one"), delta("a"))
+
+    connector = FakeConnector(far)
+    outcomes: list[Any] = []
+    steers: list[Any] = []
+    async with (
+        fake_pool(connector, limits=policy(max_size=1), **STEERABLE) as pool,
+        pool.lease() as lease,
+        trio.open_nursery() as nursery,
+    ):
+        turn = lease.create(model="m")
+        nursery.start_soon(run, turn, outcomes)
+        await trio.sleep(1)
+        nursery.start_soon(steer_later, turn, steers)
+        await trio.sleep(2)
+        connector.wire.push(completed("one"))
+        await trio.sleep(1)
+        connector.wire.push(answer("accepted", "one"), successor("two", "one"), delta("b"))
+        await trio.sleep(STEER_GRACE - 3)
+        nursery.start_soon(steer_later, turn, steers, "Shorter still.")
+        await trio.sleep(1.5)
+        connector.wire.push(completed("two"))
+        await trio.sleep(STEER_GRACE / 2)
+        connector.wire.push(answer("failed", "two"))
+
+    assert ["two"] == [getattr(outcome, "id", outcome) for outcome in outcomes]
+    assert ["applied", "no"] == [getattr(steer, "state", None) or steer.code for steer in steers]
+
+
+async def test_one_task_waits_for_an_answer(autojump_clock) -> None:
+    """However much else the server says meanwhile."""
+    tasks: list[int] = []
+
+    def count() -> int:
+        return trio.lowlevel.current_statistics().tasks_living
+
+    def chatter(wire: FakeWire) -> None:
+        tasks.append(count())
+        wire.push(*({"type": "x.note"} for _ in range(100)))
+
+    lost, *_ = await played(
+        lambda wire: wire.push(completed("one")),
+        chatter,
+        lambda wire: tasks.append(count()),
+        lambda wire: wire.push(answer("pending", "one")),
+    )
+
+    assert "one" == lost.id
+    assert tasks[0] == tasks[1]
 
 
 async def test_a_server_that_knows_no_steering(autojump_clock) -> None:

@@ -49,18 +49,20 @@ class Lane:
         name: its `stream_id`, where lanes have names.
         attempt: the request in flight on it, if any.
         failing: the request for the end of whose failed response somebody waits, if any.
+        settling: id of the ended response for whose answers to steers somebody waits, if any.
         latest: id of the latest response on it that the server still holds, if any.
         warming: the body of the warm-up request in flight on it, if any.
         warm_up: the response to the warm-up request, until another takes its place.
     """
 
-    __slots__ = ("attempt", "failing", "id", "latest", "name", "warm_up", "warming")
+    __slots__ = ("attempt", "failing", "id", "latest", "name", "settling", "warm_up", "warming")
 
     def __init__(self, number: LaneId) -> None:
         self.id = number
         self.name = lane_name(number)
         self.attempt: Attempt | None = None
         self.failing: Attempt | None = None
+        self.settling: str | None = None
         self.latest: str | None = None
         self.warming: Mapping[str, Any] | None = None
         self.warm_up: WarmUp | None = None

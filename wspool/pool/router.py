@@ -139,7 +139,10 @@ class Router:
                     lane.failing = attempt
                     self._link.spawn(self._expire_failing, lane, attempt)
                 elif attempt.machine.steered and attempt.machine.settles_soon:
-                    self._link.spawn(self._expire_settling, lane, attempt)
+                    ended = attempt.machine.response_id
+                    if lane.settling != ended:
+                        lane.settling = ended
+                        self._link.spawn(self._expire_settling, lane, attempt, ended)
             case Reception.END:
                 self._end(lane, attempt)
             case Reception.EXPIRING:
@@ -205,12 +208,12 @@ class Router:
         """An event that no turn in flight is for: about the connection, or proof that it is dirty."""
         if is_harmless_after(event, self._link.past):
             return
+        error = parse_error(event.data, wall_clock=time.time()) if event.type == "error" else None
+        if error is not None and error.is_expiry_notice:
+            self._link.report(self._link.host.core.retire)
+            return
         self._link.close_reason = f"an event that belongs to no turn in flight: {self._name(event)}"
-        if event.type == "error":
-            error = parse_error(event.data, wall_clock=time.time())
-            if error.is_expiry_notice:
-                self._link.report(self._link.host.core.retire)
-                return
+        if error is not None:
             if error.is_connection_limit:
                 self._cut(event)
             self._link.poison(CloseReason.LIMIT if error.is_connection_limit else CloseReason.DIRTY)
@@ -256,9 +259,11 @@ class Router:
             attempt.wake()
             self._link.poison(CloseReason.DIRTY)
 
-    async def _expire_settling(self, lane: Lane, attempt: Attempt) -> None:
+    async def _expire_settling(self, lane: Lane, attempt: Attempt, ended: str | None) -> None:
         await trio.sleep(STEER_GRACE)
-        if lane.attempt is attempt and attempt.machine.settles_soon:
+        machine = attempt.machine
+        # A successor that has ended since has a grace of its own.
+        if lane.attempt is attempt and machine.response_id == ended and machine.settles_soon:
             self._link.close_reason = "no answer to a steer"
             self._link.poison(CloseReason.DIRTY)
 

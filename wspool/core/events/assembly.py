@@ -9,7 +9,7 @@ Rules of this module:
   item that was announced must have come: an answer with a piece missing is never taken for whole.
 * What is no object with a type is no item.
 * Items of an earlier response among those of this one show that two streams are mixed: then there is no
-  whole.
+  whole. Where numbers prove that nothing came between, the ids of some are only used again.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ class Assembly:
         """An item was announced or is done: `response.output_item.added` or `.done`."""
         self._events.append(event)
 
+    @property
+    def numbered(self) -> bool:
+        """Whether each of its events has a number."""
+        return all(event.sequence_number is not None for event in self._events)
+
     def output(
         self, own: object, *, whole: bool, past: Past | None = None, mixed: bool = False
     ) -> list[Item] | None:
@@ -51,7 +56,7 @@ class Assembly:
         Args:
             own: the output that the terminal event has.
             whole: True if the response says that it is completed: then all that was announced must be there.
-            past: what its connection has carried before.
+            past: what its connection has carried before, if that can be among it.
             mixed: True if something of another response came amidst this one.
         """
         said = _items_of(own)

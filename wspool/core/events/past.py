@@ -18,8 +18,8 @@ __all__ = ["Past", "name_of"]
 #: carries in its hour at a turn a second.
 MOST: Final = 4096
 
-#: Code, type and text of an error.
-_Words = tuple[str | None, str | None, str]
+#: Code and text of an error. Its type is not among them: the error in a failed response has none.
+_Words = tuple[str | None, str]
 
 
 class Past:
@@ -79,7 +79,7 @@ def name_of(item: dict[str, Any]) -> str | None:
 
 
 def _words(error: ServerError) -> _Words:
-    return error.code, error.type, error.message
+    return error.code, error.message
 
 
 def _keep(kept: OrderedDict[int, None], what: int) -> None:

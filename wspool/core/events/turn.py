@@ -308,10 +308,12 @@ class TurnMachine:
         response = reading.response
         if response is None or self.response_id is None:
             return True  # the table knows what to make of it
+        known = self._known
+        counted = known.exact and known.past.counts and not known.steered and self._output.numbered
         output = self._output.output(
             response.get("output"),
             whole=reading.status == "completed",
-            past=self._known.past,
+            past=None if counted else known.past,
             mixed=self.suspect,
         )
         if output is None:
@@ -337,6 +339,8 @@ class TurnMachine:
     def _receive_terminal(self, reading: Reading) -> None:
         response = self.response = reading.response or {}
         self.error = reading.error
+        if reading.error is not None:
+            self._known.past.fail(reading.error)  # an error frame may still follow, with the same words
         self.parts.append(Part.of(self._steered_by, response, keep=self.keeps))
         self._known.past.end(response["output"])
         self._known.next = None
