@@ -71,6 +71,8 @@ class Request:
     parent: str | None
     input_items: int
     at: float
+    #: Which of all requests; some are sent at the same time.
+    order: int
     created: str | None = None
     ended: str | None = None
     output: bool = False
@@ -185,7 +187,13 @@ class Journal:
         parent, lane = body.get("previous_response_id"), body.get("stream_id")
         now = trio.current_time()
         request = Request(
-            link=link, lane=lane, word=word, parent=parent, input_items=len(body["input"]), at=now
+            link=link,
+            lane=lane,
+            word=word,
+            parent=parent,
+            input_items=len(body["input"]),
+            at=now,
+            order=sum(map(len, self.requests.values())),
         )
         self.note("hand", link, lane, word, parent, request.input_items)
         if (word is None) != (body.get("generate") is False):
@@ -266,7 +274,7 @@ class Journal:
             if word not in self.turns:
                 self.violate(f"a request for {word}, which nobody asked for")
         for turn in self.turns.values():
-            self._check_turn(turn, sorted(by_word[turn.word], key=lambda pair: pair[0].at))
+            self._check_turn(turn, sorted(by_word[turn.word], key=lambda pair: pair[0].order))
         assert not self.violations, "\n".join(self.violations)
 
     def _check_pair(self, request: Request, entry: Entry) -> None:

@@ -121,6 +121,9 @@ class Trouble:
     async def end_pool(self, after: float, grace: float, within: float) -> None:
         """Close the pool in the middle of everything, and look whether all that waits is told at once."""
         await trio.sleep(after)
+        with trio.move_on_after(after):  # perhaps somebody is held by then
+            while not any(taking.place == "hold" for taking in self._talk.takings):  # noqa: ASYNC110 # no event says so
+                await trio.sleep(0.5)
         now = trio.current_time()
         self._journal.note("aclose", grace)
         for taking in self._talk.takings:

@@ -156,7 +156,7 @@ class World:
         self.journal = Journal(self._policy, schedule.last_start)
         self._recorder = Recorder()
         #: When the pool is closed under all of them, in seconds, if it is.
-        self._ends_at = choice.expovariate(1 / 60) if choice.random() < 0.15 else None
+        self._ends_at = choice.expovariate(1 / 60) if choice.random() < 0.25 else None
         #: What the ids of a connection begin with: None are unique, 0 are counted by each for itself, and
         #: with more the count begins anew after so many.
         self._counted = choice.choice((None, None, 0, 0, choice.randint(2, 8)))
