@@ -17,6 +17,7 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -70,8 +71,8 @@ class Canceller(trio.abc.Instrument):
 
     def __init__(self, choice: random.Random, most: int) -> None:
         self.scopes: list[trio.CancelScope] = []
-        #: When it did so last.
-        self.at = 0.0
+        #: When each was cancelled.
+        self.at: dict[trio.CancelScope, float] = {}
         self._choice = choice
         self._most = most
         self._left = choice.randrange(1, most)
@@ -85,7 +86,7 @@ class Canceller(trio.abc.Instrument):
             self._left = self._choice.randrange(1, self._most)
             scope = self._choice.choice(self.scopes)
             if not scope.cancel_called:
-                self.at = trio.current_time()
+                self.at[scope] = trio.current_time()
                 scope.cancel()
 
 
@@ -105,7 +106,7 @@ class Far:
         """Dial, as a connector does."""
         await trio.sleep(self._choice.random() * self._slow)
         if self._choice.random() < self._trouble / 2:
-            raise ConnectError("nobody is there", phase="connect")
+            raise ConnectError("nobody is there", phase="tcp")
         return await self.connector.connect(*args)
 
     def _prepare(self, wire: FakeWire) -> None:
@@ -196,7 +197,7 @@ class Talker:
             finally:
                 self._world.canceller.scopes.remove(scope)
                 if scope.cancel_called:
-                    cancelled_at = self._world.canceller.at
+                    cancelled_at = self._world.canceller.at.pop(scope)
                     assert trio.current_time() == cancelled_at, f"{act.__name__} did not end at once"
             over = True
             await trio.lowlevel.checkpoint()
@@ -334,9 +335,17 @@ class _World:
                 talker = Talker(self, conversation, told)
                 for _ in range(self.choice.randint(1, 8)):
                     await talker.act()
+                    self._meddle()
                 told, resume = talker.told, conversation.snapshot()
                 if len(told) > 60:
                     told, resume = [], None
+
+    def _meddle(self) -> None:
+        """Do something to the pool, now and then."""
+        pool = self.pool
+        acts = pool.drain, pool.clear, pool.retry_now, partial(pool.clear, interrupt=True)
+        if self.choice.random() < 0.1:
+            self.choice.choice(acts)()
 
     async def _lease_all(self, most: int) -> None:
         """Every connection has a lane to lease: none was lost."""

@@ -12,7 +12,7 @@ from tests.cancel.anywhere import CANCELS, run_world
 
 @pytest.mark.parametrize("seed", range(10))
 def test_nothing_comes_of_a_cancellation(seed: int) -> None:
-    """After each the conversation goes on as if the turn had not been taken, or with it; no lane is missing."""
+    """After each the conversation goes on without the turn, or with it; no lane is missing."""
     logging.getLogger("wspool").setLevel(logging.CRITICAL)
     try:
         outcome = run_world(seed)
