@@ -10,12 +10,16 @@ on a link is the n-th that was handed to it. The rules, checked by `check`:
 * a reply belongs to its conversation: the words, the history, and the server's digest of what the model saw;
 * a lane never held two unfinished requests, a connection never more than it has lanes, nor got it one too
   late in its life;
-* `previous_response_id` only ever named the latest response of its lane.
+* `previous_response_id` only ever named the latest response of its lane;
+* nothing was sent while the server wanted all to wait, nor for a turn that somebody had ended.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
@@ -30,6 +34,10 @@ from wspool.wire.wire import Wire
 __all__ = ["Journal", "Request", "TappedWire", "Turn"]
 
 _TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+#: An id as the server makes it, and as a client is shown it that is told counted ones.
+_ID: Final = re.compile(r"resp_[0-9a-f]+x[0-9a-f]+")
+_NAME: Final = re.compile(rb"(?<=\")resp_[0-9]+(?=\")")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -63,6 +71,8 @@ class Request:
     parent: str | None
     input_items: int
     at: float
+    #: Which of all requests; some are sent at the same time.
+    order: int
     created: str | None = None
     ended: str | None = None
     output: bool = False
@@ -74,19 +84,34 @@ class Request:
 
 
 class TappedWire:
-    """A wire that notes what passes."""
+    """A wire that notes what passes.
 
-    def __init__(self, wire: Wire, journal: Journal, link: int) -> None:
+    Args:
+        wire: the real one.
+        journal: where it is noted, with the ids that the server gave.
+        link: its number.
+        counted: None to leave the ids alone; else the client sees `resp_1`, `resp_2` ... of each connection,
+            and with a number the count begins anew after so many.
+    """
+
+    def __init__(self, wire: Wire, journal: Journal, link: int, counted: int | None = None) -> None:
         self.headers = wire.headers
         self._wire = wire
         self._journal = journal
         self._link = link
+        self._counted = counted
+        self._count = 0
+        self._names = journal.names[link]
 
     @property
     def heard_at(self) -> float:
         return self._wire.heard_at
 
     async def send(self, message: bytes) -> None:
+        if self._counted is not None:
+            # The last that had the name: a server that restarts its count has forgotten the others.
+            ids = {name: real for real, name in self._names.items()}
+            message = _NAME.sub(lambda found: ids.get(found[0].decode(), "resp_x0").encode(), message)
         self._journal.hand(self._link, json.loads(message))
         await self._wire.send(message)
 
@@ -94,7 +119,18 @@ class TappedWire:
         messages = await self._wire.receive()
         for message in messages:
             self._journal.hear(self._link, json.loads(message))
-        return messages
+        if self._counted is None:
+            return messages
+        texts = (message if isinstance(message, str) else message.decode() for message in messages)
+        return [_ID.sub(self._name, text) for text in texts]
+
+    def _name(self, found: re.Match[str]) -> str:
+        if found[0] not in self._names:
+            self._count = self._count % (self._counted or sys.maxsize) + 1
+            self._names[found[0]] = f"resp_{self._count}"
+            if sum(name == f"resp_{self._count}" for name in self._names.values()) > 1:
+                self._journal.note("restart", self._link)
+        return self._names[found[0]]
 
     async def ping(self) -> None:
         await self._wire.ping()
@@ -117,6 +153,14 @@ class Journal:
         self.dialed_at: dict[int, float] = {}
         #: What the server still has to remember of each link and lane.
         self.latest: dict[tuple[int, str | None], str | None] = defaultdict(lambda: None)
+        #: The names of each link's ids, where the client is shown others than the server gave.
+        self.names: dict[int, dict[str, str]] = defaultdict(dict)
+        #: The turns that somebody has ended: nothing is sent for them any more.
+        self.closed: set[str] = set()
+        #: When a conversation may send, as far as the server has said.
+        self.held_until = -math.inf
+        #: The pool is closed.
+        self.over = False
         #: Broken rules. Kept until the end, since an error inside a connection is the end of that only.
         self.violations: list[str] = []
         self._policy = policy
@@ -131,6 +175,10 @@ class Journal:
         self.note("VIOLATION", rule)
         self.violations.append(rule)
 
+    def lift(self) -> None:
+        """The client was told not to heed what the server asked to wait."""
+        self.held_until = -math.inf
+
     # -- the client's side --------------------------------------------------------------------
 
     def hand(self, link: int, body: dict[str, Any]) -> None:
@@ -139,7 +187,13 @@ class Journal:
         parent, lane = body.get("previous_response_id"), body.get("stream_id")
         now = trio.current_time()
         request = Request(
-            link=link, lane=lane, word=word, parent=parent, input_items=len(body["input"]), at=now
+            link=link,
+            lane=lane,
+            word=word,
+            parent=parent,
+            input_items=len(body["input"]),
+            at=now,
+            order=sum(map(len, self.requests.values())),
         )
         self.note("hand", link, lane, word, parent, request.input_items)
         if (word is None) != (body.get("generate") is False):
@@ -154,6 +208,10 @@ class Journal:
             self.violate(f"link {link}: {word} continues {parent}, the latest is {self.latest[link, lane]}")
         if now >= self.dialed_at[link] + self._last_start:
             self.violate(f"link {link}: {word} was sent {now - self.dialed_at[link]} s after the dial")
+        if word is not None and now < self.held_until:
+            self.violate(f"link {link}: {word} was sent {self.held_until - now} s before it may be")
+        if word in self.closed or self.over:
+            self.violate(f"link {link}: {word} was sent after it was ended")
         self.requests[link].append(request)
 
     def unfinished(self, link: int) -> list[Request]:
@@ -180,11 +238,19 @@ class Journal:
             request.ended = kind
             self.latest[link, lane] = None if kind == "response.failed" else response["id"]
         elif kind == "error":
+            self._hear_hint(event)
             if request.created is None:
                 request.ended = "refused"
                 self.latest[link, lane] = None  # it may have evicted its parent
         elif kind not in ("response.in_progress", "response.queued"):
             request.output = True
+
+    def _hear_hint(self, event: dict[str, Any]) -> None:
+        """An error may say how long all are to wait."""
+        headers = {**event.get("headers", {}), **event["error"].get("headers", {})}
+        seconds = headers.get("Retry-After", headers.get("retry-after"))
+        if seconds is not None:
+            self.held_until = max(self.held_until, trio.current_time() + float(seconds))
 
     # -- the rules ----------------------------------------------------------------------------
 
@@ -208,7 +274,7 @@ class Journal:
             if word not in self.turns:
                 self.violate(f"a request for {word}, which nobody asked for")
         for turn in self.turns.values():
-            self._check_turn(turn, sorted(by_word[turn.word], key=lambda pair: pair[0].at))
+            self._check_turn(turn, sorted(by_word[turn.word], key=lambda pair: pair[0].order))
         assert not self.violations, "\n".join(self.violations)
 
     def _check_pair(self, request: Request, entry: Entry) -> None:
@@ -229,7 +295,7 @@ class Journal:
     def _check_turn(self, turn: Turn, tries: list[tuple[Request, Entry | None]]) -> None:
         # An error frame before anything was created is a refusal, whatever the server was about to do.
         ran = [
-            entry
+            (request, entry)
             for request, entry in tries
             if entry is not None and entry["outcome"] != "rejected" and request.ended != "refused"
         ]
@@ -250,10 +316,20 @@ class Journal:
             self.violate(f"{say} never reached the server")
         if turn.response_id is None:
             return
-        found = [entry for entry in ran if entry["response_id"] == turn.response_id]
+        # A connection that counts its ids may have used this one for an earlier try.
+        found = [
+            entry
+            for request, entry in ran
+            if request is tries[-1][0] and self._shown(request, entry) == turn.response_id
+        ]
         if len(found) != 1:
             self.violate(f"{say}: {len(found)} lines of the ledger have its response")
         elif turn.context is not None and found[0]["context_sha256"] != context_digest(turn.context):
             self.violate(f"{say}: the model did not see its conversation")
-        if found and turn.outcome != found[0]["outcome"]:
+        if found and turn.outcome not in (found[0]["outcome"], "cancelled"):  # it may have been told before
             self.violate(f"{say}: the server says {found[0]['outcome']}")
+
+    def _shown(self, request: Request, entry: Entry) -> str | None:
+        """The id of the response as the client was shown it."""
+        real = entry["response_id"] or ""
+        return self.names[request.link].get(real, real)

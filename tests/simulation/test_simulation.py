@@ -77,7 +77,7 @@ def test_a_seed_replays_exactly() -> None:
     for seed in (3, 8):
         first, second = simulated(seed).events, simulated(seed).events
 
-        assert len(first) > 300
+        assert len(first) > 200
         assert first == second
 
 
@@ -86,23 +86,40 @@ def test_worlds_are_worth_it() -> None:
     outcomes: Counter[str | None] = Counter()
     what: Counter[str] = Counter()
     kinds: Counter[tuple[str | None, bool]] = Counter()
+    ended: Counter[tuple[Any, ...]] = Counter()
     resent = 0
-    for seed in range(25):
+    for seed in range(50):
         journal = simulated(seed)
         outcomes.update(turn.outcome for turn in journal.turns.values())
         what.update(event[1] for event in journal.events)
+        ended.update(event[1:3] for event in journal.events if event[1] in ("close", "aclose"))
         words: Counter[str | None] = Counter()
         for requests in journal.requests.values():
             kinds.update((request.ended, request.parent is not None) for request in requests)
             words.update(request.word for request in requests)
         resent += sum(count > 1 for word, count in words.items() if word is not None)
 
-    ends = ("completed", "incomplete", "failed", "rejected", "cancelled", "TurnLostError")
-    trouble = ("resize", "drain", "clear", "interrupt", "pause", "retry", "cut", "cancel", "reject")
+    ends = ["completed", "incomplete", "failed", "rejected", "cancelled", "TurnLostError", "PoolClosedError"]
+    trouble = [
+        "resize",
+        "drain",
+        "clear",
+        "interrupt",
+        "pause",
+        "retry",
+        "cut",
+        "cancel",
+        "reject",
+        "restart",
+    ]
     assert [] == [end for end in ends if not outcomes[end]]
-    assert [] == [name for name in trouble if not what[name]]
+    assert [] == [name for name in (*trouble, "restart") if not what[name]]
     # In full and as a continuation; ended well, refused, cut at the limit, and never ended.
     assert kinds["response.completed", True] > 100
     assert kinds["response.completed", False] > 100
     assert [] == [end for end in ("refused", "limit", None) if not kinds[end, True] + kinds[end, False]]
     assert resent > 5
+    # Conversations are closed wherever a turn can be, and the pool under those who wait for either.
+    places = [("close", place) for place in ("line", "hold", "flight")]
+    places += [("aclose", place) for place in ("line", "hold")]
+    assert [] == [place for place in places if not ended[place]], ended

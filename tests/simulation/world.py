@@ -24,38 +24,30 @@ import trio
 import trio.testing
 
 from tests.helpers import CANARY, Recorder, assert_conserved, assert_empty
-from tests.simulation.journal import Journal, TappedWire, Turn
+from tests.simulation.journal import Journal, TappedWire
+from tests.simulation.model import Mishaps, WorldModel
 from tests.simulation.network import Network
+from tests.simulation.talk import Talk
+from tests.simulation.trouble import Trouble
 from wspool import (
     LeaseRefusedError,
     Pool,
-    PoolClosedError,
     PoolPolicy,
-    ResponseFailedError,
-    TurnLostError,
     open_pool,
 )
 from wspool.core.policy import Provider
-from wspool.pool.conversation import Conversation
 from wspool.server import (
     LITELLM,
     LOCALAI,
     OPENAI,
     VERCEL,
     Entry,
-    Item,
     LimitMode,
-    ModelRequest,
-    ModelTurn,
     Rejection,
     Server,
     ServerProfile,
-    TurnError,
-    function_call,
-    message,
     open_server,
 )
-from wspool.server.models import text_of
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.wire import Endpoint
 
@@ -63,6 +55,9 @@ __all__ = ["LARGE", "SMALL", "Size", "deterministic", "simulate"]
 
 #: Seconds (virtual ones) that no world needs.
 _LONG: Final = 200_000.0
+
+#: Seconds beyond `grace` and `close_timeout` that the end of a pool may take.
+_A_MOMENT: Final = 2.0
 
 #: The link that the running task of the server serves. Tasks inherit it from whoever serves the stream.
 _LINK: Final[ContextVar[int]] = ContextVar("link")
@@ -82,31 +77,6 @@ class Size:
 
 SMALL: Final = Size("small", conversations=12, connections=4, turns=3)
 LARGE: Final = Size("large", conversations=200, connections=32, turns=6)
-
-
-class WorldModel:
-    """Does what the last item asks for: `<verb> <seconds> <words>`; anything else is echoed."""
-
-    def respond(self, request: ModelRequest) -> ModelTurn:
-        """Answer; a function of the request alone."""
-        last: Item = request.context[-1] if request.context else {}
-        if last.get("type") == "function_call_output":
-            return ModelTurn(output=[message(str(last["output"]))])
-        verb, _, rest = text_of(last).partition(" ")
-        seconds, _, words = rest.partition(" ")
-        delay = float(seconds or 0)
-        match verb:
-            case "call":
-                return ModelTurn(output=[function_call("work", {"word": words})], delay=delay)
-            case "fail":
-                return ModelTurn(output=[message(words)], status="failed", delay=delay)
-            case "reject":
-                error = TurnError(message="No.", code="rate_limit_exceeded", status=429)
-                return ModelTurn(status="rejected", error=error, delay=delay)
-            case "stop":
-                return ModelTurn(output=[message(words)], status="incomplete", delay=delay)
-            case _:
-                return ModelTurn(output=[message(words)], delay=delay)
 
 
 @contextlib.contextmanager
@@ -185,7 +155,14 @@ class World:
         schedule = self._policy.schedule(self._provider)
         self.journal = Journal(self._policy, schedule.last_start)
         self._recorder = Recorder()
-        self._scopes: list[trio.CancelScope] = []
+        #: When the pool is closed under all of them, in seconds, if it is.
+        self._ends_at = choice.expovariate(1 / 60) if choice.random() < 0.25 else None
+        #: What the ids of a connection begin with: None are unique, 0 are counted by each for itself, and
+        #: with more the count begins anew after so many.
+        self._counted = choice.choice((None, None, 0, 0, choice.randint(2, 8)))
+        mishaps = choice.choice((0.0, 0.0, 0.05, 0.3)), choice.random() < 0.3, choice.getrandbits(64)
+        self._mishaps = Mishaps(*mishaps, lambda: self._network.calm)
+        self._talk: Talk
         self._pool: Pool
         self._server: Server
         self._nursery: trio.Nursery
@@ -211,6 +188,7 @@ class World:
                     shell._random = random.Random(self._choice.getrandbits(64))
                     shell._clock._suspended = lambda: 0.0
                     self._pool = pool
+                    self._talk = Talk(pool, self.journal, self._size.turns)
                     await self._live()
                 assert_empty(pool.statistics())
                 assert (0, 0, 0) == (len(shell._connections), len(shell._leases), len(shell._parked))
@@ -234,6 +212,7 @@ class World:
             delay_per_token=self._choice.choice((0.0, 0.01)),
             lifetime=self._lifetime,
             limit_mode=self._limit_mode,
+            faults=self._mishaps,
             seed=self._seed + 1,
         ) as self._server:
             problem: BaseException | None = None
@@ -282,167 +261,30 @@ class World:
 
         self.journal.note("dial", link.number)
         connector = TrioWebSocketConnector(open_stream=open_stream)
-        return TappedWire(await connector.connect(nursery, endpoint, headers), self.journal, link.number)
+        wire = await connector.connect(nursery, endpoint, headers)
+        counted = 0 if self._network.calm and self._counted else self._counted
+        return TappedWire(wire, self.journal, link.number, counted)
 
     # -- the life -----------------------------------------------------------------------------
 
     async def _live(self) -> None:
-        async with trio.open_nursery() as trouble:
-            trouble.start_soon(self._meddle)
-            trouble.start_soon(self._cancel_some)
+        trouble = Trouble(self._pool, self._talk, self.journal, self._network, self._size.connections)
+        async with trio.open_nursery() as others:
+            trouble.begin(others, self._choice)
+            if self._ends_at is not None:
+                grace = self._choice.choice((0.0, 5.0, 100.0))
+                within = self._policy.close_timeout + _A_MOMENT
+                others.start_soon(trouble.end_pool, self._ends_at, grace, within)
             async with trio.open_nursery() as nursery:
                 for number in range(self._size.conversations):
                     generator = random.Random(self._choice.getrandbits(64))
-                    nursery.start_soon(self._converse, number, generator)
-            trouble.cancel_scope.cancel()
+                    nursery.start_soon(self._talk.converse, number, generator)
+            others.cancel_scope.cancel()
         statistics = self._pool.statistics()
         assert (0, 0, 0) == (statistics.leased, statistics.waiting, statistics.in_flight), statistics
         assert_conserved(statistics)
-        await self._prove_whole()
-
-    async def _converse(self, number: int, choice: random.Random) -> None:
-        """Hold one conversation, perhaps until it is cancelled."""
-        await trio.sleep(choice.random() * choice.choice((0.0, 1.0, 30.0)))
-        with trio.CancelScope() as scope:
-            if choice.random() < 0.15:
-                scope.deadline = trio.current_time() + choice.expovariate(1 / 20)
-            self._scopes.append(scope)
-            # What is stored goes along to any connection, so only half of the journal's rules hold for
-            # it; `tests/pool/test_continuity.py` has its own.
-            async with self._pool.conversation(model="m", store=False) as conversation:
-                for count in range(self._size.turns):
-                    await self._speak(conversation, f"w{number}x{count}", number, choice)
-                    await trio.sleep(choice.random() * choice.choice((0.0, 1.0, 10.0, 60.0)))
-        if not scope.cancelled_caught:
-            self._scopes.remove(scope)
-
-    async def _speak(self, conversation: Conversation, word: str, number: int, choice: random.Random) -> None:
-        """Say something; if the model calls for a tool, work and say what came out."""
-        verb = choice.choices(("say", "call", "fail", "reject", "stop"), (70, 20, 3, 4, 3))[0]
-        delay = round(choice.random() * choice.choice((0.0, 0.1, 5.0, 100.0)), 3)
-        words = " ".join([word] * choice.choice((1, 1, 3, 20)))
-        scope = trio.CancelScope()
-        if choice.random() < 0.15:
-            scope.deadline = trio.current_time() + choice.expovariate(1 / 5)
-        with scope:
-            await self._take(conversation, f"{verb} {delay} {words}", words, word, number, choice)
-        last = conversation.items[-1:]
-        if last and last[0].get("type") == "function_call":
-            await trio.sleep(choice.random() * choice.choice((1.0, 60.0)))
-            output = {"type": "function_call_output", "call_id": last[0]["call_id"], "output": f"{word} tool"}
-            await self._take(conversation, [output], f"{word} tool", f"{word}t", number, choice)
-
-    async def _take(
-        self,
-        conversation: Conversation,
-        given: str | list[Item],
-        answer: str,
-        word: str,
-        number: int,
-        choice: random.Random,
-    ) -> None:
-        """Take one turn and note what came of it."""
-        turn = self.journal.turns[word] = Turn(word=word, conversation=number, answer=answer)
-        before = conversation.items
-        scope = trio.CancelScope()
-        self._scopes.append(scope)
-        self.journal.note("take", word)
-        with scope:
-            try:
-                asked = conversation.turn(given, metadata={"turn": word})
-                try:
-                    async with asked as streaming:
-                        await self._read(turn, streaming, choice)
-                        response = await streaming.result()
-                        turn.response_id = response.id
-                    turn.end(response.status, asked.delivery)
-                except trio.Cancelled:
-                    turn.response_id = None
-                    turn.end("cancelled", asked.delivery)
-                    raise
-                except ResponseFailedError as error:
-                    turn.response_id = error.response_id
-                    turn.end("failed" if error.response_id else "rejected", error.delivery)
-                except (TurnLostError, LeaseRefusedError, PoolClosedError) as error:
-                    turn.end(type(error).__name__, error.delivery)
-            finally:
-                self._scopes.remove(scope)
-                self.journal.note("end", word, turn.outcome, turn.delivery)
-        items = conversation.items
-        if turn.outcome == "cancelled":
-            return  # one that had ended just before that is history all the same
-        if turn.outcome not in ("completed", "incomplete"):
-            if items != before:
-                self.journal.violate(f"{word} ended as {turn.outcome} and changed the history")
-            return
-        new = as_given(given)
-        if items != [*before, *new, *response.output]:
-            self.journal.violate(f"{word}: the history is not what was said")
-        turn.context = before + new
-        said = response.output[0]
-        text = text_of(said) if said["type"] == "message" else f'"{answer}"'
-        if answer not in text or len(text) > len(answer) + 2:
-            self.journal.violate(f"{word}: answered with {text!r}")
-
-    async def _read(self, turn: Turn, streaming: Any, choice: random.Random) -> None:
-        """Read the events of a turn, perhaps slowly, and look whose they are."""
-        slow = choice.random() < 0.1
-        said = ""
-        async for event in streaming:
-            named = event.data.get("response", {}).get("id", streaming.response_id)
-            if named != streaming.response_id:
-                self.journal.violate(f"{turn.word} got an event of {named}")
-            if event.type == "response.output_text.delta":
-                said += event.data["delta"]
-                if not turn.answer.startswith(said):
-                    self.journal.violate(f"{turn.word} heard {said!r}")
-            if slow:
-                await trio.sleep(choice.random())
-
-    # -- the trouble --------------------------------------------------------------------------
-
-    async def _cancel_some(self) -> None:
-        """Cancel turns and conversations, now and then, at any step."""
-        choice = random.Random(self._choice.getrandbits(64))
-        mean = choice.choice((3.0, 30.0, math.inf))
-        while mean < math.inf:
-            await trio.sleep(choice.expovariate(1 / mean))
-            for _ in range(choice.randrange(40)):
-                await trio.lowlevel.checkpoint()
-            if self._scopes:
-                self.journal.note("cancel")
-                choice.choice(self._scopes).cancel()
-
-    async def _meddle(self) -> None:
-        """Do things to the pool and its links, now and then."""
-        choice, pool, size = random.Random(self._choice.getrandbits(64)), self._pool, self._size
-        mean = choice.choice((5.0, 40.0, math.inf))
-        while mean < math.inf:
-            await trio.sleep(choice.expovariate(1 / mean))
-            for _ in range(choice.randrange(10)):
-                await trio.lowlevel.checkpoint()
-            what = choice.choice(("resize", "resize", "drain", "clear", "interrupt", "pause", "retry", "cut"))
-            self.journal.note(what)
-            match what:
-                case "resize":
-                    max_size = choice.randint(1, size.connections)
-                    pool.resize(max_size=max_size, min_idle=choice.randint(0, min(2, max_size)))
-                case "drain":
-                    pool.drain()
-                case "clear":
-                    pool.clear()
-                case "interrupt":
-                    pool.clear(interrupt=True)
-                case "pause":
-                    pool.pause()
-                    with trio.CancelScope(shield=True):
-                        await trio.sleep(choice.random() * 10)
-                    pool.resume()
-                case "retry":
-                    pool.retry_now()
-                case _:
-                    if self._network.trouble and self._network.links:
-                        choice.choice(self._network.links[-size.connections :]).cut()
+        if not statistics.closed_pool:
+            await self._prove_whole()
 
     async def _prove_whole(self) -> None:
         """The trouble is over: every lane can be leased at once, and a conversation is answered."""
@@ -450,6 +292,7 @@ class World:
         pool, most = self._pool, self._size.connections
         pool.resize(max_size=most)
         pool.retry_now()
+        self.journal.lift()
         for attempt in range(20):
             await trio.sleep(60)  # what is stalled for ever is found by its ping meanwhile
             word = f"last{attempt}"
@@ -462,14 +305,7 @@ class World:
                     self.journal.note("not whole yet", str(error))
                     continue
                 async with pool.conversation(model="m") as conversation:
-                    await self._take(conversation, f"say 0 {word}", word, word, -1, self._choice)
+                    await self._talk.take(conversation, [], f"say 0 {word}", word, word, -1, self._choice)
                 if self.journal.turns[word].outcome == "completed":
                     return
         raise AssertionError("the pool does not come back to life")
-
-
-def as_given(given: str | list[Item]) -> list[Item]:
-    """The items that an input becomes."""
-    if isinstance(given, list):
-        return given
-    return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]}]
