@@ -291,6 +291,16 @@ def test_the_words_of_a_running_response_refuse_nothing() -> None:
         assert (TurnInput.ERROR, False) == what(event("error", **shape), STREAMING)
 
 
+def test_the_words_of_a_failed_response_refuse_nothing_without_a_status() -> None:
+    """Its error frame may come behind it. With a status it is what refuses the next request in an outage."""
+    known = evidence(begun=False)
+    known.past.end_failed(ServerError(code="server_is_overloaded", message="Later."))
+    words = {"code": "server_is_overloaded", "type": "server_error", "message": "Later."}
+
+    assert (TurnInput.FOREIGN, False) == what(event("error", error=words), SENT, known)
+    assert (TurnInput.ERROR, False) == what(event("error", status=503, error=words), SENT, known)
+
+
 @pytest.mark.parametrize(
     ("message", "parent", "found"),
     [

@@ -29,12 +29,13 @@ class Past:
         counts: True once the server has been seen to number the events of a response one by one.
     """
 
-    __slots__ = ("_ids", "_items", "_words", "counts")
+    __slots__ = ("_failures", "_ids", "_items", "_words", "counts")
 
     def __init__(self) -> None:
         self.counts = False
         self._ids: OrderedDict[int, None] = OrderedDict()
         self._words: OrderedDict[int, None] = OrderedDict()
+        self._failures: OrderedDict[int, None] = OrderedDict()
         self._items: OrderedDict[int, None] = OrderedDict()
 
     def begin(self, response_id: str) -> None:
@@ -46,12 +47,21 @@ class Past:
         return isinstance(response_id, str) and hash(response_id) in self._ids
 
     def fail(self, error: ServerError) -> None:
-        """A response that had begun had this error."""
+        """An error frame came in a response that had begun."""
         _keep(self._words, hash(_words(error)))
 
+    def end_failed(self, error: ServerError) -> None:
+        """A response has ended with this error: its frame may still come."""
+        _keep(self._failures, hash(_words(error)))
+
     def heard(self, error: ServerError) -> bool:
-        """Return whether a response had the same error, word for word."""
-        return hash(_words(error)) in self._words
+        """Return whether *error*, a frame, says word for word what was said of a response.
+
+        What only the end of a response has said may honestly be said of the next request as well, in an
+        outage; then it has a status, as refusals have and errors in a response have not.
+        """
+        words = hash(_words(error))
+        return words in self._words or (error.status is None and words in self._failures)
 
     def end(self, items: Iterable[dict[str, Any]]) -> None:
         """A response has ended with these items."""

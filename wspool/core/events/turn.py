@@ -340,7 +340,7 @@ class TurnMachine:
         response = self.response = reading.response or {}
         self.error = reading.error
         if reading.error is not None:
-            self._known.past.fail(reading.error)  # an error frame may still follow, with the same words
+            self._known.past.end_failed(reading.error)
         self.parts.append(Part.of(self._steered_by, response, keep=self.keeps))
         self._known.past.end(response["output"])
         self._known.next = None
