@@ -163,10 +163,10 @@ async def test_a_notice_of_expiry_is_not_why_a_connection_ended(autojump_clock) 
         wire = connector.wire
         wire.push(error_frame("connection_expiring"))
         await settled()
-        with pytest.raises(wspool.TurnLostError) as caught:
-            async with lease.create(model="m") as turn:
-                wire.crash = RuntimeError("oops")
-                wire.push({"type": "keepalive"})
+        async with lease.create(model="m") as turn:
+            wire.crash = RuntimeError("oops")
+            wire.push({"type": "keepalive"})
+            with pytest.raises(wspool.TurnLostError) as caught:
                 await turn.result()
 
     assert "" == caught.value.close_reason
