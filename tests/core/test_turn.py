@@ -634,3 +634,36 @@ def test_ids_of_items_may_be_used_again_where_numbers_prove_them_ours(numbered: 
         endings.append(reception)
 
     assert [Reception.END, Reception.END if whole else Reception.DIRTY] == endings
+
+
+def test_a_number_that_fits_by_chance_makes_no_item_ours() -> None:
+    """What ends an item of an earlier response comes twice, where ours is just at that number."""
+    past = Past()
+
+    def said(turn: int) -> list[Event]:
+        item = {"id": f"msg_{turn}", "type": "message", "content": [{"text": f"said {turn}"}]}
+        where = {"output_index": 0, "item_id": f"msg_{turn}"}
+        return [
+            event(type="response.created", sequence_number=0, response={"id": f"resp_{turn}"}),
+            event(type="response.output_item.added", sequence_number=1, output_index=0, item=item),
+            event(type="response.output_text.delta", sequence_number=2, **where, delta="s"),
+            event(type="response.output_text.delta", sequence_number=3, **where, delta="aid"),
+            event(type="response.output_text.done", sequence_number=4, **where, text="said"),
+            event(type="response.output_item.done", sequence_number=5, output_index=0, item=item),
+            event(
+                type="response.completed",
+                sequence_number=6,
+                response={"id": f"resp_{turn}", "output": [item]},
+            ),
+        ]
+
+    for number in (4, 5):
+        old, ours = said(number), said(number + 10)
+        first, second = sent(past=past), sent(past=past)
+        for each in old:
+            first.receive(each)
+        receptions = [second.receive(each) for each in (*ours[:number], old[number], *ours[number:])]
+
+        assert Reception.IGNORE is receptions.pop(number)
+        assert [*[Reception.DELIVER] * 6, Reception.END] == receptions
+        assert second.suspect

@@ -486,6 +486,40 @@ async def test_a_turn_without_end_is_ended(limits, count, words, autojump_clock)
         assert ({"dirty": 1}, 1) == (pool.statistics().closed, connector.dials)
 
 
+async def test_a_turn_without_end_is_ended_also_if_nobody_wants_it(autojump_clock) -> None:
+    """What is drained is counted, too: its items are kept until its end, however many the server sends."""
+    item = {"type": "response.output_item.done", "item": {"type": "message", "content": "x" * 1000}}
+    connector = FakeConnector()
+    limits = policy(max_turn_bytes=5000, on_cancel="drain")
+    async with fake_pool(connector, limits=limits) as pool:
+        async with pool.lease() as lease, lease.create(model="m"):
+            connector.wire.push(created("r"))
+            await settled()
+        connector.wire.push(*[item] * 4)
+        await settled()
+        before = pool.statistics()
+        connector.wire.push(*[item] * 4)
+        await settled()
+
+        assert (1, {}, {"dirty": 1}) == (before.draining, before.closed, pool.statistics().closed)
+
+
+async def test_a_failed_turn_that_is_drained_has_the_same_grace(autojump_clock) -> None:
+    """As long as something of it comes, its end may."""
+    connector = FakeConnector()
+    async with fake_pool(connector, limits=policy(on_cancel="drain")) as pool:
+        async with pool.lease() as lease, lease.create(model="m"):
+            connector.wire.push(created("r"), error_frame("server_error", None))
+            await settled()
+        for _ in range(4):
+            await trio.sleep(3)
+            connector.wire.push(delta("x"))
+        connector.wire.push({"type": "response.failed", "response": {"id": "r", "status": "failed"}})
+        await settled()
+
+        assert (0, {}) == (pool.statistics().draining, pool.statistics().closed)
+
+
 async def test_an_answer_that_ends_just_over_its_limit_is_an_answer(autojump_clock) -> None:
     """The last event repeats all the others; it is never thrown away for its size."""
     connector = FakeConnector(echo)

@@ -33,7 +33,7 @@ class Attempt:
         close_code: the close code the connection died with, or None.
         close_reason: what was said beside it, or why the connection was dropped here.
         events: all events received so far that belong to it.
-        received: bytes of those events.
+        received: bytes of all that was received of it, wanted or not.
         redactor: takes secrets out of what the server said, before a text of ours repeats it.
         excess: which limit of the policy they are over, or an empty text.
         unread: bytes of the events that the consumer has not taken yet.
@@ -100,32 +100,34 @@ class Attempt:
     def feed(self, event: Event, wall_clock: float) -> Reception:
         """Take an event from the reader. `wake` must follow, at the latest after its batch."""
         reception = self.machine.receive(event, wall_clock=wall_clock)
-        if not self.given_up and (
+        if (
             reception is Reception.DELIVER
             # A refusal is raised, not delivered: there is no response it could be an event of.
             or (reception is Reception.END and not self.machine.refused)
         ):
-            self.events.append(event)
             raw = event.raw
             size = len(raw) if raw.isascii() else _size(raw)
             self.received += size
-            if self._to_end:
-                self._next += 1
-            else:
-                self.unread += size
+            if not self.given_up:
+                self.events.append(event)
+                if self._to_end:
+                    self._next += 1
+                else:
+                    self.unread += size
         return reception
 
     def feed_run(self, messages: Sequence[str | bytes]) -> int:
         """Take the first of *messages* that go on with the output just seen; return how many. As `feed`."""
         run = self.machine.receive_run(messages)
-        if run and not self.given_up:
+        if run:
             size = sum([len(event.raw) if event.raw.isascii() else _size(event.raw) for event in run])
-            self.events += run
             self.received += size
-            if self._to_end:
-                self._next += len(run)
-            else:
-                self.unread += size
+            if not self.given_up:
+                self.events += run
+                if self._to_end:
+                    self._next += len(run)
+                else:
+                    self.unread += size
         return len(run)
 
     def is_over(self, policy: PoolPolicy) -> bool:

@@ -258,7 +258,7 @@ def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: flo
     ):
         return _FOREIGN
     if sort is Sort.OUTPUT:
-        if event.sequence_number is None and _is_anothers(event, known):
+        if _is_anothers(event, known):
             return _REPEATED
         reading = _PLAIN[sort]
     elif sort is Sort.EXTENSION:
@@ -290,7 +290,12 @@ def item_of(event: Event) -> str | None:
 
 
 def _is_anothers(event: Event, known: Evidence) -> bool:
-    """Whether a piece of output without a number is about an item of an earlier response."""
+    """Whether a piece of output is about an item of an earlier response."""
+    if event.sequence_number is not None and not (
+        # By chance the number of a late one may fit. What is done repeats all that an item says.
+        event.type.endswith(".done") and known.exact and known.items
+    ):
+        return False
     name = item_of(event)
     if name is None or name in known.items or not known.past.has_item(name):
         return False
