@@ -117,8 +117,11 @@ class TappedWire:
 
     async def receive(self) -> Sequence[str | bytes]:
         messages = await self._wire.receive()
-        for message in messages:
-            self._journal.hear(self._link, json.loads(message))
+        sure = True
+        for event in map(json.loads, messages):
+            self._journal.hear(self._link, event, sure=sure)
+            # Either may end the connection, and what came in one read with it is not heard any more.
+            sure = sure and event["type"] not in ("error", "response.created")
         if self._counted is None:
             return messages
         texts = (message if isinstance(message, str) else message.decode() for message in messages)
@@ -218,8 +221,8 @@ class Journal:
         """What was handed to a link and has not ended."""
         return [request for request in self.requests[link] if request.ended is None]
 
-    def hear(self, link: int, event: dict[str, Any]) -> None:
-        """An event comes out of a wire."""
+    def hear(self, link: int, event: dict[str, Any], *, sure: bool) -> None:
+        """An event comes out of a wire; it is not *sure* that anybody looks at it."""
         kind, lane = event["type"], event.get("stream_id")
         response: dict[str, Any] = event.get("response") or {}
         self.note("hear", link, lane, kind, response.get("id"))
@@ -238,7 +241,8 @@ class Journal:
             request.ended = kind
             self.latest[link, lane] = None if kind == "response.failed" else response["id"]
         elif kind == "error":
-            self._hear_hint(event)
+            if sure:
+                self._hear_hint(event)
             if request.created is None:
                 request.ended = "refused"
                 self.latest[link, lane] = None  # it may have evicted its parent

@@ -109,13 +109,13 @@ class Trouble:
         now = trio.current_time()
         self._pool.retry_now()
         self._journal.lift()
-        for _ in range(_A_WHILE):
+        for _ in range(_A_WHILE + 5 * len(held)):
             await trio.lowlevel.checkpoint()
         for taking, scope in held:
             errand = taking.asked._driver._errand
             still = taking in self._talk.takings and errand is not None and errand.scope is scope
             # Another hold may have been set in these steps, and keeps them.
-            if still and taking.place == "hold" and self._journal.held_until <= now:
+            if still and self._journal.held_until <= now:
                 self._journal.violate(f"{taking.turn.word} waits on for a hold that was lifted")
 
     async def end_pool(self, after: float, grace: float, within: float) -> None:
