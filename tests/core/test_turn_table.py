@@ -21,7 +21,7 @@ from wspool.core.frames import Event, parse_event
 #: becomes of the event.
 STORY = """
     new: handed > sent, ignore
-    new: notice extension > new, ignore
+    new: notice extension unknown stale > new, ignore
     new: expiring > new, expiring
     sent: created > streaming, deliver
     sent: error limit > ended, end
@@ -42,7 +42,7 @@ STORY = """
     failing: limit > failing, cut
     settling: settled > ended, end
     settling: successor > streaming, deliver
-    settling: steer extension > settling, deliver
+    settling: steer extension unknown member > settling, deliver
     settling: notice stale > settling, ignore
     settling: expiring > settling, expiring
     settling: limit > settling, cut

@@ -111,7 +111,7 @@ class Router:
             # Only error frames hold dates.
             wall_clock = time.time() if event.type in _WITH_HINTS else 0.0
             reception = attempt.feed(event, wall_clock)
-            if wall_clock:
+            if wall_clock and (reception is _DELIVER or reception is Reception.END):
                 self._heed(attempt.machine.error)
         except MalformedMessageError as error:
             if not message.strip():

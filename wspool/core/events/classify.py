@@ -270,7 +270,7 @@ def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: flo
     elif sort is Sort.CREATED:
         reading = _created(event, state, known)
     elif sort is Sort.UNKNOWN:
-        reading = _unknown(event, known, wall_clock)
+        reading = _unknown(event, state, known, wall_clock)
     else:
         reading = _about(event, sort, known, wall_clock)
     number = event.sequence_number
@@ -339,7 +339,7 @@ def _about(event: Event, sort: Sort, known: Evidence, wall_clock: float) -> Read
     return Reading(_TERMINAL, response, None, status)
 
 
-def _unknown(event: Event, known: Evidence, wall_clock: float) -> Reading:
+def _unknown(event: Event, state: TurnState, known: Evidence, wall_clock: float) -> Reading:
     """A type that nobody knows may still be the end of our response: its status says so."""
     try:
         response = _response_of(event)
@@ -354,7 +354,7 @@ def _unknown(event: Event, known: Evidence, wall_clock: float) -> Reading:
     status = _FINAL.get(event.type.removeprefix("response.")) or (
         _FINAL.get(said) if isinstance(said, str) else None
     )
-    if status is None:
+    if status is None or state is TurnState.SETTLING:  # in which ours has ended already
         return _UNKNOWN
     if status == "failed":
         return _failed(event, response, wall_clock)

@@ -122,7 +122,7 @@ _ANY_TIME = (_I.NOTICE, _I.EXTENSION)
 TURN_TABLE: Final[Mapping[TurnState, Mapping[TurnInput, Step]]] = {
     _S.NEW: {
         _I.HANDED: Step(_S.SENT, _R.IGNORE),
-        **_stay(_S.NEW, _R.IGNORE, *_ANY_TIME),
+        **_stay(_S.NEW, _R.IGNORE, *_ANY_TIME, _I.UNKNOWN, _I.STALE),
         **_stay(_S.NEW, _R.EXPIRING, _I.EXPIRING),
     },
     _S.SENT: {
@@ -161,7 +161,7 @@ TURN_TABLE: Final[Mapping[TurnState, Mapping[TurnInput, Step]]] = {
     _S.SETTLING: {
         _I.SETTLED: Step(_S.ENDED, _R.END),
         _I.SUCCESSOR: Step(_S.STREAMING, _R.DELIVER),
-        **_stay(_S.SETTLING, _R.DELIVER, _I.STEER, _I.EXTENSION),
+        **_stay(_S.SETTLING, _R.DELIVER, _I.STEER, _I.EXTENSION, _I.UNKNOWN, _I.MEMBER),
         **_stay(_S.SETTLING, _R.IGNORE, _I.NOTICE, _I.STALE),
         **_stay(_S.SETTLING, _R.EXPIRING, _I.EXPIRING),
         **_stay(_S.SETTLING, _R.CUT, _I.LIMIT),
