@@ -621,7 +621,7 @@ def test_the_error_of_a_failed_response_may_come_behind_its_end(
 def test_ids_of_items_may_be_used_again_where_numbers_prove_them_ours(numbered: bool, whole: bool) -> None:
     """`msg_0` in every response, and a call with an id of its own: no mixture, if nothing came between."""
     past = Past()
-    endings = []
+    endings: list[Reception] = []
     for turn, names in enumerate((["msg_0"], ["msg_0", "fc_1"])):
         said: list[dict[str, Any]] = [{"type": "response.created", "response": {"id": f"resp_{turn}"}}]
         for place, name in enumerate(names):
@@ -629,9 +629,10 @@ def test_ids_of_items_may_be_used_again_where_numbers_prove_them_ours(numbered: 
             said.append({"type": "response.output_item.done", "output_index": place, "item": item})
         said.append({"type": "response.completed", "response": {"id": f"resp_{turn}", "output": []}})
         machine = sent(past=past)
-        for number, fields in enumerate(said):
-            reception = machine.receive(event(**fields, **({"sequence_number": number} if numbered else {})))
-        endings.append(reception)
+        counts: list[dict[str, Any]] = [{"sequence_number": n} if numbered else {} for n in range(len(said))]
+        endings.append(
+            [machine.receive(event(**each, **count)) for each, count in zip(said, counts, strict=True)][-1]
+        )
 
     assert [Reception.END, Reception.END if whole else Reception.DIRTY] == endings
 
