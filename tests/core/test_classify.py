@@ -244,6 +244,11 @@ def test_a_cancelled_response_has_an_error_that_says_so() -> None:
     assert "cancelled" == reading.error.code
 
 
+def test_a_second_end_of_a_response_that_settles_is_let_pass() -> None:
+    """Some servers end each turn twice, the second time in words of their own."""
+    assert (TurnInput.UNKNOWN, False) == what(about("done", status="completed"), SETTLING)
+
+
 @pytest.mark.parametrize(
     ("name", "status", "found"),
     [

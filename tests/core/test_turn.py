@@ -212,8 +212,10 @@ NUMBERS = st.none() | st.integers(0, 4)
     st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), NUMBERS, st.sampled_from(["i", "j"])), max_size=12)
 )
 def test_the_shortcut_for_more_of_the_same_changes_nothing(deltas: list[tuple[str, int | None, str]]) -> None:
-    """A turn that looks into every event anew makes the same of each."""
-    short, thorough = streaming(), streaming()
+    """A turn that looks into every event anew makes the same of each, also of what an earlier item said."""
+    past = Past()
+    past.end([{"id": "j"}])
+    short, thorough = streaming(past), streaming(past)
     for kind, number, item in deltas:
         count = {} if number is None else {"sequence_number": number}
         given = event(type=f"response.output_{kind}.delta", item_id=item, **count)
@@ -668,3 +670,16 @@ def test_a_number_that_fits_by_chance_makes_no_item_ours() -> None:
         assert Reception.IGNORE is receptions.pop(number)
         assert [*[Reception.DELIVER] * 6, Reception.END] == receptions
         assert second.suspect
+
+
+def test_a_turn_amidst_which_another_was_repeated_needs_its_whole_output() -> None:
+    """Put together from what came, it might hold a piece of the other."""
+    for own, reception in ((None, Reception.DIRTY), (OUTPUT, Reception.END)):
+        past = Past()
+        past.begin("resp_old")
+        machine = streaming(past)
+        machine.receive(item_done(0))
+
+        assert Reception.IGNORE is machine.receive(about("completed", "resp_old", output=OUTPUT))
+        assert machine.suspect
+        assert reception is machine.receive(about("completed", output=own))
