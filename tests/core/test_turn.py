@@ -213,9 +213,13 @@ NUMBERS = st.none() | st.integers(0, 4)
 )
 def test_the_shortcut_for_more_of_the_same_changes_nothing(deltas: list[tuple[str, int | None, str]]) -> None:
     """A turn that looks into every event anew makes the same of each, also of what an earlier item said."""
-    past = Past()
-    past.end([{"id": "j"}])
-    short, thorough = streaming(past), streaming(past)
+
+    def begun() -> TurnMachine:
+        past = Past()
+        past.end([{"id": "j"}])
+        return streaming(past)
+
+    short, thorough = begun(), begun()
     for kind, number, item in deltas:
         count = {} if number is None else {"sequence_number": number}
         given = event(type=f"response.output_{kind}.delta", item_id=item, **count)
