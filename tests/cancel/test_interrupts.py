@@ -122,11 +122,12 @@ async def interrupted(act: Act, at: int) -> str:
             await conversation.respond("before")
             interrupter = Interrupter(at)
             try:
+                tracer = sys.gettrace()  # coverage's, if that is measured
                 sys.settrace(interrupter)
                 try:
                     await act(pool, conversation)
                 finally:
-                    sys.settrace(None)
+                    sys.settrace(tracer)
             except KeyboardInterrupt:
                 assert interrupter.hit
             await trio.sleep(1)

@@ -555,3 +555,33 @@ def test_the_same_bytes_without_orjson(body: dict[str, Any], without_orjson: Non
 def test_events_are_read_without_orjson(without_orjson: None) -> None:
     """The standard library reads them as well."""
     assert {"type": "x", "n": 1} == parse_event('{"type":"x","n":1}').data
+
+
+@pytest.mark.parametrize("between", ["", "\n", " \r\n\t"])
+@pytest.mark.parametrize("kind", [str, bytes])
+def test_two_texts_are_no_message(between: str, kind: type) -> None:
+    """Nobody would see the second: it may be the end of a turn."""
+    event = '{"type":"response.output_text.delta","delta":"a"}'
+    both = f"{event}{between}{event}"
+
+    with pytest.raises(MalformedMessageError, match="not one JSON text"):
+        parse_event(both if kind is str else both.encode())
+
+
+@pytest.mark.parametrize("text", ["}{", "} {", '}\n{"type":"x"}'])
+def test_text_may_look_like_two_texts(text: str) -> None:
+    """What stands in quotes ends nothing."""
+    raw = json.dumps({"type": "response.output_text.delta", "delta": text})
+
+    for message in (raw, raw.encode()):
+        assert text == parse_event(message).data["delta"]
+
+
+def test_what_is_too_deep_to_be_checked_is_let_pass() -> None:
+    """It is one text as far as anybody can tell, and whoever looks inside is told."""
+    deep = '{"type":"x","a":[{},{"b":"} {"},' + "[" * 100_000 + "]" * 100_000 + "]}"
+
+    event = parse_event(deep)
+    assert "x" == event.type
+    with pytest.raises(MalformedMessageError, match="deeper"):
+        _ = event.data

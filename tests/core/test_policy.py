@@ -241,3 +241,9 @@ def test_the_shorter_lifetime_counts() -> None:
     assert 600.0 == PoolPolicy(max_lifetime=600.0).schedule(OPENAI).lifetime
     assert 780.0 == PoolPolicy(max_lifetime=3600.0).schedule(VERCEL).lifetime
     assert 780.0 == PoolPolicy().schedule(VERCEL).lifetime
+
+
+def test_a_provider_is_trusted_in_one_of_two_ways() -> None:
+    """Another word is told with the right ones."""
+    with pytest.raises(ValueError, match="trust='some' is none of exact, lenient"):
+        Provider(name="x", trust="some")  # type: ignore[arg-type]

@@ -322,6 +322,16 @@ def test_a_tail_does_not_cost_its_siblings() -> None:
     assert [HangUp(ONE, CloseReason.LIFETIME, polite=True)] == of(core.release(LeaseId(3), 17.0), HangUp)
 
 
+def test_a_tail_that_is_late_at_the_end_of_its_connection_ends_it() -> None:
+    """Nobody has a turn on it: what is leased there could start none."""
+    core = make(lanes=2, on_cancel="drain", drain_timeout=5000.0)
+    opened(core, waiters=2)
+    core.begin(LeaseId(1), 0.0)
+    core.give_up(LeaseId(1), 0.0)
+
+    assert [CloseReason.LIFETIME] == [end.reason for end in core.tick(5000.0) if isinstance(end, HangUp)]
+
+
 def test_several_lanes_share_a_connection() -> None:
     """A provider with more lanes changes a number."""
     core = make(lanes=2)

@@ -174,3 +174,13 @@ def test_bytes_are_parsed() -> None:
 def test_a_number_elsewhere_has_no_likeness(layout: int) -> None:
     """In the middle, before the type, with nothing behind it, or missing: such events are parsed."""
     assert Likeness.of(parse_event(json.dumps(LAYOUTS[layout](TEXT, 7, "a")))) is None
+
+
+def test_a_run_ends_before_what_may_be_two_messages() -> None:
+    """Its ends look right, and there is more between them."""
+    first = json.dumps({"type": "response.output_text.delta", "sequence_number": 7, "delta": "a"})
+    like = Likeness.of(parse_event(first))
+    assert like is not None
+    one = first.replace("7", "8", 1)
+
+    assert [one] == [event.raw for event in like.run([one, one.replace("8", "9", 1) + one], 8)]

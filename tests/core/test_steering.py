@@ -331,7 +331,7 @@ def test_a_steer_is_open_until_something_final_is_known() -> None:
     states = []
     for kind in ("accepted", "pending"):
         states.append((steer.state, steer.open, steers.open))
-        steers.answer(kind, {"steer": {"previous_response_id": "one", "id": "s"}}, {"one"})
+        steers.answer(kind, {"steer": {"previous_response_id": "one", "id": "s"}})
     states.append((steer.state, steer.open, steers.open))
 
     assert [("sent", True, True), ("accepted", True, True), ("pending", False, False)] == states

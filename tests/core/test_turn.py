@@ -687,3 +687,11 @@ def test_a_turn_amidst_which_another_was_repeated_needs_its_whole_output() -> No
         assert Reception.IGNORE is machine.receive(about("completed", "resp_old", output=OUTPUT))
         assert machine.suspect
         assert reception is machine.receive(about("completed", output=own))
+
+
+def test_bytes_without_numbers_are_looked_into_one_by_one() -> None:
+    """They are delivered as text is."""
+    machine = streaming()
+    raw = json.dumps(DELTA).encode()
+
+    assert [Reception.DELIVER] * 3 == [machine.receive(parse_event(raw)) for _ in range(3)]

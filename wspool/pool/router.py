@@ -201,7 +201,7 @@ class Router:
             self._link.report(self._link.host.core.widen)
         elif naming is Naming.NONE:
             self.name_lanes(Naming.NONE)
-            attempt.machine.lane = None
+            attempt.machine.unname()
             self._link.host.step(self._link.host.core.narrow)
 
     def _receive_stray(self, event: Event) -> None:

@@ -18,7 +18,7 @@ Rules of this module:
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import attrs
@@ -96,24 +96,21 @@ class Steers:
                 items += steer.input
         return items
 
-    def answer(self, kind: str, data: Mapping[str, Any], responses: Container[str]) -> bool:
-        """Take a `response.steer.*` event; return whether it is for this turn.
+    def answer(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Take a `response.steer.*` event that is about a response of the turn.
 
         Args:
             kind: the last part of its type.
             data: the event.
-            responses: ids of the turn's responses.
         """
         about = steer_of(data)
-        if str(about.get("previous_response_id")) not in responses:
-            return False
         name = about.get("id")
         # An answer comes in the order of the questions, until the server has given a name.
         steer = next((each for each in self._all if name is not None and each.id == name), None) or next(
             (each for each in self._all if each.state == "sent"), None
         )
         if steer is None or not steer.open:
-            return True  # nothing that we wait for, but about our response: no harm
+            return  # nothing that we wait for, but about our response: no harm
         match kind:
             case "accepted":
                 steer.state, steer.id = "accepted", name if isinstance(name, str) else None
@@ -123,7 +120,6 @@ class Steers:
                 steer.state, steer.error = "failed", parse_error(data)
             case _:
                 pass  # a new kind of notice
-        return True
 
     def refuse(self, error: ServerError) -> bool:
         """An error frame is about the oldest steer without an answer; return whether there is one."""

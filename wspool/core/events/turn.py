@@ -144,14 +144,9 @@ class TurnMachine:
         #: What the next event looks like if it is one more of the same output, once there were two.
         self.like: Likeness | None = None
 
-    @property
-    def lane(self) -> str | None:
-        """The `stream_id` that its events must have."""
-        return self._known.lane
-
-    @lane.setter
-    def lane(self, name: str | None) -> None:
-        self._known.lane = name
+    def unname(self) -> None:
+        """Its events name no lane: the endpoint has none."""
+        self._known.lane = None
 
     @property
     def response_id(self) -> str | None:
@@ -305,9 +300,7 @@ class TurnMachine:
 
     def _complete(self, reading: Reading) -> bool:
         """Complete the output of a response that has ended; return False if a piece is missing."""
-        response = reading.response
-        if response is None or self.response_id is None:
-            return True  # the table knows what to make of it
+        response = reading.response if reading.response is not None else {}
         known = self._known
         counted = known.exact and known.past.counts and not known.steered and self._output.numbered
         output = self._output.output(
@@ -367,16 +360,11 @@ class TurnMachine:
         """Something was said about what the response was steered by."""
         steers = self.steers
         if reading.error is None:
-            steers.answer(event.type.removeprefix(_STEER), event.data, self.responses)
+            steers.answer(event.type.removeprefix(_STEER), event.data)
         elif before is TurnState.SETTLING:
             steers.fail(reading.error)  # nothing but the steers is open, so it is about them
         else:
             steers.refuse(reading.error)
-
-    @property
-    def responses(self) -> set[str]:
-        """Ids of all responses of the turn so far."""
-        return self._known.earlier | ({self.response_id} if self.response_id is not None else set[str]())
 
     def _settle(self) -> Reception:
         """A response that has ended ends the turn, if nothing more will be said about its steers."""
@@ -384,7 +372,5 @@ class TurnMachine:
         if self.state is _SETTLING:
             if known.steered and known.steers.open:
                 return _DELIVER
-            self.state = TURN_TABLE[TurnState.SETTLING][TurnInput.SETTLED].state
-        elif known.steered:
-            known.steers.lose()
-        return Reception.END
+            self.state = TURN_TABLE[_SETTLING][TurnInput.SETTLED].state
+        return _END
