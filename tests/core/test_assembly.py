@@ -144,3 +144,11 @@ def test_what_is_no_object_was_not_announced(item: object) -> None:
     )
 
     assert [text(0)] == found.output(None, whole=True)
+
+
+def test_two_items_in_one_place_are_no_output() -> None:
+    """Under two names: one of them is somebody else's, and nobody can say which."""
+    found = items(("done", 0, text(0)), ("done", 0, {**text(0), "id": "other"}))
+
+    assert found.output(None, whole=True) is None
+    assert found.output(None, whole=False) is None

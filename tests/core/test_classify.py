@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wspool.core.events.classify import Evidence, Sort, classify, is_harmless, sort_of
+from wspool.core.events.classify import Evidence, Sort, classify, is_harmless, is_harmless_after, sort_of
 from wspool.core.events.past import Past
 from wspool.core.events.table import TurnInput, TurnState
 from wspool.core.frames import Event, lane_of, parse_event
@@ -375,3 +375,25 @@ def test_limits_are_about_the_connection() -> None:
     ):
         for state in (SENT, STREAMING, FAILING, SETTLING):
             assert (found, False) == what(event("error", status=400, error={"code": code}), state)
+
+
+def test_what_may_come_between_turns() -> None:
+    """What is about no response, or of an unknown type and about none but an old one."""
+    past = evidence().past
+    for given, harmless in (
+        (event("session.created"), True),
+        (event("response.keep_alive"), True),
+        (about("done", OLD), True),
+        (about("done", FOREIGN), False),
+        (about("completed", OLD), False),
+        (event("response.output_text.delta"), False),
+        (event("error"), False),
+    ):
+        assert harmless == is_harmless_after(given, past), given
+
+
+def test_an_unknown_type_that_cannot_be_read_is_let_pass() -> None:
+    """Nobody has to understand it."""
+    broken = parse_event('{"type":"response.new_thing",oops}')
+
+    assert (TurnInput.UNKNOWN, False) == what(broken)

@@ -34,3 +34,14 @@ def test_it_is_bounded() -> None:
     assert not it.knows("resp_0")
     assert it.knows("resp_1")
     assert it.knows(f"resp_{past.MOST}")
+
+
+def test_items_are_known_by_their_ids() -> None:
+    """Those without one are like no other."""
+    it = Past()
+    it.end([{"id": "msg_1"}, {"type": "message"}, {"id": 7}])
+
+    assert it.has_item("msg_1")
+    assert it.shares([{"id": "msg_1"}, {"id": "msg_2"}])
+    assert not it.shares([{"id": "msg_1"}])
+    assert not it.shares([{"id": "msg_2"}, {"type": "message"}])

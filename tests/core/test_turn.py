@@ -695,3 +695,26 @@ def test_bytes_without_numbers_are_looked_into_one_by_one() -> None:
     raw = json.dumps(DELTA).encode()
 
     assert [Reception.DELIVER] * 3 == [machine.receive(parse_event(raw)) for _ in range(3)]
+
+
+def test_a_turn_goes_to_a_connection_with_a_past() -> None:
+    """What that has carried is held against what comes; and an endpoint may have no lanes after all."""
+    past = Past()
+    past.begin(OURS)
+    machine = TurnMachine(None, "lane0")
+    machine.begin_on(past, exact=True)
+    machine.unname()
+    machine.handed()
+
+    assert Reception.DIRTY is machine.receive(about("created", OURS))
+    assert Reception.DELIVER is machine.receive(about("created", FOREIGN))
+
+
+def test_an_item_without_an_id_is_announced_all_the_same() -> None:
+    """By its place."""
+    machine = streaming()
+    machine.receive(event(type="response.output_item.done", output_index=0, item={"type": "message"}))
+
+    assert Reception.END is machine.receive(about("completed"))
+    assert machine.response is not None
+    assert [{"type": "message"}] == machine.response["output"]
