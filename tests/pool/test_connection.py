@@ -253,9 +253,10 @@ async def test_unknown_events_are_delivered_as_they_are(autojump_clock) -> None:
     assert new == events[2].data
 
 
-async def test_a_stream_error_without_its_end_fails_the_turn_after_a_grace(autojump_clock) -> None:
-    """A server that forgets `response.failed` costs five seconds and the connection."""
-    error = {"type": "error", "sequence_number": 3, "error": {"code": "server_error", "message": "oops"}}
+@pytest.mark.parametrize("kind", ["error", "response.error"])
+async def test_a_stream_error_without_its_end_fails_the_turn_after_a_grace(kind, autojump_clock) -> None:
+    """A server that forgets `response.failed` costs five seconds and the connection, however it calls it."""
+    error = {"type": kind, "sequence_number": 3, "error": {"code": "server_error", "message": "oops"}}
     connector = FakeConnector(lambda wire, request: wire.push(created("r"), delta("x"), error))
     async with fake_pool(connector) as pool, pool.conversation(model="m") as conversation:
         begun = trio.current_time()

@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from wspool.core.commands import CloseReason
-from wspool.core.events.classify import is_harmless_after
+from wspool.core.events.classify import Sort, is_harmless_after, sort_of
 from wspool.core.events.naming import learn
 from wspool.core.events.steering import steer_of
 from wspool.core.events.turn import Reception, TurnState
@@ -46,6 +46,7 @@ _WITH_HINTS: Final = frozenset({"error", "response.error", "response.failed"})
 
 #: An attribute of an enum costs as much as the rest of a line in the hot path.
 _DELIVER: Final = Reception.DELIVER
+_STREAMING: Final = TurnState.STREAMING
 
 
 class Router:
@@ -123,7 +124,7 @@ class Router:
             return None
         if (
             reception is _DELIVER
-            and event.type != "error"
+            and attempt.machine.state is _STREAMING
             and not attempt.machine.steered
             and len(attempt.events) <= self._most_events
             and attempt.received <= self._most_bytes
@@ -188,7 +189,7 @@ class Router:
         if event.type.startswith("response.steer."):
             target = steer_of(event.data).get("previous_response_id")
             return next((lane for lane in busy if _answers(lane, target)), None)
-        if event.type in ("error", "response.error") and len(busy) == 1:
+        if sort_of(event.type) is Sort.ERROR and len(busy) == 1:
             return busy[0]  # there is nobody else whom it could be about
         if event.type.startswith("response."):
             self._link.host.step(self._link.host.core.narrow)  # the endpoint has changed its mind
@@ -208,7 +209,8 @@ class Router:
         """An event that no turn in flight is for: about the connection, or proof that it is dirty."""
         if is_harmless_after(event, self._link.past):
             return
-        error = parse_error(event.data, wall_clock=time.time()) if event.type == "error" else None
+        is_error = sort_of(event.type) is Sort.ERROR
+        error = parse_error(event.data, wall_clock=time.time()) if is_error else None
         if error is not None and error.is_expiry_notice:
             self._link.report(self._link.host.core.retire)
             return
@@ -253,7 +255,8 @@ class Router:
         while heard != attempt.received and attempt.machine.state is TurnState.FAILING:
             heard = attempt.received
             await trio.sleep(FAILED_GRACE)
-        lane.failing = None
+        if lane.failing is attempt:  # and not a later one, which has a grace of its own
+            lane.failing = None
         if lane.attempt is attempt and attempt.machine.state is TurnState.FAILING:
             attempt.machine.expire_failing()
             attempt.wake()

@@ -39,6 +39,6 @@ def learn(event: Event) -> Naming | None:
         return None
     if lane_of(event) is not None:
         return Naming.NAMED
-    if event.type in ("error", "response.error"):
+    if sort is Sort.ERROR:
         return Naming.NONE if parse_error(event.data).blames_lane else None
     return None if sort in (Sort.EXTENSION, Sort.UNKNOWN) else Naming.NONE
