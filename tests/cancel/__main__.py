@@ -34,14 +34,14 @@ def main() -> int:
             failed += 1
             traceback.print_exc()
             again = f"python -m tests.cancel --first {seed} --cancels 1"
-            print(f"seed {seed} failed; replay it with: {again}", flush=True)  # noqa: T201
+            print(f"seed {seed} failed; replay it with: {again}", flush=True)  # noqa: T201 # a command line
             cancels += CANCELS  # one that fails at once, over and over, ends too
             continue
         cancels += outcome.cancels
         counted += outcome.counted
         acts.update(outcome.acts)
     took = time.perf_counter() - began
-    print(  # noqa: T201
+    print(  # noqa: T201 # a command line
         f"{cancels} cancels in {worlds} worlds, {failed} failed; {counted} came too late; {took:.1f} s\n"
         + ", ".join(f"{name} {count}" for name, count in acts.most_common())
     )

@@ -309,7 +309,7 @@ class _World:
             patience=choice.choice((0.0, 2.0)),
             min_idle=choice.randint(0, 1),
         )
-        manager = fake_manager(far, limits=limits, provider=wspool.OPENAI)  # type: ignore[arg-type]
+        manager = fake_manager(far, limits=limits, provider=wspool.OPENAI)  # type: ignore[arg-type] # a connector of another class
         with trio.fail_after(_LONG):
             async with trio.open_nursery() as far.nursery:
                 async with manager as self.pool:

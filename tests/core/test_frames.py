@@ -396,6 +396,21 @@ def test_an_error_is_of_one_kind(error: ServerError, name: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (ServerError(status=429, retry_after=7.0), 7.0),
+        (ServerError(status=503, retry_after=7.0), 7.0),
+        (ServerError(status=429), 0.0),
+        (ServerError(status=400, retry_after=7.0), 0.0),
+        (ServerError(status=429, code="insufficient_quota", retry_after=7.0), 0.0),
+    ],
+)
+def test_only_an_error_that_may_pass_holds_the_endpoint(error: ServerError, seconds: float) -> None:
+    """A wait is everybody's where waiting can help, and nobody's where it cannot."""
+    assert seconds == error.hold
+
+
+@pytest.mark.parametrize(
     ("more", "expected"),
     [
         ({"headers": {"retry-after-ms": "1500"}}, 1.5),

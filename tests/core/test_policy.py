@@ -246,4 +246,4 @@ def test_the_shorter_lifetime_counts() -> None:
 def test_a_provider_is_trusted_in_one_of_two_ways() -> None:
     """Another word is told with the right ones."""
     with pytest.raises(ValueError, match="trust='some' is none of exact, lenient"):
-        Provider(name="x", trust="some")  # type: ignore[arg-type]
+        Provider(name="x", trust="some")  # type: ignore[arg-type] # which is the point

@@ -282,6 +282,7 @@ async def test_a_turn_is_driven_by_trio() -> None:
         conversation.turn("x") as turn,
     ):
         for begin in (turn.__anext__, turn.result):
+            # (mypy infers no type for a lambda that binds its loop's variable.)
             error = await elsewhere(lambda begin=begin: begin().send(None) and None)  # type: ignore[misc]
             assert isinstance(error, wspool.ForeignUseError)
         assert 3 == len([event async for event in turn])

@@ -104,6 +104,15 @@ class ServerError:
         return self.is_rate_limit or self.code in _PASSING_CODES or (self.status or 0) >= 500
 
     @property
+    def hold(self) -> float:
+        """How many seconds every client of this endpoint shall wait; 0 where none is asked to.
+
+        What one turn is asked to wait, the whole endpoint waits. A request that cannot succeed later
+        (a spent quota) holds nobody up: what the server says about waiting is then not about the others.
+        """
+        return self.retry_after or 0.0 if self.may_pass else 0.0
+
+    @property
     def is_rate_limit(self) -> bool:
         """Too many requests."""
         return self.status == 429 or self.code == "rate_limit_exceeded" or self.type == "rate_limit_error"

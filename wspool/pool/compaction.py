@@ -61,8 +61,8 @@ async def compacted(
             {"status": answer.status, "headers": dict(answer.headers), "error": {}, **value},
             wall_clock=time.time(),
         )
-        if said.retry_after and said.may_pass:
-            owner.hold(said.retry_after)
+        if said.hold:
+            owner.hold(said.hold)
         raise server_failure(said, "terminal")
     output = value.get("output")
     if not isinstance(output, list) or not all(

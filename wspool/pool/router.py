@@ -160,9 +160,9 @@ class Router:
         return attempt
 
     def _heed(self, error: ServerError | None) -> None:
-        """What one turn is asked to wait, the whole endpoint waits."""
-        if error is not None and error.may_pass and error.retry_after:
-            self._link.host.step(self._link.host.core.hold, seconds=error.retry_after)
+        """Tell the core what the whole endpoint is asked to wait."""
+        if error is not None and error.hold:
+            self._link.host.step(self._link.host.core.hold, seconds=error.hold)
 
     def _name(self, event: Event) -> str:
         """The type of *event*, for a text of ours."""
