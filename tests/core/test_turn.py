@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from wspool.core.commands import CloseReason
 from wspool.core.events.classify import is_harmless
 from wspool.core.events.past import Past
 from wspool.core.events.turn import Delivery, Reception, TurnMachine, TurnState
@@ -718,3 +719,49 @@ def test_an_item_without_an_id_is_announced_all_the_same() -> None:
     assert Reception.END is machine.receive(about("completed"))
     assert machine.response is not None
     assert [{"type": "message"}] == machine.response["output"]
+
+
+# -- what an end leaves behind ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("end", "remembered", "why", "why_strictly"),
+    [
+        (("completed",), OURS, None, None),
+        (("incomplete",), OURS, None, None),
+        (("failed",), None, None, None),
+        (REFUSAL, None, None, CloseReason.DIRTY),
+        (LIMIT, None, CloseReason.LIMIT, CloseReason.LIMIT),
+    ],
+)
+def test_what_an_end_leaves_behind(
+    end: tuple[str] | dict[str, Any],
+    remembered: str | None,
+    why: CloseReason | None,
+    why_strictly: CloseReason | None,
+) -> None:
+    """Only a response that ended well is held on; a refusal ends the connection where its provider does."""
+    machine = sent() if isinstance(end, dict) else streaming()
+    machine.receive(event(**end) if isinstance(end, dict) else about(*end, output=OUTPUT))
+
+    assert TurnState.ENDED is machine.state
+    assert remembered == machine.remembered
+    assert why == machine.why_close(closes_after_error=False)
+    assert why_strictly == machine.why_close(closes_after_error=True)
+
+
+def test_nothing_is_remembered_of_a_turn_that_runs() -> None:
+    """Its response is not there yet."""
+    assert streaming().remembered is None
+
+
+def test_a_suspect_connection_ends_with_a_turn_that_ended_well() -> None:
+    """The turn counts; what comes behind it could not be told apart."""
+    past = Past()
+    past.begin("resp_old")
+    machine = streaming(past)
+    machine.receive(about("completed", "resp_old", output=OUTPUT))
+    machine.receive(about("completed", output=OUTPUT))
+
+    assert OURS == machine.remembered
+    assert CloseReason.DIRTY is machine.why_close(closes_after_error=False)

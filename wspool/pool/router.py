@@ -235,17 +235,14 @@ class Router:
         """The terminal event of *attempt* has come."""
         lane.attempt = None
         machine = attempt.machine
-        well = machine.status in ("completed", "incomplete")
-        # A request that failed may have evicted its parent, and then the lane holds nothing.
-        lane.latest = machine.response_id if well else None
+        lane.latest = machine.remembered
         lane.warm_up = None
         if lane.warming is not None:
             lane.warm_up = WarmUp.of(machine.response, lane.warming, output_seen=machine.output_seen)
             lane.warming = None
-        if machine.error is not None and machine.error.is_connection_limit:
-            self._link.poison(CloseReason.LIMIT)
-        elif machine.suspect or (machine.refused and self._link.host.provider.closes_after_error):
-            self._link.poison(CloseReason.DIRTY)
+        why = machine.why_close(closes_after_error=self._link.host.provider.closes_after_error)
+        if why is not None:
+            self._link.poison(why)
         else:
             self._link.report(self._link.host.core.finished, lane.id)
 

@@ -15,6 +15,7 @@ from typing import Any, Final, assert_never
 
 import attrs
 
+from wspool.core.commands import CloseReason
 from wspool.core.error import Delivery
 from wspool.core.events.assembly import Assembly
 from wspool.core.events.classify import GAP, Evidence, Reading, classify, item_of
@@ -200,6 +201,26 @@ class TurnMachine:
         if self.response is not None:
             return self.parts[-1].status
         return "rejected" if self.refused else "failed"
+
+    @property
+    def remembered(self) -> str | None:
+        """The response that the server still holds on this lane once the turn has ended, if any.
+
+        A request that failed may have evicted its parent, and then it holds nothing.
+        """
+        return self.response_id if self.status in ("completed", "incomplete") else None
+
+    def why_close(self, *, closes_after_error: bool) -> CloseReason | None:
+        """Why the connection must go now that the turn has ended; None if another turn may follow.
+
+        Args:
+            closes_after_error: True if the provider closes a connection on which it refused a request.
+        """
+        if self.error is not None and self.error.is_connection_limit:
+            return CloseReason.LIMIT
+        if self.suspect or (self.refused and closes_after_error):
+            return CloseReason.DIRTY
+        return None
 
     def begin_on(self, past: Past, *, exact: bool) -> None:
         """It goes to a connection that has carried *past*, of a provider that is *exact* or not."""
