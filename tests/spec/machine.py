@@ -911,11 +911,15 @@ class PoolMachine(RuleBasedStateMachine):
         world = self.world
         if world.paused or world.closing or len(world.waiters) <= len(world.dials) * world.lanes:
             return
-        if not (world.size >= world.policy.max_size or world.degraded):
+        outage = self.core._outage
+        if not (world.size >= world.policy.max_size or outage.down):
             return
         ripe = [world.ripens(track, self.now) for c, track in world.parked if world.suits(c, self.now)]
-        if not ripe and world.size >= world.policy.max_size and not world.degraded:
-            ripe = self.ripe_for_a_fresh_one()
+        if not ripe and world.size >= world.policy.max_size:
+            # Nothing is hung up before a fresh one may be dialled: neither in an outage nor while this
+            # process is short of something, which is none.
+            may_dial = outage.probe_at if outage.down else self.now
+            ripe = [max(each, may_dial) for each in self.ripe_for_a_fresh_one()]
         assert not ripe or self.core.next_deadline() <= max(ripe), "nobody looks again at what is parked"
 
     def ripe_for_a_fresh_one(self) -> list[float]:

@@ -400,6 +400,12 @@ MUTANTS = [
         "            elif (room := None) is not None:\n",
     ),
     Mutant(
+        "nobody looks again at whose place a fresh one needs once it may be dialled",
+        ALLOCATION,
+        "max(room[0], outage.probe_at) if outage.down else room[0])",
+        "math.inf if outage.down else room[0])",
+    ),
+    Mutant(
         "who was passed over takes what does not serve it",
         ALLOCATION,
         "if first.skips >= MAX_SKIPS and _suits(connection, first, now):",
