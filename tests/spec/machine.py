@@ -39,7 +39,7 @@ from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending import roster as core_roster
 from wspool.core.lending.allocation import DEFERRAL, HEAD_START, MAX_SKIPS
 from wspool.core.lending.pool import PoolCore, Verdict
-from wspool.core.outage import BACKOFF_BASE, BACKOFF_CAP
+from wspool.core.outage import BACKOFF_BASE, BACKOFF_CAP, WAITED_FOR_CAP, WAITED_FOR_SHARE
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.states import ConnectionState, LaneState, Naming
 
@@ -369,21 +369,37 @@ class PoolMachine(RuleBasedStateMachine):
         connection.ping_at = self.now + (self.policy.ping_interval or math.inf)
         self.step("connected", connection.id, jitter=jitter)
 
-    @rule(pick=picks, jitter=jitters, kind=kinds, retry_after=st.sampled_from([None, None, 0.0, 7.0, 400.0]))
+    @rule(
+        pick=picks,
+        jitter=jitters,
+        kind=kinds,
+        retry_after=st.sampled_from([None, None, 0.0, 7.0, 400.0]),
+        phase=st.sampled_from(["tcp", "upgrade"]),
+    )
     @precondition(lambda self: self.world.dials)
     @noted
-    def dial_fails(self, pick: int, jitter: float, kind: FailureKind, retry_after: float | None) -> None:
+    def dial_fails(
+        self,
+        pick: int,
+        jitter: float,
+        kind: FailureKind,
+        retry_after: float | None,
+        phase: str = "tcp",
+    ) -> None:
         connection = self.choose(self.world.dials, pick)
         del self.world.connections[connection.id]
         self.world.closed += 1
-        failure = DialFailure(kind=kind, message="spec", phase="tcp", retry_after=retry_after)
+        failure = DialFailure(kind=kind, message="spec", phase=phase, retry_after=retry_after)
         probe_before = self.core._outage.probe_at
         commands = self.step("dial_failed", connection.id, failure=failure, jitter=jitter)
         if kind is FailureKind.LOCAL:
             assert not any(isinstance(command, Degraded) for command in commands), "it is not the endpoint"
-        if (probe_at := self.core._outage.probe_at) != probe_before:
+        dialled = any(isinstance(command, Dial) for command in commands)  # then it is about the next already
+        if (probe_at := self.core._outage.probe_at) != probe_before and not dialled:
             first = any(isinstance(command, Degraded) for command in commands)
             bound = BACKOFF_BASE if first else BACKOFF_CAP
+            if kind is FailureKind.TRANSIENT and not first:
+                bound = max(WAITED_FOR_CAP, WAITED_FOR_SHARE[phase] * self.now)
             floor = retry_after or 0.0
             assert self.now + floor <= probe_at, "the prober does not wait as long as it was asked to"
             assert probe_at <= self.now + max(jitter * bound, floor), "the jitter only makes it longer"
@@ -512,17 +528,17 @@ class PoolMachine(RuleBasedStateMachine):
             if connection.trial and connection.lanes[0].on is not On.NOTHING
         ]
 
-    @rule(pick=picks)
+    @rule(pick=picks, completed=st.sampled_from([True, True, False]))
     @precondition(lambda self: self.leases_with(On.TURN))
     @noted
-    def turn_ends(self, pick: int) -> None:
-        self.end_turn(self.choose(self.leases_with(On.TURN), pick))
+    def turn_ends(self, pick: int, completed: bool = True) -> None:
+        self.end_turn(self.choose(self.leases_with(On.TURN), pick), completed=completed)
 
-    def end_turn(self, lease: LeaseId) -> None:
+    def end_turn(self, lease: LeaseId, *, completed: bool = True) -> None:
         connection, lane = self.world.leases[lease]
         self.answer(connection)
         self.turn_is_over(self.world.track(lease))
-        self.step("finished", connection.id, lane)
+        self.step("finished", connection.id, lane, completed=completed)
 
     @rule(pick=picks)
     @precondition(lambda self: self.leases_with(On.TURN))
@@ -531,7 +547,7 @@ class PoolMachine(RuleBasedStateMachine):
         lease = self.choose(self.leases_with(On.TURN), pick)
         connection, _ = self.world.leases[lease]
         self.abandon_turn(self.world.track(lease))
-        self.step("give_up", lease)
+        self.step("give_up", lease, heard=False)
         dropped = self.policy.on_cancel == "hang_up" and len(connection.lanes) == 1
         assert connection.closing is dropped, "a dirty connection was kept, or siblings were dropped"
 
@@ -577,7 +593,7 @@ class PoolMachine(RuleBasedStateMachine):
         connection, lane = self.choose(self.tracks_with(On.WARM_UP), pick)
         self.answer(connection)
         connection.lanes[lane].on = On.NOTHING
-        self.step("finished", connection.id, lane)
+        self.step("finished", connection.id, lane, completed=False)
 
     @rule(pick=picks, race=st.integers(0, 3).map(lambda drawn: drawn == 3))
     @precondition(lambda self: self.world.leases)
@@ -918,8 +934,7 @@ class PoolMachine(RuleBasedStateMachine):
         if not ripe and world.size >= world.policy.max_size:
             # Nothing is hung up before a fresh one may be dialled: neither in an outage nor while this
             # process is short of something, which is none.
-            may_dial = outage.probe_at if outage.down else self.now
-            ripe = [max(each, may_dial) for each in self.ripe_for_a_fresh_one()]
+            ripe = [max(each, outage.dial_at(waited_for=True)) for each in self.ripe_for_a_fresh_one()]
         assert not ripe or self.core.next_deadline() <= max(ripe), "nobody looks again at what is parked"
 
     def ripe_for_a_fresh_one(self) -> list[float]:
@@ -975,13 +990,12 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.core.next_deadline() <= self.line_since + DEFERRAL, "nobody dials later"
         if coming >= self.need(deferred=self.deferred):
             return
-        if failure is None:
-            # What was held back is due, and nobody has ticked yet?
-            ticked = self.core.next_deadline() > self.now
-            assert not ticked or len(world.dials) >= outage.dial_limit, "nobody dials what is needed"
-        elif world.waiters or not failure.permanent:
-            due = self.core.next_deadline()
-            assert world.dials or due <= max(self.now, outage.probe_at), "nobody wakes the prober"
+        if failure is None or world.waiters or not failure.permanent:
+            # What was held back is due, and nobody has ticked yet? Or it will be when a dial may start again.
+            due = max(self.now, outage.dial_at(waited_for=len(world.waiters) > coming))
+            assert len(world.dials) >= outage.dial_limit or self.core.next_deadline() <= due, (
+                "nobody dials what is needed"
+            )
 
     @invariant()
     def nobody_hopes_in_vain(self) -> None:

@@ -35,6 +35,7 @@ EXAMPLES = {"core": 250, "pool": 100}
 #: Fixed seeds, tried in turn. A search that went astray goes on astray; another one may not.
 SEEDS = range(1, 21)
 
+WHOLE = "wspool.core.lending.whole"
 POOL, ROSTER, OUTAGE = "wspool.core.lending.pool", "wspool.core.lending.roster", "wspool.core.outage"
 ALLOCATION, LIVES = "wspool.core.lending.allocation", "wspool.core.lending.lives"
 LEASES, ALARMS = "wspool.core.lending.leases", "wspool.core.lending.alarms"
@@ -96,7 +97,7 @@ MUTANTS = [
     # -- waiters --
     Mutant(
         "close forgets the waiters",
-        POOL,
+        WHOLE,
         "self._allocation.refuse_all(RefuseReason.CLOSED, commands)",
         "pass",
     ),
@@ -171,7 +172,7 @@ MUTANTS = [
     Mutant(
         "nobody wakes the prober",
         ALLOCATION,
-        "            deadline = outage.probe_at\n",
+        "            deadline = probe_at\n",
         "            pass\n",
     ),
     Mutant(
@@ -183,8 +184,8 @@ MUTANTS = [
     Mutant(
         "as many dials at once as are needed",
         ALLOCATION,
-        "            and self._roster.dialing < self._outage.dial_limit\n",
-        "",
+        "self._wants_dial() and self._roster.dialing < outage.dial_limit and",
+        "self._wants_dial() and",
     ),
     Mutant(
         "one connection too many",
@@ -402,8 +403,8 @@ MUTANTS = [
     Mutant(
         "nobody looks again at whose place a fresh one needs once it may be dialled",
         ALLOCATION,
-        "max(room[0], outage.probe_at) if outage.down else room[0])",
-        "math.inf if outage.down else room[0])",
+        "max(room[0], outage.dial_at(waited_for=True))",
+        "math.inf if outage.down else room[0]",
     ),
     Mutant(
         "who was passed over takes what does not serve it",
@@ -457,11 +458,11 @@ MUTANTS = [
         POOL,
         "        if found is None or found.state is ConnectionState.CLOSING:\n"
         "            return commands\n"
-        "        self._lives.lose(found)\n",
+        "        found.jitter = jitter\n",
         "        if found is None or found.state is ConnectionState.CLOSING:\n"
         "            self._tally.closed[CloseReason.LOST] += 1\n"
         "            return commands\n"
-        "        self._lives.lose(found)\n",
+        "        found.jitter = jitter\n",
     ),
     Mutant(
         "the late end of a turn is a bug",
@@ -636,8 +637,8 @@ MUTANTS = [
     Mutant(
         "the end of a turn is not reported",
         ROUTER,
-        "        else:\n            self._link.report(self._link.host.core.finished, lane.id)",
-        "        else:\n            pass",
+        "            self._link.report(self._link.host.core.finished, lane.id, completed=completed)",
+        "            pass",
     ),
     Mutant(
         "the reader swallows the end",
@@ -666,7 +667,7 @@ MUTANTS = [
     Mutant(
         "a turn that was given up is not reported",
         LEASE,
-        "            self._owner.step(self._owner.core.give_up, self._id)",
+        "            self._owner.step(self._owner.core.give_up, self._id, heard=attempt.begun)",
         "            pass",
     ),
     Mutant(

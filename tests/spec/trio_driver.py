@@ -348,7 +348,7 @@ class TrioDriver(Driver):
         hint = failure.retry_after
         error = ConnectError(
             "spec",
-            phase="upgrade",
+            phase="tcp" if failure.phase == "tcp" else "upgrade",
             status=401 if failure.kind is FailureKind.CREDENTIAL else None,
             headers=() if hint is None else (("retry-after", str(hint)),),
         )
@@ -371,18 +371,18 @@ class TrioDriver(Driver):
 
             self.users.start_soon(send)
 
-    def do_finished(self, number: ConnectionId, lane: int, *, world: World, now: float) -> None:
+    def do_finished(
+        self, number: ConnectionId, lane: int, *, world: World, now: float, completed: bool = True
+    ) -> None:
         connection = self.pool._shell._connections[number]
         attempt = connection.lanes[lane].attempt
         assert attempt is not None, "the real pool has nothing on that lane"
         name = connection.stream_id(connection.lanes[lane])
         self.responses += 1
         response_id = attempt.machine.response_id or f"r{self.responses}"
-        for kind in ("created", "completed")[attempt.machine.response_id is not None :]:
-            event = {
-                "type": f"response.{kind}",
-                "response": {"id": response_id, "output": [], "status": "completed"},
-            }
+        end = "completed" if completed or connection.lanes[lane].warming is not None else "failed"
+        for kind in ("created", end)[attempt.machine.response_id is not None :]:
+            event = {"type": f"response.{kind}", "response": {"id": response_id, "output": [], "status": end}}
             self._arrives(number, json.dumps(event if name is None else {**event, "stream_id": name}))
 
     def do_widen(self, number: ConnectionId, *, world: World, now: float) -> None:
@@ -392,7 +392,7 @@ class TrioDriver(Driver):
         assert world.answering is not None
         self._arrives(world.answering.id, '{"type":"response.created","response":{"id":"unnamed"}}')
 
-    def do_give_up(self, number: LeaseId, *, world: World, now: float) -> None:
+    def do_give_up(self, number: LeaseId, *, world: World, now: float, heard: bool) -> None:
         self.leases[number].give_up(self.attempts[number])
 
     def do_release(self, number: LeaseId, *, world: World, now: float) -> None:

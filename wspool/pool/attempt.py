@@ -22,6 +22,7 @@ __all__ = ["Attempt"]
 
 # An attribute of an enum costs as much as the rest of a line in the hot path.
 _ENDED: Final = TurnState.ENDED
+_UNHEARD: Final = frozenset({TurnState.NEW, TurnState.SENT})
 
 
 class Attempt:
@@ -96,6 +97,11 @@ class Attempt:
     def ended(self) -> bool:
         """True when no further event will come."""
         return self.lost or self.machine.state is _ENDED
+
+    @property
+    def begun(self) -> bool:
+        """True once its response was heard to have begun."""
+        return self.machine.state not in _UNHEARD
 
     def feed(self, event: Event, wall_clock: float) -> Reception:
         """Take an event from the reader. `wake` must follow, at the latest after its batch."""

@@ -204,7 +204,7 @@ class Lease:
         self._owner.check_use()
         if self._lane.attempt is attempt and self.alive and not attempt.given_up:
             attempt.drop()
-            self._owner.step(self._owner.core.give_up, self._id)
+            self._owner.step(self._owner.core.give_up, self._id, heard=attempt.begun)
 
     def park(self) -> None:
         """Say that no turn will start for a while: the lane may be taken if others starve.

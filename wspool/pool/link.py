@@ -125,10 +125,13 @@ class Link:
         if not self.told:
             self.report_end(self.host.core.lost, jitter=self.host.jitter())
 
-    def poison(self, reason: CloseReason) -> None:
-        """This connection must not be used again. Nothing to do once its end is known."""
+    def poison(self, reason: CloseReason, *, completed: bool = False) -> None:
+        """This connection must not be used again. Nothing to do once its end is known.
+
+        *completed* as for `PoolCore.hang_up`.
+        """
         if not self.ending:
-            self.report(self.host.core.hang_up, reason)
+            self.report(self.host.core.hang_up, reason, completed=completed)
 
     def note_close(self, error: WireClosedError) -> None:
         """The wire says how it ended; the first word counts."""

@@ -48,6 +48,9 @@ _WITH_HINTS: Final = frozenset({"error", "response.error", "response.failed"})
 _DELIVER: Final = Reception.DELIVER
 _STREAMING: Final = TurnState.STREAMING
 
+#: How turns end that prove that the endpoint is of use.
+_COMPLETED: Final = frozenset({"completed", "incomplete"})
+
 
 class Router:
     """Routes what comes in on one connection.
@@ -237,14 +240,15 @@ class Router:
         machine = attempt.machine
         lane.latest = machine.remembered
         lane.warm_up = None
+        completed = lane.warming is None and (lane.latest is not None or machine.status in _COMPLETED)
         if lane.warming is not None:
             lane.warm_up = WarmUp.of(machine.response, lane.warming, output_seen=machine.output_seen)
             lane.warming = None
         why = machine.why_close(closes_after_error=self._link.host.provider.closes_after_error)
         if why is not None:
-            self._link.poison(why)
+            self._link.poison(why, completed=completed)
         else:
-            self._link.report(self._link.host.core.finished, lane.id)
+            self._link.report(self._link.host.core.finished, lane.id, completed=completed)
 
     async def _expire_failing(self, lane: Lane, attempt: Attempt) -> None:
         # The grace begins anew with whatever still comes of the response.

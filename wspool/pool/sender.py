@@ -79,7 +79,7 @@ class Sender:
             for lane in link.lanes:
                 if lane.attempt is attempt:
                     lane.attempt = None
-                    link.report(link.host.core.finished, lane.id)
+                    link.report(link.host.core.finished, lane.id, completed=False)
 
     async def _send_steer(self, message: bytes, attempt: Attempt, steer: Steer, handed: list[bool]) -> None:
         def begin() -> bool:

@@ -41,16 +41,13 @@ from wspool.core.commands import (
     Stolen,
     WaiterId,
 )
+from wspool.core.lending.endings import Endings
 from wspool.core.lending.lives import Lives
 from wspool.core.lending.roster import Connection, Lane, Roster
 from wspool.core.lending.tally import Tally
 from wspool.core.outage import Outage
 from wspool.core.policy import PoolPolicy
-from wspool.core.states import (
-    ConnectionState,
-    LaneInput,
-    LaneState,
-)
+from wspool.core.states import ConnectionState, LaneInput, LaneState
 
 __all__ = ["DEFERRAL", "HEAD_START", "MAX_SKIPS", "Allocation", "Waiter"]
 
@@ -89,6 +86,7 @@ class Allocation:
         roster: the connections.
         lives: their lives.
         outage: whether the endpoint is down.
+        endings: what connections that ended say about it.
         tally: where dials, grants, thefts and refusals are counted.
 
     Attributes:
@@ -106,6 +104,7 @@ class Allocation:
         roster: Roster,
         lives: Lives,
         outage: Outage,
+        endings: Endings,
         tally: Tally,
     ) -> None:
         self.policy = policy
@@ -115,6 +114,7 @@ class Allocation:
         self._roster = roster
         self._lives = lives
         self._outage = outage
+        self._endings = endings
         self._tally = tally
         # Since when somebody is in line, and whether dials are deferred until they were for long.
         self._line_since = -math.inf
@@ -175,6 +175,8 @@ class Allocation:
     def settle(self, now: float, commands: list[Command]) -> list[Command]:
         """Do what follows from the state that an input has left; return *commands* with it."""
         roster = self._roster
+        if self._endings.noted:
+            self._endings.judge(now, commands)
         if self.closing or not (
             self.waiters or roster.leaving or roster.fresh < self.policy.min_idle + roster.movers
         ):
@@ -184,14 +186,14 @@ class Allocation:
         if self.waiters and (roster.available or roster.parked):
             self._match(now, commands)
         if roster.leaving:
-            self._let_leavers_go(commands)
+            self._let_leavers_go(now, commands)
         if self.waiters and (roster.available or roster.parked):
             self._make_room(now, commands)
         self._grow(now, commands)
         # In a full pool a dial may need the place of one more that leaves.
         while roster.leaving:
             left = len(roster.leaving)
-            self._let_leavers_go(commands)
+            self._let_leavers_go(now, commands)
             if left == len(roster.leaving):
                 break
             self._grow(now, commands)
@@ -203,9 +205,10 @@ class Allocation:
     def next_deadline(self) -> float:
         """Return when `settle`, or a refusal, may be due though nothing happens; infinity for never."""
         deadline, outage, roster = math.inf, self._outage, self._roster
-        if outage.failure is not None and not roster.dialing and self._wants_dial():
-            # Only an outage delays a dial; otherwise it starts when it is needed.
-            deadline = outage.probe_at
+        # Only an outage delays a dial; otherwise it starts when it is needed.
+        probe_at = self._dial_at()
+        if probe_at > -math.inf and roster.dialing < outage.dial_limit and self._wants_dial():
+            deadline = probe_at
             if self.waiters and self.is_hopeless(outage.give_up_at):
                 deadline = min(deadline, outage.give_up_at)
         if not self.waiters:
@@ -217,7 +220,7 @@ class Allocation:
             if (parked := self._parked_for(wanted, self._settled_at)) is not None:
                 deadline = min(deadline, parked[0])
             elif (room := self._room_for(wanted, self._settled_at)) is not None:
-                deadline = min(deadline, max(room[0], outage.probe_at) if outage.down else room[0])
+                deadline = min(deadline, max(room[0], outage.dial_at(waited_for=True)))
         return deadline
 
     # -- lanes for waiters --------------------------------------------------------------------
@@ -321,7 +324,7 @@ class Allocation:
         """The first in line wants more remaining life than any lane has, and the pool is full."""
         while self.waiters and self._first().min_remaining and self._is_starving():
             room = self._room_for(self._first(), now)
-            if room is None or room[0] > now or not self._outage.may_dial(now):
+            if room is None or room[0] > now or now < self._outage.dial_at(waited_for=True):
                 return
             connection = room[1]
             for lane in connection.lanes:
@@ -358,7 +361,7 @@ class Allocation:
             return self._roster.dialing + self._roster.states[ConnectionState.CLOSING]
         return self._roster.dialing
 
-    def _let_leavers_go(self, commands: list[Command]) -> None:
+    def _let_leavers_go(self, now: float, commands: list[Command]) -> None:
         # Make before break: a retiring connection nobody holds stays grantable until spare is
         # complete without it, or until only its going makes room for its replacement. It does not
         # go for a replacement that is on its way, nor while none can be had.
@@ -369,6 +372,7 @@ class Allocation:
                 roster.size < self.policy.max_size
                 or not self._needs_dial(coming)
                 or outage.down
+                or now < self._dial_at()
                 or coming >= outage.dial_limit
             ):
                 return
@@ -392,14 +396,16 @@ class Allocation:
                 self._lives.hang_up(connection, CloseReason.RESIZED, commands)
 
     def _grow(self, now: float, commands: list[Command]) -> None:
-        while (
-            self._wants_dial()
-            and self._roster.dialing < self._outage.dial_limit
-            and self._outage.may_dial(now)
-        ):
-            connection = self._roster.dial(now, self._outage.episode)
+        outage = self._outage
+        while self._wants_dial() and self._roster.dialing < outage.dial_limit and now >= self._dial_at():
+            connection = self._roster.dial(now, outage.episode)
+            outage.dialled(now)
             self._tally.dialed += 1
             commands.append(Dial(connection.id))
+
+    def _dial_at(self) -> float:
+        """From when on the next dial may start: sooner for who waits than for spare."""
+        return self._outage.dial_at(waited_for=len(self.waiters) > self._roster.dialing * self.lanes)
 
     def _defers_dials(self) -> bool:
         """Whether what is in use may come back to those in line sooner than a dial ends."""

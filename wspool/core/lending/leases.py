@@ -97,7 +97,6 @@ class Leases:
         if lane.state is LaneState.DEAD:
             return False
         self._roster.move_lane(lane, LaneInput.FINISH)
-        connection.used = True
         lane.tail_until = math.inf
         if lane.state is _IDLE:  # a warm-up, or a tail whose holder has left
             self._allocation.freed(connection, lane, now, commands)
@@ -106,10 +105,11 @@ class Leases:
         self._lives.check_expiry(connection, now, commands)
         return True
 
-    def give_up(self, lease: LeaseId, now: float, commands: list[Command]) -> None:
-        """Nobody wants the rest of the turn."""
+    def give_up(self, lease: LeaseId, now: float, commands: list[Command], *, heard: bool) -> None:
+        """Nobody wants the rest of the turn, of which something was *heard* or not."""
         connection, lane = self._roster.lease(lease)
         advance(LANE_TABLE, lane.state, LaneInput.ABANDON)
+        connection.excused = connection.excused or heard
         if self._on_cancel == "hang_up" and len(connection.lanes) == 1:
             self._lives.hang_up(connection, CloseReason.DIRTY, commands, polite=False)
         else:
@@ -121,7 +121,7 @@ class Leases:
         roster = self._roster
         connection, lane = roster.lease(lease)
         if lane.state is _IN_FLIGHT:
-            self.give_up(lease, now, commands)
+            self.give_up(lease, now, commands, heard=False)
             if not roster.is_live(lease):
                 return
         roster.move_lane(lane, _RELEASE)

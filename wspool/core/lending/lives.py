@@ -20,6 +20,7 @@ from typing import Final, TypeAlias, assert_never
 from wspool.core.commands import CloseReason, Command, Expiring, HangUp, Ping
 from wspool.core.lending.alarms import Alarms
 from wspool.core.lending.calendar import Calendar
+from wspool.core.lending.endings import Endings
 from wspool.core.lending.roster import Connection, Lane, Roster
 from wspool.core.lending.tally import Tally
 from wspool.core.policy import PoolPolicy, Schedule
@@ -55,17 +56,21 @@ class Lives:
         schedule: when connections retire.
         roster: the connections.
         tally: where closes, retirements and lost leases are counted.
+        endings: what they say about the endpoint.
 
     Attributes:
         calendar: planned retirements.
         alarms: deadlines of connections.
     """
 
-    def __init__(self, policy: PoolPolicy, schedule: Schedule, roster: Roster, tally: Tally) -> None:
+    def __init__(
+        self, policy: PoolPolicy, schedule: Schedule, roster: Roster, tally: Tally, endings: Endings
+    ) -> None:
         self.policy = policy
         self._schedule = schedule
         self._roster = roster
         self._tally = tally
+        self._endings = endings
         self.calendar = Calendar(schedule.spread, policy.max_size)
         self.alarms: Alarms[_Key] = Alarms()
 
@@ -74,16 +79,13 @@ class Lives:
         self.policy = policy
         self.calendar.resize(policy.max_size)
 
-    def begin(self, connection: Connection, lanes: int, now: float, jitter: float) -> None:
-        """Its handshake is done, it has that many lanes: plan its life.
-
-        *jitter* is a random number in [0, 1).
-        """
+    def begin(self, connection: Connection, lanes: int, now: float) -> None:
+        """Its handshake is done, it has that many lanes: plan its life."""
         schedule, alarms = self._schedule, self.alarms
         connection.expires_at = connection.born + schedule.lifetime
         connection.last_start = connection.grant_end = connection.born + schedule.last_start
         connection.retire_at = self.calendar.book(
-            connection.born + schedule.retire_from, connection.born + schedule.retire_to, jitter
+            connection.born + schedule.retire_from, connection.born + schedule.retire_to, connection.jitter
         )
         connection.opened_at = now
         self._roster.open(connection, lanes)
@@ -234,6 +236,8 @@ class Lives:
 
     def _end(self, connection: Connection, what: ConnectionInput, reason: CloseReason) -> None:
         advance(CONNECTION_TABLE, connection.state, what)  # illegal before anything else
+        if connection.usable:
+            self._endings.note(connection, reason)
         self._tally.lost_leases += self._roster.end_all(connection)
         self._roster.move(connection, what)
         for alarm in _Alarm:

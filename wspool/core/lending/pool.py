@@ -2,7 +2,8 @@
 
 Every input is a method that takes `now`, in seconds, and returns the commands to perform, in order. Each
 tells the part whose idea it is, and ends in `allocation`, which decides what follows from the state that it
-leaves. When a connection retires and ends is in `lives`, what becomes of a lane of somebody in `leases`.
+leaves. When a connection retires and ends is in `lives`, what its end says about the endpoint in `endings`,
+what becomes of a lane of somebody in `leases`, and the inputs that are about all of the pool in `whole`.
 
 Rules kept here (each is an invariant of the specification machine):
 
@@ -22,10 +23,6 @@ rescans. What concerns all at once (`clear`, `drain`, `close`, a lifetime limit 
 
 from __future__ import annotations
 
-import math
-
-import attrs
-
 from wspool.core.commands import (
     CloseReason,
     Command,
@@ -40,13 +37,8 @@ from wspool.core.commands import (
     Warm,
 )
 from wspool.core.failures import DialFailure
-from wspool.core.lending.allocation import Allocation
-from wspool.core.lending.leases import Leases, Verdict
-from wspool.core.lending.lives import Lives
-from wspool.core.lending.roster import Roster
-from wspool.core.lending.tally import Tally
-from wspool.core.outage import EARLY, REFUSED_LATE, Outage
-from wspool.core.policy import PoolPolicy, Provider
+from wspool.core.lending.leases import Verdict
+from wspool.core.lending.whole import Whole
 from wspool.core.states import (
     CONNECTION_TABLE,
     ConnectionInput,
@@ -62,7 +54,7 @@ from wspool.core.statistics import PoolStatistics
 __all__ = ["PoolCore", "Verdict"]
 
 
-class PoolCore:
+class PoolCore(Whole):
     """The decisions of one pool. See the module for the rules, `commands` for the answers.
 
     Args:
@@ -78,112 +70,6 @@ class PoolCore:
 
     An input that the tables do not allow raises `IllegalInputError` and changes nothing.
     """
-
-    def __init__(self, policy: PoolPolicy, provider: Provider, *, warm_up: bool = False) -> None:
-        self.policy = policy
-        self.provider = provider
-        self.schedule = policy.schedule(provider)
-        lanes = min(policy.lanes, provider.lanes)
-        self.naming = Naming.TRIAL if lanes > 1 else Naming.NONE
-        self._warm_up = warm_up and provider.warm_up
-        self._held_until = -math.inf
-
-        self._tally = tally = Tally()
-        self._roster = roster = Roster(count_closing=policy.count_closing)
-        self._outage = Outage(policy.give_up_after, policy.dial_concurrency)
-        self._lives = Lives(policy, self.schedule, roster, tally)
-        self._allocation = Allocation(policy, lanes, roster, self._lives, self._outage, tally)
-        self._leases = Leases(policy.on_cancel, roster, self._lives, self._allocation, tally)
-
-    # -- inputs: the life of the pool ---------------------------------------------------------
-
-    def start(self, now: float) -> list[Command]:
-        """Begin: dial what `min_idle` asks for."""
-        return self._allocation.settle(now, [])
-
-    def pause(self, now: float) -> list[Command]:
-        """Grant nothing until `resume`; waiters queue, leases go on. Idempotent."""
-        self._allocation.paused = True
-        return self._allocation.settle(now, [])
-
-    def resume(self, now: float) -> list[Command]:
-        """Grant again. Idempotent."""
-        self._allocation.paused = False
-        return self._allocation.settle(now, [])
-
-    def hold(self, now: float, seconds: float) -> list[Command]:
-        """The server asked this endpoint's clients to wait: conversations begin no turn before."""
-        self._held_until = max(self._held_until, now + seconds)
-        return []
-
-    def held_until(self) -> float:
-        """Return when a turn may start again, as far as the server asked to wait."""
-        return self._held_until
-
-    def retry_now(self, now: float) -> list[Command]:
-        """Dial at once although the last dial failed: the caller knows that the endpoint is back."""
-        self._outage.retry_now(now)
-        self._held_until = -math.inf
-        return self._allocation.settle(now, [])
-
-    def resize(
-        self, now: float, *, max_size: int | None = None, min_idle: int | None = None
-    ) -> list[Command]:
-        """Change the size of the pool.
-
-        Growth takes effect at once. Shrinking closes dials and spare first; what is leased goes
-        when it is given back, and until then nothing new is dialled.
-        """
-        self.policy = attrs.evolve(
-            self.policy,
-            max_size=self.policy.max_size if max_size is None else max_size,
-            min_idle=self.policy.min_idle if min_idle is None else min_idle,
-        )
-        self._lives.resize(self.policy)
-        commands: list[Command] = []
-        self._allocation.resize(self.policy, commands)
-        return self._allocation.settle(now, commands)
-
-    def clear(self, now: float, *, interrupt: bool = False) -> list[Command]:
-        """Trust no connection that exists now: no lane of it is granted again.
-
-        What is free closes at once, what is leased when it is given back. Dials start anew.
-
-        Args:
-            interrupt: True to close what is leased at once as well.
-        """
-        commands: list[Command] = []
-        for connection in [*self._roster.connections.values()]:
-            self._lives.clear(connection, now, commands, interrupt=interrupt)
-        return self._allocation.settle(now, commands)
-
-    def drain(self, now: float) -> list[Command]:
-        """Replace every connection, each as soon as its replacement is there."""
-        commands: list[Command] = []
-        for connection in [*self._roster.connections.values()]:
-            if connection.state is ConnectionState.OPEN:
-                self._lives.retire(connection, commands)
-        return self._allocation.settle(now, commands)
-
-    def close(self, now: float) -> list[Command]:
-        """Refuse every waiter, close what is free, let leases finish. Idempotent."""
-        commands: list[Command] = []
-        if self._allocation.closing:
-            return commands
-        self._allocation.closing = True
-        self._allocation.refuse_all(RefuseReason.CLOSED, commands)
-        for connection in [*self._roster.connections.values()]:
-            if connection.state is not ConnectionState.CLOSING and not connection.leased:
-                self._lives.hang_up(connection, CloseReason.POOL_CLOSED, commands)
-        return commands
-
-    def force(self, now: float) -> list[Command]:
-        """Close everything that is still there, turn in flight or not."""
-        commands = self.close(now)
-        for connection in [*self._roster.connections.values()]:
-            if connection.state is not ConnectionState.CLOSING:
-                self._lives.hang_up(connection, CloseReason.POOL_CLOSED, commands, polite=False)
-        return commands
 
     # -- inputs: waiters and leases -----------------------------------------------------------
 
@@ -247,20 +133,31 @@ class PoolCore:
         verdict = self._leases.begin(lease, now, commands, movable=movable)
         return verdict, self._allocation.settle(now, commands) if commands else commands
 
-    def finished(self, connection: ConnectionId, lane: LaneId, now: float) -> list[Command]:
-        """The terminal event of whatever was on the lane has come, and the lane is clean."""
+    def finished(
+        self, connection: ConnectionId, lane: LaneId, now: float, *, completed: bool = True
+    ) -> list[Command]:
+        """The terminal event of whatever was on the lane has come, and the lane is clean.
+
+        Args:
+            completed: True for a turn that gave a response, whole or cut short by a limit of the request. A
+                warm-up, a refusal or a failure does not prove that the endpoint is of use.
+        """
         commands: list[Command] = []
         found = self._roster.find(connection)
         if found is None or not self._leases.finished(found, lane, now, commands):
             return commands
-        if self._outage.doubtful and (lasted := self._outage.answered(found.episode, now)) is not None:
-            commands.append(Recovered(lasted))
+        if completed and (self._outage.doubtful or not found.proven):
+            self._endings.proved(found, now, commands)
         return self._allocation.settle(now, commands)
 
-    def give_up(self, lease: LeaseId, now: float) -> list[Command]:
-        """The holder gave its turn up. By policy: hang up, or drain the rest of it."""
+    def give_up(self, lease: LeaseId, now: float, *, heard: bool = True) -> list[Command]:
+        """The holder gave its turn up. By policy: hang up, or drain the rest of it.
+
+        Args:
+            heard: True if the server had begun to answer.
+        """
         commands: list[Command] = []
-        self._leases.give_up(lease, now, commands)
+        self._leases.give_up(lease, now, commands, heard=heard)
         return self._allocation.settle(now, commands)
 
     def release(self, lease: LeaseId, now: float) -> list[Command]:
@@ -284,7 +181,8 @@ class PoolCore:
         """
         found = self._roster.connection(connection)
         advance(CONNECTION_TABLE, found.state, ConnectionInput.CONNECT)  # illegal before anything else
-        self._lives.begin(found, self._allocation.lanes if self.naming is Naming.NAMED else 1, now, jitter)
+        found.jitter = jitter
+        self._lives.begin(found, self._allocation.lanes if self.naming is Naming.NAMED else 1, now)
         commands: list[Command] = []
         if (lasted := self._outage.recovered(found.episode, now)) is not None:
             commands.append(Recovered(lasted))
@@ -318,12 +216,19 @@ class PoolCore:
             self._allocation.refuse_all(RefuseReason.DIAL_FAILED, commands)
         return self._allocation.settle(now, commands)
 
-    def hang_up(self, connection: ConnectionId, reason: CloseReason, now: float) -> list[Command]:
-        """Close a connection that must not be used again (dirty, at its limit). Idempotent."""
+    def hang_up(
+        self, connection: ConnectionId, reason: CloseReason, now: float, *, completed: bool = False
+    ) -> list[Command]:
+        """Close a connection that must not be used again (dirty, at its limit). Idempotent.
+
+        *completed* as for `finished`: the last turn on it may have been, all the same.
+        """
         found = self._roster.find(connection)
         commands: list[Command] = []
         if found is None or (found.state is ConnectionState.CLOSING and reason is not CloseReason.LIMIT):
             return commands
+        if completed and found.usable:
+            self._endings.proved(found, now, commands)
         if found.state is not ConnectionState.CLOSING:
             self._lives.hang_up(found, reason, commands, polite=False)
         if reason is CloseReason.LIMIT:
@@ -359,6 +264,7 @@ class PoolCore:
         if found is None or found.state is not ConnectionState.OPEN:
             return commands
         self._lives.retire(found, commands)
+        self._endings.noticed(found)
         return self._allocation.settle(now, commands)
 
     def lost(self, connection: ConnectionId, now: float, jitter: float) -> list[Command]:
@@ -371,12 +277,9 @@ class PoolCore:
         commands: list[Command] = []
         if found is None or found.state is ConnectionState.CLOSING:
             return commands
+        found.jitter = jitter
         self._lives.lose(found)
         self._outage.eased(now)
-        early = not found.used and now < found.opened_at + EARLY
-        # A server that accepts and hangs up refuses us all the same.
-        if early and self._outage.relapsed(found.episode, now, REFUSED_LATE, jitter):
-            commands.append(Degraded(REFUSED_LATE))
         return self._allocation.settle(now, commands)
 
     def gone(self, connection: ConnectionId, now: float) -> list[Command]:
@@ -399,7 +302,7 @@ class PoolCore:
     def next_deadline(self) -> float:
         """Return when `tick` wants to be called, infinity for never."""
         deadline = self._lives.alarms.next()
-        if self._allocation.waiters or self._outage.failure is not None:
+        if self._allocation.waiters or self._outage.doubtful or self._outage.failure is not None:
             deadline = min(deadline, self._allocation.next_deadline())
         if self._roster.unreported:
             deadline = min(deadline, next(iter(self._roster.unreported.values())))

@@ -69,8 +69,16 @@ class Connection:
     busy: int = 0
     #: End of the handshake.
     opened_at: float = math.inf
-    #: Whether a turn was ever started on it, or a warm-up has ended.
+    #: Whether somebody ever had a lane of it, a turn was ever started on it, one was ever completed on it.
+    lent: bool = False
     used: bool = False
+    proven: bool = False
+    #: Whether a turn on it was given up that the server was at work on: its end is our doing.
+    excused: bool = False
+    #: Whether the server has announced its end.
+    noticed: bool = False
+    #: The random number in [0, 1) that came with it.
+    jitter: float = 0.0
     #: Planned retirement.
     retire_at: float = math.inf
     #: Its entry in `Roster.available`, made when it opens and when it retires.
@@ -295,6 +303,7 @@ class Roster:
     def bind(self, connection: Connection, lane: Lane) -> LeaseId:
         """Give a lane to a new lease."""
         lease = lane.lease = next(self._lease_ids)
+        connection.lent = True
         self.leases[lease] = (connection, lane)
         if connection.state is _RETIRING:
             self.movers += 1

@@ -1,0 +1,70 @@
+"""Endings: what the ends of connections say about the endpoint.
+
+Only those say something that were not our idea. They are noted as they happen, and judged by the rules of
+`wspool.core.outage` when the input that they belong to is settled.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from wspool.core.commands import CloseReason, Command, Degraded, Recovered
+from wspool.core.lending.roster import Connection
+from wspool.core.outage import CUT_SHORT, EARLY, REFUSED_LATE, Outage
+
+__all__ = ["Endings"]
+
+#: Why connections end that we would have kept.
+_THEIRS: Final = frozenset({CloseReason.LOST, CloseReason.DIRTY, CloseReason.LIMIT})
+
+
+class Endings:
+    """The ends of the connections of one pool that are not judged yet.
+
+    Args:
+        outage: what they tell against.
+
+    Attributes:
+        noted: connections that ended before a turn was completed on them, and why; None for what is to end.
+    """
+
+    def __init__(self, outage: Outage) -> None:
+        self._outage = outage
+        self.noted: list[tuple[Connection, CloseReason | None]] = []
+
+    def note(self, connection: Connection, reason: CloseReason) -> None:
+        """It ends, for that reason. It is usable still."""
+        theirs = reason in _THEIRS or (connection.noticed and reason is CloseReason.LIFETIME)
+        if theirs and not (connection.proven or connection.excused):
+            self.noted.append((connection, reason))
+
+    def noticed(self, connection: Connection) -> None:
+        """The server has announced its end."""
+        connection.noticed = True
+        if not connection.lent:  # whoever has it may complete a turn yet
+            self.noted.append((connection, None))
+
+    def proved(self, connection: Connection, now: float, commands: list[Command]) -> None:
+        """A turn was completed on it."""
+        connection.proven = True
+        if self._outage.doubtful and (lasted := self._outage.answered(connection.episode, now)) is not None:
+            commands.append(Recovered(lasted))
+
+    def judge(self, now: float, commands: list[Command]) -> None:
+        """Judge what was noted."""
+        noted, self.noted = self.noted, []
+        outage = self._outage
+        for connection, reason in noted:
+            failure, born, episode = REFUSED_LATE, connection.born, connection.episode
+            young = not connection.used and now < connection.opened_at + EARLY
+            # A server that accepts and hangs up refuses us all the same. So does one that makes us hang up,
+            # again and again.
+            if young and (reason is CloseReason.LOST or (reason is not None and outage.doubtful)):
+                began = outage.relapsed(episode, now, failure, connection.jitter)
+            elif connection.lent:
+                failure = CUT_SHORT
+                began = outage.cut_short(born, episode, now, connection.jitter)
+            else:
+                began = outage.withered(born, now, connection.jitter)
+            if began:
+                commands.append(Degraded(failure))
