@@ -57,6 +57,9 @@ MADE: dict[str, BaseException] = {
     "SteeringRefusedError": wspool.SteeringRefusedError("not taken", delivery="terminal", code="too_late"),
     "TooManyWaitingError": refused(RefuseReason.TOO_MANY_WAITING),
     "TurnInFlightError": wspool.TurnInFlightError("one turn at a time"),
+    "TurnTimeoutError": wspool.TurnTimeoutError(
+        "turn lost: nothing came of it for silence_timeout=9 s", delivery="accepted", response_id="resp_1"
+    ),
     "TurnLostError": wspool.TurnLostError(
         "turn lost",
         delivery="accepted",

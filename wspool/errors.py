@@ -15,6 +15,7 @@
           AuthenticationError                           it refuses the key
           WebSocketNotOfferedError                      it answers HTTP, and offers no WebSocket
       TurnLostError (trio.BrokenResourceError)      the network
+        TurnTimeoutError (trio.TooSlowError)          nothing came of it for longer than the policy allows
       ResponseFailedError                           the server
         PreviousResponseNotFoundError                 the parent is not in its memory
         ConnectionLimitError                          the connection reached its lifetime limit
@@ -57,6 +58,7 @@ __all__ = [
     "TooManyWaitingError",
     "TurnInFlightError",
     "TurnLostError",
+    "TurnTimeoutError",
     "WebSocketNotOfferedError",
     "WsPoolError",
 ]
@@ -207,6 +209,13 @@ class TurnLostError(WsPoolError, trio.BrokenResourceError):
         self.replayable = delivery == "not_sent"
         self.close_code = close_code
         self.close_reason = close_reason
+
+
+class TurnTimeoutError(TurnLostError, trio.TooSlowError):
+    """Nothing came of the response for longer than the policy allows, and the turn was given up.
+
+    `ambiguous` if it had not begun (`first_event_timeout`), `accepted` if it had (`silence_timeout`).
+    """
 
 
 class ResponseFailedError(WsPoolError):

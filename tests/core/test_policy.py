@@ -30,8 +30,17 @@ DURATIONS = (
     "ping_timeout",
     "send_timeout",
     "drain_timeout",
+    "first_event_timeout",
+    "silence_timeout",
 )
-OPTIONAL = ("max_waiting", "max_lifetime", "ping_interval", "leak_after")
+OPTIONAL = (
+    "max_waiting",
+    "max_lifetime",
+    "ping_interval",
+    "leak_after",
+    "first_event_timeout",
+    "silence_timeout",
+)
 CHOICES = ("on_cancel", "replay", "count_closing")
 
 
@@ -69,6 +78,8 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "on_cancel": "hang_up",
         "drain_timeout": 30.0,
         "max_resends": 3,
+        "first_event_timeout": None,
+        "silence_timeout": None,
         "replay": "proven",
     } == attrs.asdict(PoolPolicy())
 

@@ -3,8 +3,8 @@
 The same promise as in `tests.core.test_storms`, with all that stands between a frame and the core. What an
 outage costs is measured beside it: the key is asked for once per dial, whatever it is for.
 
-One thing is not the server's doing: who gives a turn up that the server is at work on has its connection hung up
-(`on_cancel`), and asks for another one. That costs a dial each time, and is counted apart.
+One thing is not the server's doing: who gives a turn up that the server is at work on has its connection
+hung up (`on_cancel`), and asks for another one. That costs a dial each time, and is counted apart.
 """
 
 from __future__ import annotations
@@ -145,7 +145,9 @@ async def cost(
         await trio.sleep(HOUR)
         nursery.cancel_scope.cancel()
     assert asked == connector.dials
-    given_up = [turn for turn in recorder.records if (turn.status, turn.delivery) == ("cancelled", "accepted")]
+    given_up = [
+        turn for turn in recorder.records if (turn.status, turn.delivery) == ("cancelled", "accepted")
+    ]
     return connector.dials - len(given_up)
 
 

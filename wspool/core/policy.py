@@ -44,7 +44,9 @@ _SLACK_SHARE: Final = 1 / 20
 
 
 #: Fields for which None means something: no limit, the provider's limit, never.
-_OPTIONAL: Final = frozenset({"max_waiting", "max_lifetime", "ping_interval", "leak_after"})
+_OPTIONAL: Final = frozenset(
+    {"max_waiting", "max_lifetime", "ping_interval", "leak_after", "first_event_timeout", "silence_timeout"}
+)
 
 
 def _check(owner: object, names: str, *, least: float, whole: bool = False) -> None:
@@ -159,6 +161,12 @@ class PoolPolicy:
         ping_timeout: seconds without a pong, or any other byte, after which the peer is gone.
             Late pongs are normal while a model writes (9.6 s were measured), hence 60.
         send_timeout: seconds for one message to be taken by the network.
+        first_event_timeout: seconds from a request until its response has begun, None for no limit. A turn
+            that takes longer is given up (`TurnTimeoutError`, `ambiguous`).
+        silence_timeout: seconds between two events of a response that has begun, None for no limit; the same
+            (`accepted`). Models are silent for minutes while they think, so there is no default. What a
+            server sends to keep a connection open (`keepalive`, notices) is no event of a response: like a
+            pong it says that the server is there, and nothing of the model.
         max_message_size: largest inbound message, in bytes. A final event repeats the whole output.
         max_buffered: bytes of events kept for a slow consumer, per turn. Above that reading pauses;
             where other turns share the connection, the slow one is given up instead.
@@ -192,6 +200,8 @@ class PoolPolicy:
     ping_interval: float | None = 20.0
     ping_timeout: float = 60.0
     send_timeout: float = 60.0
+    first_event_timeout: float | None = None
+    silence_timeout: float | None = None
     max_message_size: int = 64 * MIB
     max_buffered: int = 16 * MIB
     max_turn_events: int = 1_000_000
@@ -208,6 +218,7 @@ class PoolPolicy:
         _check(self, "retire_margin retire_spread turn_reserve patience", least=0)
         _check(self, "max_idle connect_timeout close_timeout give_up_after max_lifetime", least=SHORTEST)
         _check(self, "ping_interval ping_timeout send_timeout drain_timeout leak_after", least=SHORTEST)
+        _check(self, "first_event_timeout silence_timeout", least=SHORTEST)
         for name, choices in (("on_cancel", get_args(OnCancel)), ("replay", get_args(Replay))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}")

@@ -40,6 +40,7 @@ class Attempt:
         unread: bytes of the events that the consumer has not taken yet.
         sending: True while its request is on its way out; still True if that was cancelled.
         given_up: True once nobody wants the rest of it.
+        overdue: which time limit of the policy it is over, or an empty text.
         overrun: True once it was given up because nobody read it while others share its connection.
         give_up: gives it up, while its lease holds the lane.
     """
@@ -58,6 +59,7 @@ class Attempt:
         "given_up",
         "lost",
         "machine",
+        "overdue",
         "overrun",
         "received",
         "redactor",
@@ -68,6 +70,7 @@ class Attempt:
     def __init__(self, parent: str | None, lane: str | None = None) -> None:
         self.machine = TurnMachine(parent, lane)
         self.overrun = False
+        self.overdue = ""
         self.redactor = NO_SECRETS
         self.give_up: Callable[[Attempt], None] | None = None
         self.lost = False
@@ -159,6 +162,12 @@ class Attempt:
         """Nobody reads it, and others wait behind it: it is given up, and the rest of it passes."""
         if self.give_up is not None and not self.ended:
             self.overrun = self.lost = True
+            self.give_up(self)
+
+    def expire(self, limit: str) -> None:
+        """Nothing came of it for as long as *limit* allows: it is given up, and lost for whoever waits."""
+        if self.give_up is not None and not self.ended:
+            self.overdue, self.lost = limit, True
             self.give_up(self)
 
     def wake(self) -> None:

@@ -38,6 +38,7 @@ from wspool.pool.connection import Connection
 from wspool.pool.leaks import Borrowers
 from wspool.pool.link import Host, Lane
 from wspool.pool.outcome import lost
+from wspool.pool.silence import bound_silence
 from wspool.pool.turn import Turn
 from wspool.wire.wire import WireClosedError
 
@@ -160,6 +161,9 @@ class Lease:
         except WireClosedError as error:
             attempt.lose(error.code, error.reason)
         attempt.sending = False
+        policy = self._owner.policy
+        if policy.first_event_timeout is not None or policy.silence_timeout is not None:
+            self._connection.link.spawn(bound_silence, self._connection, attempt)
 
     async def steer(self, items: list[dict[str, Any]], attempt: Attempt) -> Steer:
         """Send *items* to the response of *attempt*; return once they are taken. See `Turn.steer`."""

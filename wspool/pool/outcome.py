@@ -22,6 +22,7 @@ from wspool.errors import (
     ResponseFailedError,
     TooManyWaitingError,
     TurnLostError,
+    TurnTimeoutError,
     WebSocketNotOfferedError,
     WsPoolError,
 )
@@ -66,6 +67,8 @@ def turn_failure(attempt: Attempt) -> WsPoolError | None:
             how += f" ({attempt.close_reason!r})"
         if attempt.overrun:
             how = _OVERRUN
+        if attempt.overdue:
+            how = f"nothing came of it for {attempt.overdue}"
         if code == MESSAGE_TOO_BIG:
             how += _TOO_BIG
         return lost(how, attempt)
@@ -88,7 +91,8 @@ def _server_failure(attempt: Attempt, error: ServerError) -> ResponseFailedError
 def lost(how: str, attempt: Attempt | None = None) -> TurnLostError:
     """Return the error of a turn whose connection died, or died before it could start."""
     delivery = attempt.machine.delivery if attempt is not None else "not_sent"
-    return TurnLostError(
+    kind = TurnTimeoutError if attempt is not None and attempt.overdue else TurnLostError
+    return kind(
         f"turn lost: {how}; {_LOST_ADVICE[delivery]}",
         delivery=delivery,
         response_id=attempt.machine.response_id if attempt is not None else None,
