@@ -35,14 +35,14 @@ async def bound_silence(connection: Connection, attempt: Attempt) -> None:
         return any(event.type.startswith("response.") for event in attempt.events[since:])
 
     while not (attempt.ended or attempt.given_up):
-        begun = attempt.begun
+        begun, paused = attempt.begun, connection.paused
         with trio.move_on_after(later if begun else first) as scope:
             await attempt.until(heard)
         if not scope.cancelled_caught:
             continue
         # What came while the program was busy is read in this step, before the next.
         await trio.lowlevel.checkpoint()
-        if heard() or connection.paused or attempt.begun is not begun:
+        if heard() or paused or connection.paused or attempt.begun is not begun:
             continue
         name, seconds = ("silence_timeout", later) if begun else ("first_event_timeout", first)
         attempt.expire(f"{name}={seconds:g} s")
