@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import attrs
 
-__all__ = ["ConversationStatistics", "DialRecord", "Move", "MoveReason", "PoolStatistics", "TurnRecord"]
+__all__ = [
+    "ConversationStatistics",
+    "DialRecord",
+    "Move",
+    "MoveReason",
+    "PoolStatistics",
+    "TurnRecord",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -88,6 +95,8 @@ class ConversationStatistics:
         tool_calls: tool calls made by `run`.
         bytes_sent: bytes of requests.
         bytes_saved: bytes of history that delta requests did not have to send.
+        withheld: reasoning items that the server withheld from the model, over all turns. A history that is
+            sent in full to another model, user or organisation loses its reasoning so, without an error.
     """
 
     turns: int
@@ -99,6 +108,7 @@ class ConversationStatistics:
     tool_calls: int
     bytes_sent: int
     bytes_saved: int
+    withheld: int = 0
 
 
 #: Why a conversation went on on another connection. `rotation`: the old one was near its end of life.
@@ -158,6 +168,9 @@ class TurnRecord:
         bytes_sent: bytes of those requests.
         bytes_saved: bytes of history that they did not have to carry.
         events: events received.
+        input_transformations: what of the input the server withheld from the model, as it says so: reasoning
+            items, and why.
+        prompt_cache_diagnostics: why the prompt cache was missed or not, None if that was not asked for.
     """
 
     conversation: int | None
@@ -172,3 +185,5 @@ class TurnRecord:
     bytes_sent: int
     bytes_saved: int
     events: int
+    input_transformations: Sequence[Mapping[str, Any]] = ()
+    prompt_cache_diagnostics: Mapping[str, Any] | None = None

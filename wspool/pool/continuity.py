@@ -11,6 +11,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
 import trio
@@ -23,6 +24,8 @@ from wspool.pool.errands import Errand, Errands
 from wspool.pool.lease import Lease
 
 __all__ = ["Continuity", "ContinuityOwner"]
+
+logger = logging.getLogger("wspool.pool")
 
 
 class ContinuityOwner(Protocol):
@@ -57,7 +60,7 @@ class Continuity:
         self.closed = False
         self.last_connection: int | None = None
         self.waited = 0.0
-        self.turns = self.delta_turns = self.full_turns = 0
+        self.turns = self.delta_turns = self.full_turns = self.withheld = 0
         self.moves = self.rotations = self.retries = self.tool_calls = self.bytes_sent = self.bytes_saved = 0
         #: What has the conversation to itself.
         self._errand: Errand | None = None
@@ -167,7 +170,19 @@ class Continuity:
             tool_calls=self.tool_calls,
             bytes_sent=self.bytes_sent,
             bytes_saved=self.bytes_saved,
+            withheld=self.withheld,
         )
+
+    def note_withheld(self, items: int) -> None:
+        """The server withheld so many items of the history from the model. Said once, as no error will."""
+        if not self.withheld:
+            logger.warning(
+                "conversation %s: the server withheld %s reasoning items of the history from the model; "
+                "TurnRecord.input_transformations has its reasons",
+                self.number,
+                items,
+            )
+        self.withheld += items
 
 
 def _reason(lease: Lease) -> MoveReason:

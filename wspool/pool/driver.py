@@ -35,6 +35,7 @@ from wspool.pool.attempt import Attempt
 from wspool.pool.continuity import Continuity
 from wspool.pool.errands import Errand
 from wspool.pool.lease import Lease
+from wspool.pool.outcome import remarks
 
 __all__ = ["ConversationDriver"]
 
@@ -196,6 +197,12 @@ class ConversationDriver:
         else:
             # Whatever went wrong may have cost the server its memory of the parent.
             continuity.chain.forget_parent()
+        said, data = {}, machine.response
+        # Few have either, and a call costs every turn.
+        if data is not None and ("input_transformations" in data or "prompt_cache_diagnostics" in data):
+            said = remarks(data)
+            if withheld := len(said["input_transformations"]):
+                continuity.note_withheld(withheld)
         if self._started_at is not None:
             continuity.owner.record(
                 TurnRecord(
@@ -211,5 +218,6 @@ class ConversationDriver:
                     bytes_sent=self._size,
                     bytes_saved=self._saved,
                     events=len(attempt.events),
+                    **said,
                 )
             )

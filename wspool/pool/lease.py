@@ -37,7 +37,7 @@ from wspool.pool.attempt import Attempt
 from wspool.pool.connection import Connection
 from wspool.pool.leaks import Borrowers
 from wspool.pool.link import Host, Lane
-from wspool.pool.outcome import lost
+from wspool.pool.outcome import lost, remarks
 from wspool.pool.silence import bound_silence
 from wspool.pool.turn import Turn
 from wspool.wire.wire import WireClosedError
@@ -342,6 +342,10 @@ class _LeaseDriver:
         if not attempt.ended:
             lease.give_up(attempt)
         attempt.drop()  # ended or not: the reader may be waiting for somebody to read the rest
+        said, data = {}, machine.response
+        # Few have either, and a call costs every turn.
+        if data is not None and ("input_transformations" in data or "prompt_cache_diagnostics" in data):
+            said = remarks(data)
         self._owner.record(
             TurnRecord(
                 conversation=None,
@@ -356,5 +360,6 @@ class _LeaseDriver:
                 bytes_sent=self._size,
                 bytes_saved=0,
                 events=len(attempt.events),
+                **said,
             )
         )

@@ -5,7 +5,10 @@ The only place where public errors about the network and the server are made.
 
 from __future__ import annotations
 
+from typing import Any
+
 from wspool.core.commands import Refuse, RefuseReason
+from wspool.core.events.response import Response
 from wspool.core.events.turn import Delivery
 from wspool.core.failures import FailureKind
 from wspool.core.sending.replay import MESSAGE_TOO_BIG
@@ -28,7 +31,7 @@ from wspool.errors import (
 )
 from wspool.pool.attempt import Attempt
 
-__all__ = ["failed_response", "lost", "refusal", "server_failure", "turn_failure"]
+__all__ = ["failed_response", "lost", "refusal", "remarks", "server_failure", "turn_failure"]
 
 #: Which of the two messages it was, only the reason beside the code can tell.
 _TOO_BIG = (
@@ -162,3 +165,12 @@ def server_failure(
         may_pass=error.may_pass or error.is_parent_missing or error.is_connection_limit,
         raw=error.raw,
     )
+
+
+def remarks(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a `TurnRecord` with what the server remarks on the input in a response."""
+    response = Response(data)
+    return {
+        "input_transformations": tuple(response.input_transformations),
+        "prompt_cache_diagnostics": response.prompt_cache_diagnostics,
+    }

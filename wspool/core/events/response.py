@@ -63,6 +63,16 @@ class Response:
         """Why an incomplete response is, or None."""
         return _object(self.data.get("incomplete_details"))
 
+    @property
+    def input_transformations(self) -> list[dict[str, Any]]:
+        """What of the input the server withheld from the model, in order: reasoning items, and why."""
+        return _objects(self.data.get("input_transformations"))
+
+    @property
+    def prompt_cache_diagnostics(self) -> dict[str, Any] | None:
+        """Why the prompt cache was missed or not, or None if that was not asked for."""
+        return _object(self.data.get("prompt_cache_diagnostics"))
+
     def __repr__(self) -> str:
         return f"<Response {self.id} {self.status}, {len(self.output)} items>"
 
