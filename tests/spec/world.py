@@ -24,6 +24,7 @@ from wspool.core.commands import (
     LaneId,
     Leaking,
     LeaseId,
+    LifetimeLearned,
     Ping,
     Recovered,
     Refuse,
@@ -85,7 +86,7 @@ class World:
     """The outside of one core."""
 
     def __init__(self, policy: PoolPolicy, provider: Provider) -> None:
-        self.policy = policy
+        self.policy, self.provider = policy, provider
         #: Lanes that a connection has, once the endpoint has proved that it knows them.
         self.lanes = min(policy.lanes, provider.lanes)
         self.proved = self.lanes == 1
@@ -199,6 +200,15 @@ class World:
                     assert self.degraded, "an outage ended that never began"
                     assert lasted >= 0
                     self.degraded = False
+                case LifetimeLearned(seconds):
+                    known = (
+                        self.provider
+                        if seconds is None
+                        else attrs.evolve(self.provider, max_lifetime=seconds)
+                    )
+                    self.schedule = self.policy.schedule(known)
+                    for waiter, wanted in self.wanted.items():
+                        self.wanted[waiter] = min(wanted, self.schedule.retire_from)
                 case Expiring(lease):
                     assert lease in self.leases, "a dead lease is expiring"
                     self.expiring.add(lease)

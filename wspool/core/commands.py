@@ -26,6 +26,7 @@ __all__ = [
     "LaneId",
     "Leaking",
     "LeaseId",
+    "LifetimeLearned",
     "Ping",
     "Recovered",
     "Refuse",
@@ -162,6 +163,29 @@ class Recovered:
     lasted: float
 
 
+@attrs.frozen
+class LifetimeLearned:
+    """Tell whoever watches how long connections live here. Once, and once more if that was wrong.
+
+    Attributes:
+        seconds: the lifetime that is planned with from now on instead of the one that was given, or None: the
+            one that was learnt is wrong.
+    """
+
+    seconds: float | None
+
+
 Command: TypeAlias = (
-    Dial | HangUp | Grant | Refuse | Warm | Ping | Expiring | Stolen | Leaking | Degraded | Recovered
+    Dial
+    | HangUp
+    | Grant
+    | Refuse
+    | Warm
+    | Ping
+    | Expiring
+    | Stolen
+    | Leaking
+    | Degraded
+    | Recovered
+    | LifetimeLearned
 )

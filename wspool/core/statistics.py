@@ -50,6 +50,8 @@ class PoolStatistics:
         turns: turns started.
         retirements: connections that reached their planned retirement.
         closed: connections closed, by reason (`CloseReason`).
+        learned_lifetime: seconds that connections live here, where that was learnt from their ends and is
+            shorter than what the provider and the policy say; else None.
     """
 
     max_size: int
@@ -79,6 +81,7 @@ class PoolStatistics:
     turns: int
     retirements: int
     closed: Mapping[str, int]
+    learned_lifetime: float | None = None
 
 
 @attrs.frozen(kw_only=True)

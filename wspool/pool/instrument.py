@@ -49,6 +49,9 @@ class Instrument:
     def pool_recovered(self, lasted: float) -> None:
         """The endpoint is back after *lasted* seconds. Once per outage."""
 
+    def lifetime_learned(self, seconds: float | None) -> None:
+        """Connections live for *seconds* here, less than was said, or None: what was learnt is wrong."""
+
 
 def watch(tell: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None:
     """Tell an observer something; its failures are its own."""
@@ -91,6 +94,19 @@ class Announcer:
         """The endpoint is back after *lasted* seconds."""
         logger.warning("the endpoint is back after %.1f s", lasted)
         watch(self._instrument.pool_recovered, lasted)
+
+    def lifetime_learned(self, seconds: float | None, given: float) -> None:
+        """Connections live for *seconds*, and not for as long as was *given*; or None: they do not."""
+        if seconds is None:
+            logger.warning("connections live longer than was learnt; %g s are planned with again", given)
+        else:
+            logger.warning(
+                "the endpoint ends connections after %.0f s, not %g s: that is planned with from now on; "
+                "say so (max_lifetime of Provider or PoolPolicy), and no turn is lost to learn it",
+                seconds,
+                given,
+            )
+        watch(self._instrument.lifetime_learned, seconds)
 
     def leaking(self, lease: LeaseId) -> None:
         """*lease* is held for too long."""

@@ -30,6 +30,7 @@ from wspool.core.commands import (
     LaneId,
     Leaking,
     LeaseId,
+    LifetimeLearned,
     Ping,
     Recovered,
     Refuse,
@@ -341,6 +342,8 @@ class Shell:
                 self._announcer.degraded(failure)
             case Recovered(lasted=lasted):
                 self._announcer.recovered(lasted)
+            case LifetimeLearned(seconds=seconds):
+                self._announcer.lifetime_learned(seconds, self.core.policy.schedule(self.provider).lifetime)
             case _:
                 assert_never(command)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 from wspool.core.commands import CloseReason, Command, Degraded, Recovered
+from wspool.core.lending.ages import Ages
 from wspool.core.lending.roster import Connection
 from wspool.core.outage import CUT_SHORT, EARLY, REFUSED_LATE, Outage
+from wspool.core.states import LaneState
 
 __all__ = ["Endings"]
 
@@ -25,11 +27,13 @@ class Endings:
         outage: what they tell against.
 
     Attributes:
+        ages: what they say about the lifetime of connections.
         noted: connections that ended before a turn was completed on them, and why; None for what is to end.
     """
 
     def __init__(self, outage: Outage) -> None:
         self._outage = outage
+        self.ages = Ages()
         self.noted: list[tuple[Connection, CloseReason | None]] = []
 
     def note(self, connection: Connection, reason: CloseReason) -> None:
@@ -49,6 +53,20 @@ class Endings:
         connection.proven = True
         if self._outage.doubtful and (lasted := self._outage.answered(connection.episode, now)) is not None:
             commands.append(Recovered(lasted))
+
+    def ended(self, connection: Connection, now: float, limit: float, oldest: Connection | None) -> bool:
+        """The server ends it, which is usable still; return whether a lifetime was learnt from that.
+
+        Args:
+            limit: the lifetime that is planned with, in seconds.
+            oldest: the oldest connection that is usable.
+        """
+        age = now - connection.opened_at
+        in_turn = any(lane.state is LaneState.IN_FLIGHT for lane in connection.lanes)
+        if not connection.proven or not (in_turn or now - connection.touched_at < age / 2):
+            return False  # of no use, or out of use: it may have ended for that
+        living = 0.0 if oldest is None or oldest is connection else now - oldest.opened_at
+        return self.ages.ended(age, now, oldest=living, limit=limit)
 
     def judge(self, now: float, commands: list[Command]) -> None:
         """Judge what was noted."""

@@ -78,6 +78,7 @@ class Leases:
         self._roster.move_lane(lane, LaneInput.START)
         lane.movable = movable
         connection.used = True
+        connection.touched_at = now
         self._tally.turns += 1
         return Verdict.GO
 
@@ -97,6 +98,7 @@ class Leases:
         if lane.state is LaneState.DEAD:
             return False
         self._roster.move_lane(lane, LaneInput.FINISH)
+        connection.touched_at = now
         lane.tail_until = math.inf
         if lane.state is _IDLE:  # a warm-up, or a tail whose holder has left
             self._allocation.freed(connection, lane, now, commands)

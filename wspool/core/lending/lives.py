@@ -67,7 +67,7 @@ class Lives:
         self, policy: PoolPolicy, schedule: Schedule, roster: Roster, tally: Tally, endings: Endings
     ) -> None:
         self.policy = policy
-        self._schedule = schedule
+        self._schedule, self._learned = schedule, False
         self._roster = roster
         self._tally = tally
         self._endings = endings
@@ -81,18 +81,38 @@ class Lives:
 
     def begin(self, connection: Connection, lanes: int, now: float) -> None:
         """Its handshake is done, it has that many lanes: plan its life."""
-        schedule, alarms = self._schedule, self.alarms
-        connection.expires_at = connection.born + schedule.lifetime
-        connection.last_start = connection.grant_end = connection.born + schedule.last_start
-        connection.retire_at = self.calendar.book(
-            connection.born + schedule.retire_from, connection.born + schedule.retire_to, connection.jitter
-        )
+        connection.retire_at = self._plan(connection)
         connection.opened_at = now
         self._roster.open(connection, lanes)
-        alarms.set((connection, _Alarm.RETIRE), connection.retire_at)
+        self._arm(connection)
+        self.heard(connection, now, now)
+
+    def _plan(self, connection: Connection) -> float:
+        """Set the limits of its life, and book and return the time of its retirement."""
+        schedule, born = self._schedule, connection.born
+        cleared = connection.grant_end < connection.last_start
+        connection.expires_at = born + schedule.lifetime
+        connection.last_start = born + schedule.last_start
+        connection.grant_end = (
+            min(connection.grant_end, connection.last_start) if cleared else connection.last_start
+        )
+        return self.calendar.book(born + schedule.retire_from, born + schedule.retire_to, connection.jitter)
+
+    def _arm(self, connection: Connection) -> None:
+        alarms = self.alarms
+        if connection.state is _OPEN:
+            alarms.set((connection, _Alarm.RETIRE), connection.retire_at)
         alarms.set((connection, _Alarm.GRANT_END), connection.grant_end)
         alarms.set((connection, _Alarm.EXPIRE), connection.expires_at)
-        self.heard(connection, now, now)
+
+    def replan(self, schedule: Schedule, *, learned: bool) -> None:
+        """Connections live for longer or shorter than was thought: plan all lives anew."""
+        self._schedule, self._learned = schedule, learned
+        self.calendar = Calendar(schedule.spread, self.policy.max_size)
+        for connection in self._roster.connections.values():
+            if connection.usable:
+                self._roster.replan(connection, self._plan(connection))
+                self._arm(connection)
 
     def heard(self, connection: Connection, heard_at: float, now: float) -> None:
         """The peer was heard at *heard_at*: ping it after the next silence."""
@@ -111,6 +131,8 @@ class Lives:
             match alarm:
                 case _Alarm.RETIRE:
                     self.retire(connection, commands)
+                    if self._learned:  # on the word of a server, which must not make us dial
+                        self._endings.noticed(connection)
                 case _Alarm.GRANT_END:
                     self.end_grants(connection, commands)
                 case _Alarm.EXPIRE:

@@ -23,6 +23,8 @@ rescans. What concerns all at once (`clear`, `drain`, `close`, a lifetime limit 
 
 from __future__ import annotations
 
+import math
+
 from wspool.core.commands import (
     CloseReason,
     Command,
@@ -146,6 +148,9 @@ class PoolCore(Whole):
         found = self._roster.find(connection)
         if found is None or not self._leases.finished(found, lane, now, commands):
             return commands
+        if now > found.opened_at + self._endings.ages.outlived_at:
+            self._endings.ages.outlived(now - found.opened_at)
+            self._replan(None, commands)
         if completed and (self._outage.doubtful or not found.proven):
             self._endings.proved(found, now, commands)
         return self._allocation.settle(now, commands)
@@ -229,6 +234,8 @@ class PoolCore(Whole):
             return commands
         if completed and found.usable:
             self._endings.proved(found, now, commands)
+        if found.usable and reason is CloseReason.LIMIT:
+            self._learn(found, now, commands)
         if found.state is not ConnectionState.CLOSING:
             self._lives.hang_up(found, reason, commands, polite=False)
         if reason is CloseReason.LIMIT:
@@ -278,6 +285,7 @@ class PoolCore(Whole):
         if found is None or found.state is ConnectionState.CLOSING:
             return commands
         found.jitter = jitter
+        self._learn(found, now, commands)
         self._lives.lose(found)
         self._outage.eased(now)
         return self._allocation.settle(now, commands)
@@ -334,6 +342,7 @@ class PoolCore(Whole):
             degraded=self._outage.degraded,
             paused=self._allocation.paused,
             closed_pool=self._allocation.closing,
+            learned_lifetime=None if self._endings.ages.learned == math.inf else self._endings.ages.learned,
         )
 
     @property

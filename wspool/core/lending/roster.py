@@ -89,6 +89,8 @@ class Connection:
     last_start: float = math.inf
     #: When the server ends it.
     expires_at: float = math.inf
+    #: When a turn on it began or ended last.
+    touched_at: float = -math.inf
     #: Since when every lane is IDLE.
     idle_since: float | None = None
     #: Whether it will be looked at for being idle for long.
@@ -211,6 +213,20 @@ class Roster:
         self.lanes[LaneState.IDLE] += len(new)
         if connection.state is _OPEN:
             self.fresh += len(new)
+
+    def replan(self, connection: Connection, retire_at: float) -> None:
+        """It is to retire at another time. It is usable."""
+        connection.retire_at = retire_at
+        if connection.state is _OPEN:
+            if connection.free:
+                self._remove_available(connection)
+            connection.key = (retire_at, connection.id)
+            if connection.free:
+                bisect.insort(self.available, connection.key)
+
+    def oldest(self) -> Connection | None:
+        """Return the usable connection that was dialled first."""
+        return next((each for each in self.connections.values() if each.usable), None)
 
     def retire(self, connection: Connection) -> list[LeaseId]:
         """It is past its planned retirement; return the leases on it."""

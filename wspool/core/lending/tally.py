@@ -42,6 +42,7 @@ class Tally:
         degraded: bool,
         paused: bool,
         closed_pool: bool,
+        learned_lifetime: float | None,
     ) -> PoolStatistics:
         """Return a frozen snapshot of the pool with these limits and connections."""
         connections, lanes = roster.states, roster.lanes
@@ -63,6 +64,7 @@ class Tally:
             degraded=degraded,
             paused=paused,
             closed_pool=closed_pool,
+            learned_lifetime=learned_lifetime,
             dialed=self.dialed,
             dial_failures=self.dial_failures,
             granted=self.granted,

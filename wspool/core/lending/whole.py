@@ -10,12 +10,12 @@ import math
 
 import attrs
 
-from wspool.core.commands import CloseReason, Command, RefuseReason
+from wspool.core.commands import CloseReason, Command, LifetimeLearned, RefuseReason
 from wspool.core.lending.allocation import Allocation
 from wspool.core.lending.endings import Endings
 from wspool.core.lending.leases import Leases
 from wspool.core.lending.lives import Lives
-from wspool.core.lending.roster import Roster
+from wspool.core.lending.roster import Connection, Roster
 from wspool.core.lending.tally import Tally
 from wspool.core.outage import Outage
 from wspool.core.policy import PoolPolicy, Provider
@@ -131,3 +131,21 @@ class Whole:
             if connection.state is not ConnectionState.CLOSING:
                 self._lives.hang_up(connection, CloseReason.POOL_CLOSED, commands, polite=False)
         return commands
+
+    # -- what all connections have in common --------------------------------------------------
+
+    def _learn(self, connection: Connection, now: float, commands: list[Command]) -> None:
+        """The server ends a usable connection, at an age that may be that of all."""
+        if self._endings.ended(connection, now, self.schedule.lifetime, self._roster.oldest()):
+            self._replan(self._endings.ages.learned, commands)
+
+    def _replan(self, lifetime: float | None, commands: list[Command]) -> None:
+        """Plan with a *lifetime* that was learnt, or with the one that was given."""
+        provider = self.provider
+        if lifetime is not None:
+            provider = attrs.evolve(provider, max_lifetime=lifetime)
+        self.schedule = self.policy.schedule(provider)
+        self._lives.replan(self.schedule, learned=lifetime is not None)
+        for waiter in self._allocation.waiters.values():  # no connection has more than that
+            waiter.min_remaining = min(waiter.min_remaining, self.schedule.retire_from)
+        commands.append(LifetimeLearned(lifetime))
