@@ -249,10 +249,9 @@ def test_what_lives_is_planned_anew() -> None:
     core.release(LeaseId(2), 1.0)
     core.retire(ConnectionId(2), 2.0)
     core.clear(3.0)
-    opened_later = of(core.acquire(WaiterId(9), 4.0), Dial)
-    for each in opened_later:
-        assert isinstance(each, Dial)
-        core.connected(each.connection, 4.0, 0.5)
+    for command in core.acquire(WaiterId(9), 4.0):
+        assert isinstance(command, Dial)
+        core.connected(command.connection, 4.0, 0.5)
     before = {number: each.grant_end for number, each in core._roster.connections.items() if each.usable}
     for lifetime in (60.0, None, 90.0):
         core._replan(lifetime, [])

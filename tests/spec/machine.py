@@ -442,6 +442,9 @@ class PoolMachine(RuleBasedStateMachine):
         passed_over = parked and first is not None and not self.world.paused
         skipped = passed_over and self.world.skips.get(first, 0) >= MAX_SKIPS  # type: ignore[arg-type] # not None
         skipped = skipped and self.world.suits(connection, self.now)
+        counted = passed_over and not skipped and first is not None
+        if counted and first is not None:  # in the very step that follows it may have been too often
+            self.world.skips[first] = self.world.skips.get(first, 0) + 1
         self.step("begin", lease, movable=movable)
         verdict = next(answer[0] for verb, _, _, answer in reversed(self.trace) if verb == "begin")
         if self.now >= self.world.last_start(connection):
@@ -454,8 +457,8 @@ class PoolMachine(RuleBasedStateMachine):
             self.world.track(lease).on = On.TURN
             self.world.track(lease).movable = movable
             self.world.track(lease).parked_at = None
-            if passed_over and first is not None:
-                self.world.skips[first] = self.world.skips.get(first, 0) + 1
+        elif counted and first in self.world.skips:
+            self.world.skips[first] -= 1
 
     @rule(pick=picks)
     @precondition(lambda self: self.idle_leases())
@@ -930,7 +933,11 @@ class PoolMachine(RuleBasedStateMachine):
         outage = self.core._outage
         if not (world.size >= world.policy.max_size or outage.down):
             return
-        ripe = [world.ripens(track, self.now) for c, track in world.parked if world.suits(c, self.now)]
+        ripe = [
+            when
+            for connection, track in world.parked
+            if world.suits(connection, when := world.ripens(track, self.now))
+        ]
         if not ripe and world.size >= world.policy.max_size:
             # Nothing is hung up before a fresh one may be dialled: neither in an outage nor while this
             # process is short of something, which is none.

@@ -225,9 +225,11 @@ class World:
         assert not self.dials, "another one is on its way"
         assert not (self.policy.count_closing and any(c.closing for c in self.connections.values()))
         assert not connection.leased, "room was made under a lease"
-        parked = {c.id for c, _ in self.parked}
-        rest = [each for each in self.open if self.free(each) or each.id in parked]
-        assert not any(self.suits(each, now) for each in rest), "there was one that would do"
+        assert not any(self.free(each) and self.suits(each, now) for each in self.open), "one would do"
+        if any(taken is connection for taken, _, _ in self.taken):  # spare goes before what is parked
+            # One that is parked must still do when it may be taken.
+            ripe = [self.suits(each, self.ripens(track, now)) for each, track in self.parked]
+            assert not any(ripe), "one will do in a moment"
 
     # -- what the outside knows without being told ----------------------------------------------
 
