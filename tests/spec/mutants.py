@@ -206,7 +206,9 @@ MUTANTS = [
         "        if connection.free and connection.usable:\n            pass",
     ),
     Mutant("the whole herd probes in an outage", OUTAGE, "            self.dial_limit = 1\n", ""),
-    Mutant("jitter only makes it longer", OUTAGE, "max(jitter * bound,", "max((1 + jitter) * bound,"),
+    Mutant(
+        "jitter only makes it longer", OUTAGE, "max(jitter * self._bound,", "max((1 + jitter) * self._bound,"
+    ),
     Mutant("Retry-After is ignored", OUTAGE, "failure.retry_after or 0.0", "0.0"),
     Mutant(
         "a refused key leaves its waiters hoping",

@@ -184,17 +184,18 @@ class Outage:
 
     def _wait(self, now: float, failure: DialFailure, jitter: float) -> None:
         """Set when to try next, after as many failures as there were before this one."""
+        share = WAITED_FOR_SHARE.get(failure.phase) if failure.kind is FailureKind.TRANSIENT else None
+        self._set_bounds(self._failures, now, share)
         # Full jitter as gRPC does it; the floor is RFC 9110 section 10.2.3.
-        bound, floor = (
-            min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** min(self._failures, 60)),
-            failure.retry_after or 0.0,
-        )
-        self._bound = self._spare_bound = bound
-        share = WAITED_FOR_SHARE.get(failure.phase)
-        if failure.kind is FailureKind.TRANSIENT and share is not None:
-            self._bound = min(bound, max(WAITED_FOR_CAP, share * (now - self._began)))
+        floor = failure.retry_after or 0.0
         self.probe_at = now + max(jitter * self._bound, floor)
-        self.spare_at = now + max(jitter * bound, floor)
+        self.spare_at = now + max(jitter * self._spare_bound, floor)
+
+    def _set_bounds(self, failures: int, now: float, share: float | None) -> None:
+        """Set the bounds of the wait that follows as many failures; *share* as in `WAITED_FOR_SHARE`."""
+        self._bound = self._spare_bound = min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** min(failures, 60))
+        if share is not None:
+            self._bound = min(self._bound, max(WAITED_FOR_CAP, share * (now - self._began)))
 
     def relapsed(self, episode: int, now: float, failure: DialFailure, jitter: float) -> bool:
         """A connection that was dialled in *episode* was of no use. Return what `failed` returns.
@@ -244,7 +245,7 @@ class Outage:
             self._before = self._failures
         self._up()
         self.dial_limit = min(self.dial_limit * 2, self._dial_concurrency)
-        self.dialled(now)
+        self._postpone(now)
         return lasted
 
     def answered(self, episode: int, now: float) -> float | None:
@@ -278,10 +279,17 @@ class Outage:
         return self.spare_at if self._withered > 1 and not waited_for else -math.inf
 
     def dialled(self, now: float) -> None:
-        """A dial starts, or the one that was tried in an outage has succeeded."""
+        """A dial starts."""
         if self._failures:
             return  # what becomes of it says when to try next
-        if self._useless:  # the next may not follow sooner than if this one fails
+        if self._useless:  # it is of no use as far as is known, and that may show late
+            self._before += 1
+            self._set_bounds(self._before, now, WAITED_FOR_SHARE["upgrade"])
+        self._postpone(now)
+
+    def _postpone(self, now: float) -> None:
+        """The next dial may not follow sooner than if this one had failed."""
+        if self._useless:
             self.probe_at = max(self.probe_at, now + self._bound)
         if self._useless or self._withered > 1:
             self.spare_at = max(self.spare_at, now + self._spare_bound)

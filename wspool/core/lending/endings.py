@@ -42,6 +42,11 @@ class Endings:
         if theirs and not (connection.proven or connection.excused):
             self.noted.append((connection, reason))
 
+    def unheard(self, connection: Connection) -> None:
+        """A turn on it was given up of which nothing was heard, whenever it may end."""
+        if not connection.proven:
+            self.noted.append((connection, None))
+
     def noticed(self, connection: Connection) -> None:
         """The server has announced its end."""
         connection.noticed = True

@@ -17,6 +17,7 @@ from typing import Final
 
 from wspool.core.commands import CloseReason, Command, LaneId, LeaseId
 from wspool.core.lending.allocation import Allocation
+from wspool.core.lending.endings import Endings
 from wspool.core.lending.lives import Lives
 from wspool.core.lending.roster import Connection, Roster
 from wspool.core.lending.tally import Tally
@@ -49,16 +50,24 @@ class Leases:
         roster: the connections.
         lives: their lives.
         allocation: who gets what comes back.
+        endings: where is noted what was of no use.
         tally: where turns and returns are counted.
     """
 
     def __init__(
-        self, on_cancel: OnCancel, roster: Roster, lives: Lives, allocation: Allocation, tally: Tally
+        self,
+        on_cancel: OnCancel,
+        roster: Roster,
+        lives: Lives,
+        allocation: Allocation,
+        endings: Endings,
+        tally: Tally,
     ) -> None:
         self._on_cancel = on_cancel
         self._roster = roster
         self._lives = lives
         self._allocation = allocation
+        self._endings = endings
         self._tally = tally
 
     def begin(self, lease: LeaseId, now: float, commands: list[Command], *, movable: bool) -> Verdict:
@@ -112,6 +121,8 @@ class Leases:
         connection, lane = self._roster.lease(lease)
         advance(LANE_TABLE, lane.state, LaneInput.ABANDON)
         connection.excused = connection.excused or heard
+        if not heard:
+            self._endings.unheard(connection)
         if self._on_cancel == "hang_up" and len(connection.lanes) == 1:
             self._lives.hang_up(connection, CloseReason.DIRTY, commands, polite=False)
         else:

@@ -42,7 +42,7 @@ class Whole:
         self._endings = endings = Endings(self._outage)
         self._lives = Lives(policy, self.schedule, roster, tally, endings)
         self._allocation = Allocation(policy, lanes, roster, self._lives, self._outage, endings, tally)
-        self._leases = Leases(policy.on_cancel, roster, self._lives, self._allocation, tally)
+        self._leases = Leases(policy.on_cancel, roster, self._lives, self._allocation, endings, tally)
 
     def start(self, now: float) -> list[Command]:
         """Begin: dial what `min_idle` asks for."""
