@@ -168,7 +168,7 @@ def quiet() -> Any:
 def test_the_measure() -> None:
     """What an endpoint that refuses every connection costs, without users and with some."""
     assert 180 <= run([], [], users=0, refused=True) <= 300
-    assert 800 <= run([], [], users=2, refused=True) <= 1250
+    assert 550 <= run([], [], users=2, refused=True) <= 850
 
 
 @given(

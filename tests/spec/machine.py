@@ -397,12 +397,13 @@ class PoolMachine(RuleBasedStateMachine):
         dialled = any(isinstance(command, Dial) for command in commands)  # then it is about the next already
         if (probe_at := self.core._outage.probe_at) != probe_before and not dialled:
             first = any(isinstance(command, Degraded) for command in commands)
-            bound = BACKOFF_BASE if first else BACKOFF_CAP
+            bound, share = BACKOFF_BASE if first else BACKOFF_CAP, jitter
             if kind is FailureKind.TRANSIENT and not first:
                 bound = max(WAITED_FOR_CAP, WAITED_FOR_SHARE[phase] * self.now)
+                share = (1 + jitter) / 2
             floor = retry_after or 0.0
             assert self.now + floor <= probe_at, "the prober does not wait as long as it was asked to"
-            assert probe_at <= self.now + max(jitter * bound, floor), "the jitter only makes it longer"
+            assert probe_at <= self.now + max(share * bound, floor), "the jitter only makes it longer"
         if self.core.failure is failure and failure.permanent:
             assert not self.world.waiters or self.world.dials, "waiters were left hoping"
 

@@ -207,7 +207,10 @@ MUTANTS = [
     ),
     Mutant("the whole herd probes in an outage", OUTAGE, "            self.dial_limit = 1\n", ""),
     Mutant(
-        "jitter only makes it longer", OUTAGE, "max(jitter * self._bound,", "max((1 + jitter) * self._bound,"
+        "jitter only makes it longer",
+        OUTAGE,
+        "max(waited_for * self._bound,",
+        "max((1 + jitter) * self._bound,",
     ),
     Mutant("Retry-After is ignored", OUTAGE, "failure.retry_after or 0.0", "0.0"),
     Mutant(

@@ -15,7 +15,7 @@ proportion to the outage so far:
 * Where somebody is there and says no, each costs a handshake: at most a second apart, or half of the outage.
 * Where it is about a name, or what this process lacks, or is final, sooner is of no use: as for spare.
 
-So an hour of outage costs some 1,100 attempts where nobody is there and somebody waits all the time, and
+So an hour of outage costs some 700 attempts where nobody is there and somebody waits all the time, and
 some 250 where somebody says no, or nobody waits. More who wait make no difference. (Envoy's health checks
 know the same two kinds: `interval`, and `no_traffic_interval` for a cluster that nobody uses.)
 
@@ -188,7 +188,9 @@ class Outage:
         self._set_bounds(self._failures, now, share)
         # Full jitter as gRPC does it; the floor is RFC 9110 section 10.2.3.
         floor = failure.retry_after or 0.0
-        self.probe_at = now + max(jitter * self._bound, floor)
+        # Where the bound does not grow any more, full jitter would try too often: half of it is kept.
+        waited_for = jitter if self._bound == self._spare_bound else (1 + jitter) / 2
+        self.probe_at = now + max(waited_for * self._bound, floor)
         self.spare_at = now + max(jitter * self._spare_bound, floor)
 
     def _set_bounds(self, failures: int, now: float, share: float | None) -> None:

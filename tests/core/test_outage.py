@@ -1,0 +1,113 @@
+"""Outage: when the prober tries, for those who wait and for nobody."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from wspool.core.failures import DialFailure, FailureKind
+from wspool.core.outage import BACKOFF_CAP, FORGIVEN, WAITED_FOR_CAP, Outage
+
+HOUR = 3600.0
+
+
+def failing(phase: str, kind: FailureKind = FailureKind.TRANSIENT) -> DialFailure:
+    return DialFailure(kind=kind, message="no", phase=phase)
+
+
+def attempts(phase: str, down: float, seed: int, *, waited_for: bool = True) -> list[float]:
+    """When an endpoint that is down for so long is tried; the last attempt succeeds."""
+    chance, outage, now = random.Random(seed), Outage(1e9, 16), 0.0
+    tried = [now]
+    while now < down:
+        outage.dialled(now)
+        outage.failed(outage.episode, now, failing(phase), chance.random())
+        now = max(outage.dial_at(waited_for=waited_for), now + 0.001)
+        tried.append(now)
+    return tried
+
+
+@pytest.mark.parametrize("down", [0.2, 1.0, 3.0, 5.0, 10.0, 30.0, 60.0, 120.0])
+def test_who_waits_is_served_within_a_second(down: float) -> None:
+    """Of the return of an endpoint where nobody was, however long that was so."""
+    late = sorted(attempts("tcp", down, seed)[-1] - down for seed in range(500))
+
+    assert late[-1] <= WAITED_FOR_CAP
+    assert late[250] <= 0.55
+
+
+@pytest.mark.parametrize("phase", ["tls", "proxy", "upgrade"])
+@pytest.mark.parametrize("down", [1.0, 10.0, 50.0])
+def test_who_is_told_no_is_served_in_proportion(phase: str, down: float) -> None:
+    """Each attempt costs the endpoint a handshake, so they are rarer, never as rare as it is long."""
+    late = [attempts(phase, down, seed)[-1] - down for seed in range(200)]
+
+    assert max(late) <= max(WAITED_FOR_CAP, down / 2 + 1)
+
+
+@pytest.mark.parametrize(
+    ("phase", "waited_for", "least", "most"),
+    [
+        ("tcp", True, 550, 850),
+        ("upgrade", True, 180, 320),
+        ("resolve", True, 180, 300),
+        ("tcp", False, 180, 300),
+    ],
+)
+def test_an_hour_is_bounded(phase: str, waited_for: bool, least: int, most: int) -> None:
+    """What the module says that it costs."""
+    counts = [len(attempts(phase, HOUR, seed, waited_for=waited_for)) for seed in range(10)]
+
+    assert least <= min(counts) <= max(counts) <= most, counts
+
+
+@pytest.mark.parametrize("kind", [FailureKind.CREDENTIAL, FailureKind.PERMANENT, FailureKind.LOCAL])
+def test_what_ends_no_sooner_is_asked_no_sooner(kind: FailureKind) -> None:
+    """A key, an address or a file descriptor is not there the sooner for being tried."""
+    outage, now = Outage(1e9, 16), 0.0
+    for _ in range(10):
+        outage.failed(outage.episode, now, failing("tcp", kind), 0.999)
+        now = outage.probe_at
+
+    assert outage.probe_at == outage.spare_at
+    assert now >= 4 * BACKOFF_CAP
+
+
+def test_what_was_forgiven_is_forgiven_again_after_a_turn() -> None:
+    """Two that end without a turn are nothing, the third counts. A completed turn makes up for them."""
+    outage, now = Outage(1e9, 16), 100.0
+
+    def cut() -> bool:
+        nonlocal now
+        now += 10.0
+        return outage.cut_short(now - 1.0, outage.episode, now, 0.5)
+
+    assert [False] * FORGIVEN == [cut() for _ in range(FORGIVEN)]
+    outage.answered(outage.episode, now)
+    assert [False, True] == [cut() for _ in range(2)]
+    assert outage.degraded
+    assert not outage.cut_short(now - 1.0, outage.episode, now + 0.1, 0.5), "in the same moment"
+    assert outage.recovered(outage.episode, now + 1.0) is not None
+    assert outage.dial_at(waited_for=True) > now + 1.0, "a handshake proves nothing now"
+    outage.answered(outage.episode, now + 2.0)
+    assert outage.dial_at(waited_for=True) < now
+
+
+def test_spare_that_withers_is_replaced_more_and_more_slowly() -> None:
+    """At once the first time; whoever waits does not feel it."""
+    outage, now, pauses = Outage(1e9, 16), 100.0, []
+    for _ in range(12):
+        now += 60.0
+        assert not outage.withered(now - 59.0, now, 0.999)
+        assert not outage.withered(now - 59.0, now, 0.999), "those that end together count once"
+        pauses.append(max(outage.dial_at(waited_for=False) - now, 0.0))
+        assert outage.dial_at(waited_for=True) < now
+        now = max(now, outage.dial_at(waited_for=False))
+        outage.dialled(now)
+
+    assert 0.0 == pauses[0]
+    assert pauses == sorted(pauses)
+    assert 0.9 * BACKOFF_CAP <= pauses[-1] <= BACKOFF_CAP
+    outage.answered(outage.episode, now)
+    assert outage.dial_at(waited_for=False) < now
