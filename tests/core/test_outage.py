@@ -6,8 +6,10 @@ import random
 
 import pytest
 
+from tests.core.test_pool import LANE, make
+from wspool.core.commands import Command, ConnectionId, Degraded, LeaseId, WaiterId
 from wspool.core.failures import DialFailure, FailureKind
-from wspool.core.outage import BACKOFF_CAP, FORGIVEN, WAITED_FOR_CAP, Outage
+from wspool.core.outage import BACKOFF_CAP, CUT_SHORT, FORGIVEN, WAITED_FOR_CAP, Outage
 
 HOUR = 3600.0
 
@@ -111,3 +113,31 @@ def test_spare_that_withers_is_replaced_more_and_more_slowly() -> None:
     assert 0.9 * BACKOFF_CAP <= pauses[-1] <= BACKOFF_CAP
     outage.answered(outage.episode, now)
     assert outage.dial_at(waited_for=False) < now
+
+
+@pytest.mark.parametrize("how", ["refused", "announced", "unheard", "heard", "completed"])
+def test_what_counts_is_whether_a_turn_was_completed(how: str) -> None:
+    """A refusal, an announced end, a turn of which nothing was heard: each is of no use, and one too many
+    counts. A turn that its caller gave up while the server was at work says nothing.
+    """
+    core = make(max_size=9, min_idle=0, on_cancel="drain", drain_timeout=500.0)
+    said: list[Command] = []
+    for number in range(1, 2 * FORGIVEN + 4):  # a replacement that is under way counts with what it replaces
+        if any(isinstance(command, Degraded) for command in said):
+            break
+        now, connection, lease = 100.0 * number, ConnectionId(number), LeaseId(number)
+        core.acquire(WaiterId(number), now)
+        core.connected(connection, now, 0.5)
+        core.begin(lease, now)
+        if how in ("unheard", "heard"):
+            said += core.give_up(lease, now + 20.0, heard=how == "heard")
+            core.release(lease, now + 20.0)
+        else:
+            said += core.finished(connection, LANE, now + 20.0, completed=how == "completed")
+            said += core.retire(connection, now + 20.0) if how == "announced" else []
+            said += core.release(lease, now + 20.0) + core.tick(now + 20.0)
+            if how != "announced":
+                said += core.lost(connection, now + 21.0, 0.5)
+
+    degraded = [] if how in ("heard", "completed") else [Degraded(CUT_SHORT)]
+    assert degraded == [command for command in said if isinstance(command, Degraded)]
