@@ -323,7 +323,7 @@ async def test_a_client_that_only_writes_still_finds_the_close_code() -> None:
         stream = await trio.open_tcp_stream("127.0.0.1", int(server.url.split(":")[2].split("/")[0]))
         async with stream:
             protocol = WSConnection(ConnectionType.CLIENT)
-            await stream.send_all(protocol.send(Request(host="x", target="/v1/responses")))
+            await stream.send_all(protocol.send(Request(host="localhost", target="/v1/responses")))
             protocol.receive_data(bytes(await stream.receive_some()))
             assert isinstance(next(protocol.events()), AcceptConnection)
             await stream.send_all(protocol.send(TextMessage(data="x" * 30_000_000)))

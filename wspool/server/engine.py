@@ -84,12 +84,15 @@ class Engine:
         *,
         delay_per_token: float = 0.0,
         seed: int = 0,
+        lenient: bool = False,
     ) -> None:
         """Args:
         delay_per_token: seconds of virtual or real time after each delta.
         seed: goes into every id, so that two servers with different seeds never issue the same one.
+        lenient: take requests that the provider would refuse for fields it does not know.
         """
         self.profile: Final = profile
+        self.lenient: Final = lenient
         self.store: Final = Store()
         self.creates = 0
         self.active = 0
