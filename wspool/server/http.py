@@ -6,6 +6,7 @@ and no warm-up, and only a stored response can be continued.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Final
 
@@ -22,6 +23,8 @@ from wspool.server.protocol.grammar import TERMINAL, Event
 from wspool.server.protocol.requests import RequestError, check_create, invalid_request, parse
 
 __all__ = ["HttpExchange"]
+
+_logger: Final = logging.getLogger("wspool.server")
 
 #: Of a body that is not answered so much is read, in bytes, to keep the connection; more ends it.
 _UNWANTED: Final = 65536
@@ -136,6 +139,7 @@ class HttpExchange:
             )
 
     async def _send_error(self, error: TurnError) -> None:
+        _logger.info("refused: %d %s", error.status, error.message)
         plain = {key: value for key, value in error.body().items() if key != "headers"}
         await self.send_json(error.status, {"error": plain}, error.headers or {})
 

@@ -130,8 +130,13 @@ class Server:
 
     @property
     def http_url(self) -> str:
-        """The URL to POST to. An SDK's `base_url` is this without `/responses`."""
-        return f"http://{self._authority}/v1/responses"
+        """The URL to POST to."""
+        return f"{self.base_url}/responses"
+
+    @property
+    def base_url(self) -> str:
+        """What SDKs call so."""
+        return f"http://{self._authority}/v1"
 
     def __repr__(self) -> str:
         name = self._engine.profile.name
@@ -222,6 +227,7 @@ class Server:
         rejection = self._rejection(request, admission)
         if rejection is not None:
             self._rejected += 1
+            _logger.info("refused: upgrade of %s: %s", request.target.decode("ascii"), rejection.status)
             await trio.sleep(rejection.delay)
             if self._engine.profile.accepts_first and rejection.status not in (None, 101):
                 code = _REFUSALS.get(rejection.status or 0, 1011)

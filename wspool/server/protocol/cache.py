@@ -107,7 +107,9 @@ class Store:
         if before is not None:
             self._let_go(before)
         self._responses[remembered.response_id] = remembered
-        while len(self._responses) > self._size or (self.bytes > self._max_bytes and len(self._responses) > 1):
+        while len(self._responses) > self._size or (
+            self.bytes > self._max_bytes and len(self._responses) > 1
+        ):
             self._let_go(self._responses.popitem(last=False)[1])
 
     def _let_go(self, remembered: Remembered) -> None:
