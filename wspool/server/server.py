@@ -360,14 +360,12 @@ async def open_server(
       delay_per_token: seconds after each delta event.
       lifetime: seconds that a connection may live, instead of the profile's; `math.inf` for no limit.
       limit_mode: what happens then, instead of the profile's.
-      api_key: if set, handshakes and requests that do not show it get 401; else only programs of this machine
-        are answered (see `wspool.server.admission`).
+      api_key: who does not show it gets 401; None answers programs of this machine only (`Admission`).
       max_connections: WebSocket connections at a time; one more gets 429.
       faults: what goes wrong; None is nothing.
       seed: goes into the response ids; two servers with different seeds never issue the same id.
       lenient: take requests that the provider would refuse for fields it does not know.
-      strict: an exception of the model ends the body (by cancellation) and is raised from here, instead of
-        being a 500 to the client alone.
+      strict: an exception of the model cancels the body and is raised, and not only a client's 500.
 
     Raises:
       OSError: the port is taken, or the ledger can not be opened.
@@ -377,23 +375,10 @@ async def open_server(
         profile = attrs.evolve(profile, lifetime=lifetime)
     if limit_mode is not None:
         profile = attrs.evolve(profile, limit_mode=limit_mode)
-    failures: list[Exception] = []
     scope = trio.CancelScope()
-
-    def failed(error: Exception) -> None:
-        if strict:
-            failures.append(error)
-            scope.cancel()
-
+    watched = WatchedModel(model, scope.cancel if strict else None)
     with Ledger(ledger) as book:
-        engine = Engine(
-            WatchedModel(model, failed),
-            profile,
-            book,
-            delay_per_token=delay_per_token,
-            seed=seed,
-            lenient=lenient,
-        )
+        engine = Engine(watched, profile, book, delay_per_token=delay_per_token, seed=seed, lenient=lenient)
         try:
             with scope:
                 async with serve_engine(
@@ -406,8 +391,8 @@ async def open_server(
                 ) as server:
                     yield server
         finally:
-            if failures:
-                raise failures[0]
+            if strict and watched.failure is not None:
+                raise watched.failure
 
 
 @asynccontextmanager

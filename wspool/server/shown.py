@@ -3,7 +3,6 @@ hears of it if the model fails.
 """
 
 from collections.abc import Callable
-from typing import Final
 
 import attrs
 
@@ -27,21 +26,24 @@ def in_full(item: Item) -> Item:
 
 
 class WatchedModel:
-    """A model that is shown items in full, and whose exceptions are told to somebody before they go on."""
+    """A model that is shown items in full, and whose first exception is kept."""
 
-    def __init__(self, model: Model, failed: Callable[[Exception], None]) -> None:
+    def __init__(self, model: Model, failed: Callable[[], object] | None = None) -> None:
         """Args:
-        failed: told of every exception, at once and in the task that asked.
+        failed: called with each exception, at once and in the task that asked.
         """
-        self.model: Final = model
+        self.failure: Exception | None = None
+        self._model = model
         self._failed = failed
 
     def respond(self, request: ModelRequest) -> ModelTurn:
         """What the model says."""
         try:
-            return self.model.respond(
+            return self._model.respond(
                 attrs.evolve(request, context=[in_full(item) for item in request.context])
             )
         except Exception as error:
-            self._failed(error)
+            self.failure = self.failure or error
+            if self._failed is not None:
+                self._failed()
             raise
