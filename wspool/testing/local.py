@@ -108,7 +108,7 @@ class _Once:
     def respond(self, request: ModelRequest) -> ModelTurn:
         if (number := turns_so_far(request.context)) >= self._length:
             raise _ScriptOverError(
-                f"the script of this test has {self._length} turns; a conversation asks for turn {number + 1}"
+                f"the script ends after turn {self._length}; a conversation asks for turn {number + 1}"
             )
         return self._script.respond(request)
 

@@ -36,7 +36,7 @@ class Tape:
         self.path: Final = path
         self.recording: Final = recording
         """Whether what is not in the file is asked for."""
-        self._server = server
+        self.server: Final = server
         self._player = player
         self.kept = True
         """Whether what was recorded is written down in the end."""
@@ -44,17 +44,17 @@ class Tape:
     @property
     def url(self) -> str:
         """The WebSocket URL."""
-        return self._server.url
+        return self.server.url
 
     @property
     def http_url(self) -> str:
         """The URL to POST to."""
-        return self._server.http_url
+        return self.server.http_url
 
     @property
     def base_url(self) -> str:
         """What SDKs call so."""
-        return self._server.base_url
+        return self.server.base_url
 
     @property
     def cassette(self) -> Cassette:
