@@ -1,5 +1,6 @@
 """Hostile HTTP: what is slow, huge, ambiguous or broken ends, bounded, and harms nobody else."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -48,9 +49,9 @@ async def talk(server: Server, pieces: Iterable[bytes], gap: float = 0.0) -> tup
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)], took
 
 
-def drip(data: bytes) -> Iterable[bytes]:
+def drip(data: bytes) -> list[bytes]:
     """One byte at a time."""
-    return (data[n : n + 1] for n in range(len(data)))
+    return [data[n : n + 1] for n in range(len(data))]
 
 
 def chunked(*chunks: bytes) -> bytes:
@@ -76,7 +77,7 @@ HEX = b"%x\r\n%b\r\n" % (len(BODY), BODY)
         ([GOOD, START], 1.0, [200, 408], 1 + LIMITS.head_timeout),
         ([GOOD + GOOD[:-1]], 0, [200, 408], LIMITS.silence),
     ],
-    ids=str,
+    ids=itertools.count(),
 )
 async def test_what_is_slow_ends(
     pieces: Iterable[bytes], gap: float, statuses: list[int], within: float, autojump_clock: MockClock

@@ -24,6 +24,7 @@ _LONGEST: Final = 400
 
 
 def find_model(name: str | None, script: Path | None) -> Model:
+    """Who answers. Ends the command if that cannot be found out."""
     if script is not None:
         if name is not None:
             usage_error("--model and --script both say who answers; give one of them")
@@ -61,6 +62,7 @@ def _imported_model(name: str) -> Model:
 
 
 def fault_rule(text: str) -> FaultRule:
+    """What `NAME` or `NAME@N` asks for. Ends the command if there is no such fault."""
     name, at, number = text.partition("@")
     if name not in FAULTS:
         usage_error(f"--fault {text!r}: there is no fault {name!r}; there are {', '.join(sorted(FAULTS))}")
@@ -120,6 +122,7 @@ class _OneLine(logging.Formatter):
 
 
 def show_log(*, verbose: bool) -> None:
+    """Have the server's log on standard error: what is refused if *verbose*, else only what went wrong."""
     logger = logging.getLogger("wspool.server")
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
