@@ -227,6 +227,16 @@ class _Says:
         return ModelTurn.from_json({"text": self.text})
 
 
+def test_a_cassette_has_no_compactions(tmp_path: Path) -> None:
+    """They are refused, and the test is told, instead of being made up."""
+    path = tmp_path / "c.json"
+    recorded(path, by_openai_over_http)
+    with tape_server(path) as tape, httpx.Client(trust_env=False) as http:
+        answer = http.post(tape.http_url + "/compact", json={"model": "m", "input": "hi"})
+        assert (400, "cassette_mismatch") == (answer.status_code, answer.json()["error"]["code"])
+        assert ["a compaction was asked for; cassettes have none"] == tape.problems
+
+
 def test_modes(tmp_path: Path) -> None:
     """`once` replays what is there, `new_episodes` adds to it, `rewrite` forgets it."""
     path = tmp_path / "c.json"

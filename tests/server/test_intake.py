@@ -11,7 +11,7 @@ import trio
 from hypothesis import given, settings, strategies as st
 from trio.testing import MockClock
 
-from wspool.server import EchoModel, Server, open_server
+from wspool.server import EchoModel, Entry, Server, open_server
 from wspool.server.intake import Intake, IntakeLimits, Unfinished
 from wspool.server.protocol.requests import RequestError
 
@@ -200,6 +200,20 @@ async def test_a_refused_key_costs_no_body(autojump_clock: MockClock) -> None:
         seen, took = await talk(server, [big])
         assert [401] == seen
         assert took <= 2.5
+
+
+async def test_an_answer_that_nobody_reads_ends(autojump_clock: MockClock) -> None:
+    """Its connection is not held for ever; the ledger says that it was lost."""
+    ledger: list[Entry] = []
+    async with open_server(EchoModel(), port=None, ledger=ledger) as server:
+        client, theirs = trio.testing.lockstep_stream_pair()
+        body = json.dumps({"model": "m", "input": "hi", "stream": True}).encode()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(server.serve, theirs, stranger=True))
+            await client.send_all(START + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+            start = trio.current_time()
+        assert 60 <= trio.current_time() - start <= 61
+        assert (["lost"], 0) == ([entry["outcome"] for entry in ledger], server.statistics().failures)
 
 
 NOISE = st.lists(

@@ -29,6 +29,9 @@ _logger: Final = logging.getLogger("wspool.server")
 #: Of a body that is not answered so much is read, in bytes, to keep the connection; more ends it.
 _UNWANTED: Final = 65536
 
+#: Longest time that a client may leave what it was sent unread, in seconds.
+_UNREAD: Final = 60.0
+
 
 class HttpExchange:
     """One HTTP connection. It begins with a request whose head *intake* has already read."""
@@ -167,7 +170,10 @@ class HttpExchange:
     async def _send(self, event: h11.Event) -> None:
         data = self._http.send(event)
         if data:
-            await self._stream.send_all(data)
+            with trio.move_on_after(_UNREAD) as scope:
+                await self._stream.send_all(data)
+            if scope.cancelled_caught:
+                raise trio.BrokenResourceError("the client does not read its answer")
 
 
 class _EventStream:

@@ -96,6 +96,11 @@ class Player(Engine):
             self.active -= 1
             self.settle(create, "lost")
 
+    def compact(self, body: Item) -> TurnError:
+        """A cassette has none."""
+        self.problems.append("a compaction was asked for; cassettes have none")
+        return invalid_request(self.problems[-1], code="cassette_mismatch")
+
     async def _answer(self, body: Mapping[str, Any]) -> Exchange:
         safe: Mapping[str, Any] = self._redaction.value(body)
         parent = safe.get("previous_response_id")
