@@ -13,7 +13,7 @@ import pytest
 from wspool.server import ModelTurn, TurnError, function_call
 from wspool.testing import Cassette, CassetteError, LocalServer, Tape, local_server, refusal, tape_server
 
-from .talks import QUESTION, TALKS, by_openai_over_http, by_openai_over_websocket, by_wspool
+from .talks import QUESTION, SETTINGS, TALKS, by_openai_over_http, by_openai_over_websocket, by_wspool
 
 pytestmark = [
     pytest.mark.network,
@@ -225,6 +225,42 @@ class _Says:
 
     def respond(self, request: Any) -> ModelTurn:
         return ModelTurn.from_json({"text": self.text})
+
+
+def test_an_answer_fits_what_was_asked_now(tmp_path: Path) -> None:
+    """It was recorded of a full request; what is continued now is said as it is asked now."""
+    path = tmp_path / "c.json"
+    recorded(path, by_openai_over_http)
+    ids = [exchange.response["id"] for exchange in Cassette.load(path).exchanges if exchange.response]
+    output = {"type": "function_call_output", "call_id": "call_000001_0", "output": "sunny"}
+    with tape_server(path) as tape, httpx.Client(trust_env=False) as http:
+        body = {**SETTINGS, "previous_response_id": ids[0], "input": [output], "stream": True}
+        events = http.post(tape.http_url, json=body).text
+        tape.check()
+    said = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: {")]
+    parents = {event["response"]["previous_response_id"] for event in said if "response" in event}
+    assert {ids[0]} == parents
+    assert ids[1] == said[-1]["response"]["id"]
+
+
+def test_the_nearest_exchange_is_the_one_that_goes_on_longest_the_same(tmp_path: Path) -> None:
+    """Not the first of the file: the difference to that would say nothing."""
+    path = tmp_path / "c.json"
+
+    def ask(tape: Tape, *texts: str) -> Any:
+        items = [{"role": "user", "content": text} for text in texts]
+        with httpx.Client(trust_env=False) as http:
+            return http.post(tape.http_url, json={"model": "m", "input": items}).json()
+
+    talks = [("a", "b"), ("x", "y", "z"), ("x", "b")]
+    with local_server() as server, tape_server(path, record=server.url) as tape:
+        for talk in talks:
+            ask(tape, *talk)
+    with tape_server(path) as tape:
+        ask(tape, "x", "y", "w")
+        assert tape.problems == [
+            'no exchange fits; the nearest is 2 of 3, input[2].content: expected "z", got "w"'
+        ]
 
 
 def test_a_cassette_has_no_compactions(tmp_path: Path) -> None:

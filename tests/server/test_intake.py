@@ -202,6 +202,29 @@ async def test_a_refused_key_costs_no_body(autojump_clock: MockClock) -> None:
         assert took <= 2.5
 
 
+@pytest.mark.network
+@pytest.mark.parametrize(
+    "data",
+    [
+        START + b"Content-Length: 99999999999\r\n\r\n" + b"x" * 17_000_000,
+        START + b"Content-Length: 4000000\r\nHost: evil.example\r\n\r\n" + b"x" * 4_000_000,
+        START.replace(b"localhost", b"evil.example") + b"Content-Length: 4000000\r\n\r\n" + b"x" * 4_000_000,
+        START + b"X: " + b"a" * 4_000_000,
+    ],
+    ids=itertools.count(),
+)
+async def test_who_sends_too_much_still_finds_the_reason(data: bytes) -> None:
+    """Closing at once would reset the connection under the writer, who would never see the answer."""
+    async with open_server(EchoModel()) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", int(server.url.split(":")[2].split("/")[0]))
+        async with stream:
+            await stream.send_all(data)
+            received = b""
+            while more := await stream.receive_some():
+                received += more
+        assert re.match(rb"HTTP/1\.1 4\d\d .*\r\n\r\n\{.*\}$", received, re.DOTALL)
+
+
 async def test_an_answer_that_nobody_reads_ends(autojump_clock: MockClock) -> None:
     """Its connection is not held for ever; the ledger says that it was lost."""
     ledger: list[Entry] = []
