@@ -1,7 +1,6 @@
 """What can be continued, where, and until when; and what the model gets to see."""
 
 import hashlib
-import json
 from typing import Any
 
 import attrs
@@ -273,31 +272,3 @@ def test_the_store_is_bounded() -> None:
         store.put(attrs.evolve(one, response_id=name))
 
     assert (len(store), store.get("1")) == (2, None)
-
-
-def remembered(number: int, *context: Frame) -> Remembered:
-    return Remembered(
-        response_id=f"resp_{number}", context=context, calls=frozenset(), digest=hashlib.sha256(), tokens=0
-    )
-
-
-def test_the_store_is_bounded_in_bytes() -> None:
-    """What responses share is counted once; what nobody holds any more is not counted; the newest stays."""
-    store = Store(max_bytes=10_000)
-    conversation: list[Frame] = []
-    for number in range(50):
-        conversation.append({"role": "user", "content": f"{number:0100}"})
-        store.put(remembered(number, *conversation))
-    whole = len(json.dumps(conversation, separators=(",", ":"))) - 51
-    assert (50, whole) == (len(store), store.bytes)
-
-    store.put(remembered(49, *conversation))
-    assert (50, whole) == (len(store), store.bytes)
-    for number in range(100, 200):
-        store.put(remembered(number, {"role": "user", "content": "x" * 900}))
-        assert store.bytes <= 10_000
-    assert 10 == len(store)
-    store.put(remembered(1000, {"role": "user", "content": "x" * 90_000}))
-    assert (1, True) == (len(store), store.get("resp_1000") is not None)
-    store.put(remembered(1001, {"content": ""}))
-    assert (1, len('{"content":""}')) == (len(store), store.bytes)

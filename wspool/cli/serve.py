@@ -59,7 +59,7 @@ _Seed = Annotated[
     int | None, typer.Option(help="Of the faults and the response ids; another one each time if not given.")
 ]
 _Lenient = Annotated[
-    bool, typer.Option("--lenient", help="Take what the provider would refuse for fields it does not know.")
+    bool, typer.Option("--lenient", help="Take what the provider refuses, as long as it can be worked with.")
 ]
 _Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Say a line about every request, on standard error.")

@@ -89,15 +89,15 @@ class Engine:
         """Args:
         delay_per_token: seconds of virtual or real time after each delta.
         seed: goes into every id, so that two servers with different seeds never issue the same one.
-        lenient: take requests that the provider would refuse for fields it does not know.
+        lenient: take what the provider refuses, as long as it can be worked with.
         """
         self.profile: Final = profile
-        self.lenient: Final = lenient
         self.store: Final = Store()
         self.creates = 0
         self.active = 0
         self._model = model
         self._ledger = ledger
+        self._lenient = lenient
         self._delay_per_token = delay_per_token
         self._id_prefix = f"resp_{seed:x}x" if seed else "resp_"
         self._responses = itertools.count(1)

@@ -364,7 +364,7 @@ async def open_server(
       max_connections: WebSocket connections at a time; one more gets 429.
       faults: what goes wrong; None is nothing.
       seed: goes into the response ids; two servers with different seeds never issue the same id.
-      lenient: take requests that the provider would refuse for fields it does not know.
+      lenient: take requests that the provider refuses, as long as they can be worked with.
       strict: an exception of the model cancels the body and is raised, and not only a client's 500.
 
     Raises:

@@ -11,7 +11,6 @@ Two memories, and their rules:
 Source: OpenAI's WebSocket guide, "connection-local cache" and "multiplexing".
 """
 
-import json
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from typing import Final, Literal
@@ -21,15 +20,12 @@ import attrs
 from wspool.server.ledger import Digest
 from wspool.server.models import Item, TurnError
 from wspool.server.protocol.steering import Steer
+from wspool.server.protocol.weight import STORE_BYTES, Weight
 
 __all__ = ["ConnectionMemory", "Remembered", "Store", "answered_calls", "not_found", "unknown_call"]
 
 #: Responses that the store keeps; the oldest go first.
 STORE_SIZE: Final = 10_000
-
-#: Bytes of JSON that all items of stored responses may have; the oldest responses go first. A response holds
-#: the items of all before it, so what it costs has little to do with what it says.
-STORE_BYTES: Final = 256 * 1024 * 1024
 
 _CALLS: Final = frozenset({"function_call", "custom_tool_call"})
 _OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output"})
@@ -84,41 +80,27 @@ class ConnectionMemory:
 
 
 class Store:
-    """The stored responses of the whole server, bounded in number and in bytes.
-
-    An item that many responses hold, as those of one conversation do, is in memory and is counted once.
-    """
+    """The stored responses of the whole server, bounded in number and in bytes."""
 
     def __init__(self, size: int = STORE_SIZE, max_bytes: int = STORE_BYTES) -> None:
+        self.weight: Final = Weight()
         self._size = size
         self._max_bytes = max_bytes
         self._responses: OrderedDict[str, Remembered] = OrderedDict()
-        # By the identity of an item that is held: how many responses hold it, and its size.
-        self._held: dict[int, tuple[int, int]] = {}
-        self.bytes = 0
 
     def put(self, remembered: Remembered) -> None:
         """Keep *remembered*; the oldest responses make room for it."""
         before = self._responses.pop(remembered.response_id, None)
-        for item in remembered.context:
-            holders, size = self._held.get(id(item)) or (0, len(json.dumps(item, separators=(",", ":"))))
-            self._held[id(item)] = holders + 1, size
-            self.bytes += size if not holders else 0
+        self.weight.hold(remembered.context)
         if before is not None:
-            self._let_go(before)
+            self.weight.let_go(before.context)
         self._responses[remembered.response_id] = remembered
-        while len(self._responses) > self._size or (
-            self.bytes > self._max_bytes and len(self._responses) > 1
-        ):
-            self._let_go(self._responses.popitem(last=False)[1])
+        while len(self._responses) > self._size or self._too_heavy():
+            self.weight.let_go(self._responses.popitem(last=False)[1].context)
 
-    def _let_go(self, remembered: Remembered) -> None:
-        for item in remembered.context:
-            holders, size = self._held.pop(id(item))
-            if holders > 1:
-                self._held[id(item)] = holders - 1, size
-            else:
-                self.bytes -= size
+    def _too_heavy(self) -> bool:
+        # The newest one stays, whatever it weighs.
+        return self.weight.bytes > self._max_bytes and len(self._responses) > 1
 
     def get(self, response_id: str) -> Remembered | None:
         """The stored response, or None."""
