@@ -349,6 +349,24 @@ def test_a_text_is_what_it_was(tmp_path: Path) -> None:
     assert '\n  {"type": "response.completed"' in text
 
 
+def test_odd_texts_survive(tmp_path: Path) -> None:
+    """Readable where that can be; and half a surrogate pair, as models write it, is what it was."""
+    path = tmp_path / "c.json"
+    odd = "天気 \u2028 \x7f \x00 \r\n half \ud83d of one"
+
+    def ask(tape: Tape) -> str:
+        with httpx.Client(trust_env=False) as http:
+            answer = http.post(tape.http_url, json={"model": "m", "input": "Zürich"}).json()
+        said: str = answer["output"][0]["content"][0]["text"]
+        return said
+
+    with local_server(model=_Says(odd)) as server, tape_server(path, record=server.url) as tape:
+        assert odd == ask(tape)
+    assert "Zürich" in path.read_text(encoding="utf-8")
+    with tape_server(path) as tape:
+        assert odd == ask(tape)
+
+
 def test_warm_ups_are_nobodys_business(tmp_path: Path) -> None:
     """Neither recorded nor missed: what continues one is the request that it was for."""
     import trio

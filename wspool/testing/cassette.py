@@ -212,7 +212,12 @@ class Cassette:
 
 
 def _line(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair, as models write them
+        return json.dumps(value, allow_nan=False)
+    return text
 
 
 def _lines(values: Sequence[object], indent: str) -> str:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from wspool.core.policy import PoolPolicy
 from wspool.pool.open import open_pool
+from wspool.server.admission import is_loopback
 from wspool.server.server import Server, serve_engine
 from wspool.testing.cassette import Cassette
 from wspool.testing.local import in_thread
@@ -131,7 +132,8 @@ def tape_server(
 
 
 def _shown(url: str) -> str:
-    """The URL without what could be a secret."""
+    """The URL without what could be a secret, and without a port of this machine, which changes each time."""
     parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+    host = parts.hostname or ""
+    port = f":{parts.port}" if parts.port and not is_loopback(host) else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}"
