@@ -72,12 +72,11 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return f"wspool: cassettes are recorded, {config.getoption('--wspool-record-mode')}"
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+@pytest.hookimpl(hookwrapper=True)  # the older form: this is loaded by whatever pytest there is
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     """Note whether the test failed: then what it recorded is not worth keeping."""
-    report = yield
-    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
-    return report
+    outcome = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or outcome.get_result().failed
 
 
 @pytest.fixture
