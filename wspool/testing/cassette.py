@@ -173,42 +173,50 @@ class Cassette:
         """Write the file, all of it or nothing. What is the same is written the same, byte for byte."""
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f".{path.name}.{os.getpid()}")
-        new.write_text(self.text(), encoding="utf-8")
+        new.write_text(self.text(), encoding="utf-8", newline="\n")
         new.replace(path)
 
     def text(self) -> str:
         """The file's text: JSON, laid out so that a change of one thing changes one line."""
-        entries = [self._entry(number) for number in range(len(self.exchanges))]
+        afters = [exchange.after() for exchange in self.exchanges]
+        entries = [
+            _entry(exchange, _continued(exchange, afters[:number]))
+            for number, exchange in enumerate(self.exchanges)
+        ]
         head = f'{{\n"wspool_cassette": {_VERSION},\n"endpoint": {_line(self.endpoint)},\n"exchanges": [\n'
         return head + ",\n".join(entries) + "\n]\n}\n"
 
-    def _entry(self, number: int) -> str:
-        exchange, request = self.exchanges[number], dict(self.exchanges[number].request)
-        before = self._continued(number)
-        lines = ["{"]
-        start = 0
-        if before is not None:
-            start = len(self.exchanges[before].after())
-            lines.append(f'"continues": {before + 1},')
-        if exchange.parent is not None:
-            request["previous_response_id"] = exchange.parent
-        fields = [f"  {_line(name)}: {_line(value)}" for name, value in sorted(request.items())]
-        fields.append(f'  "input": {_lines(exchange.context[start:], "    ")}')
-        lines.append('"request": {\n' + ",\n".join(fields) + "\n},")
-        if exchange.refusal is not None:
-            lines.append(f'"refusal": {_line(exchange.refusal)}')
-        else:
-            lines.append(f'"events": {_lines(exchange.events, "  ")}')
-        return "\n".join([*lines, "}"])
 
-    def _continued(self, number: int) -> int | None:
-        """The exchange before this one whose conversation it goes on from; of several, the longest."""
-        found, length = None, 0
-        for index, earlier in enumerate(self.exchanges[:number]):
-            after = earlier.after()
-            if len(after) > length and after == list(self.exchanges[number].context[: len(after)]):
-                found, length = index, len(after)
-        return found
+def _entry(exchange: Exchange, continued: tuple[int, int]) -> str:
+    """The text of one exchange.
+
+    Args:
+      continued: the number of the exchange that it goes on from, 0 for none, and how long it is by then.
+    """
+    before, length = continued
+    request = dict(exchange.request)
+    lines = ["{"]
+    if before:
+        lines.append(f'"continues": {before},')
+    if exchange.parent is not None:
+        request["previous_response_id"] = exchange.parent
+    fields = [f"  {_line(name)}: {_line(value)}" for name, value in sorted(request.items())]
+    fields.append(f'  "input": {_lines(exchange.context[length:], "    ")}')
+    lines.append('"request": {\n' + ",\n".join(fields) + "\n},")
+    if exchange.refusal is not None:
+        lines.append(f'"refusal": {_line(exchange.refusal)}')
+    else:
+        lines.append(f'"events": {_lines(exchange.events, "  ")}')
+    return "\n".join([*lines, "}"])
+
+
+def _continued(exchange: Exchange, afters: Sequence[Sequence[Item]]) -> tuple[int, int]:
+    """Of the conversations before it the longest that *exchange* goes on from: its number, and its length."""
+    number, length = 0, 0
+    for index, after in enumerate(afters, 1):
+        if len(after) > length and list(after) == list(exchange.context[: len(after)]):
+            number, length = index, len(after)
+    return number, length
 
 
 def _line(value: object) -> str:
