@@ -57,7 +57,7 @@ def in_thread(serve: Callable[[], AbstractAsyncContextManager[Server]]) -> Gener
     def run() -> None:
         try:
             trio.run(main)
-        except BaseException as problem:
+        except BaseException as problem:  # noqa: ASYNC103  # told to the thread that waits for this one
             if begun.done():
                 problems.append(problem)
             else:
