@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -65,19 +67,35 @@ def run(
     return process.returncode, out, err
 
 
+class Serving:
+    """A provider in another process."""
+
+    url = base = err = ""
+
+
 @contextmanager
-def served(cwd: Path, *arguments: str) -> Iterator[str]:
-    """The URL of a provider in another process, which must end well when it is stopped."""
-    process = start(cwd, "serve", *arguments)
+def serving(cwd: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Serving]:
+    """It must end well when it is stopped; what it said on standard error is there afterwards."""
+    process, serving = start(cwd, "serve", *arguments, env=env), Serving()
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().strip()
+        serving.url = process.stdout.readline().strip()
+        serving.base = process.stdout.readline().strip()
+        yield serving
         process.terminate()
-        _, err = process.communicate(timeout=10)
-        assert (process.returncode, err) == (0, "")
+        _, serving.err = process.communicate(timeout=10)
+        assert process.returncode == 0
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def served(cwd: Path, *arguments: str) -> Iterator[str]:
+    """The URL of one that has nothing to complain about."""
+    with serving(cwd, *arguments) as server:
+        yield server.url
+    assert "" == server.err
 
 
 def write_tasks(path: Path, *tasks: Mapping[str, Any]) -> str:
@@ -350,7 +368,21 @@ def test_what_the_server_refuses_is_a_failure(tmp_path: Path) -> None:
         ("rollout good.jsonl --out bad.jsonl", "use another --out"),
         ("serve --script bad.jsonl", "the script cannot be used"),
         ("serve --profile nobody", "there is no profile"),
-        ("serve --host 192.0.2.1", "cannot serve on"),
+        ("serve --host 192.0.2.1 --api-key k", "cannot serve on"),
+        ("serve --host 0.0.0.0", "without a key"),
+        ("serve --host ::", "without a key"),
+        ("serve --api-key=", "--api-key is empty"),
+        ("serve --ledger .", "Is a directory"),
+        ("serve --model nothing", "must be echo, lookup, or pkg.mod:name"),
+        ("serve --model nowhere:model", "cannot be used: ModuleNotFoundError"),
+        ("serve --model my_agent:nothing", "cannot be used: AttributeError"),
+        ("serve --model my_agent:no_agent", "has no method respond"),
+        ("serve --model my_agent:agent --script good.jsonl", "give one of them"),
+        ("serve --fault nobody", "there are big_terminal, binary_frame"),
+        ("serve --fault nobody@3", "there is no fault 'nobody'"),
+        ("serve --fault reset@0", "the number of a request, from 1"),
+        ("serve --fault reset@x", "the number of a request, from 1"),
+        ("serve --fault reset@", "the number of a request, from 1"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(
@@ -370,6 +402,79 @@ def test_wrong_usage_is_exit_code_2(
     assert result.stderr.startswith("wspool: ")
     assert expected in result.stderr
     assert "very-secret" not in result.stderr
+
+
+MODEL = """
+from wspool.server import ModelTurn, message
+
+
+class Counts:
+    def respond(self, request):
+        if request.context[-1]["content"][0]["text"] == "wrong":
+            raise LookupError("a mistake of the model")
+        return ModelTurn(output=[message(f"{len(request.context)} items")])
+
+
+counts = Counts()
+"""
+
+
+def post(url: str, text: str, **headers: str) -> tuple[int, str]:
+    """The status and the text of one answer over HTTP."""
+    with httpx.Client(trust_env=False) as http:
+        answer = http.post(url + "/responses", json={"model": "m", "input": text}, headers=headers)
+        body = answer.json()
+        return answer.status_code, body["output"][0]["content"][0]["text"] if "output" in body else ""
+
+
+@pytest.mark.parametrize("model", ["my_model:Counts", "my_model:counts"])
+def test_a_model_of_ones_own(tmp_path: Path, model: str) -> None:
+    """Imported from where the command runs; its mistakes are on standard error, and the server lives."""
+    (tmp_path / "my_model.py").write_text(MODEL)
+    with serving(tmp_path, "--model", model) as server:
+        assert server.url.replace("ws://", "http://") == f"{server.base}/responses"
+        assert (500, "") == post(server.base, "wrong")
+        assert (200, "1 items") == post(server.base, "hi")
+    assert "Traceback" in server.err
+    assert "LookupError: a mistake of the model" in server.err
+
+
+def test_a_server_with_a_key_says_what_it_does(tmp_path: Path) -> None:
+    """A line per request, refused ones included, and nothing in them that a client could use."""
+    with serving(tmp_path, "-v", "--ledger", "l.jsonl", env={"WSPOOL_SERVE_API_KEY": "sk-secret"}) as server:
+        assert (401, "") == post(server.base, "hi")
+        assert (401, "") == post(server.base, "hi", Authorization="Bearer sk-wrong")
+        assert (200, "hi") == post(server.base, "hi", Authorization="Bearer sk-secret")
+        with httpx.Client(trust_env=False, headers={"Authorization": "Bearer sk-secret"}) as http:
+            assert 404 == http.post(server.base + "/nowhere").status_code
+    one, two, three, four = server.err.splitlines()
+    assert (one, two) == ("refused: 401 Incorrect API key provided.",) * 2
+    assert re.fullmatch(r"http 3\.1, resp_\w+, 1 of 1 items, completed, after 0\.\d+ s", three)
+    assert four == "refused: 404 Invalid URL."
+    assert 1 == len(read_lines(tmp_path / "l.jsonl"))
+    assert "sk-" not in server.err
+
+
+def test_faults_by_name_and_number(tmp_path: Path) -> None:
+    """The second and the fourth request meet what was asked for, and the client's loop goes on."""
+    tasks = write_tasks(tmp_path / "tasks.jsonl", *({"id": str(n), "input": "hi"} for n in range(5)))
+    faults = ("--fault", "rate_limited@2", "--fault", "reset@4", "--fault", "metadata")
+    with served(tmp_path, "--ledger", "l.jsonl", *faults) as url:
+        code, _, err = run(tmp_path, "rollout", tasks, "--url", url, "-c", "1", "--quiet", "--retries", "3")
+    assert (0, "") == (code, err)
+    entries = read_lines(tmp_path / "l.jsonl")
+    assert ["metadata", "rate_limited", None, "reset"] == [
+        entry["fault"] and entry["fault"].partition("(")[0] for entry in entries[:4]
+    ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device")
+def test_a_ledger_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
+    """Who waits for the server waits for answers, not for its ledger."""
+    with serving(tmp_path, "--ledger", "/dev/full") as server:
+        assert [(200, "hi")] * 2 == [post(server.base, "hi") for _ in range(2)]
+    (line,) = server.err.splitlines()
+    assert line.startswith("wspool: no ledger from here on: ")
 
 
 def test_an_endpoint_that_cannot_be_reached(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "errors": {"core"},
     "pool": {"core", "wire", "errors", "pool"},
     "server": {"server"},
-    "testing": {"core", "wire", "errors", "pool", "testing"},
+    "testing": {"core", "wire", "errors", "pool", "server", "testing"},
     "rollout": {"core", "errors", "pool", "server", "rollout", ""},
     "cli": {"core", "wire", "errors", "pool", "server", "rollout", "cli", ""},
     "contrib": {"core", "wire", "errors", "pool", "contrib", ""},

@@ -271,6 +271,36 @@ def test_a_script_file_names_the_bad_line(tmp_path: Path) -> None:
         ScriptedModel([])
 
 
+@pytest.mark.parametrize(
+    "turn",
+    [
+        '{"output": 5}',
+        '{"output": [5]}',
+        '{"output": "a"}',
+        '{"status": "nope"}',
+        '{"status": []}',
+        '{"delay": "x"}',
+        '{"delay": -1}',
+        '{"delay": Infinity}',
+        '{"error": 5}',
+        '{"error": {}}',
+        '{"text": 5}',
+        '{"usage": 5}',
+        '{"reason": 5}',
+        "[1]",
+        '"x"',
+        "null",
+    ],
+)
+def test_a_script_is_checked_before_it_is_played(tmp_path: Path, turn: str) -> None:
+    """What would be an error of the server in the middle of a conversation is one of the file."""
+    path = tmp_path / "script.jsonl"
+    path.write_text('{"text": "fine", "delay": 0.5, "usage": {}, "error": null}\n' + turn)
+
+    with pytest.raises(ValueError, match=r"script\.jsonl:2: not a turn: "):
+        ScriptedModel.from_file(path)
+
+
 async def test_a_script_is_played_per_conversation(autojump_clock: MockClock) -> None:
     """Interleaved conversations do not disturb each other, and the script starts over at its end."""
     script = [{"text": "one"}, {"text": "two"}, {"text": "three"}]
@@ -323,7 +353,7 @@ async def test_a_client_that_only_writes_still_finds_the_close_code() -> None:
         stream = await trio.open_tcp_stream("127.0.0.1", int(server.url.split(":")[2].split("/")[0]))
         async with stream:
             protocol = WSConnection(ConnectionType.CLIENT)
-            await stream.send_all(protocol.send(Request(host="x", target="/v1/responses")))
+            await stream.send_all(protocol.send(Request(host="localhost", target="/v1/responses")))
             protocol.receive_data(bytes(await stream.receive_some()))
             assert isinstance(next(protocol.events()), AcceptConnection)
             await stream.send_all(protocol.send(TextMessage(data="x" * 30_000_000)))

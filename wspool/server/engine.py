@@ -84,10 +84,12 @@ class Engine:
         *,
         delay_per_token: float = 0.0,
         seed: int = 0,
+        lenient: bool = False,
     ) -> None:
         """Args:
         delay_per_token: seconds of virtual or real time after each delta.
         seed: goes into every id, so that two servers with different seeds never issue the same one.
+        lenient: take what the provider refuses, as long as it can be worked with.
         """
         self.profile: Final = profile
         self.store: Final = Store()
@@ -95,6 +97,7 @@ class Engine:
         self.active = 0
         self._model = model
         self._ledger = ledger
+        self._lenient = lenient
         self._delay_per_token = delay_per_token
         self._id_prefix = f"resp_{seed:x}x" if seed else "resp_"
         self._responses = itertools.count(1)

@@ -6,84 +6,83 @@ and no warm-up, and only a stored response can be continued.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Final
 
 import h11
 import trio
 
+from wspool.server.admission import Admission
 from wspool.server.engine import Engine
-from wspool.server.handshake import compact_path, header, responses_path
+from wspool.server.handshake import compact_path, responses_path
+from wspool.server.intake import Intake
 from wspool.server.models import Item, TurnError
 from wspool.server.protocol.cache import ConnectionMemory
 from wspool.server.protocol.grammar import TERMINAL, Event
 from wspool.server.protocol.requests import RequestError, check_create, invalid_request, parse
 
-__all__ = ["HttpExchange", "not_authorized"]
+__all__ = ["HttpExchange"]
 
-_READ: Final = 65536
+_logger: Final = logging.getLogger("wspool.server")
 
+#: Of a body that is not answered so much is read, in bytes, to keep the connection; more ends it.
+_UNWANTED: Final = 65536
 
-def not_authorized() -> TurnError:
-    """The error for a wrong or missing key; it does not repeat what the client sent."""
-    return TurnError(
-        type="invalid_request_error",
-        code="invalid_api_key",
-        message="Incorrect API key provided.",
-        status=401,
-    )
+#: Longest time that a client may leave what it was sent unread, in seconds.
+_UNREAD: Final = 60.0
 
 
 class HttpExchange:
-    """One HTTP connection. It begins with a request whose head *h11_connection* has already read."""
+    """One HTTP connection. It begins with a request whose head *intake* has already read."""
 
     def __init__(
         self,
         stream: trio.abc.Stream,
-        h11_connection: h11.Connection,
+        intake: Intake,
         engine: Engine,
         memory: ConnectionMemory,
-        api_key: str | None,
+        admission: Admission,
     ) -> None:
         self._stream = stream
-        self._http = h11_connection
+        self._intake = intake
+        self._http = intake.http
         self._engine = engine
         self._memory = memory
-        self._api_key = api_key
+        self._admission = admission
 
     async def run(self, request: h11.Request) -> None:
         """Answer *request*, and all that follow on this connection.
 
         Raises:
           trio.BrokenResourceError: the client went away.
-          h11.ProtocolError: the client does not speak HTTP.
         """
         while True:
             await self._answer(request)
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 return
             self._http.start_next_cycle()
-            event = await self.next_event()
-            if not isinstance(event, h11.Request):
+            try:
+                following = await self._intake.head()
+            except RequestError as refused:
+                await self._send_error(refused.error)
                 return
-            request = event
-
-    async def next_event(self) -> h11.Event:
-        """The next h11 event. A checkpoint if bytes have to be read."""
-        while True:
-            event = self._http.next_event()
-            if event is h11.NEED_DATA:
-                if self._http.they_are_waiting_for_100_continue:
-                    await self._send(h11.InformationalResponse(status_code=100, headers=[]))
-                self._http.receive_data(bytes(await self._stream.receive_some(_READ)))
-            elif isinstance(event, h11.Event):
-                return event
-            else:  # h11.PAUSED: the client sent the next request already; it is not ours to read yet
-                return h11.ConnectionClosed()
+            if following is None:
+                return
+            request = following
 
     async def _answer(self, request: h11.Request) -> None:
+        unwanted = self._admission.refusal(request.method, request.headers)
         try:
-            body = await self._read_body()
+            body = await self._intake.body(
+                _UNWANTED if unwanted else self._engine.profile.max_message, self._send
+            )
+        except RequestError as refused:
+            await self._send_error(unwanted or refused.error)
+            return
+        try:
+            if unwanted is not None:
+                raise RequestError(unwanted)
             self._check_head(request)
             create_body = parse(body)
             check_create(create_body)
@@ -122,8 +121,6 @@ class HttpExchange:
     def _check_head(self, request: h11.Request) -> None:
         if not (responses_path(request) or compact_path(request)):
             raise RequestError(invalid_request("Invalid URL.", status=404))
-        if self._api_key is not None and header(request, b"authorization") != f"Bearer {self._api_key}":
-            raise RequestError(not_authorized())
         if request.method == b"GET":
             raise RequestError(
                 TurnError(
@@ -144,15 +141,8 @@ class HttpExchange:
                 )
             )
 
-    async def _read_body(self) -> bytes:
-        body = bytearray()
-        while isinstance(event := await self.next_event(), h11.Data):
-            body += event.data
-            if len(body) > self._engine.profile.max_message:
-                raise RequestError(invalid_request("The request is too large.", status=413))
-        return bytes(body)
-
     async def _send_error(self, error: TurnError) -> None:
+        _logger.info("refused: %d %s", error.status, error.message)
         plain = {key: value for key, value in error.body().items() if key != "headers"}
         await self.send_json(error.status, {"error": plain}, error.headers or {})
 
@@ -180,7 +170,10 @@ class HttpExchange:
     async def _send(self, event: h11.Event) -> None:
         data = self._http.send(event)
         if data:
-            await self._stream.send_all(data)
+            with trio.move_on_after(_UNREAD) as scope:
+                await self._stream.send_all(data)
+            if scope.cancelled_caught:
+                raise trio.BrokenResourceError("the client does not read its answer")
 
 
 class _EventStream:

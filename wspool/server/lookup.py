@@ -31,7 +31,7 @@ from typing import Any, Final, cast
 
 import attrs
 
-from wspool.server.models import Item, ModelRequest, ModelTurn, function_call, message, text_of
+from wspool.server.models import Item, Model, ModelRequest, ModelTurn, function_call, message, text_of
 
 __all__ = ["MAX_PARALLEL", "LookupModel"]
 
@@ -75,10 +75,18 @@ def _call(tool: str, **arguments: Any) -> _Call:
 class LookupModel:
     """Answers the questions in this module's first lines, through the client's tools."""
 
+    def __init__(self, otherwise: Model | None = None) -> None:
+        """Args:
+        otherwise: who answers what is none of these questions; None says that it is none.
+        """
+        self._otherwise = otherwise
+
     def respond(self, request: ModelRequest) -> ModelTurn:
         """The next calls, or the answer. A pure function of the request."""
         question, after = _last_question(request.context)
         plan = _plan_for(question)
+        if plan is None and self._otherwise is not None:
+            return self._otherwise.respond(request)
         if plan is None:
             return _say(
                 "I only know some kinds of questions about Python source code, and this is none of them."

@@ -9,8 +9,9 @@ A model is a function from what it is shown to what it says. It never sees a soc
 """
 
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, TypeGuard
 
 import attrs
@@ -139,14 +140,34 @@ class ModelTurn:
         """A turn from plain JSON: the fields of this class, or `text` for the one message of a short turn.
 
         Raises:
-          TypeError: there is an unknown field.
+          TypeError: there is an unknown field, or one has the wrong shape.
         """
         fields = dict(turn)
+        for name, (fits, words) in _SHAPES.items():
+            if fields.get(name) is not None and not fits(fields[name]):
+                raise TypeError(f"{name!r} must be {words}, and is {str(fields[name])[:40]!r}")
         if "text" in fields:
             fields["output"] = [*fields.get("output", ()), message(fields.pop("text"))]
         if fields.get("error") is not None:
             fields["error"] = TurnError(**fields["error"])
         return cls(**fields)
+
+
+_STATUSES: Final = ("completed", "incomplete", "failed", "rejected")
+
+# Of a turn as plain JSON: what fits, in code and in words.
+_SHAPES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "output": (lambda value: is_array(value) and all(map(is_object, value)), "an array of items"),
+    "text": (lambda value: isinstance(value, str), "a string"),
+    "status": (lambda value: value in _STATUSES, f"one of {', '.join(_STATUSES)}"),
+    "reason": (lambda value: isinstance(value, str), "a string"),
+    "error": (
+        lambda value: is_object(value) and isinstance(value.get("message"), str),
+        "an object with a message",
+    ),
+    "delay": (lambda value: isinstance(value, int | float) and 0 <= value < math.inf, "seconds, from 0"),
+    "usage": (is_object, "an object"),
+}
 
 
 class Model(Protocol):

@@ -4,6 +4,8 @@
    the library that reads it, ends that connection and nothing else.
 2. The first bytes decide: a WebSocket upgrade becomes a session, everything else is plain HTTP.
 3. Time is trio's clock only, so a server over memory streams runs under a virtual clock.
+4. Whoever comes in through the listener is a stranger until it has shown otherwise (`Admission`). Streams of
+   this process (`open_stream`, `serve`) are believed, but for the key.
 """
 
 import logging
@@ -12,7 +14,8 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import attrs
 import h11
@@ -20,19 +23,24 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 from wsproto.utilities import ProtocolError
 
+from wspool.server.admission import Admission
 from wspool.server.engine import Engine
 from wspool.server.faults.script import Fault, FaultScript
 from wspool.server.faults.steps import Handshake
-from wspool.server.handshake import Rejection, header, is_upgrade, response_head, responses_path
-from wspool.server.http import HttpExchange, not_authorized
+from wspool.server.handshake import Rejection, is_upgrade, response_head, responses_path
+from wspool.server.http import HttpExchange
+from wspool.server.intake import Intake, IntakeLimits, Unfinished
 from wspool.server.ledger import Entry, Ledger, Sink
 from wspool.server.line import Line, MemoryEnd
+from wspool.server.listen import listen
 from wspool.server.models import Model, TurnError
 from wspool.server.protocol.cache import ConnectionMemory
 from wspool.server.protocol.profiles import OPENAI, LimitMode, ServerProfile
+from wspool.server.protocol.requests import RequestError
 from wspool.server.session import DROPPED, Session
+from wspool.server.shown import WatchedModel
 
-__all__ = ["Server", "ServerStatistics", "open_server"]
+__all__ = ["Server", "ServerStatistics", "open_server", "serve_engine"]
 
 _logger: Final = logging.getLogger("wspool.server")
 
@@ -45,7 +53,7 @@ _EXPECTED: Final = (
     h11.ProtocolError,
 )
 
-#: Longest time from the first byte to the end of the handshake, in seconds.
+#: Longest time from the upgrade's head to the end of the handshake, in seconds.
 _HANDSHAKE_TIMEOUT: Final = 15.0
 
 #: Longest time to wait for the client's half of the closing handshake, in seconds.
@@ -97,8 +105,8 @@ class Server:
         engine: Engine,
         nursery: trio.Nursery,
         *,
-        address: tuple[str, int] | None,
-        api_key: str | None,
+        authority: str,
+        admission: Admission,
         max_connections: float,
         script: FaultScript,
     ) -> None:
@@ -107,10 +115,11 @@ class Server:
         self.handshakes = deque(maxlen=_HANDSHAKES)
         self._engine = engine
         self._nursery = nursery
-        self._api_key = api_key
+        self._admission = admission
+        self._limits, self._unfinished = IntakeLimits(), Unfinished()
         self._max_connections = max_connections
         self._rejections: deque[Rejection] = deque()
-        self._authority = f"{address[0]}:{address[1]}" if address else "localhost"
+        self._authority = authority
         self._connections = 0
         self._taken = self._open = self._total = self._peak = self._http = self._rejected = self._failures = 0
 
@@ -121,8 +130,13 @@ class Server:
 
     @property
     def http_url(self) -> str:
-        """The URL to POST to. An SDK's `base_url` is this without `/responses`."""
-        return f"http://{self._authority}/v1/responses"
+        """The URL to POST to."""
+        return f"{self.base_url}/responses"
+
+    @property
+    def base_url(self) -> str:
+        """What SDKs call so."""
+        return f"http://{self._authority}/v1"
 
     def __repr__(self) -> str:
         name = self._engine.profile.name
@@ -173,11 +187,15 @@ class Server:
         await trio.lowlevel.checkpoint()
         return client
 
-    async def serve(self, stream: trio.abc.Stream) -> None:
-        """Serve one connection to its end. Raises nothing but cancellation; *stream* is closed afterwards."""
+    async def serve(self, stream: trio.abc.Stream, *, stranger: bool = False) -> None:
+        """Serve one connection to its end. Raises nothing but cancellation; *stream* is closed afterwards.
+
+        Args:
+          stranger: it may come from a web page, so that `Host` and `Origin` have to show that it does not.
+        """
         try:
             try:
-                await self._serve(stream)
+                await self._serve(stream, attrs.evolve(self._admission, names_checked=stranger))
             except* _EXPECTED:
                 pass
         except Exception:
@@ -186,24 +204,30 @@ class Server:
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def _serve(self, stream: trio.abc.Stream) -> None:
-        connection, head = h11.Connection(h11.SERVER), bytearray()
-        request: h11.Request | None = None
-        with trio.move_on_after(_HANDSHAKE_TIMEOUT):
-            request = await _first_request(stream, connection, head)
+    async def _serve(self, stream: trio.abc.Stream, admission: Admission) -> None:
+        intake = Intake(stream, self._limits, self._unfinished)
+        try:
+            request = await intake.head()
+        except RequestError as refused:
+            await stream.send_all(response_head(Rejection.of(refused.error)))
+            await _linger(stream)
+            return
         if request is None:
             return
         self._connections += 1
         memory = ConnectionMemory(self._connections)
         if not (is_upgrade(request) and request.method == b"GET"):
             self._http += 1
-            await HttpExchange(stream, connection, self._engine, memory, self._api_key).run(request)
+            await HttpExchange(stream, intake, self._engine, memory, admission).run(request)
+            if intake.http.their_state in (h11.SEND_BODY, h11.ERROR):
+                await _linger(stream)
             return
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in request.headers}
         self.handshakes.append((request.target.decode("ascii"), headers))
-        rejection = self._rejection(request)
+        rejection = self._rejection(request, admission)
         if rejection is not None:
             self._rejected += 1
+            _logger.info("refused: upgrade of %s: %s", request.target.decode("ascii"), rejection.status)
             await trio.sleep(rejection.delay)
             if self._engine.profile.accepts_first and rejection.status not in (None, 101):
                 code = _REFUSALS.get(rejection.status or 0, 1011)
@@ -217,17 +241,17 @@ class Server:
         # Counted from here, so that handshakes that come together do not all find the last place free.
         self._taken += rejection is None
         try:
-            await self._serve_websocket(Line(stream, bytes(head)), memory, rejection)
+            await self._serve_websocket(Line(stream, bytes(intake.received)), memory, rejection)
         finally:
             self._taken -= rejection is None
 
-    def _rejection(self, request: h11.Request) -> Rejection | None:
+    def _rejection(self, request: h11.Request, admission: Admission) -> Rejection | None:
         if self._rejections:
             return self._rejections.popleft()
         if not responses_path(request):
             return Rejection(status=404)
-        if self._api_key is not None and header(request, b"authorization") != f"Bearer {self._api_key}":
-            return Rejection.of(not_authorized())
+        if (unwanted := admission.refusal(request.method, request.headers)) is not None:
+            return Rejection.of(unwanted)
         if self._taken >= self._max_connections:
             return Rejection.of(
                 TurnError(
@@ -291,21 +315,6 @@ class Server:
             self._open -= 1
 
 
-async def _first_request(
-    stream: trio.abc.Stream, connection: h11.Connection, head: bytearray
-) -> h11.Request | None:
-    """Read the first request; all bytes read go to *head* too. None: the client left before its end."""
-    while True:
-        event = connection.next_event()
-        if isinstance(event, h11.Request):
-            return event
-        if event is not h11.NEED_DATA:
-            return None
-        data = await stream.receive_some(_READ)
-        head += data
-        connection.receive_data(bytes(data))
-
-
 async def _ignore(stream: trio.abc.Stream) -> None:
     """Say nothing until the client gives up."""
     while await stream.receive_some(_READ):
@@ -337,63 +346,88 @@ async def open_server(
     max_connections: int | None = None,
     faults: FaultScript | None = None,
     seed: int = 0,
+    lenient: bool = False,
+    strict: bool = False,
 ) -> AsyncGenerator[Server]:
     """Run a provider while the body runs; leaving drops all connections.
 
     Args:
       model: who answers.
       profile: what kind of provider; `attrs.evolve` makes new kinds.
+      host: the address to listen on; without a key a loopback one.
       port: 0 takes a free one; None opens no listener, and `Server.open_stream` is the only way in.
       ledger: a JSONL file to append to, a list, or a callable that gets every entry.
       delay_per_token: seconds after each delta event.
       lifetime: seconds that a connection may live, instead of the profile's; `math.inf` for no limit.
       limit_mode: what happens then, instead of the profile's.
-      api_key: if set, handshakes and requests without it get 401.
+      api_key: who does not show it gets 401; None answers programs of this machine only (`Admission`).
       max_connections: WebSocket connections at a time; one more gets 429.
       faults: what goes wrong; None is nothing.
       seed: goes into the response ids; two servers with different seeds never issue the same id.
+      lenient: take requests that the provider refuses, as long as they can be worked with.
+      strict: an exception of the model cancels the body and is raised, and not only a client's 500.
 
     Raises:
       OSError: the port is taken, or the ledger can not be opened.
+      ValueError: *host* is not loopback, and there is no *api_key*.
     """
     if lifetime is not None:
         profile = attrs.evolve(profile, lifetime=lifetime)
     if limit_mode is not None:
         profile = attrs.evolve(profile, limit_mode=limit_mode)
-    problem: BaseException | None = None
+    scope = trio.CancelScope()
+    watched = WatchedModel(model, scope.cancel if strict else None)
     with Ledger(ledger) as book:
-        engine = Engine(model, profile, book, delay_per_token=delay_per_token, seed=seed)
-        listeners = [] if port is None else await trio.open_tcp_listeners(port, host=host)
+        engine = Engine(watched, profile, book, delay_per_token=delay_per_token, seed=seed, lenient=lenient)
         try:
-            async with trio.open_nursery() as nursery:
-                address: tuple[str, int] | None = None
-                if listeners:
-                    address = (host, listeners[0].socket.getsockname()[1])
-                server = Server(
+            with scope:
+                async with serve_engine(
                     engine,
-                    nursery,
-                    address=address,
+                    host=host,
+                    port=port,
                     api_key=api_key,
-                    max_connections=math.inf if max_connections is None else max_connections,
-                    script=FaultScript() if faults is None else faults,
-                )
-                if listeners:
-                    await nursery.start(_accept, server, listeners, nursery)
-                try:
+                    max_connections=max_connections,
+                    faults=faults,
+                ) as server:
                     yield server
-                except BaseException as raised:  # noqa: ASYNC103  # raised again below
-                    # Out of the nursery's sight, which would wrap it in a group.
-                    problem = raised
-                nursery.cancel_scope.cancel()
         finally:
-            if problem is not None:
-                raise problem
+            if strict and watched.failure is not None:
+                raise watched.failure
 
 
-async def _accept(  # noqa: ASYNC128  # `serve_listeners` tells that it has started
-    server: Server,
-    listeners: list[trio.SocketListener],
-    nursery: trio.Nursery,
-    task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    await trio.serve_listeners(server.serve, listeners, handler_nursery=nursery, task_status=task_status)
+@asynccontextmanager
+async def serve_engine(
+    engine: Engine,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = 0,
+    api_key: str | None = None,
+    max_connections: int | None = None,
+    faults: FaultScript | None = None,
+) -> AsyncGenerator[Server]:
+    """Run a server around an engine of one's own while the body runs. Arguments and errors: `open_server`."""
+    admission = Admission(api_key=api_key)
+    listeners, authority = ([], "localhost") if port is None else await listen(host, port, admission)
+    problem: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            server = Server(
+                engine,
+                nursery,
+                authority=authority,
+                admission=admission,
+                max_connections=math.inf if max_connections is None else max_connections,
+                script=FaultScript() if faults is None else faults,
+            )
+            if listeners:
+                serve = partial(server.serve, stranger=True)
+                await nursery.start(partial(trio.serve_listeners, serve, listeners, handler_nursery=nursery))
+            try:
+                yield server
+            except BaseException as raised:  # noqa: ASYNC103  # raised again below
+                # Out of the nursery's sight, which would wrap it in a group.
+                problem = raised
+            nursery.cancel_scope.cancel()
+    finally:
+        if problem is not None:
+            raise problem

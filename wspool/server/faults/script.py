@@ -175,6 +175,12 @@ class FaultScript:
         self._rate, self._seed, self._faults = rate, seed, tuple(faults)
         self._creates = 0
 
+    def add(self, rule: Fault | FaultRule) -> None:
+        """Add a rule behind the others, for what has not happened yet. May be called from another thread."""
+        rule = rule if isinstance(rule, FaultRule) else FaultRule(rule)
+        self._left.append(rule.times)
+        self._rules.append(rule)
+
     def for_connection(self, connection: int) -> tuple[Fault, ...]:
         """The faults of a new connection that need no request."""
         return tuple(

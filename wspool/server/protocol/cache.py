@@ -20,6 +20,7 @@ import attrs
 from wspool.server.ledger import Digest
 from wspool.server.models import Item, TurnError
 from wspool.server.protocol.steering import Steer
+from wspool.server.protocol.weight import STORE_BYTES, Weight
 
 __all__ = ["ConnectionMemory", "Remembered", "Store", "answered_calls", "not_found", "unknown_call"]
 
@@ -79,17 +80,27 @@ class ConnectionMemory:
 
 
 class Store:
-    """The stored responses of the whole server, bounded."""
+    """The stored responses of the whole server, bounded in number and in bytes."""
 
-    def __init__(self, size: int = STORE_SIZE) -> None:
+    def __init__(self, size: int = STORE_SIZE, max_bytes: int = STORE_BYTES) -> None:
+        self.weight: Final = Weight()
         self._size = size
+        self._max_bytes = max_bytes
         self._responses: OrderedDict[str, Remembered] = OrderedDict()
 
     def put(self, remembered: Remembered) -> None:
-        """Keep *remembered*; the oldest response makes room for it."""
+        """Keep *remembered*; the oldest responses make room for it."""
+        before = self._responses.pop(remembered.response_id, None)
+        self.weight.hold(remembered.context)
+        if before is not None:
+            self.weight.let_go(before.context)
         self._responses[remembered.response_id] = remembered
-        if len(self._responses) > self._size:
-            self._responses.popitem(last=False)
+        while len(self._responses) > self._size or self._too_heavy():
+            self.weight.let_go(self._responses.popitem(last=False)[1].context)
+
+    def _too_heavy(self) -> bool:
+        # The newest one stays, whatever it weighs.
+        return self.weight.bytes > self._max_bytes and len(self._responses) > 1
 
     def get(self, response_id: str) -> Remembered | None:
         """The stored response, or None."""

@@ -1,0 +1,234 @@
+"""Cassettes: what an endpoint said, in a file that people can read, and that answers in its place.
+
+A cassette is a list of exchanges: what a request meant, and the events that answered it, or its refusal. It
+knows nothing of sockets: the same one answers over WebSocket and over HTTP, whole conversations and deltas.
+
+1. A request is answered by the first exchange that means the same (`wspool.testing.meaning`) and has not been
+   played yet. Each is played once, in the order of the file among equals: the answer to a retry comes second.
+2. No exchange fits: the difference to the nearest one is told, and nothing is made up.
+3. Nothing in the file depends on when or how it was recorded: no times of ours, no headers, no keys.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from wspool.server.models import Item
+from wspool.testing.meaning import Difference, Meaning, first_difference, items_of
+
+__all__ = ["Cassette", "CassetteError", "Exchange", "MismatchError"]
+
+_VERSION: Final = 1
+
+#: Of a request: how it is carried, which is left to whoever replays it. The rest of it is kept.
+_CARRIED: Final = frozenset(
+    {"background", "generate", "previous_response_id", "stream", "stream_id", "stream_options", "type"}
+)
+
+_TERMINAL: Final = frozenset({"response.completed", "response.failed", "response.incomplete"})
+
+
+class CassetteError(Exception):
+    """The file is no cassette; the text says where it is wrong."""
+
+
+class MismatchError(Exception):
+    """No exchange fits a request; the text names the first difference to the nearest one."""
+
+
+@attrs.define(eq=False)
+class Exchange:
+    """One request and its answer."""
+
+    request: Mapping[str, Any]
+    """Its fields, without `input`, and without how it was carried."""
+    context: Sequence[Item]
+    """The whole conversation up to its answer, in normal form."""
+    events: list[dict[str, Any]] = attrs.field(factory=list[dict[str, Any]])
+    """The answer."""
+    refusal: Mapping[str, Any] | None = None
+    """Or instead: `status` and `error`, as over HTTP."""
+    parent: str | None = None
+    """What it continues that is in no exchange before it."""
+    played: bool = False
+    meaning: Meaning = attrs.field(init=False)
+    """What the request means."""
+
+    def __attrs_post_init__(self) -> None:
+        self.meaning = Meaning.of(
+            {**self.request, "input": self.context, "previous_response_id": self.parent}
+        )
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any], before: Sequence[Item] | None) -> "Exchange":
+        """An exchange without an answer yet.
+
+        Args:
+          before: the conversation that its `previous_response_id` stands for; None: not known.
+        """
+        parent = body.get("previous_response_id") if before is None else None
+        kept = {key: value for key, value in body.items() if key not in _CARRIED and key != "input"}
+        return cls(kept, [*(before or ()), *items_of(body.get("input"))], parent=parent)
+
+    @property
+    def response(self) -> Mapping[str, Any] | None:
+        """The response as it ended, or None."""
+        last = self.events[-1] if self.events else {}
+        return last.get("response") if last.get("type") in _TERMINAL else None
+
+    def after(self) -> list[Item]:
+        """The conversation with the answer."""
+        response = self.response or {}
+        output = response.get("output") or [
+            event.get("item") for event in self.events if event.get("type") == "response.output_item.done"
+        ]
+        return [*self.context, *items_of(output)]
+
+
+class Cassette:
+    """The exchanges of one file."""
+
+    def __init__(self, exchanges: Sequence[Exchange] = (), *, endpoint: str = "") -> None:
+        self.endpoint = endpoint
+        """Where it was recorded, for the reader."""
+        self.exchanges: list[Exchange] = list(exchanges)
+
+    def contexts(self) -> dict[str, list[Item]]:
+        """By response id: the conversations that its answers can be continued from."""
+        return {
+            exchange.response["id"]: exchange.after()
+            for exchange in self.exchanges
+            if exchange.response is not None and isinstance(exchange.response.get("id"), str)
+        }
+
+    def play(self, asked: Meaning) -> Exchange:
+        """The exchange that answers a request. It is played from then on.
+
+        Raises:
+          MismatchError: there is none.
+        """
+        nearest: tuple[int, Difference] | None = None
+        played = None
+        for number, exchange in enumerate(self.exchanges, 1):
+            difference = first_difference(exchange.meaning, asked)
+            if difference is None and not exchange.played:
+                exchange.played = True
+                return exchange
+            if difference is None:
+                played = number
+            elif not exchange.played and (nearest is None or difference.same > nearest[1].same):
+                nearest = number, difference
+        count = len(self.exchanges)
+        if played is not None:
+            raise MismatchError(f"exchange {played} of {count} answers this request, and was played already")
+        if nearest is None:
+            raise MismatchError(f"no exchange is left for this request; all {count} were played")
+        raise MismatchError(f"no exchange fits; the nearest is {nearest[0]} of {count}, {nearest[1]}")
+
+    # The file.
+
+    @classmethod
+    def load(cls, path: Path) -> "Cassette":
+        """Read a file.
+
+        Raises:
+          OSError: it can not be read.
+          CassetteError: it is no cassette.
+        """
+        number = 0
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["wspool_cassette"] != _VERSION:
+                raise ValueError(f"version {data['wspool_cassette']!r} is not known here")
+            cassette = cls(endpoint=str(data.get("endpoint", "")))
+            for entry in data["exchanges"]:
+                number += 1
+                cassette.exchanges.append(cassette._read(entry))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
+            where = f", in exchange {number}" if number else ""
+            what = f"{type(problem).__name__}: {problem}"
+            raise CassetteError(f"{path} is no cassette{where}: {what}") from problem
+        return cassette
+
+    def _read(self, entry: Mapping[str, Any]) -> Exchange:
+        request = dict(entry["request"])
+        continued: int = entry.get("continues", 0)
+        before = self.exchanges[continued - 1].after() if continued else []
+        context = [*before, *items_of(request.pop("input", []))]
+        parent = request.pop("previous_response_id", None)
+        exchange = Exchange(request, context, parent=parent)
+        if "refusal" in entry:
+            exchange.refusal = dict(entry["refusal"])
+        else:
+            exchange.events = [dict(event) for event in entry["events"]]
+            if exchange.response is None:
+                raise ValueError("its last event is not the end of a response")
+        return exchange
+
+    def save(self, path: Path) -> None:
+        """Write the file, all of it or nothing. What is the same is written the same, byte for byte."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.{os.getpid()}")
+        new.write_text(self.text(), encoding="utf-8", newline="\n")
+        new.replace(path)
+
+    def text(self) -> str:
+        """The file's text: JSON, laid out so that a change of one thing changes one line."""
+        afters = [exchange.after() for exchange in self.exchanges]
+        entries = [
+            _entry(exchange, _continued(exchange, afters[:number]))
+            for number, exchange in enumerate(self.exchanges)
+        ]
+        head = f'{{\n"wspool_cassette": {_VERSION},\n"endpoint": {_line(self.endpoint)},\n"exchanges": [\n'
+        return head + ",\n".join(entries) + "\n]\n}\n"
+
+
+def _entry(exchange: Exchange, continued: tuple[int, int]) -> str:
+    """The text of one exchange.
+
+    Args:
+      continued: the number of the exchange that it goes on from, 0 for none, and how long it is by then.
+    """
+    before, length = continued
+    request = dict(exchange.request)
+    lines = ["{"]
+    if before:
+        lines.append(f'"continues": {before},')
+    if exchange.parent is not None:
+        request["previous_response_id"] = exchange.parent
+    fields = [f"  {_line(name)}: {_line(value)}" for name, value in sorted(request.items())]
+    fields.append(f'  "input": {_lines(exchange.context[length:], "    ")}')
+    lines.append('"request": {\n' + ",\n".join(fields) + "\n},")
+    if exchange.refusal is not None:
+        lines.append(f'"refusal": {_line(exchange.refusal)}')
+    else:
+        lines.append(f'"events": {_lines(exchange.events, "  ")}')
+    return "\n".join([*lines, "}"])
+
+
+def _continued(exchange: Exchange, afters: Sequence[Sequence[Item]]) -> tuple[int, int]:
+    """Of the conversations before it the longest that *exchange* goes on from: its number, and its length."""
+    number, length = 0, 0
+    for index, after in enumerate(afters, 1):
+        if len(after) > length and list(after) == list(exchange.context[: len(after)]):
+            number, length = index, len(after)
+    return number, length
+
+
+def _line(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair, as models write them
+        return json.dumps(value, allow_nan=False)
+    return text
+
+
+def _lines(values: Sequence[object], indent: str) -> str:
+    if not values:
+        return "[]"
+    return "[\n" + ",\n".join(indent + _line(value) for value in values) + f"\n{indent[2:]}]"
