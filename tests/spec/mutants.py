@@ -206,7 +206,7 @@ MUTANTS = [
     ),
     Mutant("the whole herd probes in an outage", OUTAGE, "            self.dial_limit = 1\n", ""),
     Mutant("jitter only makes it longer", OUTAGE, "max(jitter * bound,", "max((1 + jitter) * bound,"),
-    Mutant("Retry-After is ignored", OUTAGE, "failure.retry_after or 0.0", "0.0"),
+    Mutant("Retry-After is ignored", OUTAGE, "failure.hold", "0.0"),
     Mutant(
         "a refused key leaves its waiters hoping",
         OUTAGE,

@@ -109,7 +109,7 @@ class Outage:
             # Full jitter as gRPC does it; the floor is RFC 9110 section 10.2.3.
             bound = min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** min(self._failures, 60))
             self._failures += 1
-            self.probe_at = now + max(jitter * bound, failure.retry_after or 0.0)
+            self.probe_at = now + max(jitter * bound, failure.hold)
             self.dial_limit = 1
             if not local:
                 self.degraded = self.doubtful = True
