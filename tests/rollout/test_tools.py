@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import trio
 
-from wspool.rollout.search import MAX_MATCHES, MAX_PATTERN, is_tame
+from wspool.rollout.search import MAX_LINE, MAX_MATCHES, MAX_PATTERN, is_tame
 from wspool.rollout.tools import (
     MAX_ENTRIES,
-    MAX_LINE,
     TOOL_SCHEMAS,
     NoFilesError,
     ToolError,

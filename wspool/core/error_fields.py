@@ -48,8 +48,8 @@ def parse_json(text: str | bytes) -> object:
 _INSIDE: Final = ("error", "body", "errors", "detail", "incomplete_details", "status_details", "message")
 #: Wrappers at most. A gateway behind a gateway has three.
 _DEEPEST: Final = 6
-#: Problems that are told of a list of them.
-_MOST_PROBLEMS: Final = 5
+#: Details of an error that are looked into.
+_MOST_DETAILS: Final = 20
 
 
 def find_holders(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -69,7 +69,8 @@ def _inner(holder: Mapping[str, Any]) -> Mapping[str, Any] | None:
     for name in _INSIDE:
         value: object = holder.get(name)
         if isinstance(value, list):
-            value = next((one for one in cast("list[object]", value) if isinstance(one, Mapping)), None)
+            objects = (one for one in cast("list[object]", value) if isinstance(one, Mapping))
+            value = next(cast("Iterator[object]", objects), None)
         if isinstance(value, Mapping):
             return cast("Mapping[str, Any]", value)
         # A gateway may put the whole answer of the one behind it in its text.
@@ -102,9 +103,11 @@ def find_message(holders: Sequence[Mapping[str, Any]]) -> str:
 def _text(holder: Mapping[str, Any]) -> str | None:
     """Return what *holder* says in words."""
     text = next((text for name in _TEXTS if (text := as_text(holder.get(name))) is not None), None)
-    if text is not None and text.startswith("{") and _json_in(text) is not None:
+    if text is not None and _json_in(text) is not None:
         return None  # not words: it was looked into, and says nothing
-    title, detail = as_text(holder.get("title")), _detail(holder)
+    if text is not None and (place := _place(holder)) is not None:
+        text = f"{place}: {text}"
+    title, detail = as_text(holder.get("title")), as_text(holder.get("detail"))
     if text is None and detail is not None:
         text = f"{title}: {detail}" if title is not None else detail  # RFC 9457
     error = as_text(holder.get("error"))
@@ -115,30 +118,12 @@ def _text(holder: Mapping[str, Any]) -> str | None:
     return f"{text}: {cause}" if text is not None and cause is not None else text
 
 
-def _detail(holder: Mapping[str, Any]) -> str | None:
-    """Return `detail` of *holder*: a text, or the problems that FastAPI lists."""
-    detail: object = holder.get("detail", holder.get("errors"))
-    if isinstance(detail, list):
-        said = [_problem(one) for one in cast("list[object]", detail)[:_MOST_PROBLEMS]]
-        return "; ".join(filter(None, said)) or None
-    return as_text(detail)
-
-
-def _problem(problem: object) -> str:
-    if not isinstance(problem, Mapping):
-        return as_text(problem) or ""
-    holder = cast("Mapping[str, Any]", problem)
-    text = as_text(holder.get("msg")) or as_text(holder.get("message")) or ""
-    where = _place(holder)
-    return f"{where}: {text}" if where and text else text
-
-
 def _place(problem: Mapping[str, Any]) -> str | None:
     """Return the field that a problem is about, as FastAPI writes it: `["body", "input", 0]`."""
     place: object = problem.get("loc")
     if not isinstance(place, list):
         return None
-    parts = [str(part) for part in cast("list[object]", place)[:8] if isinstance(part, (str, int))]
+    parts = [str(part) for part in cast("list[object]", place)[:_DEEPEST] if isinstance(part, (str, int))]
     return ".".join(parts[parts[:1] == ["body"] :]) or None
 
 
@@ -248,7 +233,7 @@ def _places(holder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield holder
     for name in ("details", "metadata"):
         value: object = holder.get(name)
-        listed = cast("list[object]", value)[:_MOST_PROBLEMS] if isinstance(value, list) else [value]
+        listed = cast("list[object]", value)[:_MOST_DETAILS] if isinstance(value, list) else [value]
         for one in listed:
             if isinstance(one, Mapping):
                 yield cast("Mapping[str, Any]", one)

@@ -107,11 +107,11 @@ class ServerError:
     @property
     def refuses_parents(self) -> bool:
         """The endpoint takes no previous response, whichever it is: it refuses the field."""
-        if not self._names_parent:
-            return False
-        if self._is_nameless:
-            return "support" in self.message.lower()
-        return not FIELD_REFUSED.isdisjoint((same_word(self.code or ""), same_word(self.type or "")))
+        words = same_word(self.code or ""), same_word(self.type or "")
+        refused = not FIELD_REFUSED.isdisjoint(words)
+        # One wording, for endpoints that say it in no field. Those with another are found out all the same,
+        # by what they do (`wspool.core.sending.replay.Parents`).
+        return self._names_parent and (refused or (self._is_nameless and "support" in self.message.lower()))
 
     @property
     def blames_lane(self) -> bool:

@@ -38,6 +38,8 @@ def is_tame(pattern: str) -> bool:
 
     That is so if it repeats one thing at most, which is no group, and leaves few choices.
     """
+    if len(pattern) > MAX_PATTERN:
+        return False
     choices = repeats = 0
     before = ""
     for part in _PARTS.findall(pattern):
