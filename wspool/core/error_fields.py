@@ -68,11 +68,9 @@ def find_holders(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _inner(holder: Mapping[str, Any]) -> Mapping[str, Any] | None:
     for name in _INSIDE:
         value: object = holder.get(name)
-        if isinstance(value, list):
-            objects = (one for one in cast("list[object]", value) if isinstance(one, Mapping))
-            value = next(cast("Iterator[object]", objects), None)
-        if isinstance(value, Mapping):
-            return cast("Mapping[str, Any]", value)
+        for one in cast("list[object]", value) if isinstance(value, list) else (value,):
+            if isinstance(one, Mapping):
+                return cast("Mapping[str, Any]", one)
         # A gateway may put the whole answer of the one behind it in its text.
         if isinstance(value, str) and (parsed := _json_in(value)) is not None:
             return parsed
