@@ -622,7 +622,7 @@ async def test_f98_hostile_error(make: Make, shape: str, at: str, autojump_clock
     """
     caplog.set_level(logging.DEBUG)
     text = HOSTILE + "x" * 3_000_000
-    said = {"status": 400, "code": text, "type": text, "message": text, "param": text}
+    said: dict[str, Any] = {"status": 400, "code": text, "type": text, "message": text, "param": text}
     fault = Fault("error", at=at, after=at != "response.created", shape=shape, **said)
     async with faulty(make, fault) as scene:
         async with scene.pool.conversation(model="m") as conversation:

@@ -135,9 +135,9 @@ _BY_MEANING: Final = {
 }
 
 
-def _verdict(status: int | None, error: ServerError | None, body: bytes) -> _Verdict:
+def _verdict(status: int | None, error: ServerError, body: bytes) -> _Verdict:
     """Return what a refusal of the upgrade itself means."""
-    if status is None or error is None:
+    if status is None:
         return _Verdict(FailureKind.TRANSIENT, "")
     if status == 403 and body.lstrip()[:1] == b"{":
         status = 401
@@ -178,7 +178,8 @@ def classify_dial(
         shortage: True when this process, or its machine, could open no more files or sockets.
         wall_clock: seconds since the epoch, to which dates in retry hints are compared.
     """
-    error = None if status is None else parse_http_error(status, headers, body, wall_clock=wall_clock)
+    # 0 is the status of none. Whatever was heard all the same counts.
+    error = parse_http_error(status or 0, headers, body, wall_clock=wall_clock)
     verdict = _Verdict(FailureKind.TRANSIENT, "")
     if shortage:
         advice = "raise this process's limit of open files (ulimit -n), or lower max_size"
@@ -190,12 +191,12 @@ def classify_dial(
     # The proxy speaks for itself: what it says is not about our key or our path.
     elif status is not None and 400 <= status < 500 and status not in (408, 425, 429):
         verdict = _Verdict(FailureKind.PERMANENT, "check the proxy's URL and its credentials")
-    said = "" if error is None else error.words
+    said = f" ({error.words})" if error.words else ""
     return DialFailure(
         kind=verdict.kind,
-        message="; ".join(filter(None, (plain(message) + (f" ({said})" if said else ""), verdict.advice))),
+        message="; ".join(filter(None, (plain(message) + said, verdict.advice))),
         phase=phase,
         status=status,
-        code=error.code if error is not None else None,
-        retry_after=error.retry_after if error is not None else None,
+        code=error.code,
+        retry_after=error.retry_after,
     )

@@ -103,6 +103,7 @@ class Tools:
                 capture_stdout=True,
                 capture_stderr=True,
                 check=False,
+                deliver_cancel=_kill,
             )
             if ended.returncode:
                 raise ToolError(f"the search failed: {ended.stderr.decode(errors='replace')[-MAX_LINE:]}")
@@ -161,6 +162,11 @@ class Tools:
         if not place.is_file():
             raise ToolError(f"{path} is no file")
         return place
+
+
+async def _kill(process: trio.Process) -> None:
+    process.kill()  # it has nothing to tidy up
+    await trio.lowlevel.checkpoint()
 
 
 def patient(
