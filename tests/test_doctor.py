@@ -551,3 +551,25 @@ async def test_a_probe_measures() -> None:
     assert 0 < measures["delta"]["first event"]["median"] <= measures["delta"]["end"]["most"]
     assert (0, True, True) == (table[0], "delta: end" in table[1], "2 rounds" in table[1])
     assert (4, 16) == (statistics.connections_total, statistics.creates)
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J\x1b]0;owned\x07", "a\r\nFAIL  key", "\u202e\u2066", "x" * 100_000])
+def test_every_line_of_the_report_is_plain(text: str) -> None:
+    """Whatever a step was told, and by whom."""
+    shown = Check("turn", False, text).text
+
+    assert shown.isprintable()
+    assert len(shown) <= 1000
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 429, 503])
+async def test_a_refusal_tells_the_endpoint_s_reason(status: int) -> None:
+    """Its code and its words, plain; a key in them is hidden."""
+    said = f'{{"error": {{"code": "no_\\u001b[2Jway", "message": "not with {CANARY}\\n"}}}}'
+    async with open_server(EchoModel()) as server:
+        server.reject_handshakes(Rejection(status=status, body=said.encode()))
+        report = await diagnose(server.url)
+
+    told = " ".join(check.text for check in report.values())
+    assert "no_\\x1b[2Jway" in told
+    assert CANARY not in told

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
+from hypothesis import given, strategies as st
 
 import wspool
 from wspool.core.commands import Refuse, RefuseReason, WaiterId
@@ -189,3 +190,27 @@ def test_an_error_comes_out_of_a_process_pool() -> None:
         assert 4 == workers.submit(len, "four").result(timeout=60)
 
     assert (3, ["once"], "ambiguous") == (caught.value.task, caught.value.tried, caught.value.delivery)
+
+
+def construct(kind: type[BaseException], text: str) -> BaseException:
+    """An error of *kind* with *text* wherever a text goes."""
+    parameters = inspect.signature(kind.__init__).parameters
+    if "message" in parameters or "args" in parameters:
+        required = {
+            name: text
+            for name, parameter in parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        }
+        return kind(text, **required)
+    return MADE[kind.__name__]
+
+
+@pytest.mark.parametrize("kind", [type(error) for error in MADE.values()])
+@given(text=st.text() | st.sampled_from(["\x1b[2J", "a\r\nb", "\u202e", "\ud800", "x" * 100_000]))
+def test_the_text_of_every_error_is_plain(kind: type[BaseException], text: str) -> None:
+    """Whoever raises it, and whatever with: one line that can be shown and written, of bounded length."""
+    error = construct(kind, text)
+    for shown in (str(error), str(pickle.loads(pickle.dumps(error))), str(copy.copy(error))):
+        assert shown.isprintable()
+        assert len(shown) <= 4000
+        shown.encode()

@@ -24,7 +24,8 @@
 
 Rules: every error carries `delivery`, what is known about the request (see
 `wspool.core.events.turn`); the first line of a message says what happened and what to do;
-data is in attributes, never only in the text; no error carries a credential.
+data is in attributes, never only in the text; no error carries a credential. The text is plain, whatever a
+server has written (`wspool.core.plain`); `raw`, `events` and `data` are as they came.
 """
 
 from __future__ import annotations
@@ -149,7 +150,10 @@ class DialFailedError(LeaseRefusedError):
     Attributes:
         phase: the step of the dial that failed: resolve, tcp, proxy, tls or upgrade.
         status: HTTP status of the answer to the upgrade, or None.
+        code: the code in the body of that answer, or None.
         retry_after: seconds the server asked to wait, or None.
+        permanent: True when the endpoint must be, or be asked, another way; False when it has only been
+            down for too long.
     """
 
     def __init__(
@@ -158,13 +162,17 @@ class DialFailedError(LeaseRefusedError):
         *,
         phase: str,
         status: int | None = None,
+        code: str | None = None,
         retry_after: float | None = None,
+        permanent: bool = False,
         statistics: PoolStatistics | None = None,
     ) -> None:
         super().__init__(message, statistics=statistics)
         self.phase = phase
         self.status = status
+        self.code = code
         self.retry_after = retry_after
+        self.permanent = permanent
 
 
 class AuthenticationError(DialFailedError):
@@ -226,9 +234,11 @@ class ResponseFailedError(WsPoolError):
         status: the HTTP-like status of the error, or None.
         param: the field the server blames, or None.
         response_id: id of the failed response, or None when none was created.
-        retry_after: seconds the server asked to wait, or None.
+        retry_after: seconds the server asked to wait, however long, or None.
         may_pass: True when the same turn may succeed a little later (overload, rate limit, a lost
             parent); asking again is safe if `delivery` says that nothing ran, else it pays twice.
+        permanent: True when it cannot, however long one waits (a key, a spent quota, a request that is
+            wrong). Neither is said of what nobody knows.
         raw: the error frame or the failed response, as the server sent it.
     """
 
@@ -243,11 +253,13 @@ class ResponseFailedError(WsPoolError):
         response_id: str | None = None,
         retry_after: float | None = None,
         may_pass: bool = False,
+        permanent: bool = False,
         raw: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.delivery = delivery
         self.may_pass = may_pass
+        self.permanent = permanent
         self.code = code
         self.status = status
         self.param = param
@@ -257,7 +269,7 @@ class ResponseFailedError(WsPoolError):
 
 
 class PreviousResponseNotFoundError(ResponseFailedError):
-    """`previous_response_id` names a response that the server does not hold."""
+    """`previous_response_id` names a response that the server does not hold, or it takes none."""
 
 
 class ConnectionLimitError(ResponseFailedError):

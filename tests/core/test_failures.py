@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from wspool.core.failures import MAX_RETRY_AFTER, DialFailure, FailureKind, classify_dial, parse_retry_after
+from wspool.core.waits import LONGEST
 
 #: 6 November 1994, 08:49:37 UTC: the date that RFC 9110 spells in three ways.
 RFC_DATE = 784111777.0
@@ -46,17 +47,17 @@ def _time_zone(request: pytest.FixtureRequest) -> Iterator[None]:
         ([("retry-after", "-7")], None),
         ([("retry-after", "1e3")], None),
         ([("retry-after", "\u0667")], None),
-        ([("retry-after", "3601")], 3600.0),
-        ([("retry-after", "999999999999")], 3600.0),
+        ([("retry-after", "3601")], 3601.0),
+        ([("retry-after", "999999999999")], LONGEST),
         ([("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")], 10.0),
         ([("retry-after", "Sun, 06 Nov 1994 09:49:37 +0100")], 10.0),
         ([("retry-after", "Sun, 06 Nov 1994 08:49:26 GMT")], 0.0),
-        ([("retry-after", "Mon, 07 Nov 1994 08:49:37 GMT")], 3600.0),
+        ([("retry-after", "Mon, 07 Nov 1994 08:49:37 GMT")], 86410.0),
         ([("retry-after", "Sun, 41 Nov 1994 08:49:37 GMT")], None),
     ],
 )
 def test_a_wait_is_read_in_every_spelling(headers: list[tuple[str, str]], expected: float | None) -> None:
-    """Milliseconds, seconds or a date: never negative, at most an hour, None if it says nothing."""
+    """Milliseconds, seconds or a date: never negative, never cut to what we like, None if it says nothing."""
     assert expected == parse_retry_after(headers, RFC_DATE - 10)
 
 
@@ -85,12 +86,12 @@ def test_a_date_means_the_same_in_every_time_zone(text: str) -> None:
 )
 def test_an_absurd_date_says_nothing(text: str) -> None:
     """A date beyond every calendar is as if the server had said nothing."""
-    assert parse_retry_after([("retry-after", text)], RFC_DATE) in (None, MAX_RETRY_AFTER)
+    assert parse_retry_after([("retry-after", text)], RFC_DATE) in (None, LONGEST)
 
 
 def test_an_absurd_number_is_cut() -> None:
-    """However many digits it has, a wait is at most an hour."""
-    assert MAX_RETRY_AFTER == parse_retry_after([("retry-after", "9" * 13)], 0.0)
+    """However many digits it has, a wait is one that a clock can hold."""
+    assert LONGEST == parse_retry_after([("retry-after", "9" * 13)], 0.0)
 
 
 @given(st.text(max_size=40), st.text("0123456789.", max_size=16), st.floats(0, 4e9))
@@ -100,7 +101,7 @@ def test_no_header_raises(text: str, number: str, wall_clock: float) -> None:
     for headers in ([("retry-after", text)], [("retry-after", number)], [("retry-after-ms", number)]):
         seconds = parse_retry_after(headers, wall_clock)
 
-        assert seconds is None or 0.0 <= seconds <= MAX_RETRY_AFTER
+        assert seconds is None or 0.0 <= seconds <= LONGEST
 
 
 @given(
@@ -145,7 +146,7 @@ NOT_OFFERED = FailureKind.NOT_OFFERED
         (403, b' \n{"error": {}}', CREDENTIAL, "check the API key"),
         (404, b"{}", NOT_OFFERED, "no WebSocket is offered"),
         (405, b"", NOT_OFFERED, "no WebSocket is offered"),
-        (408, b"", TRANSIENT, ""),
+        (408, b"", TRANSIENT, "asks for another try"),
         (426, b"", NOT_OFFERED, "no WebSocket is offered"),
         (429, b"{}", TRANSIENT, "wait, or lower max_size"),
         (500, b"", TRANSIENT, "try again later"),
@@ -172,10 +173,13 @@ def test_a_refused_certificate_is_for_the_caller() -> None:
 
 
 def test_a_wait_is_handed_on() -> None:
-    """What the server asked for is kept beside what it means."""
-    assert DialFailure(
-        kind=TRANSIENT, message="busy", phase="upgrade", status=408, retry_after=3.0
-    ) == classify_dial("busy", phase="upgrade", status=408, retry_after=3.0)
+    """What the server asked for is kept beside what it means; how long a pool keeps it is bounded."""
+    failure = classify_dial("busy", phase="upgrade", status=503, headers=[("Retry-After", "30")])
+    absurd = classify_dial("busy", phase="upgrade", status=503, headers=[("Retry-After", "86400")])
+
+    assert (30.0, 30.0) == (failure.retry_after, failure.hold)
+    assert (86400.0, MAX_RETRY_AFTER) == (absurd.retry_after, absurd.hold)
+    assert 0.0 == classify_dial("busy", phase="upgrade", status=503).hold
 
 
 @pytest.mark.parametrize(

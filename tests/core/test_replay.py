@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from wspool.core.events.turn import Delivery
 from wspool.core.policy import Replay
-from wspool.core.sending.replay import FIRST_DELAY, LONGEST_DELAY, Recovery, ResendBudget, Resends
+from wspool.core.sending.replay import FIRST_DELAY, LONGEST_DELAY, Parents, Recovery, ResendBudget, Resends
 from wspool.core.server_error import ServerError
 
 HERE, ELSEWHERE, LATER, GIVE_UP = Recovery.HERE, Recovery.ELSEWHERE, Recovery.LATER, Recovery.GIVE_UP
@@ -30,9 +30,23 @@ def make(policy: Replay, budget: ResendBudget | None = None, limit: int = MAX_RE
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("error", [MISSING, MISSING_WITHOUT_CODE])
-def test_a_missing_parent_is_answered_once(policy: Replay, error: ServerError) -> None:
-    """The whole history is sent on the same connection, once for one turn."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        MISSING,
+        MISSING_WITHOUT_CODE,
+        ServerError(),
+        ServerError(status=400),
+        ServerError(status=404, message="gone"),
+        ServerError(status=410),
+        ServerError(status=422, type="missing", param="whatever"),
+        ServerError(code="nobody_knows_this"),
+        ServerError(status=400, param="input", message="No tool call found for function call output"),
+        ServerError(status=400, code="unsupported_parameter", param="previous_response_id"),
+    ],
+)
+def test_a_refusal_of_a_request_with_a_parent_is_answered_once(policy: Replay, error: ServerError) -> None:
+    """The whole history is sent on the same connection, once for one turn, whatever the refusal is called."""
     resends = make(policy)
 
     assert HERE is resends.after_refusal(error, had_parent=True, jitter=0.5)
@@ -58,15 +72,22 @@ def test_a_connection_at_its_limit_sends_the_turn_elsewhere(policy: Replay, had_
 @pytest.mark.parametrize(
     "error",
     [
-        ServerError(),
-        ServerError(status=400),
+        ServerError(status=401),
+        ServerError(status=402),
+        ServerError(status=403),
+        ServerError(status=413),
+        ServerError(status=451),
+        ServerError(status=400, code="invalid_api_key"),
+        ServerError(status=404, code="model_not_found"),
+        ServerError(status=409, code="concurrent_request"),
+        ServerError(status=429, retry_after=3601.0),
         ServerError(code="invalid_prompt"),
         ServerError(status=429, code="insufficient_quota"),
         ServerError(status=429, type="resource_unavailable"),
     ],
 )
 def test_any_other_refusal_is_for_the_caller(policy: Replay, error: ServerError) -> None:
-    """Whether a refused request makes sense again is not for the pool to say."""
+    """The whole history would be refused as well, and the server has not asked for another try."""
     assert GIVE_UP is make(policy).after_refusal(error, had_parent=True, jitter=0.5)
 
 
@@ -234,3 +255,36 @@ def test_a_refused_lane_is_left_out_once() -> None:
         assert HERE is resends.after_refusal(UNNAMED, had_parent=False, had_lane=True, jitter=0.5)
         assert GIVE_UP is resends.after_refusal(UNNAMED, had_parent=False, had_lane=True, jitter=0.5)
         assert budget.allows
+
+
+REFUSES = ServerError(status=400, message="Unsupported parameter: previous_response_id")
+
+
+def test_an_endpoint_that_refuses_the_field_is_remembered_at_once() -> None:
+    """It is said once, and only if the same request without it went well."""
+    parents = Parents()
+    known = [parents.refused]
+
+    assert parents.cured(REFUSES, held=False)
+    assert [False, True] == [*known, parents.refused]
+    assert not parents.cured(REFUSES, held=True)
+
+
+def test_an_endpoint_that_never_took_a_parent_is_remembered_whatever_it_says() -> None:
+    """Twice it refused the latest response of the very lane, so it takes none."""
+    parents = Parents()
+
+    assert not parents.cured(MISSING, held=True)
+    assert not parents.cured(MISSING, held=False), "that one may have been forgotten"
+    assert parents.cured(ServerError(status=400, message="unbekannt"), held=True)
+    assert parents.refused
+
+
+def test_an_endpoint_that_took_a_parent_takes_the_next() -> None:
+    """It forgets, as all do; but what it has taken once it has not refused for what it is."""
+    parents = Parents()
+    parents.taken()
+
+    assert [False] * 9 == [parents.cured(MISSING, held=True) for _ in range(9)]
+    assert not parents.refused
+    assert parents.cured(REFUSES, held=True)

@@ -270,15 +270,17 @@ async def test_f42_too_many(make: Make, value: Any, least: float, most: float, a
 
 async def test_f42_absurd_wait(make: Make, autojump_clock) -> None:
     """F42: a `Retry-After` of years -> `DialFailedError` after `give_up_after` (120 s); its `retry_after`
-    is an hour.
+    is what the server said, up to a year, and the next dial goes out after an hour all the same.
     """
     async with faulty(make) as scene:
         scene.server.reject_handshakes(Rejection(status=429, headers={"Retry-After": "99999999"}))
         story = await scene.ask()
         assert isinstance(story.error, wspool.DialFailedError)
-        assert (429, 3600.0) == (story.error.status, story.error.retry_after)
+        assert (429, 366 * 86400.0) == (story.error.status, story.error.retry_after)
         assert 119 <= story.took <= 121
         assert 1 == len(scene.server.handshakes)
+        await trio.sleep(3600)
+        (await scene.ask()).assert_answer()
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
@@ -310,3 +312,59 @@ async def test_f44_connection_cap(make: Make, autojump_clock) -> None:
         assert 20 == scene.server.statistics().creates
         assert ["completed"] * 20 == [entry["outcome"] for entry in scene.ledger]
         assert 20 >= len(scene.server.handshakes)
+
+
+#: What no waiting mends, and the class of its error. Any other 4xx is like 400.
+FOR_GOOD = {
+    **dict.fromkeys(
+        (402, 406, 407, 410, 413, 414, 415, 417, 418, 421, 422, 428, 431, 451), wspool.DialFailedError
+    ),
+    **dict.fromkeys((505, 508, 511), wspool.DialFailedError),
+    501: wspool.WebSocketNotOfferedError,
+}
+
+
+@pytest.mark.parametrize("status", FOR_GOOD)
+async def test_f97_refused_for_good(make: Make, status: int, autojump_clock) -> None:
+    """F97: 402, 410, 413, 451 or another status that no waiting mends -> `DialFailedError` at once for
+    everybody in line, `permanent`, with the code and the words of the answer.
+    """
+    body = b'{"error": {"code": "deactivated_thing", "message": "Payment\\u001b[2J required."}}'
+    async with faulty(make) as scene:
+        scene.server.reject_handshakes(*[Rejection(status=status, body=body)] * 9)
+        for error in await refused(scene):
+            assert FOR_GOOD[status] is type(error)
+            assert (status, "deactivated_thing", True) == (error.status, error.code, error.permanent)
+            assert "deactivated_thing: Payment\\x1b[2J required." in str(error)
+        assert trio.current_time() < 1
+        assert len(scene.server.handshakes) <= 3
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (429, "insufficient_quota", wspool.DialFailedError),
+        (429, "usage_limit_reached", wspool.DialFailedError),
+        (400, "invalid_api_key", wspool.AuthenticationError),
+    ],
+)
+async def test_f97_refused_by_code(
+    make: Make, status: int, code: str, kind: type[wspool.DialFailedError], autojump_clock
+) -> None:
+    """F97: a status that could pass, with a code that cannot (a spent quota, a bad key) -> the same: the code
+    counts.
+    """
+    async with faulty(make) as scene:
+        body = b'{"error": {"code": "%b"}}' % code.encode()
+        scene.server.reject_handshakes(*[Rejection(status=status, body=body)] * 9)
+        for error in await refused(scene):
+            assert (kind, code, True) == (type(error), error.code, error.permanent)
+        assert len(scene.server.handshakes) <= 3
+
+
+@pytest.mark.parametrize("status", [408, 409, 423, 425, 499, 520, 522, 529, 530])
+async def test_f97_passes(make: Make, status: int, autojump_clock) -> None:
+    """F97: 408, 409, 425, 499, 520 to 530: statuses that pass -> a wait."""
+    async with faulty(make) as scene:
+        scene.server.reject_handshakes(status)
+        (await scene.ask()).assert_answer(took=20)

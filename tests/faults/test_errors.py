@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -400,3 +401,131 @@ async def test_f67_second_create(make: Make, autojump_clock) -> None:
             )
             assert QUESTION == (await turn.result()).output_text
         await scene.assert_well(creates=2, connection=1)
+
+
+def naming_a_parent(body: Mapping[str, Any]) -> bool:
+    """Whether a request names one."""
+    return body.get("previous_response_id") is not None
+
+
+BAD_REQUEST: dict[str, Any] = {"status": 400, "type": "invalid_request_error"}
+
+#: Ways to say that the parent, or what hangs on it, is not known.
+OTHER_WORDS: dict[str, dict[str, Any]] = {
+    "backticks": {"code": None, "message": "Invalid `previous_response_id`."},
+    "another code": {"code": "invalid_value", "message": "not found", "param": "previous_response_id"},
+    "404": {"status": 404, "code": None, "message": "Response with id 'resp_1' not found."},
+    "a call": {"code": None, "message": "No tool call found for function call output.", "param": "input"},
+    "no words": {"code": None, "message": ""},
+    "another language": {"code": "unbekannt", "message": "Antwort nicht gefunden", "status": 422},
+    "stale": {"code": "codex_previous_response_stale", "message": "stale"},
+}
+
+
+@pytest.mark.parametrize("words", OTHER_WORDS)
+async def test_f95_parent_refused(make: Make, words: str, autojump_clock) -> None:
+    """F95: a request that names a parent is refused in whatever words, before it ran -> nothing: it is sent
+    once in full, on the same connection, and the next turn goes on from that answer.
+    """
+    said = {**BAD_REQUEST, **OTHER_WORDS[words]}
+    rule = FaultRule(Fault("error", **said), body=naming_a_parent, times=1)
+    async with faulty(make, rule) as scene:
+        async with scene.pool.conversation(model="m") as conversation:
+            for text in ("one", "two", "three"):
+                (await scene.ask(text, conversation=conversation)).assert_answer(text)
+        assert [(1, "completed"), (1, "rejected"), (1, "completed"), (1, "completed")] == scene.outcomes
+        assert [False, True, False, True] == [bool(entry["previous_response_id"]) for entry in scene.ledger]
+        await scene.assert_well(creates=4, connection=1)
+
+
+@pytest.mark.parametrize(
+    ("said", "requests"),
+    [
+        ({"status": 401, "code": "invalid_api_key"}, 2),
+        ({"status": 402, "code": "billing_not_active"}, 2),
+        ({"status": 429, "code": "insufficient_quota"}, 2),
+        ({"status": 400, "code": "context_length_exceeded"}, 2),
+        ({"status": 400, "code": "cyber_policy"}, 2),
+    ],
+    ids=str,
+)
+async def test_f95_refused_for_good(make: Make, said: dict[str, Any], requests: int, autojump_clock) -> None:
+    """F95: the same for a reason that the whole history would meet as well (key, credit, content) ->
+    `ResponseFailedError` with `permanent`; nothing is sent again.
+    """
+    rule = FaultRule(Fault("error", **BAD_REQUEST | said), body=naming_a_parent, times=None)
+    async with faulty(make, rule) as scene:
+        async with scene.pool.conversation(model="m") as conversation:
+            (await scene.ask("one", conversation=conversation)).assert_answer("one")
+            error = (await scene.ask("two", conversation=conversation)).error
+            assert isinstance(error, wspool.ResponseFailedError)
+            assert (said["code"], True, False) == (error.code, error.permanent, error.may_pass)
+        await scene.assert_well(creates=requests, connection=1)
+
+
+async def test_f95_refused_in_full_as_well(make: Make, autojump_clock) -> None:
+    """F95: the request is refused in full as well -> `ResponseFailedError`: never more than one more send."""
+    fault = Fault("error", **BAD_REQUEST, code=None, message="Unsupported parameter: foo")
+    async with faulty(make, FaultRule(fault, body=lambda body: body.get("foo") == 1, times=None)) as scene:
+        async with scene.pool.conversation(model="m") as conversation:
+            (await scene.ask("one", conversation=conversation)).assert_answer("one")
+            for sent in (3, 4):
+                story = await scene.ask("two", conversation=conversation, foo=1)
+                story.assert_failed(wspool.ResponseFailedError, None)
+                assert sent == len(scene.ledger)
+            (await scene.ask("three", conversation=conversation)).assert_answer("three")
+        await scene.assert_well(creates=5, connection=1)
+
+
+class Ear(wspool.Instrument):
+    """Hears what is said once."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def endpoint_unchained(self, message: str) -> None:
+        self.heard.append(message)
+
+
+@pytest.mark.parametrize(
+    ("said", "found_out_after"),
+    [
+        ({"code": "unsupported_parameter", "param": "previous_response_id", "message": "No such field"}, 1),
+        ({"code": None, "message": "Unsupported parameter: previous_response_id"}, 1),
+        ({"code": None, "message": "unbekannt"}, 2),
+        ({"code": "previous_response_not_found", "message": "gone", "param": "previous_response_id"}, 2),
+    ],
+    ids=str,
+)
+async def test_f96_no_parents(
+    make: Make, said: dict[str, Any], found_out_after: int, autojump_clock, caplog
+) -> None:
+    """F96: the endpoint takes no `previous_response_id` at all -> nothing: after the first refusal of the
+    field, or two of parents that it must have had, all turns of the pool are sent in full; the log and the
+    instrument's `endpoint_unchained` say so, once.
+    """
+    ear = Ear()
+    rule = FaultRule(Fault("error", **BAD_REQUEST, **said), body=naming_a_parent, times=None)
+    async with faulty(make, rule, pool_options={"instrument": ear}) as scene:
+        for _ in range(2):
+            async with scene.pool.conversation(model="m") as conversation:
+                for text in ("one", "two", "three", "four"):
+                    (await scene.ask(text, conversation=conversation)).assert_answer(text)
+        assert found_out_after == scene.outcomes.count((1, "rejected"))
+        assert 8 + found_out_after == len(scene.ledger)
+        assert 1 == len(ear.heard)
+        assert said["message"] in ear.heard[0]
+        assert 1 == sum("takes no previous_response_id" in record.message for record in caplog.records)
+        await scene.assert_well(creates=8 + found_out_after, connection=1)
+
+
+async def test_f64_a_wait_for_the_caller(make: Make, autojump_clock) -> None:
+    """F64: a rate limit that asks for more than an hour -> `RateLimitedError` at once, with `retry_after` as
+    it was said and `may_pass`; nobody else waits.
+    """
+    async with faulty(make, Fault("rate_limited", retry_after=25_923, spelling="message")) as scene:
+        story = await scene.ask()
+        error = story.assert_failed(wspool.RateLimitedError, "rate_limit_exceeded")
+        assert (25_923, True, False) == (error.retry_after, error.may_pass, error.permanent)
+        assert story.took < 1
+        (await scene.ask()).assert_answer(took=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -579,3 +580,101 @@ async def test_f26_turn_without_end(make: Make, limits: dict[str, Any], words: s
         assert words in str(lost)
         await scene.assert_well(creates=1, connection=2, text="ok")
         assert QUESTION not in str(lost)
+
+
+#: What a terminal would obey, a log would take for a line, and a reader would not see.
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\n2026-01-01 CRITICAL all is lost\u202e\u2066\x9b"
+
+
+#: Attributes of errors that are texts of ours, or as good as one.
+SHOWN = ("code", "param", "close_reason", "reason")
+
+
+def shown(error: BaseException) -> list[str]:
+    """All texts of an error and its causes that are shown by whoever shows it."""
+    told: list[str] = []
+    one: BaseException | None = error
+    while one is not None:
+        told += [str(one), *(str(arg) for arg in one.args)]
+        told += [value for name, value in vars(one).items() if name in SHOWN]
+        one = one.__cause__
+    return [text for text in told if text]
+
+
+def repr_of(raw: object) -> str:
+    """All texts in *raw*, as they came."""
+    return "".join(map(repr_of, raw.values())) if isinstance(raw, dict) else str(raw)
+
+
+@pytest.mark.parametrize(
+    ("shape", "at"),
+    [
+        ("nested", "response.created"),
+        ("flat", "response.created"),
+        ("string", "response.created"),
+        ("in_stream", "response.in_progress"),
+        ("response_failed", "response.in_progress"),
+    ],
+)
+async def test_f98_hostile_error(make: Make, shape: str, at: str, autojump_clock, caplog) -> None:
+    """F98: a server writes escapes, line ends and marks that turn text into an error, or megabytes -> they
+    are shown as `\\x1b` and the like, and cut; `raw` stays as it came.
+    """
+    caplog.set_level(logging.DEBUG)
+    text = HOSTILE + "x" * 3_000_000
+    said: dict[str, Any] = {"status": 400, "code": text, "type": text, "message": text, "param": text}
+    fault = Fault("error", at=at, after=at != "response.created", shape=shape, **said)
+    async with faulty(make, fault) as scene:
+        async with scene.pool.conversation(model="m") as conversation:
+            with pytest.raises(wspool.ResponseFailedError) as caught:
+                await conversation.respond(QUESTION)
+        error = caught.value
+        assert text in repr_of(error.raw)
+        for told in [*shown(error), *(record.getMessage() for record in caplog.records)]:
+            assert told.isprintable(), told[:200]
+            assert len(told) <= 4000
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 503])
+async def test_f98_hostile_refusal(make: Make, status: int, autojump_clock, caplog) -> None:
+    """F98: the same in the answer to the upgrade -> the same."""
+    caplog.set_level(logging.DEBUG)
+    bodies = [
+        json.dumps({"error": {"code": HOSTILE, "message": HOSTILE * 1000}}).encode(),
+        f"<title>{HOSTILE}</title>".encode(),
+        HOSTILE.encode(),
+    ]
+    for body in bodies:
+        async with faulty(make) as scene:
+            scene.server.reject_handshakes(*[Rejection(status=status, body=body)] * 200)
+            error = (await scene.ask()).error
+            assert isinstance(error, wspool.DialFailedError)
+            for told in [*shown(error), *(record.getMessage() for record in caplog.records)]:
+                assert told.isprintable(), told[:200]
+                assert len(told) <= 4000
+
+
+async def test_f98_hostile_close(make: Make, autojump_clock, caplog) -> None:
+    """F98: the same as a close reason, or as the type of an event that belongs to nobody -> the same."""
+    caplog.set_level(logging.DEBUG)
+    async with faulty(
+        make, Fault("close", at="response.in_progress", code=4000, reason=HOSTILE[:40])
+    ) as scene:
+        error = (await scene.ask()).error
+        assert isinstance(error, wspool.TurnLostError)
+        for told in [*shown(error), *(record.getMessage() for record in caplog.records)]:
+            assert told.isprintable(), told
+
+
+async def test_f99_the_beginning_of_the_key_again_and_again(make: Make, autojump_clock) -> None:
+    """F99: an error repeats the first characters of the key a hundred thousand times -> they are hidden, in
+    a time that grows with the length of the text and no faster.
+    """
+    text = CANARY[:16] * 131_072
+    async with faulty(make, Fault("error", status=400, type="x", message=text, code=text)) as scene:
+        began = time.process_time()
+        error = (await scene.ask()).error
+        assert time.process_time() - began < 3
+        assert isinstance(error, wspool.ResponseFailedError)
+        assert CANARY[:16] not in str(error)
+        assert CANARY[:16] not in str(error.code)

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import trio
 
+from wspool.rollout.search import MAX_LINE, MAX_MATCHES, MAX_PATTERN, is_tame
 from wspool.rollout.tools import (
     MAX_ENTRIES,
-    MAX_LINE,
-    MAX_MATCHES,
     TOOL_SCHEMAS,
     NoFilesError,
     ToolError,
@@ -73,6 +72,47 @@ async def test_grep_refuses_what_is_no_expression(tools: Tools) -> None:
     """The message says what is wrong with it."""
     with pytest.raises(ToolError, match="not a regular expression"):
         await tools.grep("(", ".")
+
+
+@pytest.mark.parametrize("pattern", ["a" * (MAX_PATTERN + 1), "(" * 900 + ")" * 900, "(?<=a*)b"])
+async def test_grep_refuses_what_is_too_much(tools: Tools, pattern: str) -> None:
+    """Longer, or nested deeper, than anything that is meant."""
+    with pytest.raises(ToolError, match="not a regular expression"):
+        await tools.grep(pattern, ".")
+
+
+#: Expressions for which `re` takes for ever, or may.
+WILD = [
+    r"(.|.)*\x00",
+    r"(a+)+$",
+    r"(?:a|a){50}b",
+    r"(a*)*b",
+    r"a?a?a?a?a?a?aaaaaa",
+    r"(a|b)(a|b)(a|b)(a|b)(a|b)(a|b)x",
+    r".*.*=.*",
+    r"(?P<x>a)(?P=x)+",
+]
+TAME = [r"^class \w", r"^(?:async\s+)?def\s", r"^(?:async def|def|class) \w+\b", r"[*+{|?]\(\)\*\+", r"a.?b"]
+
+
+@pytest.mark.parametrize(("pattern", "tame"), [(one, False) for one in WILD] + [(one, True) for one in TAME])
+def test_only_what_cannot_grow_is_searched_for_here(pattern: str, tame: bool) -> None:
+    """The others are searched for in a process that can be killed."""
+    assert tame is is_tame(pattern)
+
+
+async def test_a_wild_expression_finds_the_same(tools: Tools) -> None:
+    """In a process of its own, with the same answer."""
+    wild, tame = [await tools.grep(pattern, ".") for pattern in (r"^(c|c)lass (\w)+", r"^class \w")]
+    assert json.loads(tame) == json.loads(wild)
+
+
+async def test_a_search_for_ever_is_ended(tools: Tools, autojump_clock: object) -> None:
+    """Its process is killed, and the model is told what to do."""
+    (tools.root / "long.py").write_text("a" * 100)
+
+    with pytest.raises(ToolError, match="took longer than 10 s; use a simpler pattern"):
+        await tools.grep(r"(.|.)*\x00", "long.py")
 
 
 def test_read_file(tools: Tools) -> None:

@@ -212,7 +212,7 @@ MUTANTS = [
         "max(waited_for * self._bound,",
         "max((1 + jitter) * self._bound,",
     ),
-    Mutant("Retry-After is ignored", OUTAGE, "failure.retry_after or 0.0", "0.0"),
+    Mutant("Retry-After is ignored", OUTAGE, "failure.hold", "0.0"),
     Mutant(
         "a refused key leaves its waiters hoping",
         OUTAGE,

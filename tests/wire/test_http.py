@@ -110,7 +110,7 @@ async def test_a_broken_stream_is_told(autojump_clock) -> None:
         await http.post(endpoint(), "/", (), b"{}", open_stream)
 
 
-async def test_a_dial_has_a_limit_and_an_answer_has_none(autojump_clock) -> None:
+async def test_a_dial_has_a_limit_and_an_answer_a_longer_one(autojump_clock) -> None:
     """A model may take minutes to read a long history; a dial may not."""
 
     async def never(_: Endpoint) -> trio.abc.Stream:

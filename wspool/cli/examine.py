@@ -4,7 +4,7 @@ Rules of this module:
 
 1. One connection is made, as a pool makes it, and the turn is asked over it by a pool.
 2. A step that failed says what to do; those behind it say that they were not reached.
-3. What a server writes is shown without control characters; a key is shown nowhere.
+3. What a server writes is shown plain (`wspool.core.plain`); a key is shown nowhere.
 """
 
 import ssl
@@ -16,9 +16,10 @@ import attrs
 import trio
 
 import wspool
-from wspool.cli.target import Target, plain
-from wspool.core.failures import FailureKind, classify_dial, parse_retry_after
-from wspool.pool.credentials import Redactor
+from wspool.cli.target import Target
+from wspool.core.failures import FailureKind, classify_dial
+from wspool.core.plain import plain
+from wspool.pool.credentials import Redactor, forget
 from wspool.wire import dial
 from wspool.wire.secret import Secret
 from wspool.wire.tls import TLSStream
@@ -38,6 +39,9 @@ _TURN: Final = 60.0
 #: Close codes (RFC 6455 section 7.4.1) of a server that judges after the upgrade.
 _POLICY_VIOLATION: Final = 1008
 
+#: Characters of what a server or a certificate calls itself.
+_LONGEST_NAME: Final = 200
+
 _NOT_REACHED: Final = "not reached"
 
 
@@ -48,13 +52,13 @@ class Check:
     Attributes:
         name: what was looked at.
         ok: whether it is well; None if it was not looked at.
-        text: what was found, or what to do.
+        text: what was found, or what to do; plain, whoever has said it.
         seconds: how long it took, None if nothing was waited for.
     """
 
     name: Name
     ok: bool | None
-    text: str
+    text: str = attrs.field(converter=plain)
     seconds: float | None = None
 
 
@@ -158,12 +162,14 @@ async def _dial(
         return streams[-1]
 
     headers = [("Authorization", f"Bearer {key.reveal()}")] if key is not None else []
+    redactor = Redactor(headers)
     wire: Wire | None = None
     failure: ConnectError | None = None
     with dial.stopwatch() as seconds:
         try:
             wire = await find_connector(opened).connect(nursery, target.endpoint, headers)
         except ConnectError as error:
+            forget(error, redactor)
             failure = error
     _tell_path(target, streams, failure, seconds, note)
     took = seconds.get("upgrade")
@@ -173,21 +179,30 @@ async def _dial(
         return None
     if wire is None:
         assert failure is not None
-        verdict = classify_dial(str(failure), phase="upgrade", status=failure.status, body=failure.body)
+        verdict = classify_dial(
+            str(failure),
+            phase="upgrade",
+            status=failure.status,
+            headers=failure.headers,
+            body=failure.body,
+            wall_clock=time.time(),
+        )
         if verdict.kind is not FailureKind.CREDENTIAL:
-            wait = parse_retry_after(failure.headers, time.time())
+            wait = verdict.retry_after
             asked = "" if wait is None else f" (the endpoint asks for {wait:g} s)"
             note(Check("upgrade", False, f"{verdict.message}{asked}", took))
             note(Check("key", False if problem else None, problem or "not judged"))
             return None
         note(Check("upgrade", True, f"the endpoint answers, and asks for a key ({failure.status})", took))
         advice = f"the key in {target.key_name} was refused ({failure.status}): check it and what it may use"
+        if verdict.code is not None:
+            advice += f"; the endpoint says {verdict.code}"
         if key is None and not problem:
             advice = f"the endpoint wants a key: set {target.key_name}"
         note(Check("key", False, problem or advice))
         return None
-    server = Redactor(headers).text(dict(wire.headers).get("server", ""))
-    note(Check("upgrade", True, f"WebSocket{f' by {plain(server)}' if server else ''}", took))
+    server = redactor.shown(dict(wire.headers).get("server", ""), _LONGEST_NAME)
+    note(Check("upgrade", True, f"WebSocket{f' by {server}' if server else ''}", took))
     code = await _closed_at_once(wire)
     if code is not None:
         text = f"the server let us in and closed the connection at once with code {code}: "
@@ -229,7 +244,7 @@ def _tell_path(
             failure.phase == name or (failure.phase == "resolve" and name == "tcp")
         ):
             ended = True
-            note(Check(name, False, plain(str(failure)), took))
+            note(Check(name, False, str(failure), took))
         elif name == "tls":
             note(Check(name, True, _describe_tls(stream), took))
         elif name == "proxy" and target.endpoint.proxy is not None:
@@ -247,7 +262,7 @@ def _describe_tls(stream: trio.abc.Stream | None) -> str:
     certificate = stream.certificate()
     text = stream.version() or "TLS"
     if issuer := _name_in(certificate.get("issuer")):
-        text += f", certificate by {plain(issuer)}"
+        text += f", certificate by {plain(issuer, _LONGEST_NAME)}"
     until = certificate.get("notAfter")
     if isinstance(until, str):
         text += f", {(ssl.cert_time_to_seconds(until) - time.time()) / 86400:.0f} days left"
@@ -308,9 +323,9 @@ async def _take_turn(target: Target, key: Secret | None, wire: Wire) -> Check:
             advice = (
                 f"the endpoint does not have the model {target.model!r} for you: name another with --model; "
             )
-        return Check("turn", False, advice + plain(str(error)), trio.current_time() - began)
+        return Check("turn", False, advice + str(error), trio.current_time() - began)
     except wspool.WsPoolError as error:
-        return Check("turn", False, plain(str(error)), trio.current_time() - began)
+        return Check("turn", False, str(error), trio.current_time() - began)
     except trio.TooSlowError:
         return Check("turn", False, f"no end of the turn within {_TURN:g} s: try another model", _TURN)
     text = f"{status}, first event after {(first or 0) * 1000:.0f} ms"

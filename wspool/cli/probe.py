@@ -14,9 +14,10 @@ import trio
 import typer
 
 import wspool
-from wspool.cli.target import ApiKeyEnv, Model, ProxyUrl, Target, Url, find_target, plain
+from wspool.cli.target import ApiKeyEnv, Model, ProxyUrl, Target, Url, find_target
 from wspool.cli.usage import run, usage_error
 from wspool.core.frames import encode
+from wspool.core.plain import plain
 
 __all__ = ["probe"]
 

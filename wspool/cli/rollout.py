@@ -19,6 +19,7 @@ import typer
 import wspool
 from wspool.cli.target import ApiKeyEnv
 from wspool.cli.usage import usage_error
+from wspool.core.plain import plain
 from wspool.errors import DialFailedError
 from wspool.pool.setup import carried
 from wspool.rollout.batch import BatchError, read_tasks
@@ -202,9 +203,9 @@ def _run(batch: list[Task], results: ResultFile, options: _Options, *, as_json: 
         typer.echo(json.dumps(summary.as_json() | {"results": str(results.path)}))
     elif summary.turns or not summary.problem:
         summary.print()
-        typer.echo(f"results in {results.path}")
+        typer.echo(f"results in {plain(str(results.path))}")
     if summary.problem:
-        typer.echo(f"wspool: {summary.problem} ({summary.owed} tasks are owed)", err=True)
+        typer.echo(f"wspool: {plain(summary.problem)} ({summary.owed} tasks are owed)", err=True)
     elif summary.owed:
         typer.echo(f"wspool: {summary.owed} tasks are owed; the same command runs them", err=True)
     not_well = [id for id, outcome in earlier.items() if outcome in ("failed", "wrong")]

@@ -22,7 +22,6 @@ __all__ = [
     "Target",
     "Url",
     "find_target",
-    "plain",
 ]
 
 #: Of the provider's SDKs. An http(s) URL without "/responses".
@@ -30,9 +29,6 @@ BASE_URL_VARIABLE: Final = "OPENAI_BASE_URL"
 
 #: Model of an endpoint on this machine, where any name will do.
 _LOCAL_MODEL: Final = "local"
-
-#: Longest text of a server that is shown, in characters.
-_LONGEST: Final = 400
 
 Url = Annotated[
     str | None,
@@ -140,9 +136,3 @@ def _from_base(base: str) -> str:
             base = instead + base[len(scheme) :]
     base = base.rstrip("/")
     return base if base.endswith("/responses") else f"{base}/responses"
-
-
-def plain(text: str) -> str:
-    """Return *text*, which a server may have written, so that a terminal shows it and does nothing else."""
-    shown = "".join(character if character.isprintable() else " " for character in text)
-    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."

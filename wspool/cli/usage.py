@@ -6,6 +6,8 @@ from typing import Never, TypeVar, TypeVarTuple
 import trio
 import typer
 
+from wspool.core.plain import plain
+
 __all__ = ["run", "usage_error"]
 
 _T = TypeVar("_T")
@@ -24,5 +26,6 @@ def run(function: Callable[[*_Args], Awaitable[_T]], *args: *_Args) -> _T:
 
 def usage_error(message: str) -> Never:
     """End the command: *message* on standard error, exit code 2."""
-    typer.echo(f"wspool: {message}", err=True)
+    # It may repeat what stands in a file, or the name of one.
+    typer.echo("\n".join(plain(line) for line in f"wspool: {message}".split("\n")), err=True)
     raise typer.Exit(2)

@@ -1,29 +1,23 @@
 """What a failed dial means: who must act, and whether waiting can help.
 
-The wire reports facts (phase, HTTP status, headers); this module says what they mean.
-Statuses are classified as the careful clients of this protocol do: 401 is about the key,
-403 with an empty or HTML body is an edge hiccup that the same key later passes, 404 and
-426 say that no WebSocket is offered here, as does a page instead of an upgrade, 429 and 5xx ask to
-come back later.
+The wire reports facts (phase, HTTP status, headers, body); this module says what they mean. What the body
+says (`wspool.core.server_error`) counts before the status, and is told.
 """
 
 from __future__ import annotations
 
 import enum
-import re
-from collections.abc import Iterable
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import attrs
 
-__all__ = ["DialFailure", "FailureKind", "classify_dial", "parse_retry_after"]
+from wspool.core.meanings import Meaning
+from wspool.core.plain import plain
+from wspool.core.server_error import ServerError, parse_http_error
+from wspool.core.waits import MAX_RETRY_AFTER, wait_in_headers as parse_retry_after
 
-#: Longest wait a server may impose, in seconds; a longer (absurd) hint is cut to this.
-MAX_RETRY_AFTER: Final = 3600.0
-
-_NUMBER: Final = re.compile(r"[0-9]{1,300}(\.[0-9]{1,300})?")
+__all__ = ["MAX_RETRY_AFTER", "DialFailure", "FailureKind", "classify_dial", "parse_retry_after"]
 
 
 class FailureKind(enum.Enum):
@@ -51,6 +45,7 @@ class DialFailure:
         phase: the step that failed.
         status: HTTP status of the answer to the upgrade, or None.
         retry_after: seconds the server asked to wait, or None.
+        code: the code in the body of that answer, or None.
     """
 
     kind: FailureKind
@@ -58,39 +53,106 @@ class DialFailure:
     phase: str
     status: int | None = None
     retry_after: float | None = None
+    code: str | None = None
 
     @property
     def permanent(self) -> bool:
         """True when waiting cannot help."""
         return self.kind not in (FailureKind.TRANSIENT, FailureKind.LOCAL)
 
+    @property
+    def hold(self) -> float:
+        """How many seconds nobody shall dial at least, as the server asked; 0 where it did not.
 
-def parse_retry_after(headers: Iterable[tuple[str, str]], wall_clock: float) -> float | None:
-    """Return the seconds that *headers* ask to wait, or None.
+        At most `MAX_RETRY_AFTER`: to look once an hour troubles nobody, and a pool that one wrong header
+        turned off would never find out.
+        """
+        return min(self.retry_after or 0.0, MAX_RETRY_AFTER)
 
-    Args:
-        headers: header pairs, names in any case.
-        wall_clock: seconds since the epoch, to which an HTTP date is compared.
 
-    Understands `retry-after-ms`, and `retry-after` as seconds or as an HTTP date
-    (RFC 9110 section 10.2.3). Never negative, at most an hour.
-    """
-    found = {name.lower(): value.strip() for name, value in headers}
-    seconds: float | None = None
-    if _NUMBER.fullmatch(text := found.get("retry-after-ms", "")):
-        seconds = float(text) / 1000
-    elif _NUMBER.fullmatch(text := found.get("retry-after", "")):
-        seconds = float(text)
-    elif text:
-        try:
-            date = parsedate_to_datetime(text)
-            # A date without a zone is UTC too (RFC 9110 section 5.6.7), never local time.
-            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - wall_clock
-        except (ValueError, OverflowError):
-            return None  # not a date either: as if the server had said nothing
-    if seconds is None:
-        return None
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+class _Verdict(NamedTuple):
+    """What a status of a refused upgrade means: who must act, and what to do."""
+
+    kind: FailureKind
+    advice: str
+
+
+_NO_WEBSOCKET: Final = _Verdict(
+    FailureKind.NOT_OFFERED, "no WebSocket is offered at this path; check the URL"
+)
+_REDIRECT: Final = _Verdict(FailureKind.PERMANENT, "redirects are never followed; use the final URL")
+_REFUSED: Final = _Verdict(
+    FailureKind.PERMANENT, "the endpoint does not accept this request; check the URL and the headers"
+)
+_TROUBLE: Final = _Verdict(FailureKind.TRANSIENT, "the endpoint is in trouble; try again later")
+_AGAIN: Final = _Verdict(FailureKind.TRANSIENT, "the endpoint asks for another try")
+
+#: Verdicts by status, and why. What is not here is judged by its hundred: see `_verdict`.
+_VERDICTS: Final = {
+    401: _Verdict(FailureKind.CREDENTIAL, "check the API key and what it may use"),
+    # Nobody pays while we wait.
+    402: _Verdict(FailureKind.PERMANENT, "the account has no credit; see to its billing"),
+    # With JSON the API speaks, and means the key. Else it is the edge: the same key passes a moment later.
+    403: _Verdict(
+        FailureKind.TRANSIENT,
+        "this is the edge and not the API; try again, and check that your network is allowed",
+    ),
+    # HTTP is answered here: whoever can fall back to it does so. 501 says it of the upgrade itself.
+    404: _NO_WEBSOCKET,
+    405: _NO_WEBSOCKET,
+    426: _NO_WEBSOCKET,
+    501: _NO_WEBSOCKET,
+    # From behind the upgrade this is a proxy that nobody told us of.
+    407: _Verdict(FailureKind.PERMANENT, "a proxy on the way wants credentials; name it with proxy="),
+    # Each of these says by its definition that the same request may be sent again.
+    408: _AGAIN,
+    425: _AGAIN,
+    # Taken by another request, or another session.
+    409: _AGAIN,
+    423: _AGAIN,
+    # A gateway's own client has gone (nginx, AWS).
+    460: _AGAIN,
+    499: _AGAIN,
+    410: _Verdict(FailureKind.PERMANENT, "the address is gone; use the new one"),
+    429: _Verdict(FailureKind.TRANSIENT, "too many requests or connections; wait, or lower max_size"),
+    451: _Verdict(FailureKind.PERMANENT, "it is not offered where you are, for legal reasons"),
+    # The way this request is made, which stays the same: HTTP/1.1, negotiation, extensions, a loop.
+    505: _REFUSED,
+    506: _REFUSED,
+    508: _REFUSED,
+    510: _REFUSED,
+    511: _Verdict(FailureKind.PERMANENT, "this network wants you to sign in first"),
+}
+
+#: What the words of the answer say counts before its status.
+_BY_MEANING: Final = {
+    Meaning.SPENT: _Verdict(
+        FailureKind.PERMANENT, "a quota or a credit is spent; see to its limits and billing"
+    ),
+    Meaning.CREDENTIAL: _VERDICTS[401],
+    Meaning.RATE: _VERDICTS[429],
+    Meaning.PASSING: _TROUBLE,
+}
+
+
+def _verdict(status: int | None, error: ServerError, body: bytes) -> _Verdict:
+    """Return what a refusal of the upgrade itself means."""
+    if status is None:
+        return _Verdict(FailureKind.TRANSIENT, "")
+    if status == 403 and body.lstrip()[:1] == b"{":
+        status = 401
+    known = _VERDICTS.get(status)
+    # An answer of this protocol names its reason, whatever status a gateway has put on it.
+    if status >= 400 and (meaning := error.named_meaning) in _BY_MEANING and known is not _NO_WEBSOCKET:
+        return _BY_MEANING[meaning]
+    if known is not None:
+        return known
+    if 200 <= status < 300:
+        return _NO_WEBSOCKET  # a page
+    if 300 <= status < 400:
+        return _REDIRECT
+    # A 4xx is about the request, and each dial makes the same; a 5xx, or a status of nobody's, is not.
+    return _REFUSED if 400 <= status < 500 else _TROUBLE
 
 
 def classify_dial(
@@ -98,10 +160,11 @@ def classify_dial(
     *,
     phase: str,
     status: int | None = None,
+    headers: Sequence[tuple[str, str]] = (),
     body: bytes = b"",
     certificate: bool = False,
     shortage: bool = False,
-    retry_after: float | None = None,
+    wall_clock: float = 0.0,
 ) -> DialFailure:
     """Say what a failed dial means.
 
@@ -109,45 +172,31 @@ def classify_dial(
         message: what the wire said, one line.
         phase: the step that failed.
         status: HTTP status of the answer to the upgrade, or None.
+        headers: that answer's headers.
         body: the beginning of that answer's body.
         certificate: True when the peer's certificate was refused.
         shortage: True when this process, or its machine, could open no more files or sockets.
-        retry_after: seconds the server asked to wait, or None.
+        wall_clock: seconds since the epoch, to which dates in retry hints are compared.
     """
-    kind = FailureKind.TRANSIENT
-    advice = ""
+    # 0 is the status of none. Whatever was heard all the same counts.
+    error = parse_http_error(status or 0, headers, body, wall_clock=wall_clock)
+    verdict = _Verdict(FailureKind.TRANSIENT, "")
     if shortage:
-        kind = FailureKind.LOCAL
         advice = "raise this process's limit of open files (ulimit -n), or lower max_size"
+        verdict = _Verdict(FailureKind.LOCAL, advice)
     elif certificate:
-        kind = FailureKind.PERMANENT
-    elif phase == "proxy":
-        # The proxy speaks for itself: what it says is not about our key or our path.
-        if status is not None and 400 <= status < 500 and status != 429:
-            kind = FailureKind.PERMANENT
-            advice = "check the proxy's URL and its credentials"
-    elif status == 401 or (status == 403 and body.lstrip()[:1] == b"{"):
-        kind = FailureKind.CREDENTIAL
-        advice = "check the API key and what it may use"
-    elif status in (404, 405, 426) or (status is not None and 200 <= status < 300):
-        kind = FailureKind.NOT_OFFERED
-        advice = "no WebSocket is offered at this path; check the URL"
-    elif status is not None and 300 <= status < 400:
-        kind = FailureKind.PERMANENT
-        advice = "redirects are never followed; use the final URL"
-    elif status == 400:
-        kind = FailureKind.PERMANENT
-        advice = "the endpoint does not accept this request; check the URL and the headers"
-    elif status == 403:
-        advice = "this is the edge and not the API; try again, and check that your network is allowed"
-    elif status == 429:
-        advice = "too many requests or connections; wait, or lower max_size"
-    elif status is not None and status >= 500:
-        advice = "the endpoint is in trouble; try again later"
+        verdict = _Verdict(FailureKind.PERMANENT, "")
+    elif phase != "proxy":
+        verdict = _verdict(status, error, body)
+    # The proxy speaks for itself: what it says is not about our key or our path.
+    elif status is not None and 400 <= status < 500 and status not in (408, 425, 429):
+        verdict = _Verdict(FailureKind.PERMANENT, "check the proxy's URL and its credentials")
+    said = f" ({error.words})" if error.words else ""
     return DialFailure(
-        kind=kind,
-        message=f"{message}; {advice}" if advice else message,
+        kind=verdict.kind,
+        message="; ".join(filter(None, (plain(message) + said, verdict.advice))),
         phase=phase,
         status=status,
-        retry_after=retry_after,
+        code=error.code,
+        retry_after=error.retry_after,
     )

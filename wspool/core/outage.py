@@ -187,7 +187,7 @@ class Outage:
         share = WAITED_FOR_SHARE.get(failure.phase) if failure.kind is FailureKind.TRANSIENT else None
         self._set_bounds(self._failures, now, share)
         # Full jitter as gRPC does it; the floor is RFC 9110 section 10.2.3.
-        floor = failure.retry_after or 0.0
+        floor = failure.hold
         # Where the bound does not grow any more, full jitter would try too often: half of it is kept.
         waited_for = jitter if self._bound == self._spare_bound else (1 + jitter) / 2
         self.probe_at = now + max(waited_for * self._bound, floor)

@@ -1,45 +1,52 @@
-"""What a server says when it says no: one reader for all the shapes that errors come in.
+"""What a server says when it says no: one reader for all the ways and shapes that errors come in.
 
 Rules of this module:
 
-* Error frames come in many shapes (`wspool.server.protocol.shapes` has them); all become one `ServerError`.
-* What an error means is read from its fields, never from its wording where there is a field.
-* A wait that a server may ask for is bounded.
+* Error frames, failed responses, HTTP bodies and refused upgrades come in many shapes; all become one
+  `ServerError`. The innermost object that says something counts, whatever it is wrapped in.
+* What an error means is read from its fields, never from its wording where a field says it: first the code,
+  then the type, then the status. `wspool.core.meanings` has the words.
+* A wait is told as the server said it (`wspool.core.waits`). What a pool waits by itself is bounded.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 import attrs
 
-from wspool.core.failures import MAX_RETRY_AFTER, parse_retry_after
-from wspool.core.frames import as_number, as_text
-
-__all__ = ["ServerError", "parse_error"]
-
-# 429s and 5xx that no waiting mends: quotas, credits, tiers.
-_TERMINAL_CODES: Final = frozenset(
-    {
-        "credit_balance_exhausted",
-        "flex_unavailable",
-        "insufficient_quota",
-        "resource_unavailable",
-        "subscription_sharing_usage_limit_exceeded",
-        "usage_limit_reached",
-        "usage_not_included",
-    }
+from wspool.core.error_fields import (
+    find_code,
+    find_holders,
+    find_message,
+    find_param,
+    find_status,
+    find_type,
+    find_wait,
+    parse_json,
 )
-# A lane that is busy: vLLM, and a gateway.
-_BUSY_CODES: Final = frozenset({"concurrent_request", "response_already_in_flight"})
-_PASSING_CODES: Final = frozenset({"server_error", "server_is_overloaded", "websocket_queue_full"})
+from wspool.core.meanings import (
+    FIELD_REFUSED,
+    Meaning,
+    meaning_of_status,
+    meaning_of_type,
+    meaning_of_word,
+    same_word,
+)
+from wspool.core.plain import plain
+from wspool.core.waits import MAX_RETRY_AFTER
+
+__all__ = ["ServerError", "parse_error", "parse_http_error"]
+
+#: Fields that name the parent. vLLM has its own.
+_PARENT_FIELDS: Final = frozenset({"previous_response_id", "response_id"})
 
 
 @attrs.frozen(kw_only=True)
 class ServerError:
-    """What an error frame, or the error of a failed response, says.
+    """What an error frame, the error of a failed response, or an HTTP answer says.
 
     Attributes:
         code: the machine-readable code, or None.
@@ -73,11 +80,38 @@ class ServerError:
         return self.code == "connection_expiring"
 
     @property
+    def named_meaning(self) -> Meaning | None:
+        """What its code or its type says about its request, None if they are of no special kind."""
+        by_code, by_type = meaning_of_word(self.code), meaning_of_word(self.type)
+        if Meaning.SPENT in (by_code, by_type):
+            return Meaning.SPENT  # which says more than "too many requests"
+        return by_code or by_type
+
+    @property
+    def meaning(self) -> Meaning | None:
+        """What it says about its request, None if nothing that is known."""
+        if (named := self.named_meaning) is not None:
+            return named
+        if self._is_nameless and "at capacity" in self.message:
+            return Meaning.PASSING  # as a 400 of the Codex backend, without any field that says so
+        by_status = meaning_of_status(self.status)
+        if by_status in (None, Meaning.REQUEST) and self._names_parent:
+            return Meaning.PARENT
+        return by_status or meaning_of_type(self.code) or meaning_of_type(self.type)
+
+    @property
     def is_parent_missing(self) -> bool:
-        """The server does not hold the previous response. Some gateways give no code."""
-        return self.code == "previous_response_not_found" or (
-            self.code is None and self.message.startswith("Invalid previous_response_id")
-        )
+        """The server does not hold the previous response, or takes none."""
+        return self.meaning is Meaning.PARENT
+
+    @property
+    def refuses_parents(self) -> bool:
+        """The endpoint takes no previous response, whichever it is: it refuses the field."""
+        words = same_word(self.code or ""), same_word(self.type or "")
+        refused = not FIELD_REFUSED.isdisjoint(words)
+        # One wording, for endpoints that say it in no field. Those with another are found out all the same,
+        # by what they do (`wspool.core.sending.replay.Parents`).
+        return self._names_parent and (refused or (self._is_nameless and "support" in self.message.lower()))
 
     @property
     def blames_lane(self) -> bool:
@@ -94,14 +128,34 @@ class ServerError:
     @property
     def says_busy(self) -> bool:
         """The server is at work on another response on this lane, of which nobody here knows."""
-        return self.code in _BUSY_CODES or "already in progress" in self.message
+        return self.meaning is Meaning.BUSY or "already in progress" in self.message
 
     @property
     def may_pass(self) -> bool:
         """The same request may succeed a little later."""
-        if self.code in _TERMINAL_CODES or self.type in _TERMINAL_CODES:
+        return self.meaning in (Meaning.RATE, Meaning.PASSING)
+
+    @property
+    def permanent(self) -> bool:
+        """The same request cannot succeed later, however long one waits."""
+        # A parent, a lane and a connection are this pool's business: the turn itself may succeed at once.
+        return not self.is_connection_limit and self.meaning in (
+            Meaning.SPENT,
+            Meaning.CREDENTIAL,
+            Meaning.CONTENT,
+            Meaning.REQUEST,
+        )
+
+    @property
+    def full_may_cure(self) -> bool:
+        """Of a request that named a parent: the same request with the whole history instead may be taken.
+
+        Whatever wording an endpoint has for "I do not know that parent" or "I do not know that call", it is
+        a refusal of the request, and of none of the things that would be refused again.
+        """
+        if self.is_connection_limit or self.blames_lane or self.says_busy:
             return False
-        return self.is_rate_limit or self.code in _PASSING_CODES or (self.status or 0) >= 500
+        return self.meaning in (None, Meaning.PARENT, Meaning.REQUEST)
 
     @property
     def hold(self) -> float:
@@ -109,17 +163,42 @@ class ServerError:
 
         What one turn is asked to wait, the whole endpoint waits. A request that cannot succeed later
         (a spent quota) holds nobody up: what the server says about waiting is then not about the others.
+        Nor does a wait of more than `MAX_RETRY_AFTER`, which is for the caller to plan with.
         """
-        return self.retry_after or 0.0 if self.may_pass else 0.0
+        asked = self.retry_after or 0.0
+        return asked if self.may_pass and asked <= MAX_RETRY_AFTER else 0.0
 
     @property
     def is_rate_limit(self) -> bool:
         """Too many requests."""
-        return self.status == 429 or self.code == "rate_limit_exceeded" or self.type == "rate_limit_error"
+        return self.status == 429 or self.meaning is Meaning.RATE
+
+    @property
+    def label(self) -> str:
+        """Its code, or its type, as it can be shown; empty if it has none."""
+        return plain(self.code or self.type or "", _LONGEST_LABEL)
+
+    @property
+    def words(self) -> str:
+        """Its label and its text in one line that can be shown; empty if it says nothing."""
+        return ": ".join(filter(None, (self.label, plain(self.message))))
+
+    @property
+    def _is_nameless(self) -> bool:
+        """Whether no field says what it is, so that its wording has to."""
+        return self.code is None or self.code.isdecimal()
+
+    @property
+    def _names_parent(self) -> bool:
+        if self.param is not None:
+            return self.param in _PARENT_FIELDS
+        # Where no field names anything, the text does: "Previous response with id 'resp_1' not found."
+        text = self.message.replace("_", " ").lower() if self._is_nameless else ""
+        return "previous response" in text
 
 
-# The wording of rate limit messages ("Please try again in 1.2s"), as codex reads it.
-_TRY_AGAIN: Final = re.compile(r"try again in (\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|seconds?)\b", re.IGNORECASE)
+#: Characters of a code that are shown. The longest that are known have some fifty.
+_LONGEST_LABEL: Final = 100
 
 
 def parse_error(data: Mapping[str, Any], *, wall_clock: float = 0.0) -> ServerError:
@@ -129,51 +208,46 @@ def parse_error(data: Mapping[str, Any], *, wall_clock: float = 0.0) -> ServerEr
         data: the decoded event.
         wall_clock: seconds since the epoch, to which dates in retry hints are compared.
     """
-    response = _mapping(data.get("response"))
-    body = _mapping(data.get("body"))
-    nested = data.get("error") or response.get("error") or body.get("error")
-    if isinstance(nested, str):
-        inner: Mapping[str, Any] = {"message": nested}
-    elif isinstance(nested, Mapping):
-        inner = cast("Mapping[str, Any]", nested)
-    else:
-        inner = data  # the flat form; an error of null says nothing, but is one
-    status = as_number(data.get("status")) or as_number(data.get("status_code"))
-    message = as_text(inner.get("message")) or ""
+    holders = find_holders(data)
+    message = find_message(holders)
     return ServerError(
-        code=as_text(inner.get("code")),
-        type=as_text(inner.get("type")) if inner is not data else None,
+        code=find_code(holders),
+        type=find_type(holders),
         message=message,
-        param=as_text(inner.get("param")),
-        status=status,
-        retry_after=_retry_after(data, inner, message, wall_clock),
-        in_stream="sequence_number" in data and status is None,
+        param=find_param(holders),
+        status=find_status(holders),
+        retry_after=find_wait(holders, message, wall_clock),
+        in_stream="sequence_number" in data and find_status([data]) is None,
         raw=dict(data),
     )
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+#: Bytes that are looked at of a body that is no JSON.
+_LONGEST_PAGE: Final = 4096
+
+_TITLE: Final = re.compile(r"<title[^<>]{0,100}>\s{0,100}([^<]{1,300})", re.IGNORECASE)
 
 
-def _retry_after(
-    data: Mapping[str, Any], inner: Mapping[str, Any], message: str, wall_clock: float
-) -> float | None:
-    for holder in (data, inner):
-        headers = _mapping(holder.get("headers"))
-        if (hint := parse_retry_after(_pairs(headers), wall_clock)) is not None:
-            return hint
-    if (
-        wall_clock
-        and isinstance(resets_at := inner.get("resets_at"), (int, float))
-        and resets_at == resets_at
-    ):
-        # Compared before it is converted: a server may send an int that no float can hold.
-        return float(min(max(resets_at, wall_clock), wall_clock + MAX_RETRY_AFTER)) - wall_clock
-    if match := _TRY_AGAIN.search(message):
-        return min(float(match[1]) / (1000 if match[2].lower() == "ms" else 1), MAX_RETRY_AFTER)
-    return None
+def parse_http_error(
+    status: int, headers: Sequence[tuple[str, str]], body: bytes, *, wall_clock: float = 0.0
+) -> ServerError:
+    """Return what an HTTP answer says that is not the one that was asked for, whatever its body is.
 
-
-def _pairs(headers: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    return ((name, str(value)) for name, value in headers.items())
+    Args:
+        status: its status.
+        headers: its headers.
+        body: the beginning of its body.
+        wall_clock: as for `parse_error`.
+    """
+    value = parse_json(body)
+    if isinstance(value, Mapping):
+        said = cast("Mapping[str, Any]", value)
+    elif isinstance(value, list):
+        said = {"error": cast("object", value)}
+    else:
+        text = body[:_LONGEST_PAGE].decode(errors="replace").strip()
+        if text.startswith("<"):
+            title = _TITLE.search(text)
+            text = title[1].strip() if title is not None else ""
+        said = {"error": {"message": value if isinstance(value, str) else text}}
+    return parse_error({**said, "status": status, "headers": dict(headers)}, wall_clock=wall_clock)

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 from wspool.core.encoding import Encoded, assemble
 from wspool.core.sending.chain import Fields
-from wspool.core.server_error import parse_error
+from wspool.core.server_error import parse_http_error
 from wspool.errors import PoolClosedError, TurnLostError
 from wspool.pool.continuity import ContinuityOwner
 from wspool.pool.errands import Errand
@@ -55,15 +55,12 @@ async def compacted(
     """
     request = {name: fields[name] for name in _FIELDS if name in fields}
     answer = await _answered(owner, errand, assemble(request, items))
-    value = _parsed(answer.body)
     if answer.status != 200:
-        said = parse_error(
-            {"status": answer.status, "headers": dict(answer.headers), "error": {}, **value},
-            wall_clock=time.time(),
-        )
+        said = parse_http_error(answer.status, answer.headers, answer.body, wall_clock=time.time())
         if said.hold:
             owner.hold(said.hold)
         raise server_failure(said, "terminal")
+    value = _parsed(answer.body)
     output = value.get("output")
     if not isinstance(output, list) or not all(
         isinstance(item, dict) for item in cast("list[object]", output)

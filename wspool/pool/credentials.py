@@ -5,8 +5,8 @@ two places: in the frames of an exception, which crash reporters print with all 
 server says, if that echoes its request. `forget` clears both of an exception.
 
 After the dial its `Redactor` stays with the connection. Every text of ours that repeats what a server said (a
-close reason, an error frame, the type of a strange event) goes through it. The events themselves do
-not: they are the caller's, as they came.
+close reason, an error frame, the type of a strange event) goes through it, and is made plain. The events
+themselves are not: they are the caller's, as they came.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Final, ParamSpec, TypeAlias, TypeVar, cast
 
 import attrs
 
+from wspool.core.plain import MOST, plain
 from wspool.core.server_error import ServerError
 from wspool.errors import WsPoolError
 from wspool.wire.answer import Answer
@@ -178,10 +179,14 @@ class Redactor:
         )
 
     def text(self, text: str) -> str:
-        """Return *text* without them, nor a long beginning of one."""
+        """Return *text* without them, nor a long beginning of one. Takes as long as *text* is."""
         for secret in self._secrets:
             text = _without(text, secret.reveal())
         return text
+
+    def shown(self, text: str, most: int = MOST) -> str:
+        """Return *text*, of a server, as a text of ours may repeat it: without them, and plain."""
+        return plain(self.text(text), most)
 
     def data(self, data: bytes) -> bytes:
         """Return *data* without them, nor a long beginning of one."""
@@ -191,10 +196,10 @@ class Redactor:
         """Return *error* with texts that can be shown. Its `raw` stays the frame as it came."""
         return attrs.evolve(
             error,
-            code=error.code and self.text(error.code),
-            type=error.type and self.text(error.type),
-            message=self.text(error.message),
-            param=error.param and self.text(error.param),
+            code=error.code and self.shown(error.code),
+            type=error.type and self.shown(error.type),
+            message=self.shown(error.message),
+            param=error.param and self.shown(error.param),
         )
 
     def answer(self, answer: Answer) -> Answer:
@@ -212,13 +217,31 @@ NO_SECRETS: Final = Redactor()
 
 def _without(text: str, secret: str) -> str:
     text = text.replace(secret, _HIDDEN)
-    piece, at = secret[:_PIECE], 0
-    while (at := text.find(piece, at)) >= 0:
-        end = at
-        while text[end : end + 1] == secret[end - at : end - at + 1] != "":
-            end += 1
-        text = text[:at] + _HIDDEN + text[end:]
-    return text
+    piece = secret[:_PIECE]
+    if (at := text.find(piece)) < 0:
+        return text
+    # In one pass, each character copied once: a server that has been told the key can repeat its beginning as
+    # often as a message is long.
+    parts: list[str] = []
+    done = 0
+    while at >= 0:
+        parts += text[done:at], _HIDDEN
+        done = at + _agreement(text, at, secret)
+        at = text.find(piece, done)
+    return "".join([*parts, text[done:]])
+
+
+def _agreement(text: str, at: int, secret: str) -> int:
+    """Return how many characters of *text* from *at* on are the beginning of *secret*; a piece of it is."""
+    least, most = min(_PIECE, len(secret)), len(secret)
+    while least < most:
+        # Doubled first: what is repeated to keep us busy is mostly short.
+        longer = min(2 * least, (least + most + 1) // 2)
+        if text.startswith(secret[:longer], at):
+            least = longer
+        else:
+            most = longer - 1
+    return least
 
 
 def forget(
@@ -264,8 +287,8 @@ def _redact(error: BaseException, redactor: Redactor) -> None:
         error.headers = redactor.headers(error.headers)
         return
     if isinstance(error, WireClosedError):
-        error.reason = redactor.text(error.reason)
-        error.args = (redactor.text(str(error)),)
+        error.reason = redactor.shown(error.reason)
+        error.args = (redactor.shown(str(error)),)
         return
     if _is_shown(error.args, redactor):
         error.args = (_HIDDEN,)

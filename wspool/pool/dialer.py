@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 import trio
 
-from wspool.core.failures import DialFailure, FailureKind, classify_dial, parse_retry_after
+from wspool.core.failures import DialFailure, FailureKind, classify_dial
+from wspool.core.plain import plain
 from wspool.core.statistics import DialRecord
 from wspool.pool.credentials import CredentialError, Redactor, forget
 from wspool.pool.instrument import watch
@@ -92,7 +93,7 @@ class Dialer:
             return wire
         except ConnectError as error:
             forget(error, link.redactor)
-            failure = str(error)
+            failure = plain(str(error))
             raise
         finally:
             record = DialRecord(
@@ -112,8 +113,9 @@ def classified(error: ConnectError) -> DialFailure:
         str(error),
         phase=error.phase,
         status=error.status,
+        headers=error.headers,
         body=error.body,
         certificate=error.certificate,
         shortage=is_shortage(error),
-        retry_after=parse_retry_after(error.headers, time.time()),
+        wall_clock=time.time(),
     )

@@ -59,6 +59,8 @@ class ConversationDriver:
         self._plan: Plan | None = None
         self._lane: LaneKey | None = None
         self._named = False
+        #: Whether the lane held the parent that was named last.
+        self._held = False
         self._waited_before = continuity.waited
         self._started_at: float | None = None
         self._requests = self._size = self._saved = 0
@@ -113,7 +115,7 @@ class ConversationDriver:
             )
         elif machine.refused and machine.error is not None:
             decision = self._resends.after_refusal(
-                machine.error,
+                attempt.redactor.server_error(machine.error),
                 had_parent=self._plan is not None and self._plan.previous_response_id is not None,
                 had_lane=self._named,
                 jitter=continuity.owner.jitter(),
@@ -156,7 +158,11 @@ class ConversationDriver:
         """Begin the turn on *lease*; return what to send at once, or None if that cannot carry it."""
         continuity, lane = self._continuity, lease.lane
         key = ConnectionId(lease.connection), lane.id
-        plan = continuity.chain.plan(self._items, key, lane.latest, lane.warm_up, self._fields)
+        latest = lane.latest
+        if continuity.owner.parents.refused:
+            latest = None
+            continuity.chain.forget_parent()
+        plan = continuity.chain.plan(self._items, key, latest, lane.warm_up, self._fields)
         stream_id = lease.stream_id
         request = plan.request(self._fields, stream_id)
         lease.check_size(request)
@@ -166,6 +172,8 @@ class ConversationDriver:
         continuity.begun(lease)
         self._lease = lease
         self._plan, self._lane = plan, key
+        if plan.previous_response_id is not None:
+            self._held = plan.previous_response_id == latest
         self._named = stream_id is not None
         if self._started_at is None:
             self._started_at = trio.current_time()
@@ -182,6 +190,16 @@ class ConversationDriver:
         self.attempt.machine.keeps = True
         return request, self.attempt
 
+    def _learn(self, plan: Plan) -> None:
+        """The turn went well with *plan*: that says whether the endpoint takes parents."""
+        owner = self._continuity.owner
+        if plan.previous_response_id is not None:
+            owner.parents.taken()
+        elif (error := self._resends.parent_refused) is not None and owner.parents.cured(
+            error, held=self._held
+        ):
+            owner.refused_parents(error)
+
     def _close_account(self, attempt: Attempt, status: str) -> None:
         """The turn is left, and *status* is how it ended for the caller."""
         continuity, machine = self._continuity, attempt.machine
@@ -194,6 +212,7 @@ class ConversationDriver:
                 continuity.chain.extend(new, part.output, part.id, lane, stored=stored)
             continuity.chain.queue(encode_items(machine.steers.queued))
             self._resends.succeeded()
+            self._learn(plan)
         else:
             # Whatever went wrong may have cost the server its memory of the parent.
             continuity.chain.forget_parent()

@@ -9,6 +9,7 @@ from typing import ParamSpec
 
 from wspool.core.commands import LeaseId
 from wspool.core.failures import DialFailure
+from wspool.core.server_error import ServerError
 from wspool.core.statistics import DialRecord, Move, TurnRecord
 from wspool.pool.leaks import Borrowers
 
@@ -34,6 +35,12 @@ class Instrument:
 
     def conversation_moved(self, move: Move) -> None:
         """A conversation goes on on another connection: its next turn is sent in full."""
+
+    def endpoint_unchained(self, message: str) -> None:
+        """The endpoint takes no `previous_response_id`; *message* says what it said. Once per pool.
+
+        From here on every turn of a conversation is sent in full, which costs bytes and cached tokens.
+        """
 
     def lease_leaking(self, lease: int, borrowed: StackSummary) -> None:
         """A lease is held for longer than `policy.leak_after`. Once per lease; the log says it too.
@@ -84,6 +91,14 @@ class Announcer:
     def moved(self, move: Move) -> None:
         """A conversation goes on on another connection."""
         watch(self._instrument.conversation_moved, move)
+
+    def unchained(self, error: ServerError) -> None:
+        """The endpoint takes no parent: *error*, which can be shown, refused one."""
+        logger.warning(
+            "the endpoint takes no previous_response_id (%s): every turn is sent in full from here on",
+            error.words,
+        )
+        watch(self._instrument.endpoint_unchained, error.words)
 
     def degraded(self, failure: DialFailure) -> None:
         """The endpoint is down."""

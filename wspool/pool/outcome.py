@@ -11,6 +11,7 @@ from wspool.core.commands import Refuse, RefuseReason
 from wspool.core.events.response import Response
 from wspool.core.events.turn import Delivery
 from wspool.core.failures import FailureKind
+from wspool.core.plain import plain
 from wspool.core.sending.replay import MESSAGE_TOO_BIG
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import PoolStatistics
@@ -67,7 +68,7 @@ def turn_failure(attempt: Attempt) -> WsPoolError | None:
             return lost(f"{attempt.excess}, and a resend never works: raise it if that is right", attempt)
         how = "the connection was dropped" if code is None else f"the connection closed with code {code}"
         if attempt.close_reason:
-            how += f" ({attempt.close_reason!r})"
+            how += f" ({plain(attempt.close_reason)!r})"
         if attempt.overrun:
             how = _OVERRUN
         if attempt.overdue:
@@ -123,7 +124,9 @@ def refusal(command: Refuse, statistics: PoolStatistics, cause: BaseException | 
                 failure.message,
                 phase=failure.phase,
                 status=failure.status,
+                code=failure.code,
                 retry_after=failure.retry_after,
+                permanent=failure.permanent,
                 statistics=statistics,
             )
             error.__cause__ = cause
@@ -150,10 +153,9 @@ def server_failure(
     elif error.is_rate_limit:
         kind, advice = RateLimitedError, "wait before trying again"
     what = "response failed" if response_id else "request refused"
-    label = error.code or error.type or "error"
-    text = f"{what}: {label}" + (f" ({error.status})" if error.status else "")
+    text = f"{what}: {error.label or 'error'}" + (f" ({error.status})" if error.status else "")
     if error.message:
-        text += f": {error.message}"
+        text += f": {plain(error.message)}"
     return kind(
         f"{text}; {advice}" if advice else text,
         delivery=delivery,
@@ -163,6 +165,7 @@ def server_failure(
         response_id=response_id,
         retry_after=error.retry_after,
         may_pass=error.may_pass or error.is_parent_missing or error.is_connection_limit,
+        permanent=error.permanent,
         raw=error.raw,
     )
 

@@ -41,6 +41,9 @@ STEER_GRACE: Final = 15.0
 #: Longest part of a foreign message that the log repeats, in characters.
 _QUOTE: Final = 80
 
+#: Longest part of the type of an event that a text of ours repeats, in characters.
+_LONGEST_TYPE: Final = 128
+
 #: Events that may hold a retry hint with a date in it.
 _WITH_HINTS: Final = frozenset({"error", "response.error", "response.failed"})
 
@@ -169,12 +172,12 @@ class Router:
 
     def _name(self, event: Event) -> str:
         """The type of *event*, for a text of ours."""
-        return f"{self._link.redactor.text(event.type):.128}"
+        return self._link.redactor.shown(event.type, _LONGEST_TYPE)
 
     def _quote(self, message: str | bytes) -> str:
         """The beginning of *message*, for a text of ours."""
         text = message if isinstance(message, str) else message.decode(errors="replace")
-        return repr(self._link.redactor.text(text)[:_QUOTE])
+        return repr(self._link.redactor.shown(text, _QUOTE))
 
     def _find(self, event: Event) -> Lane | None:
         """Return the lane that *event* is for, where lanes have names or are on trial; None for none."""

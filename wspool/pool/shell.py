@@ -41,7 +41,8 @@ from wspool.core.commands import (
 from wspool.core.failures import FailureKind
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.lending.trace import trace_core
-from wspool.core.sending.replay import ResendBudget, Resends
+from wspool.core.sending.replay import Parents, ResendBudget, Resends
+from wspool.core.server_error import ServerError
 from wspool.core.statistics import Move, TurnRecord
 from wspool.errors import ForeignUseError, WsPoolError
 from wspool.pool.clock import PoolClock, Timekeeper, suspension
@@ -74,6 +75,7 @@ class Shell:
         policy: the limits, as they were given.
         provider: what the endpoint can do.
         budget: the resends that are left to all turns.
+        parents: whether the endpoint takes requests that name a parent.
         errands: what tasks wait for or do for it without a lane.
         serving: set once the pool's tasks run (`running`), or will never run.
         dial: opens the wire of a connection, whose tasks live in a given nursery.
@@ -111,6 +113,7 @@ class Shell:
         self._changed = trio.Event()
         self._watchers = 0
         self.budget = ResendBudget()
+        self.parents = Parents()
         self._home = trio.lowlevel.current_trio_token(), os.getpid()
         self._clock = PoolClock(suspension())
         self.now = self._clock.now
@@ -204,6 +207,10 @@ class Shell:
             self.borrowers.forget(lease)
         self._leases.pop(lease, None)
         self._perform(self.core.release(lease, self.now()))
+
+    def refused_parents(self, error: ServerError) -> None:
+        """The endpoint takes no parent, as *error* and what followed it have shown."""
+        self._announcer.unchained(error)
 
     def moved(self, move: Move) -> None:
         """A conversation goes on on another connection."""

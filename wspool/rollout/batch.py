@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, Final, cast
 
+from wspool.core.plain import plain
 from wspool.rollout.tasks import Task
 
 __all__ = ["BatchError", "read_tasks"]
@@ -24,7 +25,7 @@ class BatchError(Exception):
     """
 
     def __init__(self, problems: list[str]) -> None:
-        named = problems[:MAX_NAMED]
+        named = [plain(problem) for problem in problems[:MAX_NAMED]]
         if len(problems) > len(named):
             named.append(f"... and {len(problems) - len(named)} more")
         super().__init__("\n".join(named))

@@ -6,7 +6,7 @@ Rules:
    through a symbolic link) is refused.
 2. Output is one JSON object, bounded in size: `truncated` says that there would have been more.
 3. A tool that cannot do what it was asked raises `ToolError`, whose message is meant for the model.
-4. Nothing is written, nothing is run.
+4. Nothing is written, and nothing is run but a search.
 5. That this process may open no more files is no answer to a model, which would go on with it: the tool tries
    again for a while (`patient`), and then its task has failed.
 """
@@ -14,8 +14,9 @@ Rules:
 import errno
 import json
 import re
+import sys
 import sysconfig
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from inspect import iscoroutinefunction
 from pathlib import Path
@@ -24,14 +25,15 @@ from typing import Any, Final
 import attrs
 import trio
 
+from wspool.rollout import search as search_module
+from wspool.rollout.search import MAX_LINE, MAX_PATTERN, is_tame, search
+
 __all__ = ["TOOL_SCHEMAS", "NoFilesError", "ToolError", "Tools", "patient", "standard_library"]
 
-#: Most matches that one `grep` returns.
-MAX_MATCHES: Final = 200
+#: Seconds that one `grep` may take. All of the standard library takes less than one.
+SEARCH_TIMEOUT: Final = 10.0
 #: Most entries that one `list_dir` returns, and most lines that one `read_file` returns.
 MAX_ENTRIES: Final = 500
-#: Longest line that `grep` or `read_file` returns, in characters; the rest of the line is cut off.
-MAX_LINE: Final = 500
 #: Directories that are not looked into: compiled files, and packages that are not part of the root's own
 #: code.
 _HIDDEN: Final = frozenset({"__pycache__", "site-packages", "dist-packages"})
@@ -79,14 +81,34 @@ class Tools:
     async def grep(self, pattern: str, path: str) -> str:
         """Search `*.py` files for a regular expression, line by line.
 
-        A checkpoint. The search itself runs in a thread, because a package takes milliseconds; when it is
-        cancelled the thread finishes by itself."""
+        A checkpoint. A search that could take for ever is a process of its own, which ends with the wait for
+        it and after `SEARCH_TIMEOUT` seconds; any other runs in a thread, because a package takes
+        milliseconds."""
+        problem: object = f"longer than {MAX_PATTERN} characters" if len(pattern) > MAX_PATTERN else None
         try:
-            expression = re.compile(pattern)
-        except re.error as problem:
-            raise ToolError(f"the pattern is not a regular expression: {problem}") from None
-        place = self._find(path)
-        return await trio.to_thread.run_sync(self._search, expression, place, abandon_on_cancel=True)
+            re.compile(pattern[:MAX_PATTERN])
+        except (re.error, RecursionError, OverflowError) as error:
+            problem = problem or error
+        if problem is not None:
+            raise ToolError(f"the pattern is not a regular expression: {problem}")
+        request = {"pattern": pattern, "root": str(self.root), "place": str(self._find(path))}
+        if is_tame(pattern):
+            return await trio.to_thread.run_sync(partial(search, **request), abandon_on_cancel=True)
+        with trio.move_on_after(SEARCH_TIMEOUT):
+            # Isolated, and without the packages that are installed: they would take longer than the search.
+            command = [sys.executable, "-I", "-S", search_module.__file__]
+            ended = await trio.run_process(
+                command,
+                stdin=json.dumps(request).encode(),
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                deliver_cancel=_kill,
+            )
+            if ended.returncode:
+                raise ToolError(f"the search failed: {ended.stderr.decode(errors='replace')[-MAX_LINE:]}")
+            return ended.stdout.decode()
+        raise ToolError(f"the search took longer than {SEARCH_TIMEOUT:g} s; use a simpler pattern")
 
     def read_file(self, path: str, start: int, lines: int) -> str:
         """Lines *start* (the first is 1) and following, *lines* of them at most."""
@@ -141,17 +163,10 @@ class Tools:
             raise ToolError(f"{path} is no file")
         return place
 
-    def _search(self, expression: re.Pattern[str], place: Path) -> str:
-        matches: list[dict[str, Any]] = []
-        for file in _sources(place):
-            name = file.relative_to(self.root).as_posix()
-            with file.open(encoding="utf-8", errors="replace") as lines:
-                for number, line in enumerate(lines, 1):
-                    if expression.search(line):
-                        if len(matches) == MAX_MATCHES:
-                            return json.dumps({"matches": matches, "truncated": True})
-                        matches.append({"path": name, "line": number, "text": line.strip()[:MAX_LINE]})
-        return json.dumps({"matches": matches, "truncated": False})
+
+async def _kill(process: trio.Process) -> None:
+    process.kill()  # it has nothing to tidy up
+    await trio.lowlevel.checkpoint()
 
 
 def patient(
@@ -188,21 +203,6 @@ def patient(
         return call
 
     return {name: waiting(name, tool) for name, tool in tools.items()}
-
-
-def _sources(place: Path) -> Iterator[Path]:
-    """The file itself, or all `*.py` files below the directory, in order."""
-    if place.is_file():
-        yield place
-        return
-    for entry in sorted(place.iterdir()):
-        if entry.is_symlink():
-            continue  # it may lead out of the root
-        if entry.is_dir():
-            if entry.name not in _HIDDEN:
-                yield from _sources(entry)
-        elif entry.suffix == ".py":
-            yield entry
 
 
 def _schema(name: str, description: str, **parameters: tuple[str, str]) -> dict[str, Any]:

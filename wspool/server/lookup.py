@@ -322,7 +322,9 @@ _QUESTIONS: Final[Sequence[tuple[re.Pattern[str], Callable[[Mapping[str, str]], 
         lambda asked: _where(asked["package"], [asked["name"]], named=False),
     ),
     (
-        re.compile(rf"In which modules {_IN_PACKAGE} and on which lines are (?P<names>[`\w, ]+) defined\?"),
+        re.compile(
+            rf"In which modules {_IN_PACKAGE} and on which lines are (?P<names>[`\w, ]{{1,1000}}) defined\?"
+        ),
         lambda asked: _where(asked["package"], re.findall(r"`(\w+)`", asked["names"]), named=True),
     ),
     (

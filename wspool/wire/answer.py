@@ -35,6 +35,11 @@ __all__ = [
 #: Most bytes kept of the body of a refusal. Enough for any error page, small enough to log.
 MAX_REJECT_BODY: Final = 64 * 1024
 
+#: Most chunks of one body. Servers send kilobytes in each; some send each line of a stream in one.
+_MAX_CHUNKS: Final = 65536
+#: Longest line that says how long a chunk is, in bytes, with whatever extensions.
+_MAX_CHUNK_LINE: Final = 1024
+
 #: Most bytes of status line and headers. That is what h11 takes, too.
 MAX_HEAD: Final = 16 * 1024
 
@@ -42,6 +47,7 @@ _VERSION: Final = b"HTTP/1."
 
 #: An empty line. A line may end without CR (RFC 9112 section 2.2), and with some old proxies it does.
 _HEAD_END: Final = re.compile(rb"\n\r?\n")
+_CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])[ \r\n]")
 
 
@@ -88,7 +94,7 @@ class AnswerReader:
         self._max_body = max_body
         self._head = 0
         self._enough = 0
-        self._chunked = False
+        self._chunks: _Chunks | None = None
 
     @property
     def rest(self) -> bytes:
@@ -116,8 +122,8 @@ class AnswerReader:
                 continue
             self.status, self._head = status, end
             self._find_end()
-        if self._chunked and self.received.endswith(b"\r\n0\r\n\r\n"):
-            return True
+        if self._chunks is not None:
+            return self._chunks.ended(self.received)
         return len(self.received) >= self._enough
 
     def _check_status_line(self) -> int:
@@ -141,14 +147,53 @@ class AnswerReader:
         if head is None:
             raise NotHttpError("the answer has no proper headers")
         headers = dict(head.headers)
-        self._chunked = "chunked" in headers.get("transfer-encoding", "").lower()
+        if "chunked" in headers.get("transfer-encoding", "").lower():
+            self._chunks = _Chunks(self._head, self._max_body)
         length = headers.get("content-length", "")
-        known = not self._chunked and length.isascii() and length.isdigit() and len(length) < 20
+        known = self._chunks is None and length.isascii() and length.isdigit() and len(length) < 20
         if self.status in (http.client.NO_CONTENT, http.client.NOT_MODIFIED):
             body = 0
         else:
             body = min(int(length), self._max_body) if known else self._max_body
         self._enough = self._head + body
+
+
+class _Chunks:
+    """Finds the end of a chunked body (RFC 9112 section 7.1) as it comes, without reading what is in it.
+
+    Args:
+        start: where the body begins.
+        enough: bytes of the body that are enough.
+    """
+
+    def __init__(self, start: int, enough: int) -> None:
+        #: Where the next line begins: that of a chunk, or a trailer.
+        self._at = start
+        self._enough = enough
+        self._count = self._size = 0
+        self._last = False
+
+    def ended(self, received: bytearray) -> bool:
+        """Return whether nothing more is wanted: it is all there, enough of it is, or it is no such body."""
+        while self._at <= len(received):
+            end = received.find(b"\n", self._at, self._at + _MAX_CHUNK_LINE)
+            if end < 0:
+                return len(received) - self._at >= _MAX_CHUNK_LINE
+            line = bytes(received[self._at : end]).strip()
+            self._at = end + 1
+            self._count += 1
+            if self._count > _MAX_CHUNKS or (self._last and not line):
+                return True
+            if not self._last:
+                digits = line.partition(b";")[0].strip()
+                if _CHUNK_SIZE.fullmatch(digits) is None:
+                    return True
+                size = int(digits, 16)
+                self._last = not size
+                self._size += size
+                self._at += size + 2 if size else 0  # and its line end
+        missing = max(0, self._at - 2 - len(received))
+        return self._size - missing >= self._enough
 
 
 def may_be_http(received: bytes | bytearray) -> bool:

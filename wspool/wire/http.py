@@ -7,6 +7,7 @@ own, which ends with it. No redirect is followed: the credential stays where it 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import trio
 
@@ -14,7 +15,11 @@ from wspool.wire import dial
 from wspool.wire.answer import Answer, AnswerReader, NotHttpError, parse_answer
 from wspool.wire.wire import Endpoint, WireClosedError
 
-__all__ = ["post"]
+__all__ = ["ANSWER_TIMEOUT", "post"]
+
+#: Seconds from the first byte of a request to the last of its answer. The SDKs of OpenAI wait ten minutes for
+#: each piece of one; a server that sends a byte now and then must not be waited for without end.
+ANSWER_TIMEOUT: Final = 900.0
 
 
 async def post(
@@ -28,7 +33,7 @@ async def post(
 
     Args:
         endpoint: where to dial. Its `connect_timeout` is for the dial alone, an answer takes as long as
-            it takes; its `max_message_size` is the most bytes of an answer's body.
+            it takes, up to `ANSWER_TIMEOUT`; its `max_message_size` is the most bytes of an answer's body.
         resource: path and query.
         headers: further headers, such as the credential.
         body: the JSON text.
@@ -56,8 +61,10 @@ async def post(
     with dial.time_limit(endpoint):
         stream = await open_stream(endpoint)
     try:
-        await stream.send_all(request)
-        return await _receive(stream, endpoint.max_message_size)
+        with trio.move_on_after(ANSWER_TIMEOUT):
+            await stream.send_all(request)
+            return await _receive(stream, endpoint.max_message_size)
+        raise WireClosedError(reason=f"no whole answer within {ANSWER_TIMEOUT:g} s")
     except (trio.BrokenResourceError, NotHttpError) as error:
         raise WireClosedError(reason=str(error)) from error
     finally:
@@ -67,13 +74,12 @@ async def post(
 
 async def _receive(stream: trio.abc.Stream, limit: int) -> Answer:
     reader = AnswerReader(max_body=limit + 1)
-    while True:
-        data = await stream.receive_some()
-        if reader.feed(data) or not data:
-            answer = parse_answer(bytes(reader.received), max_body=limit + 1)
-            if answer is not None and len(answer.body) > limit:
-                raise NotHttpError(f"the answer has more than {limit} bytes (max_message_size)")
-            if answer is not None and answer.whole:
-                return answer
-        if not data:
-            raise NotHttpError("the answer was cut short")
+    while not reader.feed(data := await stream.receive_some()) and data:
+        pass
+    # Once: a server may send it in as many pieces as it likes.
+    answer = parse_answer(bytes(reader.received), max_body=limit + 1)
+    if answer is not None and len(answer.body) > limit:
+        raise NotHttpError(f"the answer has more than {limit} bytes (max_message_size)")
+    if answer is None or not answer.whole:
+        raise NotHttpError("the answer was cut short")
+    return answer

@@ -168,6 +168,6 @@ def _plain_command(command: Command) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, DialFailure):
         plain = attrs.asdict(value) | {"kind": value.kind.value}
-        del plain["message"]
+        del plain["message"], plain["code"]  # what a server has said
         return plain
     return value.value if isinstance(value, enum.Enum) else value

@@ -8,10 +8,14 @@ A refusal that may pass (too many requests, overload, a server error) is tried a
 wait of full jitter, and not before the server lets anybody send (`PoolCore.hold`). All of it
 within the resend budget of the endpoint.
 
-Rules: a missing parent is answered once, in full, on the same connection; so is a lane that the
-endpoint does not want named, without the name; a request that a connection at its lifetime limit
-refuses goes to a fresh one, and a response that this limit cuts is lost like any other, output or
-not; output that the caller has seen is never followed by a second answer.
+Rules: a request that named a parent and was refused is sent once in full, on the same connection, whatever
+words the endpoint has for "I do not know that parent", unless its code or status says that the whole history
+would be refused as well; so is one with a lane that the endpoint does not want named, without the name; a
+request that a connection at its lifetime limit refuses goes to a fresh one, and a response that this limit
+cuts is lost like any other, output or not; output that the caller has seen is never followed by a second
+answer; a wait that is longer than `MAX_RETRY_AFTER` is for the caller.
+
+An endpoint that takes no parent at all is remembered for all turns of its pool (`Parents`).
 
 A resend is the same request again, by itself. A retry is a turn that the caller has taken again.
 """
@@ -24,8 +28,9 @@ from typing import Final
 from wspool.core.events.turn import Delivery
 from wspool.core.policy import Replay
 from wspool.core.server_error import ServerError
+from wspool.core.waits import MAX_RETRY_AFTER
 
-__all__ = ["MESSAGE_TOO_BIG", "Recovery", "ResendBudget", "Resends"]
+__all__ = ["MESSAGE_TOO_BIG", "Parents", "Recovery", "ResendBudget", "Resends"]
 
 #: RFC 6455 section 7.4.1. The same message will be too big for the next connection as well.
 MESSAGE_TOO_BIG: Final = 1009
@@ -79,6 +84,45 @@ class ResendBudget:
         self._tokens = min(self._tokens + self.REFUND, self.TOKENS)
 
 
+class Parents:
+    """Whether an endpoint takes a request that names a parent, as far as all conversations have found out.
+
+    Each of them would else be refused every second turn, for ever.
+
+    Attributes:
+        refused: True once nobody shall name one any more.
+    """
+
+    __slots__ = ("_strikes", "_taken", "refused")
+
+    #: Parents that were refused and never taken, after which an endpoint counts as one that takes none,
+    #: whatever it says. One alone may have forgotten.
+    STRIKES: Final = 2
+
+    def __init__(self) -> None:
+        self.refused = False
+        self._taken = False
+        self._strikes = 0
+
+    def taken(self) -> None:
+        """A request that named a parent went well."""
+        self._taken = True
+
+    def cured(self, error: ServerError, *, held: bool) -> bool:
+        """A request that *error* had refused with its parent went well without it.
+
+        Return True if this says that the endpoint takes none, the first time it does.
+
+        Args:
+            error: the refusal.
+            held: True if the parent was the latest response of the lane, so that there was nothing to forget.
+        """
+        self._strikes += held
+        known = self.refused
+        self.refused = known or (error.refuses_parents or (self._strikes >= self.STRIKES and not self._taken))
+        return self.refused and not known
+
+
 class Resends:
     """The resends of one turn.
 
@@ -89,16 +133,18 @@ class Resends:
 
     Attributes:
         delay: seconds to wait before the resend at least, after `Recovery.LATER`.
+        parent_refused: what refused the request with its parent, if it was sent in full for that.
     """
 
-    __slots__ = ("_budget", "_limit", "_policy", "_resends", "_was_full", "_was_unnamed", "delay")
+    __slots__ = ("_budget", "_limit", "_policy", "_resends", "_was_unnamed", "delay", "parent_refused")
 
     def __init__(self, policy: Replay, limit: int, budget: ResendBudget) -> None:
         self._policy: Replay = policy
         self._limit = limit
         self._budget = budget
         self._resends = 0
-        self._was_full = self._was_unnamed = False
+        self._was_unnamed = False
+        self.parent_refused: ServerError | None = None
         self.delay = 0.0
 
     def after_refusal(
@@ -112,16 +158,16 @@ class Resends:
             had_lane: True if the request named a lane.
             jitter: a random number in [0, 1), to spread resends.
         """
-        if error.is_parent_missing and had_parent and not self._was_full:
-            self._was_full = True
-            return Recovery.HERE
         if error.blames_lane and had_lane and not self._was_unnamed:
             self._was_unnamed = True
+            return Recovery.HERE
+        if had_parent and error.full_may_cure and self.parent_refused is None:
+            self.parent_refused = error
             return Recovery.HERE
         if error.is_connection_limit:
             # Normal, and no sign of trouble: the budget has no part in it.
             return self._again(Recovery.ELSEWHERE)
-        if not error.may_pass:
+        if not error.may_pass or (error.retry_after or 0.0) > MAX_RETRY_AFTER:
             return Recovery.GIVE_UP
         self._budget.failed()
         if not self._budget.allows:

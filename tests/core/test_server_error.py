@@ -1,0 +1,166 @@
+"""What an error means: by its code, its type, its status, and by its wording only for want of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from wspool.core.meanings import Meaning, meaning_of_status
+from wspool.core.server_error import ServerError, parse_error, parse_http_error
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (ServerError(), None),
+        (ServerError(status=399), None),
+        (ServerError(code="nobody_knows_this"), None),
+        (ServerError(code="nobody_knows_this", status=400), Meaning.REQUEST),
+        (ServerError(code="nobody_knows_this", type="rate-limit-error", status=400), Meaning.RATE),
+        (ServerError(code="RateLimitExceeded"), Meaning.RATE),
+        (ServerError(code="rate_limit_exceeded", type="insufficient_quota", status=429), Meaning.SPENT),
+        (ServerError(code="server_is_overloaded", type="invalid_request_error", status=400), Meaning.PASSING),
+        (ServerError(code="invalid_api_key", status=429), Meaning.CREDENTIAL),
+        (ServerError(type="invalid_request_error"), Meaning.REQUEST),
+        (ServerError(type="invalid_request_error", status=503), Meaning.PASSING),
+        (ServerError(code="invalid_value"), Meaning.REQUEST),
+        (ServerError(type="api_error"), Meaning.PASSING),
+        (ServerError(type="api_error", status=400), Meaning.REQUEST),
+        (ServerError(message="rate limit, quota, overloaded, try again", status=400), Meaning.REQUEST),
+        (ServerError(message="The model is at capacity.", status=400), Meaning.PASSING),
+        (ServerError(message="The model is at capacity.", code="model_not_found"), Meaning.CONTENT),
+        (ServerError(code="concurrent_request", status=409), Meaning.BUSY),
+        (ServerError(param="previous_response_id", status=400, code="invalid_value"), Meaning.PARENT),
+        (ServerError(param="previous_response_id", status=401), Meaning.CREDENTIAL),
+        (ServerError(param="input", status=400, message="previous response"), Meaning.REQUEST),
+        (ServerError(message="Invalid `previous_response_id`.", status=400), Meaning.PARENT),
+        (ServerError(message="Invalid `previous_response_id`.", status=500), Meaning.PASSING),
+        (ServerError(message="Previous response with id 'x' not found.", code="404"), Meaning.PARENT),
+        (ServerError(message="previous_response_id", code="bad"), None),
+        (ServerError(code="x" * 1_000_000), None),
+    ],
+)
+def test_a_field_goes_before_a_wording(error: ServerError, meaning: Meaning | None) -> None:
+    """The most telling field decides, however the rest reads."""
+    assert meaning is error.meaning
+    assert not (error.may_pass and error.permanent)
+
+
+@pytest.mark.parametrize("status", range(100, 600))
+def test_every_status_has_a_meaning(status: int) -> None:
+    """Above 399, all by themselves; what is not listed goes by its hundred."""
+    meaning = meaning_of_status(status)
+    passes = status in (408, 425, 429, 499) or (status >= 500 and status not in (501, 505))
+
+    assert (meaning is None) == (status < 400)
+    assert passes == ServerError(status=status).may_pass
+    assert (status >= 400 and not passes) == ServerError(status=status).permanent
+
+
+@pytest.mark.parametrize(
+    ("error", "refuses"),
+    [
+        (ServerError(code="unsupported_parameter", param="previous_response_id"), True),
+        (ServerError(code="unknown_parameter", param="previous_response_id", status=400), True),
+        (ServerError(type="extra_forbidden", param="previous_response_id", status=422), True),
+        (ServerError(message="Unsupported parameter: previous_response_id", status=400), True),
+        (ServerError(message="previous_response_id is only supported on v2", status=400), True),
+        (ServerError(code="unsupported_parameter", param="foo"), False),
+        (ServerError(code="unsupported_parameter", message="previous_response_id"), False),
+        (ServerError(message="Unsupported parameter: foo"), False),
+        (ServerError(message="Invalid previous_response_id."), False),
+        (ServerError(code="previous_response_not_found", param="previous_response_id"), False),
+    ],
+)
+def test_an_endpoint_may_refuse_the_field(error: ServerError, refuses: bool) -> None:
+    """That is another thing than to have forgotten one."""
+    assert refuses is error.refuses_parents
+    assert not refuses or error.is_parent_missing
+
+
+@pytest.mark.parametrize(
+    ("error", "may"),
+    [
+        (ServerError(), True),
+        (ServerError(status=400), True),
+        (ServerError(status=404), True),
+        (ServerError(code="nobody_knows_this", status=422), True),
+        (ServerError(code="previous_response_not_found"), True),
+        (ServerError(status=401), False),
+        (ServerError(status=402), False),
+        (ServerError(status=413), False),
+        (ServerError(status=429), False),
+        (ServerError(status=500), False),
+        (ServerError(code="insufficient_quota", status=400), False),
+        (ServerError(code="context_length_exceeded", status=400), False),
+        (ServerError(code="websocket_connection_limit_reached", status=400), False),
+        (ServerError(code="concurrent_request"), False),
+        (ServerError(message="a response is already in progress"), False),
+        (ServerError(param="stream_id", status=400), False),
+    ],
+)
+def test_the_whole_history_may_cure_what_is_about_the_request(error: ServerError, may: bool) -> None:
+    """Not what would be refused again: the key, the money, the model, the lane, the server."""
+    assert may is error.full_may_cure
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        (b'"just a text"', None, "just a text"),
+        (b"[1, 2]", None, ""),
+        (b"7", None, "7"),
+        (b"\xff\xfe", None, "\ufffd\ufffd"),
+        (b"<html>no title", None, ""),
+        (b"{" * 100_000, None, "{" * 4096),
+        (b'{"error": "insufficient_quota"}', "insufficient_quota", ""),
+        (b'{"error": {"message": {"error": {"code": "deep", "message": "in"}}}}', "deep", "in"),
+        (b'{"error": {"message": "{\\"x\\": 1}"}}', None, ""),
+        (b'{"error": {"message": "{not JSON"}}', None, "{not JSON"),
+        (b'{"error": {"metadata": {"raw": "alone"}}}', None, ""),
+        (b'{"detail": {"loc": ["body", "input", 0], "msg": "Bad"}}', None, "input.0: Bad"),
+        (b'{"detail": {"loc": ["body"], "msg": "Bad"}}', None, "Bad"),
+        (b'{"title": "Gone", "detail": {"code": "gone"}}', "gone", "Gone"),
+        (b'{"incomplete_details": {"reason": "content_filter"}}', "content_filter", ""),
+        (b'{"error": {"error": {"error": {"error": {"error": {"error": {"error": 1}}}}}}}', None, ""),
+        (b'{"message": "' + b"x" * 2_000_000 + b'"}', None, '{"message": "' + "x" * 4083),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_every_body_says_what_it_can(body: bytes, code: str | None, message: str) -> None:
+    """Whatever its shape, and however much it is."""
+    error = parse_http_error(400, [], body)
+
+    assert (400, code, message) == (error.status, error.code, error.message)
+    assert error.words.isprintable()
+
+
+FIELDS = ["error", "body", "errors", "detail", "details", "message", "code", "type", "status", "param"]
+FIELDS += ["metadata", "raw", "loc", "headers", "retry_after", "resets_at", "response", "msg", "title"]
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(FIELDS),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["error", "response", "status", "body", "detail", "message"]), JSON))
+def test_no_shape_raises(frame: dict[str, Any]) -> None:
+    """Any field may be anything."""
+    error = parse_error({"type": "error", **frame}, wall_clock=1e9)
+
+    assert error.words.isprintable()
+    assert error.status is None or 100 <= error.status <= 599
+    assert error.hold <= 3600
+    assert error.full_may_cure in (True, False)
+    assert not (error.may_pass and error.permanent)

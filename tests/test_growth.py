@@ -1,0 +1,153 @@
+"""Reading takes as long as what is read is long, however hostile it is.
+
+Each reader of outside text is given the input that is worst for it, once and in four times the size.
+Processor time is measured, the best of some tries, with room for a busy machine: what grows with the square
+takes sixteen times as long.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from wspool.core.events import classify
+from wspool.core.failures import classify_dial
+from wspool.core.frames import MalformedMessageError, lane_of, parse_event
+from wspool.core.plain import plain
+from wspool.core.server_error import parse_error, parse_http_error
+from wspool.core.waits import wait_in_text
+from wspool.pool.credentials import Redactor
+from wspool.rollout.search import is_tame
+from wspool.server.lookup import _QUESTIONS
+from wspool.server.protocol.grammar import _TOKENS
+from wspool.wire.answer import AnswerReader, NotHttpError, parse_answer
+
+#: Characters of the smaller input.
+SIZE = 50_000
+#: Nothing that takes less than this, in seconds, is too long.
+UNNOTICED = 0.02
+
+KEY = "sk-proj-ABCDEFGH" + "x" * 40
+PERIODIC = "ab" * 30 + "c"
+
+
+def _redact(key: str, text: str) -> Callable[[int], object]:
+    redactor = Redactor([("Authorization", f"Bearer {key}")])
+    return lambda size: redactor.text((text * (size // len(text) + 1))[:size])
+
+
+def _error(value: Callable[[int], dict[str, Any]]) -> Callable[[int], object]:
+    return lambda size: parse_error({"type": "error", **value(size)}, wall_clock=1e9).meaning
+
+
+def _event(text: Callable[[int], str]) -> Callable[[int], object]:
+    def read(size: int) -> None:
+        for raw in (text(size), text(size).encode()):
+            try:
+                event = parse_event(raw)
+                classify.item_of(event)
+                classify.sort_of(event.type)
+                lane_of(event)
+            except MalformedMessageError:
+                pass
+
+    return read
+
+
+def _pieces(head: bytes, piece: bytes) -> Callable[[int], object]:
+    def read(size: int) -> None:
+        reader = AnswerReader(max_body=10_000_000)
+        try:
+            reader.feed(head)
+            for _ in range(size // len(piece)):
+                if reader.feed(piece):
+                    break
+        except NotHttpError:
+            pass
+        parse_answer(bytes(reader.received), max_body=10_000_000)
+
+    return read
+
+
+def _repeated(text: str) -> Callable[[int], str]:
+    return lambda size: text * (size // len(text) + 1)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+QUESTION = "In which modules of the package `a` and on which lines are "
+
+READERS: dict[str, Callable[[int], object]] = {
+    "plain": lambda size: plain("\x1b" * size),
+    "redact the beginning of the key": _redact(KEY, KEY[:16]),
+    "redact most of the key": _redact(KEY, KEY[:-1]),
+    "redact the key": _redact(KEY, KEY),
+    "redact a periodic key": _redact(PERIODIC, "ab"),
+    "redact a long key": _redact(PERIODIC * 90, (PERIODIC * 90)[:-1]),
+    "error: text": _error(lambda size: {"error": {"message": "try again in 1" * (size // 14)}}),
+    "error: retry": _error(lambda size: {"error": {"message": "retry " * (size // 6)}}),
+    "error: digits": _error(lambda size: {"error": {"retry_after": "1s" * (size // 2)}}),
+    "error: number": _error(lambda size: {"error": {"retry_after": "1" * size, "resets_at": "1" * size}}),
+    "error: spaces": _error(lambda size: {"error": {"retry_after": " " * size + "x"}}),
+    "error: code": _error(lambda size: {"error": "a_" * (size // 2)}),
+    "error: code at capacity": _error(lambda size: {"status": 400, "message": "at capacit" * (size // 10)}),
+    "error: JSON in JSON": _error(lambda size: {"error": {"message": '{"error":' * (size // 9)}}),
+    "error: list": _error(lambda size: {"errors": [[]] * size, "detail": [None] * size}),
+    "error: details": _error(lambda size: {"error": {"details": [{}] * size, "loc": [1] * size}}),
+    "error: fields": _error(lambda size: {"error": {f"f{at}": 1 for at in range(size // 8)}}),
+    "error: raw in raw": _error(lambda size: {"error": {"message": "m", "metadata": {"raw": _nested(size)}}}),
+    "page": lambda size: parse_http_error(400, [], b"<title" * (size // 6)),
+    "page of titles": lambda size: parse_http_error(400, [], b"<title>" + b" " * size),
+    "refusal": lambda size: classify_dial("no", phase="upgrade", status=400, body=b'{"a":' * (size // 5)),
+    "sentence": lambda size: wait_in_text("wait " * (size // 5)),
+    "event: brackets": _event(lambda size: '{"type":"a"' + "} " * (size // 2) + "}"),
+    "event: spaces": _event(lambda size: '{"type":"a"}' + " " * size + "}"),
+    "event: type": _event(lambda size: json.dumps({"type": "response.output_" + "a" * size})),
+    "event: types": _event(lambda size: '{"type":"a",' + '"type":"a",' * (size // 11) + "}"),
+    "event: items": _event(lambda size: '{"type":"a",' + '"item": {' * (size // 9) + "}"),
+    "event: ids": _event(lambda size: '{"type":"a",' + '"item_id": "' * (size // 12) + "}"),
+    "event: numbers": _event(lambda size: '{"type":"a",' + '"sequence_number":' * (size // 18) + "}"),
+    "event: lanes": _event(lambda size: '{"type":"a",' + '"stream_id":' * (size // 12) + "}"),
+    "event: depth": _event(lambda size: '{"type":' + "[" * size),
+    "named parent": lambda size: classify._NAMED.search("id '" * (size // 4) + "id 'x"),
+    "answer: last chunks": _pieces(OK + b"Transfer-Encoding: chunked\r\n\r\nfffff\r\n", b"\r\n0\r\n\r\n"),
+    "answer: small chunks": _pieces(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    "answer: a size without end": _pieces(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+    "answer: trailers": _pieces(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"a: b\r\n"),
+    "answer: small pieces": _pieces(OK + b"Connection: close\r\n\r\n", b"x"),
+    "expression": lambda size: is_tame("[" * size),
+    "expression of classes": lambda size: is_tame("[]" * (size // 2)),
+    "question": lambda size: [asked.search(QUESTION * (size // 59)) for asked, _ in _QUESTIONS],
+    "tokens": lambda size: _TOKENS.findall(" " * size),
+}
+
+
+def _nested(size: int) -> str:
+    raw = "x"
+    while len(raw) < size:
+        raw = json.dumps({"message": "m", "metadata": {"raw": raw}})
+    return raw
+
+
+def _seconds(read: Callable[[int], object], size: int) -> float:
+    best = float("inf")
+    for _ in range(3):
+        began = time.process_time()
+        read(size)
+        best = min(best, time.process_time() - began)
+        if best < UNNOTICED:
+            break
+    return best
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_reading_takes_as_long_as_what_is_read(name: str) -> None:
+    """Four times as much takes four times as long, and not sixteen times."""
+    read = READERS[name]
+    small, large = _seconds(read, SIZE), _seconds(read, 4 * SIZE)
+
+    assert large < UNNOTICED or large < 9 * small, (small, large)
+    assert large < 2.0
