@@ -20,7 +20,7 @@ _FOLDERS: Final = (_HERE, _HERE.parent / "network")
 DOCUMENT: Final = _HERE.parent.parent / "docs" / "faults.md"
 
 #: "F08: what happens -> what a user sees". A docstring may hold several, each from the start of a line.
-_ROW: Final = re.compile(r"^([FD]\d\d): (.+?) -> (.+?)$", re.DOTALL)
+_ROW: Final = re.compile(r"^([FD]\d{2,3}): (.+?) -> (.+?)$", re.DOTALL)
 
 _HEAD: Final = """\
 # Faults, and what you see of them
@@ -39,7 +39,8 @@ _SECTIONS: Final = {
     "F": (
         "The catalogue",
         "F01 to F30 are about the connection, F31 to F47 about the way to it, F48 to F68 about what is said "
-        "over it, F69 to F86 about your tasks, the process and its clocks, the rest about security.",
+        "over it, F69 to F86 about your tasks, the process and its clocks, F111 to F118 about what is sent "
+        "again, the rest about security.",
     ),
     "D": ("Defects of other clients", "What other clients of this protocol were seen to get wrong."),
 }
@@ -50,7 +51,7 @@ class Row:
     """One row.
 
     Attributes:
-        number: `F` or `D` and two digits.
+        number: `F` or `D` and two digits or three.
         order: its place among the rows of that number.
         fault: what happens.
         seen: what a user sees of it.
@@ -75,19 +76,19 @@ def rows() -> list[Row]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef):
                 continue
-            name = re.match(r"test((?:_[fd]\d\d)+)_", node.name)
+            name = re.match(r"test((?:_[fd]\d{2,3})+)_", node.name)
             if name is None:
                 continue
             numbers = name[1].upper().strip("_").split("_")
             expected = "xfail" not in " ".join(ast.unparse(each) for each in node.decorator_list)
-            texts = re.split(r"\n(?=[FD]\d\d: )", ast.get_docstring(node) or "")
+            texts = re.split(r"\n(?=[FD]\d{2,3}: )", ast.get_docstring(node) or "")
             matches = [_ROW.match(" ".join(text.split())) for text in texts]
             if numbers != [match[1] if match else None for match in matches]:
                 raise ValueError(f"{path.name}: the docstring of {node.name} is no row of {numbers}")
             for match in matches:
                 if match is not None:
                     found.append(Row(match[1], len(found), match[2], match[3], expected))
-    return sorted(found)
+    return sorted(found, key=lambda row: (row.number[0], int(row.number[1:]), row.order))
 
 
 def render() -> str:
