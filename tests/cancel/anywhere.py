@@ -150,6 +150,9 @@ class Far:
         return push({"type": "response.completed", "response": response})
 
 
+#: The far ends count their responses, each for itself, and keep none for the others.
+_COUNTS: Final = attrs.evolve(wspool.OPENAI, stores_by_default=False)
+
 _MISHAPS: Final = ("refused", "too many", "limit", "broken", "error")
 
 
@@ -309,7 +312,7 @@ class _World:
             patience=choice.choice((0.0, 2.0)),
             min_idle=choice.randint(0, 1),
         )
-        manager = fake_manager(far, limits=limits, provider=wspool.OPENAI)  # type: ignore[arg-type] # a connector of another class
+        manager = fake_manager(far, limits=limits, provider=_COUNTS)  # type: ignore[arg-type] # a connector of another class
         with trio.fail_after(_LONG):
             async with trio.open_nursery() as far.nursery:
                 async with manager as self.pool:

@@ -17,7 +17,8 @@ import orjson
 import pytest
 from hypothesis import given, strategies as st
 
-from wspool.core.encoding import assemble, read, write, write_received
+from wspool.core.encoding import Encoded, assemble, read, write, write_received
+from wspool.core.items import with_encrypted_reasoning
 
 
 class Color(enum.Enum):
@@ -266,3 +267,20 @@ def test_what_is_too_deep_cannot(fast: Any, nested: Any) -> None:
         write_received(nested, fast)
     assert b'"NaN"' == write_received("NaN", None), "a text is not taken for a number"
     assert b'["NaN",null]' == write_received(["NaN", math.nan], fast)
+
+
+@pytest.mark.parametrize(
+    ("include", "made"),
+    [
+        (None, ["reasoning.encrypted_content"]),
+        (["reasoning.encrypted_content"], ["reasoning.encrypted_content"]),
+        (["x"], ["x", "reasoning.encrypted_content"]),
+        (["reasoning.encrypted_content", "x"], ["reasoning.encrypted_content", "x"]),
+        ([], []),
+        ("odd", "odd"),
+    ],
+)
+def test_reasoning_is_asked_for_beside_what_else_is(include: Any, made: Any) -> None:
+    """An empty list says that nothing is wanted; what is no list is for the server to judge."""
+    given = None if include is None else Encoded(json.dumps(include).encode())
+    assert made == read(with_encrypted_reasoning(given))

@@ -60,6 +60,13 @@ def test_the_text_is_that_of_all_messages() -> None:
     assert "Hi there.Hi there." == response.output_text
 
 
+def test_a_plain_text_is_a_text() -> None:
+    """Also in the place of a list of parts, and of a part."""
+    odd = ["one ", None, {"type": "refusal", "text": "never"}, {"type": "output_text", "text": "two "}, 7]
+    output = [{"type": "message", "content": odd}, {"type": "message", "content": "three"}]
+    assert "one two three" == Response({"output": output}).output_text
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
     lambda inner: (

@@ -38,6 +38,7 @@ ARGUMENTS: dict[str, Callable[[dict[str, Any]], tuple[tuple[Any, ...], dict[str,
     "give_up": lambda at: ((at["attempt"],), {}),
     "turn": lambda _: (("x",), {}),
     "respond": lambda _: (("x",), {}),
+    "edit": lambda _: (([],), {}),
     "run": lambda _: (("x",), {"tools": {}}),
     "__aexit__": lambda _: ((None, None, None), {}),
 }

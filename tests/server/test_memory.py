@@ -22,6 +22,7 @@ from wspool.server import (
     open_server,
 )
 from wspool.server.protocol.cache import Remembered, Store
+from wspool.server.protocol.history import NOTHING
 
 from .client import Client, Frame, connected, text
 
@@ -267,7 +268,7 @@ async def test_seeds_keep_ids_apart(autojump_clock: MockClock) -> None:
 def test_the_store_is_bounded() -> None:
     """The oldest response makes room."""
     store = Store(2)
-    one = Remembered(response_id="1", context=(), calls=frozenset(), digest=hashlib.sha256(), tokens=0)
+    one = Remembered(response_id="1", context=(), known=NOTHING, digest=hashlib.sha256(), tokens=0)
     for name in "123":
         store.put(attrs.evolve(one, response_id=name))
 

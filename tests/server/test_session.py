@@ -206,9 +206,12 @@ async def test_steering_is_refused(autojump_clock: MockClock) -> None:
 
 
 async def test_lone_surrogates_survive(autojump_clock: MockClock) -> None:
-    """JSON escapes that are no character are echoed as they came."""
-    async with open_server(EchoModel(), port=None) as server, connected(server) as client:
+    """JSON escapes that are no character are sent as the model made them, though no request may hold them."""
+    script = [ModelTurn(output=[message("\ud800 \0")])]
+    async with open_server(ScriptedModel(script), port=None) as server, connected(server) as client:
         await client.send('{"type":"response.create","model":"m","input":"\\ud800 \\u0000"}')
+        assert (await client.receive())["error"]["message"].startswith("We could not parse")
+        await client.send('{"type":"response.create","model":"m","input":"\\u0000"}')
         deltas = [frame.get("delta", "") for frame in await client.finish()]
 
     assert "".join(deltas) == "\ud800 \0"

@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-__all__ = ["Encoded", "assemble", "read", "write", "write_received"]
+__all__ = ["Encoded", "assemble", "is_lossless", "read", "write", "write_received"]
 
 
 class Encoded(bytes):
@@ -89,6 +89,18 @@ def write_received(value: Any, fast: Any) -> bytes:
     except RecursionError:
         raise ValueError("nested too deep to be written as JSON") from None
     return _utf8(text)
+
+
+def is_lossless(value: Any, data: bytes) -> bool:
+    """Return whether *data*, what `write_received` made of *value*, says all that it said."""
+    if b"null" in data and not _holds_numbers_only(value):
+        return False
+    if "\ufffd".encode() in data:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return False
+    return True
 
 
 def read(data: bytes) -> Any:

@@ -12,14 +12,25 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import attrs
 
-from wspool.core.encoding import Encoded, read
+from wspool.core.encoding import Encoded, is_lossless, read
 from wspool.core.frames import encode, encode_received
 
-__all__ = ["Item", "Output", "as_items", "encode_fields", "encode_items", "read_items"]
+__all__ = [
+    "Item",
+    "Output",
+    "as_items",
+    "encode_fields",
+    "encode_items",
+    "read_items",
+    "with_encrypted_reasoning",
+]
+
+_ENCRYPTED_REASONING: Final = "reasoning.encrypted_content"
+_ONLY_ENCRYPTED: Final = Encoded(b'["reasoning.encrypted_content"]')
 
 #: One input or output item, as the API defines it.
 Item = dict[str, Any]
@@ -68,6 +79,20 @@ def encode_fields(fields: Mapping[str, Any]) -> dict[str, Encoded]:
     }
 
 
+def with_encrypted_reasoning(include: Encoded | None) -> Encoded:
+    """Return the field `include` of a request whose response nobody stores: reasoning is always in it.
+
+    Without its encrypted form reasoning cannot be sent again when the connection is lost. An empty list says
+    that nothing is wanted, such as for a model that has none; it stays so.
+    """
+    if include is None or include == _ONLY_ENCRYPTED:
+        return _ONLY_ENCRYPTED
+    wanted = read(include)
+    if not wanted or not isinstance(wanted, list) or _ENCRYPTED_REASONING in wanted:
+        return include
+    return Encoded(encode([*cast("list[object]", wanted), _ENCRYPTED_REASONING]))
+
+
 @attrs.frozen
 class Output:
     """The output of a response as a history keeps it.
@@ -76,11 +101,13 @@ class Output:
         items: what of it is an item.
         whole: True if that is all of it.
         compaction: place of its last compaction item, if it has one.
+        lossless: False if numbers or characters of it are none in JSON, and are kept as null and U+FFFD.
     """
 
     items: Sequence[Encoded] = ()
     whole: bool = True
     compaction: int | None = None
+    lossless: bool = True
 
     @classmethod
     def of(cls, output: object) -> Output:
@@ -90,14 +117,17 @@ class Output:
         given = cast("list[object]", output)
         items: list[Encoded] = []
         compaction: int | None = None
+        lossless = True
         for item in given:
             kind = cast("Item", item).get("type") if isinstance(item, dict) else None
             if not isinstance(kind, str):
                 continue
             try:
-                items.append(Encoded(encode_received(item)))
+                data = Encoded(encode_received(item))
             except ValueError:
                 continue
+            lossless = lossless and is_lossless(item, data)
+            items.append(data)
             if kind == "compaction":
                 compaction = len(items) - 1
-        return cls(items, len(items) == len(given), compaction)
+        return cls(items, len(items) == len(given), compaction, lossless)

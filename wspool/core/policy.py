@@ -77,6 +77,8 @@ class Provider:
         trust: how far its words can be trusted: `"exact"`, or `"lenient"` for gateways that rewrite
             response ids or count their events wrongly. What such a gateway says of the one response in
             flight on a lane is taken for it, unless it is known to be about an earlier one.
+        stores_by_default: True when it keeps a response whose request left `store` out, so that any
+            connection can continue from it.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Provider:
     closes_after_error: bool = False
     steering: bool = False
     trust: Trust = "exact"
+    stores_by_default: bool = False
 
     def __attrs_post_init__(self) -> None:
         _check(self, "max_lifetime", least=SHORTEST)
@@ -97,8 +100,12 @@ class Provider:
 
 #: api.openai.com. 60 minutes: OpenAI's WebSocket mode guide. 16 MiB: byte-exact, measured by
 #: users of the Codex backend, closes with 1009 and no error frame. 16 responses in progress on one
-#: connection (and 32 lane names, of which a pool uses one per lane), steering: the same guide.
-OPENAI: Final = Provider(name="openai", lanes=16, steering=True)
+#: connection (and 32 lane names, of which a pool uses one per lane), steering: the same guide. `store` is
+#: true by default: the SDK's `response_create_params`.
+OPENAI: Final = Provider(name="openai", lanes=16, steering=True, stores_by_default=True)
+#: An endpoint of which nothing was said: taken for OpenAI's, but for what it keeps. There are servers that
+#: count their responses anew on each connection, and what is not kept may be found under another's name.
+UNKNOWN: Final = attrs.evolve(OPENAI, stores_by_default=False)
 #: Azure OpenAI. 60 minutes, no multiplexing: its WebSocket how-to.
 AZURE: Final = Provider(name="azure")
 #: api.x.ai. 25 minutes: its WebSocket mode page.

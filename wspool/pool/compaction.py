@@ -27,6 +27,7 @@ __all__ = ["compacted"]
 _FIELDS: Final = (
     "model",
     "instructions",
+    "previous_response_id",
     "prompt_cache_key",
     "prompt_cache_options",
     "prompt_cache_retention",

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import trio
 
+from wspool.core.policy import Provider
 from wspool.core.sending.chain import Chain
 from wspool.core.sending.replay import Parents, Resends
 from wspool.core.server_error import ServerError
@@ -34,6 +35,7 @@ class ContinuityOwner(Protocol):
 
     errands: Errands
     parents: Parents
+    provider: Provider
 
     def check_use(self) -> None: ...
     def next_conversation(self) -> int: ...
@@ -70,6 +72,8 @@ class Continuity:
         self._lease: Lease | None = None
         #: True while no turn was begun on the lease.
         self._unused = True
+        #: What was said already about what had to be changed of the history.
+        self._said: set[str] = set()
         self._why: MoveReason = "lost"
 
     @property
@@ -89,6 +93,13 @@ class Continuity:
             raise TurnInFlightError("a turn of this conversation has not ended; nothing was sent")
         self._errand = Errand()
         return self._errand
+
+    def say_what_was_changed(self) -> None:
+        """Say once what of the history cannot be sent as it came."""
+        if len(self.chain.notes) > len(self._said):
+            for note in sorted(self.chain.notes - self._said):
+                logger.warning("conversation %d, in what is sent of its history: %s", self.number, note)
+            self._said |= self.chain.notes
 
     def leave(self, errand: Errand) -> None:
         """End what began with *errand*."""

@@ -15,7 +15,8 @@ from trio.lowlevel import current_task, enable_ki_protection
 
 from wspool.core.encoding import Encoded, read
 from wspool.core.events.response import Response
-from wspool.core.items import as_items, encode_fields, encode_items
+from wspool.core.frames import encode
+from wspool.core.items import as_items, encode_fields, encode_items, with_encrypted_reasoning
 from wspool.core.sending.chain import Chain, Item
 from wspool.core.statistics import ConversationStatistics
 from wspool.errors import MaxTurnsError, ResponseFailedError, TurnLostError
@@ -35,7 +36,8 @@ SNAPSHOT_VERSION: Final = 1
 
 # Fields that the library owns, and why.
 _OWN_FIELDS = {
-    "previous_response_id": "the conversation chains its responses itself",
+    "previous_response_id": "the conversation chains its responses itself; "
+    "pool.conversation(previous_response_id=...) begins with one",
     "input": "pass it to respond, turn or run",
     "type": "it is always response.create",
     "stream_id": "lanes are the pool's business",
@@ -43,8 +45,6 @@ _OWN_FIELDS = {
     "conversation": "the history is kept here; use pool.lease() for server-side conversations",
     "generate": "use open_pool(warm_up=...) for warm-up requests",
 }
-
-_ENCRYPTED_REASONING: Final = Encoded(b'["reasoning.encrypted_content"]')
 
 
 class Conversation:
@@ -211,12 +211,35 @@ class Conversation:
         it.owner.check_use()
         body = _checked({**self._defaults, **overrides})
         errand = it.enter()
+        if it.chain.root is not None:
+            body["previous_response_id"] = Encoded(encode(it.chain.root))
         try:
             answer = await compacted(it.owner, errand, it.chain.replay(), body)
             it.chain.restart(answer["output"])
         finally:
             it.leave(errand)
         return answer
+
+    def edit(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """Let *items* be the history from now on, such as `items` without those that are not wanted.
+
+        Between turns only. Never waits. The next turn sends all of them. A conversation that was begun from
+        a response (`previous_response_id`) goes on from that still. An output whose call is dropped is not
+        sent either; a call whose output is dropped is open.
+
+        Raises:
+            TypeError, ValueError: they cannot be sent; the text says where, and nothing has changed.
+            TurnInFlightError, PoolClosedError: now is no time for it; nothing has changed.
+        """
+        it = self._continuity
+        it.owner.check_use()
+        if isinstance(cast("object", items), str):
+            raise TypeError(f"a history is a list of item dicts, not {items!r:.60}")
+        errand = it.enter()
+        try:
+            it.chain.edit(items)
+        finally:
+            it.leave(errand)
 
     def statistics(self) -> ConversationStatistics:
         """Return a frozen snapshot; taking it changes nothing."""
@@ -337,9 +360,8 @@ def _checked(body: Mapping[str, Any]) -> dict[str, Encoded]:
     fields = encode_fields(
         {name: value for name, value in body.items() if name not in _OWN_FIELDS and name != "stream"}
     )
-    if fields.get("store") == b"false" and "include" not in fields:
-        # Without its encrypted form reasoning cannot be sent again when the connection is lost.
-        fields["include"] = _ENCRYPTED_REASONING
+    if fields.get("store") == b"false":
+        fields["include"] = with_encrypted_reasoning(fields.get("include"))
     return fields
 
 

@@ -19,7 +19,7 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -38,6 +38,8 @@ from wspool.pool.lease import Lease
 from wspool.pool.outcome import remarks
 
 __all__ = ["ConversationDriver"]
+
+_NULL: Final = b"null"
 
 
 class ConversationDriver:
@@ -116,7 +118,9 @@ class ConversationDriver:
         elif machine.refused and machine.error is not None:
             decision = self._resends.after_refusal(
                 attempt.redactor.server_error(machine.error),
-                had_parent=self._plan is not None and self._plan.previous_response_id is not None,
+                had_parent=self._plan is not None
+                and self._plan.previous_response_id is not None
+                and not self._plan.last_resort,
                 had_lane=self._named,
                 jitter=continuity.owner.jitter(),
             )
@@ -162,7 +166,9 @@ class ConversationDriver:
         if continuity.owner.parents.refused:
             latest = None
             continuity.chain.forget_parent()
-        plan = continuity.chain.plan(self._items, key, latest, lane.warm_up, self._fields)
+        plan = continuity.chain.plan(
+            self._items, key, latest, lane.warm_up, self._fields, carried=lane.past.knows
+        )
         stream_id = lease.stream_id
         request = plan.request(self._fields, stream_id)
         lease.check_size(request)
@@ -184,6 +190,7 @@ class ConversationDriver:
         continuity.bytes_saved += plan.saved
         if plan.full:
             continuity.full_turns += 1
+            continuity.say_what_was_changed()
         else:
             continuity.delta_turns += 1
         self.attempt = Attempt(plan.previous_response_id, stream_id)
@@ -206,11 +213,15 @@ class ConversationDriver:
         plan, lane = self._plan, self._lane
         if status in ("completed", "incomplete") and machine.response is not None and plan and lane:
             continuity.turns += 1
-            stored = plan.rooted and self._fields.get("store") == b"true"
+            store = self._fields.get("store", _NULL)
+            asked = store == b"true" or (store == _NULL and continuity.owner.provider.stores_by_default)
             for index, part in enumerate(machine.parts):
                 new = encode_items(part.steered_by) if index else self._items
-                continuity.chain.extend(new, part.output, part.id, lane, stored=stored)
+                continuity.chain.extend(
+                    new, part.output, part.id, lane, stored=plan.rooted and asked, asked=asked
+                )
             continuity.chain.queue(encode_items(machine.steers.queued))
+            continuity.say_what_was_changed()
             self._resends.succeeded()
             self._learn(plan)
         else:

@@ -48,6 +48,7 @@ class Lane:
         id: its number.
         name: its `stream_id`, where lanes have names.
         attempt: the request in flight on it, if any.
+        past: what its connection has carried so far.
         failing: the request for the end of whose failed response somebody waits, if any.
         settling: id of the ended response for whose answers to steers somebody waits, if any.
         latest: id of the latest response on it that the server still holds, if any.
@@ -55,10 +56,11 @@ class Lane:
         warm_up: the response to the warm-up request, until another takes its place.
     """
 
-    __slots__ = ("attempt", "failing", "id", "latest", "name", "settling", "warm_up", "warming")
+    __slots__ = ("attempt", "failing", "id", "latest", "name", "past", "settling", "warm_up", "warming")
 
-    def __init__(self, number: LaneId) -> None:
+    def __init__(self, number: LaneId, past: Past) -> None:
         self.id = number
+        self.past = past
         self.name = lane_name(number)
         self.attempt: Attempt | None = None
         self.failing: Attempt | None = None
@@ -89,8 +91,8 @@ class Link:
 
     def __init__(self, number: ConnectionId, host: Host, lanes: int) -> None:
         self.id = number
-        self.lanes = [Lane(LaneId(index)) for index in range(lanes)]
         self.past = Past()
+        self.lanes = [Lane(LaneId(index), self.past) for index in range(lanes)]
         self.host = host
         self.wire: Wire | None = None
         self.nursery: trio.Nursery | None = None

@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from wspool.core.frames import encode
-from wspool.core.policy import OPENAI, PoolPolicy, Provider
+from wspool.core.policy import OPENAI, UNKNOWN, PoolPolicy, Provider
 from wspool.errors import RequestTooLargeError
 from wspool.pool.credentials import ApiKey, discreet, secret_source
 from wspool.pool.instrument import Instrument
@@ -39,6 +39,7 @@ logger = logging.getLogger("wspool.pool")
 
 #: OpenAI's endpoint. Source: its WebSocket mode guide.
 DEFAULT_URL: Final = "wss://api.openai.com/v1/responses"
+OPENAI_HOST: Final = "api.openai.com"
 #: Where the key comes from when none is given, as in the provider's own SDKs.
 KEY_VARIABLE: Final = "OPENAI_API_KEY"
 
@@ -53,7 +54,7 @@ def open_pool(
     url: str = DEFAULT_URL,
     *,
     api_key: ApiKey | None = None,
-    provider: Provider = OPENAI,
+    provider: Provider | None = None,
     policy: PoolPolicy | None = None,
     wire: Literal["auto", "trio-websocket", "websockets"] | Connector = "auto",
     warm_up: Mapping[str, Any] | None = None,
@@ -71,7 +72,7 @@ def open_pool(
         api_key: the key, or a function that returns one, async or not, and is asked for each dial
             (`wspool.pool.credentials.ApiKey`). By default the environment variable OPENAI_API_KEY; an
             endpoint on this machine needs none.
-        provider: what the endpoint can do.
+        provider: what the endpoint can do; by default what OpenAI's can.
         policy: the limits; by default `PoolPolicy()`. If this process may not open as many files as
             `max_size` needs, its limit is raised; if it cannot be, there are fewer connections and a warning.
         wire: how messages are carried: a connector of your own, or a name. "websockets" is the fast
@@ -101,6 +102,8 @@ def open_pool(
     context = _truststore(ssl_context) if isinstance(ssl_context, str) else ssl_context
     endpoint = _endpoint(url, policy, context, proxy, allow_insecure)
     renewable, ask_headers = _headers(api_key, headers, endpoint)
+    if provider is None:
+        provider = OPENAI if endpoint.host == OPENAI_HOST else UNKNOWN
     connector = _connector(wire) if isinstance(wire, str) else wire
     setup = Setup(
         endpoint=endpoint,

@@ -11,6 +11,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from wspool.core.commands import Refuse, RefuseReason, WaiterId
+from wspool.core.sending.chain import Chain
 from wspool.core.statistics import PoolStatistics
 from wspool.errors import PoolClosedError
 from wspool.pool.conversation import Conversation, ConversationBlock
@@ -85,18 +86,33 @@ class Pool:
         return self._shell.acquire_nowait()
 
     def conversation(
-        self, *, resume: Mapping[str, Any] | None = None, **defaults: Any
+        self,
+        *,
+        resume: Mapping[str, Any] | None = None,
+        previous_response_id: str | None = None,
+        **defaults: Any,
     ) -> AbstractAsyncContextManager[Conversation]:
         """Hold a conversation for the length of an `async with` block.
 
         Args:
             resume: a snapshot to go on from (`Conversation.snapshot`), of this or another process.
+            previous_response_id: a response to go on from that the server has stored. `items` begins with
+                what comes next: nobody here has the rest, so it is named again whenever the history has to
+                be sent in full.
             **defaults: fields that go with every turn: `model`, `instructions`, `tools`,
-                `store`, `reasoning` ... History and `previous_response_id` are the library's.
+                `store`, `reasoning` ... From its second turn on the history is the library's.
 
-        It takes its lease at its first turn and gives it back at the end of the block.
+        It takes its lease at its first turn and gives it back at the end of the block. A turn raises
+        `PreviousResponseNotFoundError` if the server does not know the response that it goes on from.
+
+        Raises:
+            ValueError: both are given, or it is no id.
         """
-        return ConversationBlock(self._shell, defaults, resume)
+        if previous_response_id is None:
+            return ConversationBlock(self._shell, defaults, resume)
+        if resume is not None:
+            raise ValueError("resume= or previous_response_id=: a conversation goes on from one of them")
+        return ConversationBlock(self._shell, defaults, Chain.adopt(previous_response_id))
 
     async def wait_ready(self, lanes: int | None = None) -> None:
         """Wait until that many lanes can be granted at once.

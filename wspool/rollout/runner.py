@@ -200,7 +200,9 @@ class _Run:
         try:
             with scope:
                 snapshot = self._resumed(task)
-                fields = {"resume": snapshot} if snapshot is not None else self._fields(task)
+                fields: Mapping[str, Any] = (
+                    {"resume": snapshot} if snapshot is not None else self._fields(task)
+                )
                 async with self._pool.conversation(**fields) as conversation:
                     self._conversations[conversation] = scope
                     self._running[conversation.number] = (task, conversation)

@@ -22,17 +22,11 @@ import trio
 
 from wspool.server.ledger import Digest, Ledger, Outcome, extend_digest, user_message
 from wspool.server.models import Item, Model, ModelRequest, ModelTurn, TurnError
-from wspool.server.protocol.cache import (
-    ConnectionMemory,
-    Remembered,
-    Store,
-    answered_calls,
-    not_found,
-    unknown_call,
-)
+from wspool.server.protocol.cache import ConnectionMemory, Remembered, Store, not_found
 from wspool.server.protocol.compaction import compact_threshold, compaction_item, unpacked
 from wspool.server.protocol.create import Create, TurnCut
 from wspool.server.protocol.grammar import INTERNAL_ERROR, TERMINAL, Event, Plan, finished_items
+from wspool.server.protocol.history import NOTHING
 from wspool.server.protocol.profiles import ServerProfile
 from wspool.server.protocol.steering import (
     MAX_PENDING,
@@ -299,13 +293,15 @@ class Engine:
         create.input_items = len(new)
         steers = memory.waiting_steers.get(parent_id or "", [])
         new = [*(item for steer in steers for item in steer.items), *new]
-        create.calls, unknown = answered_calls(unpacked(new), parent.calls if parent else frozenset())
+        known = parent.known if parent else NOTHING
+        stored = body.get("store") is not False and self.profile.keeps_stored
+        create.known, problem = known.judge(new, unpacked(new), stored=stored, lenient=self._lenient)
         create.context = (*(parent.context if parent else ()), *new)
         digest: Digest = parent.digest.copy() if parent else hashlib.sha256()
         create.tokens = (parent.tokens if parent else 0) + extend_digest(digest, new) // _CHARACTERS_PER_TOKEN
         create.digest = digest
-        if unknown is not None:
-            return _Refusal(unknown_call(unknown))
+        if problem is not None:
+            return _Refusal(problem)
 
         turn = ModelTurn()
         if not create.warm_up:
@@ -349,7 +345,7 @@ class Engine:
         remembered = Remembered(
             response_id=response_id,
             context=tuple(items) if compacted else (*create.context, *items),
-            calls=answered_calls(items, create.calls)[0],
+            known=create.known.after(items),
             digest=digest,
             tokens=said if compacted else create.tokens + said,
         )
@@ -363,6 +359,10 @@ class Engine:
             return not_found(parent_id, self.profile.not_found_status)
         given: str | list[Item] = body.get("input") or []
         new = user_message(given) if isinstance(given, str) else given
+        before = parent.known if parent else NOTHING
+        _, problem = before.judge(new, unpacked(new), stored=True, lenient=self._lenient, ends=False)
+        if problem is not None:
+            return problem
         context = unpacked((*(parent.context if parent else ()), *new))
         response_id = self._next_id()
         users = [{"type": "message", **item} for item in context if item.get("role") == "user"]

@@ -40,13 +40,7 @@ class Response:
     @property
     def output_text(self) -> str:
         """All text of all messages in the output, joined."""
-        return "".join(
-            _text(part.get("text"))
-            for item in self.output
-            if item.get("type") == "message"
-            for part in _objects(item.get("content"))
-            if part.get("type") == "output_text"
-        )
+        return "".join(_text_of(item.get("content")) for item in self.output if item.get("type") == "message")
 
     @property
     def usage(self) -> dict[str, Any] | None:
@@ -79,6 +73,20 @@ class Response:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _text_of(content: object) -> str:
+    """Return the text of a message; there are servers that write it, or a part of it, as a plain text."""
+    if not isinstance(content, list):
+        return _text(content)
+    return "".join(map(_text_of_part, cast("list[object]", content)))
+
+
+def _text_of_part(part: object) -> str:
+    given = _object(part)
+    if given is None:
+        return _text(part)
+    return _text(given.get("text")) if given.get("type") == "output_text" else ""
 
 
 def _object(value: object) -> dict[str, Any] | None:

@@ -8,7 +8,10 @@ Rules of this module:
 * A request is a delta only if it goes to the lane that holds the parent, and the parent is that lane's
   latest response; or if the server was explicitly asked to store the parent *and all that it continues
   from*. An id alone proves nothing: there are servers that count them anew on each connection. In every
-  other case the whole history is sent: it costs bytes, never context.
+  other case the whole history is sent: it costs bytes, never context; in a form that a strict server takes
+  (`wspool.core.sending.sendable`).
+* A history may begin with a response that only the server knows, the root. Then a full send names it, for
+  the items alone are a fragment. A server that does not know it cannot go on, and nobody else can.
 * A response whose output could not be kept whole is no parent: its server would know more than the history.
 * A compaction item stands for everything before it: a full send begins there.
 * Whatever may have evicted the parent makes the chain forget it.
@@ -16,85 +19,28 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, TypeAlias, cast
 
 import attrs
 
 from wspool.core.commands import ConnectionId, LaneId
-from wspool.core.encoding import Encoded, assemble, read
+from wspool.core.encoding import Encoded, assemble
 from wspool.core.frames import encode, encode_received
-from wspool.core.items import Item, Output, as_items, encode_fields, encode_items, read_items
+from wspool.core.items import Item, Output, as_items, encode_items, read_items
+from wspool.core.sending.sendable import LOSSY, Sendable, without_lost_reasoning
+from wspool.core.sending.warm_up import Fields, WarmUp
 
 __all__ = ["Chain", "Fields", "Item", "LaneKey", "Plan", "WarmUp", "as_items"]
 
-#: The fields of a request's body, each encoded.
-Fields: TypeAlias = Mapping[str, Encoded]
 #: Which lane of a pool: its connection, whose number is never used again, and its number there.
 LaneKey: TypeAlias = tuple[ConnectionId, LaneId]
 
-#: The fields that decide whether a warm-up request prepared the same context.
-_WARM_FIELDS = ("model", "instructions", "tools", "prompt")
-#: Fields that give a warm-up request a context that no history knows.
-_CONTEXT_FIELDS = ("input", "previous_response_id", "conversation")
-
-_NULL = Encoded(b"null")
 _TYPE = Encoded(b'"response.create"')
 
 
-@attrs.frozen
-class WarmUp:
-    """The response to a warm-up request: a parent for whoever asks for the same context.
-
-    Attributes:
-        response_id: its id.
-        fields: the body of its request.
-    """
-
-    response_id: str
-    fields: Fields
-
-    @classmethod
-    def of(
-        cls, response: Mapping[str, Any] | None, body: Mapping[str, Any], *, output_seen: bool = False
-    ) -> WarmUp | None:
-        """Return what a response to the warm-up request *body* is good for; None if it is no parent.
-
-        It is none if the model has said something, for the history does not know it, nor if it had a
-        context of its own, nor if it did not plainly end well.
-
-        Args:
-            response: the response of its terminal event.
-            body: the body of its request.
-            output_seen: True if output came on the way.
-        """
-        response = response or {}
-        response_id, usage = response.get("id"), response.get("usage")
-        said = cast("Mapping[str, Any]", usage).get("output_tokens") if isinstance(usage, Mapping) else None
-        if (
-            not isinstance(response_id, str)
-            or not response_id
-            or response.get("status") != "completed"
-            or response.get("output")
-            or output_seen
-            or said
-            or any(body.get(name) for name in _CONTEXT_FIELDS)
-        ):
-            return None
-        return cls(response_id, encode_fields(body))
-
-    @property
-    def stored(self) -> bool:
-        """Whether the server was asked to keep it for any connection."""
-        return self.fields.get("store") == b"true"
-
-    def fits(self, fields: Fields) -> bool:
-        """Return whether a first turn with *fields* may continue from it."""
-        return all(_equal(self.fields.get(name, _NULL), fields.get(name, _NULL)) for name in _WARM_FIELDS)
-
-
-def _equal(one: Encoded, other: Encoded) -> bool:
-    return one == other or bool(read(one) == read(other))  # the order of keys says nothing
+def _nothing(_: str) -> bool:
+    return False
 
 
 @attrs.frozen(kw_only=True)
@@ -107,6 +53,7 @@ class Plan:
         full: True when the whole history is in *input*.
         saved: bytes of history that need not be sent.
         rooted: True if the server was asked to store all that it continues from, or that is nothing.
+        last_resort: True if the parent is the root: without it the same cannot be said.
     """
 
     input: Sequence[Encoded]
@@ -114,6 +61,7 @@ class Plan:
     full: bool
     saved: int
     rooted: bool
+    last_resort: bool = False
 
     def request(self, fields: Fields, stream_id: str | None) -> bytes:
         """Return the request to send: nothing is encoded, bytes are joined.
@@ -140,14 +88,22 @@ class Chain:
         "_parent_stored",
         "_queued",
         "_replay_from",
+        "_root",
+        "_sendable",
         "_size",
+        "_stored",
         "_trusts_store",
     )
 
     def __init__(self) -> None:
         self._items: list[Encoded] = []
-        # Where a full send begins: a compaction item stands for everything before it.
+        # For each, whether the server was asked to store the response that it came with.
+        self._stored: list[bool] = []
+        # Where a full send begins: a compaction item, or the root, stands for everything before it.
         self._replay_from = 0
+        # What a full send continues from, known to the server alone.
+        self._root: str | None = None
+        self._sendable = Sendable()
         # Bytes of what a full send would send.
         self._size = 0
         self._parent: str | None = None
@@ -179,6 +135,16 @@ class Chain:
         """Id of the response that the next turn continues from, if it is still trusted."""
         return self._parent
 
+    @property
+    def root(self) -> str | None:
+        """Id of the response that the history begins with, of which the server alone has the items."""
+        return self._root
+
+    @property
+    def notes(self) -> Set[str]:
+        """What had to be changed or left out so far for a strict server to take the history."""
+        return self._sendable.notes
+
     def plan(
         self,
         new: Sequence[Encoded],
@@ -186,6 +152,8 @@ class Chain:
         latest: str | None,
         warm_up: WarmUp | None,
         fields: Fields,
+        *,
+        carried: Callable[[str], bool] = _nothing,
     ) -> Plan:
         """Decide what to send.
 
@@ -195,11 +163,14 @@ class Chain:
             latest: id of the latest response of the lane, or None.
             warm_up: the lane's unused warm-up response, or None.
             fields: the other fields of the request.
+            carried: says whether a response of that id has begun on the lane's connection.
         """
         parent = self._parent
         here = parent == latest and self._lane == lane
-        # Another response of that name proves that there a name is no proof.
         stored = self._parent_stored and self._trusts_store and not self._queued and parent != latest
+        if stored and parent is not None and (self._lane is None or self._lane[0] != lane[0]):
+            # Another response of that name proves that there a name is no proof.
+            stored = not carried(parent)
         if parent is not None and (here or stored):
             return Plan(
                 input=new,
@@ -208,9 +179,20 @@ class Chain:
                 saved=self._size,
                 rooted=self._parent_stored,
             )
-        if not self._items and warm_up is not None and warm_up.response_id == latest and warm_up.fits(fields):
+        if self._is_new and warm_up is not None and warm_up.response_id == latest and warm_up.fits(fields):
             return Plan(input=new, previous_response_id=latest, full=True, saved=0, rooted=warm_up.stored)
-        return Plan(input=[*self.replay(), *new], previous_response_id=None, full=True, saved=0, rooted=True)
+        return Plan(
+            input=self.replay(new, asks_store=fields.get("store") != b"false"),
+            previous_response_id=self._root,
+            full=True,
+            saved=0,
+            rooted=True,
+            last_resort=self._root is not None,
+        )
+
+    @property
+    def _is_new(self) -> bool:
+        return not self._items and self._root is None
 
     def extend(
         self,
@@ -220,6 +202,7 @@ class Chain:
         lane: LaneKey,
         *,
         stored: bool = False,
+        asked: bool = False,
     ) -> None:
         """A turn ended well: its input and its output are history, its response is the parent.
 
@@ -230,13 +213,17 @@ class Chain:
             lane: the lane that holds it.
             stored: True if the server was asked to keep the response and all that it continues from, for
                 any connection.
+            asked: True if it was asked to keep the response, whatever it continues from.
         """
         start = len(self._items) + len(new)
-        self._items += [*new, *output.items]
+        self._append([*new, *output.items], stored=stored or asked)
+        if not output.lossless:
+            self._sendable.notes.add(LOSSY)
         if output.compaction is None:
             self._size += _size(new) + _size(output.items)
         else:
             self._replay_from = start + output.compaction
+            self._root = None
             self._size = _size(output.items[output.compaction :])
         if output.whole:
             self._parent, self._lane, self._parent_stored = response_id, lane, stored
@@ -249,22 +236,55 @@ class Chain:
 
         They are history already. Everywhere else they are sent with it.
         """
-        self._items += items
+        self._append(items, stored=False)
         self._size += _size(items)
         self._queued = self._queued or bool(items)
 
-    def replay(self) -> list[Encoded]:
-        """Return what a full send begins with: the history from its last compaction on."""
-        return self._items[self._replay_from :]
+    def _append(self, items: Sequence[Encoded], *, stored: bool) -> None:
+        self._items += items
+        self._stored += [stored] * len(items)
+
+    def replay(self, new: Sequence[Encoded] = (), *, asks_store: bool = False) -> list[Encoded]:
+        """Return the input of a full send: the history from its last compaction on, then *new*.
+
+        Args:
+            new: the caller's input.
+            asks_store: True if the request lets the server store.
+        """
+        start = self._replay_from
+        if asks_store and self._trusts_store:
+            stored = self._stored[start:]
+        else:
+            stored = [False] * (len(self._items) - start)
+        return self._sendable.of(self._items[start:], new, stored, rooted=self._root is not None)
 
     def restart(self, items: Sequence[Mapping[str, Any]]) -> None:
         """Begin anew: *items*, from a server, stand for everything so far, and no response is their parent.
 
-        They are sent as they are: what a compaction has made of a history must not be cut.
+        What a compaction has made of a history must not be cut.
         """
-        self._items = [Encoded(encode_received(item)) for item in items]
+        self._begin([Encoded(encode_received(item)) for item in items])
+        self._root = None
+
+    def edit(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """The history is *items* from now on; the next turn sends all of them.
+
+        A root that stands before all items stays: none of them is part of it.
+
+        Raises:
+            TypeError, ValueError: they are no items; nothing has changed.
+        """
+        edited = encode_items(items)
+        edited = encode_items(without_lost_reasoning(self.items, read_items(edited)))
+        if self._replay_from:
+            self._root = None
+        self._begin(edited)
+
+    def _begin(self, items: list[Encoded]) -> None:
+        known = dict(zip(self._items, self._stored, strict=True))
+        self._items, self._stored = items, [known.get(item, False) for item in items]
         self._replay_from = 0
-        self._size = _size(self._items)
+        self._size = _size(items)
         self.forget_parent()
 
     def forget_parent(self, *, lost_by_server: bool = False) -> None:
@@ -282,6 +302,9 @@ class Chain:
         """Return a second chain with the same history and parent; each goes its own way from here."""
         other = Chain()
         other._items = list(self._items)
+        other._stored = list(self._stored)
+        other._root = self._root
+        other._sendable = self._sendable.copy()
         other._replay_from = self._replay_from
         other._size = self._size
         other._parent = self._parent
@@ -298,6 +321,13 @@ class Chain:
             "replay_from": self._replay_from,
             "parent": None if self._queued else self._parent,
             "parent_stored": self._parent_stored and not self._queued,
+            "root": self._root,
+            "length": len(self._items),
+            "stored": [
+                index
+                for index, stored in enumerate(self._stored)
+                if stored != (index > 0 and self._stored[index - 1])
+            ],
         }
 
     def snapshot(self) -> dict[str, Any]:
@@ -313,13 +343,15 @@ class Chain:
         """
         items, start = snapshot.get("items"), snapshot.get("replay_from", 0)
         parent, stored = snapshot.get("parent"), snapshot.get("parent_stored", False)
+        root = snapshot.get("root")
         if not isinstance(items, list):
             raise ValueError("the snapshot has no list of items")
         given = cast("list[Item]", items)
         if type(start) is not int or not 0 <= start <= len(given):
             raise ValueError(f"the snapshot's replay_from={start!r:.60} is no index of its items")
-        if parent is not None and not (isinstance(parent, str) and parent):
-            raise ValueError(f"the snapshot's parent={parent!r:.60} is no id of a response")
+        for name, value in (("parent", parent), ("root", root)):
+            if value is not None and not (isinstance(value, str) and value):
+                raise ValueError(f"the snapshot's {name}={value!r:.60} is no id of a response")
         if not isinstance(stored, bool):
             raise ValueError(f"the snapshot's parent_stored={stored!r:.60} is neither true nor false")
         chain = cls()
@@ -327,11 +359,56 @@ class Chain:
             chain._items = encode_items(given)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the snapshot's items are no items: {error}") from None
+        if parent is not None and not _is_whole(snapshot, given):
+            # Whoever made it has left items out: the response stands for all of them.
+            start, root, parent, stored = len(given), parent, None, False
         chain._replay_from = start
         chain._size = _size(chain._items[start:])
+        chain._root = root
+        chain._stored = _flags(snapshot.get("stored"), len(given))
         # No lane is known to hold it, so only one that was stored is of use.
         chain._parent, chain._parent_stored = parent, stored and parent is not None
         return chain
+
+    @classmethod
+    def adopt(cls, response_id: str) -> Chain:
+        """Return a chain that goes on from a response of which the server alone knows the items.
+
+        Raises:
+            ValueError: it is no id.
+        """
+        if not isinstance(cast("object", response_id), str) or not response_id:
+            raise ValueError(
+                f"'previous_response_id' cannot be set here: {response_id!r:.60} is no id of a response"
+            )
+        chain = cls()
+        chain._root = response_id
+        return chain
+
+
+def _is_whole(snapshot: Mapping[str, Any], items: Sequence[Item]) -> bool:
+    """Return whether a snapshot with a parent holds all the items that its parent's server knows.
+
+    One that a chain has made says how many there are. One of an earlier version has all that such a one has,
+    and ends with what the response said.
+    """
+    if "length" in snapshot:
+        return bool(snapshot["length"] == len(items))
+    if not items or "replay_from" not in snapshot or "parent_stored" not in snapshot:
+        return False
+    kind = str(items[-1].get("type", "message"))
+    return items[-1].get("role", "assistant") == "assistant" and not kind.endswith("_output")
+
+
+def _flags(changes: object, length: int) -> list[bool]:
+    """Return the flags of *length* items, given where they change; none is set if that is no such list."""
+    flags = [False] * length
+    if isinstance(changes, list):
+        given = cast("list[object]", changes)
+        for index in given:
+            if type(index) is int and 0 <= index < length:
+                flags[index:] = [not flags[index]] * (length - index)
+    return flags
 
 
 def _size(items: Sequence[bytes]) -> int:

@@ -12,23 +12,20 @@ Source: OpenAI's WebSocket guide, "connection-local cache" and "multiplexing".
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
 from typing import Final, Literal
 
 import attrs
 
 from wspool.server.ledger import Digest
 from wspool.server.models import Item, TurnError
+from wspool.server.protocol.history import Known
 from wspool.server.protocol.steering import Steer
 from wspool.server.protocol.weight import STORE_BYTES, Weight
 
-__all__ = ["ConnectionMemory", "Remembered", "Store", "answered_calls", "not_found", "unknown_call"]
+__all__ = ["ConnectionMemory", "Remembered", "Store", "not_found"]
 
 #: Responses that the store keeps; the oldest go first.
 STORE_SIZE: Final = 10_000
-
-_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
-_OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output"})
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -38,8 +35,8 @@ class Remembered:
     response_id: str
     context: tuple[Item, ...]
     """Everything up to and including its own output."""
-    calls: frozenset[str]
-    """The call ids in the context."""
+    known: Known
+    """What the context holds, as far as later items are judged by it."""
     digest: Digest
     """Of the context; to be copied, never updated."""
     tokens: int
@@ -110,22 +107,6 @@ class Store:
         return len(self._responses)
 
 
-def answered_calls(items: Iterable[Item], known: frozenset[str]) -> tuple[frozenset[str], str | None]:
-    """Read *items* after a context that made the *known* calls.
-
-    Returns: all calls made by then, and the call id of the first tool output that answers none of them, or
-    None.
-    """
-    calls = known
-    for item in items:
-        kind = item.get("type")
-        if kind in _CALLS:
-            calls |= {str(item.get("call_id"))}
-        elif kind in _OUTPUTS and str(item.get("call_id")) not in calls:
-            return calls, str(item.get("call_id"))
-    return calls, None
-
-
 def not_found(response_id: str, status: int = 400) -> TurnError:
     """The error for a parent that can not be continued here. Source: OpenAI's WebSocket guide, verbatim."""
     return TurnError(
@@ -134,14 +115,4 @@ def not_found(response_id: str, status: int = 400) -> TurnError:
         message=f"Previous response with id '{response_id}' not found.",
         param="previous_response_id",
         status=status,
-    )
-
-
-def unknown_call(call_id: str) -> TurnError:
-    """The error for a tool output without its call. Source: observed text; there is no code."""
-    return TurnError(
-        type="invalid_request_error",
-        message=f"No tool call found for function call output with call_id {call_id}.",
-        param="input",
-        status=400,
     )

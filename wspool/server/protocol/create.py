@@ -7,6 +7,7 @@ import attrs
 from wspool.server.ledger import Digest
 from wspool.server.models import Item
 from wspool.server.protocol.cache import ConnectionMemory, Remembered
+from wspool.server.protocol.history import NOTHING, Known
 from wspool.server.protocol.steering import Steer
 
 __all__ = ["Create", "TurnCut"]
@@ -38,8 +39,8 @@ class Create:
     settled: bool = False
     tokens: int = 0
     """In the context."""
-    calls: frozenset[str] = frozenset()
-    """All calls in the context."""
+    known: Known = NOTHING
+    """What the context holds, as far as later items are judged by it."""
     told: int = 0
     """Events of the response that were sent; the next one has this number."""
     steers: list[Steer] = attrs.field(factory=list[Steer])

@@ -17,6 +17,9 @@ __all__ = ["RequestError", "check_create", "check_lane", "invalid_request", "is_
 
 _LANE: Final = re.compile(r"[A-Za-z0-9_.-]{1,256}")
 
+# What may be half a surrogate pair: its escape, or its bytes.
+_HALF: Final = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+
 
 class RequestError(Exception):
     """The request is refused; `error` is what the client is told."""
@@ -37,11 +40,14 @@ def parse(text: str | bytes) -> Item:
     """The JSON object in *text*.
 
     Raises:
-      RequestError: it is not JSON as RFC 8259 has it (NaN and numbers beyond a float included), is nested too
-        deeply, or is not an object.
+      RequestError: it is not JSON as RFC 8259 has it (NaN and numbers beyond a float included), holds half a
+        surrogate pair, is nested too deeply, or is not an object.
     """
+    data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     try:
-        body = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        body = json.loads(data, parse_constant=_refuse, parse_float=_finite)
+        if _HALF.search(data):
+            json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise RequestError(invalid_request("We could not parse the JSON body of your request.")) from None
     if not is_object(body):

@@ -1,0 +1,305 @@
+"""What of a history can be sent again is sent, in a form that a strict server takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from wspool.core.encoding import Encoded
+from wspool.core.items import Item, Output, encode_items, read_items
+from wspool.core.sending import sendable
+from wspool.core.sending.chain import Chain
+from wspool.core.sending.sendable import Sendable, without_lost_reasoning
+from wspool.server.protocol.history import NOTHING
+
+USER: Item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
+THOUGHT: Item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}
+BARE: Item = {"type": "reasoning", "id": "rs_0", "summary": []}
+SAID: Item = {
+    "type": "message",
+    "id": "msg_1",
+    "role": "assistant",
+    "content": [{"type": "output_text", "text": "hello"}],
+}
+CALL: Item = {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "look", "arguments": "{}"}
+OUTPUT: Item = {"type": "function_call_output", "call_id": "c1", "output": "seen"}
+
+
+def sent(
+    history: Sequence[Item], new: Sequence[Item] = (), *, stored: bool = False, rooted: bool = False
+) -> tuple[list[Item], set[str]]:
+    """What becomes of the items, and what is said of it."""
+    one = Sendable()
+    items = one.of(encode_items(history), encode_items(new), [stored] * len(history), rooted=rooted)
+    return read_items(items), one.notes
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [],
+        [USER, THOUGHT, SAID],
+        [USER, THOUGHT, {**THOUGHT, "id": "rs_2"}, CALL, OUTPUT, USER],
+        [USER, {**THOUGHT, "content": [], "status": None}, {**SAID, "phase": "final_answer"}, USER],
+        [USER, {**CALL, "arguments": '{ "a" : 1e2 }', "namespace": "x", "extra": [None, 2**62]}, OUTPUT],
+        [USER, {**BARE, "content": [{"type": "reasoning_text", "text": "hm"}]}, SAID],
+        [{"type": "compaction", "encrypted_content": "x"}, OUTPUT, SAID],
+        [{"type": "tool_search_call", "call_id": None}, {"type": "tool_search_output", "call_id": None}],
+        [{"type": "mcp_approval_request", "id": "m"}, {"type": "mcp_approval_response", "approve": False}],
+        [SAID, {"type": "item_reference", "id": "msg_1"}],
+        [{"type": "of tomorrow", "id": "x", "odd": [1, {"a": None}]}],
+        [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello", "id": None}],
+    ],
+)
+def test_what_can_be_sent_is_sent_byte_for_byte(history: list[Item]) -> None:
+    """The very objects, and nothing is said of it."""
+    one, items = Sendable(), encode_items(history)
+    again = one.of(items, (), [False] * len(items))
+    assert len(again) == len(items)
+    assert all(map(lambda a, b: a is b, again, items))
+    assert not one.notes
+
+
+@pytest.mark.parametrize(
+    ("history", "new", "left", "note"),
+    [
+        ([USER, THOUGHT], [USER], [USER, USER], sendable.DANGLING),
+        ([USER, THOUGHT], [], [USER], sendable.DANGLING),
+        ([USER, THOUGHT, {**THOUGHT, "id": "rs_2"}], [USER], [USER, USER], sendable.DANGLING),
+        ([CALL, THOUGHT], [OUTPUT], [CALL, OUTPUT], sendable.DANGLING),
+        ([USER, BARE, SAID], [USER], [USER, SAID, USER], sendable.BARE),
+        ([USER, BARE, THOUGHT, SAID], [], [USER, THOUGHT, SAID], sendable.BARE),
+        ([USER, OUTPUT], [USER], [USER, USER], sendable.ORPHAN),
+    ],
+)
+def test_what_no_server_takes_is_left_out(
+    history: list[Item], new: list[Item], left: list[Item], note: str
+) -> None:
+    """Reasoning without its content or its follower, outputs without their calls; and it is said."""
+    assert (left, {note}) == sent(history, new)
+
+
+def test_what_the_server_has_stored_needs_no_content() -> None:
+    """Then its name is enough."""
+    assert ([USER, BARE, SAID], set[str]()) == sent([USER, BARE, SAID], stored=True)
+
+
+def test_what_only_the_server_knows_may_be_answered() -> None:
+    """A call before the history is none that is missing."""
+    assert ([OUTPUT, SAID], set[str]()) == sent([OUTPUT, SAID], rooted=True)
+
+
+def test_nothing_of_what_is_new_is_left_out() -> None:
+    """If it cannot be taken the server says why."""
+    new = [THOUGHT, USER, BARE, OUTPUT]
+    assert (new, set[str]()) == sent([], new)
+
+
+def test_an_id_that_is_there_twice_goes() -> None:
+    """The items stay; those that are nothing without an id get another."""
+    searched: Item = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
+    second: Item = {"type": "web_search_call", "id": "ws_1_2"}
+    nameless = {name: value for name, value in SAID.items() if name != "id"}
+    items, notes = sent([SAID, USER, SAID, searched, searched, second, searched], [SAID])
+
+    third = {**searched, "id": "ws_1_2"}
+    fourth = {**second, "id": "ws_1_2_2"}
+    fifth = {**searched, "id": "ws_1_3"}
+    assert [SAID, USER, nameless, searched, third, fourth, fifth, nameless] == items
+    assert {sendable.DOUBLE} == notes
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ({**CALL, "name": ""}, {**CALL, "name": "unnamed"}),
+        ({**CALL, "name": None}, {**CALL, "name": "unnamed"}),
+        ({**CALL, "name": "a.b c"}, {**CALL, "name": "a_b_c"}),
+        ({**CALL, "name": "x" * 200}, {**CALL, "name": "x" * 128}),
+        ({**CALL, "arguments": {"a": [1, "ä"]}}, {**CALL, "arguments": '{"a":[1,"ä"]}'}),
+        ({**CALL, "arguments": None}, {**CALL, "arguments": "{}"}),
+        (
+            {"type": "custom_tool_call", "call_id": "c1", "name": "s"},
+            {"type": "custom_tool_call", "call_id": "c1", "name": "s", "input": ""},
+        ),
+    ],
+)
+def test_calls_are_given_a_fitting_form(given: Item, made: Item) -> None:
+    """Names within bounds, and arguments as a text."""
+    assert ([made], {sendable.CALLS}) == sent([given])
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ({**SAID, "content": None}, {**SAID, "content": []}),
+        ({**SAID, "content": 7}, {**SAID, "content": []}),
+        (
+            {**SAID, "content": ["hello", None, {"type": "output_text", "text": None}]},
+            {**SAID, "content": [SAID["content"][0], {"type": "output_text", "text": ""}]},
+        ),
+        (
+            {**SAID, "content": [{"type": "text", "text": "hello"}, {"type": "refusal", "refusal": 7}]},
+            {**SAID, "content": [SAID["content"][0], {"type": "refusal", "refusal": "7"}]},
+        ),
+        ({**USER, "content": ["hi"]}, USER),
+        ({**SAID, "role": None}, SAID),
+        (
+            {"type": "message", "content": ["hello"]},
+            {"type": "message", "content": SAID["content"], "role": "assistant"},
+        ),
+        ({**SAID, "content": [{"type": "image"}, 7]}, {**SAID, "content": [{"type": "image"}]}),
+    ],
+)
+def test_messages_are_given_a_fitting_form(given: Item, made: Item) -> None:
+    """Texts where texts belong; what says nothing is nothing."""
+    assert ([made], {sendable.SHAPES}) == sent([given])
+
+
+def test_reasoning_is_given_a_summary() -> None:
+    """There are servers that leave an empty one out, and some that write a text."""
+    bare = {name: value for name, value in THOUGHT.items() if name != "summary"}
+    items, notes = sent([bare, SAID, {**bare, "id": "rs_2", "summary": "hm"}, CALL], [OUTPUT])
+    assert [[], [{"type": "summary_text", "text": "hm"}]] == [items[0]["summary"], items[2]["summary"]]
+    assert {sendable.SHAPES} == notes
+
+
+@pytest.mark.parametrize(
+    ("output", "made"), [(None, ""), ({"a": 1}, '{"a":1}'), (["x", {"type": "input_text"}], None), (7, "7")]
+)
+def test_outputs_are_given_a_fitting_form(output: Any, made: str | None) -> None:
+    """A text, or a list of parts."""
+    items, _ = sent([CALL, {**OUTPUT, "output": output}])
+    assert ('["x",{"type":"input_text"}]' if made is None else made) == items[1]["output"]
+
+
+def test_a_call_without_an_id_is_told_apart() -> None:
+    """It goes by its item's id or by its place, and so does the output that has none either."""
+    nameless: Item = {"type": "function_call", "name": "f", "arguments": "{}"}
+    first, second = {**nameless, "id": "fc_9"}, {**nameless, "call_id": ""}
+    answer = {"type": "function_call_output", "output": "x"}
+    items, notes = sent([USER, first, second, answer], [answer, answer])
+
+    assert ["fc_9", "call_2", "fc_9", "call_2", None] == [item.get("call_id") for item in items[1:]]
+    assert {sendable.CALLS} == notes
+
+
+def test_a_call_id_that_is_too_long_is_made_shorter() -> None:
+    """The same for the call and its output, and for no other."""
+    one, two = "c" * 65, "c" * 66
+    calls = [{**CALL, "call_id": one}, {**CALL, "id": "fc_2", "call_id": two}]
+    items, notes = sent([USER, *calls], [{**OUTPUT, "call_id": two}, {**OUTPUT, "call_id": one}])
+
+    ids = [item["call_id"] for item in items[1:]]
+    assert ids == [ids[0], ids[1], ids[1], ids[0]]
+    assert len(set(ids)) == 2
+    assert all(len(name) <= 64 for name in ids)
+    assert {sendable.CALLS} == notes
+
+
+def test_each_item_is_looked_into_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the history is sent; one that was changed is looked into again from there on."""
+    looked: list[bytes] = []
+    look = sendable._look
+
+    def counting(item: Encoded) -> Any:
+        looked.append(item)
+        return look(item)
+
+    monkeypatch.setattr(sendable, "_look", counting)
+    one, history = Sendable(), encode_items([USER, SAID, USER])
+    one.of(history, (), [False] * 3)
+    one.of(history, (), [False] * 3)
+    assert len(looked) == 3
+    branch = one.copy()
+    changed = [history[0], *encode_items([USER])]
+    branch.of(changed, (), [False] * 2)
+    assert len(looked) == 4
+    one.of(history[:1], (), [False])
+    one.of(history, (), [False] * 3)
+    assert len(looked) == 6
+
+
+def test_what_is_no_item_is_nobodys_business() -> None:
+    """A file may hold anything; the server says what it thinks of it."""
+    odd = [Encoded(b"7"), Encoded(b'{"type":7}'), Encoded(b'{"call_id":[],"type":"function_call_output"}')]
+    assert odd[:2] == Sendable().of(odd, (), [False] * 3)
+
+
+def test_an_edit_that_drops_reasoning_takes_the_ids_of_what_came_of_it() -> None:
+    """A server that has stored it would know by them that something is missing."""
+    before = [USER, THOUGHT, SAID, CALL, OUTPUT, {**SAID, "id": "msg_2"}, {"type": "reasoning"}, SAID]
+    searched: Item = {"type": "web_search_call", "id": "ws_1"}
+    nameless = {name: value for name, value in CALL.items() if name != "id"}
+
+    assert before == without_lost_reasoning(before, before)
+    after = without_lost_reasoning([THOUGHT, searched, CALL, OUTPUT, SAID], [searched, CALL, OUTPUT, SAID])
+    assert [searched, nameless, OUTPUT, SAID] == after
+
+
+# -- whatever came, a strict server takes it ---------------------------------------------------
+
+ids = st.sampled_from(["a", "b", "c", None, "", "x" * 70])
+anything: st.SearchStrategy[Any] = st.sampled_from([None, 7, "text", [], {}, [None], ["x"], {"a": 1}])
+texts = st.sampled_from(["output_text", "input_text", "refusal", "text"])
+content = anything | st.lists(
+    st.fixed_dictionaries({"type": texts}, optional={"text": anything, "refusal": anything}), max_size=2
+)
+thoughts = st.fixed_dictionaries(
+    {"type": st.just("reasoning")},
+    optional={"id": ids, "summary": anything, "encrypted_content": st.sampled_from([None, "", "gA"])},
+)
+spoken = st.fixed_dictionaries(
+    {"type": st.just("message"), "role": st.just("assistant")}, optional={"id": ids}
+)
+calls = st.fixed_dictionaries(
+    {"type": st.sampled_from(["function_call", "custom_tool_call"])},
+    optional={
+        "id": ids,
+        "call_id": ids,
+        "name": ids | st.just("a.b"),
+        "arguments": anything,
+        "input": anything,
+    },
+)
+hosted = st.fixed_dictionaries({"type": st.just("web_search_call")}, optional={"id": ids})
+outputs: st.SearchStrategy[list[Any]] = st.lists(
+    thoughts
+    | spoken
+    | st.builds(lambda item, what: {**item, "content": what}, spoken, content)
+    | calls
+    | hosted,
+    max_size=5,
+)
+
+
+@settings(max_examples=400)
+@given(turns=st.lists(st.tuples(st.booleans(), outputs), max_size=4), edited=st.booleans())
+def test_whatever_a_server_said_a_strict_one_takes(turns: list[tuple[bool, Any]], edited: bool) -> None:
+    """Turns of any kind, each call answered as `run` answers it; then all is sent in full."""
+    chain = Chain()
+    for number, (stored, said) in enumerate(turns):
+        open_calls = [item for item in chain.items if item["type"].endswith("_call") and "call_id" in item]
+        answered = {item.get("call_id") for item in chain.items if item["type"].endswith("_output")}
+        new = [
+            {"type": f"{call['type']}_output", "call_id": call["call_id"], "output": "x"}
+            for call in open_calls
+            if call["call_id"] not in answered
+        ]
+        chain.extend(encode_items([*new, USER]), Output.of(said), f"resp_{number}", (1, 0), asked=stored)  # type: ignore[arg-type] # any lane
+    if edited:
+        chain.edit([item for index, item in enumerate(chain.items) if index % 3])
+    before = chain.items
+    items = read_items(chain.replay(encode_items([USER]), asks_store=False))
+    owed = NOTHING.after(items).open
+    closing: list[Item] = [
+        {"type": f"{words.replace(' ', '_')}_output", "call_id": call, "output": "closed"}
+        for call, words in owed.items()
+    ]
+    items += closing
+    _, problem = NOTHING.judge(items, items, stored=False)
+    assert problem is None, (problem, items)
+    assert before == chain.items, "the history is kept as it came"
