@@ -162,7 +162,7 @@ def test_a_name_that_another_connection_has_had_is_no_proof() -> None:
         (THERE, True, None),
         ((HERE[0], LaneId(1)), True, "resp_1"),
     ):
-        plan = chain.plan(items(9), lane, None, None, FIELDS, carried=lambda _, known=known: known)  # type: ignore[misc]
+        plan = chain.plan(items(9), lane, None, None, FIELDS, carried={"resp_1": known}.__getitem__)
         assert parent == plan.previous_response_id
 
 

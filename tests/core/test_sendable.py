@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, Final
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from wspool.core.commands import ConnectionId, LaneId
 from wspool.core.encoding import Encoded
 from wspool.core.items import Item, Output, encode_items, read_items
 from wspool.core.sending import sendable
@@ -15,6 +18,7 @@ from wspool.core.sending.chain import Chain
 from wspool.core.sending.sendable import Sendable, without_lost_reasoning
 from wspool.server.protocol.history import NOTHING
 
+LANE: Final = (ConnectionId(1), LaneId(0))
 USER: Item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
 THOUGHT: Item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}
 BARE: Item = {"type": "reasoning", "id": "rs_0", "summary": []}
@@ -200,27 +204,33 @@ def test_a_call_id_that_is_too_long_is_made_shorter() -> None:
     assert {sendable.CALLS} == notes
 
 
-def test_each_item_is_looked_into_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def looks(of: Callable[[], object]) -> int:
+    """How many items are looked into when *of* is called."""
+    found = 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal found
+        found += event == "call" and frame.f_code is sendable._look.__code__
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        of()
+    finally:
+        sys.setprofile(before)
+    return found
+
+
+def test_each_item_is_looked_into_once() -> None:
     """However often the history is sent; one that was changed is looked into again from there on."""
-    looked: list[bytes] = []
-    look = sendable._look
-
-    def counting(item: Encoded) -> Any:
-        looked.append(item)
-        return look(item)
-
-    monkeypatch.setattr(sendable, "_look", counting)
     one, history = Sendable(), encode_items([USER, SAID, USER])
-    one.of(history, (), [False] * 3)
-    one.of(history, (), [False] * 3)
-    assert len(looked) == 3
+    assert 3 == looks(lambda: one.of(history, (), [False] * 3))
+    assert 0 == looks(lambda: one.of(history, (), [False] * 3))
     branch = one.copy()
     changed = [history[0], *encode_items([USER])]
-    branch.of(changed, (), [False] * 2)
-    assert len(looked) == 4
-    one.of(history[:1], (), [False])
-    one.of(history, (), [False] * 3)
-    assert len(looked) == 6
+    assert 1 == looks(lambda: branch.of(changed, (), [False] * 2))
+    assert 0 == looks(lambda: one.of(history[:1], (), [False]))
+    assert 2 == looks(lambda: one.of(history, (), [False] * 3))
 
 
 def test_what_is_no_item_is_nobodys_business() -> None:
@@ -289,7 +299,7 @@ def test_whatever_a_server_said_a_strict_one_takes(turns: list[tuple[bool, Any]]
             for call in open_calls
             if call["call_id"] not in answered
         ]
-        chain.extend(encode_items([*new, USER]), Output.of(said), f"resp_{number}", (1, 0), asked=stored)  # type: ignore[arg-type] # any lane
+        chain.extend(encode_items([*new, USER]), Output.of(said), f"resp_{number}", LANE, asked=stored)
     if edited:
         chain.edit([item for index, item in enumerate(chain.items) if index % 3])
     before = chain.items

@@ -23,12 +23,14 @@ __all__ = [
     "Item",
     "Output",
     "as_items",
+    "asks_store",
     "encode_fields",
     "encode_items",
     "read_items",
     "with_encrypted_reasoning",
 ]
 
+_NULL: Final = Encoded(b"null")
 _ENCRYPTED_REASONING: Final = "reasoning.encrypted_content"
 _ONLY_ENCRYPTED: Final = Encoded(b'["reasoning.encrypted_content"]')
 
@@ -77,6 +79,12 @@ def encode_fields(fields: Mapping[str, Any]) -> dict[str, Encoded]:
         name: value if isinstance(value, Encoded) else Encoded(encode(value, name))
         for name, value in fields.items()
     }
+
+
+def asks_store(fields: Mapping[str, Encoded], *, by_default: bool) -> bool:
+    """Return whether a request with *fields* has its response stored; *by_default* if it does not say."""
+    store = fields.get("store", _NULL)
+    return store == b"true" or (store == _NULL and by_default)
 
 
 def with_encrypted_reasoning(include: Encoded | None) -> Encoded:

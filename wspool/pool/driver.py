@@ -19,14 +19,14 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import trio
 
 from wspool.core.commands import ConnectionId
 from wspool.core.encoding import Encoded
 from wspool.core.events.steering import Steer
-from wspool.core.items import encode_items
+from wspool.core.items import asks_store, encode_items
 from wspool.core.lending.pool import Verdict
 from wspool.core.sending.chain import Fields, LaneKey, Plan
 from wspool.core.sending.replay import Recovery
@@ -38,8 +38,6 @@ from wspool.pool.lease import Lease
 from wspool.pool.outcome import remarks
 
 __all__ = ["ConversationDriver"]
-
-_NULL: Final = b"null"
 
 
 class ConversationDriver:
@@ -213,26 +211,23 @@ class ConversationDriver:
         plan, lane = self._plan, self._lane
         if status in ("completed", "incomplete") and machine.response is not None and plan and lane:
             continuity.turns += 1
-            store = self._fields.get("store", _NULL)
-            asked = store == b"true" or (store == _NULL and continuity.owner.provider.stores_by_default)
+            asked = asks_store(self._fields, by_default=continuity.owner.provider.stores_by_default)
             for index, part in enumerate(machine.parts):
                 new = encode_items(part.steered_by) if index else self._items
                 continuity.chain.extend(
                     new, part.output, part.id, lane, stored=plan.rooted and asked, asked=asked
                 )
-            continuity.chain.queue(encode_items(machine.steers.queued))
+            if queued := machine.steers.queued:
+                continuity.chain.queue(encode_items(queued))
             continuity.say_what_was_changed()
             self._resends.succeeded()
             self._learn(plan)
         else:
             # Whatever went wrong may have cost the server its memory of the parent.
             continuity.chain.forget_parent()
-        said, data = {}, machine.response
-        # Few have either, and a call costs every turn.
-        if data is not None and ("input_transformations" in data or "prompt_cache_diagnostics" in data):
-            said = remarks(data)
-            if withheld := len(said["input_transformations"]):
-                continuity.note_withheld(withheld)
+        said = remarks(machine.response)
+        if withheld := len(said.get("input_transformations", ())):
+            continuity.note_withheld(withheld)
         if self._started_at is not None:
             continuity.owner.record(
                 TurnRecord(

@@ -342,10 +342,7 @@ class _LeaseDriver:
         if not attempt.ended:
             lease.give_up(attempt)
         attempt.drop()  # ended or not: the reader may be waiting for somebody to read the rest
-        said, data = {}, machine.response
-        # Few have either, and a call costs every turn.
-        if data is not None and ("input_transformations" in data or "prompt_cache_diagnostics" in data):
-            said = remarks(data)
+        said = remarks(machine.response)
         self._owner.record(
             TurnRecord(
                 conversation=None,

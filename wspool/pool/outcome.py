@@ -170,8 +170,10 @@ def server_failure(
     )
 
 
-def remarks(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a `TurnRecord` with what the server remarks on the input in a response."""
+def remarks(data: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the fields of a `TurnRecord` with what a response remarks on its input, if it does."""
+    if data is None or not ("input_transformations" in data or "prompt_cache_diagnostics" in data):
+        return {}
     response = Response(data)
     return {
         "input_transformations": tuple(response.input_transformations),

@@ -51,9 +51,6 @@ _WITH_HINTS: Final = frozenset({"error", "response.error", "response.failed"})
 _DELIVER: Final = Reception.DELIVER
 _STREAMING: Final = TurnState.STREAMING
 
-#: How turns end that prove that the endpoint is of use.
-_COMPLETED: Final = frozenset({"completed", "incomplete"})
-
 
 class Router:
     """Routes what comes in on one connection.
@@ -243,7 +240,7 @@ class Router:
         machine = attempt.machine
         lane.latest = machine.remembered
         lane.warm_up = None
-        completed = lane.warming is None and (lane.latest is not None or machine.status in _COMPLETED)
+        completed = lane.latest is not None and lane.warming is None
         if lane.warming is not None:
             lane.warm_up = WarmUp.of(machine.response, lane.warming, output_seen=machine.output_seen)
             lane.warming = None

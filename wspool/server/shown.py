@@ -42,7 +42,7 @@ class WatchedModel:
             return self._model.respond(
                 attrs.evolve(request, context=[in_full(item) for item in request.context])
             )
-        except Exception as error:
+        except Exception as error:  # whatever the model raises, which goes on to whoever asked
             self.failure = self.failure or error
             if self._failed is not None:
                 self._failed()

@@ -29,7 +29,7 @@ from wspool.server.models import (
 from wspool.server.protocol.profiles import PROFILES
 from wspool.server.server import Server, open_server
 
-__all__ = ["LocalServer", "Said", "in_thread", "local_server", "refusal"]
+__all__ = ["Addressed", "LocalServer", "Said", "in_thread", "local_server", "refusal"]
 
 #: What a model may be scripted to say: a text, an item, items, a turn, or a turn as plain JSON.
 Said = str | ModelTurn | Mapping[str, Any] | Sequence[Item]
@@ -74,6 +74,8 @@ def in_thread(serve: Callable[[], AbstractAsyncContextManager[Server]]) -> Gener
         except trio.RunFinishedError:
             pass  # it has ended by itself, and says why below
         thread.join(_END)
+    if thread.is_alive():
+        raise AssertionError(f"bug: the server has not ended within {_END:g} s")
     if problems:
         raise problems[0]
 
@@ -129,19 +131,16 @@ class _Stage:
             self.failures.append(over)
             # Not an error that clients take again, and again, after a while.
             return refusal(400, "script_over", message=str(over))
-        except Exception as failure:
+        except Exception as failure:  # whatever the model raises: the test is told, at its end
             self.failures.append(failure)
             raise
 
 
-class LocalServer:
-    """A reference server for one test. All methods may be called from any thread."""
+class Addressed:
+    """What a test talks to: a server, by its addresses."""
 
-    def __init__(self, server: Server, stage: _Stage, faults: FaultScript, ledger: list[Entry]) -> None:
+    def __init__(self, server: Server) -> None:
         self.server: Final = server
-        self._stage = stage
-        self._faults = faults
-        self._ledger = ledger
 
     @property
     def url(self) -> str:
@@ -157,6 +156,16 @@ class LocalServer:
     def base_url(self) -> str:
         """What SDKs call so."""
         return self.server.base_url
+
+
+class LocalServer(Addressed):
+    """A reference server for one test. All methods may be called from any thread."""
+
+    def __init__(self, server: Server, stage: _Stage, faults: FaultScript, ledger: list[Entry]) -> None:
+        super().__init__(server)
+        self._stage = stage
+        self._faults = faults
+        self._ledger = ledger
 
     @property
     def requests(self) -> list[ModelRequest]:

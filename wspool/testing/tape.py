@@ -16,7 +16,7 @@ from wspool.pool.open import open_pool
 from wspool.server.admission import is_loopback
 from wspool.server.server import Server, serve_engine
 from wspool.testing.cassette import Cassette
-from wspool.testing.local import in_thread
+from wspool.testing.local import Addressed, in_thread
 from wspool.testing.player import Player
 from wspool.testing.redaction import Redaction, keys_of
 
@@ -30,32 +30,17 @@ MODES: Final[tuple[Mode, ...]] = ("once", "new_episodes", "rewrite")
 _POLICY: Final = PoolPolicy(min_idle=0, give_up_after=3.0)
 
 
-class Tape:
+class Tape(Addressed):
     """A running cassette."""
 
     def __init__(self, path: Path, server: Server, player: Player, *, recording: bool) -> None:
+        super().__init__(server)
         self.path: Final = path
         self.recording: Final = recording
         """Whether what is not in the file is asked for."""
-        self.server: Final = server
         self._player = player
         self.kept = True
         """Whether what was recorded is written down in the end."""
-
-    @property
-    def url(self) -> str:
-        """The WebSocket URL."""
-        return self.server.url
-
-    @property
-    def http_url(self) -> str:
-        """The URL to POST to."""
-        return self.server.http_url
-
-    @property
-    def base_url(self) -> str:
-        """What SDKs call so."""
-        return self.server.base_url
 
     @property
     def cassette(self) -> Cassette:
