@@ -208,7 +208,7 @@ class TurnMachine:
 
         A request that failed may have evicted its parent, and then it holds nothing.
         """
-        return self.response_id if self.status in ("completed", "incomplete") else None
+        return self._known.response_id if self.status in ("completed", "incomplete") else None
 
     def why_close(self, *, closes_after_error: bool) -> CloseReason | None:
         """Why the connection must go now that the turn has ended; None if another turn may follow.
