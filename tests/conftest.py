@@ -1,9 +1,12 @@
-"""Shared by all tests: Hypothesis profiles, and the guard against async tests that never finished."""
+"""Shared by all tests: Hypothesis profiles, and guards against async tests that never finished and against
+tests that others would notice.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
@@ -59,3 +62,15 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     if getattr(item, "_finished", True) is False:
         raise AssertionError("the async body of this test never finished")
     return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, None, None]:
+    """Fail a test that leaves a logger of ours quieter than it was: those behind it would read nothing."""
+    yield
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("wspool") and isinstance(logger, logging.Logger):
+            changed = logger.level != logging.NOTSET or not logger.propagate
+            logger.propagate = True
+            logger.setLevel(logging.NOTSET)
+            assert not changed, f"this test has left {name!r} with a level, or without its parents"

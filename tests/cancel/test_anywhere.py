@@ -11,9 +11,9 @@ from tests.cancel.anywhere import CANCELS, run_world
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_nothing_comes_of_a_cancellation(seed: int) -> None:
+def test_nothing_comes_of_a_cancellation(seed: int, caplog: pytest.LogCaptureFixture) -> None:
     """After each the conversation goes on without the turn, or with it; no lane is missing."""
-    logging.getLogger("wspool").setLevel(logging.CRITICAL)
+    caplog.set_level(logging.CRITICAL, "wspool")
     try:
         outcome = run_world(seed)
     except BaseException as error:

@@ -27,9 +27,9 @@ def simulated(seed: int) -> Journal:
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
     """A world is full of outages; their log lines are made for people."""
-    logging.getLogger("wspool").setLevel(logging.CRITICAL)
+    caplog.set_level(logging.CRITICAL, "wspool")
 
 
 def test_trio_can_be_scheduled_by_a_seed() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import trio
 import typer
 
-from wspool.cli.serving import Book, fault_rule, find_model, show_log
+from wspool.cli.serving import Book, fault_rule, find_model, shown_log
 from wspool.cli.usage import usage_error
 from wspool.server.faults.script import FaultScript
 from wspool.server.models import Model
@@ -97,7 +97,7 @@ def serve(
     who, rules = find_model(model, script), [fault_rule(text) for text in fault or ()]
     try:
         with ExitStack() as stack:
-            show_log(verbose=verbose)
+            stack.enter_context(shown_log(verbose=verbose))
             file = None if ledger is None else stack.enter_context(open(ledger, "ab", buffering=0))
             options = {
                 "profile": PROFILES[profile],

@@ -4,7 +4,8 @@ import importlib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,7 @@ from wspool.server.ledger import Entry
 from wspool.server.lookup import LookupModel
 from wspool.server.models import EchoModel, Model, ScriptedModel
 
-__all__ = ["Book", "fault_rule", "find_model", "show_log"]
+__all__ = ["Book", "fault_rule", "find_model", "shown_log"]
 
 #: Longest line about one request, in characters: some of it is a client's own words.
 _LONGEST: Final = 400
@@ -121,11 +122,19 @@ class _OneLine(logging.Formatter):
         return _one_line([record.getMessage()])
 
 
-def show_log(*, verbose: bool) -> None:
+@contextmanager
+def shown_log(*, verbose: bool) -> Generator[None]:
     """Have the server's log on standard error: what is refused if *verbose*, else only what went wrong."""
     logger = logging.getLogger("wspool.server")
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
+    before = logger.propagate, logger.level
     logger.addHandler(handler)
     logger.propagate = False
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    try:
+        yield
+    finally:  # the process may go on: a program may call the command
+        logger.removeHandler(handler)
+        logger.propagate = before[0]
+        logger.setLevel(before[1])
