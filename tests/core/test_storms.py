@@ -17,10 +17,12 @@ import attrs
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from tests.core.test_pool import of, reasons
 from wspool.core.commands import (
     CloseReason,
     Command,
     ConnectionId,
+    Degraded,
     Dial,
     Grant,
     HangUp,
@@ -308,3 +310,18 @@ def test_what_an_outage_costs(users: int) -> None:
 
     assert max(costs) <= (850 if users else 300), costs
     assert min(costs) >= (550 if users else 180), costs
+
+
+def test_an_end_is_judged_in_the_step_that_sees_it() -> None:
+    """Also that of spare which goes because its end was announced: nothing is left for the next input."""
+    core = PoolCore(PoolPolicy(min_idle=0), OPENAI)
+    waiter = WaiterId(1)
+    (dial,) = of(core.acquire(waiter, 0.0), Dial)
+    assert isinstance(dial, Dial)
+    core.abandon(waiter, 0.0)
+    core.connected(dial.connection, 0.0, 0.5)
+
+    told = core.retire(dial.connection, 0.1)
+    assert [CloseReason.LIFETIME] == reasons(told)
+    assert of(told, Degraded)
+    assert [] == core.tick(0.1)

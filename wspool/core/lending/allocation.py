@@ -376,8 +376,8 @@ class Allocation:
                 or coming >= outage.dial_limit
             ):
                 return
-            _, connection = roster.leaving.popitem(last=False)
-            self._lives.hang_up(connection, CloseReason.LIFETIME, commands)
+            self._lives.hang_up(roster.leaving.popitem(last=False)[1], CloseReason.LIFETIME, commands)
+            self._endings.judge(now, commands)  # before anything else is decided
 
     def resize(self, policy: PoolPolicy, commands: list[Command]) -> None:
         """The limits have changed. What is too much goes: dials, the latest first, then the oldest spare."""
