@@ -43,7 +43,8 @@ MAY_IMPORT = {
 ROOMS = {
     "lending": {"lending"},
     "events": {"events"},
-    "sending": {"sending", "events"},
+    "matching": {"matching"},
+    "sending": {"sending", "events", "matching"},
     "": set[str](),
 }
 

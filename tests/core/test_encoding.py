@@ -17,7 +17,7 @@ import orjson
 import pytest
 from hypothesis import given, strategies as st
 
-from wspool.core.encoding import Encoded, assemble, read, write, write_received
+from wspool.core.encoding import Encoded, assemble, read, write, write_received, write_sorted
 from wspool.core.items import with_encrypted_reasoning
 
 
@@ -284,3 +284,13 @@ def test_reasoning_is_asked_for_beside_what_else_is(include: Any, made: Any) -> 
     """An empty list says that nothing is wanted; what is no list is for the server to judge."""
     given = None if include is None else Encoded(json.dumps(include).encode())
     assert made == read(with_encrypted_reasoning(given))
+
+
+@pytest.mark.parametrize("fast", [orjson, None])
+def test_what_is_compared_has_no_order_of_keys(fast: Any) -> None:
+    """Whatever is in it: also what only one of the writers can write."""
+    for odd in (1, 2**70, "\ud800", {"x": None, "a": 1}):
+        one, other = {"b": [odd], "a": "é"}, {"a": "é", "b": [odd]}
+
+        assert write_sorted(one, fast) == write_sorted(other, fast)
+        assert write_sorted(one, fast) != write_sorted({**one, "a": "e"}, fast)

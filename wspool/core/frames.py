@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final, cast
 
-from wspool.core.encoding import write, write_received
+from wspool.core.encoding import write, write_received, write_sorted
 from wspool.core.error import Delivery, WsPoolError
 
 __all__ = [
@@ -28,8 +28,10 @@ __all__ = [
     "MalformedMessageError",
     "as_number",
     "as_text",
+    "decode_fast",
     "encode",
     "encode_received",
+    "encode_sorted",
     "lane_of",
     "parse_event",
 ]
@@ -312,6 +314,20 @@ def encode(value: Any, name: str = "") -> bytes:
 def encode_received(value: Any) -> bytes:
     """Return *value*, which a server sent, as JSON that can be sent. Raises ValueError: nested too deep."""
     return write_received(value, _orjson())
+
+
+def encode_sorted(value: Any) -> bytes:
+    """Return *value* as JSON to be compared with others of this process. See `encoding.write_sorted`."""
+    return write_sorted(value, _orjson())
+
+
+def decode_fast(text: str) -> Any:
+    """Return the value of a JSON text, as fast as can be. An integer of more than 64 bits may be a float.
+
+    Raises:
+        ValueError, RecursionError: it is no JSON, or nested too deep.
+    """
+    return _loads(text)
 
 
 def as_number(value: object) -> int | None:

@@ -1,0 +1,183 @@
+"""Known: what is kept of a turn, and what has been read of a request that may go on from it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Final, TypeAlias
+
+from wspool.core.commands import ConnectionId, LaneId
+
+__all__ = [
+    "NO_NAME",
+    "Given",
+    "Known",
+    "LaneKey",
+    "Thoughts",
+    "likelihood",
+    "name_of",
+    "thinks_the_same",
+    "thoughts_of",
+]
+
+#: Which lane of a pool: its connection and its number there.
+LaneKey: TypeAlias = tuple[ConnectionId, LaneId]
+
+#: Bytes of what an id or an encrypted content is recognised by, once all else is equal.
+NAME: Final = 8
+NO_NAME: Final = bytes(NAME)
+
+
+def name_of(text: object) -> bytes:
+    """Return what a text is recognised by; zeros for none."""
+    if not isinstance(text, str) or not text:
+        return NO_NAME
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=NAME).digest()
+
+
+class Thoughts:
+    """The reasoning of a history by what it is recognised by: that of an earlier turn, and more.
+
+    Turns of one conversation share what they have in common.
+    """
+
+    __slots__ = ("before", "own", "users")
+
+    def __init__(self, before: Thoughts | None, own: bytes) -> None:
+        self.before = before
+        #: For each, eight bytes of its id and eight of its content.
+        self.own = own
+        #: How many turns and later thoughts hold it.
+        self.users = 0
+
+
+class Known:
+    """A turn that a request may go on from.
+
+    Attributes:
+        response_id: id of its response.
+        length: items of the history up to its end.
+        lane: the lane that had it, if any is known to.
+        stored: True if the server was asked to store it and all that it continues from.
+    """
+
+    __slots__ = (
+        "continued",
+        "cost",
+        "hash",
+        "lane",
+        "length",
+        "model",
+        "names",
+        "references",
+        "response_id",
+        "session",
+        "stored",
+        "thoughts",
+        "used",
+    )
+
+    def __init__(
+        self, response_id: str, length: int, lane: LaneKey | None, *, stored: bool, hash: bytes, used: float
+    ) -> None:
+        self.response_id = response_id
+        self.length = length
+        self.lane = lane
+        self.stored = stored
+        self.hash = hash
+        #: Which model it was.
+        self.model = NO_NAME
+        self.used = used
+        #: What its output's items were called, to tell it from others with the same words.
+        self.names = b""
+        #: Who asked, as far as headers and keys say that.
+        self.session = NO_NAME
+        self.thoughts: Thoughts | None = None
+        #: The ids by which its output's items can be referred to.
+        self.references: tuple[str, ...] = ()
+        #: Whether a turn has gone on from it.
+        self.continued = False
+        #: Bytes of memory that it takes.
+        self.cost = 0
+
+    def __repr__(self) -> str:
+        return f"<Known {self.response_id}, {self.length} items>"
+
+
+class Given:
+    """A request with its history, as read: hashes of it, and the items themselves for as long as it lasts.
+
+    Attributes:
+        items: its input.
+        parent: the id of the response that it names itself, if it does.
+        certain: False if nothing may be concluded from it.
+    """
+
+    __slots__ = ("base", "certain", "hashes", "items", "model", "origin", "parent", "session", "thoughts")
+
+    def __init__(
+        self, items: Sequence[Mapping[str, Any]], parent: str | None, model: bytes, session: bytes
+    ) -> None:
+        self.items = items
+        self.parent = parent
+        self.certain = True
+        #: The running hash before all items.
+        self.model = self.base = model
+        self.session = session
+        #: The running hash after each item.
+        self.hashes: list[bytes] = []
+        #: Reasoning by its place, and what it is recognised by.
+        self.thoughts: list[tuple[int, bytes]] = []
+        #: The turn that it goes on from, once that is known.
+        self.origin: Known | None = None
+
+    @property
+    def hash(self) -> bytes:
+        """The running hash after all items."""
+        return self.hashes[-1] if self.hashes else self.base
+
+
+def thoughts_of(given: Given, before: Known | None) -> Thoughts | None:
+    """Return the reasoning of a history: that of the turn *before*, if there is one, and what came after."""
+    if before is None:
+        known, start = None, 0
+    else:
+        known, start = before.thoughts, 0 if given.parent is not None else before.length
+    own = b"".join([name for place, name in given.thoughts if place >= start])
+    return Thoughts(known, own) if own else known
+
+
+def thinks_the_same(known: Known, given: Given) -> bool:
+    """Whether the reasoning of *known* is that of the items with which *given* begins.
+
+    Their hashes are equal, so it is as much, in the same places.
+    """
+    thoughts = given.thoughts
+    left = bisect_left(thoughts, (known.length, b""))
+    node = known.thoughts
+    while node is not None:
+        own = node.own
+        for start in range(len(own) - 2 * NAME, -1, -2 * NAME):
+            left -= 1
+            name = thoughts[left][1]
+            by_id, by_content = own[start : start + NAME], own[start + NAME : start + 2 * NAME]
+            if not (
+                (by_id == name[:NAME] and by_id != NO_NAME)
+                or (by_content == name[NAME:] and by_content != NO_NAME)
+            ):
+                return False
+        node = node.before
+    return True
+
+
+def likelihood(known: Known, given: Given) -> tuple[int, bool, bool, float]:
+    """How likely it is that *given* means *known*, of all that have the same words."""
+    names = known.names
+    said = given.items[known.length - len(names) // NAME : known.length]
+    same = sum(
+        names[place * NAME : (place + 1) * NAME] == name_of(item.get("id")) != NO_NAME
+        for place, item in enumerate(said)
+    )
+    ours = known.session == given.session != NO_NAME
+    return same, ours, not known.continued, known.used
