@@ -237,7 +237,9 @@ async def _rollout(
             problem = await _unreachable(url, options.api_key, policy)
             if problem is not None:
                 return attrs.evolve(summary, problem=problem)
-        async with wspool.open_pool(url, api_key=options.api_key, policy=policy, instrument=meter) as pool:
+        async with wspool.open_pool(
+            url, fallback="http", api_key=options.api_key, policy=policy, instrument=meter
+        ) as pool:
             summary = await run_batch(
                 pool,
                 owed,
@@ -273,7 +275,7 @@ async def _unreachable(url: str, api_key: str | None, policy: wspool.PoolPolicy)
     """
     once = attrs.evolve(policy, max_size=1, min_idle=0, give_up_after=_REACH_WITHIN)
     problem: str | None = None
-    async with wspool.open_pool(url, api_key=api_key, policy=once) as pool:
+    async with wspool.open_pool(url, fallback="http", api_key=api_key, policy=once) as pool:
         try:
             async with pool.lease():
                 pass

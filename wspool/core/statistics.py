@@ -146,11 +146,13 @@ class DialRecord:
             proxy, its own lookup and connection are in "proxy". Empty if the connector does not measure.
         duration: seconds of the whole dial, without those for asking for the key.
         failure: what went wrong and what to do, None if nothing did.
+        transport: what was dialled: `websocket` or `http`.
     """
 
     phases: Mapping[str, float]
     duration: float
     failure: str | None
+    transport: str = "websocket"
 
 
 @attrs.frozen(kw_only=True)
@@ -174,6 +176,7 @@ class TurnRecord:
         input_transformations: what of the input the server withheld from the model, as it says so: reasoning
             items, and why.
         prompt_cache_diagnostics: why the prompt cache was missed or not, None if that was not asked for.
+        transport: what carried the last request: `websocket`, or `http` (see `open_pool(fallback=)`).
     """
 
     conversation: int | None
@@ -190,3 +193,4 @@ class TurnRecord:
     events: int
     input_transformations: Sequence[Mapping[str, Any]] = ()
     prompt_cache_diagnostics: Mapping[str, Any] | None = None
+    transport: str = "websocket"

@@ -27,7 +27,7 @@ from wspool.pool.credentials import forget
 from wspool.pool.link import Host, Lane, Link
 from wspool.pool.router import Router
 from wspool.pool.sender import Sender
-from wspool.wire.wire import ConnectError, Wire, WireClosedError
+from wspool.wire.wire import ConnectError, Stateless, Wire, WireClosedError
 
 __all__ = ["Connection", "Owner"]
 
@@ -39,6 +39,7 @@ class Owner(Host, Protocol):
 
     async def dial(self, link: Link, nursery: trio.Nursery) -> Wire: ...
     def on_dial_failed(self, link: Link, error: ConnectError) -> None: ...
+    def on_stateless(self, link: Link) -> None: ...
     def on_gone(self, link: Link) -> None: ...
 
 
@@ -62,7 +63,6 @@ class Connection:
         self._sender = Sender(self.link, self._reading)
         self._waiting_for: Attempt | None = None
         self._polite = False
-        self._connected = False
 
     def __repr__(self) -> str:
         return f"<Connection {self.id}>"
@@ -97,7 +97,7 @@ class Connection:
         self.link.told = self.link.ending = True
         self._reading.cancel()
         self.link.lose_attempts()
-        if not self._connected and self.link.nursery is not None:
+        if not self.link.connected and self.link.nursery is not None:
             self.link.nursery.cancel_scope.cancel()
 
     def crash(self, error: BaseException) -> None:
@@ -158,9 +158,14 @@ class Connection:
         try:
             if not link.ending:
                 link.wire = wire
-                self._connected = True
+                link.connected = True
                 link.heard_at = link.host.now()
-                self._router.name_lanes(link.host.core.naming)
+                link.stateless = isinstance(wire, Stateless) and wire.stateless
+                self._router.name_lanes(Naming.NONE if link.stateless else link.host.core.naming)
+                if link.stateless:
+                    for lane in link.lanes:
+                        lane.transport = "http"
+                    self._owner.on_stateless(link)
                 link.report(link.host.core.connected, jitter=link.host.jitter())
                 await self._read(wire)
             if self._polite:
@@ -170,7 +175,7 @@ class Connection:
 
     def _end(self, failure: ConnectError) -> None:
         """Nothing can be done with it any more; *failure* says why, if it was never connected."""
-        if self._connected or self.link.told:
+        if self.link.connected or self.link.told:
             self.link.lose()
         elif not self.link.over:
             self.link.ending = True

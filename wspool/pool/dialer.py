@@ -17,13 +17,14 @@ from wspool.core.statistics import DialRecord
 from wspool.pool.credentials import CredentialError, Redactor, forget
 from wspool.pool.instrument import watch
 from wspool.pool.link import Link
+from wspool.pool.road import Road
 from wspool.pool.setup import Headers, Setup
 from wspool.wire import http
 from wspool.wire.answer import Answer
 from wspool.wire.descriptors import is_shortage
 from wspool.wire.dial import stopwatch
 from wspool.wire.url import below
-from wspool.wire.wire import ConnectError, Wire
+from wspool.wire.wire import ConnectError, Connector, Wire
 
 __all__ = ["Dialer", "classified"]
 
@@ -33,19 +34,42 @@ class Dialer:
 
     Args:
         setup: what the pool is made of.
+        road: which way connections go.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, road: Road) -> None:
         self._setup = setup
+        self.road = road
 
     async def dial(self, link: Link, nursery: trio.Nursery) -> Wire:
-        """Open the wire of *link*, whose tasks live in *nursery*.
+        """Open the wire of *link*, whose tasks live in *nursery*."""
+        road, other = self.road, self._setup.fallback
+        if other is None:
+            return await self._dial(self._setup.connector, link, nursery)
+        if road.takes_websocket():
+            settled = False
+            try:
+                wire = await self._dial(self._setup.connector, link, nursery)
+                settled = True
+                return wire
+            except ConnectError as error:
+                settled = True
+                if not road.websocket_failed(classified(error)):
+                    raise
+                forget(error, link.redactor)
+            finally:
+                if not settled:
+                    road.websocket_dropped()
+        return await self._dial(other, link, nursery)
+
+    async def _dial(self, connector: Connector, link: Link, nursery: trio.Nursery) -> Wire:
+        """Dial with *connector*.
 
         A credential that can be renewed and is refused is asked for once more, at once.
         """
         headers = await self._ask_headers()
         try:
-            return await self._connect(link, nursery, headers)
+            return await self._connect(connector, link, nursery, headers)
         except ConnectError as error:
             # Not what a proxy refuses: it has not seen this credential.
             if not self._setup.renewable or error.phase != "upgrade" or error.status != 401:
@@ -55,7 +79,7 @@ class Dialer:
         if renewed == headers:
             raise refusal  # the endpoint has judged this one
         forget(refusal)
-        return await self._connect(link, nursery, renewed)
+        return await self._connect(connector, link, nursery, renewed)
 
     async def post(self, suffix: str, body: bytes) -> Answer:
         """Send *body* by HTTP to the endpoint's path with *suffix*; return the answer. A checkpoint.
@@ -81,14 +105,16 @@ class Dialer:
             return await self._setup.headers()
         raise CredentialError(f"gave no key within {limit:g} s; it is asked again")
 
-    async def _connect(self, link: Link, nursery: trio.Nursery, headers: Headers) -> Wire:
+    async def _connect(
+        self, connector: Connector, link: Link, nursery: trio.Nursery, headers: Headers
+    ) -> Wire:
         # The connector bounds the dial itself, and says in which phase its time was up.
         began, failure = trio.current_time(), "the dial was stopped"
         seconds: Mapping[str, float] = {}
         link.redactor = Redactor(headers)
         try:
             with stopwatch() as seconds:
-                wire = await self._setup.connector.connect(nursery, self._setup.endpoint, headers)
+                wire = await connector.connect(nursery, self._setup.endpoint, headers)
             failure = ""
             return wire
         except ConnectError as error:
@@ -100,6 +126,7 @@ class Dialer:
                 phases=dict(seconds),
                 duration=trio.current_time() - began,
                 failure=failure or None,
+                transport=str(getattr(connector, "transport", "websocket")),
             )
             watch(self._setup.instrument.dial_ended, record)
 

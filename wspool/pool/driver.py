@@ -59,6 +59,7 @@ class ConversationDriver:
         self._plan: Plan | None = None
         self._lane: LaneKey | None = None
         self._named = False
+        self._transport = "websocket"
         #: Whether the lane held the parent that was named last.
         self._held = False
         self._waited_before = continuity.waited
@@ -174,7 +175,7 @@ class ConversationDriver:
             continuity.drop_lease("rotation" if lease.expiring else "taken")
             return None
         continuity.begun(lease)
-        self._lease = lease
+        self._lease, self._transport = lease, lane.transport
         self._plan, self._lane = plan, key
         if plan.previous_response_id is not None:
             self._held = plan.previous_response_id == latest
@@ -243,6 +244,7 @@ class ConversationDriver:
                     bytes_sent=self._size,
                     bytes_saved=self._saved,
                     events=len(attempt.events),
+                    transport=self._transport,
                     **said,
                 )
             )

@@ -56,6 +56,9 @@ class Instrument:
     def pool_recovered(self, lasted: float) -> None:
         """The endpoint is back after *lasted* seconds. Once per outage."""
 
+    def transport_changed(self, transport: str, message: str) -> None:
+        """New connections go by *transport* from now on, "http" or "websocket" again; *message* says why."""
+
     def lifetime_learned(self, seconds: float | None) -> None:
         """Connections live for *seconds* here, less than was said, or None: what was learnt is wrong."""
 
@@ -109,6 +112,17 @@ class Announcer:
         """The endpoint is back after *lasted* seconds."""
         logger.warning("the endpoint is back after %.1f s", lasted)
         watch(self._instrument.pool_recovered, lasted)
+
+    def fell_back(self, message: str) -> None:
+        """WebSockets are of no use here, as *message* says; HTTP is taken."""
+        logger.warning("WebSockets are of no use here (%s); turns go by HTTP from now on", message)
+        watch(self._instrument.transport_changed, "http", message)
+
+    def came_back(self) -> None:
+        """A turn was completed on a WebSocket again."""
+        message = "a WebSocket has completed a turn again"
+        logger.warning("%s; turns go by WebSocket from now on", message)
+        watch(self._instrument.transport_changed, "websocket", message)
 
     def lifetime_learned(self, seconds: float | None, given: float) -> None:
         """Connections live for *seconds*, and not for as long as was *given*; or None: they do not."""

@@ -129,7 +129,7 @@ class Lease:
         for name, advice in _REFUSED_FIELDS.items():
             if body.get(name):
                 raise ValueError(f"{name!r} cannot be sent: {advice}")
-        return Turn(_LeaseDriver(self, self._owner, body))
+        return Turn(_LeaseDriver(self, self._lane, self._owner, body))
 
     def begin(self, *, movable: bool) -> Verdict:
         """Start a turn, if the connection is young enough. See `PoolCore.begin`. Never waits.
@@ -171,6 +171,8 @@ class Lease:
         machine = attempt.machine
         if not self._owner.provider.steering:
             raise refused_steer("this provider has no steering", code="steering_not_supported")
+        if self._connection.link.stateless:
+            raise refused_steer("the turn goes by HTTP, which has none", code="steering_not_supported")
         await trio.lowlevel.checkpoint_if_cancelled()
         await attempt.until(lambda: machine.state is not TurnState.SENT)
         streaming = machine.state is TurnState.STREAMING and not (attempt.ended or attempt.given_up)
@@ -289,7 +291,7 @@ def refused_steer(
 class _LeaseDriver:
     """One request, sent once."""
 
-    def __init__(self, lease: Lease, owner: LeaseOwner, body: dict[str, Any]) -> None:
+    def __init__(self, lease: Lease, lane: Lane, owner: LeaseOwner, body: dict[str, Any]) -> None:
         self._lease = lease
         self._owner = owner
         parent = body.get("previous_response_id")
@@ -301,6 +303,8 @@ class _LeaseDriver:
         self._left = False
         self._started_at = 0.0
         self._requests = self._size = 0
+        # A plain attribute: what a record says costs a turn no call.
+        self._transport = lane.transport
 
     async def start(self) -> None:
         lease = self._lease
@@ -357,6 +361,7 @@ class _LeaseDriver:
                 bytes_sent=self._size,
                 bytes_saved=0,
                 events=len(attempt.events),
+                transport=self._transport,
                 **said,
             )
         )

@@ -39,6 +39,7 @@ class Host(Protocol):
     def now(self) -> float: ...
     def jitter(self) -> float: ...
     def step(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None: ...
+    def on_proved(self, link: Link) -> None: ...
 
 
 class Lane:
@@ -51,17 +52,30 @@ class Lane:
         past: what its connection has carried so far.
         failing: the request for the end of whose failed response somebody waits, if any.
         settling: id of the ended response for whose answers to steers somebody waits, if any.
+        transport: what carries its requests: "websocket" or "http".
         latest: id of the latest response on it that the server still holds, if any.
         warming: the body of the warm-up request in flight on it, if any.
         warm_up: the response to the warm-up request, until another takes its place.
     """
 
-    __slots__ = ("attempt", "failing", "id", "latest", "name", "past", "settling", "warm_up", "warming")
+    __slots__ = (
+        "attempt",
+        "failing",
+        "id",
+        "latest",
+        "name",
+        "past",
+        "settling",
+        "transport",
+        "warm_up",
+        "warming",
+    )
 
     def __init__(self, number: LaneId, past: Past) -> None:
         self.id = number
         self.past = past
         self.name = lane_name(number)
+        self.transport = "websocket"
         self.attempt: Attempt | None = None
         self.failing: Attempt | None = None
         self.settling: str | None = None
@@ -80,6 +94,9 @@ class Link:
         host: its pool.
         wire: what carries its messages, while it serves.
         nursery: in which its tasks live, once it runs.
+        connected: True once its wire was open.
+        stateless: True if its server remembers no response for it, and takes nothing but requests.
+        unproven: True until a turn was completed on it.
         heard_at: when the last message came, in seconds on the pool's clock.
         redactor: takes the credential out of what the server says, for texts of ours.
         ending: True once the connection shall end: because it was told to, or is lost.
@@ -96,6 +113,8 @@ class Link:
         self.host = host
         self.wire: Wire | None = None
         self.nursery: trio.Nursery | None = None
+        self.connected = self.stateless = False
+        self.unproven = True
         self.heard_at = 0.0
         self.redactor = NO_SECRETS
         self.ending = self.told = self.over = False

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypedDict, runtime_checkable
 
 import attrs
 import trio
@@ -56,7 +56,8 @@ def open_pool(
     api_key: ApiKey | None = None,
     provider: Provider | None = None,
     policy: PoolPolicy | None = None,
-    wire: Literal["auto", "trio-websocket", "websockets"] | Connector = "auto",
+    wire: Literal["auto", "trio-websocket", "websockets", "http"] | Connector = "auto",
+    fallback: Literal["http"] | None = None,
     warm_up: Mapping[str, Any] | None = None,
     headers: Sequence[tuple[str, str]] = (),
     ssl_context: ssl.SSLContext | Literal["truststore"] | None = None,
@@ -76,7 +77,9 @@ def open_pool(
         policy: the limits; by default `PoolPolicy()`. If this process may not open as many files as
             `max_size` needs, its limit is raised; if it cannot be, there are fewer connections and a warning.
         wire: how messages are carried: a connector of your own, or a name. "websockets" is the fast
-            wire (extra: fast), "auto" takes it if it is installed and "trio-websocket" if not.
+            wire (extra: fast), "auto" takes it if it is installed and "trio-websocket" if not. "http" is
+            one POST for each (`wspool.wire.http_wire`).
+        fallback: "http" to do that while WebSockets are of no use (`wspool.core.fallback`). Without lanes.
         warm_up: body of a request without output that each new connection gets ahead of
             demand; the first turn with equal model, instructions and tools continues from it.
         headers: further headers of the upgrade request, such as OpenAI-Organization.
@@ -104,12 +107,9 @@ def open_pool(
     renewable, ask_headers = _headers(api_key, headers, endpoint)
     if provider is None:
         provider = OPENAI if endpoint.host == OPENAI_HOST else UNKNOWN
-    connector = _connector(wire) if isinstance(wire, str) else wire
     setup = Setup(
         endpoint=endpoint,
-        connector=connector,
-        # What is sent by HTTP goes the way that WebSockets go, where a connector says which that is.
-        open_stream=connector.open_stream if isinstance(connector, _StreamOpener) else dial.open_stream,
+        **_ways(wire, fallback, policy, provider),
         headers=ask_headers,
         renewable=renewable,
         provider=provider,
@@ -256,10 +256,12 @@ class _PoolManager:
 
 def _connector(wire: str) -> Connector:
     """Return the connector called *wire*. Only here is the optional library imported, and only if asked."""
-    if wire not in ("auto", "trio-websocket", "websockets"):
+    if wire not in ("auto", "trio-websocket", "websockets", "http"):
         raise ValueError(
-            f"wire={wire!r} is none of 'auto', 'trio-websocket', 'websockets'; or pass a Connector"
+            f"wire={wire!r} is none of 'auto', 'trio-websocket', 'websockets', 'http'; or pass a Connector"
         )
+    if wire == "http":
+        return _http_connector(dial.open_stream)
     if wire != "trio-websocket":
         try:
             from wspool.wire.websockets import WebSocketsConnector
@@ -271,6 +273,35 @@ def _connector(wire: str) -> Connector:
         else:
             return WebSocketsConnector()
     return TrioWebSocketConnector()
+
+
+def _http_connector(opener: dial.OpenStream) -> Connector:
+    # Here, as h11 is not needed by anybody else.
+    from wspool.wire.http_wire import HttpConnector
+
+    return HttpConnector(opener)
+
+
+class _Ways(TypedDict):
+    connector: Connector
+    fallback: Connector | None
+    open_stream: dial.OpenStream
+
+
+def _ways(wire: str | Connector, fallback: str | None, policy: PoolPolicy, provider: Provider) -> _Ways:
+    """Return how to get to the endpoint, and how else."""
+    if fallback not in (None, "http"):
+        raise ValueError(f"fallback={fallback!r} is neither 'http' nor None")
+    if fallback is not None and min(policy.lanes, provider.lanes) > 1:
+        raise ValueError("fallback='http' is not for a pool with lanes, which HTTP has not: leave one out")
+    connector = _connector(wire) if isinstance(wire, str) else wire
+    # What is sent by HTTP goes the way that WebSockets go, where a connector says which that is.
+    opener = connector.open_stream if isinstance(connector, _StreamOpener) else dial.open_stream
+    return {
+        "connector": connector,
+        "fallback": None if fallback is None else _http_connector(opener),
+        "open_stream": opener,
+    }
 
 
 def _truststore(name: str) -> ssl.SSLContext:

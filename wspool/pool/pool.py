@@ -212,9 +212,16 @@ class Pool:
         """Return a frozen snapshot; taking it changes nothing."""
         return self._shell.core.statistics()
 
+    @property
+    def transport(self) -> str:
+        """What new connections speak: "websocket", or "http" (see `open_pool(wire=, fallback=)`)."""
+        return self._shell.transport
+
     def __repr__(self) -> str:
         s = self.statistics()
         state = "closed" if s.closed_pool else "degraded" if s.degraded else "open"
+        if self.transport == "http":
+            state += " by HTTP"
         return (
             f"<Pool {self._host}, {state}: {s.leased} leased, {s.idle} idle, "
             f"{s.dialing} dialing, {s.waiting} waiting, {s.size} of {s.max_size} connections>"

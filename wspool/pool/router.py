@@ -238,9 +238,14 @@ class Router:
         """The terminal event of *attempt* has come."""
         lane.attempt = None
         machine = attempt.machine
-        lane.latest = machine.remembered
+        link = self._link
+        remembered = machine.remembered
+        completed = remembered is not None and lane.warming is None
+        lane.latest = remembered if not link.stateless else None
         lane.warm_up = None
-        completed = lane.latest is not None and lane.warming is None
+        if completed and link.unproven:
+            link.unproven = False
+            link.host.on_proved(link)
         if lane.warming is not None:
             lane.warm_up = WarmUp.of(machine.response, lane.warming, output_seen=machine.output_seen)
             lane.warming = None

@@ -24,12 +24,14 @@ class Setup:
     """What a pool is made of.
 
     Attributes:
+        fallback: makes the wires that are taken where the connector's are of no use, if any shall be.
         renewable: True when `headers` may hold a new credential if it is asked again.
         open_stream: how to get a byte stream for what is sent by HTTP: the way that the connector goes.
     """
 
     endpoint: Endpoint
     connector: Connector
+    fallback: Connector | None = None
     open_stream: OpenStream
     headers: Callable[[], Awaitable[Headers]] = attrs.field(repr=False)
     renewable: bool = False

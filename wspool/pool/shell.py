@@ -54,9 +54,10 @@ from wspool.pool.instrument import Announcer, watch
 from wspool.pool.lease import Lease, LeaseBlock
 from wspool.pool.link import Link
 from wspool.pool.outcome import refusal
+from wspool.pool.road import Road
 from wspool.pool.setup import Setup
 from wspool.pool.upkeep import keep_alive, warm_up
-from wspool.wire.wire import ConnectError
+from wspool.wire.wire import ConnectError, Wire
 
 __all__ = ["Shell"]
 
@@ -78,7 +79,7 @@ class Shell:
         parents: whether the endpoint takes requests that name a parent.
         errands: what tasks wait for or do for it without a lane.
         serving: set once the pool's tasks run (`running`), or will never run.
-        dial: opens the wire of a connection, whose tasks live in a given nursery.
+        dialer: goes to the endpoint.
         now: returns the pool's time, in seconds.
         borrowers: who has which lease, where `policy.leak_after` asks for it.
     """
@@ -88,8 +89,6 @@ class Shell:
         self.policy = setup.policy
         self.provider = setup.provider
         self._setup = setup
-        dialer = Dialer(setup)
-        self.dial = dialer.dial
         self.core = PoolCore(setup.policy, setup.provider, warm_up=setup.warm_up is not None)
         if setup.trace is not None:
             write = setup.trace
@@ -117,8 +116,9 @@ class Shell:
         self._home = trio.lowlevel.current_trio_token(), os.getpid()
         self._clock = PoolClock(suspension())
         self.now = self._clock.now
+        self.dialer = Dialer(setup, Road(self._announcer, self.now))
         self._timekeeper = Timekeeper(self.core, self._clock, self._perform)
-        self.errands = Errands(self.core, self.now, dialer.post, self._tell_watchers)
+        self.errands = Errands(self.core, self.now, self.dialer.post, self._tell_watchers)
         # Spreads retirements, dials and resends; nothing secret depends on it.
         self._random = random.Random()
 
@@ -196,6 +196,11 @@ class Shell:
         """Return the resends of a new turn."""
         return Resends(self.policy.replay, self.policy.max_resends, self.budget)
 
+    @property
+    def transport(self) -> str:
+        """What new connections speak, "websocket" or "http"."""
+        return str(getattr(self._setup.connector, "transport", self.dialer.road.transport.value))
+
     def jitter(self) -> float:
         """Return a random number in [0, 1)."""
         return self._random.random()
@@ -238,10 +243,25 @@ class Shell:
         logger.log(logging.WARNING if first else logging.INFO, "dial %s failed: %s", link.id, failure.message)
         link.report_end(self.core.dial_failed, failure=failure, jitter=self.jitter())
 
+    async def dial(self, link: Link, nursery: trio.Nursery) -> Wire:
+        """Open the wire of *link*, whose tasks live in *nursery*."""
+        return await self.dialer.dial(link, nursery)
+
+    def on_stateless(self, link: Link) -> None:
+        """It is connected, and goes by HTTP."""
+        if self._setup.fallback is not None:
+            link.spawn(self.dialer.road.leave_in_time, link)
+
+    def on_proved(self, link: Link) -> None:
+        """A turn was completed on it, the first."""
+        if not link.stateless:
+            self.dialer.road.websocket_proved()
+
     @enable_ki_protection
     def on_gone(self, link: Link) -> None:
         """Its tasks have ended and its socket is closed."""
         del self._connections[link.id]
+        self.dialer.road.gone(link)
         if link.over:
             self._perform(())  # the core has forgotten it already, but somebody may wait for this
         else:

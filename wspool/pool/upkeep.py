@@ -62,6 +62,9 @@ async def warm_up(connection: Connection, lane: Lane, body: Mapping[str, Any]) -
     Without an answer the connection is given up: a warm-up never blocks nor pollutes a lease.
     """
     link = connection.link
+    if link.stateless:  # what it would warm up is not kept
+        link.report(link.host.core.finished, lane.id, completed=False)
+        return
     name = connection.stream_id(lane)
     attempt = lane.attempt = Attempt(None, name)
     lane.warming = body

@@ -58,6 +58,11 @@ class TLSStream(trio.abc.Stream):
         #: How often that gave something.
         self._pulls = 0
 
+    @property
+    def transport(self) -> trio.abc.Stream:
+        """The stream below."""
+        return self._transport
+
     def version(self) -> str | None:
         """Return the name of the TLS version, such as "TLSv1.3"; None before the handshake."""
         return self._tls.version()

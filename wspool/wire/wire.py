@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, runtime_checkable
 
 import attrs
 import trio
@@ -31,6 +31,7 @@ __all__ = [
     "Endpoint",
     "Phase",
     "Proxy",
+    "Stateless",
     "Wire",
     "WireClosedError",
     "WireError",
@@ -199,6 +200,17 @@ class Wire(Protocol):
         A checkpoint that never blocks; the socket is closed even when cancelled. Idempotent.
         """
         ...
+
+
+@runtime_checkable
+class Stateless(Protocol):
+    """A wire whose server remembers no response for it, and takes nothing but requests.
+
+    Attributes:
+        stateless: True.
+    """
+
+    stateless: Literal[True]
 
 
 class Connector(Protocol):

@@ -264,14 +264,19 @@ class PoolCore(Whole):
         self.naming = Naming.NONE
         return self._allocation.settle(now, [])
 
-    def retire(self, connection: ConnectionId, now: float) -> list[Command]:
-        """The server announced that this connection ends soon. Idempotent."""
+    def retire(self, connection: ConnectionId, now: float, *, announced: bool = True) -> list[Command]:
+        """The server announced that this connection ends soon. Idempotent.
+
+        Args:
+            announced: False if that is our own idea, which says nothing about the server.
+        """
         found = self._roster.find(connection)
         commands: list[Command] = []
         if found is None or found.state is not ConnectionState.OPEN:
             return commands
         self._lives.retire(found, commands)
-        self._endings.noticed(found)
+        if announced:
+            self._endings.noticed(found)
         return self._allocation.settle(now, commands)
 
     def lost(self, connection: ConnectionId, now: float, jitter: float) -> list[Command]:

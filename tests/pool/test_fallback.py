@@ -1,0 +1,249 @@
+"""HTTP where WebSockets are of no use: turns go on, and it is seen which way; never a second time what may
+have run, and never for ever."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from tests.helpers import (
+    CANARY,
+    FakeConnector,
+    FakeWire,
+    Recorder,
+    World,
+    fake_manager,
+    policy,
+    refused,
+    serving,
+)
+from wspool import DialFailedError, Pool, PoolPolicy, SteeringRefusedError, open_pool
+from wspool.core.fallback import OUTAGE_BUDGET, PROBE_FIRST
+from wspool.server.models import EchoModel
+from wspool.wire.http_wire import HttpConnector
+from wspool.wire.trio_websocket import TrioWebSocketConnector
+from wspool.wire.wire import ConnectError, Endpoint, Wire
+
+
+def world() -> AbstractAsyncContextManager[World]:
+    """A reference server that talks WebSocket and HTTP."""
+    return serving(EchoModel())
+
+
+class Watcher(Recorder):
+    """Keeps changes of the way as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes: list[tuple[str, str]] = []
+
+    def transport_changed(self, transport: str, message: str) -> None:
+        self.changes.append((transport, message))
+
+
+class Gateway:
+    """A connector to a reference server behind a gateway, which says what becomes of WebSockets.
+
+    Attributes:
+        failure: what a WebSocket's dial ends with, None if it does not.
+        dials: WebSockets that were dialled.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.failure: Callable[[], ConnectError] | None = lambda: refused(426)
+        self.dials = 0
+        self.open_stream = world.open_stream
+        self._inner = TrioWebSocketConnector(world.open_stream)
+
+    async def connect(
+        self, nursery: trio.Nursery, endpoint: Endpoint, headers: Sequence[tuple[str, str]]
+    ) -> Wire:
+        self.dials += 1
+        if self.failure is not None:
+            await trio.lowlevel.checkpoint()
+            raise self.failure()
+        return await self._inner.connect(nursery, endpoint, headers)
+
+
+@asynccontextmanager
+async def behind(
+    world: World, *, limits: PoolPolicy | None = None, **options: Any
+) -> AsyncGenerator[tuple[Pool, Gateway, Watcher], None]:
+    gateway, watcher = Gateway(world), Watcher()
+    with trio.fail_after(100_000):
+        async with open_pool(
+            "ws://localhost/v1/responses",
+            wire=gateway,
+            fallback="http",
+            api_key=CANARY,
+            policy=limits or policy(),
+            instrument=watcher,
+            **options,
+        ) as pool:
+            yield pool, gateway, watcher
+
+
+async def test_without_websockets_turns_go_by_http(autojump_clock) -> None:
+    async with (
+        world() as w,
+        behind(w) as (pool, gateway, watcher),
+        pool.conversation(model="m") as talk,
+    ):
+        for number in range(3):
+            assert (await talk.respond(f"{number}")).status == "completed"
+        assert gateway.dials == 1
+        assert pool.transport == "http"
+        assert "by HTTP" in repr(pool)
+        assert [change[0] for change in watcher.changes] == ["http"]
+        assert "426" in watcher.changes[0][1]
+    assert [record.transport for record in watcher.records] == ["http"] * 3
+    assert [record.transport for record in watcher.dials] == ["websocket", "http"]
+    # What is not stored is sent in full each time, and nothing runs twice.
+    assert [entry["previous_response_id"] for entry in w.model_turns] == [None] * 3
+    assert len(w.model_turns) == 3
+
+
+async def test_what_is_stored_goes_as_a_delta(autojump_clock) -> None:
+    async with (
+        world() as w,
+        behind(w) as (pool, _, _),
+        pool.conversation(model="m", store=True) as talk,
+    ):
+        for number in range(4):
+            await talk.respond(f"{number}")
+        assert talk.statistics().delta_turns == 3
+
+
+async def test_nothing_changes_where_websockets_are_offered(autojump_clock) -> None:
+    async with (
+        world() as w,
+        behind(w) as (pool, gateway, watcher),
+        pool.conversation(model="m") as talk,
+    ):
+        gateway.failure = None
+        for number in range(3):
+            await talk.respond(f"{number}")
+        assert pool.transport == "websocket"
+        assert talk.statistics().delta_turns == 2
+    assert watcher.changes == []
+    assert [record.transport for record in watcher.records] == ["websocket"] * 3
+
+
+async def test_a_websocket_is_tried_again_and_taken(autojump_clock) -> None:
+    async with (
+        world() as w,
+        behind(w) as (pool, gateway, watcher),
+        pool.conversation(model="m") as talk,
+    ):
+        await talk.respond("0")
+        await trio.sleep(PROBE_FIRST - 5)
+        await talk.respond("1")
+        assert gateway.dials == 1
+        await trio.sleep(10)
+        await talk.respond("2")
+        assert gateway.dials == 2  # it looked, and went on by HTTP
+        assert pool.transport == "http"
+        gateway.failure = None
+        await trio.sleep(2 * PROBE_FIRST)
+        await talk.respond("3")
+        assert pool.transport == "websocket"
+        await talk.respond("4")
+    assert [record.transport for record in watcher.records] == [
+        "http",
+        "http",
+        "http",
+        "websocket",
+        "websocket",
+    ]
+    assert [change[0] for change in watcher.changes] == ["http", "websocket"]
+    assert len(w.model_turns) == 5
+
+
+async def test_an_outage_of_the_websocket_side_is_borne_for_half_a_minute(autojump_clock) -> None:
+    async with (
+        world() as w,
+        behind(w) as (pool, gateway, watcher),
+        pool.conversation(model="m") as talk,
+    ):
+        gateway.failure = lambda: refused(503)
+        began = trio.current_time()
+        assert (await talk.respond("hello")).status == "completed"
+        assert OUTAGE_BUDGET <= trio.current_time() - began < 3 * OUTAGE_BUDGET
+    assert watcher.records[-1].transport == "http"
+    assert len(w.model_turns) == 1
+
+
+async def test_an_endpoint_that_is_not_there_is_down_by_http_too(autojump_clock) -> None:
+    limits = policy(give_up_after=200.0)
+    async with world() as w, behind(w, limits=limits) as (pool, gateway, watcher):
+        gateway.failure = lambda: ConnectError("refused", phase="tcp")
+        with pytest.raises(DialFailedError):
+            async with pool.lease():
+                pass
+        assert pool.transport == "websocket"
+        assert {record.transport for record in watcher.dials} == {"websocket"}
+
+
+async def test_a_request_that_may_have_run_is_not_sent_by_http(autojump_clock) -> None:
+    """A WebSocket that is closed for policy under a turn: the turn is lost, and the next goes by HTTP."""
+
+    def close(wire: FakeWire, request: dict[str, Any]) -> None:
+        wire.hang_up(1008, "not here")
+
+    async with world() as w:
+        connector = FakeConnector(close)
+        connector.open_stream = w.open_stream  # type: ignore[attr-defined]
+        async with fake_manager(connector, fallback="http") as pool, pool.conversation(model="m") as talk:
+            with pytest.raises(Exception, match="lost") as caught:
+                await talk.respond("hello")
+            assert getattr(caught.value, "delivery", None) == "ambiguous"
+            assert w.model_turns == []
+            assert (await talk.respond("hello")).status == "completed"
+            assert pool.transport == "http"
+        assert len(w.model_turns) == 1
+
+
+async def test_there_is_no_steering_and_no_warm_up(autojump_clock) -> None:
+    async with (
+        world() as w,
+        behind(w, warm_up={"model": "m"}, limits=policy(min_idle=1)) as (pool, _, _),
+    ):
+        await trio.sleep(1)
+        async with pool.conversation(model="m") as talk, talk.turn("hello") as turn:
+            async for _ in turn:
+                break
+            with pytest.raises(SteeringRefusedError, match="HTTP"):
+                await turn.steer("more")
+            assert (await turn.result()).status == "completed"
+        assert len(w.ledger) == 1
+
+
+def test_lanes_and_other_words_are_refused() -> None:
+    with pytest.raises(ValueError, match="lanes"):
+        fake_manager(FakeConnector(), fallback="http", limits=policy(lanes=4))
+    with pytest.raises(ValueError, match="'http'"):
+        fake_manager(FakeConnector(), fallback="sse")
+
+
+def http_pool(world: World) -> AbstractAsyncContextManager[Pool]:
+    """A pool that knows nothing else."""
+    return open_pool(world.server.url, wire=HttpConnector(world.open_stream), api_key=CANARY, policy=policy())
+
+
+async def test_http_can_be_all_there_is(autojump_clock) -> None:
+    async with world() as w, http_pool(w) as pool:
+        async with trio.open_nursery() as nursery:
+
+            async def hold(number: int) -> None:
+                async with pool.conversation(model="m") as talk:
+                    for turn in range(3):
+                        assert (await talk.respond(f"{number} {turn}")).status == "completed"
+
+            for number in range(10):
+                nursery.start_soon(hold, number)
+        assert pool.transport == "http"
+    assert len(w.model_turns) == 30

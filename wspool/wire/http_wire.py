@@ -1,0 +1,354 @@
+"""HTTP as a wire: each request is a POST, and the server-sent events of its answer are the messages.
+
+For endpoints that offer no WebSocket, or where that side is down. To the pool it is a wire like any other:
+one connection, one request in flight on it. What differs:
+
+* The server remembers nothing for a connection: only what it was asked to store can be continued. Nothing can
+  be said beside a request: no steering, no lanes, no warm-up. `stateless` says so.
+* HTTP has no ping. A peer that vanishes without a word is noticed by the system's keep-alive probes of the
+  TCP connection (`_PROBES`), and by the budgets for silence in the pool's policy.
+* The credential goes with each request, so that the wire holds it. After an answer 401 it ends: the next one
+  asks for the key anew.
+* An answer is an event stream, or what is as good: an error becomes the `error` message that it would be on
+  a WebSocket, a whole response becomes its first and its last event. A stream that ends before its response
+  does ends the wire, as a socket that was cut.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final, Literal, cast
+
+import h11
+import trio
+
+from wspool.wire import dial
+from wspool.wire.event_stream import EventStreamReader, EventTooLongError
+from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, WireClosedError
+
+__all__ = ["HttpConnector", "HttpWire"]
+
+#: Bytes asked of the stream at a time.
+_READ: Final = 65_536
+
+#: Most bytes kept of the body of an error.
+_MAX_ERROR: Final = 64 * 1024
+
+#: Interim answers before the real one. Servers send one or two (RFC 9110 section 15.2).
+_MAX_INTERIM: Final = 16
+
+#: How a request begins; every request that this package makes does.
+_CREATE: Final = b'{"type":"response.create"'
+
+#: What ends a stream of chat completions, and of gateways that know no other.
+_DONE: Final = b"[DONE]"
+
+#: Events that are the last of their response. Source: the SDK's `ResponseStreamEvent`, and what gateways
+#: send.
+_LAST: Final = frozenset(
+    {
+        "error",
+        "response.cancelled",
+        "response.completed",
+        "response.done",
+        "response.failed",
+        "response.incomplete",
+    }
+)
+
+#: Close codes of a goodbye, and of a message that is too big. Source: RFC 6455 section 7.4.1.
+_GOODBYE: Final = 1000
+_TOO_BIG: Final = 1009
+
+#: The system asks a silent peer after 30 s, and three times 10 s apart: a turn on a dead connection is lost
+#: after a minute, as it is where WebSockets ping. Names as in tcp(7).
+_PROBES: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+
+
+class HttpConnector:
+    """Makes wires that speak HTTP.
+
+    Args:
+        open_stream: how to get a byte stream to an endpoint.
+
+    Attributes:
+        transport: "http", as records say it.
+    """
+
+    transport: Final = "http"
+
+    def __init__(self, open_stream: dial.OpenStream = dial.open_stream) -> None:
+        self.open_stream = open_stream
+
+    async def connect(
+        self, nursery: trio.Nursery, endpoint: Endpoint, headers: Sequence[tuple[str, str]]
+    ) -> HttpWire:
+        """Connect to *endpoint*. See `Connector`: without an upgrade nothing judges the credential."""
+        try:
+            fields = dial.encode_headers([("Host", dial.host_header(endpoint)), *headers])
+        except ValueError as error:
+            del headers  # not in the frame that it comes through
+            raise ConnectError(str(error), phase="upgrade") from None
+        with dial.time_limit(endpoint):
+            stream = await self.open_stream(endpoint)
+        _probe(stream)
+        return HttpWire(stream, endpoint, fields)
+
+
+class HttpWire:
+    """One HTTP connection.
+
+    Attributes:
+        headers: headers of the latest answer, names in lower case.
+        heard_at: when bytes last came, in seconds on trio's clock.
+        stateless: True: its server remembers no response for it.
+    """
+
+    stateless: Literal[True] = True
+
+    def __init__(
+        self, stream: trio.abc.Stream, endpoint: Endpoint, headers: Sequence[tuple[bytes, bytes]]
+    ) -> None:
+        self.headers: Sequence[tuple[str, str]] = ()
+        self.heard_at = trio.current_time()
+        self._stream = stream
+        self._resource = endpoint.resource.encode("ascii")
+        self._fields = [
+            *headers,
+            (b"Content-Type", b"application/json"),
+            (b"Accept", b"text/event-stream"),
+        ]
+        self._limit = endpoint.max_message_size
+        self._http = h11.Connection(h11.CLIENT)
+        self._inbox: deque[bytes] = deque()
+        self._answer: _Answer | None = None
+        self._interim = 0
+        self._closed: WireClosedError | None = None
+        #: Whether its stream was dropped here.
+        self._dropped = False
+        #: Set while no request is in flight, and once the wire is closed.
+        self._free = trio.Event()
+        self._free.set()
+
+    async def send(self, message: bytes) -> None:
+        """Send a request. Waits until the answer before it has ended. See `Wire`."""
+        sent = False
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            while not self._free.is_set():
+                await self._free.wait()
+            self._check_open()
+            self._free = trio.Event()
+            body = _body(message)
+            request = h11.Request(
+                method=b"POST",
+                target=self._resource,
+                headers=[*self._fields, (b"Content-Length", b"%d" % len(body))],
+            )
+            parts = [self._http.send(request), self._http.send(h11.Data(body))]
+            self._http.send(h11.EndOfMessage())
+            await self._stream.send_all(b"".join(part for part in parts if part))
+            sent = True
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise self._end(reason="the connection ended while a request was sent") from error
+        finally:
+            if not sent:
+                self._end()
+
+    async def receive(self) -> Sequence[str | bytes]:
+        """Return the next events. See `Wire`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._inbox:
+            if self._closed is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                raise self._closed_error(self._closed)
+            try:
+                data = await self._stream.receive_some(_READ)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._end()
+                continue
+            self.heard_at = trio.current_time()
+            self._feed(data)
+        batch = list(self._inbox)
+        self._inbox.clear()
+        return batch
+
+    async def ping(self) -> None:
+        """HTTP has no ping: returns at once. See `Wire`."""
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        self.heard_at = trio.current_time()
+
+    async def aclose(self) -> None:
+        """HTTP has no goodbye. See `Wire`."""
+        await self.abort()
+
+    async def abort(self) -> None:
+        """Drop the stream. See `Wire`."""
+        self._end()
+        self._dropped = True
+        self._inbox.clear()
+        await trio.aclose_forcefully(self._stream)
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise self._closed_error(self._closed)
+
+    def _closed_error(self, closed: WireClosedError) -> WireClosedError:
+        return WireClosedError(ABNORMAL_CLOSURE if self._dropped else closed.code, closed.reason)
+
+    def _end(self, code: int = ABNORMAL_CLOSURE, reason: str = "") -> WireClosedError:
+        """It is closed from now on; the first reason counts."""
+        if self._closed is None:
+            self._closed = WireClosedError(code, reason)
+        self._free.set()
+        return self._closed_error(self._closed)
+
+    # -- what comes ---------------------------------------------------------------------------
+
+    def _feed(self, data: bytes | bytearray) -> None:
+        try:
+            self._http.receive_data(bytes(data))
+            while self._closed is None:
+                event = self._http.next_event()
+                if event is h11.NEED_DATA or event is h11.PAUSED:
+                    return
+                self._take(event)
+        except h11.RemoteProtocolError as error:
+            self._end(reason=f"no HTTP answer: {error}")
+        except EventTooLongError:
+            self._end(_TOO_BIG, f"an event has more than {self._limit} bytes (max_message_size)")
+
+    def _take(self, event: object) -> None:
+        match event:
+            case h11.InformationalResponse():
+                self._interim += 1
+                if self._interim > _MAX_INTERIM:
+                    self._end(reason=f"more than {_MAX_INTERIM} interim answers")
+            case h11.Response():
+                self.headers = [
+                    (name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers
+                ]
+                self._answer = _Answer(event.status_code, self.headers, self._limit)
+                self._interim = 0
+            case h11.Data():
+                if self._answer is not None:
+                    self._inbox += self._answer.feed(bytes(event.data))
+            case h11.EndOfMessage():
+                self._finish(self._answer)
+            case _:  # the end of the stream
+                self._end()
+
+    def _finish(self, answer: _Answer | None) -> None:
+        """An answer has come to its end."""
+        self._answer = None
+        if answer is None:
+            raise AssertionError("bug: an answer has ended that has not begun")
+        self._inbox += answer.end()
+        if not answer.whole:
+            self._end(reason="the event stream ended before its response")
+        elif answer.status == 401:
+            self._end(_GOODBYE, "the credential was refused")
+        elif self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+            self._http.start_next_cycle()
+            self._free.set()
+        else:
+            self._end(_GOODBYE, "the endpoint ends the connection with its answer")
+
+
+class _Answer:
+    """One answer, as messages.
+
+    Attributes:
+        status: its status.
+        whole: once it has ended, whether it says how its response did.
+    """
+
+    def __init__(self, status: int, headers: Sequence[tuple[str, str]], limit: int) -> None:
+        self.status = status
+        self.whole = False
+        self._headers = dict(headers)
+        kind = self._headers.get("content-type", "").partition(";")[0].strip().lower()
+        good = 200 <= status < 300
+        self._events = EventStreamReader(limit) if good and kind == "text/event-stream" else None
+        self._last = b""
+        self._body = bytearray()
+        self._room = limit if good else _MAX_ERROR
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take a piece of the body; return the messages that it finishes."""
+        if self._events is None:
+            if len(self._body) + len(data) > self._room and self.status < 300:
+                raise EventTooLongError
+            self._body += data[: self._room - len(self._body)]
+            return []
+        found = [message for message in self._events.feed(data) if message != _DONE]
+        if found:
+            self._last = found[-1]
+        return found
+
+    def end(self) -> list[bytes]:
+        """It is over: return the messages that only its end makes."""
+        if self._events is not None:
+            name = self._events.name.decode(errors="replace") or str(_object(self._last).get("type"))
+            self.whole = name in _LAST or str(_object(self._last).get("type")) in _LAST
+            return []
+        said = _object(bytes(self._body))
+        if self.status < 300:
+            # `stream` was not heeded: all of it came at once, as one response.
+            self.whole = isinstance(said.get("id"), str) and isinstance(said.get("status"), str)
+            return _as_events(said) if self.whole else []
+        self.whole = True
+        if not said:
+            text = bytes(self._body).decode(errors="replace")
+            said = {"error": {"message": text if not text.lstrip().startswith("<") else ""}}
+        return [_encode({**said, "type": "error", "status": self.status, "headers": self._headers})]
+
+
+def _as_events(response: dict[str, Any]) -> list[bytes]:
+    status = response["status"]
+    last = status if status in ("failed", "incomplete", "cancelled") else "completed"
+    begun: dict[str, Any] = {
+        "id": response["id"],
+        "object": "response",
+        "status": "in_progress",
+        "output": [],
+    }
+    return [
+        _encode({"type": "response.created", "response": begun}),
+        _encode({"type": f"response.{last}", "response": response}),
+    ]
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """Return the JSON object that *text* is, an empty one if it is none."""
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _body(message: bytes) -> bytes:
+    """Return the body of the POST that says what *message* says on a WebSocket."""
+    if not message.startswith(_CREATE):
+        raise ValueError("only response.create can be sent by HTTP")
+    return b'{"stream":true%b' % message[len(_CREATE) :]
+
+
+def _probe(stream: trio.abc.Stream) -> None:
+    """Let the system look after a connection that is a socket."""
+    inner: object = getattr(stream, "transport", stream)
+    if not isinstance(inner, trio.SocketStream):
+        return
+    inner.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _PROBES:
+        if (option := getattr(socket, name, None)) is not None:  # not every system has all of them
+            inner.setsockopt(socket.IPPROTO_TCP, option, value)
