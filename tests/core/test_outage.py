@@ -115,6 +115,27 @@ def test_spare_that_withers_is_replaced_more_and_more_slowly() -> None:
     assert outage.dial_at(waited_for=False) < now
 
 
+def test_who_knows_better_is_believed_once() -> None:
+    """`retry_now`: the endpoint is of use again, and dials go on as they may. If not, so does the wait."""
+    outage, now = Outage(1e9, 16), 100.0
+    for _ in range(FORGIVEN + 5):
+        now += 60.0
+        outage.cut_short(now - 1.0, outage.episode, now, 0.999)
+        outage.withered(now - 1.0, now, 0.999)
+        outage.recovered(outage.episode, now)
+        outage.dialled(now)
+    assert outage.dial_at(waited_for=True) > now + WAITED_FOR_CAP, "it is in doubt"
+    outage.retry_now(now)
+    for waited_for in (False, True):
+        assert outage.dial_at(waited_for=waited_for) <= now
+    outage.dialled(now)
+    assert outage.recovered(outage.episode, now) is None
+    for waited_for in (False, True):
+        assert outage.dial_at(waited_for=waited_for) <= now, "a handshake is believed again"
+    outage.relapsed(outage.episode, now, CUT_SHORT, 0.999)
+    assert outage.dial_at(waited_for=False) > now + 8, "what had failed before is not forgotten"
+
+
 @pytest.mark.parametrize("how", ["refused", "announced", "unheard", "heard", "completed"])
 def test_what_counts_is_whether_a_turn_was_completed(how: str) -> None:
     """A refusal, an announced end, a turn of which nothing was heard: each is of no use, and one too many

@@ -412,6 +412,74 @@ async def test_what_never_left_is_known_not_to_have(autojump_clock) -> None:
     assert ["not_sent", "terminal"] == [record.delivery for record in recorder.records[1:]]
 
 
+@pytest.mark.parametrize("where", ["its own connection", "behind another message", "on its way"])
+async def test_a_closed_conversation_is_told_at_once(autojump_clock, where: str) -> None:
+    """Also while the network does not take its request, or that of another one before it."""
+    far = Far()
+    shared = where != "its own connection"
+    limits = policy(
+        max_size=1, lanes=3 if shared else 1, on_cancel="drain", send_timeout=60, drain_timeout=30
+    )
+    told: list[float] = []
+
+    async def take(conversation: wspool.Conversation) -> None:
+        with pytest.raises(TurnLostError, match="closed"):
+            await conversation.respond("x")
+        told.append(trio.current_time())
+
+    async with fake_pool(far, limits=limits, provider=LANES) as pool:
+        await proved(pool)
+        async with pool.conversation(model="m") as conversation, trio.open_nursery() as nursery:
+            far.wire.set(stuffed=True)
+            if where == "behind another message":
+                nursery.start_soon(ask, pool, "first to go", {})
+                await trio.sleep(1)
+            nursery.start_soon(take, conversation)
+            await trio.sleep(1)
+            now = trio.current_time()
+            conversation.close()
+            await trio.testing.wait_all_tasks_blocked()
+            assert [now] == told
+            far.wire.set(stuffed=False)
+            await trio.sleep(1)
+        # Where lanes share the connection it stays; what waited behind another message never left.
+        assert int(shared) == pool.statistics().size
+        said = [str(request["input"]) for request in far.wire.requests[1:]]
+        assert (where == "on its way") is any("x" in each for each in said)
+
+
+async def test_what_waits_behind_another_message_is_held_as_well(autojump_clock) -> None:
+    """The server asks all to wait while a request waits for the network: it is sent when it may be."""
+    far, recorder = Far(), Recorder()
+    ended: dict[str, Any] = {}
+    limits = policy(max_size=1, lanes=3, send_timeout=60)
+    async with (
+        fake_pool(far, limits=limits, provider=LANES, instrument=recorder) as pool,
+        pool.conversation(model="m") as conversation,
+    ):
+        await proved(pool)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, pool, "slow and silent", ended)
+            await trio.sleep(1)
+            far.wire.set(stuffed=True)
+            nursery.start_soon(ask, pool, "first to go", ended)
+            await trio.sleep(1)
+            nursery.start_soon(conversation.respond, "held")
+            await trio.sleep(1)
+            far.say("slow and silent", error_frame("slow_down", 503, headers={"Retry-After": "20"}))
+            await trio.sleep(1)
+            far.wire.set(stuffed=False)
+            await trio.sleep(15)
+            assert "held" not in far.lanes
+            assert 1 == pool.statistics().parked
+            await trio.sleep(10)
+            assert "held" in far.lanes
+        held = recorder.records[-1]
+
+    assert ("completed", 2) == (held.status, held.requests)
+    assert len(far.wire.sent[-1]) == held.bytes_sent == conversation.statistics().bytes_sent
+
+
 @pytest.mark.parametrize("lane", ["lane2", "lane7", "agent_33"])
 async def test_an_event_for_nobody_ends_the_connection(autojump_clock, lane: str) -> None:
     """A lane without a turn, one that was never used, one that is not ours: all turns are lost."""

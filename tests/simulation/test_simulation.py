@@ -65,9 +65,10 @@ def test_small_worlds(first: int) -> None:
         simulated(seed)
 
 
-def test_a_large_world() -> None:
+@pytest.mark.parametrize("seed", [0, 11])
+def test_a_large_world(seed: int) -> None:
     """The same for two hundred conversations on thirty-two connections."""
-    journal = simulate(0, LARGE)
+    journal = simulate(seed, LARGE)
 
     assert len(journal.turns) > 500
 

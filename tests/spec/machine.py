@@ -544,15 +544,15 @@ class PoolMachine(RuleBasedStateMachine):
         self.turn_is_over(self.world.track(lease))
         self.step("finished", connection.id, lane, completed=completed)
 
-    @rule(pick=picks)
+    @rule(pick=picks, sent=st.booleans())
     @precondition(lambda self: self.leases_with(On.TURN))
     @noted
-    def give_up(self, pick: int) -> None:
+    def give_up(self, pick: int, sent: bool = True) -> None:
         lease = self.choose(self.leases_with(On.TURN), pick)
         connection, _ = self.world.leases[lease]
         self.abandon_turn(self.world.track(lease))
-        self.step("give_up", lease, heard=False)
-        dropped = self.policy.on_cancel == "hang_up" and len(connection.lanes) == 1
+        self.step("give_up", lease, heard=False, sent=sent)
+        dropped = (self.policy.on_cancel == "hang_up" or not sent) and len(connection.lanes) == 1
         assert connection.closing is dropped, "a dirty connection was kept, or siblings were dropped"
 
     @rule(pick=picks)
@@ -796,10 +796,13 @@ class PoolMachine(RuleBasedStateMachine):
         assert all(connection.retiring for connection in self.world.open)
 
     @rule()
-    @precondition(lambda self: self.world.degraded)
+    @precondition(lambda self: self.world.degraded or self.core._outage.doubtful)
     @noted
     def retry_now(self) -> None:
         self.step("retry_now")
+        outage = self.core._outage
+        free = {outage.dial_at(waited_for=waited_for) for waited_for in (False, True)}
+        assert outage.down or free == {-math.inf}, "the caller is not believed"
 
     # -- time -----------------------------------------------------------------------------------
 

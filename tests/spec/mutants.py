@@ -232,6 +232,12 @@ MUTANTS = [
         "return self._deferring",
     ),
     Mutant("an outage begins again and again", OUTAGE, " and not self.degraded\n", "\n"),
+    Mutant(
+        "who knows better is not believed",
+        OUTAGE,
+        "        self._useless = False\n        self._withered = 0\n        self._probe(now)\n",
+        "        self._probe(now)\n",
+    ),
     Mutant("a shortage is an outage", OUTAGE, "failure.kind is FailureKind.LOCAL\n", "False\n"),
     # -- retirement --
     Mutant(
@@ -304,8 +310,14 @@ MUTANTS = [
     Mutant(
         "a given up turn leaves its connection in use",
         LEASES,
-        'if self._on_cancel == "hang_up" and len(connection.lanes) == 1:',
-        "if False:",
+        'if len(connection.lanes) == 1 and (self._on_cancel == "hang_up" or not sent):',
+        "if len(connection.lanes) == 1 and not sent:",
+    ),
+    Mutant(
+        "what was cut in two is awaited to its end",
+        LEASES,
+        'if len(connection.lanes) == 1 and (self._on_cancel == "hang_up" or not sent):',
+        'if len(connection.lanes) == 1 and self._on_cancel == "hang_up":',
     ),
     Mutant(
         "a lane with the rest of a turn on it is free",
@@ -672,7 +684,7 @@ MUTANTS = [
     Mutant(
         "a turn that was given up is not reported",
         LEASE,
-        "            self._owner.step(self._owner.core.give_up, self._id, heard=attempt.begun)",
+        "            self._owner.step(self._owner.core.give_up, self._id, heard=attempt.begun, sent=sent)",
         "            pass",
     ),
     Mutant(

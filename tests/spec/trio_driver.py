@@ -392,7 +392,8 @@ class TrioDriver(Driver):
         assert world.answering is not None
         self._arrives(world.answering.id, '{"type":"response.created","response":{"id":"unnamed"}}')
 
-    def do_give_up(self, number: LeaseId, *, world: World, now: float, heard: bool) -> None:
+    def do_give_up(self, number: LeaseId, *, world: World, now: float, heard: bool, sent: bool) -> None:
+        self.attempts[number].sending = not sent  # as while the network does not take it
         self.leases[number].give_up(self.attempts[number])
 
     def do_release(self, number: LeaseId, *, world: World, now: float) -> None:

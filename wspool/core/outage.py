@@ -297,14 +297,22 @@ class Outage:
             self.spare_at = max(self.spare_at, now + self._spare_bound)
 
     def retry_now(self, now: float) -> None:
-        """Forget the wait: the caller knows that the endpoint is back."""
+        """Forget the wait, and the doubt: the caller knows that the endpoint is back, and of use.
+
+        What had failed before is not forgotten: if it is not so, the wait goes on where it was.
+        """
+        self._useless = False
+        self._withered = 0
+        self._probe(now)
+
+    def _probe(self, now: float) -> None:
         self.probe_at = min(self.probe_at, now)
         self.spare_at = min(self.spare_at, now)
 
     def eased(self, now: float) -> None:
         """A connection is gone, and what it took of this process can be had again."""
         if self.failure is not None and self.failure.kind is FailureKind.LOCAL:
-            self.retry_now(now)
+            self._probe(now)
 
     def is_hopeless(self, now: float) -> bool:
         """Return whether waiting cannot help, or was tried long enough; until the next probe."""

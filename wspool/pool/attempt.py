@@ -39,6 +39,8 @@ class Attempt:
         excess: which limit of the policy they are over, or an empty text.
         unread: bytes of the events that the consumer has not taken yet.
         sending: True while its request is on its way out; still True if that was cancelled.
+        waits_for_holds: True if it is not to be sent while the server wants all to wait.
+        withheld: True once it was not sent for that: nothing has come of it, and nothing will.
         given_up: True once nobody wants the rest of it.
         overdue: which time limit of the policy it is over, or an empty text.
         overrun: True once it was given up because nobody read it while others share its connection.
@@ -65,6 +67,8 @@ class Attempt:
         "redactor",
         "sending",
         "unread",
+        "waits_for_holds",
+        "withheld",
     )
 
     def __init__(self, parent: str | None, lane: str | None = None) -> None:
@@ -81,6 +85,7 @@ class Attempt:
         self.excess = ""
         self.unread = 0
         self.sending = False
+        self.waits_for_holds = self.withheld = False
         self.given_up = False
         self._next = 0
         #: True while the consumer waits for the end and wants nothing before it.

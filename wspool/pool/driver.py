@@ -7,7 +7,8 @@ Rules of this module:
 
 * Everything that must hold for a send is looked at after the last wait and right before it: whoever wants
   the turn still wants it, the server lets it send, and there is a lane that can carry it. What was true
-  before a wait may not be after it. Between that look and the send there is no checkpoint.
+  before a wait may not be after it. Between that look and the send there is no checkpoint; where lanes share
+  a connection others may go before, and then it is looked at again (`wspool.pool.sender`).
 * Nobody sits on a lane while a hold keeps the turn back. A lane got for this send goes back to the line,
   where somebody may be whom the hold does not concern; one that remembers the conversation stays parked.
 * What becomes of a request that failed is decided once. A cancelled wait is gone on with later: nothing is
@@ -150,12 +151,15 @@ class ConversationDriver:
                 elif (lease := continuity.usable_lease()) is None:
                     await continuity.take_lease(errand)
                 elif (begun := self._begin(lease)) is not None:
-                    break
+                    request, attempt = begun
+                    await lease.send(request, attempt)
+                    if not attempt.withheld:
+                        return
+                    self._take_back(len(request))
         except BaseException:
             if not errand.stopped:  # else whoever stopped it has seen to the lease, or another turn has it
                 continuity.rest()
             raise
-        await lease.send(*begun)
 
     def _begin(self, lease: Lease) -> tuple[bytes, Attempt] | None:
         """Begin the turn on *lease*; return what to send at once, or None if that cannot carry it."""
@@ -193,8 +197,13 @@ class ConversationDriver:
         else:
             continuity.delta_turns += 1
         self.attempt = Attempt(plan.previous_response_id, stream_id)
-        self.attempt.machine.keeps = True
+        self.attempt.machine.keeps = self.attempt.waits_for_holds = True
         return request, self.attempt
+
+    def _take_back(self, size: int) -> None:
+        """A request of so many bytes did not leave."""
+        self._size -= size
+        self._continuity.bytes_sent -= size
 
     def _learn(self, plan: Plan) -> None:
         """The turn went well with *plan*: that says whether the endpoint takes parents."""

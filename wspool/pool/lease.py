@@ -162,6 +162,8 @@ class Lease:
             attempt.lose(error.code, error.reason)
         attempt.sending = False
         policy = self._owner.policy
+        if attempt.withheld:
+            return
         if policy.first_event_timeout is not None or policy.silence_timeout is not None:
             self._connection.link.spawn(bound_silence, self._connection, attempt)
 
@@ -210,7 +212,8 @@ class Lease:
         self._owner.check_use()
         if self._lane.attempt is attempt and self.alive and not attempt.given_up:
             attempt.drop()
-            self._owner.step(self._owner.core.give_up, self._id, heard=attempt.begun)
+            sent = not attempt.sending
+            self._owner.step(self._owner.core.give_up, self._id, heard=attempt.begun, sent=sent)
 
     def park(self) -> None:
         """Say that no turn will start for a while: the lane may be taken if others starve.

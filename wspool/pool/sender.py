@@ -1,7 +1,9 @@
 """Sender: puts messages on the wire of a connection, one at a time and each in time.
 
 A message that was begun is never cut in two by a cancelled sender where lanes share the connection:
-it is a task of the connection that sends it, and only the wait for it can be cancelled.
+it is a task of the connection that sends it, and only the wait for it can be cancelled. Whoever waits for it
+waits no longer than for its turn. When its own turn to be sent comes, all that must hold for a send is looked
+at again: others may have gone before, and that may have taken long.
 """
 
 from __future__ import annotations
@@ -41,47 +43,60 @@ class Sender:
         """Put the request of *attempt* on the wire. See `Connection.send`."""
         attempt.machine.begin_on(self._link.past, exact=self._link.host.provider.trust == "exact")
         if apart:
-            return self._hand_over(self._send_apart, message, attempt)
+            return self._hand_over(attempt, self._send_apart, message)
         return self._transmit(message, attempt.machine.handed)
 
     async def steer(self, message: bytes, attempt: Attempt, steer: Steer) -> bool:
         """Put a steer for *attempt* on the wire. See `Connection.steer`."""
         handed: list[bool] = []
         try:
-            await self._hand_over(self._send_steer, message, attempt, steer, handed)
+            await self._hand_over(attempt, self._send_steer, message, steer, handed)
         except trio.Cancelled:
             handed.append(False)  # if its turn has not come yet, it never does
             raise
         return handed == [True]
 
-    async def _hand_over(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Run *task* as a task of the connection and wait for it; cancelling ends the wait only."""
-        done = trio.Event()
+    async def _hand_over(
+        self, attempt: Attempt, task: Callable[..., Awaitable[object]], *args: object
+    ) -> None:
+        """Run *task* as a task of the connection; wait for it, as long as anything may come of *attempt*.
+
+        Cancelling ends the wait only.
+        """
+        done = False
 
         async def run() -> None:
+            nonlocal done
             try:
-                await task(*args)
+                await task(attempt, *args)
             except WireClosedError:
                 pass  # it has poisoned the connection, which loses the attempts
             finally:
-                done.set()
+                done = True
+                attempt.wake()
 
         if self._link.ending:
             await trio.lowlevel.checkpoint()
             raise WireClosedError
         self._link.spawn(run)
-        await done.wait()
+        await attempt.until(lambda: done)
 
-    async def _send_apart(self, message: bytes, attempt: Attempt) -> None:
-        if not await self._transmit(message, attempt.machine.handed, lambda: not attempt.given_up):
-            # Given up before it left: nothing will come of it, so its lane is clean.
-            link = self._link
+    async def _send_apart(self, attempt: Attempt, message: bytes) -> None:
+        link = self._link
+
+        def begin() -> bool:
+            core = link.host.core
+            attempt.withheld = attempt.waits_for_holds and link.host.now() < core.held_until()
+            return not (attempt.given_up or attempt.withheld)
+
+        if not await self._transmit(message, attempt.machine.handed, begin):
+            # It does not leave: nothing will come of it, so its lane is clean.
             for lane in link.lanes:
                 if lane.attempt is attempt:
                     lane.attempt = None
                     link.report(link.host.core.finished, lane.id, completed=False)
 
-    async def _send_steer(self, message: bytes, attempt: Attempt, steer: Steer, handed: list[bool]) -> None:
+    async def _send_steer(self, attempt: Attempt, message: bytes, steer: Steer, handed: list[bool]) -> None:
         def begin() -> bool:
             wanted = not (handed or attempt.ended or attempt.given_up)
             begun = wanted and attempt.machine.steer(steer)

@@ -5,7 +5,8 @@ Rules of this module (each is an invariant of the specification machine):
 * A lane has one turn at a time, and none starts that may not end before its connection does.
 * Only a provably clean lane becomes free again; when in doubt, hang up. What is given up midway is hung
   up on or drained, as the policy says; where lanes share a connection it is always drained, since one
-  cannot be dropped without its siblings.
+  cannot be dropped without its siblings. A request that the network has not taken whole has no rest to wait
+  for: a connection that it has for itself is hung up, and whoever sends is not kept.
 * A lane that was given up on for good says nothing more: the late end of what was on it is ignored.
 """
 
@@ -116,14 +117,16 @@ class Leases:
         self._lives.check_expiry(connection, now, commands)
         return True
 
-    def give_up(self, lease: LeaseId, now: float, commands: list[Command], *, heard: bool) -> None:
-        """Nobody wants the rest of the turn, of which something was *heard* or not."""
+    def give_up(
+        self, lease: LeaseId, now: float, commands: list[Command], *, heard: bool, sent: bool = True
+    ) -> None:
+        """Nobody wants the rest of the turn. See `PoolCore.give_up`."""
         connection, lane = self._roster.lease(lease)
         advance(LANE_TABLE, lane.state, LaneInput.ABANDON)
         connection.excused = connection.excused or heard
         if not heard:
             self._endings.unheard(connection)
-        if self._on_cancel == "hang_up" and len(connection.lanes) == 1:
+        if len(connection.lanes) == 1 and (self._on_cancel == "hang_up" or not sent):
             self._lives.hang_up(connection, CloseReason.DIRTY, commands, polite=False)
         else:
             self._roster.move_lane(lane, LaneInput.ABANDON)

@@ -155,14 +155,15 @@ class PoolCore(Whole):
             self._endings.proved(found, now, commands)
         return self._allocation.settle(now, commands)
 
-    def give_up(self, lease: LeaseId, now: float, *, heard: bool = True) -> list[Command]:
+    def give_up(self, lease: LeaseId, now: float, *, heard: bool = True, sent: bool = True) -> list[Command]:
         """The holder gave its turn up. By policy: hang up, or drain the rest of it.
 
         Args:
             heard: True if the server had begun to answer.
+            sent: False while its request is on its way out, and would be cut in two.
         """
         commands: list[Command] = []
-        self._leases.give_up(lease, now, commands, heard=heard)
+        self._leases.give_up(lease, now, commands, heard=heard, sent=sent)
         return self._allocation.settle(now, commands)
 
     def release(self, lease: LeaseId, now: float) -> list[Command]:
