@@ -135,15 +135,24 @@ def test_an_output_without_items_is_empty(own: object) -> None:
 
 @pytest.mark.parametrize("item", [None, "Hello", []])
 def test_what_is_no_object_was_not_announced(item: object) -> None:
-    """Nor is an item of an agent that ours has called one of ours."""
+    """Whatever its event says."""
     found = items(("done", 0, item), ("done", 0, text(0)))
-    found.add(
-        parse_event(
-            '{"type":"response.output_item.done","output_index":1,"agent":{"agent_name":"x"},"item":{}}'
-        )
-    )
 
     assert [text(0)] == found.output(None, whole=True)
+
+
+@pytest.mark.parametrize("member", ["/root/critic", None])
+def test_the_items_of_all_agents_are_the_output(member: str | None) -> None:
+    """They name their agent; those of one that has a response of its own are not among them."""
+    found = items(("done", 0, text(0)))
+    for place, agent in enumerate((None, {"agent_name": "/root"}, {"agent_name": member}), 1):
+        event = {"output_index": place, "agent": agent, "item": text(place)}
+        found.add(parse_event(json.dumps({"type": "response.output_item.done", **event})))
+    assert [text(0), text(1), text(2), text(3)] == found.output(None, whole=True)
+
+    found.leave_out(member)
+
+    assert [text(0), text(1), text(2)] == found.output(None, whole=True)
 
 
 def test_two_items_in_one_place_are_no_output() -> None:

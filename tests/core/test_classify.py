@@ -119,11 +119,13 @@ def test_an_event_of_another_lane_is_foreign(kind: str, lane: str | None, found:
 
 
 @pytest.mark.parametrize("number", [0, 3, 5, 6])
-@pytest.mark.parametrize("kind", ["output_text.delta", "completed", "in_progress", "new_thing"])
+@pytest.mark.parametrize("kind", ["output_text.delta", "completed", "in_progress", "done"])
 def test_a_wrong_number_is_foreign_where_the_server_counts(kind: str, number: int) -> None:
-    """Something is missing, or came before. A negative one says nothing, nor does any from a gateway."""
-    given = about(kind, number=number)
+    """Something is missing, or came before. A negative one says nothing, nor does one from a gateway or of
+    a type that nobody knows."""
+    given = about(kind, number=number, status="completed")
 
+    assert TurnInput.UNKNOWN is what(about("new_thing", number=number), known=evidence(next=4))[0]
     assert (TurnInput.FOREIGN, False) == what(given, known=evidence(next=4))
     for known, right in (
         (evidence(next=number), number),
@@ -211,6 +213,14 @@ def test_the_life_of_an_agents_response_is_not_ours(kind: str) -> None:
         found = TurnInput.UNKNOWN if kind == "done" else TurnInput.MEMBER
 
         assert (found, False) == what(given)
+
+
+@pytest.mark.parametrize("kind", ["in_progress", "completed", "done"])
+def test_an_agent_of_null_is_none(kind: str) -> None:
+    """A server that writes out what it has nothing for still ends the response."""
+    given = event(f"response.{kind}", response={"id": OURS, "status": "completed"}, agent=None)
+
+    assert (TurnInput.PROGRESS if kind == "in_progress" else TurnInput.TERMINAL, False) == what(given)
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,31 @@ def test_the_body_is_decoded_at_the_first_look() -> None:
     assert good.data is good.data
 
 
+@pytest.mark.parametrize(
+    ("said", "agent"),
+    [
+        ('{"type":"response.output_text.delta","agent":{"agent_name":"/root/critic"}}', "/root/critic"),
+        ('{"type":"response.output_text.delta","delta":"a"}', None),
+        ('{"type":"response.output_text.delta","delta":"\\"agent\\""}', None),
+        ('{"type":"response.completed","agent":null}', None),
+        ('{"type":"x","agent":{}}', None),
+        ('{"type":"x","agent":{"agent_name":7}}', None),
+        ('{"type":"x","agent":"critic"}', None),
+        ('{"type":"x","item":{"agent":{"agent_name":"/root"}}}', None),
+    ],
+)
+def test_an_event_names_its_agent(said: str, agent: str | None) -> None:
+    """If it has one; as text or as bytes."""
+    assert agent == parse_event(said).agent == parse_event(said.encode()).agent
+
+
+def test_an_event_without_an_agent_is_not_decoded_to_say_so() -> None:
+    """Nearly all that ever come; of a broken one that may have one nobody knows."""
+    assert parse_event('{"type":"response.output_text.delta",oops}').agent is None
+    with pytest.raises(MalformedMessageError, match="not JSON"):
+        _ = parse_event('{"type":"response.output_text.delta","agent"}').agent
+
+
 def test_an_event_describes_itself_without_its_content() -> None:
     """The representation names the type and the size, never what a model said."""
     assert "<Event response.created, 27 bytes>" == repr(parse_event('{"type":"response.created"}'))

@@ -690,6 +690,30 @@ def test_a_turn_amidst_which_another_was_repeated_needs_its_whole_output() -> No
         assert reception is machine.receive(about("completed", output=own))
 
 
+def test_the_turn_of_an_agent_does_not_end_ours() -> None:
+    """It has a response of its own, tagged, with an end of its own: events like others. Ours ends with its
+    own, put together from what it said itself, and the connection is clean."""
+
+    def tagged(kind: str, **fields: Any) -> Event:
+        return event(type=f"response.{kind}", agent={"agent_name": "/root/critic"}, **fields)
+
+    theirs = {"id": "msg_theirs", "type": "message"}
+    said = [
+        tagged("created", response={"id": "resp_critic"}),
+        tagged("output_item.done", output_index=0, item=theirs),
+        tagged("completed", response={"id": "resp_critic", "output": [theirs]}),
+        event(**json.loads(item_done(0).raw), agent={"agent_name": "/root"}),
+    ]
+    machine = streaming()
+
+    assert [Reception.DELIVER] * len(said) == [machine.receive(each) for each in said]
+    assert ["/root/critic"] * 3 + ["/root"] == [each.agent for each in said]
+    assert Reception.END is machine.receive(about("completed"))
+    assert machine.response is not None
+    assert OUTPUT[:1] == machine.response["output"]
+    assert not machine.suspect
+
+
 def test_bytes_without_numbers_are_looked_into_one_by_one() -> None:
     """They are delivered as text is."""
     machine = streaming()

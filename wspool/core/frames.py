@@ -112,6 +112,22 @@ class Event:
             self._data = _decode(self.raw)
         return self._data
 
+    @property
+    def agent(self) -> str | None:
+        """Name of the agent that it is of, in a turn of several (`/root`, `/root/critic`); else None.
+
+        What is about the whole response has none, its end above all. Source: OpenAI's multi-agent guide.
+        Decodes the event only if it may have one.
+
+        Raises:
+            MalformedMessageError: the message is no JSON object after all.
+        """
+        raw = self.raw
+        if not ('"agent"' in raw if isinstance(raw, str) else b'"agent"' in raw):
+            return None
+        agent = self.data.get("agent")
+        return as_text(cast("dict[str, Any]", agent).get("agent_name")) if isinstance(agent, dict) else None
+
     def __repr__(self) -> str:
         return f"<Event {self.type}, {len(self.raw)} bytes>"
 

@@ -8,6 +8,8 @@ Rules of this module:
 * The terminal event's own output is the last word about the whole, if it has one. Where it has none, every
   item that was announced must have come: an answer with a piece missing is never taken for whole.
 * What is no object with a type is no item.
+* In a turn of several agents the items of all of them are its output, and name their agent. Only an agent
+  whose response begins and ends by itself has items of its own.
 * Items of an earlier response among those of this one show that two streams are mixed: then there is no
   whole. Where numbers prove that nothing came between, the ids of some are only used again.
 """
@@ -33,11 +35,17 @@ _Announced = tuple[str | None, int]
 class Assembly:
     """The items of one response, announced and done, as its events came."""
 
-    __slots__ = ("_events",)
+    __slots__ = ("_events", "_members")
 
     def __init__(self) -> None:
         # Kept as they came: a terminal event with an output of its own is the usual case.
         self._events: list[Event] = []
+        #: Agents that have a response of their own.
+        self._members: set[str | None] = set()
+
+    def leave_out(self, agent: str | None) -> None:
+        """Items of *agent* are in a response of its own."""
+        self._members.add(agent)
 
     def add(self, event: Event) -> None:
         """An item was announced or is done: `response.output_item.added` or `.done`."""
@@ -83,10 +91,11 @@ class Assembly:
         clash = False  # two items in one place
         for event in self._events:
             # Read anew: what was given to a caller may have been changed.
-            data = Event(event.type, event.raw).data
+            fresh = Event(event.type, event.raw)
+            data = fresh.data
             item = data.get("item")
-            if "agent" in data or not isinstance(item, dict):
-                continue  # an item of an agent that ours has called, or none
+            if not isinstance(item, dict) or (data.get("agent") is not None and fresh.agent in self._members):
+                continue
             known = cast("Item", item)
             name, place = name_of(known), data.get("output_index")
             if not isinstance(place, int) or isinstance(place, bool) or place < 0:

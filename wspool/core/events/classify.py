@@ -274,9 +274,13 @@ def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: flo
     else:
         reading = _about(event, sort, known, wall_clock)
     number = event.sequence_number
-    if number != known.next and reading.what is not TurnInput.STALE and known.misses(number):
+    if number != known.next and reading.what not in _NEVER_MISSED and known.misses(number):
         return _MISCOUNTED
     return reading
+
+
+#: What repeats an earlier response has its numbers; what nobody knows may count whatever it likes.
+_NEVER_MISSED: Final = frozenset({TurnInput.STALE, TurnInput.UNKNOWN})
 
 
 _ITEM: Final = re.compile(r'"item(?:_id": ?|": ?\{[^{}\[\]]{0,512}?"id": ?)"([^"\\]{1,256})"')
@@ -306,7 +310,7 @@ def _is_anothers(event: Event, known: Evidence) -> bool:
 def _created(event: Event, state: TurnState, known: Evidence) -> Reading:
     """`response.created`: the only event that says which response is ours."""
     data = event.data
-    if "agent" in data:
+    if data.get("agent") is not None:
         return _MEMBER
     response = _response_in(data)
     name, parent = response.get("id"), response.get("previous_response_id")
@@ -323,7 +327,7 @@ def _created(event: Event, state: TurnState, known: Evidence) -> Reading:
 def _about(event: Event, sort: Sort, known: Evidence, wall_clock: float) -> Reading:
     """The progress or the end of a response: ours, one that ended here before, or somebody else's."""
     data = event.data
-    if "agent" in data:
+    if data.get("agent") is not None:
         return _MEMBER
     response = _response_in(data)
     name = response.get("id")
@@ -346,7 +350,7 @@ def _unknown(event: Event, state: TurnState, known: Evidence, wall_clock: float)
     except MalformedMessageError:
         return _UNKNOWN  # nobody has to understand it
     name = response.get("id", event.data.get("response_id"))
-    if "agent" in event.data or name is None:
+    if name is None or event.data.get("agent") is not None:
         return _UNKNOWN
     if not known.ours(name):
         return _STALE if known.past.knows(name) else _FOREIGN

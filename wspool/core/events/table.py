@@ -61,7 +61,7 @@ class TurnInput(enum.Enum):
     PROGRESS = "progress"
     #: A piece of output.
     OUTPUT = "output"
-    #: The life of a response within ours, of an agent that ours has called.
+    #: The life of a response within ours, of an agent that ours has called: it names that agent.
     MEMBER = "member"
     #: The end of our response.
     TERMINAL = "terminal"

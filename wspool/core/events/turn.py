@@ -48,6 +48,7 @@ _OWN_NUMBERS: Final = frozenset(
         TurnInput.EXPIRING,
         TurnInput.STEER,
         TurnInput.STALE,
+        TurnInput.UNKNOWN,
     }
 )
 
@@ -305,6 +306,8 @@ class TurnMachine:
             self._receive_error(reading, before)
         elif what is TurnInput.STEER:
             self._receive_answer(event, reading, before)
+        elif what is TurnInput.MEMBER:
+            self._output.leave_out(event.agent)
         reception = step.reception
         if reception is _END or (step.state is _SETTLING and reception is _DELIVER):
             return self._settle()
