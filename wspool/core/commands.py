@@ -24,6 +24,7 @@ __all__ = [
     "Grant",
     "HangUp",
     "LaneId",
+    "LaneKey",
     "Leaking",
     "LeaseId",
     "LifetimeLearned",
@@ -41,6 +42,8 @@ __all__ = [
 ConnectionId = NewType("ConnectionId", int)
 #: A lane of a connection: counts up from 0, from a fixed set.
 LaneId = NewType("LaneId", int)
+#: Which lane of a pool: its connection and its number there. Never used again.
+LaneKey: TypeAlias = tuple[ConnectionId, LaneId]
 #: A lease: counts up from 1, never reused.
 LeaseId = NewType("LeaseId", int)
 #: A task in line: chosen by the shell, never reused.

@@ -125,13 +125,13 @@ class Move:
     """A conversation went on on another connection, as an instrument sees it.
 
     Attributes:
-        conversation: its number in the pool.
+        conversation: its number in the pool, None for a turn that brings its history along.
         before: number of the connection it was on.
         after: number of the one it is on now.
         reason: why.
     """
 
-    conversation: int
+    conversation: int | None
     before: int
     after: int
     reason: MoveReason
@@ -160,7 +160,8 @@ class TurnRecord:
     """How one turn went, as an instrument sees it.
 
     Attributes:
-        conversation: number of the conversation in its pool, None for a turn of a bare lease.
+        conversation: number of the conversation in its pool, None for a turn of a bare lease, or of one
+            that brings its history along.
         connection: number of the connection it ended on, None if it never got one.
         response_id: id of the response, None if none was created.
         full: True when the last request carried the whole history.

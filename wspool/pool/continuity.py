@@ -4,6 +4,7 @@ Rules of this module:
 
 * One turn, or one compaction, has the conversation to itself. What it does is an errand, which ends when it
   is left and when the conversation is closed.
+* A turn that brings its history along (`BroughtHistory`) has nothing to carry on: it is one turn long.
 * A lane is kept between turns, for what it remembers. The pool parks it as soon as its turn has ended,
   however that was, so others who starve may take it (`PoolCore.finished`). A lane on which no turn was
   begun remembers nothing: it goes back as soon as none is about to begin.
@@ -12,12 +13,12 @@ Rules of this module:
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import trio
 
 from wspool.core.policy import Provider
-from wspool.core.sending.chain import Chain
+from wspool.core.sending.lineage import Lineage
 from wspool.core.sending.replay import Parents, Resends
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import ConversationStatistics, Move, MoveReason, TurnRecord
@@ -25,7 +26,7 @@ from wspool.errors import PoolClosedError, TurnInFlightError
 from wspool.pool.errands import Errand, Errands
 from wspool.pool.lease import Lease
 
-__all__ = ["Continuity", "ContinuityOwner"]
+__all__ = ["Continuity", "ContinuityOwner", "OneTurn"]
 
 logger = logging.getLogger("wspool.pool")
 
@@ -48,17 +49,21 @@ class ContinuityOwner(Protocol):
     def record(self, record: TurnRecord) -> None: ...
 
 
-class Continuity:
+LineageT_co = TypeVar("LineageT_co", bound=Lineage, covariant=True)
+
+
+class Continuity(Generic[LineageT_co]):
     """The chain of one conversation, its lease, and its account.
 
     Attributes:
         chain: lineage and history.
+        number: that of the conversation in its pool, if it is one.
         closed: True once no further turn is possible.
         last_connection: number of the connection it was on last.
         waited: seconds in line so far.
     """
 
-    def __init__(self, owner: ContinuityOwner, number: int, chain: Chain) -> None:
+    def __init__(self, owner: ContinuityOwner, number: int | None, chain: LineageT_co) -> None:
         self.owner = owner
         self.number = number
         self.chain = chain
@@ -98,7 +103,7 @@ class Continuity:
         """Say once what of the history cannot be sent as it came."""
         if len(self.chain.notes) > len(self._said):
             for note in sorted(self.chain.notes - self._said):
-                logger.warning("conversation %d, in what is sent of its history: %s", self.number, note)
+                logger.warning("conversation %s, in what is sent of its history: %s", self.number, note)
             self._said |= self.chain.notes
 
     def leave(self, errand: Errand) -> None:
@@ -197,6 +202,16 @@ class Continuity:
                 items,
             )
         self.withheld += items
+
+
+class OneTurn(Continuity[Lineage]):
+    """What a turn has that brings its history along: all of it ends with the turn."""
+
+    def leave(self, errand: Errand) -> None:
+        """End the turn, and give its lease back: the lane remembers the response, this does not."""
+        super().leave(errand)
+        self.closed = True
+        self.drop_lease()
 
 
 def _reason(lease: Lease) -> MoveReason:

@@ -64,6 +64,7 @@ class Conversation:
         if resume is not None and not isinstance(resume, Chain):
             chain, defaults = _resumed(resume, defaults)
         self._defaults = _checked(defaults)
+        self._number = number
         self._continuity = Continuity(owner, number, chain)
 
     # -- for users ----------------------------------------------------------------------------
@@ -71,7 +72,7 @@ class Conversation:
     @property
     def number(self) -> int:
         """Its number in the pool, as in `TurnRecord.conversation`."""
-        return self._continuity.number
+        return self._number
 
     @property
     def items(self) -> list[Item]:

@@ -30,6 +30,7 @@ from wspool.core.events.steering import Steer
 from wspool.core.items import asks_store, encode_items
 from wspool.core.lending.pool import Verdict
 from wspool.core.sending.chain import Fields, LaneKey, Plan
+from wspool.core.sending.lineage import Lineage
 from wspool.core.sending.replay import Recovery
 from wspool.core.statistics import TurnRecord
 from wspool.pool.attempt import Attempt
@@ -42,9 +43,12 @@ __all__ = ["ConversationDriver"]
 
 
 class ConversationDriver:
-    """Drives one turn of a conversation, within the rules of replay. See `TurnDriver`."""
+    """Drives one turn of a conversation, within the rules of replay. See `TurnDriver`.
 
-    def __init__(self, continuity: Continuity, items: Sequence[Encoded], fields: Fields) -> None:
+    Also one that brings its history along: then the conversation is that turn.
+    """
+
+    def __init__(self, continuity: Continuity[Lineage], items: Sequence[Encoded], fields: Fields) -> None:
         self._continuity = continuity
         # Encoded: nothing that happens to what they were made of changes what is sent, also again.
         self._items = items

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any
+from typing import Any, Final
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from wspool.core.commands import Refuse, RefuseReason, WaiterId
+from wspool.core.items import encode_fields
+from wspool.core.matching.index import Index
+from wspool.core.sending.brought import BroughtHistory, http_only
 from wspool.core.sending.chain import Chain
 from wspool.core.statistics import PoolStatistics
 from wspool.errors import PoolClosedError
+from wspool.pool.continuity import OneTurn
 from wspool.pool.conversation import Conversation, ConversationBlock
+from wspool.pool.driver import ConversationDriver
 from wspool.pool.lease import Lease, LeaseBlock
 from wspool.pool.setup import Setup, carried
 from wspool.pool.shell import Shell
+from wspool.pool.turn import Turn
 
 __all__ = ["Pool"]
 
 logger = logging.getLogger("wspool.pool")
+#: Memory for the turns that a request which brings its history along may go on from, in bytes: some forty
+#: thousand. As for a cache, more saves bytes on the wire and nothing else.
+_REMEMBERED: Final = 32 * 2**20
+#: How long a turn is of use that nobody goes on from, in seconds: a connection lives no longer (OpenAI's
+#: WebSocket mode guide, 60 minutes).
+_REMEMBERED_FOR: Final = 3600.0
+
+#: Fields of a body that are said in another way here.
+_NOT_SENT: Final = frozenset({"background", "input", "previous_response_id", "stream", "type"})
+
 # A library says nothing to a program that did not ask: errors reach it as exceptions.
 logging.getLogger("wspool").addHandler(logging.NullHandler())
 
@@ -40,6 +56,8 @@ class Pool:
         self._host = setup.endpoint.host
         self._sockets = setup.sockets
         self._shell = shell
+        #: Made with the first turn that brings its history along.
+        self._index: Index | None = None
 
     def lease(self, *, min_remaining: float = 0.0) -> AbstractAsyncContextManager[Lease]:
         """Lease one lane for the length of an `async with` block.
@@ -113,6 +131,36 @@ class Pool:
         if resume is not None:
             raise ValueError("resume= or previous_response_id=: a conversation goes on from one of them")
         return ConversationBlock(self._shell, defaults, Chain.adopt(previous_response_id))
+
+    def turn(self, body: Mapping[str, Any], *, session: Iterable[str] = ()) -> Turn:
+        """Prepare one turn that brings its whole history along: `async with pool.turn(body) as turn: ...`.
+
+        For who keeps the history and sends all of it each time, as over HTTP. Only what is new goes over the
+        wire, where the pool knows the turn that the request goes on from: one whose words it repeats, however
+        they were written again (`wspool.core.matching`). In any doubt all of it is sent.
+
+        Args:
+            body: the body of a request to `POST /responses`. It goes as it is, but for `stream` and
+                `background`. It is written down here: what happens to it later changes nothing.
+            session: what else names the conversation, if anything does; of several with the same words the
+                one that is named the same is gone on from.
+
+        Raises:
+            TypeError, ValueError: it cannot be sent (see `http_only`); the text says where.
+
+        Entering waits for a lease, that of the lane which remembers, if it can be had. It raises what
+        entering a turn of a conversation raises, and the turn is sent again where that one would be.
+        """
+        shell = self._shell
+        shell.check_use()
+        if (reason := http_only(body)) is not None:
+            raise ValueError(reason)
+        if self._index is None:
+            self._index = Index(max_bytes=_REMEMBERED, max_age=_REMEMBERED_FOR)
+        history = BroughtHistory(self._index, body, shell.now(), session=session)
+        fields = {name: value for name, value in body.items() if name not in _NOT_SENT}
+        continuity = OneTurn(shell, None, history)
+        return Turn(ConversationDriver(continuity, (), encode_fields(fields)), trio.lowlevel.current_task())
 
     async def wait_ready(self, lanes: int | None = None) -> None:
         """Wait until that many lanes can be granted at once.

@@ -26,12 +26,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, cast
 
+from wspool.core.commands import LaneKey
 from wspool.core.matching.canonical import REASONING, canonical, kind_of
 from wspool.core.matching.known import (
     NO_NAME,
     Given,
     Known,
-    LaneKey,
     Thoughts,
     likelihood,
     name_of,
@@ -73,10 +73,13 @@ class Index:
 
     Attributes:
         size: memory of what is kept, in bytes.
+        trusts_store: False once the server did not find a response that it was asked to store: then it keeps
+            no data, whatever is asked.
     """
 
     def __init__(self, *, max_bytes: int, max_age: float) -> None:
         self.size = 0
+        self.trusts_store = True
         self._max_bytes = max_bytes
         self._max_age = max_age
         #: All of them, those that were not used for longest first.
@@ -260,9 +263,8 @@ class Index:
         return tuple(names)
 
     def _touch(self, known: Known, now: float) -> None:
-        if known in self._turns:
-            known.used = now
-            self._turns.move_to_end(known)
+        known.used = now
+        self._turns.move_to_end(known)
 
     def _expire(self, now: float) -> None:
         while self._turns:

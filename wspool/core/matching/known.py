@@ -5,24 +5,20 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from wspool.core.commands import ConnectionId, LaneId
+from wspool.core.commands import LaneKey
 
 __all__ = [
     "NO_NAME",
     "Given",
     "Known",
-    "LaneKey",
     "Thoughts",
     "likelihood",
     "name_of",
     "thinks_the_same",
     "thoughts_of",
 ]
-
-#: Which lane of a pool: its connection and its number there.
-LaneKey: TypeAlias = tuple[ConnectionId, LaneId]
 
 #: Bytes of what an id or an encrypted content is recognised by, once all else is equal.
 NAME: Final = 8

@@ -20,11 +20,11 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import attrs
 
-from wspool.core.commands import ConnectionId, LaneId
+from wspool.core.commands import LaneKey
 from wspool.core.encoding import Encoded, assemble
 from wspool.core.frames import encode, encode_received
 from wspool.core.items import Item, Output, as_items, encode_items, read_items
@@ -32,9 +32,6 @@ from wspool.core.sending.sendable import LOSSY, Sendable, without_lost_reasoning
 from wspool.core.sending.warm_up import Fields, WarmUp
 
 __all__ = ["Chain", "Fields", "Item", "LaneKey", "Plan", "WarmUp", "as_items"]
-
-#: Which lane of a pool: its connection, whose number is never used again, and its number there.
-LaneKey: TypeAlias = tuple[ConnectionId, LaneId]
 
 _TYPE = Encoded(b'"response.create"')
 
@@ -179,7 +176,7 @@ class Chain:
                 saved=self._size,
                 rooted=self._parent_stored,
             )
-        if self._is_new and warm_up is not None and warm_up.response_id == latest and warm_up.fits(fields):
+        if self.is_new and warm_up is not None and warm_up.response_id == latest and warm_up.fits(fields):
             return Plan(input=new, previous_response_id=latest, full=True, saved=0, rooted=warm_up.stored)
         return Plan(
             input=self.replay(new, asks_store=fields.get("store") != b"false"),
@@ -191,7 +188,8 @@ class Chain:
         )
 
     @property
-    def _is_new(self) -> bool:
+    def is_new(self) -> bool:
+        """Whether nothing was said yet."""
         return not self._items and self._root is None
 
     def extend(

@@ -1,0 +1,254 @@
+"""A history that comes with its request goes as it was given; only what is new of it, where that will do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import pytest
+
+from wspool.core.commands import ConnectionId, LaneId, LaneKey
+from wspool.core.encoding import Encoded
+from wspool.core.items import Output, encode_fields, encode_items
+from wspool.core.matching.index import Index
+from wspool.core.sending.brought import BroughtHistory, http_only
+from wspool.core.sending.chain import Plan
+from wspool.core.sending.warm_up import WarmUp
+
+HERE: Final[LaneKey] = (ConnectionId(1), LaneId(0))
+BESIDE: Final[LaneKey] = (ConnectionId(1), LaneId(1))
+ELSEWHERE: Final[LaneKey] = (ConnectionId(2), LaneId(0))
+USER = {"role": "user", "content": "hi"}
+SAID = {
+    "type": "message",
+    "id": "m",
+    "role": "assistant",
+    "content": [{"type": "output_text", "text": "yes"}],
+}
+FIELDS = encode_fields({"model": "m"})
+
+
+def brought(index: Index, *items: Mapping[str, Any], **body: Any) -> BroughtHistory:
+    return BroughtHistory(index, {"model": "m", "input": list(items), **body}, 0.0)
+
+
+def plan(
+    history: BroughtHistory,
+    lane: LaneKey = HERE,
+    latest: str | None = "resp_1",
+    warm_up: WarmUp | None = None,
+    **more: Any,
+) -> Plan:
+    return history.plan((), lane, latest, warm_up, FIELDS, **more)
+
+
+def sent(plan: Plan) -> tuple[str | None, Any]:
+    """The parent and the items of what is sent."""
+    request = json.loads(plan.request({}, None))
+    return request.get("previous_response_id"), request["input"]
+
+
+def after(stored: bool = False, output: Sequence[Mapping[str, Any]] = (SAID,)) -> Index:
+    """What is known after one turn."""
+    index = Index(max_bytes=2**20, max_age=3600)
+    first = brought(index, USER)
+    plan(first, latest=None)
+    first.extend((), Output.of(list(output)), "resp_1", HERE, stored=stored, asked=stored)
+    return index
+
+
+def test_only_what_is_new_goes_to_the_lane_that_remembers() -> None:
+    """With the response that it goes on from; and it says what that saves."""
+    history = brought(after(), USER, SAID, USER)
+    planned = plan(history)
+
+    assert ("resp_1", [USER]) == sent(planned)
+    assert ("resp_1", False) == (history.parent, history.is_new)
+    assert (False, False, False) == (planned.full, planned.rooted, planned.last_resort)
+    assert len(json.dumps([USER, SAID], separators=(",", ":"))) - 1 == planned.saved
+
+
+@pytest.mark.parametrize(
+    ("lane", "latest"), [(HERE, "resp_2"), (HERE, None), (BESIDE, "resp_1"), (ELSEWHERE, "resp_1")]
+)
+def test_everywhere_else_all_of_it_goes(lane: LaneKey, latest: str | None) -> None:
+    """An id alone proves nothing."""
+    planned = plan(brought(after(), USER, SAID, USER), lane, latest)
+
+    assert (None, [USER, SAID, USER]) == sent(planned)
+    assert (True, True, 0) == (planned.full, planned.rooted, planned.saved)
+
+
+def test_what_was_stored_is_gone_on_from_anywhere() -> None:
+    """Unless the connection has carried another response of that name, or the lane has another one now."""
+    history = brought(after(stored=True), USER, SAID, USER)
+
+    assert ("resp_1", [USER]) == sent(plan(history, ELSEWHERE, "resp_2"))
+    assert ("resp_1", [USER]) == sent(plan(history, BESIDE, None, carried=lambda _: True))
+    assert (None, [USER, SAID, USER]) == sent(plan(history, ELSEWHERE, "resp_2", carried=lambda _: True))
+    assert (None, [USER, SAID, USER]) == sent(plan(history, ELSEWHERE, "resp_1"))
+    assert plan(history, ELSEWHERE, None).rooted
+
+
+def test_of_several_with_the_same_words_that_of_the_lane_is_taken() -> None:
+    """Whichever was likelier."""
+    index = after()
+    other = brought(index, USER)
+    other.extend((), Output.of([SAID]), "resp_2", ELSEWHERE)
+
+    assert ("resp_1", [USER]) == sent(plan(brought(index, USER, SAID, USER)))
+    assert ("resp_2", [USER]) == sent(plan(brought(index, USER, SAID, USER), ELSEWHERE, "resp_2"))
+
+
+def test_what_was_refused_is_not_named_again() -> None:
+    """By no request; and a server that has lost what it stored is not believed to store."""
+    index = after(stored=True)
+    extra = brought(index, {"role": "user", "content": "ho"})
+    extra.extend((), Output.of([SAID]), "resp_9", HERE, stored=True, asked=True)
+    history = brought(index, USER, SAID, USER)
+    plan(history)
+    history.forget_parent(lost_by_server=True)
+
+    assert (None, [USER, SAID, USER]) == sent(plan(history))
+    assert brought(index, USER, SAID, USER).is_new
+    elsewhere = brought(index, {"role": "user", "content": "ho"}, SAID, USER)
+    assert "resp_9" == elsewhere.parent
+    assert sent(plan(elsewhere, ELSEWHERE, None))[0] is None
+    assert "resp_9" == sent(plan(elsewhere, HERE, "resp_9"))[0]
+
+
+def test_what_is_forgotten_without_being_named_stays() -> None:
+    """Another turn of the pool may go on from it."""
+    index = after()
+    history = brought(index, USER, SAID, USER)
+    history.forget_parent()
+
+    assert history.is_new
+    assert "resp_1" == brought(index, USER, SAID, USER).parent
+    other = brought(index, USER, SAID, USER)
+    plan(other)
+    other.forget_parent()
+    assert (True, True) == (brought(index, USER, SAID, USER).is_new, index.trusts_store)
+
+
+def test_a_parent_that_is_said_is_named_as_it_is() -> None:
+    """On whatever lane, and to the last: nobody here has what is before it."""
+    index = after(stored=True)
+    history = brought(index, USER, previous_response_id="resp_1")
+    history.forget_parent()
+    planned = plan(history, ELSEWHERE, None)
+
+    assert ("resp_1", [USER]) == sent(planned)
+    assert ("resp_1", False) == (history.parent, history.is_new)
+    assert (False, True, True) == (planned.full, planned.rooted, planned.last_resort)
+    assert not plan(brought(index, USER, previous_response_id="of old")).rooted
+
+
+def test_a_warm_up_is_gone_on_from_by_whoever_goes_on_from_nothing() -> None:
+    """All of the history is new to it."""
+    index = after()
+    warm = WarmUp("resp_w", FIELDS)
+    planned = plan(brought(index, USER, USER), latest="resp_w", warm_up=warm)
+
+    assert ("resp_w", [USER, USER]) == sent(planned)
+    assert (True, False) == (planned.full, planned.rooted)
+    assert None is sent(plan(brought(index, USER), latest="resp_1", warm_up=warm))[0]
+    assert (
+        None
+        is sent(
+            plan(
+                brought(index, USER), latest="resp_w", warm_up=WarmUp("resp_w", encode_fields({"model": "n"}))
+            )
+        )[0]
+    )
+
+
+def test_a_steered_turn_is_gone_on_from_at_its_end() -> None:
+    """With what steered it. Where the lane holds more input that nobody has answered, it is not."""
+    index = after()
+    history = brought(index, USER, SAID, USER)
+    plan(history)
+    history.extend((), Output.of([SAID]), "resp_2", HERE)
+    history.extend(encode_items("more"), Output.of([SAID]), "resp_3", HERE)
+    items: list[Mapping[str, Any]] = [USER, SAID, USER, SAID, {"role": "user", "content": "more"}, SAID, USER]
+    assert "resp_3" == brought(index, *items).parent
+    history.queue([])
+    assert "resp_2" == brought(index, *items).parent
+    nothing = brought(index, USER, conversation="c")
+    nothing.extend((), Output.of([SAID]), "resp_4", HERE)
+    nothing.queue([])
+
+    assert 2 == len(index)
+
+
+def test_an_output_that_is_not_whole_is_not_gone_on_from() -> None:
+    """Its server knows more than anybody would send again."""
+    index = after(output=[SAID, {"no": "type"}])
+
+    assert 0 == len(index)
+
+
+@pytest.mark.parametrize(
+    ("given", "items"),
+    [
+        ("hi", [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}]),
+        (None, []),
+        ([], []),
+        ((USER, SAID), [USER, SAID]),
+        (
+            [{"type": "x", "n": 2**70, "null": None, "empty": []}],
+            [{"type": "x", "n": 2**70, "null": None, "empty": []}],
+        ),
+    ],
+)
+def test_it_goes_as_it_was_given(given: Any, items: list[Any]) -> None:
+    """All of it, and nothing else: what a model would see by HTTP."""
+    history = BroughtHistory(Index(max_bytes=2**20, max_age=1), {"input": given}, 0.0)
+
+    assert (None, items) == sent(plan(history))
+    assert frozenset() == history.notes
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [(7, "7"), (["hi"], "'hi'"), ([USER, {"a": {"b": float("nan")}}], r"input\[1\]\.a\.b"), (b"hi", "hi")],
+)
+def test_what_cannot_be_sent_is_said_with_its_place(given: Any, where: str) -> None:
+    """Before anything else happens."""
+    with pytest.raises((TypeError, ValueError), match=where):
+        BroughtHistory(Index(max_bytes=2**20, max_age=1), {"input": given}, 0.0)
+
+
+def test_what_happens_to_a_body_later_changes_nothing() -> None:
+    """It was written down."""
+    items = [dict(USER)]
+    history = BroughtHistory(Index(max_bytes=2**20, max_age=1), {"input": items}, 0.0)
+    items[0]["content"] = "other"
+
+    assert (None, [USER]) == sent(plan(history))
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ({"background": True}, "background"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"stream_id": "a"}, "stream_id"),
+        ({"background": False, "conversation": None, "stream": True, "input": "hi"}, None),
+    ],
+)
+def test_what_goes_by_http_only_is_said_with_its_reason(body: dict[str, Any], word: str | None) -> None:
+    """One function for all doors."""
+    reason = http_only(body)
+
+    assert (word is None) == (reason is None)
+    assert (word or "") in (reason or "")
+
+
+def test_nothing_is_encoded_twice() -> None:
+    """A history of hundreds of items is one piece of text."""
+    history = brought(after(), USER, SAID, USER, USER)
+
+    assert 1 == len(plan(history).input)
+    assert all(isinstance(piece, Encoded) for piece in plan(history).input)

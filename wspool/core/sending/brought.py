@@ -1,0 +1,205 @@
+"""A history that comes with its request: what of it need not be sent, and what is learned from how it ended.
+
+Rules of this module:
+
+* It goes as it was given: nothing of it is mended, as nothing would be on the way by HTTP.
+* Only what is new is sent, with the response that it goes on from (`wspool.core.matching`), if the lane holds
+  that as its latest, or the server was asked to store it and all that it continues from. Else all of it is.
+* A request that names its parent itself goes as it is, on the lane that holds that one if it can be had.
+* A response that was named in a request that went wrong is not named again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import Any, cast
+
+from wspool.core.commands import LaneKey
+from wspool.core.encoding import Encoded
+from wspool.core.frames import encode
+from wspool.core.items import Output, read_items
+from wspool.core.matching.index import Index
+from wspool.core.matching.known import Known
+from wspool.core.sending.chain import Plan
+from wspool.core.sending.warm_up import Fields, WarmUp
+
+__all__ = ["BroughtHistory", "http_only"]
+
+#: Fields of a body that have no meaning on a connection of a pool, and what to do instead.
+_HTTP_ONLY = {
+    "background": "background responses are not offered over WebSocket; use HTTP",
+    "conversation": "conversations that the server keeps are not offered over WebSocket; use HTTP",
+    "stream_id": "lanes are the pool's business; leave it out",
+}
+
+
+def http_only(body: Mapping[str, Any]) -> str | None:
+    """Return why *body*, that of a request to `POST /responses`, cannot go over WebSocket; None if it can."""
+    for name, advice in _HTTP_ONLY.items():
+        if body.get(name):
+            return f"{name!r} cannot be sent: {advice}"
+    return None
+
+
+class BroughtHistory:
+    """The history of one request, which holds all of it. See `Lineage`.
+
+    Args:
+        index: the turns that it may go on from.
+        body: the request's, JSON values.
+        now: seconds.
+        session: what else names the conversation that it may belong to.
+
+    Raises:
+        TypeError, ValueError: its input cannot be sent; the text says where.
+    """
+
+    __slots__ = ("_given", "_index", "_known", "_last", "_named", "_new", "_now", "_saved", "_whole")
+
+    def __init__(
+        self, index: Index, body: Mapping[str, Any], now: float, *, session: Iterable[str] = ()
+    ) -> None:
+        self._index = index
+        self._now = now
+        items = _items(body.get("input"))
+        # Written down, so that nothing that happens to the body changes what is sent, also again.
+        self._whole = _row(items)
+        self._given = index.read(body, now, session=session)
+        #: What it may go on from, the likeliest first; the others have the same words.
+        self._known: Sequence[Known] = index.find(self._given, now)
+        start = self._known[0].length if self._known else 0
+        self._new = _row(items[start:]) if start else self._whole
+        self._saved = len(self._whole[0]) - len(self._new[0]) if start else 0
+        #: What was named in the last request, and what is known of the last response.
+        self._named: Known | None = None
+        self._last: Known | None = None
+
+    @property
+    def notes(self) -> Set[str]:
+        """Nothing of it is changed."""
+        return frozenset()
+
+    @property
+    def parent(self) -> str | None:
+        """The response whose lane it had best go to."""
+        if self._given.parent is not None:
+            return self._given.parent
+        return self._known[0].response_id if self._known else None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it goes on from nothing."""
+        return self.parent is None
+
+    def plan(
+        self,
+        new: Sequence[Encoded],
+        lane: LaneKey,
+        latest: str | None,
+        warm_up: WarmUp | None,
+        fields: Fields,
+        *,
+        carried: Callable[[str], bool] = lambda _: False,
+    ) -> Plan:
+        """Decide what to send. As `Chain.plan`; *new* is in the history already."""
+        self._named = None
+        if (parent := self._given.parent) is not None:
+            origin = self._given.origin
+            rooted = origin is not None and origin.stored
+            return Plan(
+                input=self._whole,
+                previous_response_id=parent,
+                full=False,
+                saved=0,
+                rooted=rooted,
+                last_resort=True,
+            )
+        for known in self._known:
+            if known.response_id == latest and known.lane == lane:
+                return self._go_on_from(known)
+        for known in self._known:
+            if known.stored and self._index.trusts_store and known.response_id != latest:
+                here = known.lane is not None and known.lane[0] == lane[0]
+                if here or not carried(known.response_id):  # a name that is there twice is no proof
+                    return self._go_on_from(known)
+        if warm_up is not None and warm_up.response_id == latest and warm_up.fits(fields):
+            return Plan(
+                input=self._whole, previous_response_id=latest, full=True, saved=0, rooted=warm_up.stored
+            )
+        return Plan(input=self._whole, previous_response_id=None, full=True, saved=0, rooted=True)
+
+    def _go_on_from(self, known: Known) -> Plan:
+        self._named = self._given.origin = known
+        return Plan(
+            input=self._new,
+            previous_response_id=known.response_id,
+            full=False,
+            saved=self._saved,
+            rooted=known.stored,
+        )
+
+    def extend(
+        self,
+        new: Sequence[Encoded],
+        output: Output,
+        response_id: str,
+        lane: LaneKey,
+        *,
+        stored: bool = False,
+        asked: bool = False,
+    ) -> None:
+        """The turn ended well: others may go on from it. As `Chain.extend`; *new* is what steered it."""
+        if self._last is not None:
+            self._index.extend(self._given, read_items(new), self._now)
+        if not output.whole:
+            self._given.certain = False
+        self._last = self._index.remember(
+            self._given,
+            response_id,
+            read_items(output.items),
+            self._now,
+            lane=lane,
+            stored=stored,
+            refers=asked,
+        )
+
+    def queue(self, items: Sequence[Encoded]) -> None:
+        """The lane holds *items*, and puts them before whatever comes next: nobody may go on from there."""
+        if self._last is not None:
+            self._index.forget(self._last)
+
+    def forget_parent(self, *, lost_by_server: bool = False) -> None:
+        """What was named is not named again, by no request. As `Chain.forget_parent`."""
+        if self._named is not None:
+            self._index.forget(self._named)
+            if lost_by_server and self._named.stored:
+                self._index.trusts_store = False
+        self._known, self._named = (), None
+
+
+def _items(given: object) -> Sequence[Mapping[str, Any]]:
+    """Return the items of an input.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        return ({"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]},)
+    if not isinstance(given, (list, tuple)) or not all(
+        isinstance(item, Mapping) for item in cast("Sequence[object]", given)
+    ):
+        raise TypeError(f"input must be a str or a list of item dicts, not {given!r:.60}")
+    return cast("Sequence[Mapping[str, Any]]", given)
+
+
+def _row(items: Sequence[Mapping[str, Any]]) -> Sequence[Encoded]:
+    """Return *items* as one piece of a list: to write them together takes a fraction of the time.
+
+    Raises:
+        TypeError, ValueError: they hold what JSON cannot; the text says where.
+    """
+    if not items:
+        return ()
+    return (Encoded(encode([dict(item) for item in items], "input")[1:-1]),)
