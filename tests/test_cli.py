@@ -22,6 +22,8 @@ from wspool.cli.app import app
 pytestmark = pytest.mark.network
 
 COMMAND = (sys.executable, "-m", "wspool.cli")
+#: For questions of one's own that need the bundled tools.
+TOOLS = ("--tools", "bundled")
 THIRTY = ("rollout", "--json", "--limit", "30", "--max-connections", "4")
 QUESTION = "How many classes and how many functions does the module `json.decoder` define at its top level?"
 
@@ -176,7 +178,7 @@ def test_a_killed_run_is_taken_up(tmp_path: Path) -> None:
     """Only what is owed runs again; the result file is complete and has no duplicates."""
     tasks = write_questions(tmp_path / "tasks.jsonl", 40)
     with served(tmp_path, "--delay-per-token", "0.003") as url:
-        command = ("rollout", tasks, "--url", url, "--out", "out", "--json", "-c", "8")
+        command = ("rollout", tasks, "--url", url, "--out", "out", "--json", "-c", "8", *TOOLS)
         process = start(tmp_path, *command)
         path = tmp_path / "out/results.jsonl"
         wait_for(path, process, lines=5)
@@ -197,14 +199,14 @@ def test_a_killed_run_is_taken_up(tmp_path: Path) -> None:
     assert len(ids) == summary["tasks"]
 
     # A third time there is nothing left, and nothing is dialed.
-    code, out, _ = run(tmp_path, "rollout", tasks, "--out", "out", "--json")
+    code, out, _ = run(tmp_path, "rollout", tasks, "--out", "out", "--json", "--local")
     assert (code, json.loads(out)["skipped"], json.loads(out)["dialed"]) == (0, summary["tasks"], 0)
 
 
 def test_the_first_interrupt_finishes_what_runs(tmp_path: Path) -> None:
     """No task that has begun is lost, no other is begun, and the next run does the rest."""
     tasks = write_questions(tmp_path / "tasks.jsonl", 40)
-    command = ("rollout", tasks, "--out", "out", "--json", "-c", "16", "--max-connections", "4")
+    command = ("rollout", tasks, "--out", "out", "--json", "-c", "16", "--max-connections", "4", *TOOLS)
     with served(tmp_path, "--delay-per-token", "0.003", "--ledger", "ledger.jsonl") as url:
         process = start(tmp_path, *command, "--url", url)
         wait_for(tmp_path / "out/results.jsonl", process)
@@ -220,7 +222,7 @@ def test_the_first_interrupt_finishes_what_runs(tmp_path: Path) -> None:
     assert summary["done"] == len(read_lines(tmp_path / "out/results.jsonl")) == 40 - summary["owed"]
     assert {entry["outcome"] for entry in ledger} == {"completed"}
 
-    code, out, _ = run(tmp_path, *command)
+    code, out, _ = run(tmp_path, *command, "--local")
     assert (code, json.loads(out)["done"]) == (0, summary["owed"])
 
 
@@ -228,7 +230,8 @@ def test_the_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     """What had ended has its result, the rest is owed."""
     (tmp_path / "my_agent.py").write_text(AGENT)
     tasks = write_questions(tmp_path / "tasks.jsonl", 9)
-    process = start(tmp_path, "rollout", tasks, "--agent", "my_agent:endless", "--out", "out", "--json")
+    agent = ("--agent", "my_agent:endless")
+    process = start(tmp_path, "rollout", tasks, *agent, "--out", "out", "--json", "--local")
     wait_for(tmp_path / "out/results.jsonl", process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
@@ -251,7 +254,7 @@ def test_batch_in_gives_batch_out(tmp_path: Path) -> None:
             "body": {"model": "lookup", "input": QUESTION},
         },
     )
-    code, _, _ = run(tmp_path, "rollout", tasks, "--out", "out")
+    code, _, _ = run(tmp_path, "rollout", tasks, "--out", "out", "--local", *TOOLS)
     (line,) = results(tmp_path / "out")
 
     assert code == 0
@@ -276,6 +279,7 @@ async def endless(conversation, task):
     await conversation.respond(task["input"])
     if task["id"] != "8": await trio.sleep_forever()
 def no_agent(conversation, task): pass
+async def greedy(conversation, task, more): pass
 async def unfit(conversation, task): return object()
 """
 
@@ -288,24 +292,25 @@ def test_an_agent_of_the_users_own(tmp_path: Path) -> None:
         {"id": "good", "input": "hello", "fails": False},
         {"id": "bad", "input": "hello", "fails": True},
     )
-    code, out, _ = run(tmp_path, "rollout", tasks, "--agent", "my_agent:agent", "--json")
+    local = ("--local", "--json")
+    code, out, _ = run(tmp_path, "rollout", tasks, "--agent", "./my_agent.py:agent", *local)
     lines = {line["id"]: line for line in results(tmp_path / "rollout-results/tasks")}
 
     assert (code, json.loads(out)["done"], json.loads(out)["failed"]) == (1, 1, 1)
-    assert lines["good"]["answer"]["said"].startswith("I only know")
+    assert lines["good"]["answer"]["said"].startswith("hello")
     assert lines["good"]["items"][0]["role"] == "user"
     error = {"type": "ValueError", "message": "no bad", "delivery": None, "code": None, "status": None}
     assert lines["bad"]["error"] == error
 
     # Skipped, and still not well; then tried again, without a duplicate.
-    code, out, err = run(tmp_path, "rollout", tasks, "--agent", "my_agent:calls", "--json")
+    code, out, err = run(tmp_path, "rollout", tasks, "--agent", "my_agent:calls", *local)
     assert (code, json.loads(out)["skipped"]) == (1, 2)
     assert "--redo-errors" in err
-    code, out, _ = run(tmp_path, "rollout", tasks, "--agent", "my_agent:calls", "--json", "--redo-errors")
+    code, out, _ = run(tmp_path, "rollout", tasks, "--agent", "my_agent:calls", *local, "--redo-errors")
     assert (code, json.loads(out)["done"]) == (0, 1)
     assert [line["id"] for line in results(tmp_path / "rollout-results/tasks")] == ["good", "bad"]
 
-    code, out, _ = run(tmp_path, "rollout", tasks, "--agent", "my_agent:unfit", "--json", "--no-resume")
+    code, out, _ = run(tmp_path, "rollout", tasks, "--agent", "my_agent:unfit", *local, "--no-resume")
     assert (code, json.loads(out)["failed"]) == (1, 2)
     assert (tmp_path / "rollout-results/tasks/results.jsonl.old").exists()
 
@@ -353,19 +358,27 @@ def test_what_the_server_refuses_is_a_failure(tmp_path: Path) -> None:
     [
         ("rollout nowhere.jsonl", "cannot be read"),
         ("rollout bad.jsonl", "bad.jsonl:1: not JSON"),
-        ("rollout good.jsonl --url http://localhost/", "no WebSocket URL"),
-        ("rollout good.jsonl --url ws://api.example.com/", "use wss://"),
-        ("rollout good.jsonl --url ws://[/", "is no URL"),
+        ("rollout good.jsonl --url http://localhost/?secret=very-secret", "must start with wss://"),
+        ("rollout good.jsonl --url ws://api.example.com/?key=very-secret", "use wss://"),
+        ("rollout good.jsonl --url ws://[very-secret/", "cannot be parsed"),
+        ("rollout good.jsonl", "the tasks go to wss://api.openai.com/v1/responses (the default), and there"),
+        ("rollout good.jsonl --local --url ws://localhost/", "give one of them"),
+        ("rollout good.jsonl --local --provider nobody", "there are azure, openai, vercel, xai"),
+        ("rollout good.jsonl --local --tools mine", "must be bundled"),
+        ("rollout good.jsonl --local --tools bundled --agent my_agent:agent", "calls its tools itself"),
+        ("rollout good.jsonl --url ws://localhost/ --api-key-env BAD_KEY", "the API key in BAD_KEY must be"),
         (
             "rollout good.jsonl --url wss://api.example.com/ --api-key-env NO_KEY",
             "no API key in the environment",
         ),
         ("rollout good.jsonl --url wss://api.example.com/ --api-key-env KEY", "say which with --model"),
-        ("rollout good.jsonl --agent my_agent", "must be pkg.mod:callable"),
-        ("rollout good.jsonl --agent my_agent:nothing", "cannot be imported"),
-        ("rollout good.jsonl --agent nowhere:agent", "cannot be imported"),
-        ("rollout good.jsonl --agent my_agent:no_agent", "must be an async function"),
-        ("rollout good.jsonl --out bad.jsonl", "use another --out"),
+        ("rollout good.jsonl --local --agent my_agent", "must be pkg.mod:callable"),
+        ("rollout good.jsonl --local --agent my_agent:nothing", "cannot be imported"),
+        ("rollout good.jsonl --local --agent nowhere:agent", "cannot be imported"),
+        ("rollout good.jsonl --local --agent ./nowhere.py:agent", "there is no file nowhere.py"),
+        ("rollout good.jsonl --local --agent my_agent:no_agent", "must be an async function"),
+        ("rollout good.jsonl --local --agent my_agent:greedy", "is called with (conversation, task)"),
+        ("rollout good.jsonl --local --out bad.jsonl", "use another --out"),
         ("serve --script bad.jsonl", "the script cannot be used"),
         ("serve --profile nobody", "there is no profile"),
         ("serve --host 192.0.2.1 --api-key k", "cannot serve on"),
@@ -392,6 +405,9 @@ def test_wrong_usage_is_exit_code_2(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("KEY", "very-secret")
+    monkeypatch.setenv("BAD_KEY", "very-secret with a space")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     write_tasks(tmp_path / "good.jsonl", {"id": "a", "input": "x"})
     (tmp_path / "bad.jsonl").write_text("{\n")
     (tmp_path / "my_agent.py").write_text(AGENT)
@@ -520,9 +536,9 @@ def test_without_its_extra_the_command_says_what_to_install(tmp_path: Path) -> N
 def test_more_connections_than_files(tmp_path: Path, embedded: bool) -> None:
     """The tools read files all the same: no answer is spoiled, and the shortage is told before the run."""
     write_questions(tmp_path / "tasks.jsonl", 120)
-    arguments = ["rollout", "tasks.jsonl", "-c", "240", "--json", "--quiet"]
+    arguments = ["rollout", "tasks.jsonl", "-c", "240", "--json", "--quiet", *TOOLS]
     if embedded:
-        code, out, err = run(tmp_path, *arguments, files=256)
+        code, out, err = run(tmp_path, *arguments, "--local", files=256)
     else:
         with served(tmp_path) as url:
             code, out, err = run(tmp_path, *arguments, "--url", url, files=256)

@@ -28,6 +28,7 @@ def test_plain_lines(tmp_path: Path) -> None:
         ("7", {"input": []}),
     ]
     assert tasks[1]["source"] == {"id": 7, "input": []}
+    assert [task.given_id for task in read_tasks(tmp_path / "tasks.jsonl")] == ["a", 7]
 
 
 def test_batch_lines(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ import trio
 import wspool
 from wspool.rollout.bundled import bundled_tasks
 from wspool.rollout.checkpoints import TURNS, Checkpoints, open_checkpoints
+from wspool.rollout.method import Agent, Method
 from wspool.rollout.results import ResultsError
-from wspool.rollout.runner import Agent, run_batch
+from wspool.rollout.runner import run_batch
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tasks import Task
+from wspool.rollout.tools import Tools
 from wspool.server.ledger import Entry
 from wspool.server.lookup import LookupModel
 from wspool.server.models import EchoModel, Model
@@ -137,10 +139,13 @@ async def run(
                 summary = await run_batch(
                     pool,
                     batch,
-                    agent,
+                    Method(
+                        agent=agent,
+                        tools={} if agent is not None else Tools().callables(),
+                        defaults={"model": "lookup"},
+                    ),
                     meter=meter,
                     sink=lines.append,
-                    defaults={"model": "lookup"},
                     checkpoints=checkpoints,
                     quiet=True,
                 )

@@ -80,7 +80,7 @@ def test_blank_lines_and_duplicates_are_mended(tmp_path: Path) -> None:
     assert [line("x"), line("y")] == lines(tmp_path)
 
 
-@pytest.mark.parametrize("strange", ["{\n", "[]\n", '{"id": "x"}\n', '{"id": 1, "outcome": "done"}\n'])
+@pytest.mark.parametrize("strange", ["{\n", "[]\n", '{"id": "x"}\n', '{"id": true, "outcome": "done"}\n'])
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path, strange: str) -> None:
     """It is named by file and line, and nothing in it is touched."""
     content = json.dumps(line("x")) + "\n" + strange

@@ -9,10 +9,10 @@ import pytest
 import trio
 
 import wspool
-from wspool.rollout.runner import Agent, run_batch
+from wspool.rollout.method import Agent, Method
+from wspool.rollout.runner import run_batch
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tasks import Task
-from wspool.rollout.tools import Tools
 from wspool.server import ModelRequest, ModelTurn, function_call, message
 from wspool.server.models import EchoModel
 from wspool.server.server import open_server
@@ -41,9 +41,8 @@ async def run(
 ) -> Summary:
     meter = Meter()
     async with pool_at(url, meter) as pool:
-        return await run_batch(
-            pool, batch, agent, meter=meter, sink=lines.append, defaults={"model": "m"}, quiet=True
-        )
+        method = Method(agent=agent, defaults={"model": "m"})
+        return await run_batch(pool, batch, method, meter=meter, sink=lines.append, quiet=True)
 
 
 async def echo(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
@@ -59,6 +58,10 @@ async def test_more_conversations_than_connections() -> None:
     assert all(line["answer"] == line["id"] for line in lines)
 
 
+class Skipped(BaseException):
+    """As test frameworks have it."""
+
+
 async def test_what_an_agent_raises_is_its_result() -> None:
     """Even the wish to end the process ends only the task."""
 
@@ -66,6 +69,10 @@ async def test_what_an_agent_raises_is_its_result() -> None:
         match task["id"]:
             case "exit":
                 raise SystemExit(3)
+            case "skipped":
+                raise Skipped
+            case "both":
+                raise BaseExceptionGroup("both", [ValueError("a"), Skipped()])
             case "group":
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(trio.sleep_forever)
@@ -74,12 +81,14 @@ async def test_what_an_agent_raises_is_its_result() -> None:
                 return await echo(conversation, task)
 
     lines: list[Mapping[str, Any]] = []
-    summary = await run(tasks("exit", "group", "well"), agent, lines)
+    summary = await run(tasks("exit", "group", "skipped", "both", "well"), agent, lines)
 
-    assert (summary.failed, summary.done) == (2, 1)
+    assert (summary.failed, summary.done) == (4, 1)
     assert {line["id"]: line["error"] and line["error"]["type"] for line in lines} == {
         "exit": "SystemExit",
         "group": "LookupError",
+        "skipped": "Skipped",
+        "both": "BaseExceptionGroup",
         "well": None,
     }
 
@@ -109,6 +118,48 @@ async def test_with_an_agent_unknown_fields_are_the_agents_business() -> None:
     assert lines[0]["answer"] == ["Be brief.", False]
 
 
+class Told:
+    """Calls what is not there, and keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.bodies: list[Mapping[str, Any]] = []
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        self.bodies.append(request.body)
+        return ModelTurn(output=[function_call("read_file", {"path": "secret"}, call_id="c")])
+
+
+async def test_a_task_of_ones_own_goes_as_it_is() -> None:
+    """One turn; no tool, no field and no model is added, columns of a data set are left out, and a call that
+    nobody here can run is the answer."""
+    model, lines = Told(), list[Mapping[str, Any]]()
+    meter = Meter()
+    body = {"input": "x", "store": False, "model": "gpt-4.1", "background": False, "metadata": {"a": "b"}}
+    batch = [
+        Task(id="line", body={**body, "vendor": 1}, source={}, batch=True),
+        Task(id="plain", body={**body, "target": "y"}, source={}),
+        Task(id="prompt", body={"prompt": {"id": "p"}}, source={}),
+    ]
+    async with open_server(model) as server, pool_at(server.url, meter) as pool:
+        summary = await run_batch(
+            pool, batch, Method(defaults={"model": "m"}), meter=meter, sink=lines.append, quiet=True
+        )
+
+    assert (summary.called, summary.turns, summary.tool_calls) == (3, 3, 0)
+    sent = {str(each.get("prompt") or each.get("vendor")): each for each in model.bodies}
+    for each, more in ((sent["1"], {"vendor": 1}), (sent["None"], {})):
+        assert {name: value for name, value in each.items() if name not in ("type", "input")} == {
+            "model": "gpt-4.1",
+            "store": False,
+            "metadata": {"a": "b"},
+            "include": [],
+            **more,
+        }
+    assert sent["{'id': 'p'}"]["model"] == "m"
+    (call,) = {line.get("id"): line for line in lines}["plain"]["answer"]
+    assert (call["name"], call["arguments"]) == ("read_file", '{"path": "secret"}')
+
+
 async def test_an_endpoint_that_is_gone_ends_the_run() -> None:
     """The tasks are owed, not failed."""
     lines: list[Mapping[str, Any]] = []
@@ -128,7 +179,7 @@ async def test_results_that_cannot_be_written_end_the_run() -> None:
     meter = Meter()
     async with pool_at(None, meter) as pool:
         summary = await run_batch(
-            pool, tasks(*"abcdef"), echo, meter=meter, sink=full, concurrency=1, quiet=True
+            pool, tasks(*"abcdef"), Method(agent=echo), meter=meter, sink=full, concurrency=1, quiet=True
         )
 
     assert summary.problem == "a result could not be written: disk full"
@@ -158,7 +209,7 @@ async def test_a_cancelled_task_has_no_result() -> None:
     assert lines == []
 
 
-async def test_a_task_whose_tools_get_no_files_has_failed(monkeypatch, autojump_clock) -> None:
+async def test_a_task_whose_tools_get_no_files_has_failed(autojump_clock) -> None:
     """Its result says why and what to do; the model has been told nothing; the next task goes well."""
     told: list[str] = []
 
@@ -178,7 +229,6 @@ async def test_a_task_whose_tools_get_no_files_has_failed(monkeypatch, autojump_
             raise OSError(errno.EMFILE, "Too many open files")
         return "7"
 
-    monkeypatch.setattr(Tools, "callables", lambda self: {"count_lines": count_lines})
     lines: list[Mapping[str, Any]] = []
     meter = Meter()
     async with (
@@ -187,9 +237,9 @@ async def test_a_task_whose_tools_get_no_files_has_failed(monkeypatch, autojump_
             server.url, wire=TrioWebSocketConnector(server.open_stream), instrument=meter
         ) as pool,
     ):
-        batch = tasks("scarce", "well")
+        method = Method(tools={"count_lines": count_lines}, defaults={"model": "m"})
         summary = await run_batch(
-            pool, batch, meter=meter, sink=lines.append, defaults={"model": "m"}, quiet=True
+            pool, tasks("scarce", "well"), method, meter=meter, sink=lines.append, quiet=True
         )
 
     assert (1, 1, 0) == (summary.failed, summary.done, summary.owed)

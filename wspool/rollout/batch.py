@@ -83,7 +83,7 @@ def _task(line: str) -> Task:
     if "custom_id" in fields:
         return _batch_task(fields)
     body = {name: value for name, value in fields.items() if name != "id"}
-    return Task(id=_id(fields, "id"), body=_checked(body), source=fields)
+    return Task(id=_id(fields, "id"), body=_checked(body), source=fields, number=_number(fields["id"]))
 
 
 def _batch_task(fields: dict[str, Any]) -> Task:
@@ -95,7 +95,11 @@ def _batch_task(fields: dict[str, Any]) -> Task:
     if not isinstance(body, dict):
         raise ValueError("there is no body, or it is no object")
     return Task(
-        id=_id(fields, "custom_id"), body=_checked(cast("dict[str, Any]", body)), source=fields, batch=True
+        id=_id(fields, "custom_id"),
+        body=_checked(cast("dict[str, Any]", body)),
+        source=fields,
+        batch=True,
+        number=_number(fields["custom_id"]),
     )
 
 
@@ -110,10 +114,15 @@ def _id(fields: dict[str, Any], name: str) -> str:
     return value
 
 
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
 def _checked(body: dict[str, Any]) -> dict[str, Any]:
     if "input" not in body:
-        raise ValueError("there is no input")
-    if not isinstance(body["input"], str | list):
+        if body.get("prompt") is None:
+            raise ValueError("there is no input")
+    elif not isinstance(body["input"], str | list):
         raise ValueError(f"input must be a string or a list of items, not {type(body['input']).__name__}")
     if body.get("previous_response_id") is not None:
         raise ValueError("previous_response_id cannot be given: a task is a conversation from its beginning")

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-from wspool.rollout.tasks import Outcome
+from wspool.core.frames import encode_received
+from wspool.rollout.tasks import OUTCOMES, Outcome
 
 __all__ = ["RESULTS", "ResultFile", "ResultsError", "open_results"]
 
@@ -72,7 +73,10 @@ class ResultFile:
         self.begin()
         if self._file is None:
             raise AssertionError("bug: the results are closed")
-        data = json.dumps(line).encode() + b"\n"
+        try:
+            data = json.dumps(line, allow_nan=False).encode() + b"\n"
+        except ValueError:  # a number of the server's that is none in JSON: others must be able to read it
+            data = encode_received(dict(line)) + b"\n"
         before = self._file.seek(0, os.SEEK_END)
         try:
             written = self._file.write(data)
@@ -190,18 +194,27 @@ def _parse(raw: bytes) -> Mapping[str, Any] | None:
     if not isinstance(line, dict):
         return None
     fields = cast("dict[str, Any]", line)
-    is_result = isinstance(fields.get("custom_id"), str) or (
-        isinstance(fields.get("id"), str) and fields.get("outcome") in ("right", "wrong", "done", "failed")
+    is_result = _is_id(fields.get("custom_id")) or (
+        _is_id(fields.get("id")) and fields.get("outcome") in OUTCOMES
     )
     return fields if is_result else None
 
 
+def _is_id(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
 def _id(line: Mapping[str, Any]) -> str:
     # The `id` of a Batch line is the line's own.
-    return cast("str", line.get("custom_id", line.get("id")))
+    return str(line.get("custom_id", line.get("id")))
 
 
 def _outcome(line: Mapping[str, Any]) -> Outcome:
-    if "custom_id" in line:
-        return "failed" if line.get("error") else "done"
-    return cast("Outcome", line.get("outcome"))
+    if "custom_id" not in line:
+        return cast("Outcome", line.get("outcome"))
+    ours: object = line.get("wspool")
+    outcome = cast("dict[str, Any]", ours).get("outcome") if isinstance(ours, dict) else None
+    for known in OUTCOMES:
+        if known == outcome:
+            return known
+    return "failed" if line.get("error") else "done"  # the provider's own file

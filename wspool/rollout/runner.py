@@ -9,72 +9,36 @@
    finish. The second cancels them.
 """
 
-import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import trio
 
 import wspool
 from wspool.errors import DialFailedError
-from wspool.pool.tools import open_calls
 from wspool.rollout.checkpoints import Checkpoints
+from wspool.rollout.method import Method
+from wspool.rollout.outcomes import answer_of, judge
 from wspool.rollout.progress import Progress, show_progress
 from wspool.rollout.summary import Meter, Summary
-from wspool.rollout.tasks import Failure, Outcome, Result, Task
-from wspool.rollout.tools import TOOL_SCHEMAS, NoFilesError, Tools, patient
+from wspool.rollout.tasks import OUTCOMES, WELL, Failure, Outcome, Result, Task
+from wspool.rollout.tools import NoFilesError
 
-__all__ = ["Agent", "run_batch"]
-
-#: Holds one conversation about one task (the line of the task file), and returns the answer: a response, or
-#: any JSON.
-Agent = Callable[["wspool.Conversation", dict[str, Any]], Awaitable[object]]
-
-#: Request fields, as the Responses API knows them. With an agent, other fields of a task are the agent's
-#: own business.
-_BODY_FIELDS: Final = frozenset(
-    (
-        "context_management",
-        "include",
-        "instructions",
-        "max_output_tokens",
-        "max_tool_calls",
-        "metadata",
-        "model",
-        "parallel_tool_calls",
-        "prompt",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "reasoning",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "temperature",
-        "text",
-        "tool_choice",
-        "tools",
-        "top_logprobs",
-        "top_p",
-        "truncation",
-        "user",
-    )
-)
+__all__ = ["run_batch"]
 
 
 async def run_batch(
     pool: "wspool.Pool",
     tasks: Sequence[Task],
-    agent: Agent | None = None,
+    method: Method,
     *,
     meter: Meter,
     sink: Callable[[Mapping[str, Any]], None],
     concurrency: int = 128,
-    defaults: Mapping[str, Any] | None = None,
     total: int | None = None,
     checkpoints: Checkpoints | None = None,
-    retries: int = 0,
     quiet: bool = False,
 ) -> Summary:
     """Hold a conversation for every task.
@@ -82,15 +46,13 @@ async def run_batch(
     Args:
       pool: opened with *meter* as its instrument.
       tasks: what is to be done.
-      agent: holds the conversations; the tool loop with the bundled tools if not given.
+      method: how each is done.
       meter: counts turns.
       sink: takes the result line of each task as it ends.
       concurrency: tasks running at once, those waiting for a connection included.
-      defaults: request fields for tasks that lack them.
       total: tasks of the whole batch, those with earlier results included.
       checkpoints: where each finished turn is kept, and what an earlier run has left to go on with. An
         agent of the caller's then has to look at `conversation.items` to see where it is.
-      retries: how often the tool loop takes a turn of a task again that was lost, or failed for a moment.
       quiet: no progress.
 
     Returns:
@@ -98,7 +60,7 @@ async def run_batch(
 
     Cancellation: running tasks are cancelled and have no result.
     """
-    run = _Run(pool, tasks, agent, meter, sink, defaults or {}, checkpoints, retries)
+    run = _Run(pool, tasks, method, meter, sink, checkpoints)
     async with trio.open_nursery() as watchers:
         await watchers.start(run.watch_signals)
         if not quiet:
@@ -117,29 +79,24 @@ class _Run:
         self,
         pool: "wspool.Pool",
         tasks: Sequence[Task],
-        agent: Agent | None,
+        method: Method,
         meter: Meter,
         sink: Callable[[Mapping[str, Any]], None],
-        defaults: Mapping[str, Any],
         checkpoints: Checkpoints | None,
-        retries: int,
     ) -> None:
         self._pool = pool
         self._tasks = tasks
-        self._agent = agent
+        self._method = method
         self._meter = meter
         self._sink = sink
-        self._defaults = defaults
-        self._tools = Tools().callables()
         self._started_at = trio.current_time()
         self._in_flight = 0
         self._peak = 0
-        self._outcomes: dict[Outcome, int] = {"right": 0, "wrong": 0, "done": 0, "failed": 0}
+        self._outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         self._draining = False
         self._scope = trio.CancelScope()
         self._conversations: dict[wspool.Conversation, trio.CancelScope] = {}
         self._checkpoints = checkpoints
-        self._retries = retries
         self._running: dict[int, tuple[Task, wspool.Conversation]] = {}
         self._saved_turns = 0
         if checkpoints is not None:
@@ -201,41 +158,31 @@ class _Run:
             with scope:
                 snapshot = self._resumed(task)
                 fields: Mapping[str, Any] = (
-                    {"resume": snapshot} if snapshot is not None else self._fields(task)
+                    {"resume": snapshot} if snapshot is not None else self._method.fields(task)
                 )
                 async with self._pool.conversation(**fields) as conversation:
                     self._conversations[conversation] = scope
                     self._running[conversation.number] = (task, conversation)
-                    if self._agent is None:
-                        new = task.body["input"] if snapshot is None else None
-                        tools = patient(self._tools, give_up)
-                        returned = await conversation.run(new, tools=tools, retries=self._retries)
-                    else:
-                        returned = await self._agent(conversation, dict(task.source))
+                    resumed = snapshot is not None
+                    returned = await self._method.hold(conversation, task, give_up, resumed=resumed)
             if scope.cancel_called and failure is None:
                 return None
-            answer, response = _answer(returned)
+            answer, response = answer_of(returned)
         except DialFailedError as error:
             self._stop(str(error))
             return None
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # noqa: ASYNC103  # raised again by the next line, if it is not the task's
+            _let_pass(error)
             if scope.cancel_called and failure is None:
-                return None
+                return None  # noqa: ASYNC104  # the same
             failure = failure or Failure.of(error)
-        except BaseExceptionGroup as group:
-            # An agent's own nursery, cancelled while something in it failed: only the cancellation counts,
-            # because a task that was cancelled has no result.
-            cancelled, _ = group.split(trio.Cancelled)
-            if cancelled is None:
-                raise
-            raise cancelled from None
         finally:
             if conversation is not None:
                 del self._conversations[conversation], self._running[conversation.number]
                 self._meter.conversation_ended(conversation.statistics())
         return Result(
             task=task,
-            outcome=_outcome(task, answer, failure),
+            outcome="failed" if failure is not None else judge(task, answer, response),
             answer=answer,
             response=response,
             failure=failure,
@@ -247,7 +194,7 @@ class _Run:
     def _resumed(self, task: Task) -> Mapping[str, Any] | None:
         """What an earlier run has left of the conversation, if it can be gone on with."""
         checkpoint = self._checkpoints.owed.get(task.id) if self._checkpoints is not None else None
-        if checkpoint is None or (self._agent is None and not open_calls(checkpoint.snapshot["items"])):
+        if checkpoint is None or not self._method.goes_on(checkpoint.snapshot["items"]):
             return None  # with no call to answer it had ended, in the moment before its result was written
         self._saved_turns += checkpoint.turns
         return checkpoint.snapshot
@@ -265,20 +212,11 @@ class _Run:
         self._problem = self._problem or problem
         self._scope.cancel()
 
-    def _fields(self, task: Task) -> dict[str, Any]:
-        fields = {**self._defaults, **task.body}
-        del fields["input"]
-        if self._agent is None:
-            fields.setdefault("tools", TOOL_SCHEMAS)
-        else:
-            fields = {name: value for name, value in fields.items() if name in _BODY_FIELDS}
-        return fields
-
     def progress(self) -> Progress:
         return Progress(
             total=len(self._tasks),
             finished=sum(self._outcomes.values()),
-            failed=self._outcomes["failed"] + self._outcomes["wrong"],
+            failed=sum(count for outcome, count in self._outcomes.items() if outcome not in WELL),
             in_flight=self._in_flight,
             turns=self._meter.turns,
             seconds=trio.current_time() - self._started_at,
@@ -302,20 +240,16 @@ class _Run:
         )
 
 
-def _answer(returned: object) -> tuple[Any, Mapping[str, Any] | None]:
-    """What an agent returned, as JSON, and the response if it was one."""
-    if isinstance(returned, wspool.Response):
-        return returned.output_text, returned.data
-    try:
-        json.dumps(returned)
-    except (TypeError, ValueError) as problem:
-        raise TypeError(f"the agent must return a response or JSON, not {returned!r:.100}") from problem
-    return returned, None
+def _let_pass(error: BaseException) -> None:
+    """Raise what is not the task's own: a cancellation, or Ctrl-C.
 
-
-def _outcome(task: Task, answer: object, failure: Failure | None) -> Outcome:
-    if failure is not None:
-        return "failed"
-    if task.expected is None:
-        return "done"
-    return "right" if isinstance(answer, str) and answer.strip() == task.expected else "wrong"
+    In a group, as of an agent's nursery that was cancelled while something in it failed, only that counts: a
+    task that was cancelled has no result.
+    """
+    if isinstance(error, KeyboardInterrupt | trio.Cancelled):
+        raise error
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        ours, _ = group.split((KeyboardInterrupt, trio.Cancelled))
+        if ours is not None:
+            raise ours from None

@@ -12,6 +12,7 @@ import attrs
 
 import wspool
 from wspool.core.statistics import ConversationStatistics, PoolStatistics, TurnRecord
+from wspool.rollout.tasks import OUTCOMES, WELL
 
 __all__ = ["Meter", "Summary", "percentile"]
 
@@ -85,6 +86,11 @@ class Summary:
       right: answers that are the known one.
       wrong: answers that are not.
       done: tasks that ended and whose answer nobody checked.
+      called: tasks whose answer is a call of a tool that nobody here can run.
+      truncated: tasks whose answer was cut off.
+      filtered: tasks whose answer a content filter cut off.
+      refused: tasks that the model refused.
+      unanswered: tasks to which the model said nothing.
       failed: tasks that ended with an error.
       owed: tasks that have not ended, because the run was interrupted or the endpoint could not be reached.
       skipped: tasks that had a result before this run.
@@ -106,6 +112,11 @@ class Summary:
     right: int = 0
     wrong: int = 0
     done: int = 0
+    called: int = 0
+    truncated: int = 0
+    filtered: int = 0
+    refused: int = 0
+    unanswered: int = 0
     failed: int = 0
     owed: int = 0
     skipped: int = 0
@@ -150,6 +161,11 @@ class Summary:
             **fields,
         )
 
+    @property
+    def not_well(self) -> int:
+        """Tasks that this run ended and that did not go well."""
+        return sum(getattr(self, name) for name in OUTCOMES if name not in WELL)
+
     def as_json(self) -> dict[str, Any]:
         """One flat JSON object."""
         return attrs.asdict(self)
@@ -159,12 +175,7 @@ class Summary:
         from rich.console import Console
         from rich.table import Table
 
-        outcomes = [
-            (self.right, "right"),
-            (self.wrong, "wrong"),
-            (self.done, "done"),
-            (self.failed, "failed"),
-        ]
+        outcomes: list[tuple[int, str]] = [(getattr(self, name), name) for name in OUTCOMES]
         outcomes += [(self.owed, "owed"), (self.skipped, "done before")]
         rows = [
             ("tasks", f"{self.tasks}: " + ", ".join(f"{count} {name}" for count, name in outcomes if count)),

@@ -4,17 +4,25 @@ Tasks come from a file (`batch.py`) or are bundled (`bundled.py`); from then on 
 from, except that a task which came as an OpenAI Batch line has a Batch-shaped result line."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 import attrs
 
 from wspool.core.statistics import ConversationStatistics
 from wspool.errors import ResponseFailedError, WsPoolError
 
-__all__ = ["Failure", "Outcome", "Result", "Task"]
+__all__ = ["OUTCOMES", "WELL", "Failure", "Outcome", "Result", "Task"]
 
-#: How a task ended: `right` or `wrong` where the answer is known, else `done`; or `failed`.
-Outcome = Literal["right", "wrong", "done", "failed"]
+#: How a task ended. With an answer: `right` or `wrong` where the right one is known, else `done`, or `called`
+#: if it is a call of a tool that nobody here can run. Without: `truncated` (the response was cut off),
+#: `filtered` (by the server's content filter), `refused` (by the model), `unanswered` (it said nothing), or
+#: `failed`.
+Outcome = Literal[
+    "right", "wrong", "done", "called", "truncated", "filtered", "refused", "unanswered", "failed"
+]
+OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
+#: Those that need no other run.
+WELL: Final[frozenset[Outcome]] = frozenset({"right", "done", "called"})
 
 
 @attrs.frozen(kw_only=True)
@@ -27,6 +35,7 @@ class Task:
       source: the line of the file as it was, for agents that want more than the body.
       batch: whether it was an OpenAI Batch line.
       expected: the right answer, or None if nobody knows it.
+      number: the id as the file has it, if that is a number.
     """
 
     id: str
@@ -34,6 +43,12 @@ class Task:
     source: Mapping[str, Any]
     batch: bool = False
     expected: str | None = None
+    number: int | None = None
+
+    @property
+    def given_id(self) -> str | int:
+        """The id as the file has it, for who joins results with tasks."""
+        return self.id if self.number is None else self.number
 
 
 @attrs.frozen(kw_only=True)
@@ -97,7 +112,7 @@ class Result:
         return self._batch_line() if self.task.batch else self._plain_line()
 
     def _plain_line(self) -> dict[str, Any]:
-        line: dict[str, Any] = {"id": self.task.id, "outcome": self.outcome, "answer": self.answer}
+        line: dict[str, Any] = {"id": self.task.given_id, "outcome": self.outcome, "answer": self.answer}
         if self.task.expected is not None:
             line["expected"] = self.task.expected
         return line | {
@@ -124,7 +139,8 @@ class Result:
                 response = {"status_code": self.failure.status, "request_id": None, "body": {"error": error}}
         return {
             "id": f"batch_req_{self.task.id}",
-            "custom_id": self.task.id,
+            "custom_id": self.task.given_id,
             "response": response,
             "error": error,
+            "wspool": {"outcome": self.outcome},
         }

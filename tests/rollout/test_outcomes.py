@@ -1,0 +1,82 @@
+"""How a task ended: an answer, or why there is none."""
+
+import math
+from typing import Any
+
+import pytest
+
+import wspool
+from wspool.rollout.outcomes import answer_of, judge
+from wspool.rollout.tasks import Task
+
+TASK = Task(id="a", body={}, source={})
+KNOWN = Task(id="a", body={}, source={}, expected="42")
+REASONING = {"type": "reasoning", "summary": []}
+SEARCH = {"type": "web_search_call", "status": "completed"}
+CLICK = {"type": "computer_call", "call_id": "c"}
+CALL = {"type": "function_call", "name": "f", "arguments": "{}", "call_id": "c"}
+
+
+def said(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "message", "role": "assistant", "content": list(parts)}
+
+
+def text(words: str) -> dict[str, Any]:
+    return said({"type": "output_text", "text": words})
+
+
+def response(*output: Any, status: str = "completed", reason: str | None = None) -> wspool.Response:
+    details = {"reason": reason} if reason else None
+    return wspool.Response({"status": status, "output": list(output), "incomplete_details": details})
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "outcome", "answer"),
+    [
+        (TASK, response(REASONING, text("42")), "done", "42"),
+        (KNOWN, response(text(" 42\n")), "right", " 42\n"),
+        (KNOWN, response(text("43")), "wrong", "43"),
+        (TASK, response(text("")), "done", ""),
+        (TASK, response(text("cut"), status="incomplete", reason="max_output_tokens"), "truncated", "cut"),
+        (KNOWN, response(text("42"), status="incomplete"), "truncated", "42"),
+        (TASK, response(status="incomplete", reason="content_filter"), "filtered", ""),
+        (TASK, response(said({"type": "refusal", "refusal": "No."})), "refused", ""),
+        (TASK, response(said({"type": "refusal", "refusal": "No."}, *text("but")["content"])), "done", "but"),
+        (TASK, response(), "unanswered", ""),
+        (TASK, response(REASONING), "unanswered", ""),
+        (TASK, response(REASONING, SEARCH, said()), "unanswered", ""),
+        (TASK, response({"type": "image_generation_call", "result": "AA=="}), "done", ""),
+        (TASK, response(CALL), "called", [CALL]),
+        (TASK, response(text("Let me see."), CALL), "called", "Let me see."),
+        (TASK, response(CLICK), "called", [CLICK]),
+        (KNOWN, response(CALL), "wrong", [CALL]),
+        (TASK, {"said": "hi"}, "done", {"said": "hi"}),
+        (TASK, None, "done", None),
+        (KNOWN, "42", "right", "42"),
+        (KNOWN, 42, "wrong", 42),
+    ],
+)  # fmt: skip
+def test_what_was_said_is_looked_at(task: Task, given: object, outcome: str, answer: object) -> None:
+    """What is no answer is told from what is one."""
+    found, data = answer_of(given)
+
+    assert (outcome, answer) == (judge(task, found, data), found)
+
+
+class Shy:
+    def __repr__(self) -> str:
+        raise ValueError("no")
+
+
+def deep() -> object:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("given", [object(), {1}, b"x", math.nan, {"x": math.inf}, Shy(), deep()])
+def test_what_is_no_json_is_no_answer(given: object) -> None:
+    """It is said, whatever it is, and nothing that others cannot read is written."""
+    with pytest.raises(TypeError, match="must return a response or JSON"):
+        answer_of(given)

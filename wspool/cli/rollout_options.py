@@ -1,0 +1,152 @@
+"""The options of `wspool rollout`, with what their help says."""
+
+from pathlib import Path
+from typing import Annotated
+
+import attrs
+import typer
+
+__all__ = [
+    "AgentName",
+    "AsJson",
+    "CheckpointTurns",
+    "Concurrency",
+    "Given",
+    "Limit",
+    "Local",
+    "MaxConnections",
+    "MaxLifetime",
+    "ModelName",
+    "Out",
+    "ProviderName",
+    "Quiet",
+    "RedoErrors",
+    "Resume",
+    "Retries",
+    "TasksFile",
+    "ToolsName",
+]
+
+_ENDPOINT = "Where it goes"
+_METHOD = "How a task is done"
+_STATE = "Results, and going on"
+
+TasksFile = Annotated[
+    Path | None,
+    typer.Argument(
+        help="A JSONL file: lines {id, input, ...} or OpenAI Batch lines. Without it the bundled tasks "
+        "are run, questions about the standard library of this Python."
+    ),
+]
+Local = Annotated[
+    bool,
+    typer.Option(
+        "--local",
+        help="Let the bundled server answer, as `wspool serve` does. The bundled tasks do so by themselves.",
+        rich_help_panel=_ENDPOINT,
+    ),
+]
+ModelName = Annotated[str | None, typer.Option(help="Model for tasks that name none.")]
+ProviderName = Annotated[
+    str | None,
+    typer.Option(
+        "--provider",
+        help="What the endpoint can do: openai, azure, xai or vercel; found out if not given.",
+        rich_help_panel=_ENDPOINT,
+    ),
+]
+Concurrency = Annotated[
+    int, typer.Option("-c", "--concurrency", min=1, help="Conversations running at once.")
+]
+MaxConnections = Annotated[
+    int | None,
+    typer.Option(min=1, help="Connections at once; if not given, 8 for the bundled tasks, else as -c."),
+]
+AgentName = Annotated[
+    str | None,
+    typer.Option(
+        help="pkg.mod:callable or ./file.py:callable, async def agent(conversation, task) -> answer. If not "
+        "given, --tools are called until there is an answer, and without those a task is one turn.",
+        rich_help_panel=_METHOD,
+    ),
+]
+ToolsName = Annotated[
+    str | None,
+    typer.Option(
+        "--tools",
+        help='"bundled" for the tools of the bundled tasks, which read the standard library.',
+        rich_help_panel=_METHOD,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Directory of the results; rollout-results/NAME if not given.", rich_help_panel=_STATE),
+]
+Resume = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume/--no-resume",
+        help="Skip tasks that have results, or start over (old results are kept as results.jsonl.old).",
+        show_default="resume",
+        rich_help_panel=_STATE,
+    ),
+]
+RedoErrors = Annotated[
+    bool, typer.Option("--redo-errors", help="Run failed tasks again.", rich_help_panel=_STATE)
+]
+CheckpointTurns = Annotated[
+    bool,
+    typer.Option(
+        "--checkpoint-turns",
+        help="Keep every finished turn, so that a killed run loses none; give it to the next run as "
+        "well. An agent must look at conversation.items to see where it is.",
+        rich_help_panel=_STATE,
+    ),
+]
+Retries = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="How often a turn of a task is taken again that was lost or failed for a moment; it may be "
+        "paid twice. An agent decides for itself.",
+        rich_help_panel=_METHOD,
+    ),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Run only the first N tasks.")]
+MaxLifetime = Annotated[
+    float | None,
+    typer.Option(
+        min=0.1,
+        help="Seconds to use one connection; the provider's limit if not given",
+        rich_help_panel=_ENDPOINT,
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")]
+
+
+@attrs.frozen(kw_only=True)
+class Given:
+    """What the command was given: its arguments and options, by name."""
+
+    tasks: Path | None
+    out: Path | None
+    url: str | None
+    local: bool
+    provider: str | None
+    proxy: str | None
+    model: str | None
+    api_key_env: str
+    concurrency: int
+    max_connections: int | None
+    agent: str | None
+    tools: str | None
+    #: None: go on with a batch that was interrupted, start over one that ended.
+    resume: bool | None
+    redo_errors: bool
+    checkpoint_turns: bool
+    retries: int
+    limit: int | None
+    max_lifetime: float | None
+    quiet: bool
+    as_json: bool

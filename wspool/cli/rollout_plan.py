@@ -1,0 +1,182 @@
+"""What a rollout will do, made of what the command was given; every mistake is named before anything runs.
+
+What is for the bundled batch, such as its server, its model and its tools, is for no other: a user's own
+tasks go to the endpoint of the user, as they are.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from inspect import iscoroutinefunction
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import typer
+
+import wspool
+from wspool.cli.imported import check_arity, imported
+from wspool.cli.rollout_options import Given
+from wspool.cli.target import Target, find_target
+from wspool.cli.usage import usage_error
+from wspool.core.plain import plain
+from wspool.rollout.batch import BatchError, read_tasks
+from wspool.rollout.bundled import bundled_tasks
+from wspool.rollout.method import BODY_FIELDS, Agent, Method
+from wspool.rollout.tasks import Task
+from wspool.rollout.tools import TOOL_SCHEMAS, Tools
+from wspool.wire.secret import Secret
+
+__all__ = ["Plan", "make_plan"]
+
+#: Connections for the bundled tasks: far fewer than conversations, so that they have to share.
+_BUNDLED_CONNECTIONS: Final = 8
+
+#: The model of the bundled server: any name will do, and this one says who answers.
+_BUNDLED_MODEL: Final = "lookup"
+
+#: Names of fields in one message.
+_MOST_NAMED: Final = 20
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """A rollout before it begins.
+
+    Attributes:
+      given: what the command was given.
+      batch: the tasks.
+      own: True if they are the user's, False for the bundled ones.
+      target: where they go; None for a server in this process.
+      method: how each is done.
+      out: the directory of the results.
+      provider: what the endpoint can do; None to find out.
+    """
+
+    given: Given
+    batch: Sequence[Task]
+    own: bool
+    target: Target | None
+    method: Method
+    out: Path
+    provider: wspool.Provider | None
+
+    @property
+    def policy(self) -> wspool.PoolPolicy:
+        """The policy of the pool."""
+        most = self.given.max_connections or (self.given.concurrency if self.own else _BUNDLED_CONNECTIONS)
+        return wspool.PoolPolicy(max_size=most, min_idle=0, max_lifetime=self.given.max_lifetime)
+
+    @property
+    def resume(self) -> bool | None:
+        """Whether to go on with what is there; None to do so only if it has not ended."""
+        if self.given.resume is None and (self.own or self.given.out):
+            return True
+        # The bundled batch without a place of its own is a demonstration: running it again runs it again.
+        return self.given.resume
+
+
+def make_plan(given: Given) -> Plan:
+    """Return what to do. A mistake ends the command."""
+    own = given.tasks is not None
+    batch = _batch(given)
+    target = _target(given, batch)
+    model = target.model if target is not None else given.model or _BUNDLED_MODEL
+    method = _method(given, model, own=own)
+    _name_unsent(batch, method)
+    return Plan(
+        given=given,
+        batch=batch,
+        own=own,
+        target=target,
+        method=method,
+        out=given.out or Path("rollout-results") / (given.tasks.stem if given.tasks else "bundled"),
+        provider=_provider(given.provider),
+    )
+
+
+def _batch(given: Given) -> Sequence[Task]:
+    if given.tasks is None:
+        batch = bundled_tasks()
+        if not batch:
+            usage_error("no bundled task can be run: this Python has no source code of its standard library")
+    else:
+        try:
+            batch = read_tasks(given.tasks)
+        except BatchError as problem:
+            usage_error(f"nothing was run, because of mistakes in the tasks\n{problem}")
+    return batch[: given.limit]
+
+
+def _target(given: Given, batch: Sequence[Task]) -> Target | None:
+    """Where the tasks go, when all that can be known beforehand is right; None for a server in here."""
+    if given.local:
+        if given.url is not None:
+            usage_error("--url and --local both say where the tasks go; give one of them")
+        return None
+    if given.url is None and given.tasks is None:
+        return None
+    target = find_target(given.url, given.model, given.api_key_env, given.proxy, wspool.PoolPolicy())
+    if target.key is None and not target.local:
+        usage_error(
+            f"the tasks go to {target} ({target.source}), and there is no API key in the environment "
+            f"variable {target.key_name}; set it, name another one with --api-key-env, or say --local, and "
+            "the bundled server answers"
+        )
+    if target.key is not None:
+        try:
+            Secret(target.key, f"the API key in {target.key_name}")
+        except ValueError as problem:
+            usage_error(str(problem))
+    if target.model is None:
+        nameless = [task.id for task in batch if "model" not in task.body]
+        if nameless:
+            usage_error(
+                f"{len(nameless)} tasks name no model (the first is {nameless[0]!r}); say which with --model"
+            )
+    return target
+
+
+def _provider(name: str | None) -> wspool.Provider | None:
+    if name is None:
+        return None
+    if name not in wspool.PROVIDERS:
+        usage_error(f"--provider {name!r}: there are {', '.join(sorted(wspool.PROVIDERS))}")
+    return wspool.PROVIDERS[name]
+
+
+def _method(given: Given, model: str | None, *, own: bool) -> Method:
+    if given.agent is not None and given.tools is not None:
+        usage_error("--agent and --tools both say how a task is done; an agent calls its tools itself")
+    if given.tools not in (None, "bundled"):
+        usage_error(f"--tools {given.tools!r} must be bundled")
+    bundled = given.agent is None and (given.tools == "bundled" or not own)
+    return Method(
+        agent=_agent(given.agent) if given.agent is not None else None,
+        tools=Tools().callables() if bundled else {},
+        definitions=TOOL_SCHEMAS if bundled else (),
+        defaults={"model": model} if model is not None else {},
+        retries=given.retries,
+    )
+
+
+def _agent(name: str) -> Agent:
+    found: Any = imported("--agent", name, "pkg.mod:callable or ./file.py:callable")
+    if not iscoroutinefunction(found) and not iscoroutinefunction(type(found).__call__):
+        usage_error(f"--agent {name!r} must be an async function: async def agent(conversation, task)")
+    check_arity("--agent", name, found, "conversation", "task")
+    agent: Agent = found
+    return agent
+
+
+def _name_unsent(batch: Sequence[Task], method: Method) -> None:
+    """Say which columns of a data set no request has. With an agent they are its business."""
+    if method.agent is not None:
+        return
+    unsent = Counter(
+        name for task in batch if not task.batch for name in task.body if name not in BODY_FIELDS
+    )
+    if unsent:
+        named = ", ".join(json.dumps(name) for name, _ in unsent.most_common(_MOST_NAMED))
+        more = f" and {len(unsent) - _MOST_NAMED} more" if len(unsent) > _MOST_NAMED else ""
+        typer.echo(f"wspool: fields that no request has are not sent: {plain(named)}{more}", err=True)

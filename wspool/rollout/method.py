@@ -1,0 +1,134 @@
+"""How the conversation about one task is held: by an agent of the user's, in a tool loop, or in one turn."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+import wspool
+from wspool.errors import ResponseFailedError, TurnLostError
+from wspool.pool.tools import Tool, open_calls
+from wspool.rollout.tasks import Task
+from wspool.rollout.tools import NoFilesError, patient
+
+__all__ = ["BODY_FIELDS", "Agent", "Method"]
+
+#: Holds one conversation about one task (the line of the task file), and returns the answer: a response, or
+#: any JSON.
+Agent = Callable[["wspool.Conversation", dict[str, Any]], Awaitable[object]]
+
+#: Request fields, as the Responses API knows them. Other fields of a plain task are not sent: they are its
+#: agent's business, or columns of a data set.
+BODY_FIELDS: Final = frozenset(
+    (
+        "background",
+        "context_management",
+        "conversation",
+        "include",
+        "input",
+        "instructions",
+        "max_output_tokens",
+        "max_tool_calls",
+        "metadata",
+        "model",
+        "parallel_tool_calls",
+        "previous_response_id",
+        "prompt",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "reasoning",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "stream",
+        "stream_options",
+        "temperature",
+        "text",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+        "truncation",
+        "user",
+    )
+)
+
+
+@attrs.frozen(kw_only=True)
+class Method:
+    """How tasks are done.
+
+    Attributes:
+      agent: holds the conversations; if there is none, `tools` are called until there is an answer, and
+        without any a task is one turn.
+      tools: what the model may call, by name.
+      definitions: of those tools, for tasks that define none.
+      defaults: request fields for tasks that lack them.
+      retries: how often a turn of a task is taken again that was lost, or failed for a moment. An agent
+        decides for itself.
+    """
+
+    agent: Agent | None = None
+    tools: Mapping[str, Tool] = attrs.field(factory=dict[str, Tool])
+    definitions: Sequence[Mapping[str, Any]] = ()
+    defaults: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    retries: int = 0
+
+    def fields(self, task: Task) -> dict[str, Any]:
+        """The request fields that go with every turn of *task*."""
+        body = {**self.defaults, **task.body}
+        if self.tools and self.definitions:
+            body.setdefault("tools", self.definitions)
+        if not task.batch:
+            body = {name: value for name, value in body.items() if name in BODY_FIELDS}
+        body.pop("input", None)
+        if body.get("background") is False:  # which is what it is here; another value is refused
+            del body["background"]
+        if self._is_one_turn and body.get("store") is False:
+            # What is not gone on with need not hold what going on would need: it is sent as it is.
+            body.setdefault("include", [])
+        return body
+
+    def goes_on(self, items: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether a conversation with this history can be gone on with."""
+        return self.agent is not None or (bool(self.tools) and bool(open_calls([dict(i) for i in items])))
+
+    async def hold(
+        self,
+        conversation: "wspool.Conversation",
+        task: Task,
+        give_up: Callable[[NoFilesError], None],
+        *,
+        resumed: bool,
+    ) -> object:
+        """Hold *conversation*, and return the answer: a response, or what the agent returned.
+
+        A checkpoint. Cancelling gives the turn up that is running.
+
+        Args:
+          give_up: told of a tool that cannot be had; it must cancel this.
+          resumed: whether its history ends with calls of an earlier run.
+
+        Raises:
+          BaseException: whatever the agent raises, or `Conversation.run`.
+        """
+        if self.agent is not None:
+            return await self.agent(conversation, dict(task.source))
+        new = task.body.get("input", [])
+        if self.tools:
+            tools = patient(self.tools, give_up)
+            return await conversation.run(None if resumed else new, tools=tools, retries=self.retries)
+        left = self.retries
+        while True:
+            try:
+                return await conversation.respond(new)
+            except (TurnLostError, ResponseFailedError) as error:
+                passes = isinstance(error, TurnLostError) or error.may_pass
+                if not (left and passes):
+                    raise
+                left -= 1
+
+    @property
+    def _is_one_turn(self) -> bool:
+        return self.agent is None and not self.tools
