@@ -23,7 +23,7 @@ from tests.helpers import (
 )
 from wspool import DialFailedError, Pool, PoolPolicy, SteeringRefusedError, open_pool
 from wspool.core.fallback import OUTAGE_BUDGET, PROBE_FIRST
-from wspool.server.models import EchoModel
+from wspool.server import EchoModel
 from wspool.wire.http_wire import HttpConnector
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.wire import ConnectError, Endpoint, Wire

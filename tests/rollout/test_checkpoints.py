@@ -18,9 +18,10 @@ from wspool.rollout.runner import run_batch
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tasks import Task
 from wspool.rollout.tools import Tools
+from wspool.server.echo import EchoModel
 from wspool.server.ledger import Entry
 from wspool.server.lookup import LookupModel
-from wspool.server.models import EchoModel, Model
+from wspool.server.models import Model
 from wspool.server.server import open_server
 
 A, B = (Task(id=id, body={"input": id}, source={"id": id}) for id in "ab")

@@ -14,7 +14,7 @@ from wspool.rollout.runner import run_batch
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tasks import Task
 from wspool.server import ModelRequest, ModelTurn, function_call, message
-from wspool.server.models import EchoModel
+from wspool.server.echo import EchoModel
 from wspool.server.server import open_server
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 

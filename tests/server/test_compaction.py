@@ -112,6 +112,14 @@ async def test_a_conversation_is_compacted_over_http() -> None:
         answer = (await http.post(url, json={"model": "m", "input": given})).json()
         assert answer["object"] == "response.compaction"
         assert [item["type"] for item in answer["output"]] == ["message", "message", "compaction"]
+        assert {
+            "id": "msg_000001_0",
+            "type": "message",
+            "status": "completed",
+            "role": "user",
+            "content": [{"type": "input_text", "text": "one"}],
+        } == answer["output"][0]
+        assert "cmp_000001_2" == answer["output"][2]["id"]
         async with connected(server, tcp=True) as client:
             new = await client.respond([*answer["output"], {"role": "user", "content": "four"}])
         assert text(new) == "4 user"

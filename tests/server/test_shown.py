@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from wspool.server import EchoModel, Item, Model, ModelRequest, ModelTurn, open_server
-from wspool.server.shown import in_full
+from wspool.server.protocol.items import in_full
 
 from .client import Client, connected
 

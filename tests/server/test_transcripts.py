@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from trio.testing import MockClock
 
 from wspool.server import ModelTurn, ScriptedModel, TurnError, function_call, message, open_server
-from wspool.server.models import EchoModel
+from wspool.server.echo import EchoModel
 
 from .client import Client, Frame, connected, is_refusal
 

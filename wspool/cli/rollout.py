@@ -23,8 +23,8 @@ from wspool.rollout.results import ResultFile, ResultsError, open_results
 from wspool.rollout.runner import run_batch
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tasks import WELL, Task
+from wspool.server.echo import EchoModel
 from wspool.server.lookup import LookupModel
-from wspool.server.models import EchoModel
 from wspool.server.server import open_server
 
 __all__ = ["rollout"]

@@ -13,10 +13,11 @@ from typing import Any, Final
 import typer
 
 from wspool.cli.usage import usage_error
+from wspool.server.echo import EchoModel
 from wspool.server.faults.script import FAULTS, Fault, FaultRule
 from wspool.server.ledger import Entry
 from wspool.server.lookup import LookupModel
-from wspool.server.models import EchoModel, Model, ScriptedModel
+from wspool.server.models import Model, ScriptedModel
 
 __all__ = ["Book", "fault_rule", "find_model", "shown_log"]
 

@@ -6,6 +6,7 @@ account can be checked against. Whatever can go wrong on its side can be asked f
 answers comes from a model behind a small protocol. `open_server` is the way in.
 """
 
+from wspool.server.echo import EchoModel as EchoModel
 from wspool.server.faults.script import (
     EVERY_FAULT as EVERY_FAULT,
     FAULTS as FAULTS,
@@ -19,7 +20,6 @@ from wspool.server.faults.script import (
 from wspool.server.handshake import Rejection as Rejection
 from wspool.server.ledger import Entry as Entry, Outcome as Outcome, context_digest as context_digest
 from wspool.server.models import (
-    EchoModel as EchoModel,
     Item as Item,
     Model as Model,
     ModelRequest as ModelRequest,

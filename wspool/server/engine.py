@@ -15,29 +15,23 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import attrs
 import trio
 
-from wspool.server.ledger import Digest, Ledger, Outcome, extend_digest, user_message
+from wspool.server.account import entry_of
+from wspool.server.ledger import CHARACTERS_PER_TOKEN, Digest, Ledger, Outcome, extend_digest, user_message
 from wspool.server.models import Item, Model, ModelRequest, ModelTurn, TurnError
 from wspool.server.protocol.cache import ConnectionMemory, Remembered, Store, not_found
-from wspool.server.protocol.compaction import compact_threshold, compaction_item, unpacked
+from wspool.server.protocol.compaction import compact_threshold, compaction_item, compaction_object, unpacked
 from wspool.server.protocol.create import Create, TurnCut
 from wspool.server.protocol.grammar import INTERNAL_ERROR, TERMINAL, Event, Plan, finished_items
 from wspool.server.protocol.history import NOTHING
 from wspool.server.protocol.profiles import ServerProfile
-from wspool.server.protocol.steering import (
-    MAX_PENDING,
-    Steer,
-    accepted,
-    failed,
-    pending,
-    required_input,
-    returned,
-    steer_input,
-)
+from wspool.server.protocol.response import usage_of
+from wspool.server.protocol.steering import pending, required_input, returned
+from wspool.server.steered import may_end, successor_of, take_steer
 
 __all__ = ["Engine"]
 
@@ -45,10 +39,6 @@ _logger: Final = logging.getLogger("wspool.server")
 
 #: `created_at` of the first responses: a fixed date, so that a run can be repeated to the byte.
 _EPOCH: Final = 1_795_000_000
-
-#: Characters of JSON per token, for estimates of usage. The usual rule of thumb for English text.
-_CHARACTERS_PER_TOKEN: Final = 4
-
 
 _OUTCOMES: Final[dict[str, Outcome]] = {
     "response.completed": "completed",
@@ -176,7 +166,9 @@ class Engine:
                 await trio.sleep(plan.turn.delay)
             elif self._delay_per_token > 0 and kind.endswith(".delta"):
                 await trio.sleep(self._delay_per_token)
-            elif kind == "response.output_item.done" and self._may_end(create, plan, event["output_index"]):
+            elif kind == "response.output_item.done" and may_end(
+                create, plan, self.profile, event["output_index"]
+            ):
                 plan = self._shortened(create, plan, event["output_index"] + 1)
                 await self._tell(create, plan, plan.terminal(), send, before)
                 break
@@ -203,17 +195,8 @@ class Engine:
                 if required_input(plan.items):
                     create.memory.waiting_steers[plan.response_id] = create.steers
                 else:
-                    create.successor = self._succeed(create, plan.response_id)
+                    create.successor = successor_of(create, plan.response_id, self._now())
         await send(event)
-
-    def _may_end(self, create: Create, plan: Plan, index: int) -> bool:
-        """Whether steering ends the response after the item at *index*."""
-        return (
-            bool(create.steers)
-            and self.profile.steer_ends == "incomplete"
-            and plan.turn.status == "completed"
-            and not required_input(plan.items[: index + 1])
-        )
 
     def _shortened(self, create: Create, plan: Plan, count: int) -> Plan:
         """The response as it is if it ends after *count* items because it was steered."""
@@ -221,58 +204,13 @@ class Engine:
         create.outcome, said = self._outcome(create, plan.response_id, items)
         turn = attrs.evolve(plan.turn, status="incomplete", reason="steered")
         cached: int = plan.usage["input_tokens_details"]["cached_tokens"]
-        return attrs.evolve(plan, items=items, turn=turn, usage=_usage(create.tokens, said, cached))
-
-    def _succeed(self, create: Create, response_id: str) -> Create:
-        """The request that continues *create* with what it was steered by. It inherits all settings."""
-        inherited = {
-            key: value
-            for key, value in create.body.items()
-            if key not in ("generate", "input", "previous_response_id")
-        }
-        items = [item for steer in create.steers for item in steer.items]
-        create.memory.unfinished[create.lane] += 1
-        return Create(
-            body=inherited | {"previous_response_id": response_id, "input": items},
-            memory=create.memory,
-            lane=create.lane,
-            transport=create.transport,
-            sequence=create.sequence,
-            unfinished_on_lane=create.memory.unfinished[create.lane],
-            received=self._now(),
-            steered_by=tuple(create.steers),
-        )
+        return attrs.evolve(plan, items=items, turn=turn, usage=usage_of(create.tokens, said, cached))
 
     def steer(self, body: Item, memory: ConnectionMemory) -> Event:
         """Take a steer in, or refuse it. Returns the event that says so."""
-        target, given = body.get("previous_response_id"), body.get("input")
+        target = body.get("previous_response_id")
         running = self._running.get(target) if isinstance(target, str) else None
-        if running is not None and running.memory is not memory:
-            running = None
-        lane = running.lane if running else None
-        problem: tuple[str, str] | None = None
-        items = steer_input(body)
-        if not self.profile.steers or (running is not None and not self._can_steer(running.body)):
-            problem = "steering_not_supported", "Steering is not supported for this response."
-        elif running is None:
-            ended = any(latest.response_id == target for latest in memory.latest.values())
-            code = "response_already_completed" if ended else "response_not_found"
-            problem = code, "The response is not in progress on this connection."
-        elif items is None:
-            problem = "invalid_input", "The input of a steer must be user messages, or a string."
-        elif len(running.steers) >= MAX_PENDING:
-            problem = "too_many_pending_steers", "Too much steering input is pending for the response."
-        if problem is not None or running is None or items is None:
-            code, message = problem or ("response_not_found", "")
-            return failed(code, message, target=target, given=given, lane=lane)
-        steer = Steer(f"steer_{next(self._steers):032x}", str(target), given or "", items)
-        running.steers.append(steer)
-        running.told += 1
-        return accepted(steer, number=running.told - 1, lane=lane)
-
-    def _can_steer(self, body: Item) -> bool:
-        fits = str(body.get("model")).startswith(self.profile.steers)
-        return fits and body.get("conversation") is None and compact_threshold(body) is None
+        return take_steer(body, running, memory, self.profile, self._steers)
 
     def _start(self, create: Create) -> Plan | _Refusal:
         """Find the parent and ask the model. No checkpoint: parent and answer belong to one moment."""
@@ -298,7 +236,7 @@ class Engine:
         create.known, problem = known.judge(new, unpacked(new), stored=stored, lenient=self._lenient)
         create.context = (*(parent.context if parent else ()), *new)
         digest: Digest = parent.digest.copy() if parent else hashlib.sha256()
-        create.tokens = (parent.tokens if parent else 0) + extend_digest(digest, new) // _CHARACTERS_PER_TOKEN
+        create.tokens = (parent.tokens if parent else 0) + extend_digest(digest, new) // CHARACTERS_PER_TOKEN
         create.digest = digest
         if problem is not None:
             return _Refusal(problem)
@@ -330,7 +268,7 @@ class Engine:
             body=body,
             turn=turn,
             items=items,
-            usage=turn.usage or _usage(create.tokens, said, cached),
+            usage=turn.usage or usage_of(create.tokens, said, cached),
             created_at=self._created_at(),
             stream_id=create.lane,
         )
@@ -341,7 +279,7 @@ class Engine:
         # What comes before a compaction is in it.
         compacted = bool(items) and items[0]["type"] == "compaction"
         digest: Digest = hashlib.sha256() if compacted else create.digest.copy()
-        said = extend_digest(digest, items) // _CHARACTERS_PER_TOKEN
+        said = extend_digest(digest, items) // CHARACTERS_PER_TOKEN
         remembered = Remembered(
             response_id=response_id,
             context=tuple(items) if compacted else (*create.context, *items),
@@ -364,18 +302,7 @@ class Engine:
         if problem is not None:
             return problem
         context = unpacked((*(parent.context if parent else ()), *new))
-        response_id = self._next_id()
-        users = [{"type": "message", **item} for item in context if item.get("role") == "user"]
-        tokens = extend_digest(hashlib.sha256(), context) // _CHARACTERS_PER_TOKEN
-        packed = finished_items([compaction_item(context)], response_id)
-        said = extend_digest(hashlib.sha256(), packed) // _CHARACTERS_PER_TOKEN
-        return {
-            "id": response_id,
-            "object": "response.compaction",
-            "created_at": self._created_at(),
-            "output": [*users, *packed],
-            "usage": _usage(tokens, said, 0),
-        }
+        return compaction_object(context, self._next_id(), self._created_at())
 
     def _next_id(self) -> str:
         return f"{self._id_prefix}{next(self._responses):06}"
@@ -405,44 +332,7 @@ class Engine:
                 self.store.put(create.outcome)
         elif outcome in ("failed", "rejected") and parent_was_latest and self.profile.evicts_on_failure:
             memory.evict(lane, str(parent_id))
-        ended = self._now()
-        self._ledger.write(
-            {
-                "connection": memory.connection,
-                "transport": create.transport,
-                "lane": lane,
-                "sequence": create.sequence,
-                "response_id": create.response_id,
-                "previous_response_id": parent_id if isinstance(parent_id, str) else None,
-                "parent_from": create.parent_from,
-                "parent_was_latest": parent_was_latest,
-                "generate": not create.warm_up,
-                "input_items": create.input_items,
-                "context_items": len(create.context),
-                "context_sha256": create.digest.hexdigest() if create.digest else None,
-                "unfinished_on_lane": create.unfinished_on_lane,
-                "received": create.received[0],
-                "received_order": create.received[1],
-                "started": create.started[0] if create.started else None,
-                "started_order": create.started[1] if create.started else None,
-                "ended": ended[0],
-                "ended_order": ended[1],
-                "outcome": outcome,
-                "error_code": error.code if error else None,
-                "fault": create.fault,
-                "automatic": bool(create.steered_by),
-            }
-        )
+        self._ledger.write(entry_of(create, outcome, error, ended=self._now()))
 
     def _now(self) -> tuple[float, int]:
         return trio.current_time(), next(self._order)
-
-
-def _usage(tokens: int, said: int, cached: int) -> dict[str, Any]:
-    return {
-        "input_tokens": tokens,
-        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
-        "output_tokens": said,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": tokens + said,
-    }

@@ -17,7 +17,20 @@ from typing import Any, Final, Literal, Protocol, TextIO, TypedDict
 
 from wspool.server.models import is_array, is_object
 
-__all__ = ["Digest", "Entry", "Ledger", "Outcome", "Sink", "context_digest", "extend_digest", "user_message"]
+__all__ = [
+    "CHARACTERS_PER_TOKEN",
+    "Digest",
+    "Entry",
+    "Ledger",
+    "Outcome",
+    "Sink",
+    "context_digest",
+    "extend_digest",
+    "user_message",
+]
+
+#: Characters of JSON per token, for estimates of usage. The usual rule of thumb for English text.
+CHARACTERS_PER_TOKEN: Final = 4
 
 Outcome = Literal["completed", "incomplete", "failed", "rejected", "lost"]
 

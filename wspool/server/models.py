@@ -18,7 +18,6 @@ import attrs
 
 __all__ = [
     "MODEL_ITEM_TYPES",
-    "EchoModel",
     "Item",
     "Model",
     "ModelRequest",
@@ -179,19 +178,6 @@ class Model(Protocol):
         An exception is the server's internal error: the client gets a 500 error frame, the connection lives.
         """
         ...
-
-
-class EchoModel:
-    """Says the last user message, or the last tool output, back."""
-
-    def respond(self, request: ModelRequest) -> ModelTurn:
-        """Echo; an empty conversation is answered with an empty message."""
-        for item in reversed(request.context):
-            if item.get("type") == "function_call_output":
-                return ModelTurn(output=[message(str(item.get("output", "")))])
-            if item.get("role") == "user":
-                return ModelTurn(output=[message(text_of(item))])
-        return ModelTurn(output=[message("")])
 
 
 class ScriptedModel:

@@ -6,23 +6,10 @@ from collections.abc import Callable
 
 import attrs
 
-from wspool.server.models import Item, Model, ModelRequest, ModelTurn
+from wspool.server.models import Model, ModelRequest, ModelTurn
+from wspool.server.protocol.items import in_full
 
-__all__ = ["WatchedModel", "in_full"]
-
-
-def in_full(item: Item) -> Item:
-    """*item* with its `type`, and with a text that is its whole content as the part that it stands for.
-
-    What is in full already is returned as it is; nothing is changed in place.
-    """
-    content, kind, role = item.get("content"), item.get("type"), item.get("role")
-    if kind is None and role is not None:
-        item = {"type": "message", **{key: value for key, value in item.items() if key != "type"}}
-    if isinstance(content, str) and role is not None:
-        part = "output_text" if role == "assistant" else "input_text"
-        item = item | {"content": [{"type": part, "text": content}]}
-    return item
+__all__ = ["WatchedModel"]
 
 
 class WatchedModel:

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import trio
 
+from wspool.server.echo import EchoModel
 from wspool.server.faults.script import Fault, FaultRule, FaultScript
 from wspool.server.ledger import Entry
 from wspool.server.models import (
-    EchoModel,
     Item,
     Model,
     ModelRequest,

@@ -17,9 +17,10 @@ import attrs
 
 from wspool.errors import ResponseFailedError, WsPoolError
 from wspool.pool.pool import Pool
+from wspool.server.echo import EchoModel
 from wspool.server.engine import Engine, Send
 from wspool.server.ledger import Ledger, Outcome
-from wspool.server.models import EchoModel, Item, TurnError, is_object
+from wspool.server.models import Item, TurnError, is_object
 from wspool.server.protocol.cache import not_found
 from wspool.server.protocol.create import Create, TurnCut
 from wspool.server.protocol.grammar import Event

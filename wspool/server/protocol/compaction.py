@@ -10,14 +10,18 @@ is shown a context with such an item sees everything again (`unpacked`), on any 
 
 import base64
 import binascii
+import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from wspool.server.ledger import CHARACTERS_PER_TOKEN, extend_digest
 from wspool.server.models import Item, is_array, is_object
+from wspool.server.protocol.items import as_resource
+from wspool.server.protocol.response import usage_of
 
-__all__ = ["compact_threshold", "compaction_item", "unpacked"]
+__all__ = ["compact_threshold", "compaction_item", "compaction_object", "unpacked"]
 
 #: What tells our own from any other: the beginning of a token of the usual encryption, then our mark.
 _MARK: Final = "gAAAAABws-"
@@ -38,6 +42,29 @@ def compaction_item(context: Iterable[Item]) -> Item:
     text = json.dumps(list(unpacked(list(context))), separators=(",", ":"), allow_nan=False)
     packed = base64.urlsafe_b64encode(zlib.compress(text.encode("ascii"))).decode("ascii")
     return {"type": "compaction", "encrypted_content": _MARK + packed}
+
+
+def compaction_object(context: Sequence[Item], response_id: str, created_at: int) -> Item:
+    """The answer to who has *context* compacted outside of a turn: every message of the user as the API gives
+    it back, then the item that stands for everything.
+
+    Args:
+      context: unpacked.
+      created_at: Unix time, in seconds.
+    """
+    number = response_id.rpartition("_")[2]
+    users = [item for item in context if item.get("role") == "user"]
+    kept = [as_resource(item, f"{number}_{index}") for index, item in enumerate(users)]
+    packed = {"id": f"cmp_{number}_{len(users)}", **compaction_item(context)}
+    tokens = extend_digest(hashlib.sha256(), context) // CHARACTERS_PER_TOKEN
+    said = extend_digest(hashlib.sha256(), [packed]) // CHARACTERS_PER_TOKEN
+    return {
+        "id": response_id,
+        "object": "response.compaction",
+        "created_at": created_at,
+        "output": [*kept, packed],
+        "usage": usage_of(tokens, said, 0),
+    }
 
 
 def unpacked(context: Sequence[Item]) -> Sequence[Item]:

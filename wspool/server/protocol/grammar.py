@@ -16,6 +16,7 @@ from typing import Any, Final
 import attrs
 
 from wspool.server.models import Item, ModelTurn, TurnError
+from wspool.server.protocol.response import response_object
 
 __all__ = ["INTERNAL_ERROR", "TERMINAL", "Event", "Plan", "error_frame", "finished_items"]
 
@@ -43,24 +44,6 @@ _ID_PREFIX: Final = {
 INTERNAL_ERROR: Final = TurnError(
     message="The server had an error processing your request.", code="server_error"
 )
-
-# Settings that a response repeats when the request gave none. Source: a captured `response.created`.
-_DEFAULTS: Final[dict[str, Any]] = {
-    "instructions": None,
-    "max_output_tokens": None,
-    "max_tool_calls": None,
-    "metadata": {},
-    "prompt_cache_key": None,
-    "reasoning": {"effort": None, "summary": None},
-    "safety_identifier": None,
-    "service_tier": "auto",
-    "temperature": 1.0,
-    "text": {"format": {"type": "text"}, "verbosity": "medium"},
-    "top_logprobs": 0,
-    "top_p": 1.0,
-    "truncation": "disabled",
-    "user": None,
-}
 
 
 def error_frame(error: TurnError, *, stream_id: str | None = None, with_status: bool = True) -> Event:
@@ -133,32 +116,18 @@ class Plan:
 
     def response(self, status: str) -> Item:
         """The response object as it is in *status*."""
-        body, over = self.body, status != "in_progress"
-        error = self.turn.error or INTERNAL_ERROR
-        response: Item = {
-            "id": self.response_id,
-            "object": "response",
-            "created_at": self.created_at,
-            "status": status,
-            "model": body["model"],
-            "output": list(self.items) if over else [],
-            "previous_response_id": body.get("previous_response_id"),
-            "parallel_tool_calls": body.get("parallel_tool_calls", True),
-            "tool_choice": body.get("tool_choice") or "auto",
-            "tools": body.get("tools") or [],
-            "error": {"code": error.code or "server_error", "message": error.message}
-            if status == "failed"
-            else None,
-            "incomplete_details": {"reason": self.turn.reason} if status == "incomplete" else None,
-            "store": body.get("store") is not False,
-            "usage": self.usage if over and status != "failed" else None,
-            "background": False,
-            "completed_at": self.created_at + 1 if status == "completed" else None,
-        }
-        for key, default in _DEFAULTS.items():
-            given = body.get(key)
-            response[key] = default if given is None else given
-        return response
+        over, error = status != "in_progress", self.turn.error or INTERNAL_ERROR
+        failed = {"code": error.code or "server_error", "message": error.message}
+        return response_object(
+            response_id=self.response_id,
+            body=self.body,
+            status=status,
+            created_at=self.created_at,
+            output=self.items if over else (),
+            usage=self.usage if over and status != "failed" else None,
+            error=failed if status == "failed" else None,
+            incomplete=self.turn.reason if status == "incomplete" else None,
+        )
 
     def events(self) -> Iterator[Event]:
         """Every event of the response, from `response.created` to the terminal one, in order."""
