@@ -30,7 +30,8 @@ from wspool.core.commands import (
     Warm,
 )
 from wspool.core.failures import DialFailure, FailureKind
-from wspool.core.lending.allocation import DEFERRAL, MAX_SKIPS
+from wspool.core.lending.allocation import DEFERRAL
+from wspool.core.lending.line import MAX_SKIPS
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.outage import BACKOFF_BASE, EARLY
 from wspool.core.policy import PoolPolicy, Provider

@@ -53,7 +53,7 @@ def test_a_line_says_when_what_and_what_followed() -> None:
     """Plain JSON, readable without this library."""
     head, _, failed, *_, begun, illegal, _, _, _ = [json.loads(line) for line in recorded()]
 
-    assert (2, 2, "openai", True) == (
+    assert (3, 2, "openai", True) == (
         head["version"],
         head["policy"]["max_size"],
         head["provider"]["name"],

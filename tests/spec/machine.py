@@ -37,7 +37,8 @@ from wspool.core.commands import (
 )
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending import roster as core_roster
-from wspool.core.lending.allocation import DEFERRAL, HEAD_START, MAX_SKIPS
+from wspool.core.lending.allocation import DEFERRAL, HEAD_START
+from wspool.core.lending.line import MAX_SKIPS
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.outage import BACKOFF_BASE, BACKOFF_CAP, WAITED_FOR_CAP, WAITED_FOR_SHARE
 from wspool.core.policy import PoolPolicy, Provider
@@ -171,7 +172,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.policy = policy
         self.core = PoolCore(policy, provider, warm_up=warm_up)
         self.world = World(policy, provider)
-        self.last_waiter = 0
+        self.last_waiter = self.last_response = 0
         self.line_since = -math.inf
         self.shrunk = False
         self.trace: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = []
@@ -305,17 +306,35 @@ class PoolMachine(RuleBasedStateMachine):
 
     # -- waiters --------------------------------------------------------------------------------
 
-    @rule(remaining=st.sampled_from([0.0, 0.0, 0.0, 0.2, 0.95]))
+    @rule(
+        remaining=st.sampled_from([0.0, 0.0, 0.0, 0.2, 0.95]),
+        prefer=st.sampled_from([None, None, 0, 1, 2, 3]),
+        warm=st.booleans(),
+    )
     @precondition(lambda self: len(self.world.waiters) < 5)
     @noted
-    def acquire(self, remaining: float = 0.0) -> None:
+    def acquire(self, remaining: float = 0.0, prefer: int | None = None, warm: bool = False) -> None:
+        known = sorted({lane.response for _, lane in self.world.tracks if lane.response is not None})
+        self.ask(remaining, known[prefer % len(known)] if known and prefer is not None else None, warm=warm)
+
+    def ask(self, remaining: float = 0.0, prefer: int | None = None, *, warm: bool = False) -> None:
+        """Somebody asks for a lane, that of the response *prefer* if it can be."""
         self.last_waiter += 1
-        waiter = WaiterId(self.last_waiter)
+        waiter = self.world.asking = WaiterId(self.last_waiter)
         self.world.waiters.append(waiter)
+        self.world.preferred[waiter] = prefer
+        if warm:
+            self.world.warms.add(waiter)
         # A part of what a connection has at best.
         min_remaining = remaining * min(self.world.schedule.retire_from, 1e6)
         self.world.wanted[waiter] = min_remaining
-        commands = self.step("acquire", waiter, min_remaining=min_remaining)
+        goes_on = self.world.may_go_on(waiter, self.now)
+        commands = self.step("acquire", waiter, min_remaining=min_remaining, prefer=prefer, warm=warm)
+        self.world.asking = None
+        if goes_on:
+            granted = [command for command in commands if isinstance(command, Grant)]
+            assert granted, "it was not granted the lane that remembers it"
+            assert granted[0].waiter == waiter, "it was not granted the lane that remembers it"
         refused = [command for command in commands if getattr(command, "waiter", None) == waiter]
         if self.world.closing:
             assert [command.reason for command in refused] == [RefuseReason.CLOSED]  # type: ignore[union-attr]
@@ -458,6 +477,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.world.track(lease).on = On.TURN
             self.world.track(lease).movable = movable
             self.world.track(lease).parked_at = None
+            self.world.forget(self.world.track(lease))
         elif counted and first in self.world.skips:
             self.world.skips[first] -= 1
 
@@ -519,6 +539,8 @@ class PoolMachine(RuleBasedStateMachine):
             names = self.named == "all" or (self.named == "some" and connection.id % 3 > 0)
             self.world.answering = connection
             self.world.answer(connection, self.now, names=names)
+            if not names:
+                connection.lanes[0].created = self.new_response(connection)
             if names:
                 self.step("widen", connection.id)
             else:
@@ -541,8 +563,11 @@ class PoolMachine(RuleBasedStateMachine):
     def end_turn(self, lease: LeaseId, *, completed: bool = True) -> None:
         connection, lane = self.world.leases[lease]
         self.answer(connection)
+        response = self.remember(connection, lane) if completed else None
+        if not completed:
+            self.world.remember(self.world.track(lease), None, self.now)
         self.turn_is_over(self.world.track(lease))
-        self.step("finished", connection.id, lane, completed=completed)
+        self.step("finished", connection.id, lane, completed=completed, response=response)
 
     @rule(pick=picks, sent=st.booleans())
     @precondition(lambda self: self.leases_with(On.TURN))
@@ -562,7 +587,7 @@ class PoolMachine(RuleBasedStateMachine):
         connection, lane = self.choose(self.tracks_with(On.TAIL), pick)
         self.answer(connection)
         self.turn_is_over(connection.lanes[lane])
-        self.step("finished", connection.id, lane)
+        self.step("finished", connection.id, lane, response=self.remember(connection, lane))
 
     @rule(pick=picks)
     @precondition(lambda self: self.shared_tails())
@@ -597,7 +622,84 @@ class PoolMachine(RuleBasedStateMachine):
         connection, lane = self.choose(self.tracks_with(On.WARM_UP), pick)
         self.answer(connection)
         connection.lanes[lane].on = On.NOTHING
-        self.step("finished", connection.id, lane, completed=False)
+        response = self.remember(connection, lane, warm=True)
+        self.step("finished", connection.id, lane, completed=False, response=response)
+
+    # -- what is remembered -----------------------------------------------------------------------
+
+    def new_response(self, connection: Connection) -> int:
+        """Return the id of a new response; now and then one that another connection has used as well."""
+        self.last_response += 1
+        used = {lane.response for other, lane in self.world.tracks if other is not connection}
+        again = sorted(used - connection.carried - {None})  # type: ignore[type-var] # no None among them
+        response: int = again[0] if again and self.last_response % 5 == 0 else self.last_response  # type: ignore[assignment]
+        connection.carried.add(response)
+        return response
+
+    def remember(self, connection: Connection, lane: int, *, warm: bool = False) -> int:
+        """A response has ended well on a lane; return its id."""
+        track = connection.lanes[lane]
+        response = self.new_response(connection) if track.created is None else track.created
+        self.world.remember(track, response, self.now, warm=warm)
+        return response
+
+    def remembered(self) -> list[tuple[Connection, Lane]]:
+        return [(c, lane) for c, lane in self.world.tracks if lane.response is not None]
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.remembered())
+    @noted
+    def conversation_is_over(self, pick: int) -> None:
+        """Nobody will come back to what a lane remembers."""
+        response = self.choose(self.remembered(), pick)[1].response
+        if (held := self.world.holder(response)) is not None:
+            held[1].over = True
+        assert [] == self.step("over", response)
+
+    @rule(pick=picks, between=st.integers(0, 2))
+    @precondition(lambda self: self.leases_with(On.NOTHING) and len(self.world.waiters) < 3)
+    @noted
+    def conversation_comes_back(self, pick: int, between: int) -> None:
+        """It takes a turn, gives its lane back, and asks for it again; others may have come meanwhile."""
+        lease = self.choose(self.leases_with(On.NOTHING), pick)
+        self.begin_on(lease, False)
+        if lease not in self.world.leases or self.world.track(lease).on is not On.TURN:
+            return
+        self.end_turn(lease)
+        response = self.world.track(lease).response
+        self.release_of(lease)
+        for _ in range(between):
+            self.ask()
+        self.ask(0.0, response)
+
+    @rule(pick=picks, parked=st.booleans())
+    @precondition(lambda self: self.leases_with(On.NOTHING) and len(self.world.waiters) < 4)
+    @noted
+    def who_is_remembered_goes_on_and_on(self, pick: int, parked: bool) -> None:
+        """It passes over whoever is in line, again and again, whether or not it has kept its lane."""
+        lease = self.choose(self.leases_with(On.NOTHING), pick)
+        self.ask(1.0)
+        for _ in range(MAX_SKIPS + 1):
+            if lease not in self.world.leases:
+                return
+            self.begin_on(lease, False)
+            if lease not in self.world.leases or self.world.track(lease).on is not On.TURN:
+                return
+            self.end_turn(lease)
+            response = self.world.track(lease).response
+            if parked:
+                self.park_on(lease)
+            else:
+                self.release_of(lease)
+            before = set(self.world.leases)
+            self.ask(0.0, response)
+            lease = next(iter(set(self.world.leases) - before), lease)
+
+    def release_of(self, lease: LeaseId) -> None:
+        """The holder of a lane without a turn leaves."""
+        self.world.drop(lease)
+        self.world.released += 1
+        self.step("release", lease)
 
     @rule(pick=picks, race=st.integers(0, 3).map(lambda drawn: drawn == 3))
     @precondition(lambda self: self.world.leases)
@@ -1052,6 +1154,27 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(self.core._lives.alarms) <= 6 * len(usable), "alarms of what is over are kept"
         assert set(roster.unreported) <= set(self.world.leases), "dead leases are kept"
         assert {lease for lease, track in self.tracks() if track.parked_at is not None} == set(roster.parked)
+        self.memory_agrees()
+
+    def memory_agrees(self) -> None:
+        """What the core knows of memories is what the lanes have, and no more."""
+        affinity, world = self.core._roster.affinity, self.world
+        assert [(-number, lane) for _, _, number, lane in affinity.idle] == [
+            (connection.id, lane)
+            for connection, lane in sorted(
+                (
+                    (connection, index)
+                    for connection in world.open
+                    for index, track in enumerate(connection.lanes)
+                    if world.is_free(track)
+                ),
+                key=lambda each: (*world.use(each[0], each[0].lanes[each[1]]), -each[0].id, each[1]),
+            )
+        ]
+        known = {lane.response for _, lane in self.remembered() if lane.response is not None}
+        assert known == set(affinity.held), "what is over is remembered"
+        assert world.ambiguous == {response for response in known if affinity.holder(response) is None}
+        assert world.ambiguous == set(affinity._holders)
 
     def teardown(self) -> None:
         """The trace of a run, fed to a fresh core, gives the same commands."""

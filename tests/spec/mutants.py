@@ -38,6 +38,7 @@ SEEDS = range(1, 21)
 WHOLE = "wspool.core.lending.whole"
 POOL, ROSTER, OUTAGE = "wspool.core.lending.pool", "wspool.core.lending.roster", "wspool.core.outage"
 ALLOCATION, LIVES = "wspool.core.lending.allocation", "wspool.core.lending.lives"
+LINE, AFFINITY = "wspool.core.lending.line", "wspool.core.lending.affinity"
 LEASES, ALARMS = "wspool.core.lending.leases", "wspool.core.lending.alarms"
 SHELL, CONNECTION, LEASE = "wspool.pool.shell", "wspool.pool.connection", "wspool.pool.lease"
 ROUTER, CLOCK = "wspool.pool.router", "wspool.pool.clock"
@@ -110,25 +111,24 @@ MUTANTS = [
     Mutant(
         "a newcomer overtakes",
         ALLOCATION,
-        "        self.waiters[waiter] = Waiter(min_remaining)\n",
-        "        self.waiters[waiter] = Waiter(min_remaining)\n"
-        "        self.waiters.move_to_end(waiter, last=False)\n",
+        "        self.waiters[waiter] = wanted\n",
+        "        self.waiters[waiter] = wanted\n        self.waiters.move_to_end(waiter, last=False)\n",
     ),
     Mutant(
         "one waiter is granted twice in one step",
-        ALLOCATION,
+        LINE,
         "commands.append(Grant(waiter, lease, connection.id, lane.id))",
         "commands += [Grant(waiter, lease, connection.id, lane.id)] * 2",
     ),
     Mutant(
         "one lane is granted twice in one step",
         ROSTER,
-        "lane = connection.free.pop()",
-        "lane = connection.free[-1]",
+        "        connection.free.remove(lane)\n        self.affinity.discard(lane)\n",
+        "",
     ),
     Mutant(
         "granted while paused",
-        ALLOCATION,
+        LINE,
         "while waiters and not self.paused and (",
         "while waiters and (",
     ),
@@ -140,20 +140,18 @@ MUTANTS = [
     ),
     Mutant(
         "the asked remaining life is ignored",
-        ALLOCATION,
-        "            if min_remaining:",
+        LINE,
+        "            if wanted.min_remaining:",
         "            if False:",
     ),
     Mutant(
         "acquire_nowait stays in line",
-        ALLOCATION,
-        "            if connection is not None:\n"
-        "                self._grant(waiter, connection, now, commands)\n"
-        "\n",
-        "            if connection is not None:\n"
-        "                self._grant(waiter, connection, now, commands)\n"
+        LINE,
+        "            if found is not None:\n                self._grant(waiter, *found, now, commands)\n\n",
+        "            if found is not None:\n"
+        "                self._grant(waiter, *found, now, commands)\n"
         "                return\n"
-        "        self.waiters[waiter] = Waiter(0.0)\n"
+        "        self.waiters[waiter] = Waiter()\n"
         "\n",
     ),
     # -- dials --
@@ -260,7 +258,7 @@ MUTANTS = [
     ),
     Mutant(
         "the deadline is looked at only when a lane comes back",
-        ALLOCATION,
+        LINE,
         "            if now < connection.grant_end:\n                return connection",
         "            if True:\n                return connection",
     ),
@@ -290,7 +288,7 @@ MUTANTS = [
     ),
     Mutant(
         "a late holder is not told to finish",
-        ALLOCATION,
+        LINE,
         "            commands.append(Expiring(lease))",
         "            pass",
     ),
@@ -359,13 +357,13 @@ MUTANTS = [
     ),
     Mutant(
         "a parked lane is taken at once",
-        ALLOCATION,
+        LINE,
         "return now if wanted.skips >= MAX_SKIPS else max(now, since + self.policy.patience)",
         "return now",
     ),
     Mutant(
         "the lane parked last is taken",
-        ALLOCATION,
+        LINE,
         "        for lease, since in self._roster.parked.items():\n",
         "        for lease, since in reversed(self._roster.parked.items()):\n",
     ),
@@ -389,25 +387,25 @@ MUTANTS = [
     ),
     Mutant(
         "who waits takes parked lanes that do not serve it",
-        ALLOCATION,
+        LINE,
         "            if _suits(self._roster.leases[lease][0], wanted, ripe):\n",
         "            if True:\n",
     ),
     Mutant(
         "room is made again and again for one fresh connection",
-        ALLOCATION,
+        LINE,
         "or roster.size < self.policy.max_size or self._coming():",
         "or roster.size < self.policy.max_size:",
     ),
     Mutant(
         "room is made although a parked lane will do",
-        ALLOCATION,
+        LINE,
         "        if self._parked_for(wanted, now) is not None:\n            return None\n",
         "",
     ),
     Mutant(
         "room is made from under what is at work",
-        ALLOCATION,
+        LINE,
         "            if connection.busy == len(parked):\n",
         "            if parked:\n",
     ),
@@ -425,25 +423,135 @@ MUTANTS = [
     ),
     Mutant(
         "who was passed over takes what does not serve it",
-        ALLOCATION,
+        LINE,
         "if first.skips >= MAX_SKIPS and _suits(connection, first, now):",
         "if first.skips >= MAX_SKIPS:",
     ),
     Mutant(
         "while nothing is granted holders lose their lanes",
-        ALLOCATION,
+        LINE,
         "        if not self.waiters or self.paused:\n            return False\n",
         "        if not self.waiters:\n            return False\n",
     ),
     Mutant(
         "acquire_nowait takes what is parked",
-        ALLOCATION,
-        "            connection = self._suitable(0.0, now, commands)\n"
-        "            if connection is not None:\n"
-        "                self._grant(waiter, connection, now, commands)\n",
-        "            self.waiters[waiter] = Waiter(0.0)\n"
+        LINE,
+        "            found = self._suitable(Waiter(), now, commands)\n"
+        "            if found is not None:\n"
+        "                self._grant(waiter, *found, now, commands)\n",
+        "            self.waiters[waiter] = Waiter()\n"
         "            self._match(now, commands)\n"
         "            self.waiters.pop(waiter, None)\n",
+    ),
+    # -- what is remembered --
+    Mutant(
+        "what a lane remembers is forgotten when it is given back",
+        LEASES,
+        "        roster.move_lane(lane, _RELEASE)\n",
+        "        roster.move_lane(lane, _RELEASE)\n        roster.affinity.forget(lane)\n",
+    ),
+    Mutant(
+        "a lane remembers what another turn has pushed out",
+        LEASES,
+        "        self._roster.affinity.forget(lane)\n",
+        "        pass\n",
+    ),
+    Mutant(
+        "what ended with its connection is remembered",
+        ROSTER,
+        "        self.move_lane(lane, LaneInput.END)\n        self.affinity.forget(lane)\n",
+        "        self.move_lane(lane, LaneInput.END)\n",
+    ),
+    Mutant(
+        "an id that two lanes hold stands for the latter",
+        AFFINITY,
+        "            self.held[response] = None\n",
+        "            self.held[response] = connection, lane\n",
+    ),
+    Mutant(
+        "an id that two lanes held stands for the one that is left",
+        AFFINITY,
+        "        if holders == 1:\n            del self.held[response]\n",
+        "        if holders == 1 or self.held[response] is None:\n            del self.held[response]\n",
+    ),
+    Mutant(
+        "nobody is granted what it prefers",
+        LINE,
+        "            if (held := self._preferred(wanted, now)) is not None and held[1].state is _IDLE:\n"
+        "                return held\n",
+        "",
+    ),
+    Mutant(
+        "who prefers a lane waits in line for it",
+        LINE,
+        "        if (held := self._preferred(wanted, now)) is None or self.paused:\n",
+        "        if (held := self._preferred(wanted, now)) is None or self.paused or self.waiters:\n",
+    ),
+    Mutant(
+        "who prefers a lane goes on past those in line for ever",
+        LINE,
+        "            if first.skips >= MAX_SKIPS:\n                return False\n",
+        "",
+    ),
+    Mutant(
+        "who is passed over for a lane that somebody prefers is not counted",
+        LINE,
+        "                return False\n            first.skips += 1\n",
+        "                return False\n",
+    ),
+    Mutant(
+        "what is preferred is granted while nothing is",
+        LINE,
+        "(held := self._preferred(wanted, now)) is None or self.paused:",
+        "(held := self._preferred(wanted, now)) is None:",
+    ),
+    Mutant(
+        "what is preferred is granted without the life that is asked for",
+        LINE,
+        "stays and _suits(connection, wanted, now):",
+        "stays:",
+    ),
+    Mutant(
+        "what is preferred is granted although it goes soon",
+        LINE,
+        "stays = connection.state is _OPEN or not roster.fresh",
+        "stays = True",
+    ),
+    Mutant(
+        "a parked lane is not given up to whoever goes on from it",
+        LINE,
+        "        if (lane.state is _IDLE or kept) and stays",
+        "        if lane.state is _IDLE and stays",
+    ),
+    Mutant(
+        "newcomers are given what is of most use to others",
+        AFFINITY,
+        "        _, _, number, lane = idle[index]\n",
+        "        _, _, number, lane = idle[-1]\n",
+    ),
+    Mutant(
+        "a warm lane is for anybody",
+        AFFINITY,
+        "        if warm:\n            index =",
+        "        if True:\n            index =",
+    ),
+    Mutant(
+        "a warm lane is for nobody",
+        AFFINITY,
+        "        if warm:\n            index =",
+        "        if False:\n            index =",
+    ),
+    Mutant(
+        "that a conversation is over changes nothing",
+        AFFINITY,
+        "            lane.over = True\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a lane that was used lately goes before one that was not",
+        AFFINITY,
+        "            use, by = _REMEMBERED, lane.used_at\n",
+        "            use, by = _REMEMBERED, -lane.used_at\n",
     ),
     # -- what is over --
     Mutant(
@@ -648,14 +756,14 @@ MUTANTS = [
     Mutant(
         "a hang-up ignores a dial that runs",
         CONNECTION,
-        "        if not self._connected and self.link.nursery is not None:\n",
+        "        if not self.link.connected and self.link.nursery is not None:\n",
         "        if False:\n",
     ),
     Mutant(
         "the end of a turn is not reported",
         ROUTER,
-        "            self._link.report(self._link.host.core.finished, lane.id, completed=completed)",
-        "            pass",
+        "self._link.report(self._link.host.core.finished, lane.id, completed=completed, response=held)",
+        "pass",
     ),
     Mutant(
         "the reader swallows the end",

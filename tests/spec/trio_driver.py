@@ -29,7 +29,7 @@ from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.states import Naming
 from wspool.pool.attempt import Attempt
-from wspool.pool.lease import Lease
+from wspool.pool.lease import Lease, LeaseBlock
 from wspool.pool.open import open_pool
 from wspool.pool.pool import Pool
 from wspool.pool.shell import Shell
@@ -310,18 +310,34 @@ class TrioDriver(Driver):
 
     # -- verbs ------------------------------------------------------------------------------------
 
-    def do_acquire(self, waiter: WaiterId, *, world: World, now: float, min_remaining: float = 0.0) -> None:
-        self._acquire(waiter, min_remaining)
+    def do_acquire(
+        self,
+        waiter: WaiterId,
+        *,
+        world: World,
+        now: float,
+        min_remaining: float = 0.0,
+        prefer: int | None = None,
+        warm: bool = False,
+    ) -> None:
+        self._acquire(waiter, min_remaining, prefer=None if prefer is None else f"r{prefer}", warm=warm)
 
     def _acquire(
-        self, waiter: WaiterId, min_remaining: float, asking: Callable[[], None] = lambda: None
+        self,
+        waiter: WaiterId,
+        min_remaining: float,
+        asking: Callable[[], None] = lambda: None,
+        *,
+        prefer: str | None = None,
+        warm: bool = False,
     ) -> None:
         scope = self.scopes[waiter] = trio.CancelScope()
 
         async def user() -> None:
             asking()
             with scope, contextlib.suppress(BodyError, wspool.WsPoolError):
-                async with self.pool.lease(min_remaining=min_remaining) as lease:
+                async with LeaseBlock(self.pool._shell, min_remaining, prefer, warm=warm) as lease:
+                    assert lease.resumed is (prefer is not None and lease.lane.latest == prefer)
                     self.leases[lease._id] = lease
                     body = self.bodies[lease._id] = trio.Event()
                     await body.wait()
@@ -372,14 +388,22 @@ class TrioDriver(Driver):
             self.users.start_soon(send)
 
     def do_finished(
-        self, number: ConnectionId, lane: int, *, world: World, now: float, completed: bool = True
+        self,
+        number: ConnectionId,
+        lane: int,
+        *,
+        world: World,
+        now: float,
+        completed: bool = True,
+        response: int | None = None,
     ) -> None:
         connection = self.pool._shell._connections[number]
         attempt = connection.lanes[lane].attempt
         assert attempt is not None, "the real pool has nothing on that lane"
         name = connection.stream_id(connection.lanes[lane])
         self.responses += 1
-        response_id = attempt.machine.response_id or f"r{self.responses}"
+        named = f"r{response}" if response is not None else f"other{self.responses}"
+        response_id = attempt.machine.response_id or named
         end = "completed" if completed or connection.lanes[lane].warming is not None else "failed"
         for kind in ("created", end)[attempt.machine.response_id is not None :]:
             event = {"type": f"response.{kind}", "response": {"id": response_id, "output": [], "status": end}}
@@ -390,7 +414,12 @@ class TrioDriver(Driver):
 
     def do_narrow(self, *, world: World, now: float) -> None:
         assert world.answering is not None
-        self._arrives(world.answering.id, '{"type":"response.created","response":{"id":"unnamed"}}')
+        created = f"r{world.answering.lanes[0].created}"
+        event = {"type": "response.created", "response": {"id": created}}
+        self._arrives(world.answering.id, json.dumps(event))
+
+    def do_over(self, response: int, *, world: World, now: float) -> None:
+        self.pool._shell.step(self.pool._shell.core.over, hash(f"r{response}"))
 
     def do_give_up(self, number: LeaseId, *, world: World, now: float, heard: bool, sent: bool) -> None:
         self.attempts[number].sending = not sent  # as while the network does not take it

@@ -32,7 +32,8 @@ from wspool.core.commands import (
     WaiterId,
     Warm,
 )
-from wspool.core.lending.allocation import MAX_SKIPS
+from wspool.core.lending.affinity import Use
+from wspool.core.lending.line import MAX_SKIPS
 from wspool.core.policy import PoolPolicy, Provider
 
 
@@ -56,6 +57,13 @@ class Lane:
     tail_until: float = math.inf
     #: The turn on it was begun by a holder who can go on elsewhere.
     movable: bool = False
+    #: The response of the turn on it, if that was heard to have begun.
+    created: int | None = None
+    #: What it remembers: a response, of a warm-up or not, since when, and whether its conversation is over.
+    response: int | None = None
+    warm: bool = False
+    over: bool = False
+    used_at: float = -math.inf
 
 
 @attrs.define(eq=False)
@@ -72,6 +80,8 @@ class Connection:
     cleared_at: float = math.inf
     ping_at: float = math.inf
     lanes: list[Lane] = attrs.field(factory=list)
+    #: Ids of the responses that it has carried: none comes twice.
+    carried: set[int] = attrs.field(factory=set)
 
     @property
     def usable(self) -> bool:
@@ -101,6 +111,12 @@ class World:
         self.leaking: set[LeaseId] = set()
         self.wanted: dict[WaiterId, float] = {}
         self.skips: dict[WaiterId, int] = {}
+        self.preferred: dict[WaiterId, int | None] = {}
+        self.warms: set[WaiterId] = set()
+        #: Who asks in this step.
+        self.asking: WaiterId | None = None
+        #: Responses that several lanes remember, or did and one does still.
+        self.ambiguous: set[int] = set()
         self.degraded = self.paused = False
         self.stolen = 0
         #: What was taken in this step, and whether it had what the first in line asks for.
@@ -139,22 +155,22 @@ class World:
                     connection.closing = True
                     self.closed += 1
                 case Grant(waiter, lease, number, lane):
-                    assert self.waiters[0] == waiter, "somebody overtook"
-                    del self.waiters[0]
                     connection = self.connections[number]
+                    if self.waiters[0] != waiter:
+                        self.check_overtaking(waiter, connection, connection.lanes[lane])
+                    self.check_choice(waiter, connection, connection.lanes[lane], now)
+                    self.waiters.remove(waiter)
                     assert connection.usable, "granted on a connection that is not there"
                     assert now < self.grant_end(connection), "granted too close to the lifetime limit"
                     track = connection.lanes[lane]
                     assert track.lease is None, "a lane with two holders"
                     assert not track.dead, "a dead lane was granted"
                     assert track.on is On.NOTHING, "a dirty lane was granted"
-                    others = [other for other in self.open if not other.retiring and self.free(other)]
-                    newer = [other for other in others if now < self.grant_end(other)]
-                    assert not (connection.retiring and newer and not self.wanted.get(waiter)), (
-                        "moved at once"
-                    )
+                    if connection.retiring and not self.wanted.get(waiter):
+                        assert not self.newer(now), "moved at once"
                     assert lease > self.highest_lease, "a lease id was used twice"
                     self.highest_lease = lease
+                    self.preferred.pop(waiter, None)
                     wanted = self.wanted.pop(waiter, 0.0)
                     assert not wanted or now + wanted <= connection.retire_at, "less life than was asked for"
                     self.skips.pop(waiter, None)
@@ -180,6 +196,11 @@ class World:
                     assert track.parked_at is not None, "a lane in use was stolen"
                     assert self.waiters, "stolen for nobody"
                     assert not self.paused, "stolen although nothing is granted"
+                    if self.is_for_asking(connection, track):
+                        self.taken.append((connection, track, True))
+                        self.drop(lease)
+                        self.stolen += 1
+                        continue
                     assert now >= self.ripens(track, now), "stolen at once"
                     suits = self.suits(connection, now)
                     if suits and self.skips.get(self.waiters[0], 0) < MAX_SKIPS:
@@ -217,6 +238,38 @@ class World:
             served = track.lease is not None if suits else connection.closing
             assert served or shrunk, "what was taken does not serve who was first in line"
 
+    def check_overtaking(self, waiter: WaiterId, connection: Connection, track: Lane) -> None:
+        """Who goes on where it is remembered may pass those in line, so many times."""
+        first = self.waiters[0]
+        assert self.asking == waiter, "somebody overtook"
+        assert self.holder(self.preferred.get(waiter)) == (connection, track), "somebody overtook"
+        assert self.skips.get(first, 0) < MAX_SKIPS, "the first in line was passed over too often"
+        self.skips[first] = self.skips.get(first, 0) + 1
+
+    def check_choice(self, waiter: WaiterId, connection: Connection, track: Lane, now: float) -> None:
+        """It is the lane that the waiter prefers, or the one that is of least use to others."""
+        free = [
+            (other, lane)
+            for other in self.open
+            if now < self.grant_end(other)
+            for lane in other.lanes
+            if self.is_free(lane)
+        ]
+        wanted = self.wanted.get(waiter, 0.0)
+        held = self.holder(self.preferred.get(waiter))
+        if held in free and not (held[0].retiring and self.newer(now)):
+            enough = not held[0].retiring and now + wanted <= held[0].retire_at
+            if not wanted or enough:
+                assert held == (connection, track), "it was not granted the lane that remembers it"
+                return
+        if wanted:
+            return
+        uses = {each[1]: self.use(*each) for each in free}
+        least = min(uses.values())
+        if waiter in self.warms:
+            least = min((use for use in uses.values() if use[0] is Use.WARM), default=least)
+        assert uses[track] == least, "something was forgotten that was of more use"
+
     def check_room(self, connection: Connection, now: float) -> None:
         """It goes for a fresh one: because the first in line needs that, and nothing else will do."""
         assert self.waiters
@@ -247,9 +300,22 @@ class World:
         elif now < self.grant_end(connection):
             connection.lanes += [Lane() for _ in range(len(connection.lanes), self.lanes)]
 
+    def remember(self, track: Lane, response: int | None, now: float, *, warm: bool = False) -> None:
+        """A turn or a warm-up has ended on it: what the server holds there from now on."""
+        if response is not None and any(lane.response == response for _, lane in self.tracks):
+            self.ambiguous.add(response)
+        track.created, track.response = None, response
+        track.warm, track.over, track.used_at = warm, False, now
+
+    def forget(self, track: Lane) -> None:
+        """Another turn begins on it, or it ends."""
+        track.response = None
+        self.ambiguous &= {lane.response for _, lane in self.tracks if lane.response is not None}
+
     def end(self, connection: Connection) -> None:
         """Its leases die with it."""
         for track in connection.lanes:
+            self.forget(track)
             if track.lease is not None:
                 self.drop(track.lease)
                 self.lost += 1
@@ -258,6 +324,7 @@ class World:
 
     def bury(self, connection: Connection, track: Lane, now: float) -> None:
         """A lane of a live connection is used no more: too old for another turn, or never drained."""
+        self.forget(track)
         if track.on is On.TAIL:
             assert now >= track.tail_until, "a tail was given up too early"
             track.late = True
@@ -329,10 +396,62 @@ class World:
     def parked(self) -> list[tuple[Connection, Lane]]:
         return [(c, t) for c in self.open for t in c.lanes if t.parked_at is not None]
 
+    @property
+    def tracks(self) -> list[tuple[Connection, Lane]]:
+        return [(c, t) for c in self.connections.values() for t in c.lanes]
+
+    def holder(self, response: int | None) -> tuple[Connection, Lane] | None:
+        """Return the lane that an id stands for."""
+        if response is None or response in self.ambiguous:
+            return None
+        return next((each for each in self.tracks if each[1].response == response), None)
+
+    def use(self, connection: Connection, track: Lane) -> tuple[Use, float]:
+        """Of what use a free lane is to others; what is of the least use goes first, then the freshest."""
+        if connection.retiring:
+            return Use.RETIRING, -connection.id
+        if track.response is None:
+            return Use.NOTHING, -connection.retire_at
+        if track.warm:
+            return Use.WARM, -connection.retire_at
+        if track.over:
+            return Use.OVER, -connection.retire_at
+        return Use.REMEMBERED, track.used_at
+
+    def newer(self, now: float) -> bool:
+        """Whether something is free that does not go soon."""
+        others = [other for other in self.open if not other.retiring and self.free(other)]
+        return any(now < self.grant_end(other) for other in others)
+
+    def is_for_asking(self, connection: Connection, track: Lane) -> bool:
+        """Whether who asks in this step prefers just that."""
+        if self.asking is None or self.asking not in self.waiters:
+            return False
+        first = self.waiters[0]
+        if first != self.asking and self.skips.get(first, 0) >= MAX_SKIPS:
+            return False
+        return self.holder(self.preferred.get(self.asking)) == (connection, track)
+
+    def may_go_on(self, waiter: WaiterId, now: float) -> bool:
+        """Whether *waiter*, who is about to ask, has to be granted the lane that it prefers at once."""
+        held, wanted = self.holder(self.preferred.get(waiter)), self.wanted[waiter]
+        if held is None or self.paused or self.closing or self.size > self.policy.max_size:
+            return False
+        connection, track = held
+        if not (self.is_free(track) or track.parked_at is not None) or now >= self.grant_end(connection):
+            return False
+        if connection.retiring and (self.newer(now) or wanted):
+            return False
+        first = self.waiters[0]
+        passed = first == waiter or self.skips.get(first, 0) < MAX_SKIPS
+        return passed and (not wanted or now + wanted <= connection.retire_at)
+
+    @staticmethod
+    def is_free(track: Lane) -> bool:
+        return track.lease is None and track.on is On.NOTHING and not track.dead
+
     def free(self, connection: Connection) -> int:
-        return sum(
-            track.lease is None and track.on is On.NOTHING and not track.dead for track in connection.lanes
-        )
+        return sum(self.is_free(track) for track in connection.lanes)
 
     def count(self, on: On, *, held: bool | None = None) -> int:
         return sum(

@@ -32,6 +32,7 @@ __all__ = [
     "Recovered",
     "Refuse",
     "RefuseReason",
+    "ResponseKey",
     "Stolen",
     "WaiterId",
     "Warm",
@@ -48,6 +49,9 @@ LaneKey: TypeAlias = tuple[ConnectionId, LaneId]
 LeaseId = NewType("LeaseId", int)
 #: A task in line: chosen by the shell, never reused.
 WaiterId = NewType("WaiterId", int)
+#: A response that a server holds: the hash of its id. A server may make ids as long as a message, and what
+#: the core is told is written into traces, which hold no text from outside.
+ResponseKey: TypeAlias = int
 
 
 class CloseReason(enum.StrEnum):

@@ -13,13 +13,17 @@ Rules of this module:
 from __future__ import annotations
 
 import logging
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
+from wspool.core.commands import Command
+from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import Provider
 from wspool.core.sending.lineage import Lineage
 from wspool.core.sending.replay import Parents, Resends
+from wspool.core.sending.warm_up import Fields
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import ConversationStatistics, Move, MoveReason, TurnRecord
 from wspool.errors import PoolClosedError, TurnInFlightError
@@ -34,6 +38,7 @@ logger = logging.getLogger("wspool.pool")
 class ContinuityOwner(Protocol):
     """What a conversation needs of its pool."""
 
+    core: PoolCore
     errands: Errands
     parents: Parents
     provider: Provider
@@ -42,7 +47,9 @@ class ContinuityOwner(Protocol):
     def next_conversation(self) -> int: ...
     def resends(self) -> Resends: ...
     def jitter(self) -> float: ...
-    async def acquire(self) -> Lease: ...
+    async def acquire(self, *, prefer: str | None = None, warm: bool = False) -> Lease: ...
+    def step(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None: ...
+    def warms(self, fields: Fields) -> bool: ...
     def hold(self, seconds: float) -> None: ...
     def refused_parents(self, error: ServerError) -> None: ...
     def moved(self, move: Move) -> None: ...
@@ -123,7 +130,13 @@ class Continuity(Generic[LineageT_co]):
             # The lane may be drained, which is nothing to whoever reads the turn.
             attempt.forsake("the conversation was closed")
             lease.give_up(attempt)
+        if self.chain.parent is not None:
+            self.forsake(self.chain.parent)
         self.drop_lease()
+
+    def forsake(self, response_id: str) -> None:
+        """Nobody will go on from that response: what a lane remembers of it is of no use."""
+        self.owner.step(self.owner.core.over, hash(response_id))
 
     def usable_lease(self) -> Lease | None:
         """Return its lease if a turn can be tried on it; give it back if not."""
@@ -133,15 +146,19 @@ class Continuity(Generic[LineageT_co]):
             self.drop_lease(_reason(lease))
         return self._lease
 
-    async def take_lease(self, errand: Errand) -> None:
-        """Wait in line for a lease. By the time it is looked at it may be of no use.
+    async def take_lease(self, errand: Errand, fields: Fields) -> None:
+        """Wait in line for a lease for a turn with *fields*.
+
+        It is one of the lane that holds the latest response, if that can be. By the time it is looked at it
+        may be of no use.
 
         Raises:
             LeaseRefusedError, PoolClosedError: there is none.
         """
         since = trio.current_time()
+        warm = self.chain.is_new and self.owner.warms(fields)
         with self.owner.errands.waiting(errand):
-            lease = await self.owner.acquire()
+            lease = await self.owner.acquire(prefer=self.chain.parent, warm=warm)
             # No checkpoint between the grant and these lines.
             if errand.stopped:
                 lease.release()  # it was granted in the step in which nobody wanted it any more

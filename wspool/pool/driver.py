@@ -153,7 +153,7 @@ class ConversationDriver:
                     continuity.rest()
                     await continuity.owner.errands.until_allowed(errand)
                 elif (lease := continuity.usable_lease()) is None:
-                    await continuity.take_lease(errand)
+                    await continuity.take_lease(errand, self._fields)
                 elif (begun := self._begin(lease)) is not None:
                     request, attempt = begun
                     await lease.send(request, attempt)
@@ -239,6 +239,8 @@ class ConversationDriver:
         else:
             # Whatever went wrong may have cost the server its memory of the parent.
             continuity.chain.forget_parent()
+            if machine.remembered is not None:  # by a server whose answer does not count
+                continuity.forsake(machine.remembered)
         said = remarks(machine.response)
         if withheld := len(said.get("input_transformations", ())):
             continuity.note_withheld(withheld)

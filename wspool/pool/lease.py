@@ -58,7 +58,7 @@ class LeaseOwner(Host, Protocol):
 
     def check_use(self) -> None: ...
     def check_life(self, min_remaining: float) -> None: ...
-    def ask(self, min_remaining: float) -> Lease | WsPoolError | WaiterId: ...
+    def ask(self, min_remaining: float, prefer: int | None, warm: bool) -> Lease | WsPoolError | WaiterId: ...
     def abandon(self, waiter: WaiterId, _: object) -> Abort: ...
     def begin(self, lease: LeaseId, *, movable: bool) -> Verdict: ...
     def release(self, lease: LeaseId) -> None: ...
@@ -70,13 +70,15 @@ class Lease:
 
     Attributes:
         expiring: True once the connection is past its planned retirement: finish soon.
-        taken: True once its lane was given to somebody who starved while it was parked.
+        resumed: True if its lane held the response that was preferred: its next turn may continue from that
+            (`previous_response_id`).
+        taken: True once its lane was given to somebody else while it was parked.
     """
 
-    __slots__ = ("_connection", "_id", "_lane", "_owner", "_released", "expiring", "taken")
+    __slots__ = ("_connection", "_id", "_lane", "_owner", "_released", "expiring", "resumed", "taken")
 
     def __init__(self, owner: LeaseOwner, number: LeaseId, connection: Connection, lane: Lane) -> None:
-        self.expiring = self.taken = False
+        self.expiring = self.taken = self.resumed = False
         self._owner = owner
         self._id = number
         self._connection = connection
@@ -243,11 +245,15 @@ class LeaseBlock:
     Protected against KeyboardInterrupt on both ends, so that none can lose the lease.
     """
 
-    __slots__ = ("_lease", "_min_remaining", "_owner")
+    __slots__ = ("_lease", "_min_remaining", "_owner", "_prefer", "_warm")
 
-    def __init__(self, owner: LeaseOwner, min_remaining: float) -> None:
+    def __init__(
+        self, owner: LeaseOwner, min_remaining: float, prefer: str | None = None, *, warm: bool = False
+    ) -> None:
         self._owner = owner
         self._min_remaining = min_remaining
+        self._prefer = prefer
+        self._warm = warm
         self._lease: Lease | None = None
 
     @enable_ki_protection
@@ -259,7 +265,8 @@ class LeaseBlock:
         if self._min_remaining:
             owner.check_life(self._min_remaining)
         await checkpoint_if_cancelled()
-        answer = owner.ask(self._min_remaining)
+        key = None if self._prefer is None else hash(self._prefer)
+        answer = owner.ask(self._min_remaining, key, self._warm)
         if isinstance(answer, Lease):
             await cancel_shielded_checkpoint()
         elif isinstance(answer, WsPoolError):
@@ -269,6 +276,7 @@ class LeaseBlock:
             # No checkpoint between this return and the body that the lease is for.
             answer = await wait_task_rescheduled(partial(owner.abandon, answer))
         self._lease = answer
+        answer.resumed = self._prefer is not None and self._prefer == answer.lane.latest
         if owner.borrowers is not None:
             owner.borrowers.note(answer.id)
         return answer

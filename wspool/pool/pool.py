@@ -59,20 +59,27 @@ class Pool:
         #: Made with the first turn that brings its history along.
         self._index: Index | None = None
 
-    def lease(self, *, min_remaining: float = 0.0) -> AbstractAsyncContextManager[Lease]:
+    def lease(
+        self, *, min_remaining: float = 0.0, prefer: str | None = None
+    ) -> AbstractAsyncContextManager[Lease]:
         """Lease one lane for the length of an `async with` block.
 
         Args:
             min_remaining: seconds that must be left until its connection's planned retirement.
-                Of the connections that have enough the oldest is taken; by default, the freshest.
+                Of the connections that have enough the oldest is taken; by default, the lane that is of least
+                use to others: one that remembers nothing, then one whose conversation is over, then the one
+                that was used longest ago.
+            prefer: id of the response to go on from. If a free lane still holds it, that is the one that is
+                leased, and `Lease.resumed` says so; else any is. An id that two lanes hold proves nothing.
 
-        Waits in line, first come, first served. A checkpoint; cancelling takes nothing.
+        Waits in line, first come, first served; who finds the lane that it prefers goes first, a bounded
+        number of times. A checkpoint; cancelling takes nothing.
 
         Raises:
             LeaseRefusedError: the line is full, or the endpoint cannot be reached.
             PoolClosedError: the pool is closed.
         """
-        return LeaseBlock(self._shell, min_remaining)
+        return LeaseBlock(self._shell, min_remaining, prefer)
 
     @contextmanager
     def lease_nowait(self) -> Generator[Lease, None, None]:
@@ -91,12 +98,12 @@ class Pool:
             lease.release()
 
     @enable_ki_protection
-    async def acquire(self, *, min_remaining: float = 0.0) -> Lease:
+    async def acquire(self, *, min_remaining: float = 0.0, prefer: str | None = None) -> Lease:
         """Take a lease; the caller must `release` it. Prefer `lease()`.
 
         A checkpoint; cancelling takes nothing. Takes and raises what `lease` does.
         """
-        return await self._shell.acquire(min_remaining=min_remaining)
+        return await self._shell.acquire(min_remaining=min_remaining, prefer=prefer)
 
     @enable_ki_protection
     def acquire_nowait(self) -> Lease:

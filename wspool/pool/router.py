@@ -246,14 +246,18 @@ class Router:
         if completed and link.unproven:
             link.unproven = False
             link.host.on_proved(link)
+        useless = False
         if lane.warming is not None:
             lane.warm_up = WarmUp.of(machine.response, lane.warming, output_seen=machine.output_seen)
             lane.warming = None
+            useless = lane.warm_up is None
         why = machine.why_close(closes_after_error=self._link.host.provider.closes_after_error)
         if why is not None:
             self._link.poison(why, completed=completed)
         else:
-            self._link.report(self._link.host.core.finished, lane.id, completed=completed)
+            # A response to the warm-up request that nobody can continue from is nothing to remember.
+            held = None if lane.latest is None or useless else hash(lane.latest)
+            self._link.report(self._link.host.core.finished, lane.id, completed=completed, response=held)
 
     async def _expire_failing(self, lane: Lane, attempt: Attempt) -> None:
         # The grace begins anew with whatever still comes of the response.

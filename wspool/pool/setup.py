@@ -7,7 +7,9 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from wspool.core.items import encode_fields
 from wspool.core.policy import PoolPolicy, Provider
+from wspool.core.sending.warm_up import WarmUp
 from wspool.pool.instrument import Instrument
 from wspool.wire import dial
 from wspool.wire.descriptors import room_for
@@ -40,11 +42,19 @@ class Setup:
     warm_up: Mapping[str, Any] | None
     instrument: Instrument
     trace: Callable[[str], None] | None = None
+    #: What a response to the warm-up request is good for, whichever it is.
+    warmth: WarmUp | None = attrs.field(
+        init=False, repr=False, default=attrs.Factory(lambda self: _warmth(self.warm_up), takes_self=True)
+    )
 
     @property
     def sockets(self) -> bool:
         """Whether each connection takes a file descriptor of this process, as far as anybody can know."""
         return self.open_stream is dial.open_stream
+
+
+def _warmth(body: Mapping[str, Any] | None) -> WarmUp | None:
+    return None if body is None else WarmUp("", encode_fields(body))
 
 
 def carried(max_size: int, *, each: int = 1, open: int = 0) -> tuple[int, str]:

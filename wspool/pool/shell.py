@@ -41,6 +41,7 @@ from wspool.core.commands import (
 from wspool.core.failures import FailureKind
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.lending.trace import trace_core
+from wspool.core.sending.chain import Fields
 from wspool.core.sending.replay import Parents, ResendBudget, Resends
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import Move, TurnRecord
@@ -136,9 +137,11 @@ class Shell:
             )
 
     @enable_ki_protection
-    async def acquire(self, *, min_remaining: float = 0.0) -> Lease:
-        """Take a lease; the caller must `release` it. As `Pool.acquire`."""
-        return await LeaseBlock(self, min_remaining).__aenter__()
+    async def acquire(
+        self, *, min_remaining: float = 0.0, prefer: str | None = None, warm: bool = False
+    ) -> Lease:
+        """Take a lease; the caller must `release` it. As `Pool.acquire`; *warm* as for `PoolCore.acquire`."""
+        return await LeaseBlock(self, min_remaining, prefer, warm=warm).__aenter__()
 
     @enable_ki_protection
     def acquire_nowait(self) -> Lease:
@@ -164,10 +167,10 @@ class Shell:
             )
 
     @enable_ki_protection
-    def ask(self, min_remaining: float) -> Lease | WsPoolError | WaiterId:
+    def ask(self, min_remaining: float, prefer: int | None, warm: bool) -> Lease | WsPoolError | WaiterId:
         """Ask for a lease for the current task: it is granted, refused, or parked in line as that waiter."""
-        waiter = next(self._waiter_ids)
-        commands = self.core.acquire(waiter, self.now(), min_remaining=min_remaining)
+        waiter, now = next(self._waiter_ids), self.now()
+        commands = self.core.acquire(waiter, now, min_remaining=min_remaining, prefer=prefer, warm=warm)
         answer, others = self._answer(waiter, commands)
         if answer is None:
             self._parked[waiter] = current_task()
@@ -187,6 +190,11 @@ class Shell:
         verdict, commands = self.core.begin(lease, self.now(), movable=movable)
         self._perform(commands)
         return verdict
+
+    def warms(self, fields: Fields) -> bool:
+        """Return whether a response to the warm-up request is of use to a first turn with *fields*."""
+        warmth = self._setup.warmth
+        return warmth is not None and warmth.fits(fields)
 
     def hold(self, seconds: float) -> None:
         """The server asked to wait."""

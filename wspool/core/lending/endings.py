@@ -10,7 +10,7 @@ from typing import Final
 
 from wspool.core.commands import CloseReason, Command, Degraded, Recovered
 from wspool.core.lending.ages import Ages
-from wspool.core.lending.roster import Connection
+from wspool.core.lending.lanes import Connection
 from wspool.core.outage import CUT_SHORT, EARLY, REFUSED_LATE, Outage
 from wspool.core.states import LaneState
 

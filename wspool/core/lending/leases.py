@@ -16,11 +16,12 @@ import enum
 import math
 from typing import Final
 
-from wspool.core.commands import CloseReason, Command, LaneId, LeaseId
+from wspool.core.commands import CloseReason, Command, LaneId, LeaseId, ResponseKey
 from wspool.core.lending.allocation import Allocation
 from wspool.core.lending.endings import Endings
+from wspool.core.lending.lanes import Connection
 from wspool.core.lending.lives import Lives
-from wspool.core.lending.roster import Connection, Roster
+from wspool.core.lending.roster import Roster
 from wspool.core.lending.tally import Tally
 from wspool.core.policy import OnCancel
 from wspool.core.states import LANE_TABLE, ConnectionState, LaneInput, LaneState, advance
@@ -31,6 +32,7 @@ __all__ = ["Leases", "Verdict"]
 _IDLE: Final = LaneState.IDLE
 _IN_FLIGHT: Final = LaneState.IN_FLIGHT
 _RELEASE: Final = LaneInput.RELEASE
+_START: Final = LaneInput.START
 
 
 class Verdict(enum.Enum):
@@ -73,8 +75,10 @@ class Leases:
 
     def begin(self, lease: LeaseId, now: float, commands: list[Command], *, movable: bool) -> Verdict:
         """Start a turn, unless it had better be on another lease. See `PoolCore.begin`."""
-        connection, lane = self._roster.lease(lease)
-        advance(LANE_TABLE, lane.state, LaneInput.START)  # illegal before anything else
+        # What each turn passes through does without the calls that only say what is wrong.
+        connection, lane = self._roster.leases.get(lease) or self._roster.lease(lease)
+        if _START not in LANE_TABLE[lane.state]:
+            advance(LANE_TABLE, lane.state, _START)  # illegal before anything else
         if now >= connection.last_start:
             return Verdict.MOVE
         retiring = connection.state is ConnectionState.RETIRING
@@ -85,7 +89,8 @@ class Leases:
             if self._allocation.yields(lease, now, commands):
                 return Verdict.MOVE
             del self._roster.parked[lease]
-        self._roster.move_lane(lane, LaneInput.START)
+        self._roster.move_lane(lane, _START)
+        self._roster.affinity.forget(lane)
         lane.movable = movable
         connection.used = True
         connection.touched_at = now
@@ -100,14 +105,23 @@ class Leases:
         if now >= connection.grant_end:
             self._lives.end_grants(connection, commands)  # of no use to anybody any more
 
-    def finished(self, connection: Connection, number: LaneId, now: float, commands: list[Command]) -> bool:
+    def finished(
+        self,
+        connection: Connection,
+        number: LaneId,
+        now: float,
+        commands: list[Command],
+        response: ResponseKey | None,
+    ) -> bool:
         """The end of what was on a lane has come; return False if nobody waits for it any longer."""
         if connection.state is ConnectionState.CLOSING:
             return False
         lane = connection.lanes[number]
         if lane.state is LaneState.DEAD:
             return False
+        warm = lane.state is LaneState.WARMING
         self._roster.move_lane(lane, LaneInput.FINISH)
+        self._roster.affinity.remember(connection, lane, response, now, warm=warm)
         connection.touched_at = now
         lane.tail_until = math.inf
         if lane.state is _IDLE:  # a warm-up, or a tail whose holder has left

@@ -21,7 +21,8 @@ from wspool.core.commands import CloseReason, Command, Expiring, HangUp, Ping
 from wspool.core.lending.alarms import Alarms
 from wspool.core.lending.calendar import Calendar
 from wspool.core.lending.endings import Endings
-from wspool.core.lending.roster import Connection, Lane, Roster
+from wspool.core.lending.lanes import Connection, Lane
+from wspool.core.lending.roster import Roster
 from wspool.core.lending.tally import Tally
 from wspool.core.policy import PoolPolicy, Schedule
 from wspool.core.states import CONNECTION_TABLE, ConnectionInput, ConnectionState, LaneState, advance

@@ -35,11 +35,13 @@ from wspool.core.commands import (
     LeaseId,
     Recovered,
     RefuseReason,
+    ResponseKey,
     WaiterId,
     Warm,
 )
 from wspool.core.failures import DialFailure
 from wspool.core.lending.leases import Verdict
+from wspool.core.lending.line import Waiter
 from wspool.core.lending.whole import Whole
 from wspool.core.states import (
     CONNECTION_TABLE,
@@ -75,20 +77,33 @@ class PoolCore(Whole):
 
     # -- inputs: waiters and leases -----------------------------------------------------------
 
-    def acquire(self, waiter: WaiterId, now: float, *, min_remaining: float = 0.0) -> list[Command]:
+    def acquire(
+        self,
+        waiter: WaiterId,
+        now: float,
+        *,
+        min_remaining: float = 0.0,
+        prefer: ResponseKey | None = None,
+        warm: bool = False,
+    ) -> list[Command]:
         """Put *waiter* in line. The answer, now or later, is one `Grant` or `Refuse`.
 
         Args:
             min_remaining: seconds that must be left until the planned retirement of the
                 connection; at most `schedule.retire_from`. Of those that have enough the oldest
-                is taken; without it, the freshest of all.
+                is taken; without it, the lane that is of least use to others.
+            prefer: the response that it wants to go on from. The lane that holds it is granted if it is free,
+                or parked: at once, past those in line, unless the first of them was passed over `MAX_SKIPS`
+                times.
+            warm: True if the response to the warm-up request is of use to it: then a lane that holds an
+                unused one comes before all others.
         """
         allocation = self._allocation
         if waiter in allocation.waiters:
             raise IllegalInputError(f"waiter {waiter} is in line already")
         commands: list[Command] = []
         if not allocation.closing:
-            allocation.join(waiter, min_remaining, now, commands)
+            allocation.join(waiter, Waiter(min_remaining, prefer, warm), now, commands)
             return allocation.settle(now, commands)
         allocation.refuse(waiter, RefuseReason.CLOSED, commands)
         return commands
@@ -136,17 +151,24 @@ class PoolCore(Whole):
         return verdict, self._allocation.settle(now, commands) if commands else commands
 
     def finished(
-        self, connection: ConnectionId, lane: LaneId, now: float, *, completed: bool = True
+        self,
+        connection: ConnectionId,
+        lane: LaneId,
+        now: float,
+        *,
+        completed: bool = True,
+        response: ResponseKey | None = None,
     ) -> list[Command]:
         """The terminal event of whatever was on the lane has come, and the lane is clean.
 
         Args:
+            response: what the server holds on the lane from now on, if anything.
             completed: True for a turn that gave a response, whole or cut short by a limit of the request. A
                 warm-up, a refusal or a failure does not prove that the endpoint is of use.
         """
         commands: list[Command] = []
         found = self._roster.find(connection)
-        if found is None or not self._leases.finished(found, lane, now, commands):
+        if found is None or not self._leases.finished(found, lane, now, commands, response):
             return commands
         if now > found.opened_at + self._endings.ages.outlived_at:
             self._endings.ages.outlived(now - found.opened_at)
@@ -154,6 +176,11 @@ class PoolCore(Whole):
         if completed and (self._outage.doubtful or not found.proven):
             self._endings.proved(found, now, commands)
         return self._allocation.settle(now, commands)
+
+    def over(self, response: ResponseKey, now: float) -> list[Command]:
+        """The conversation that *response* is the latest of is over: nobody will come back to it."""
+        self._roster.affinity.over(response)
+        return []
 
     def give_up(self, lease: LeaseId, now: float, *, heard: bool = True, sent: bool = True) -> list[Command]:
         """The holder gave its turn up. By policy: hang up, or drain the rest of it.
@@ -195,7 +222,8 @@ class PoolCore(Whole):
         found.episode = self._outage.episode
         if self._warm_up and not self._allocation.waiters:
             # Only ahead of demand: a waiter is worth more than a warm cache.
-            lane = self._roster.take(found, LaneInput.WARM)
+            lane = found.free[-1]
+            self._roster.take(found, lane, LaneInput.WARM)
             commands.append(Warm(found.id, lane.id))
         else:
             self._lives.note_idle(found, now)

@@ -13,9 +13,9 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final, cast
 
-import attrs
-
 from wspool.core.commands import ConnectionId, LaneId, LeaseId
+from wspool.core.lending.affinity import Affinity
+from wspool.core.lending.lanes import Connection, Lane
 from wspool.core.states import (
     CONNECTION_TABLE,
     LANE_TABLE,
@@ -27,84 +27,13 @@ from wspool.core.states import (
     advance,
 )
 
-__all__ = ["USABLE", "Connection", "Lane", "Roster"]
+__all__ = ["Roster"]
 
 # A member of an enum is looked up by a function call in Python 3.11, a global is not.
 _DIALING: Final = ConnectionState.DIALING
 _OPEN: Final = ConnectionState.OPEN
 _RETIRING: Final = ConnectionState.RETIRING
 _CLOSING: Final = ConnectionState.CLOSING
-
-#: Connection states in which a lane can be granted.
-USABLE: Final = frozenset({_OPEN, _RETIRING})
-
-
-@attrs.define(eq=False)
-class Lane:
-    """One serial track of a connection."""
-
-    id: LaneId
-    state: LaneState = LaneState.IDLE
-    lease: LeaseId | None = None
-    #: Whether the holder can go on elsewhere, so that nothing is lost if its lane is taken between turns.
-    movable: bool = False
-    #: When the rest of an abandoned turn must have ended.
-    tail_until: float = math.inf
-
-
-@attrs.define(eq=False)
-class Connection:
-    """One WebSocket, as the core sees it. Times are seconds."""
-
-    id: ConnectionId
-    #: Start of the dial: the earliest moment from which a server may count its lifetime.
-    born: float
-    #: The episode of `Outage` in which its dial began.
-    episode: int
-    state: ConnectionState = ConnectionState.DIALING
-    lanes: list[Lane] = attrs.field(factory=list[Lane])
-    #: Lanes that are IDLE, the next to be granted last.
-    free: list[Lane] = attrs.field(factory=list[Lane])
-    #: Lanes that are neither IDLE nor DEAD.
-    busy: int = 0
-    #: End of the handshake.
-    opened_at: float = math.inf
-    #: Whether somebody ever had a lane of it, a turn was ever started on it, one was ever completed on it.
-    lent: bool = False
-    used: bool = False
-    proven: bool = False
-    #: Whether a turn on it was given up that the server was at work on: its end is our doing.
-    excused: bool = False
-    #: Whether the server has announced its end.
-    noticed: bool = False
-    #: The random number in [0, 1) that came with it.
-    jitter: float = 0.0
-    #: Planned retirement.
-    retire_at: float = math.inf
-    #: Its entry in `Roster.available`, made when it opens and when it retires.
-    key: tuple[float, ConnectionId] = (math.inf, ConnectionId(0))
-    #: From when on no lane of it is granted: the last start of a turn, or earlier if cleared.
-    grant_end: float = math.inf
-    #: From when on no turn is started on it.
-    last_start: float = math.inf
-    #: When the server ends it.
-    expires_at: float = math.inf
-    #: When a turn on it began or ended last.
-    touched_at: float = -math.inf
-    #: Since when every lane is IDLE.
-    idle_since: float | None = None
-    #: Whether it will be looked at for being idle for long.
-    idle_alarm: bool = False
-
-    @property
-    def usable(self) -> bool:
-        """Whether its handshake is done and it was not told to go."""
-        return self.state in USABLE
-
-    @property
-    def leased(self) -> bool:
-        """Whether a lease has one of its lanes."""
-        return any(lane.lease is not None for lane in self.lanes)
 
 
 class Roster:
@@ -114,6 +43,7 @@ class Roster:
         connections: every connection that is not gone.
         available: connections with a free lane by (retire_at, id), the freshest last, retiring ones
             first of all. A connection is in it iff it is usable and its `free` is not empty.
+        affinity: what the lanes remember, and their free ones by their use to others.
         leaving: retiring connections with no busy lane: they wait for their replacement.
         parked: parked leases and since when, the one parked longest first.
         fresh: IDLE lanes of OPEN connections: spare that counts as ready ahead of demand.
@@ -134,6 +64,7 @@ class Roster:
         self._count_closing = count_closing
         self.connections: dict[ConnectionId, Connection] = {}
         self.available: list[tuple[float, ConnectionId]] = []
+        self.affinity = Affinity()
         self.leaving: OrderedDict[ConnectionId, Connection] = OrderedDict()
         self.parked: OrderedDict[LeaseId, float] = OrderedDict()
         self.fresh = 0
@@ -210,6 +141,8 @@ class Roster:
             bisect.insort(self.available, connection.key)
         connection.lanes += new
         connection.free += new[::-1]
+        for lane in new:
+            self.affinity.add(connection, lane)
         self.lanes[LaneState.IDLE] += len(new)
         if connection.state is _OPEN:
             self.fresh += len(new)
@@ -223,6 +156,7 @@ class Roster:
             connection.key = (retire_at, connection.id)
             if connection.free:
                 bisect.insort(self.available, connection.key)
+                self._sort_free(connection)
 
     def oldest(self) -> Connection | None:
         """Return the usable connection that was dialled first."""
@@ -237,6 +171,7 @@ class Roster:
         connection.key = (-math.inf, connection.id)
         if connection.free:
             bisect.insort(self.available, connection.key)
+            self._sort_free(connection)
         self.fresh -= len(connection.free)
         leases = [lane.lease for lane in connection.lanes if lane.lease is not None]
         self.movers += len(leases)
@@ -249,13 +184,16 @@ class Roster:
         if connection.free:
             self._remove_available(connection)
             for lane in connection.free:
-                self.move_lane(lane, LaneInput.END)
+                self.affinity.discard(lane)
+                self._end_lane(lane)
             connection.free.clear()
 
     def end_all(self, connection: Connection) -> int:
         """All its lanes end, and their leases with them; return how many leases that were."""
         if connection.free and connection.usable:
             self._remove_available(connection)
+            for lane in connection.free:
+                self.affinity.discard(lane)
             if connection.state is _OPEN:
                 self.fresh -= len(connection.free)
         self.leaving.pop(connection.id, None)
@@ -268,7 +206,7 @@ class Roster:
                 lost += 1
                 self.unbind(lane.lease)
             if lane.state is not LaneState.DEAD:
-                self.move_lane(lane, LaneInput.END)
+                self._end_lane(lane)
         return lost
 
     # -- lanes and leases ---------------------------------------------------------------------
@@ -280,9 +218,10 @@ class Roster:
         self.lanes[after] += 1
         lane.state = after
 
-    def take(self, connection: Connection, what: LaneInput) -> Lane:
+    def take(self, connection: Connection, lane: Lane, what: LaneInput) -> None:
         """Take a free lane of *connection* for a grant or a warm-up."""
-        lane = connection.free.pop()
+        connection.free.remove(lane)
+        self.affinity.discard(lane)
         connection.busy += 1
         connection.idle_since = None
         if connection.state is _OPEN:
@@ -292,20 +231,20 @@ class Roster:
         if not connection.free:
             self._remove_available(connection)
         self.move_lane(lane, what)
-        return lane
 
     def put(self, connection: Connection, lane: Lane) -> None:
         """An IDLE lane is free again. `note_idle` must follow."""
         if not connection.free:
             bisect.insort(self.available, connection.key)
         connection.free.append(lane)
+        self.affinity.add(connection, lane)
         connection.busy -= 1
         if connection.state is _OPEN:
             self.fresh += 1
 
     def drop(self, connection: Connection, lane: Lane) -> None:
         """A busy lane ends while its connection lives on."""
-        self.move_lane(lane, LaneInput.END)
+        self._end_lane(lane)
         lane.tail_until = math.inf
         connection.busy -= 1
 
@@ -333,6 +272,16 @@ class Roster:
         lane.lease = None
         if connection.state is _RETIRING:
             self.movers -= 1
+
+    def _end_lane(self, lane: Lane) -> None:
+        self.move_lane(lane, LaneInput.END)
+        self.affinity.forget(lane)
+
+    def _sort_free(self, connection: Connection) -> None:
+        """Its free lanes are of another use than before."""
+        for lane in connection.free:
+            self.affinity.discard(lane)
+            self.affinity.add(connection, lane)
 
     def _remove_available(self, connection: Connection) -> None:
         available, key = self.available, connection.key

@@ -33,7 +33,7 @@ from wspool.core.policy import PoolPolicy, Provider
 __all__ = ["INPUTS", "VERSION", "ReplayError", "replay", "trace_core"]
 
 #: Version of the format.
-VERSION: Final = 2
+VERSION: Final = 3
 
 #: The inputs of a core, by name.
 INPUTS: Final = {

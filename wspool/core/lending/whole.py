@@ -13,9 +13,10 @@ import attrs
 from wspool.core.commands import CloseReason, Command, LifetimeLearned, RefuseReason
 from wspool.core.lending.allocation import Allocation
 from wspool.core.lending.endings import Endings
+from wspool.core.lending.lanes import Connection
 from wspool.core.lending.leases import Leases
 from wspool.core.lending.lives import Lives
-from wspool.core.lending.roster import Connection, Roster
+from wspool.core.lending.roster import Roster
 from wspool.core.lending.tally import Tally
 from wspool.core.outage import Outage
 from wspool.core.policy import PoolPolicy, Provider

@@ -1,0 +1,248 @@
+"""Who is remembered goes on where it was; who is not gets what nobody will miss. One story each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from wspool.core.commands import Command, ConnectionId, Dial, Grant, LaneId, LeaseId, Stolen, WaiterId
+from wspool.core.lending.line import MAX_SKIPS
+from wspool.core.lending.pool import PoolCore
+from wspool.core.policy import PoolPolicy, Provider
+
+LANE = LaneId(0)
+
+
+class Pool:
+    """A core, and who has what of it."""
+
+    def __init__(self, *, warm_up: bool = False, **limits: Any) -> None:
+        limits = {"max_size": 4, "min_idle": 0, "ping_interval": None, "patience": 1000.0, **limits}
+        self.core = PoolCore(PoolPolicy(**limits), Provider(name="test"), warm_up=warm_up)
+        self.last = 0
+        self.leases: dict[int, LeaseId] = {}
+
+    def ask(self, now: float, **wanted: Any) -> tuple[int, int | None]:
+        """Ask for a lane; return the waiter, and the connection that it was granted, if any."""
+        self.last += 1
+        commands = self.core.acquire(WaiterId(self.last), now, **wanted)
+        return self.last, self.take(commands, self.last)
+
+    def take(self, commands: list[Command], waiter: int = 0) -> int | None:
+        """Note who was granted what; return what *waiter* was."""
+        granted = None
+        for command in commands:
+            if isinstance(command, Grant):
+                self.leases[command.connection] = command.lease
+                if command.waiter == waiter:
+                    granted = command.connection
+        return granted
+
+    def opened(self, count: int, now: float = 0.0) -> None:
+        """Open so many connections; their retirements are planned in the order of their numbers."""
+        for number in range(1, count + 1):
+            self.last += 1
+            for command in self.core.acquire(WaiterId(self.last), now):
+                if isinstance(command, Dial):
+                    self.take(self.core.connected(command.connection, now, number / 10))
+        for number in range(1, count + 1):
+            self.core.release(self.leases[number], now)
+
+    def turn(self, connection: int, response: int | None, now: float, *, keep: bool = False) -> None:
+        """Take a turn on a connection that is leased, and give it back or park it."""
+        lease = self.leases[connection]
+        self.core.begin(lease, now)
+        self.core.finished(ConnectionId(connection), LANE, now, response=response)
+        self.take(self.core.park(lease, now) if keep else self.core.release(lease, now))
+
+    def remembers(self, connection: int, response: int, now: float, *, keep: bool = False) -> None:
+        """Let a free connection remember a response."""
+        others = []
+        while (found := self.ask(now)[1]) != connection:
+            assert found is not None
+            others.append(found)
+        self.turn(connection, response, now, keep=keep)
+        for other in others:
+            self.core.release(self.leases[other], now)
+
+
+def test_who_comes_back_gets_the_lane_that_remembers_it() -> None:
+    """However many others are free, and whichever of them is fresher."""
+    pool = Pool()
+    pool.opened(3)
+    for connection in (1, 2, 3):
+        pool.remembers(connection, 100 + connection, 1.0)
+
+    assert [2, 1, 3] == [pool.ask(2.0, prefer=response)[1] for response in (102, 101, 103)]
+
+
+def test_newcomers_get_what_nobody_will_miss() -> None:
+    """The freshest that remembers nothing, then what is over, then what was used longest ago."""
+    pool = Pool(max_size=5)
+    pool.opened(5)
+    pool.remembers(2, 102, 1.0)
+    pool.remembers(3, 103, 2.0)
+    pool.remembers(1, 101, 3.0)
+    pool.core.over(103, 4.0)
+    pool.core.over(999, 4.0)  # which nobody knows
+
+    assert [5, 4, 3, 2, 1] == [pool.ask(5.0)[1] for _ in range(5)]
+
+
+def test_what_is_granted_and_not_used_is_remembered() -> None:
+    """Only a turn pushes out what a server holds."""
+    pool = Pool()
+    pool.opened(1)
+    pool.remembers(1, 101, 1.0)
+    pool.ask(2.0)
+    pool.core.release(pool.leases[1], 2.0)
+    assert 1 == pool.ask(3.0, prefer=101)[1]
+
+    pool.turn(1, None, 3.0)  # it has failed
+    assert {} == pool.core._roster.affinity.held
+
+
+def test_an_id_that_two_lanes_hold_identifies_neither() -> None:
+    """Not before both have forgotten it: the one that is left may be anybody's."""
+    pool = Pool()
+    pool.opened(3)
+    pool.remembers(1, 7, 1.0)
+    pool.remembers(2, 7, 2.0)
+    pool.core.over(7, 2.5)  # whose?
+    assert 3 == pool.ask(3.0, prefer=7)[1]
+    assert 1 == pool.ask(3.0, prefer=7)[1], "as anybody"
+
+    pool.turn(1, 8, 4.0)
+    pool.core.release(pool.leases[3], 4.0)
+    assert 3 == pool.ask(5.0, prefer=7)[1], "one is left"
+
+    pool.ask(6.0, prefer=8)
+    pool.ask(6.0)
+    pool.turn(2, 9, 6.0)
+    pool.turn(1, 7, 7.0)
+    assert 1 == pool.ask(8.0, prefer=7)[1], "both have forgotten it, and one knows it anew"
+
+
+def test_three_that_hold_one_id_forget_it_one_after_another() -> None:
+    """A server that gives all its responses one name has no lane that can be asked for by it."""
+    pool = Pool()
+    pool.opened(3)
+    for connection in (1, 2, 3):
+        pool.remembers(connection, 7, 1.0)
+    for _ in range(3):
+        assert {7: None} == pool.core._roster.affinity.held
+        granted = pool.ask(2.0)[1]
+        assert granted is not None
+        lease = pool.leases[granted]
+        pool.core.begin(lease, 2.0)
+        pool.core.finished(ConnectionId(granted), LANE, 2.0)
+
+    assert {} == pool.core._roster.affinity.held
+
+
+def test_a_parked_lane_is_given_up_to_whoever_goes_on_from_it() -> None:
+    """It is the same conversation, wherever it is held: a branch, or one that was resumed."""
+    pool = Pool(max_size=1)
+    pool.opened(1)
+    pool.remembers(1, 101, 1.0, keep=True)
+    parked = pool.leases[1]
+
+    commands = pool.core.acquire(WaiterId(50), 2.0, prefer=101)
+    assert [Stolen(parked), Grant(WaiterId(50), LeaseId(parked + 1), ConnectionId(1), LANE)] == commands
+
+
+def test_a_lane_in_use_is_not_waited_for() -> None:
+    """Who prefers what somebody has takes what comes first, as all others do."""
+    pool = Pool(max_size=2)
+    pool.opened(2)
+    pool.remembers(1, 101, 1.0)
+    pool.ask(2.0, prefer=101)
+    assert 2 == pool.ask(2.0, prefer=101)[1]
+    waiter, granted = pool.ask(2.0, prefer=101)
+    assert granted is None
+
+    assert 2 == pool.take(pool.core.release(pool.leases[2], 3.0), waiter)
+
+
+def test_who_waits_is_given_what_it_prefers_if_that_is_free_by_then() -> None:
+    """In line nobody is overtaken; which of the free lanes one gets is another question."""
+    pool = Pool(max_size=2)
+    pool.opened(2)
+    pool.remembers(1, 101, 1.0)
+    pool.core.pause(2.0)
+    waiter, granted = pool.ask(3.0, prefer=101)
+    assert granted is None
+
+    assert 1 == pool.take(pool.core.resume(4.0), waiter)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_who_is_remembered_passes_over_those_in_line_so_many_times(keep: bool) -> None:
+    """The first in line wants more life than there is; the lane that it does not take serves others."""
+    pool = Pool(max_size=1)
+    pool.opened(1)
+    pool.remembers(1, 100, 2000.0, keep=keep)
+    first, granted = pool.ask(2000.0, min_remaining=pool.core.schedule.retire_from)
+    if not keep:  # spare goes at once for what it needs
+        assert granted is None
+        assert {} == pool.core._roster.affinity.held
+        return
+    for number in range(MAX_SKIPS):
+        assert 1 == pool.ask(2001.0, prefer=100 + number)[1]
+        pool.turn(1, 101 + number, 2001.0, keep=True)
+
+    assert pool.ask(2001.0, prefer=100 + MAX_SKIPS)[1] is None
+    assert first in pool.core._allocation.waiters
+
+
+def test_life_comes_before_what_is_preferred() -> None:
+    """A lane without the life that is asked for is not granted."""
+    pool = Pool(max_size=2)
+    pool.opened(2)
+    pool.remembers(1, 101, 1.0)
+    pool.remembers(2, 102, 1.0)
+    younger = pool.core._roster.connections[ConnectionId(2)].retire_at
+
+    assert 2 == pool.ask(2.0, prefer=101, min_remaining=younger - 2.0)[1]
+
+
+def test_what_is_about_to_go_is_preferred_only_if_there_is_nothing_else() -> None:
+    """Who got it would have to move at once; one full request is due anyway."""
+    pool = Pool(max_size=4, min_idle=2)
+    for number in (1, 2):
+        pool.core.start(0.0)
+        pool.core.connected(ConnectionId(number), 0.0, number / 10)
+    pool.remembers(1, 101, 1.0)
+    pool.core.retire(ConnectionId(1), 3.0)  # it stays until its replacement is there
+
+    assert [2, 1] == [pool.ask(3.0, prefer=101)[1] for _ in range(2)]
+
+
+def test_warm_lanes_are_for_whom_the_warm_up_is_of_use() -> None:
+    """Who can use it gets one before all others, who cannot gets one that is not warm."""
+    pool = Pool(warm_up=True, min_idle=3)
+    for command in pool.core.start(0.0):
+        assert isinstance(command, Dial)
+        pool.core.connected(command.connection, 0.0, command.connection / 10)
+    pool.core.finished(ConnectionId(1), LANE, 1.0, completed=False, response=101)
+    pool.core.finished(ConnectionId(2), LANE, 1.0, completed=False, response=None)
+    pool.core.finished(ConnectionId(3), LANE, 1.0, completed=False, response=None)
+
+    assert 1 == pool.ask(2.0, warm=True)[1]
+    assert 3 == pool.ask(2.0, warm=True)[1], "there is no other"
+    pool.core.release(pool.leases[1], 2.0)
+    assert [2, 1] == [pool.ask(3.0)[1] for _ in range(2)]
+
+
+def test_what_is_remembered_does_not_grow() -> None:
+    """Ten thousand conversations on 64 connections leave what 64 lanes hold."""
+    pool = Pool(max_size=64)
+    pool.opened(64)
+    for number in range(10_000):
+        _, connection = pool.ask(float(number % 100))
+        assert connection is not None
+        pool.turn(connection, number, float(number % 100))
+    affinity = pool.core._roster.affinity
+
+    assert (64, 64, 0) == (len(affinity.held), len(affinity.idle), len(affinity._holders))
