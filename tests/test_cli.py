@@ -371,6 +371,10 @@ def test_what_the_server_refuses_is_a_failure(tmp_path: Path) -> None:
             "rollout good.jsonl --url wss://api.example.com/ --api-key-env NO_KEY",
             "no API key in the environment",
         ),
+        (
+            "rollout good.jsonl --url wss://api.example.com/",
+            "no API key for this host",
+        ),
         ("rollout good.jsonl --url wss://api.example.com/ --api-key-env KEY", "say which with --model"),
         ("rollout good.jsonl --local --agent my_agent", "must be pkg.mod:callable"),
         ("rollout good.jsonl --local --agent my_agent:nothing", "cannot be imported"),

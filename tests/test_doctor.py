@@ -116,6 +116,30 @@ async def test_nothing_is_paid_for_without_a_model() -> None:
         assert 1 == server.statistics().creates
 
 
+@pytest.mark.parametrize(
+    ("url", "named", "base", "expected"),
+    [
+        (None, None, None, "OPENAI_API_KEY"),
+        ("wss://eu.api.openai.com/v1/responses", None, None, "OPENAI_API_KEY"),
+        ("wss://api.x.ai/v1/responses", None, None, "XAI_API_KEY"),
+        ("wss://gateway.invalid/v1/responses", None, None, None),
+        ("ws://127.0.0.1:1/v1/responses", None, None, None),
+        ("ws://127.0.0.1:1/v1/responses", "OPENAI_API_KEY", None, "OPENAI_API_KEY"),
+        ("ws://127.0.0.1:1/v1/responses", None, "https://gateway.invalid/v1", None),
+        (None, None, "https://gateway.invalid/v1", "OPENAI_API_KEY"),
+        (None, "XAI_API_KEY", "https://gateway.invalid/v1", "XAI_API_KEY"),
+    ],
+)
+def test_a_key_that_nobody_named_goes_to_its_own_provider(url, named, base, expected) -> None:
+    """That of the host, or what was named; the base URL of the SDK is set together with its key."""
+    environment = {"OPENAI_API_KEY": "OPENAI_API_KEY", "XAI_API_KEY": "XAI_API_KEY"}
+    if base is not None:
+        environment["OPENAI_BASE_URL"] = base
+    target = find_target(url, "m", named, None, wspool.PoolPolicy(), environment)
+
+    assert (expected, expected) == (target.key, target.key_name)
+
+
 async def test_an_endpoint_without_keys() -> None:
     """One on this machine that asks for none gets none."""
     async with open_server(EchoModel()) as server:
@@ -514,6 +538,8 @@ def test_a_probe_needs_a_model_and_a_key() -> None:
     assert (2, "wspool: the turns need a model; say which with --model\n") == run("probe")
     code, out = run("probe", "--model", "m")
     assert (2, True) == (code, "no API key in the environment variable OPENAI_API_KEY" in out)
+    code, out = run("probe", "--model", "m", "--url", "wss://gateway.invalid/", OPENAI_API_KEY=CANARY)
+    assert (2, True) == (code, "no API key for this host; name the variable" in out)
 
 
 def test_a_probe_of_what_is_not_there() -> None:
@@ -530,7 +556,8 @@ def test_a_probe_of_what_is_not_there() -> None:
 async def test_a_probe_measures() -> None:
     """Every phase and every turn as often as it happened, and a delta sends far less."""
     async with open_server(EchoModel(), api_key=CANARY) as server:
-        arguments = ("probe", "--url", server.url, "-n", "2", "--history", "10000")
+        where = ("--url", server.url, "--api-key-env", "OPENAI_API_KEY")
+        arguments = ("probe", *where, "-n", "2", "--history", "10000")
         code, out = await trio.to_thread.run_sync(
             lambda: run(*arguments, "--json", OPENAI_API_KEY=CANARY), abandon_on_cancel=True
         )

@@ -14,6 +14,7 @@ Provider                  what an endpoint can do: lifetime, lanes, frame limit,
 """
 
 from wspool import errors
+from wspool.core import version as _version
 from wspool.core.events.response import Response
 from wspool.core.events.steering import Steer
 from wspool.core.frames import Event
@@ -27,7 +28,7 @@ from wspool.pool.open import DEFAULT_URL, open_pool
 from wspool.pool.pool import Pool
 from wspool.pool.turn import Turn
 
-__version__ = "0.1.0"
+__version__ = _version.VERSION
 # fmt: off
 __all__ = [
     "AZURE", "DEFAULT_URL", "OPENAI", "PROVIDERS", "VERCEL", "XAI", "Conversation", "ConversationStatistics",

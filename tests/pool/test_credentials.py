@@ -15,6 +15,7 @@ from hypothesis import given, strategies as st
 import wspool
 from tests.helpers import CANARY, FakeConnector, echo, fake_manager, fake_pool, policy, refused, serving
 from wspool.pool.credentials import CredentialError, Redactor, forget, is_secret, secret_source
+from wspool.pool.upgrade import USER_AGENT
 from wspool.server import EchoModel
 from wspool.wire.secret import Secret
 from wspool.wire.wire import ConnectError
@@ -171,7 +172,8 @@ async def test_a_fixed_key_is_given_to_every_dial(autojump_clock) -> None:
     async with fake_pool(connector, headers=[("OpenAI-Organization", "org")]) as pool:
         (await pool.acquire()).release()
 
-    assert (("OpenAI-Organization", "org"), ("Authorization", f"Bearer {CANARY}")) == connector.headers
+    expected = ("OpenAI-Organization", "org"), ("Authorization", f"Bearer {CANARY}")
+    assert (("User-Agent", USER_AGENT), *expected) == connector.headers
 
 
 async def test_a_key_function_is_asked_once_per_dial(autojump_clock) -> None:

@@ -29,6 +29,7 @@ from tests.helpers import (
 from wspool.core.commands import Command
 from wspool.core.lending.pool import PoolCore
 from wspool.pool.open import _PoolManager
+from wspool.pool.upgrade import USER_AGENT
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.websockets import WebSocketsConnector
 
@@ -68,6 +69,8 @@ def test_a_key_is_needed_for_another_machine(monkeypatch) -> None:
     """An endpoint elsewhere without a key is a mistake; one on this machine needs none."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ValueError, match="no API key: set OPENAI_API_KEY"):
+        opened("wss://api.openai.com/v1/responses")
+    with pytest.raises(ValueError, match="no API key: pass api_key="):
         opened("wss://example.com/v1/responses")
     for host in ("localhost", "127.0.0.1", "[::1]"):
         opened(f"ws://{host}:1/v1/responses")
@@ -77,7 +80,7 @@ def test_an_empty_variable_is_no_key(monkeypatch) -> None:
     """An empty environment variable is told, not sent."""
     monkeypatch.setenv("OPENAI_API_KEY", "")
     with pytest.raises(ValueError, match="visible ASCII"):
-        opened()
+        opened(wspool.DEFAULT_URL)
 
 
 async def test_an_endpoint_on_this_machine_gets_no_key_it_does_not_need(monkeypatch, autojump_clock) -> None:
@@ -87,7 +90,7 @@ async def test_an_endpoint_on_this_machine_gets_no_key_it_does_not_need(monkeypa
     async with fake_pool(connector, api_key=None, headers=[("X-A", "b c")]) as pool:
         (await pool.acquire()).release()
 
-    assert (("X-A", "b c"),) == connector.headers
+    assert (("User-Agent", USER_AGENT), ("X-A", "b c")) == connector.headers
 
 
 @pytest.mark.parametrize(

@@ -719,3 +719,44 @@ async def test_a_reset_during_the_upgrade_ends_the_dial_at_once(make):
     assert caught.value.phase == "upgrade"
     assert isinstance(caught.value.__cause__, trio.BrokenResourceError)
     assert isinstance(caught.value.__cause__.__cause__, ConnectionResetError)
+
+
+# Subprotocols
+
+
+async def test_subprotocols_are_offered(make):
+    """In their order, in one header, beside the caller's; without any there is no such header."""
+    for offered in ((), ("realtime", "openai-beta.v1")):
+        heads: list[bytes] = []
+
+        async def script(stream: trio.abc.Stream, heads: list[bytes] = heads) -> None:
+            heads.append(await read_request(stream))
+            await stream.aclose()
+
+        await dial_against(make, script, endpoint(subprotocols=offered))
+        lines = [
+            line for line in heads[0].lower().split(b"\r\n") if line.startswith(b"sec-websocket-protocol")
+        ]
+        assert lines == ([b"sec-websocket-protocol: realtime, openai-beta.v1"] if offered else [])
+
+
+@pytest.mark.parametrize("answer", [b"", b"Sec-WebSocket-Protocol: b"])
+async def test_a_server_takes_one_of_them_or_none(make, answer, autojump_clock):
+    """Both are proper answers."""
+    async with scripted(make, to=endpoint(subprotocols=("a", "b")), extra=answer) as (wire, far):
+        await far.send_all(frame(TEXT, b"hi"))
+        assert ["hi"] == [str(message) for message in await wire.receive()]
+
+
+@pytest.mark.parametrize("offered", [(), ("a", "b")])
+async def test_a_subprotocol_that_was_not_offered_is_no_answer(make, offered, autojump_clock):
+    """RFC 6455 section 4.1 says so."""
+
+    async def script(stream: trio.abc.Stream) -> None:
+        request = await read_request(stream)
+        await stream.send_all(switching_protocols(request, b"Sec-WebSocket-Protocol: c"))
+        await trio.sleep_forever()
+
+    error, took = await dial_against(make, script, endpoint(subprotocols=offered))
+
+    assert ("not a WebSocket handshake" in str(error), 0) == (True, took)

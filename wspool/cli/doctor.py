@@ -19,7 +19,7 @@ _MARKS: Final = {True: ("ok", "green"), False: ("FAIL", "bold red"), None: ("-",
 def doctor(
     url: Url = None,
     model: Model = None,
-    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
+    api_key_env: ApiKeyEnv = None,
     proxy: ProxyUrl = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
 ) -> None:

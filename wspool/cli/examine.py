@@ -16,10 +16,12 @@ import attrs
 import trio
 
 import wspool
-from wspool.cli.target import Target
+from wspool.cli.target import Target, no_key
 from wspool.core.failures import FailureKind, classify_dial
 from wspool.core.plain import plain
+from wspool.core.providers import header_of, provider_at
 from wspool.pool.credentials import Redactor, forget
+from wspool.pool.upgrade import USER_AGENT
 from wspool.wire import dial
 from wspool.wire.secret import Secret
 from wspool.wire.tls import TLSStream
@@ -143,12 +145,25 @@ async def _look_up(target: Target) -> Check:
 def _key(target: Target) -> tuple[Secret | None, str]:
     """The key, and what is wrong with it."""
     if target.key is None:
-        missing = f"there is no API key in the environment variable {target.key_name}; set it, or name "
-        return None, "" if target.local else missing + "another one with --api-key-env"
+        return None, "" if target.local else no_key(target.key_name)
     try:
         return Secret(target.key), ""
     except ValueError as error:
         return None, f"{target.key_name}: {error}"
+
+
+def _headers(target: Target, key: Secret | None) -> list[tuple[str, str]]:
+    who = ("User-Agent", USER_AGENT)
+    return [who] if key is None else [who, header_of(key.reveal(), provider_at(target.endpoint.host))]
+
+
+def _refused(target: Target, key: Secret | None, status: int | None, code: str | None) -> str:
+    """What to do about a key that is missing, or was refused with *status* and *code*."""
+    if key is None:
+        where = f"set {target.key_name}" if target.key_name else "name its variable with --api-key-env"
+        return f"the endpoint wants a key: {where}"
+    said = "" if code is None else f"; the endpoint says {code}"
+    return f"the key in {target.key_name} was refused ({status}): check it and what it may use{said}"
 
 
 async def _dial(
@@ -161,7 +176,7 @@ async def _dial(
         streams.append(await dial.open_stream(endpoint))
         return streams[-1]
 
-    headers = [("Authorization", f"Bearer {key.reveal()}")] if key is not None else []
+    headers = _headers(target, key)
     redactor = Redactor(headers)
     wire: Wire | None = None
     failure: ConnectError | None = None
@@ -194,12 +209,7 @@ async def _dial(
             note(Check("key", False if problem else None, problem or "not judged"))
             return None
         note(Check("upgrade", True, f"the endpoint answers, and asks for a key ({failure.status})", took))
-        advice = f"the key in {target.key_name} was refused ({failure.status}): check it and what it may use"
-        if verdict.code is not None:
-            advice += f"; the endpoint says {verdict.code}"
-        if key is None and not problem:
-            advice = f"the endpoint wants a key: set {target.key_name}"
-        note(Check("key", False, problem or advice))
+        note(Check("key", False, problem or _refused(target, key, failure.status, verdict.code)))
         return None
     server = redactor.shown(dict(wire.headers).get("server", ""), _LONGEST_NAME)
     note(Check("upgrade", True, f"WebSocket{f' by {server}' if server else ''}", took))

@@ -14,7 +14,7 @@ import trio
 import typer
 
 import wspool
-from wspool.cli.target import ApiKeyEnv, Model, ProxyUrl, Target, Url, find_target
+from wspool.cli.target import ApiKeyEnv, Model, ProxyUrl, Target, Url, find_target, no_key
 from wspool.cli.usage import run, usage_error
 from wspool.core.frames import encode
 from wspool.core.plain import plain
@@ -34,7 +34,7 @@ Samples = dict[str, list[float]]
 def probe(
     url: Url = None,
     model: Model = None,
-    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
+    api_key_env: ApiKeyEnv = None,
     proxy: ProxyUrl = None,
     rounds: Annotated[int, typer.Option("-n", "--rounds", min=1, help="Connections to measure on.")] = 5,
     history: Annotated[int, typer.Option(min=0, help="Bytes of history in a full turn.")] = 20_000,
@@ -49,10 +49,7 @@ def probe(
     if target.model is None:
         usage_error("the turns need a model; say which with --model")
     if target.key is None and not target.local:
-        usage_error(
-            f"there is no API key in the environment variable {api_key_env}; set it, or name another one "
-            "with --api-key-env"
-        )
+        usage_error(no_key(target.key_name))
     samples: Samples = {}
     problem = run(_measure, target, rounds, history, samples)
     if problem is not None:

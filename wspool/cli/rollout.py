@@ -41,7 +41,7 @@ def rollout(
     provider: opt.ProviderName = None,
     proxy: ProxyUrl = None,
     model: opt.ModelName = None,
-    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
+    api_key_env: ApiKeyEnv = None,
     concurrency: opt.Concurrency = 128,
     max_connections: opt.MaxConnections = None,
     agent: opt.AgentName = None,

@@ -136,7 +136,7 @@ class Given:
     provider: str | None
     proxy: str | None
     model: str | None
-    api_key_env: str
+    api_key_env: str | None
     concurrency: int
     max_connections: int | None
     agent: str | None

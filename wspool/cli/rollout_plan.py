@@ -17,7 +17,7 @@ import typer
 import wspool
 from wspool.cli.imported import check_arity, imported
 from wspool.cli.rollout_options import Given
-from wspool.cli.target import Target, find_target
+from wspool.cli.target import Target, find_target, no_key
 from wspool.cli.usage import usage_error
 from wspool.core.plain import plain
 from wspool.rollout.batch import BatchError, read_tasks
@@ -119,9 +119,8 @@ def _target(given: Given, batch: Sequence[Task]) -> Target | None:
     target = find_target(given.url, given.model, given.api_key_env, given.proxy, wspool.PoolPolicy())
     if target.key is None and not target.local:
         usage_error(
-            f"the tasks go to {target} ({target.source}), and there is no API key in the environment "
-            f"variable {target.key_name}; set it, name another one with --api-key-env, or say --local, and "
-            "the bundled server answers"
+            f"the tasks go to {target} ({target.source}), and {no_key(target.key_name)}, or say --local, and the "
+            "bundled server answers"
         )
     if target.key is not None:
         try:

@@ -1,6 +1,8 @@
 """Where `doctor` and `probe` go: the endpoint, the key and the proxy that the user means.
 
-As in the provider's own SDKs: `--url`, else OPENAI_BASE_URL, else OpenAI. The key is in a variable.
+As in the provider's own SDKs: `--url`, else OPENAI_BASE_URL, else OpenAI. The key is in a variable, that of
+the host's own provider unless another is named: OPENAI_API_KEY goes to OpenAI's hosts, and to
+OPENAI_BASE_URL, with which it is set.
 """
 
 import os
@@ -12,6 +14,7 @@ import typer
 
 import wspool
 from wspool.cli.usage import usage_error
+from wspool.core.providers import key_variable
 from wspool.wire.dial import environment_proxy, host_header, parse_proxy, parse_url
 from wspool.wire.wire import Endpoint
 
@@ -22,10 +25,14 @@ __all__ = [
     "Target",
     "Url",
     "find_target",
+    "no_key",
 ]
 
 #: Of the provider's SDKs. An http(s) URL without "/responses".
 BASE_URL_VARIABLE: Final = "OPENAI_BASE_URL"
+
+#: Whose key is set together with that.
+_OPENAI: Final = "api.openai.com"
 
 #: Model of an endpoint on this machine, where any name will do.
 _LOCAL_MODEL: Final = "local"
@@ -37,7 +44,13 @@ Url = Annotated[
     ),
 ]
 Model = Annotated[str | None, typer.Option(help="Model for the turns; needed unless on this machine.")]
-ApiKeyEnv = Annotated[str, typer.Option(help="Environment variable that holds the API key.")]
+ApiKeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        help="Environment variable that holds the API key; by default that of the host's own provider, such "
+        "as OPENAI_API_KEY for OpenAI's."
+    ),
+]
 ProxyUrl = Annotated[
     str | None, typer.Option(help='HTTP proxy, http://host:port; "environment" for that of HTTPS_PROXY.')
 ]
@@ -54,7 +67,7 @@ class Target:
         local: True if it is on this machine.
         model: the model for turns, None if none was named.
         key: the key, None if there is none. Not checked yet.
-        key_name: the variable that it is looked for in.
+        key_name: the variable that it is looked for in, None if there is none for this host.
         proxy_url: the proxy's URL, None for none.
         unused_proxy: True if the environment names a proxy that is not used.
     """
@@ -65,7 +78,7 @@ class Target:
     local: bool
     model: str | None
     key: str | None = attrs.field(repr=False)
-    key_name: str
+    key_name: str | None
     proxy_url: str | None = attrs.field(repr=False)
     unused_proxy: bool
 
@@ -78,7 +91,7 @@ class Target:
 def find_target(
     url: str | None,
     model: str | None,
-    api_key_env: str,
+    api_key_env: str | None,
     proxy: str | None,
     policy: wspool.PoolPolicy,
     environment: Mapping[str, str] = os.environ,
@@ -94,7 +107,7 @@ def find_target(
 def _find(
     url: str | None,
     model: str | None,
-    api_key_env: str,
+    api_key_env: str | None,
     proxy: str | None,
     policy: wspool.PoolPolicy,
     environment: Mapping[str, str],
@@ -116,6 +129,9 @@ def _find(
     if proxy == "environment":
         proxy, named = named, None
         endpoint = attrs.evolve(endpoint, proxy=parse_proxy(proxy) if proxy is not None else None)
+    if source == BASE_URL_VARIABLE and api_key_env is None:
+        api_key_env = key_variable(_OPENAI)
+    key_name, key = _find_key(endpoint.host, api_key_env, environment)
     local = endpoint.host in ("localhost", "::1") or endpoint.host.startswith("127.")
     return Target(
         url=url,
@@ -123,10 +139,28 @@ def _find(
         endpoint=endpoint,
         local=local,
         model=model or (_LOCAL_MODEL if local else None),
-        key=environment.get(api_key_env) or None,
-        key_name=api_key_env,
+        key=key,
+        key_name=key_name,
         proxy_url=proxy,
         unused_proxy=named is not None and proxy is None,
+    )
+
+
+def _find_key(
+    host: str, api_key_env: str | None, environment: Mapping[str, str] = os.environ
+) -> tuple[str | None, str | None]:
+    """Return the variable that a key for *host* is looked for in, and the key; None for none."""
+    name = api_key_env or key_variable(host)
+    return name, (environment.get(name) or None) if name is not None else None
+
+
+def no_key(name: str | None) -> str:
+    """Return what to say where there is no key in the variable *name*."""
+    if name is None:
+        return "there is no API key for this host; name the variable that holds it with --api-key-env"
+    return (
+        f"there is no API key in the environment variable {name}; set it, or name another one "
+        "with --api-key-env"
     )
 
 

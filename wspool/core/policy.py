@@ -15,6 +15,7 @@ __all__ = [
     "AZURE",
     "OPENAI",
     "PROVIDERS",
+    "UNKNOWN",
     "VERCEL",
     "XAI",
     "OnCancel",
@@ -42,6 +43,9 @@ _SPREAD_SHARE: Final = 1 / 5
 _RESERVE_SHARE: Final = 1 / 4
 _SLACK_SHARE: Final = 1 / 20
 
+
+#: Lanes that are kept ready by default.
+_MIN_IDLE: Final = 2
 
 #: Fields for which None means something: no limit, the provider's limit, never.
 _OPTIONAL: Final = frozenset(
@@ -79,6 +83,8 @@ class Provider:
             flight on a lane is taken for it, unless it is known to be about an earlier one.
         stores_by_default: True when it keeps a response whose request left `store` out, so that any
             connection can continue from it.
+        key_header: header of the upgrade that carries the key: `Authorization` as a Bearer, any other the
+            key alone. To Azure (`api-key`) a token of Entra ID goes as a Bearer all the same.
     """
 
     name: str
@@ -90,6 +96,7 @@ class Provider:
     steering: bool = False
     trust: Trust = "exact"
     stores_by_default: bool = False
+    key_header: str = "Authorization"
 
     def __attrs_post_init__(self) -> None:
         _check(self, "max_lifetime", least=SHORTEST)
@@ -105,9 +112,9 @@ class Provider:
 OPENAI: Final = Provider(name="openai", lanes=16, steering=True, stores_by_default=True)
 #: An endpoint of which nothing was said: taken for OpenAI's, but for what it keeps. There are servers that
 #: count their responses anew on each connection, and what is not kept may be found under another's name.
-UNKNOWN: Final = attrs.evolve(OPENAI, stores_by_default=False)
-#: Azure OpenAI. 60 minutes, no multiplexing: its WebSocket how-to.
-AZURE: Final = Provider(name="azure")
+UNKNOWN: Final = attrs.evolve(OPENAI, name="unknown", stores_by_default=False)
+#: Azure OpenAI. 60 minutes, no multiplexing: its WebSocket how-to. Keys as `api-key`: its REST reference.
+AZURE: Final = Provider(name="azure", key_header="api-key")
 #: api.x.ai. 25 minutes: its WebSocket mode page.
 XAI: Final = Provider(name="xai", max_lifetime=1500.0)
 #: Vercel AI Gateway. About 13 minutes, 4 MiB frames, a close after every error: its documentation.
@@ -141,13 +148,18 @@ class Schedule:
         return 0.0 if self.retire_from == math.inf else self.retire_to - self.retire_from
 
 
+def _ready(policy: PoolPolicy) -> int:
+    """Return how many lanes are kept ready where nobody says it."""
+    return 1 if policy.max_size == 1 else _MIN_IDLE
+
+
 @attrs.frozen(kw_only=True)
 class PoolPolicy:
     """How a pool behaves.
 
     Attributes:
         max_size: connections at most (dialing, open and retiring ones).
-        min_idle: lanes kept ready ahead of demand.
+        min_idle: lanes kept ready ahead of demand; by default 2, or `max_size` if that is less.
         max_idle: seconds a connection above `min_idle` may be idle.
         dial_concurrency: dials at once at most.
         lanes: turns at once on one connection at most, where the provider has lanes. They share one
@@ -189,7 +201,7 @@ class PoolPolicy:
     """
 
     max_size: int = 128
-    min_idle: int = 2
+    min_idle: int = attrs.field(default=attrs.Factory(_ready, takes_self=True))
     max_idle: float = 300.0
     dial_concurrency: int = 16
     lanes: int = 1

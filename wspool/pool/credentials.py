@@ -35,6 +35,7 @@ __all__ = [
     "discreet",
     "forget",
     "is_secret",
+    "names_a_secret",
     "secret_source",
 ]
 
@@ -155,9 +156,14 @@ async def _asked(ask: Callable[[], object]) -> Secret:
         raise _NoKeyError(f"returned no key ({error})") from None
 
 
+def names_a_secret(name: str) -> bool:
+    """Return whether *name*, of a header or a subprotocol, says that a credential is with it."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def is_secret(name: str, value: str) -> bool:
     """Return whether *value* of header *name* has to be taken out of what a server says."""
-    return len(value) >= _SHORTEST and _SECRET_NAME.search(name) is not None
+    return len(value) >= _SHORTEST and names_a_secret(name)
 
 
 class Redactor:
@@ -165,14 +171,16 @@ class Redactor:
 
     Args:
         headers: the headers of that request.
+        subprotocols: those that it offers; there are endpoints that take a key as the last word of one.
     """
 
     __slots__ = ("_secrets",)
 
-    def __init__(self, headers: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(self, headers: Sequence[tuple[str, str]] = (), subprotocols: Sequence[str] = ()) -> None:
+        offered = ((name, name.replace(".", " ")) for name in subprotocols)
         self._secrets = tuple(
             Secret(word)
-            for name, value in headers
+            for name, value in (*headers, *offered)
             if is_secret(name, value)
             for word in _SEPARATOR.split(value)
             if len(word) >= _SHORTEST

@@ -89,7 +89,7 @@ class Dialer:
             WireClosedError: the answer did not come, or not whole.
         """
         headers = await self._ask_headers()
-        redactor = Redactor(headers)
+        redactor = self._redactor(headers)
         try:
             resource = below(self._setup.endpoint.resource, suffix)
             answer = await http.post(self._setup.endpoint, resource, headers, body, self._setup.open_stream)
@@ -98,6 +98,9 @@ class Dialer:
             forget(error, redactor)
             raise
         return answer if answer.status == 200 else redactor.answer(answer)
+
+    def _redactor(self, headers: Headers) -> Redactor:
+        return Redactor(headers, self._setup.endpoint.subprotocols)
 
     async def _ask_headers(self) -> Headers:
         limit = self._setup.policy.connect_timeout
@@ -111,7 +114,7 @@ class Dialer:
         # The connector bounds the dial itself, and says in which phase its time was up.
         began, failure = trio.current_time(), "the dial was stopped"
         seconds: Mapping[str, float] = {}
-        link.redactor = Redactor(headers)
+        link.redactor = self._redactor(headers)
         try:
             with stopwatch() as seconds:
                 wire = await connector.connect(nursery, self._setup.endpoint, headers)

@@ -7,30 +7,30 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, TypedDict, runtime_checkable
+from typing import Any, Final, Literal, TypedDict
 
 import attrs
 import trio
 
 from wspool.core.frames import encode
-from wspool.core.policy import OPENAI, UNKNOWN, PoolPolicy, Provider
+from wspool.core.policy import PoolPolicy, Provider
+from wspool.core.providers import provider_at, provider_named
 from wspool.errors import RequestTooLargeError
-from wspool.pool.credentials import ApiKey, discreet, secret_source
+from wspool.pool.credentials import ApiKey, discreet
 from wspool.pool.instrument import Instrument
 from wspool.pool.pool import Pool
-from wspool.pool.setup import Headers, Setup, carried
+from wspool.pool.setup import Setup, carried, opener_of
 from wspool.pool.shell import Shell
+from wspool.pool.upgrade import GivenHeaders, upgrade_headers
 from wspool.pool.upkeep import warm_up_request
 from wspool.wire import dial
 from wspool.wire.dial import environment_proxy, parse_proxy, parse_url
-from wspool.wire.headers import check_headers
+from wspool.wire.headers import check_subprotocols
 from wspool.wire.trio_websocket import TrioWebSocketConnector
-from wspool.wire.url import is_loopback
 from wspool.wire.wire import Connector, Endpoint
 
 __all__ = ["DEFAULT_URL", "open_pool"]
@@ -39,14 +39,6 @@ logger = logging.getLogger("wspool.pool")
 
 #: OpenAI's endpoint. Source: its WebSocket mode guide.
 DEFAULT_URL: Final = "wss://api.openai.com/v1/responses"
-OPENAI_HOST: Final = "api.openai.com"
-#: Where the key comes from when none is given, as in the provider's own SDKs.
-KEY_VARIABLE: Final = "OPENAI_API_KEY"
-
-#: Headers that say how the connection itself is made: a second one makes proxies and servers disagree.
-_HANDSHAKE_HEADERS: Final = frozenset(
-    {"connection", "content-length", "host", "proxy-authorization", "transfer-encoding", "upgrade"}
-)
 
 
 @discreet
@@ -54,12 +46,13 @@ def open_pool(
     url: str = DEFAULT_URL,
     *,
     api_key: ApiKey | None = None,
-    provider: Provider | None = None,
+    provider: Provider | str | None = None,
     policy: PoolPolicy | None = None,
     wire: Literal["auto", "trio-websocket", "websockets", "http"] | Connector = "auto",
     fallback: Literal["http"] | None = None,
     warm_up: Mapping[str, Any] | None = None,
-    headers: Sequence[tuple[str, str]] = (),
+    headers: GivenHeaders = (),
+    subprotocols: Sequence[str] = (),
     ssl_context: ssl.SSLContext | Literal["truststore"] | None = None,
     proxy: str | Literal["environment"] | None = None,
     allow_insecure: bool = False,
@@ -71,18 +64,20 @@ def open_pool(
     Args:
         url: the endpoint, ws:// or wss://. ws:// only to this machine, unless *allow_insecure*.
         api_key: the key, or a function that returns one, async or not, and is asked for each dial
-            (`wspool.pool.credentials.ApiKey`). By default the environment variable OPENAI_API_KEY; an
-            endpoint on this machine needs none.
-        provider: what the endpoint can do; by default what OpenAI's can.
+            (`wspool.pool.credentials.ApiKey`). By default what the environment has for this very host
+            (OPENAI_API_KEY, AZURE_OPENAI_API_KEY, XAI_API_KEY, AI_GATEWAY_API_KEY), nothing for any other.
+            An endpoint on this machine needs none, nor does one whose key is a header.
+        provider: what the endpoint can do, or "openai", "azure", "xai", "vercel". By default it is known by
+            the host; who is not is taken for OpenAI, but for what that keeps unasked.
         policy: the limits; by default `PoolPolicy()`. If this process may not open as many files as
             `max_size` needs, its limit is raised; if it cannot be, there are fewer connections and a warning.
-        wire: how messages are carried: a connector of your own, or a name. "websockets" is the fast
-            wire (extra: fast), "auto" takes it if it is installed and "trio-websocket" if not. "http" is
-            one POST for each (`wspool.wire.http_wire`).
+        wire: a connector of your own, or a name. "websockets" is the fast wire (extra: fast), "auto" takes it
+            if it is installed and "trio-websocket" if not. "http" is one POST each (`wspool.wire.http_wire`).
         fallback: "http" to do that while WebSockets are of no use (`wspool.core.fallback`). Without lanes.
-        warm_up: body of a request without output that each new connection gets ahead of
-            demand; the first turn with equal model, instructions and tools continues from it.
-        headers: further headers of the upgrade request, such as OpenAI-Organization.
+        warm_up: body of a request without output that each new connection gets ahead of demand; the first
+            turn with equal model, instructions and tools continues from it.
+        headers: further headers of the upgrade request, a mapping or pairs. A User-Agent replaces ours.
+        subprotocols: WebSocket subprotocols to offer (RFC 6455 section 1.9).
         ssl_context: for wss://; by default `ssl.create_default_context()`. "truststore" takes the
             certificates that this machine's administrator trusts (extra: truststore).
         proxy: an HTTP proxy to tunnel through, http://user:password@host:port. "environment" takes it
@@ -102,27 +97,36 @@ def open_pool(
         ImportError: the wire or truststore was asked for and is not installed.
     """
     policy = policy if policy is not None else PoolPolicy()
-    context = _truststore(ssl_context) if isinstance(ssl_context, str) else ssl_context
-    endpoint = _endpoint(url, policy, context, proxy, allow_insecure)
-    renewable, ask_headers = _headers(api_key, headers, endpoint)
-    if provider is None:
-        provider = OPENAI if endpoint.host == OPENAI_HOST else UNKNOWN
+    endpoint = _endpoint(url, policy, _context(ssl_context), proxy, allow_insecure, subprotocols)
+    known = _provider(provider, endpoint.host)
+    renewable, ask_headers = upgrade_headers(api_key, headers, endpoint, known)
     setup = Setup(
         endpoint=endpoint,
-        **_ways(wire, fallback, policy, provider),
+        **_ways(wire, fallback, policy, known),
         headers=ask_headers,
         renewable=renewable,
-        provider=provider,
+        provider=known,
         policy=policy,
-        warm_up=_warm_up(warm_up, provider),
+        warm_up=_warm_up(warm_up, known),
         instrument=instrument if instrument is not None else Instrument(),
         trace=trace,
     )
     return _PoolManager(_fitted(setup))
 
 
+def _provider(provider: Provider | str | None, host: str) -> Provider:
+    if provider is None:
+        return provider_at(host)
+    return provider_named(provider) if isinstance(provider, str) else provider
+
+
 def _endpoint(
-    url: str, policy: PoolPolicy, context: ssl.SSLContext | None, proxy: str | None, allow_insecure: bool
+    url: str,
+    policy: PoolPolicy,
+    context: ssl.SSLContext | None,
+    proxy: str | None,
+    allow_insecure: bool,
+    subprotocols: Sequence[str],
 ) -> Endpoint:
     endpoint = parse_url(
         url,
@@ -133,40 +137,11 @@ def _endpoint(
         max_message_size=policy.max_message_size,
         proxy=parse_proxy(proxy) if proxy is not None and proxy != "environment" else None,
     )
+    endpoint = attrs.evolve(endpoint, subprotocols=check_subprotocols(subprotocols))
     if proxy == "environment":
         found = environment_proxy(endpoint.host, endpoint.port)
         return attrs.evolve(endpoint, proxy=parse_proxy(found)) if found is not None else endpoint
     return endpoint
-
-
-def _headers(
-    api_key: ApiKey | None, headers: Sequence[tuple[str, str]], endpoint: Endpoint
-) -> tuple[bool, Callable[[], Awaitable[Headers]]]:
-    """Return whether the credential can be renewed, and what gives all headers of one dial."""
-    fixed = tuple(headers)
-    check_headers(fixed)
-    for name, _ in fixed:
-        _check_name(name)
-    if api_key is None:
-        api_key = os.environ.get(KEY_VARIABLE)
-    if api_key is None and not is_loopback(endpoint.host):
-        raise ValueError(f"no API key: set {KEY_VARIABLE}, or pass api_key=")
-    source = secret_source(api_key) if api_key is not None else None
-
-    async def ask_headers() -> Headers:
-        if source is None:
-            return fixed
-        # Built here for one dial and kept nowhere.
-        return (*fixed, ("Authorization", f"Bearer {(await source()).reveal()}"))
-
-    return callable(api_key), ask_headers
-
-
-def _check_name(name: str) -> None:
-    if name.lower() == "authorization":
-        raise ValueError("pass the credential as api_key=, not as a header")
-    if name.lower() in _HANDSHAKE_HEADERS or name.lower().startswith("sec-websocket-"):
-        raise ValueError(f"header {name!r} belongs to the handshake itself; leave it out")
 
 
 def _warm_up(body: Mapping[str, Any] | None, provider: Provider) -> Mapping[str, Any] | None:
@@ -190,11 +165,6 @@ def _fitted(setup: Setup) -> Setup:
     return attrs.evolve(
         setup, policy=attrs.evolve(policy, max_size=most, min_idle=min(policy.min_idle, most))
     )
-
-
-@runtime_checkable
-class _StreamOpener(Protocol):
-    open_stream: dial.OpenStream
 
 
 class _PoolManager:
@@ -285,7 +255,6 @@ def _http_connector(opener: dial.OpenStream) -> Connector:
 class _Ways(TypedDict):
     connector: Connector
     fallback: Connector | None
-    open_stream: dial.OpenStream
 
 
 def _ways(wire: str | Connector, fallback: str | None, policy: PoolPolicy, provider: Provider) -> _Ways:
@@ -295,17 +264,20 @@ def _ways(wire: str | Connector, fallback: str | None, policy: PoolPolicy, provi
     if fallback is not None and min(policy.lanes, provider.lanes) > 1:
         raise ValueError("fallback='http' is not for a pool with lanes, which HTTP has not: leave one out")
     connector = _connector(wire) if isinstance(wire, str) else wire
-    # What is sent by HTTP goes the way that WebSockets go, where a connector says which that is.
-    opener = connector.open_stream if isinstance(connector, _StreamOpener) else dial.open_stream
     return {
         "connector": connector,
-        "fallback": None if fallback is None else _http_connector(opener),
-        "open_stream": opener,
+        "fallback": None if fallback is None else _http_connector(opener_of(connector)),
     }
 
 
-def _truststore(name: str) -> ssl.SSLContext:
-    """Return a context that trusts what the operating system trusts. Only here is truststore imported."""
+def _context(context: ssl.SSLContext | str | None) -> ssl.SSLContext | None:
+    """Return the context asked for: one that trusts what the system trusts, where it is called truststore.
+
+    Only here is that library imported.
+    """
+    name = context
+    if not isinstance(name, str):
+        return name
     if name != "truststore":
         raise ValueError(f"ssl_context={name!r} is neither 'truststore' nor an ssl.SSLContext")
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
@@ -16,9 +16,19 @@ from wspool.wire.descriptors import room_for
 from wspool.wire.dial import OpenStream
 from wspool.wire.wire import Connector, Endpoint
 
-__all__ = ["Headers", "Setup", "carried"]
+__all__ = ["Headers", "Setup", "carried", "opener_of"]
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
+
+
+@runtime_checkable
+class _StreamOpener(Protocol):
+    open_stream: OpenStream
+
+
+def opener_of(connector: Connector) -> OpenStream:
+    """Return how *connector* gets a byte stream, where it says that; else how it is got by default."""
+    return connector.open_stream if isinstance(connector, _StreamOpener) else dial.open_stream
 
 
 @attrs.frozen(kw_only=True)
@@ -28,13 +38,11 @@ class Setup:
     Attributes:
         fallback: makes the wires that are taken where the connector's are of no use, if any shall be.
         renewable: True when `headers` may hold a new credential if it is asked again.
-        open_stream: how to get a byte stream for what is sent by HTTP: the way that the connector goes.
     """
 
     endpoint: Endpoint
     connector: Connector
     fallback: Connector | None = None
-    open_stream: OpenStream
     headers: Callable[[], Awaitable[Headers]] = attrs.field(repr=False)
     renewable: bool = False
     provider: Provider
@@ -46,6 +54,11 @@ class Setup:
     warmth: WarmUp | None = attrs.field(
         init=False, repr=False, default=attrs.Factory(lambda self: _warmth(self.warm_up), takes_self=True)
     )
+
+    @property
+    def open_stream(self) -> OpenStream:
+        """How to get a byte stream for what goes by HTTP: as WebSockets do, if the connector says it."""
+        return opener_of(self.connector)
 
     @property
     def sockets(self) -> bool:

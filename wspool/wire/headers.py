@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["check_headers", "encode_headers"]
+__all__ = ["check_headers", "check_subprotocols", "encode_headers"]
 
 #: Header names and values that cannot break out of their line. Source: RFC 9110 sections 5.1 and 5.5; of
 #: its values those that are visible ASCII and not empty.
@@ -28,6 +28,23 @@ def check_headers(headers: Sequence[tuple[str, str]]) -> None:
     if problem is not None:
         del headers
         raise ValueError(problem)
+
+
+def check_subprotocols(names: Sequence[str]) -> tuple[str, ...]:
+    """Return *names* as a request can offer them.
+
+    Raises:
+        TypeError, ValueError: they are no names, or one is there twice. The text shows none: there are
+            endpoints that take a key in one.
+    """
+    if isinstance(names, str):
+        raise TypeError("subprotocols is a list of names, not one text")
+    offered = tuple(names)
+    problem = not all(_is(_NAME, name) for name in offered) or len(set(offered)) < len(offered)
+    if problem:
+        del names, offered
+        raise ValueError("a subprotocol is a name without spaces or commas (RFC 6455), and is offered once")
+    return offered
 
 
 def encode_headers(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

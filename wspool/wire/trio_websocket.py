@@ -135,6 +135,7 @@ async def _run(
                     cast("trio.SocketStream", stream),
                     dial.host_header(endpoint),
                     endpoint.resource,
+                    subprotocols=endpoint.subprotocols,
                     extra_headers=fields,
                     message_queue_size=_QUEUE,
                     max_message_size=endpoint.max_message_size,

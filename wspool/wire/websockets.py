@@ -25,6 +25,7 @@ from typing import Final
 import trio
 from websockets.client import ClientProtocol
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
 from wspool.wire import dial
@@ -90,6 +91,7 @@ class WebSocketsConnector:
                     extensions=[ClientPerMessageDeflateFactory(compress_settings={"memLevel": 5})]
                     if self._compression
                     else None,
+                    subprotocols=[Subprotocol(name) for name in endpoint.subprotocols] or None,
                     max_size=endpoint.max_message_size,
                     logger=_SILENT,
                 )

@@ -123,6 +123,7 @@ class Endpoint:
         connect_timeout: seconds for the whole dial, from name lookup to the 101 answer.
         close_timeout: seconds for a closing handshake before the stream is dropped.
         max_message_size: largest inbound message accepted, in bytes, all its fragments together.
+        subprotocols: those that the upgrade request offers. Not shown: some put a key into one.
     """
 
     host: str
@@ -133,6 +134,7 @@ class Endpoint:
     connect_timeout: float
     close_timeout: float
     max_message_size: int
+    subprotocols: tuple[str, ...] = attrs.field(default=(), repr=False)
 
 
 class Wire(Protocol):
