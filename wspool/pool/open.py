@@ -78,18 +78,17 @@ def open_pool(
             turn with equal model, instructions and tools continues from it.
         headers: further headers of the upgrade request, a mapping or pairs. A User-Agent replaces ours.
         subprotocols: WebSocket subprotocols to offer (RFC 6455 section 1.9).
-        ssl_context: for wss://; by default `ssl.create_default_context()`. "truststore" takes the
-            certificates that this machine's administrator trusts (extra: truststore).
+        ssl_context: for wss://; by default `ssl.create_default_context()`. "truststore" takes the certificates
+            that this machine's administrator trusts (extra: truststore).
         proxy: an HTTP proxy to tunnel through, http://user:password@host:port. "environment" takes it
             from HTTPS_PROXY or ALL_PROXY, heeding NO_PROXY; these are not looked at unless asked.
         allow_insecure: True to send the key unencrypted to another machine.
         instrument: watches the pool.
-        trace: called with each line of a trace of the pool's decisions, which `wspool.testing.replay`
-            replays. No key and no text is in it. Called synchronously; it must not use the pool.
+        trace: called with each line of a trace of the pool's decisions (`wspool.testing.replay`), without key
+            and text. Called synchronously; it must not use the pool.
 
-    Leaving the block refuses newcomers, drops leases that are still held, says goodbye for at
-    most `policy.close_timeout` seconds and leaves no task and no socket. An exception of the
-    block comes out as it is.
+    Leaving the block refuses newcomers, drops leases that are still held, says goodbye for at most
+    `policy.close_timeout` seconds and leaves nothing. An exception of the block comes out as it is.
 
     Raises:
         ValueError, TypeError: an argument is not usable; the text says why, and nothing shows the key.
@@ -101,8 +100,8 @@ def open_pool(
     known = _provider(provider, endpoint.host)
     renewable, ask_headers = upgrade_headers(api_key, headers, endpoint, known)
     setup = Setup(
-        endpoint=endpoint,
         **_ways(wire, fallback, policy, known),
+        endpoint=endpoint,
         headers=ask_headers,
         renewable=renewable,
         provider=known,
