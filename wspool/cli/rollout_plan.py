@@ -119,8 +119,8 @@ def _target(given: Given, batch: Sequence[Task]) -> Target | None:
     target = find_target(given.url, given.model, given.api_key_env, given.proxy, wspool.PoolPolicy())
     if target.key is None and not target.local:
         usage_error(
-            f"the tasks go to {target} ({target.source}), and {no_key(target.key_name)}, or say --local, and the "
-            "bundled server answers"
+            f"the tasks go to {target} ({target.source}), and {no_key(target.key_name)}, or say --local, and "
+            "the bundled server answers"
         )
     if target.key is not None:
         try:
