@@ -78,8 +78,8 @@ def open_pool(
             turn with equal model, instructions and tools continues from it.
         headers: further headers of the upgrade request, a mapping or pairs. A User-Agent replaces ours.
         subprotocols: WebSocket subprotocols to offer (RFC 6455 section 1.9).
-        ssl_context: for wss://; by default `ssl.create_default_context()`. "truststore" takes the certificates
-            that this machine's administrator trusts (extra: truststore).
+        ssl_context: for wss://; by default `ssl.create_default_context()`. "truststore" takes the
+            certificates that this machine's administrator trusts (extra: truststore).
         proxy: an HTTP proxy to tunnel through, http://user:password@host:port. "environment" takes it
             from HTTPS_PROXY or ALL_PROXY, heeding NO_PROXY; these are not looked at unless asked.
         allow_insecure: True to send the key unencrypted to another machine.
