@@ -39,6 +39,7 @@ from tests.helpers import (
     said,
 )
 from tests.simulation.world import deterministic
+from wspool.core.sending.sendable import NO_OUTPUT
 from wspool.wire.wire import ConnectError
 
 __all__ = ["CANCELS", "Outcome", "run_world"]
@@ -157,7 +158,11 @@ _MISHAPS: Final = ("refused", "too many", "limit", "broken", "error")
 
 
 def answer_to(seen: Sequence[Item]) -> list[Item]:
-    """What the far end says to what it has seen: a call first, if that is asked for, and else a digest."""
+    """What the far end says to what it has seen: a call first, if that is asked for, and else a digest.
+
+    What is said of calls that were passed over is nothing that was told.
+    """
+    seen = [item for item in seen if item.get("output") != NO_OUTPUT]
     if "call" in json.dumps(seen[-1].get("content", "")):
         call = {"type": "function_call", "name": "work", "arguments": "{}", "call_id": f"call_{len(seen)}"}
         return [call]

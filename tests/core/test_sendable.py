@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from wspool.core.commands import ConnectionId, LaneId
 from wspool.core.encoding import Encoded
@@ -204,6 +204,57 @@ def test_a_call_id_that_is_too_long_is_made_shorter() -> None:
     assert {sendable.CALLS} == notes
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "function_call",
+        "custom_tool_call",
+        "local_shell_call",
+        "shell_call",
+        "apply_patch_call",
+        "tool_search_call",
+    ],
+)
+def test_a_call_that_was_passed_over_is_closed(kind: str) -> None:
+    """Right behind it and in the form of its kind, so that a strict server takes it; and it is said."""
+    call: Item = {**CALL, "type": kind, "input": "", "execution": "client"}
+    second: Item = {**call, "id": "fc_2", "call_id": "c2"}
+    items, notes = sent([USER, THOUGHT, call, second, USER, SAID], [USER])
+
+    assert [USER, THOUGHT, call, second, USER, SAID, USER] == [*items[:3], items[4], *items[6:]]
+    assert ["c1", "c2"] == [items[place]["call_id"] for place in (3, 5)]
+    assert sendable.NO_OUTPUT in str(items[3]) or items[3]["tools"] == []
+    assert {sendable.UNANSWERED} == notes
+    assert NOTHING.judge(items, items, stored=False)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("history", "new"),
+    [
+        ([USER, CALL], [USER]),  # the last response's are the caller's to answer
+        ([USER, CALL, USER], [OUTPUT]),  # a steer goes before it
+        ([USER, CALL, OUTPUT, SAID], [USER]),
+        ([USER, CALL, USER, SAID], [OUTPUT]),  # late, but there
+        ([USER, {**CALL, "async": True}, USER, SAID], [USER]),
+        (
+            [
+                USER,
+                {**CALL, "type": "shell_call", "environment": {"type": "container_reference"}},
+                USER,
+                SAID,
+            ],
+            [USER],
+        ),
+        ([USER, {**CALL, "type": "computer_call"}, USER, SAID], [USER]),  # there is no picture of nothing
+        ([USER, {**CALL, "type": "tool_search_call"}, USER, SAID], [USER]),  # the server's own
+        ([USER, CALL, OUTPUT], []),
+    ],
+)
+def test_no_other_call_is_closed(history: list[Item], new: list[Item]) -> None:
+    """What is not owed, not yet passed over, or answered after all."""
+    assert ([*history, *new], set()) == sent(history, new)
+
+
 def looks(of: Callable[[], object]) -> int:
     """How many items are looked into when *of* is called."""
     found = 0
@@ -287,17 +338,24 @@ outputs: st.SearchStrategy[list[Any]] = st.lists(
 
 
 @settings(max_examples=400)
-@given(turns=st.lists(st.tuples(st.booleans(), outputs), max_size=4), edited=st.booleans())
-def test_whatever_a_server_said_a_strict_one_takes(turns: list[tuple[bool, Any]], edited: bool) -> None:
-    """Turns of any kind, each call answered as `run` answers it; then all is sent in full."""
+@example(
+    turns=[
+        (False, False, [{"type": "function_call"}, {"type": "custom_tool_call", "id": "a", "call_id": None}]),
+        (False, True, []),
+    ],
+    edited=False,
+)
+@given(turns=st.lists(st.tuples(st.booleans(), st.booleans(), outputs), max_size=4), edited=st.booleans())
+def test_whatever_a_server_said_a_strict_one_takes(turns: list[tuple[bool, bool, Any]], edited: bool) -> None:
+    """Turns of any kind, calls answered as `run` answers them, or passed over; then all is sent in full."""
     chain = Chain()
-    for number, (stored, said) in enumerate(turns):
+    for number, (stored, answers, said) in enumerate(turns):
         open_calls = [item for item in chain.items if item["type"].endswith("_call") and "call_id" in item]
         answered = {item.get("call_id") for item in chain.items if item["type"].endswith("_output")}
         new = [
             {"type": f"{call['type']}_output", "call_id": call["call_id"], "output": "x"}
             for call in open_calls
-            if call["call_id"] not in answered
+            if answers and call["call_id"] not in answered
         ]
         chain.extend(encode_items([*new, USER]), Output.of(said), f"resp_{number}", LANE, asked=stored)
     if edited:
@@ -305,6 +363,8 @@ def test_whatever_a_server_said_a_strict_one_takes(turns: list[tuple[bool, Any]]
     before = chain.items
     items = read_items(chain.replay(encode_items([USER]), asks_store=False))
     owed = NOTHING.after(items).open
+    last = turns[-1][2] if turns else []
+    assert not owed or edited or any("call" in item["type"] for item in last), "a call was left open"
     closing: list[Item] = [
         {"type": f"{words.replace(' ', '_')}_output", "call_id": call, "output": "closed"}
         for call, words in owed.items()

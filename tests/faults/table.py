@@ -40,8 +40,8 @@ _SECTIONS: Final = {
         "The catalogue",
         "F01 to F30 are about the connection, F31 to F47 about the way to it, F48 to F68 about what is said "
         "over it, F69 to F86 about your tasks, the process and its clocks, F95 to F97 about refusals, F111 "
-        "to F118 about what is sent again, F127 to F133 about an endpoint that is of no use, the rest about "
-        "security.",
+        "to F118 and from F141 on about what is sent again, F127 to F133 about an endpoint of no use, "
+        "the rest about security.",
     ),
     "D": ("Defects of other clients", "What other clients of this protocol were seen to get wrong."),
 }

@@ -8,7 +8,9 @@ import pytest
 import trio
 
 import wspool
+from wspool.core.sending.sendable import NO_OUTPUT
 from wspool.server import Fault, FaultRule, ModelRequest, ModelTurn, function_call, message
+from wspool.server.protocol.history import NOTHING
 
 from .scene import Make, Scene, faulty
 
@@ -188,3 +190,23 @@ async def test_f118_items_that_are_not_taken(make: Make, autojump_clock) -> None
         assert "input[2]" == story.assert_failed(wspool.ResponseFailedError, "invalid_value").param
         conversation.edit([item for item in conversation.items if item["type"] != "thinking"])
         (await scene.ask("two", conversation=conversation)).assert_answer("ok")
+
+
+async def test_f141_a_call_that_was_never_answered(make: Make, autojump_clock) -> None:
+    """F141: a call has no output, the server went on without all the same, and another one, or the same after
+    a loss, does not -> nothing: in what is sent in full an output follows that says so, and a warning says so
+    once; the calls of the last response are yours to answer.
+    """
+    model = Odd(function_call("look", {}, call_id="c1"))
+    async with (
+        faulty(make, *LOST, model=model, lenient=True) as scene,
+        scene.pool.conversation(model="m", store=False) as conversation,
+    ):
+        await conversation.respond("one")
+        assert "ok" == (await conversation.respond("two")).output_text
+        await trio.sleep(6)
+        assert "ok" == (await conversation.respond("three")).output_text
+        seen = model.seen[-1]
+        assert "function_call_output" not in [item["type"] for item in conversation.items]
+    assert NOTHING.judge(seen, seen, stored=False)[1] is None
+    assert {"type": "function_call_output", "call_id": "c1", "output": NO_OUTPUT} == seen[2]

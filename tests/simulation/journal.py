@@ -27,6 +27,7 @@ from typing import Any, Final
 import attrs
 import trio
 
+from tests.simulation.odd import rewritten
 from wspool import PoolPolicy
 from wspool.server import Entry, Item, context_digest
 from wspool.wire.wire import Wire
@@ -92,14 +93,18 @@ class TappedWire:
         link: its number.
         counted: None to leave the ids alone; else the client sees `resp_1`, `resp_2` ... of each connection,
             and with a number the count begins anew after so many.
+        odd: True to rewrite items on their way to the client.
     """
 
-    def __init__(self, wire: Wire, journal: Journal, link: int, counted: int | None = None) -> None:
+    def __init__(
+        self, wire: Wire, journal: Journal, link: int, counted: int | None = None, *, odd: bool = False
+    ) -> None:
         self.headers = wire.headers
         self._wire = wire
         self._journal = journal
         self._link = link
         self._counted = counted
+        self._odd = odd
         self._count = 0
         self._names = journal.names[link]
 
@@ -122,10 +127,12 @@ class TappedWire:
             self._journal.hear(self._link, event, sure=sure)
             # Either may end the connection, and what came in one read with it is not heard any more.
             sure = sure and event["type"] not in ("error", "response.created")
-        if self._counted is None:
+        if self._counted is None and not self._odd:
             return messages
-        texts = (message if isinstance(message, str) else message.decode() for message in messages)
-        return [_ID.sub(self._name, text) for text in texts]
+        texts = [message if isinstance(message, str) else message.decode() for message in messages]
+        if self._odd:
+            texts = [rewritten(text) for text in texts]
+        return texts if self._counted is None else [_ID.sub(self._name, text) for text in texts]
 
     def _name(self, found: re.Match[str]) -> str:
         if found[0] not in self._names:
@@ -162,6 +169,8 @@ class Journal:
         self.closed: set[str] = set()
         #: When a conversation may send, as far as the server has said.
         self.held_until = -math.inf
+        #: What of histories had to be changed for them to be sent.
+        self.changed: set[str] = set()
         #: The pool is closed.
         self.over = False
         #: Broken rules. Kept until the end, since an error inside a connection is the end of that only.

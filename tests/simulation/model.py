@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import attrs
+
+from tests.simulation.odd import ANSWERS, company
 from wspool.server import (
     Fault,
     FaultScript,
@@ -37,12 +41,25 @@ _GENERATES: Final = Fault("warm_up_generates")
 
 
 class WorldModel:
-    """Does what the last item asks for: `<verb> <seconds> <words>`; anything else is echoed."""
+    """Does what the last item asks for: `<verb> <seconds> <words>`; anything else is echoed.
+
+    Args:
+        odd: True to say it in odd company.
+    """
+
+    def __init__(self, *, odd: bool = False) -> None:
+        self._odd = odd
 
     def respond(self, request: ModelRequest) -> ModelTurn:
         """Answer; a function of the request alone."""
+        turn = self._respond(request)
+        if not (self._odd and turn.output):
+            return turn
+        return attrs.evolve(turn, output=company(turn.output[0], json.dumps(request.context[-1])))
+
+    def _respond(self, request: ModelRequest) -> ModelTurn:
         last: Item = request.context[-1] if request.context else {}
-        if last.get("type") == "function_call_output":
+        if last.get("type") in ANSWERS.values():
             return ModelTurn(output=[message(str(last["output"]))])
         verb, _, rest = text_of(last).partition(" ")
         seconds, _, words = rest.partition(" ")

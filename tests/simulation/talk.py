@@ -7,19 +7,23 @@ the model that and what is new.
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Generator
 from typing import Any, Literal
 
 import attrs
 import trio
 
 from tests.simulation.journal import Journal, Turn
+from tests.simulation.odd import closed, open_calls
 from wspool import LeaseRefusedError, Pool, PoolClosedError, ResponseFailedError, TurnLostError
+from wspool.core.items import Output, read_items
 from wspool.pool.conversation import Conversation
 from wspool.server import Item
 from wspool.server.models import text_of
 
-__all__ = ["Place", "Taking", "Talk"]
+__all__ = ["Place", "Taking", "Talk", "as_given"]
 
 #: Where a turn is: about to begin, in line, in a hold or a pause, on a lane.
 Place = Literal["begin", "line", "hold", "flight"]
@@ -58,11 +62,14 @@ class Talk:
     Attributes:
         scopes: of whatever may be cancelled.
         takings: the turns that are taken just now.
+        stories: what each conversation was in the end, and what its caller was told.
     """
 
-    def __init__(self, pool: Pool, journal: Journal, turns: int) -> None:
+    def __init__(self, pool: Pool, journal: Journal, turns: int, *, odd: bool) -> None:
         self.scopes: list[trio.CancelScope] = []
         self.takings: list[Taking] = []
+        self.stories: dict[int, tuple[dict[str, Any], list[Item]]] = {}
+        self._odd = odd
         self._pool = pool
         self._journal = journal
         self._turns = turns
@@ -78,14 +85,25 @@ class Talk:
             # What is stored goes along to any connection, so only half of the journal's rules hold for
             # it; `tests/pool/test_continuity.py` has its own.
             async with self._pool.conversation(model="m", store=False) as conversation:
-                for count in range(self._turns):
-                    await self._speak(conversation, told, f"w{number}x{count}", number, choice)
-                    await trio.sleep(choice.random() * choice.choice((0.0, 1.0, 10.0, 60.0)))
+                with self._kept(number, conversation, told):
+                    for count in range(self._turns):
+                        await self._speak(conversation, told, f"w{number}x{count}", number, choice)
+                        await trio.sleep(choice.random() * choice.choice((0.0, 1.0, 10.0, 60.0)))
             if choice.random() < 0.3:  # closed or not, its history is there to go on from
                 async with self._pool.conversation(resume=conversation.snapshot()) as resumed:
-                    await self._speak(resumed, told, f"r{number}", number, choice)
+                    with self._kept(number, resumed, told):
+                        await self._speak(resumed, told, f"r{number}", number, choice)
         if not scope.cancelled_caught:
             self.scopes.remove(scope)
+
+    @contextlib.contextmanager
+    def _kept(self, number: int, conversation: Conversation, told: list[Item]) -> Generator[None, None, None]:
+        """Keep what *conversation* is in the end, whatever that is."""
+        try:
+            yield
+        finally:
+            self.stories[number] = conversation.snapshot(), told
+            self._journal.changed |= conversation._continuity.chain.notes
 
     async def _speak(
         self, conversation: Conversation, told: list[Item], word: str, number: int, choice: random.Random
@@ -99,13 +117,9 @@ class Talk:
             scope.deadline = trio.current_time() + choice.expovariate(1 / 5)
         with scope:
             await self.take(conversation, told, f"{verb} {delay} {words}", words, word, number, choice)
-        if told and told[-1].get("type") == "function_call":
+        if calls := open_calls(told):
             await trio.sleep(choice.random() * choice.choice((1.0, 60.0)))
-            output = {
-                "type": "function_call_output",
-                "call_id": told[-1]["call_id"],
-                "output": f"{word} tool",
-            }
+            output = closed(calls[0], f"{word} tool")
             await self.take(conversation, told, [output], f"{word} tool", f"{word}t", number, choice)
 
     async def take(
@@ -126,7 +140,9 @@ class Talk:
         self.scopes.append(scope)
         self.takings.append(taking)
         self._journal.note("take", word)
-        turn.context = [*told, *as_given(given)]
+        known = [*told, *as_given(given)]
+        # What an odd server has said is another thing than what the client was shown.
+        turn.context = None if self._odd else known
         try:
             with scope:
                 await self._take(taking, choice)
@@ -134,7 +150,7 @@ class Talk:
             self.scopes.remove(scope)
             self.takings.remove(taking)
             self._journal.note("end", word, turn.outcome, turn.delivery)
-            self._account(taking, told)
+            self._account(taking, known, told)
 
     async def _take(self, taking: Taking, choice: random.Random) -> None:
         turn, asked = taking.turn, taking.asked
@@ -167,7 +183,7 @@ class Talk:
             if taking.slow:
                 await trio.sleep(choice.random())
 
-    def _account(self, taking: Taking, told: list[Item]) -> None:
+    def _account(self, taking: Taking, known: list[Item], told: list[Item]) -> None:
         """The turn is over for its caller: the history is what it was, or has the turn that counted."""
         turn, now = taking.turn, trio.current_time()
         if taking.told_by is not None and now > taking.told_by and turn.outcome != "cancelled":
@@ -176,10 +192,11 @@ class Talk:
         if response is not None and response.status in ("completed", "incomplete"):
             # Also of one that was cancelled after that.
             turn.response_id = response.id
-            told[:] = [*(turn.context or ()), *response.output]
-            said = response.output[0]
-            text = text_of(said) if said["type"] == "message" else f'"{turn.answer}"'
-            if turn.answer not in text or len(text) > len(turn.answer) + 2:
+            told[:] = [*known, *read_items(Output.of(response.output).items)]
+            said = next(item for item in response.output if item["type"] in ("message", "function_call"))
+            text = str(said.get("content") if self._odd else text_of(said))
+            text = text if said["type"] == "message" else f'"{turn.answer}"'
+            if turn.answer not in text or (len(text) > len(turn.answer) + 2 and not self._odd):
                 self._journal.violate(f"{turn.word}: answered with {text!r}")
         elif turn.outcome in ("completed", "incomplete"):
             self._journal.violate(f"{turn.word} is {turn.outcome} and has no response")

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
 from tests.simulation.journal import Journal
 from tests.simulation.world import LARGE, deterministic, simulate
+from wspool.core.sending import sendable
+from wspool.core.sending.chain import Chain
 
 #: Worlds of one test; small enough that the tests spread over workers, and a failure is found soon.
 _BATCH = 25
 _SEEDS = 300
+#: Some that are odd.
+_ODD = (10, 23, 8)
 
 
 def simulated(seed: int) -> Journal:
@@ -82,6 +88,55 @@ def test_a_seed_replays_exactly() -> None:
         assert first == second
 
 
+def _without(module: Any, name: str, instead: Callable[..., Any]) -> Callable[[pytest.MonkeyPatch], None]:
+    return lambda monkeypatch: monkeypatch.setattr(module, name, instead)
+
+
+_REPLAY = Chain.replay
+_LOOK = sendable._look
+
+#: Rules of what is sent in full, each broken.
+_BROKEN = {
+    "the last item is left out": _without(
+        Chain, "replay", lambda self, new=(), **how: [*_REPLAY(self, (), **how)[:-1], *new]
+    ),
+    "what is new is left out": _without(
+        Chain, "replay", lambda self, new=(), **how: _REPLAY(self, new, **how)[: -len(new) or None]
+    ),
+    "it is sent as it came": _without(
+        Chain, "replay", lambda self, new=(), **how: [*self._items[self._replay_from :], *new]
+    ),
+    "what is in a compaction is sent as well": _without(
+        Chain,
+        "replay",
+        lambda self, new=(), **how: self._sendable.of(self._items, new, [False] * len(self._items)),
+    ),
+    "reasoning is always sent": _without(
+        sendable, "_with_followers", lambda looks, fixed, stored, notes: [True] * len(looks)
+    ),
+    "reasoning is never sent": _without(
+        sendable,
+        "_with_followers",
+        lambda looks, fixed, stored, notes: [look.kind != "reasoning" for look in looks],
+    ),
+    "bare reasoning is taken for whole": _without(
+        sendable, "_look", lambda item: attrs.evolve(_LOOK(item), bare=False)
+    ),
+    "ids are there twice": _without(sendable, "_unique", lambda look, seen: look.id),
+    "calls have ids of any length": _without(sendable, "_short", lambda call: call),
+    "items have any shape": _without(sendable, "_mended", lambda kind, item: {}),
+    "calls are left open": _without(sendable, "_passed", lambda history: 0),
+}
+
+
+@pytest.mark.parametrize("what", _BROKEN)
+def test_a_broken_replay_is_seen(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A history that is sent in a form that is not taken, or not all of it, breaks a world."""
+    _BROKEN[what](monkeypatch)
+    with pytest.raises(AssertionError, match=r"the history of|does not come back to life"):
+        list(map(simulate, _ODD))
+
+
 def test_worlds_are_worth_it() -> None:
     """Over some worlds every kind of trouble happens, and every way for a turn to end."""
     outcomes: Counter[str | None] = Counter()
@@ -89,10 +144,12 @@ def test_worlds_are_worth_it() -> None:
     kinds: Counter[tuple[str | None, bool]] = Counter()
     ended: Counter[tuple[Any, ...]] = Counter()
     resent = 0
+    changed: set[str] = set()
     for seed in range(50):
         journal = simulated(seed)
         outcomes.update(turn.outcome for turn in journal.turns.values())
         what.update(event[1] for event in journal.events)
+        changed |= journal.changed
         ended.update(event[1:3] for event in journal.events if event[1] in ("close", "aclose"))
         words: Counter[str | None] = Counter()
         for requests in journal.requests.values():
@@ -120,6 +177,16 @@ def test_worlds_are_worth_it() -> None:
     assert kinds["response.completed", False] > 100
     assert [] == [end for end in ("refused", "limit", None) if not kinds[end, True] + kinds[end, False]]
     assert resent > 5
+    # Whatever a history may hold that cannot be sent as it is, but an output without its call.
+    assert {
+        sendable.LOSSY,
+        sendable.DANGLING,
+        sendable.BARE,
+        sendable.DOUBLE,
+        sendable.CALLS,
+        sendable.SHAPES,
+        sendable.UNANSWERED,
+    } <= changed
     # Conversations are closed wherever a turn can be, and the pool under those who wait for either.
     places = [("close", place) for place in ("line", "hold", "flight")]
     places += [("aclose", place) for place in ("line", "hold")]

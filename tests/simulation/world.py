@@ -6,7 +6,10 @@ and what is done to the pool meanwhile; trio's scheduler is seeded as well. So t
 run, event by event, and a failing seed is a complete bug report.
 
 When all conversations are over the trouble ends, and the pool has to prove that it is whole: every lane can
-be leased at once, and a conversation is answered. Then it is closed, and nothing may be left.
+be leased at once, and a conversation is answered. Then it is closed, and nothing may be left. In the end each
+conversation goes on elsewhere, on a server that knows nothing of it and takes nothing that is not in order.
+
+One world in three is odd (`tests.simulation.odd`). That is drawn apart, and all else is as it would be.
 """
 
 from __future__ import annotations
@@ -23,26 +26,32 @@ import attrs
 import trio
 import trio.testing
 
-from tests.helpers import CANARY, Recorder, assert_conserved, assert_empty
+from tests.helpers import CANARY, Recorder, assert_conserved, assert_empty, serving
 from tests.simulation.journal import Journal, TappedWire
 from tests.simulation.model import Mishaps, WorldModel
 from tests.simulation.network import Network
-from tests.simulation.talk import Talk
+from tests.simulation.odd import closed, open_calls, shown, uncompacted
+from tests.simulation.talk import Talk, as_given
 from tests.simulation.trouble import Trouble
 from wspool import (
     LeaseRefusedError,
     Pool,
     PoolPolicy,
+    WsPoolError,
     open_pool,
 )
 from wspool.core.policy import Provider
+from wspool.core.sending.sendable import NO_OUTPUT
 from wspool.server import (
     LITELLM,
     LOCALAI,
     OPENAI,
     VERCEL,
     Entry,
+    Item,
     LimitMode,
+    ModelRequest,
+    ModelTurn,
     Rejection,
     Server,
     ServerProfile,
@@ -162,6 +171,7 @@ class World:
         self._counted = choice.choice((None, None, 0, 0, choice.randint(2, 8)))
         mishaps = choice.choice((0.0, 0.0, 0.05, 0.3)), choice.random() < 0.3, choice.getrandbits(64)
         self._mishaps = Mishaps(*mishaps, lambda: self._network.calm)
+        self._odd = random.Random(f"odd {seed}").random() < 1 / 3
         self._talk: Talk
         self._pool: Pool
         self._server: Server
@@ -188,13 +198,14 @@ class World:
                     shell._random = random.Random(self._choice.getrandbits(64))
                     shell._clock._suspended = lambda: 0.0
                     self._pool = pool
-                    self._talk = Talk(pool, self.journal, self._size.turns)
+                    self._talk = Talk(pool, self.journal, self._size.turns, odd=self._odd)
                     await self._live()
                 assert_empty(pool.statistics())
                 assert (0, 0, 0) == (len(shell._connections), len(shell._leases), len(shell._parked))
                 left = [link.number for link in self._network.links if not link.closed]
                 assert [] == left, f"links {left} are still open"
             assert 0 == self._server.statistics().failures
+            await self._prove_histories()
         self.journal.check()
         sent = {request.word for requests in self.journal.requests.values() for request in requests}
         # A turn that was begun has one record; one that was cancelled on its way to the wire too.
@@ -205,8 +216,9 @@ class World:
     @asynccontextmanager
     async def _serving(self) -> AsyncGenerator[None, None]:
         async with open_server(
-            WorldModel(),
+            WorldModel(odd=self._odd),
             profile=self._profile,
+            lenient=self._odd,
             port=None,
             ledger=self._write_line,
             delay_per_token=self._choice.choice((0.0, 0.01)),
@@ -263,7 +275,7 @@ class World:
         connector = TrioWebSocketConnector(open_stream=open_stream)
         wire = await connector.connect(nursery, endpoint, headers)
         counted = 0 if self._network.calm and self._counted else self._counted
-        return TappedWire(wire, self.journal, link.number, counted)
+        return TappedWire(wire, self.journal, link.number, counted, odd=self._odd)
 
     # -- the life -----------------------------------------------------------------------------
 
@@ -309,3 +321,36 @@ class World:
                 if self.journal.turns[word].outcome == "completed":
                     return
         raise AssertionError("the pool does not come back to life")
+
+    async def _prove_histories(self) -> None:
+        """Each conversation goes on on a strict server that knows nothing, and its model sees all of it."""
+        model = Witness()
+        async with serving(model, profile=OPENAI) as strict, strict.pool() as pool:
+            for number, (snapshot, told) in self._talk.stories.items():
+                model.seen = []
+                new: list[Item] = [closed(call, "done") for call in open_calls(told)]
+                new += as_given("say 0 the end")
+                async with pool.conversation(resume=snapshot) as conversation:
+                    try:
+                        await conversation.respond(new)
+                    except WsPoolError as error:
+                        self.journal.violate(f"the history of {number} is not taken: {error!r}; it is {told}")
+                        continue
+                wanted, seen = shown(uncompacted([*told, *new])), shown(model.seen)
+                # What has no output is given one that says so.
+                said = [each for each in seen if each[1] != NO_OUTPUT]
+                if said != wanted:
+                    self.journal.violate(f"the history of {number}: {wanted} is shown as {seen}")
+
+
+class Witness(WorldModel):
+    """Keeps what it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Sequence[Item] = []
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        """Answer."""
+        self.seen = request.context
+        return super().respond(request)

@@ -10,6 +10,8 @@ module:
   reasoning that no server takes and outputs whose calls are gone are left out.
 * Reasoning without its content is of use only where the server has stored it. Reasoning comes right before
   what the model made of it, or not at all. Its followers lose nothing.
+* A call that the conversation has gone on without is given an output that says so. Those of the last response
+  are the caller's to answer.
 * Whatever is changed or left out is named, so that it can be said.
 * Each item is looked into once. What is new in a request is the caller's: it is given a fitting form, but
   nothing of it is left out; if it cannot be taken the server says why.
@@ -32,7 +34,7 @@ from wspool.core.encoding import Encoded, read
 from wspool.core.frames import encode_received
 from wspool.core.items import Item
 
-__all__ = ["LOSSY", "Sendable", "without_lost_reasoning"]
+__all__ = ["LOSSY", "NO_OUTPUT", "Sendable", "without_lost_reasoning"]
 
 #: Calls of the client, and what answers them.
 _OUTPUTS: Final = {
@@ -44,7 +46,8 @@ _OUTPUTS: Final = {
     "apply_patch_call": "apply_patch_call_output",
     "tool_search_call": "tool_search_output",
 }
-_ANSWERS: Final = frozenset(_OUTPUTS.values())
+_CALLS: Final = {answer: call for call, answer in _OUTPUTS.items()}
+_ANSWERS: Final = frozenset(_CALLS)
 _SEARCH: Final = frozenset({"tool_search_call", "tool_search_output"})
 #: Items that are no message and no output, and not the model's either.
 _NOT_MADE: Final = frozenset(
@@ -82,6 +85,21 @@ ORPHAN: Final = "outputs whose calls are not in the history were left out"
 DOUBLE: Final = "ids that were there twice were left out or renamed"
 CALLS: Final = "names, ids or arguments of calls that no server takes were changed"
 SHAPES: Final = "items of a shape that no server takes were changed"
+UNANSWERED: Final = "calls that the conversation went on without were given an output that says so"
+
+#: What is said of a call that was never answered, and the fields in which it is said. There is no picture of
+#: what was not done: a `computer_call` is not in it.
+NO_OUTPUT: Final = "aborted: no output was given"
+_CLOSING: Final[dict[str, dict[str, Any]]] = {
+    "function_call": {"output": NO_OUTPUT},
+    "custom_tool_call": {"output": NO_OUTPUT},
+    "local_shell_call": {"output": NO_OUTPUT},
+    "shell_call": {
+        "output": [{"stdout": "", "stderr": NO_OUTPUT, "outcome": {"type": "exit", "exit_code": 1}}]
+    },
+    "apply_patch_call": {"status": "failed", "output": NO_OUTPUT},
+    "tool_search_call": {"execution": "client", "status": "completed", "tools": []},
+}
 
 
 @attrs.frozen
@@ -94,6 +112,7 @@ class _Look:
         id: its id, if it has one.
         call: the id of the call that it is or answers, or an empty text.
         made: whether the model made it.
+        owed: whether it is a call that must be answered.
         bare: whether it is reasoning without content.
         note: what was changed.
     """
@@ -103,6 +122,7 @@ class _Look:
     id: str | None
     call: str
     made: bool
+    owed: bool
     bare: bool
     note: str
 
@@ -186,7 +206,11 @@ def _consistent(
     items: list[Encoded] = []
     seen: set[str] = set()
     calls: set[str] = set()
-    nameless: list[str] = []  # calls that came without an id, and wait for their outputs
+    nameless: dict[
+        str, list[str]
+    ] = {}  # calls that came without an id, by the kind of the output they wait for
+    unanswered: dict[tuple[str, str], int] = {}  # the places of those that are passed over
+    passed = _passed(looks[:fixed])
     for index, look in enumerate(looks):
         if not kept[index]:
             continue
@@ -198,13 +222,17 @@ def _consistent(
             if look.kind in _OUTPUTS:
                 if not call:
                     call = _short(look.id) if look.id else f"call_{index}"
-                    nameless.append(call)
+                    nameless.setdefault(_OUTPUTS[look.kind], []).append(call)
                 calls.add(call)
+                if look.owed and index < passed:
+                    unanswered[look.kind, call] = len(items)
             else:
-                call = call or (nameless.pop(0) if nameless else "")
+                if not call and (line := nameless.get(look.kind)):
+                    call = line.pop(0)
                 if index < fixed and not rooted and call not in calls:
                     notes.add(ORPHAN)
                     continue
+                unanswered.pop((_CALLS[look.kind], call), None)
             if call != look.call:
                 changes["call_id"] = call
                 notes.add(CALLS)
@@ -218,7 +246,19 @@ def _consistent(
         if look.note:
             notes.add(look.note)
         items.append(_changed(look.item, changes) if changes else look.item)
+    for place, kind, call in sorted([(place, *key) for key, place in unanswered.items()], reverse=True):
+        notes.add(UNANSWERED)
+        answer = {"type": _OUTPUTS[kind], "call_id": call, **_CLOSING[kind]}
+        items.insert(place + 1, Encoded(encode_received(answer)))
     return items
+
+
+def _passed(history: Sequence[_Look]) -> int:
+    """Return where the last response of *history* begins: what is before it somebody has gone on after."""
+    index = len(history)
+    while index and history[index - 1].made:
+        index -= 1
+    return index
 
 
 def _unique(look: _Look, seen: set[str]) -> str | None:
@@ -273,7 +313,7 @@ def _look(item: Encoded) -> _Look:
     """Look into one item."""
     value = cast("object", read(item))
     if not isinstance(value, dict):  # written by whoever made the snapshot
-        return _Look(item, "", None, "", False, False, "")
+        return _Look(item, "", None, "", made=False, owed=False, bare=False, note="")
     given = cast("Item", value)
     kind = given.get("type")
     if kind is None and "role" in given:
@@ -294,9 +334,19 @@ def _look(item: Encoded) -> _Look:
         id=name if isinstance(name, str) and name else None,
         call=call if isinstance(call, str) else "",
         made=made,
+        owed=kind in _CLOSING and _is_owed(given),
         bare=kind == "reasoning" and not (given.get("encrypted_content") or given.get("content")),
         note="" if not changes else CALLS if kind in _OUTPUTS else SHAPES,
     )
+
+
+def _is_owed(call: Item) -> bool:
+    """Whether a *call* must be answered before the model goes on."""
+    environment = cast("object", call.get("environment"))
+    elsewhere = (
+        isinstance(environment, dict) and cast("Item", environment).get("type") == "container_reference"
+    )
+    return not (elsewhere or call.get("async") is True)
 
 
 def _mended(kind: str, item: Item) -> Item:
