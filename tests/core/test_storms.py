@@ -35,7 +35,7 @@ from wspool.core.commands import (
 )
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending.pool import PoolCore, Verdict
-from wspool.core.outage import FORGIVEN
+from wspool.core.outage import EARLY, FORGIVEN
 from wspool.core.policy import OPENAI, PoolPolicy
 
 HOUR = 3600.0
@@ -313,15 +313,41 @@ def test_what_an_outage_costs(users: int) -> None:
 
 
 def test_an_end_is_judged_in_the_step_that_sees_it() -> None:
-    """Also that of spare which goes because its end was announced: nothing is left for the next input."""
-    core = PoolCore(PoolPolicy(min_idle=0), OPENAI)
-    waiter = WaiterId(1)
-    (dial,) = of(core.acquire(waiter, 0.0), Dial)
-    assert isinstance(dial, Dial)
-    core.abandon(waiter, 0.0)
-    core.connected(dial.connection, 0.0, 0.5)
-
-    told = core.retire(dial.connection, 0.1)
-    assert [CloseReason.LIFETIME] == reasons(told)
+    """Also that of one which goes because its end was announced: nothing is left for the next input."""
+    core, told = PoolCore(PoolPolicy(min_idle=0), OPENAI), list[Command]()
+    for number in range(1, 2 * FORGIVEN + 2):  # a replacement on its way counts with what it replaces
+        assert not told or not of(told, Degraded), "it was forgiven"
+        now = 10.0 * number
+        core.acquire(WaiterId(number), now)
+        core.connected(ConnectionId(number), now, 0.5)
+        core.retire(ConnectionId(number), now + EARLY)
+        told = core.release(LeaseId(number), now + EARLY)
+        assert [CloseReason.LIFETIME] == reasons(told)
     assert of(told, Degraded)
-    assert [] == core.tick(0.1)
+    assert [] == core.tick(now + EARLY)
+
+
+@pytest.mark.parametrize("how", ["at once", "later"])
+def test_an_announced_end_counts_once(how: str) -> None:
+    """Spare that nobody has had is replaced at once the first time, and more slowly from then on; no outage
+    begins with it, neither when it is announced nor when it comes.
+    """
+    core, now, number = PoolCore(PoolPolicy(min_idle=1), OPENAI), 0.0, 1
+    core.start(0.0)
+    core.connected(ConnectionId(number), now, 0.5)
+    waits: list[float] = []
+    for _ in range(4):
+        now += 0.1 if how == "at once" else 100.0
+        said = core.retire(ConnectionId(number), now)
+        since = now
+        while not of(said, Dial):
+            now = core.next_deadline()
+            said += core.tick(now)
+        waits.append(now - since)
+        said += core.connected(ConnectionId(number + 1), now, 0.5)
+        assert [CloseReason.LIFETIME] == reasons(said)
+        said += core.gone(ConnectionId(number), now)
+        assert not of(said, Degraded), "an end that was announced counts twice"
+        number += 1
+    assert waits == sorted(waits)
+    assert 0.0 == waits[0] < waits[2] < waits[3]

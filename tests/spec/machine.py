@@ -217,6 +217,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.trace.append((verb, args, kwargs, answer))
         commands: list[Command] = answer[1] if verb == "begin" else answer
         self.check_breaks(commands)
+        if verb not in ("dial_failed", "give_up", "release", "lost", "hang_up"):
+            self.check_blame(commands)
         for number, known in self.core._roster.connections.items():
             if number in self.world.connections:  # else its dial begins with this step
                 self.world.connections[number].retire_at = known.retire_at
@@ -247,6 +249,12 @@ class PoolMachine(RuleBasedStateMachine):
             assert dials <= self.policy.dial_concurrency
             if self.core.failure is not None:
                 assert dials == 1, "more than one prober in an outage"
+
+    def check_blame(self, commands: list[Command]) -> None:
+        """An end that was announced was told then, if nobody had it: it is no failure when it comes."""
+        if any(isinstance(command, Degraded) for command in commands):
+            ends = [self.world.connections[each.connection] for each in commands if isinstance(each, HangUp)]
+            assert any(end.lent or not end.announced for end in ends), "an announced end counts twice"
 
     @property
     def deferred(self) -> bool:
@@ -817,6 +825,7 @@ class PoolMachine(RuleBasedStateMachine):
     @noted
     def server_announces_the_end(self, pick: int) -> None:
         connection = self.choose(self.world.open, pick)
+        connection.announced = connection.announced or not connection.retiring
         self.step("retire", connection.id)
 
     @rule(pick=picks)

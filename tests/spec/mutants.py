@@ -40,6 +40,8 @@ POOL, ROSTER, OUTAGE = "wspool.core.lending.pool", "wspool.core.lending.roster",
 ALLOCATION, LIVES = "wspool.core.lending.allocation", "wspool.core.lending.lives"
 LINE, AFFINITY = "wspool.core.lending.line", "wspool.core.lending.affinity"
 LEASES, ALARMS = "wspool.core.lending.leases", "wspool.core.lending.alarms"
+ENDINGS, AGES = "wspool.core.lending.endings", "wspool.core.lending.ages"
+CALENDAR = "wspool.core.lending.calendar"
 SHELL, CONNECTION, LEASE = "wspool.pool.shell", "wspool.pool.connection", "wspool.pool.lease"
 ROUTER, CLOCK = "wspool.pool.router", "wspool.pool.clock"
 
@@ -235,6 +237,12 @@ MUTANTS = [
         OUTAGE,
         "        self._useless = False\n        self._withered = 0\n        self._probe(now)\n",
         "        self._probe(now)\n",
+    ),
+    Mutant(
+        "an announced end counts twice",
+        ENDINGS,
+        "        if connection.noticed and not connection.lent:\n            return",
+        "        if False:\n            return",
     ),
     Mutant("a shortage is an outage", OUTAGE, "failure.kind is FailureKind.LOCAL\n", "False\n"),
     # -- retirement --

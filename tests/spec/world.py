@@ -76,6 +76,9 @@ class Connection:
     pinged: bool = False
     #: No answer has come yet that names its lane, or names none.
     trial: bool = False
+    #: Its end was announced; somebody has had a lane of it.
+    announced: bool = False
+    lent: bool = False
     retire_at: float = math.inf
     cleared_at: float = math.inf
     ping_at: float = math.inf
@@ -176,6 +179,7 @@ class World:
                     self.skips.pop(waiter, None)
                     assert not self.paused, "granted while paused"
                     track.lease = lease
+                    connection.lent = True
                     self.leases[lease] = (connection, lane)
                     self.granted += 1
                 case Refuse(waiter):

@@ -1,7 +1,8 @@
 """Endings: what the ends of connections say about the endpoint.
 
 Only those say something that were not our idea. They are noted as they happen, and judged by the rules of
-`wspool.core.outage` when the input that they belong to is settled.
+`wspool.core.outage` when the input that they belong to is settled. Each says it once: an end that the server
+has announced is told by the announcement, if nobody had the connection, and no more when it comes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Endings:
 
     def note(self, connection: Connection, reason: CloseReason) -> None:
         """It ends, for that reason. It is usable still."""
+        if connection.noticed and not connection.lent:
+            return  # it was told when it was announced
         theirs = reason in _THEIRS or (connection.noticed and reason is CloseReason.LIFETIME)
         if theirs and not (connection.proven or connection.excused):
             self.noted.append((connection, reason))
