@@ -14,6 +14,7 @@ from wspool.core.items import Output, encode_fields, encode_items
 from wspool.core.matching.index import Index
 from wspool.core.sending.brought import BroughtHistory, http_only
 from wspool.core.sending.chain import Plan
+from wspool.core.sending.takes import Takes
 from wspool.core.sending.warm_up import WarmUp
 
 HERE: Final[LaneKey] = (ConnectionId(1), LaneId(0))
@@ -54,7 +55,7 @@ def after(stored: bool = False, output: Sequence[Mapping[str, Any]] = (SAID,)) -
     index = Index(max_bytes=2**20, max_age=3600)
     first = brought(index, USER)
     plan(first, latest=None)
-    first.extend((), Output.of(list(output)), "resp_1", HERE, stored=stored, asked=stored)
+    first.extend((), Output.of(list(output)), "resp_1", HERE, asked=stored)
     return index
 
 
@@ -101,11 +102,21 @@ def test_of_several_with_the_same_words_that_of_the_lane_is_taken() -> None:
     assert ("resp_2", [USER]) == sent(plan(brought(index, USER, SAID, USER), ELSEWHERE, "resp_2"))
 
 
+def test_where_no_parent_is_taken_none_is_named() -> None:
+    """But one that the request names itself."""
+    takes = Takes()
+    takes.parents = False
+
+    assert (None, [USER, SAID, USER]) == sent(plan(brought(after(), USER, SAID, USER), takes=takes))
+    named = brought(after(), USER, previous_response_id="resp_1")
+    assert ("resp_1", [USER]) == sent(plan(named, takes=takes))
+
+
 def test_what_was_refused_is_not_named_again() -> None:
     """By no request; and a server that has lost what it stored is not believed to store."""
     index = after(stored=True)
     extra = brought(index, {"role": "user", "content": "ho"})
-    extra.extend((), Output.of([SAID]), "resp_9", HERE, stored=True, asked=True)
+    extra.extend((), Output.of([SAID]), "resp_9", HERE, asked=True)
     history = brought(index, USER, SAID, USER)
     plan(history)
     history.forget_parent(lost_by_server=True)

@@ -173,7 +173,7 @@ class World:
             case "well" | "well stored":
                 self.server.finish(connection, id, context, said, store=kept)
                 connection.latest = id
-                self.chain.extend(new, Output.of(said), id, connection.key, stored=plan.rooted and store)
+                self.chain.extend(new, Output.of(said), id, connection.key, asked=store, rooted=plan.rooted)
                 self.truth += [*given, *said]
             case "failed":  # the server evicts the parent
                 connection.cache, connection.latest = {}, None
@@ -390,7 +390,7 @@ def test_the_history_is_handed_out_as_a_copy() -> None:
 def test_a_response_that_could_not_be_kept_whole_is_no_parent() -> None:
     """Its server may know more than the history; so the next turn says all that the history does."""
     chain = chain_of(1)
-    chain.extend(items(2), Output.of([None, item(3), {"no": "type"}]), "resp_2", HERE, stored=True)
+    chain.extend(items(2), Output.of([None, item(3), {"no": "type"}]), "resp_2", HERE, asked=True)
 
     assert [item(1), item(2), item(3)] == chain.items
     assert full(1, 2, 3, 4) == chain.plan(items(4), HERE, "resp_2", None, FIELDS)
@@ -662,7 +662,7 @@ def test_what_is_no_snapshot_is_refused(change: dict[str, Any], text: str) -> No
 def queued(*, stored: bool = False) -> Chain:
     """A chain of one turn, after which its lane holds an item for the next."""
     chain = Chain()
-    chain.extend(items(1), output(2), "one", HERE, stored=stored)
+    chain.extend(items(1), output(2), "one", HERE, asked=stored)
     chain.queue(items(3))
     return chain
 
@@ -683,7 +683,7 @@ def test_what_the_lane_holds_is_not_sent_there() -> None:
 def test_the_next_turn_has_taken_it() -> None:
     """From then on the chain is like any other."""
     chain = queued(stored=True)
-    chain.extend(items(4), output(5), "two", HERE, stored=True)
+    chain.extend(items(4), output(5), "two", HERE, asked=True)
 
     plan = chain.plan(items(6), THERE, None, None, FIELDS)
     assert (items(6), "two") == (plan.input, plan.previous_response_id)

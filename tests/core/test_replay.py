@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from wspool.core.events.turn import Delivery
 from wspool.core.policy import Replay
-from wspool.core.sending.replay import FIRST_DELAY, LONGEST_DELAY, Parents, Recovery, ResendBudget, Resends
+from wspool.core.sending.replay import FIRST_DELAY, LONGEST_DELAY, Recovery, ResendBudget, Resends
 from wspool.core.server_error import ServerError
 
 HERE, ELSEWHERE, LATER, GIVE_UP = Recovery.HERE, Recovery.ELSEWHERE, Recovery.LATER, Recovery.GIVE_UP
@@ -257,34 +257,17 @@ def test_a_refused_lane_is_left_out_once() -> None:
         assert budget.allows
 
 
-REFUSES = ServerError(status=400, message="Unsupported parameter: previous_response_id")
+def test_what_gives_no_encrypted_reasoning_is_asked_once() -> None:
+    """The same request goes without asking, on the same connection; it is no sign of trouble."""
+    refused = ServerError(code=None, param="include", status=400)
+    for policy in POLICIES:
+        budget = ResendBudget()
+        resends = make(policy, budget, limit=0)
 
-
-def test_an_endpoint_that_refuses_the_field_is_remembered_at_once() -> None:
-    """It is said once, and only if the same request without it went well."""
-    parents = Parents()
-    known = [parents.refused]
-
-    assert parents.cured(REFUSES, held=False)
-    assert [False, True] == [*known, parents.refused]
-    assert not parents.cured(REFUSES, held=True)
-
-
-def test_an_endpoint_that_never_took_a_parent_is_remembered_whatever_it_says() -> None:
-    """Twice it refused the latest response of the very lane, so it takes none."""
-    parents = Parents()
-
-    assert not parents.cured(MISSING, held=True)
-    assert not parents.cured(MISSING, held=False), "that one may have been forgotten"
-    assert parents.cured(ServerError(status=400, message="unbekannt"), held=True)
-    assert parents.refused
-
-
-def test_an_endpoint_that_took_a_parent_takes_the_next() -> None:
-    """It forgets, as all do; but what it has taken once it has not refused for what it is."""
-    parents = Parents()
-    parents.taken()
-
-    assert [False] * 9 == [parents.cured(MISSING, held=True) for _ in range(9)]
-    assert not parents.refused
-    assert parents.cured(REFUSES, held=True)
+        assert GIVE_UP is resends.after_refusal(refused, had_parent=False, jitter=0.5)
+        assert not resends.plain
+        assert HERE is resends.after_refusal(refused, had_parent=True, asked_reasoning=True, jitter=0.5)
+        assert (True, None) == (resends.plain, resends.parent_refused)
+        assert HERE is resends.after_refusal(refused, had_parent=True, jitter=0.5), "and once in full"
+        assert GIVE_UP is resends.after_refusal(refused, had_parent=True, jitter=0.5)
+        assert budget.allows

@@ -105,8 +105,10 @@ def test_what_the_server_has_stored_is_remembered_by_item() -> None:
     answer: Item = {"type": "message", "role": "assistant", "content": "x"}
     chain = Chain()
     chain.extend(items(1), Output.of([thought, answer]), "resp_1", HERE)
-    chain.extend(items(2), Output.of([{**thought, "id": "rs_2"}, answer]), "resp_2", HERE, asked=True)
-    chain.extend(items(3), Output.of([{**thought, "id": "rs_3"}, answer]), "resp_3", HERE, stored=True)
+    chain.extend(
+        items(2), Output.of([{**thought, "id": "rs_2"}, answer]), "resp_2", HERE, asked=True, rooted=False
+    )
+    chain.extend(items(3), Output.of([{**thought, "id": "rs_3"}, answer]), "resp_3", HERE, asked=True)
     chain.extend(items(4), output(5), "resp_4", HERE)
 
     def kept(chain: Chain, **body: Any) -> list[str]:
@@ -121,7 +123,7 @@ def test_what_the_server_has_stored_is_remembered_by_item() -> None:
         assert [] == kept(Chain.resume({**chain.snapshot(), "stored": odd}))
     chain.edit(chain.items[4:])
     assert ["rs_3"] == kept(chain)[-1:]
-    chain.extend(items(5), output(6), "resp_5", HERE, stored=True)
+    chain.extend(items(5), output(6), "resp_5", HERE, asked=True)
     chain.forget_parent(lost_by_server=True)
     assert [] == kept(chain)
 
@@ -156,7 +158,7 @@ def test_an_edit_with_what_is_no_item_changes_nothing(odd: Any) -> None:
 def test_a_name_that_another_connection_has_had_is_no_proof() -> None:
     """There are servers that count their responses anew on each; on its own connection it may be stored."""
     chain = Chain()
-    chain.extend(items(1), output(2), "resp_1", HERE, stored=True)
+    chain.extend(items(1), output(2), "resp_1", HERE, asked=True)
     for lane, known, parent in (
         (THERE, False, "resp_1"),
         (THERE, True, None),

@@ -357,7 +357,9 @@ def test_whatever_a_server_said_a_strict_one_takes(turns: list[tuple[bool, bool,
             for call in open_calls
             if answers and call["call_id"] not in answered
         ]
-        chain.extend(encode_items([*new, USER]), Output.of(said), f"resp_{number}", LANE, asked=stored)
+        chain.extend(
+            encode_items([*new, USER]), Output.of(said), f"resp_{number}", LANE, asked=stored, rooted=False
+        )
     if edited:
         chain.edit([item for index, item in enumerate(chain.items) if index % 3])
     before = chain.items

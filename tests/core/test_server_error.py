@@ -81,6 +81,43 @@ def test_an_endpoint_may_refuse_the_field(error: ServerError, refuses: bool) -> 
 
 
 @pytest.mark.parametrize(
+    ("error", "blames"),
+    [
+        (ServerError(param="include", message="Encrypted content is not supported with this model."), True),
+        (ServerError(param="include[0]", code="invalid_value", status=400), True),
+        (ServerError(code="unsupported_parameter", param="include", status=400), True),
+        (ServerError(message="Encrypted content is not supported with this model.", status=400), True),
+        (ServerError(type="invalid_request_error", message="unknown field 'include'", status=400), True),
+        (ServerError(code="unknown_parameter", message="unknown field 'include'"), True),
+        (ServerError(code="invalid_encrypted_content", param="input[3]"), False),
+        (ServerError(message="The encrypted content could not be verified.", status=400), False),
+        (ServerError(code="rate_limit_exceeded", message="'include'", status=429), False),
+        (ServerError(param="includes"), False),
+        (ServerError(message="your input does not include a model", status=400), False),
+        (ServerError(), False),
+    ],
+)
+def test_a_model_may_give_no_encrypted_reasoning(error: ServerError, blames: bool) -> None:
+    """That is about the field that asks for it, not about such reasoning in the input."""
+    assert blames is error.blames_reasoning
+
+
+@pytest.mark.parametrize(
+    ("error", "blames"),
+    [
+        (ServerError(code="string_above_max_length", param="input[3].call_id"), True),
+        (ServerError(message="Invalid 'input[3].call_id': string too long."), True),
+        (ServerError(param="input", message="No tool call found for output with call_id c1."), False),
+        (ServerError(code="string_above_max_length", param="input[3].name"), False),
+        (ServerError(), False),
+    ],
+)
+def test_the_id_of_a_call_may_be_too_long(error: ServerError, blames: bool) -> None:
+    """That is another thing than one that is not known."""
+    assert blames is error.blames_call_id
+
+
+@pytest.mark.parametrize(
     ("error", "may"),
     [
         (ServerError(), True),

@@ -210,3 +210,38 @@ async def test_f141_a_call_that_was_never_answered(make: Make, autojump_clock) -
         assert "function_call_output" not in [item["type"] for item in conversation.items]
     assert NOTHING.judge(seen, seen, stored=False)[1] is None
     assert {"type": "function_call_output", "call_id": "c1", "output": NO_OUTPUT} == seen[2]
+
+
+async def test_f142_no_encrypted_reasoning(make: Make, autojump_clock, caplog) -> None:
+    """F142: a model, or an endpoint, refuses `include: ["reasoning.encrypted_content"]`, which is asked for
+    wherever nothing is stored -> nothing: the refused turn did not run and is sent again without it, and no
+    turn of the pool asks this model again; a warning says so once.
+    """
+    said: dict[str, Any] = {"status": 400, "code": None, "type": "invalid_request_error", "param": "include"}
+    refused = Fault("error", **said, message="Encrypted content is not supported with this model.")
+    asks = FaultRule(refused, body=lambda body: bool(body.get("include")), times=None)
+    async with faulty(make, asks) as scene:
+        for _ in range(2):
+            async with scene.pool.conversation(model="m", store=False) as conversation:
+                for text in ("one", "two"):
+                    (await scene.ask(text, conversation=conversation)).assert_answer(text)
+        assert 1 == scene.outcomes.count((1, "rejected"))
+        assert 1 == sum("encrypted reasoning" in record.message for record in caplog.records)
+        await scene.assert_well(creates=5, connection=1)
+
+
+async def test_f143_an_id_that_its_own_server_does_not_take(make: Make, autojump_clock) -> None:
+    """F143: a server calls by ids of more than 64 characters, and refuses the answers for it -> nothing: the
+    first is sent again in full, where call and answer have another id, and each further one at once.
+    """
+    model = Odd(function_call("look", {}, call_id="c" * 70))
+    async with (
+        faulty(make, model=model) as scene,
+        scene.pool.conversation(model="m", store=False) as conversation,
+    ):
+        await conversation.respond("one")
+        output = {"type": "function_call_output", "call_id": "c" * 70, "output": "done"}
+        assert "ok" == (await conversation.respond([output])).output_text
+        assert "ok" == (await conversation.respond("three")).output_text
+        assert 1 == scene.outcomes.count((1, "rejected"))
+        assert [1, 1, 3, 1] == [entry["input_items"] for entry in scene.ledger]

@@ -11,7 +11,18 @@ import trio
 import trio.testing
 
 import wspool
-from tests.helpers import FakeConnector, FakeWire, completed, created, error_frame, fake_pool, said, user
+import wspool.server
+from tests.helpers import (
+    FakeConnector,
+    FakeWire,
+    completed,
+    created,
+    error_frame,
+    fake_pool,
+    said,
+    serving,
+    user,
+)
 from wspool.server import Entry, ModelRequest, ModelTurn, message, open_server
 
 THOUGHT: dict[str, Any] = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gA"}
@@ -243,3 +254,103 @@ async def test_a_compaction_covers_what_only_the_server_knows() -> None:
             await second.compact()
             assert (await second.respond("three")).output_text == "5"
     assert [None, root.id, None] == [entry["previous_response_id"] for entry in ledger]
+
+
+class Picky(Server):
+    """A far end that does not take some fields."""
+
+    def __init__(self, **refused: str) -> None:
+        super().__init__()
+        self._refused = refused
+
+    def __call__(self, wire: FakeWire, request: dict[str, Any]) -> None:
+        for name, code in self._refused.items():
+            if name in request:
+                frame = error_frame(code)
+                frame["error"]["param"] = name
+                return wire.push(frame)
+        return super().__call__(wire, request)
+
+
+async def test_encrypted_reasoning_is_asked_for_once_where_there_is_none(autojump_clock, caplog) -> None:
+    """Once for each model: the refused turn goes again without asking, and no other turn asks."""
+    connector = FakeConnector(Picky(include="unsupported_parameter"))
+    async with fake_pool(connector) as pool:
+        for _ in range(2):
+            async with pool.conversation(model="m", store=False) as conversation:
+                await conversation.respond("one")
+                await conversation.respond("two")
+        async with pool.conversation(
+            model="other", store=False, include=["reasoning.encrypted_content", "x"]
+        ) as conversation:
+            with pytest.raises(wspool.ResponseFailedError):  # what else was asked for is the caller's
+                await conversation.respond("three")
+        with pytest.raises(wspool.ResponseFailedError):
+            async with pool.lease() as lease, lease.create(model="m", include=["x"]) as turn:
+                await turn.result()
+
+    requests = [request for wire in connector.wires for request in wire.requests]
+    asked = [["reasoning.encrypted_content"], None, None, None, None]
+    assert [*asked, ["reasoning.encrypted_content", "x"], ["x"], ["x"]] == [
+        request.get("include") for request in requests
+    ]
+    assert [1] * 8 == [len(request["input"]) for request in requests[:7]] + [len(connector.wires)]
+    assert 1 == len([record for record in caplog.records if "encrypted reasoning" in record.message])
+
+
+async def test_a_root_where_no_parent_is_taken(autojump_clock) -> None:
+    """Nothing else says the same: each time the error says what to do, and nothing is lost. Who begins with
+    all items goes on.
+    """
+    connector = FakeConnector(Picky(previous_response_id="unsupported_parameter"))
+    async with fake_pool(connector) as pool:
+        async with pool.conversation(model="m", previous_response_id="resp_0") as conversation:
+            for _ in range(2):
+                with pytest.raises(
+                    wspool.PreviousResponseNotFoundError, match="takes no previous_response_id"
+                ) as caught:
+                    await conversation.respond("one")
+                assert ("terminal", False) == (caught.value.delivery, caught.value.may_pass)
+                assert [] == conversation.items
+            snapshot = conversation.snapshot()
+        async with pool.conversation(model="m") as plain:
+            for text in ("one", "two", "three"):
+                await plain.respond(text)
+        async with pool.conversation(resume=snapshot) as again:
+            with pytest.raises(wspool.PreviousResponseNotFoundError):
+                await again.respond("one")
+            assert "resp_0" == again.snapshot()["root"]
+
+    parents = [request.get("previous_response_id") for request in connector.wire.requests]
+    assert ["resp_0", "resp_0", None, "resp_1", None, None, "resp_0"] == parents
+
+
+class Verbose:
+    """Calls a tool by an id of 70 characters, until it has three outputs."""
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        count = sum("output" in item for item in request.context)
+        call = {"type": "function_call", "call_id": f"{count}" * 70, "name": "f", "arguments": "{}"}
+        return ModelTurn(output=[message("done") if count == 3 else call])
+
+
+async def test_an_id_that_its_own_server_does_not_take_goes_wrong_once(autojump_clock) -> None:
+    """The refused answer is sent in full, where both get another id; from then on each is, at once."""
+
+    async def work() -> str:
+        await trio.lowlevel.checkpoint()
+        return "x"
+
+    async with (
+        serving(Verbose(), profile=wspool.server.OPENAI) as world,
+        world.pool() as pool,
+        pool.conversation(model="m", store=False) as conversation,
+    ):
+        response = await conversation.run("go", tools={"f": work})
+        assert "done" == response.output_text
+        await conversation.respond("and more")
+    assert ["string_above_max_length"] == [
+        entry["error_code"] for entry in world.ledger if entry["error_code"] is not None
+    ]
+    parents = [entry["previous_response_id"] is not None for entry in world.ledger]
+    assert [False, True, False, False, False, True] == parents

@@ -28,6 +28,7 @@ __all__ = [
     "encode_items",
     "read_items",
     "with_encrypted_reasoning",
+    "without_encrypted_reasoning",
 ]
 
 _NULL: Final = Encoded(b"null")
@@ -99,6 +100,16 @@ def with_encrypted_reasoning(include: Encoded | None) -> Encoded:
     if not wanted or not isinstance(wanted, list) or _ENCRYPTED_REASONING in wanted:
         return include
     return Encoded(encode([*cast("list[object]", wanted), _ENCRYPTED_REASONING]))
+
+
+def without_encrypted_reasoning(fields: Mapping[str, Encoded]) -> Mapping[str, Encoded] | None:
+    """Return *fields* without the wish for encrypted reasoning; None if they have none."""
+    include = read(fields.get("include", _NULL))
+    if not isinstance(include, list) or _ENCRYPTED_REASONING not in include:
+        return None
+    left = [each for each in cast("list[object]", include) if each != _ENCRYPTED_REASONING]
+    others = {name: value for name, value in fields.items() if name != "include"}
+    return {**others, "include": Encoded(encode(left))} if left else others
 
 
 @attrs.frozen

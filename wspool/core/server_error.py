@@ -110,8 +110,23 @@ class ServerError:
         words = same_word(self.code or ""), same_word(self.type or "")
         refused = not FIELD_REFUSED.isdisjoint(words)
         # One wording, for endpoints that say it in no field. Those with another are found out all the same,
-        # by what they do (`wspool.core.sending.replay.Parents`).
+        # by what they do (`wspool.core.sending.takes`).
         return self._names_parent and (refused or (self._is_nameless and "support" in self.message.lower()))
+
+    @property
+    def blames_reasoning(self) -> bool:
+        """The model gives no encrypted reasoning, or the field that asks for it is not known."""
+        if self.param is not None:
+            return self.param.partition("[")[0].partition(".")[0] == "include"
+        # "Encrypted content is not supported with this model." and "Unknown field 'include'."
+        text = self.message.lower() if self._is_nameless or self.meaning is Meaning.REQUEST else ""
+        return "'include'" in text or ("encrypted" in text and "support" in text)
+
+    @property
+    def blames_call_id(self) -> bool:
+        """The id of a call is longer than the endpoint takes, though it may have made it itself."""
+        where = self.param if self.param is not None else self.message
+        return "call_id" in where and (self.code == "string_above_max_length" or "too long" in self.message)
 
     @property
     def blames_lane(self) -> bool:

@@ -22,7 +22,8 @@ from wspool.core.commands import Command
 from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import Provider
 from wspool.core.sending.lineage import Lineage
-from wspool.core.sending.replay import Parents, Resends
+from wspool.core.sending.replay import Resends
+from wspool.core.sending.takes import NotTaken, Takes
 from wspool.core.sending.warm_up import Fields
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import ConversationStatistics, Move, MoveReason, TurnRecord
@@ -40,7 +41,7 @@ class ContinuityOwner(Protocol):
 
     core: PoolCore
     errands: Errands
-    parents: Parents
+    takes: Takes
     provider: Provider
 
     def check_use(self) -> None: ...
@@ -51,7 +52,7 @@ class ContinuityOwner(Protocol):
     def step(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None: ...
     def warms(self, fields: Fields) -> bool: ...
     def hold(self, seconds: float) -> None: ...
-    def refused_parents(self, error: ServerError) -> None: ...
+    def not_taken(self, what: NotTaken, error: ServerError) -> None: ...
     def moved(self, move: Move) -> None: ...
     def record(self, record: TurnRecord) -> None: ...
 

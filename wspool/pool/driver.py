@@ -27,11 +27,12 @@ import trio
 from wspool.core.commands import ConnectionId
 from wspool.core.encoding import Encoded
 from wspool.core.events.steering import Steer
-from wspool.core.items import asks_store, encode_items
+from wspool.core.items import asks_store, encode_items, without_encrypted_reasoning
 from wspool.core.lending.pool import Verdict
 from wspool.core.sending.chain import Fields, LaneKey, Plan
 from wspool.core.sending.lineage import Lineage
 from wspool.core.sending.replay import Recovery
+from wspool.core.server_error import ServerError
 from wspool.core.statistics import TurnRecord
 from wspool.pool.attempt import Attempt
 from wspool.pool.continuity import Continuity
@@ -64,6 +65,8 @@ class ConversationDriver:
         self._plan: Plan | None = None
         self._lane: LaneKey | None = None
         self._named = False
+        #: What refused to give encrypted reasoning, if it was not asked for again.
+        self._went_plain: ServerError | None = None
         self._transport = "websocket"
         #: Whether the lane held the parent that was named last.
         self._held = False
@@ -120,14 +123,19 @@ class ConversationDriver:
                 exposed=exposed or machine.steered,
             )
         elif machine.refused and machine.error is not None:
+            error = attempt.redactor.server_error(machine.error)
+            plain = None if self._resends.plain else without_encrypted_reasoning(self._fields)
             decision = self._resends.after_refusal(
-                attempt.redactor.server_error(machine.error),
+                error,
                 had_parent=self._plan is not None
                 and self._plan.previous_response_id is not None
                 and not self._plan.last_resort,
                 had_lane=self._named,
+                asked_reasoning=plain is not None,
                 jitter=continuity.owner.jitter(),
             )
+            if self._resends.plain and plain is not None:
+                self._fields, self._went_plain = plain, error
         else:
             decision = Recovery.GIVE_UP
         if decision is Recovery.GIVE_UP:
@@ -170,11 +178,11 @@ class ConversationDriver:
         continuity, lane = self._continuity, lease.lane
         key = ConnectionId(lease.connection), lane.id
         latest = lane.latest
-        if continuity.owner.parents.refused:
-            latest = None
-            continuity.chain.forget_parent()
+        takes = continuity.owner.takes
+        if takes.plain and not takes.asks_reasoning(self._fields.get("model")):
+            self._fields = without_encrypted_reasoning(self._fields) or self._fields
         plan = continuity.chain.plan(
-            self._items, key, latest, lane.warm_up, self._fields, carried=lane.past.knows
+            self._items, key, latest, lane.warm_up, self._fields, carried=lane.past.knows, takes=takes
         )
         stream_id = lease.stream_id
         request = plan.request(self._fields, stream_id)
@@ -210,14 +218,16 @@ class ConversationDriver:
         self._continuity.bytes_sent -= size
 
     def _learn(self, plan: Plan) -> None:
-        """The turn went well with *plan*: that says whether the endpoint takes parents."""
+        """The turn went well with *plan*: that says what the endpoint takes."""
         owner = self._continuity.owner
+        error = self._went_plain
+        if error is not None and owner.takes.went_plain(self._fields.get("model")):
+            owner.not_taken("reasoning", error)
+        error = self._resends.parent_refused
         if plan.previous_response_id is not None:
-            owner.parents.taken()
-        elif (error := self._resends.parent_refused) is not None and owner.parents.cured(
-            error, held=self._held
-        ):
-            owner.refused_parents(error)
+            owner.takes.parent_taken()
+        elif error is not None and owner.takes.cured(error, held=self._held):
+            owner.not_taken("parents", error)
 
     def _close_account(self, attempt: Attempt, status: str) -> None:
         """The turn is left, and *status* is how it ended for the caller."""
@@ -228,9 +238,7 @@ class ConversationDriver:
             asked = asks_store(self._fields, by_default=continuity.owner.provider.stores_by_default)
             for index, part in enumerate(machine.parts):
                 new = encode_items(part.steered_by) if index else self._items
-                continuity.chain.extend(
-                    new, part.output, part.id, lane, stored=plan.rooted and asked, asked=asked
-                )
+                continuity.chain.extend(new, part.output, part.id, lane, asked=asked, rooted=plan.rooted)
             if queued := machine.steers.queued:
                 continuity.chain.queue(encode_items(queued))
             continuity.say_what_was_changed()

@@ -9,6 +9,7 @@ from typing import ParamSpec
 
 from wspool.core.commands import LeaseId
 from wspool.core.failures import DialFailure
+from wspool.core.sending.takes import NotTaken
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import DialRecord, Move, TurnRecord
 from wspool.pool.leaks import Borrowers
@@ -95,13 +96,18 @@ class Announcer:
         """A conversation goes on on another connection."""
         watch(self._instrument.conversation_moved, move)
 
-    def unchained(self, error: ServerError) -> None:
-        """The endpoint takes no parent: *error*, which can be shown, refused one."""
-        logger.warning(
-            "the endpoint takes no previous_response_id (%s): every turn is sent in full from here on",
-            error.words,
-        )
-        watch(self._instrument.endpoint_unchained, error.words)
+    def not_taken(self, what: NotTaken, error: ServerError) -> None:
+        """The endpoint does not take that: *error*, which can be shown, refused it."""
+        if what == "parents":
+            words = "the endpoint takes no previous_response_id (%s): every turn is sent in full from here on"
+        else:
+            words = (
+                "this model is asked for no encrypted reasoning any more (%s): "
+                "what it has thought is lost with its connection"
+            )
+        logger.warning(words, error.words)
+        if what == "parents":
+            watch(self._instrument.endpoint_unchained, error.words)
 
     def degraded(self, failure: DialFailure) -> None:
         """The endpoint is down."""

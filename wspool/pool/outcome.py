@@ -146,7 +146,10 @@ def server_failure(
     """Return the error for what the server said."""
     kind = ResponseFailedError
     advice = ""
-    if error.is_parent_missing:
+    if error.refuses_parents:
+        kind = PreviousResponseNotFoundError
+        advice = "this endpoint takes no previous_response_id; send the whole conversation without it"
+    elif error.is_parent_missing:
         kind, advice = PreviousResponseNotFoundError, "send the whole conversation without it"
     elif error.is_connection_limit:
         kind, advice = ConnectionLimitError, "send the whole conversation on another connection"
@@ -164,7 +167,9 @@ def server_failure(
         param=error.param,
         response_id=response_id,
         retry_after=error.retry_after,
-        may_pass=error.may_pass or error.is_parent_missing or error.is_connection_limit,
+        may_pass=error.may_pass
+        or (error.is_parent_missing and not error.refuses_parents)
+        or error.is_connection_limit,
         permanent=error.permanent,
         raw=error.raw,
     )

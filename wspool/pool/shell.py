@@ -42,7 +42,8 @@ from wspool.core.failures import FailureKind
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.lending.trace import trace_core
 from wspool.core.sending.chain import Fields
-from wspool.core.sending.replay import Parents, ResendBudget, Resends
+from wspool.core.sending.replay import ResendBudget, Resends
+from wspool.core.sending.takes import NotTaken, Takes
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import Move, TurnRecord
 from wspool.errors import ForeignUseError, WsPoolError
@@ -77,7 +78,7 @@ class Shell:
         policy: the limits, as they were given.
         provider: what the endpoint can do.
         budget: the resends that are left to all turns.
-        parents: whether the endpoint takes requests that name a parent.
+        takes: what the endpoint takes, as far as turns have found out.
         errands: what tasks wait for or do for it without a lane.
         serving: set once the pool's tasks run (`running`), or will never run.
         dialer: goes to the endpoint.
@@ -112,8 +113,7 @@ class Shell:
         self._life = trio.CancelScope(shield=True)
         self._changed = trio.Event()
         self._watchers = 0
-        self.budget = ResendBudget()
-        self.parents = Parents()
+        self.budget, self.takes = ResendBudget(), Takes()
         self._home = trio.lowlevel.current_trio_token(), os.getpid()
         self._clock = PoolClock(suspension())
         self.now = self._clock.now
@@ -221,9 +221,9 @@ class Shell:
         self._leases.pop(lease, None)
         self._perform(self.core.release(lease, self.now()))
 
-    def refused_parents(self, error: ServerError) -> None:
-        """The endpoint takes no parent, as *error* and what followed it have shown."""
-        self._announcer.unchained(error)
+    def not_taken(self, what: NotTaken, error: ServerError) -> None:
+        """The endpoint does not take that, as *error* and what followed it have shown."""
+        self._announcer.not_taken(what, error)
 
     def moved(self, move: Move) -> None:
         """A conversation goes on on another connection."""

@@ -21,9 +21,12 @@ from wspool.core.items import Output, read_items
 from wspool.core.matching.index import Index
 from wspool.core.matching.known import Known
 from wspool.core.sending.chain import Plan
+from wspool.core.sending.takes import Takes
 from wspool.core.sending.warm_up import Fields, WarmUp
 
 __all__ = ["BroughtHistory", "http_only"]
+
+_EVERYTHING = Takes()
 
 #: Fields of a body that have no meaning on a connection of a pool, and what to do instead.
 _HTTP_ONLY = {
@@ -100,8 +103,12 @@ class BroughtHistory:
         fields: Fields,
         *,
         carried: Callable[[str], bool] = lambda _: False,
+        takes: Takes = _EVERYTHING,
     ) -> Plan:
         """Decide what to send. As `Chain.plan`; *new* is in the history already."""
+        if not takes.parents:
+            latest = None
+            self.forget_parent()
         self._named = None
         if (parent := self._given.parent) is not None:
             origin = self._given.origin
@@ -145,8 +152,8 @@ class BroughtHistory:
         response_id: str,
         lane: LaneKey,
         *,
-        stored: bool = False,
         asked: bool = False,
+        rooted: bool = True,
     ) -> None:
         """The turn ended well: others may go on from it. As `Chain.extend`; *new* is what steered it."""
         if self._last is not None:
@@ -159,7 +166,7 @@ class BroughtHistory:
             read_items(output.items),
             self._now,
             lane=lane,
-            stored=stored,
+            stored=asked and rooted,
             refers=asked,
         )
 

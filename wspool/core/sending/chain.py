@@ -12,6 +12,8 @@ Rules of this module:
   (`wspool.core.sending.sendable`).
 * A history may begin with a response that only the server knows, the root. Then a full send names it, for
   the items alone are a fragment. A server that does not know it cannot go on, and nobody else can.
+* What the endpoint does not take is not sent (`wspool.core.sending.takes`): where it takes no parent nothing
+  is one, but the root, without which the same cannot be said.
 * A response whose output could not be kept whole is no parent: its server would know more than the history.
 * A compaction item stands for everything before it: a full send begins there.
 * Whatever may have evicted the parent makes the chain forget it.
@@ -28,12 +30,14 @@ from wspool.core.commands import LaneKey
 from wspool.core.encoding import Encoded, assemble
 from wspool.core.frames import encode, encode_received
 from wspool.core.items import Item, Output, as_items, encode_items, read_items
-from wspool.core.sending.sendable import LOSSY, Sendable, without_lost_reasoning
+from wspool.core.sending.sendable import LOSSY, Sendable, answers_long_id, without_lost_reasoning
+from wspool.core.sending.takes import Takes
 from wspool.core.sending.warm_up import Fields, WarmUp
 
 __all__ = ["Chain", "Fields", "Item", "LaneKey", "Plan", "WarmUp", "as_items"]
 
 _TYPE = Encoded(b'"response.create"')
+_EVERYTHING = Takes()
 
 
 def _nothing(_: str) -> bool:
@@ -151,6 +155,7 @@ class Chain:
         fields: Fields,
         *,
         carried: Callable[[str], bool] = _nothing,
+        takes: Takes = _EVERYTHING,
     ) -> Plan:
         """Decide what to send.
 
@@ -161,14 +166,18 @@ class Chain:
             warm_up: the lane's unused warm-up response, or None.
             fields: the other fields of the request.
             carried: says whether a response of that id has begun on the lane's connection.
+            takes: what the endpoint takes.
         """
+        if not takes.parents:
+            latest = None
+            self.forget_parent()
         parent = self._parent
         here = parent == latest and self._lane == lane
         stored = self._parent_stored and self._trusts_store and not self._queued and parent != latest
         if stored and parent is not None and (self._lane is None or self._lane[0] != lane[0]):
             # Another response of that name proves that there a name is no proof.
             stored = not carried(parent)
-        if parent is not None and (here or stored):
+        if parent is not None and (here or stored) and (takes.long_ids or not answers_long_id(new)):
             return Plan(
                 input=new,
                 previous_response_id=parent,
@@ -199,8 +208,8 @@ class Chain:
         response_id: str,
         lane: LaneKey,
         *,
-        stored: bool = False,
         asked: bool = False,
+        rooted: bool = True,
     ) -> None:
         """A turn ended well: its input and its output are history, its response is the parent.
 
@@ -209,12 +218,11 @@ class Chain:
             output: the output of its response.
             response_id: the response's id.
             lane: the lane that holds it.
-            stored: True if the server was asked to keep the response and all that it continues from, for
-                any connection.
-            asked: True if it was asked to keep the response, whatever it continues from.
+            asked: True if the server was asked to keep the response for any connection.
+            rooted: `Plan.rooted`, of what was sent: with it the response is a parent anywhere.
         """
         start = len(self._items) + len(new)
-        self._append([*new, *output.items], stored=stored or asked)
+        self._append([*new, *output.items], stored=asked)
         if not output.lossless:
             self._sendable.notes.add(LOSSY)
         if output.compaction is None:
@@ -224,7 +232,7 @@ class Chain:
             self._root = None
             self._size = _size(output.items[output.compaction :])
         if output.whole:
-            self._parent, self._lane, self._parent_stored = response_id, lane, stored
+            self._parent, self._lane, self._parent_stored = response_id, lane, asked and rooted
             self._queued = False
         else:
             self.forget_parent()

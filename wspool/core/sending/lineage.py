@@ -9,6 +9,7 @@ from wspool.core.commands import LaneKey
 from wspool.core.encoding import Encoded
 from wspool.core.items import Output
 from wspool.core.sending.chain import Plan
+from wspool.core.sending.takes import Takes
 from wspool.core.sending.warm_up import Fields, WarmUp
 
 __all__ = ["Lineage"]
@@ -36,6 +37,7 @@ class Lineage(Protocol):
         fields: Fields,
         *,
         carried: Callable[[str], bool] = ...,
+        takes: Takes = ...,
     ) -> Plan: ...
 
     def extend(
@@ -45,8 +47,8 @@ class Lineage(Protocol):
         response_id: str,
         lane: LaneKey,
         *,
-        stored: bool = ...,
         asked: bool = ...,
+        rooted: bool = ...,
     ) -> None: ...
 
     def queue(self, items: Sequence[Encoded]) -> None: ...

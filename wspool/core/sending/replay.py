@@ -10,12 +10,13 @@ within the resend budget of the endpoint.
 
 Rules: a request that named a parent and was refused is sent once in full, on the same connection, whatever
 words the endpoint has for "I do not know that parent", unless its code or status says that the whole history
-would be refused as well; so is one with a lane that the endpoint does not want named, without the name; a
-request that a connection at its lifetime limit refuses goes to a fresh one, and a response that this limit
-cuts is lost like any other, output or not; output that the caller has seen is never followed by a second
-answer; a wait that is longer than `MAX_RETRY_AFTER` is for the caller.
+would be refused as well; so is one with a lane that the endpoint does not want named, without the name, and
+one that asks for encrypted reasoning where there is none, without asking; a request that a connection at its
+lifetime limit refuses goes to a fresh one, and a response that this limit cuts is lost like any other, output
+or not; output that the caller has seen is never followed by a second answer; a wait that is longer than
+`MAX_RETRY_AFTER` is for the caller.
 
-An endpoint that takes no parent at all is remembered for all turns of its pool (`Parents`).
+What an endpoint does not take at all is remembered for all turns of its pool (`wspool.core.sending.takes`).
 
 A resend is the same request again, by itself. A retry is a turn that the caller has taken again.
 """
@@ -30,7 +31,7 @@ from wspool.core.policy import Replay
 from wspool.core.server_error import ServerError
 from wspool.core.waits import MAX_RETRY_AFTER
 
-__all__ = ["MESSAGE_TOO_BIG", "Parents", "Recovery", "ResendBudget", "Resends"]
+__all__ = ["MESSAGE_TOO_BIG", "Recovery", "ResendBudget", "Resends"]
 
 #: RFC 6455 section 7.4.1. The same message will be too big for the next connection as well.
 MESSAGE_TOO_BIG: Final = 1009
@@ -84,45 +85,6 @@ class ResendBudget:
         self._tokens = min(self._tokens + self.REFUND, self.TOKENS)
 
 
-class Parents:
-    """Whether an endpoint takes a request that names a parent, as far as all conversations have found out.
-
-    Each of them would else be refused every second turn, for ever.
-
-    Attributes:
-        refused: True once nobody shall name one any more.
-    """
-
-    __slots__ = ("_strikes", "_taken", "refused")
-
-    #: Parents that were refused and never taken, after which an endpoint counts as one that takes none,
-    #: whatever it says. One alone may have forgotten.
-    STRIKES: Final = 2
-
-    def __init__(self) -> None:
-        self.refused = False
-        self._taken = False
-        self._strikes = 0
-
-    def taken(self) -> None:
-        """A request that named a parent went well."""
-        self._taken = True
-
-    def cured(self, error: ServerError, *, held: bool) -> bool:
-        """A request that *error* had refused with its parent went well without it.
-
-        Return True if this says that the endpoint takes none, the first time it does.
-
-        Args:
-            error: the refusal.
-            held: True if the parent was the latest response of the lane, so that there was nothing to forget.
-        """
-        self._strikes += held
-        known = self.refused
-        self.refused = known or (error.refuses_parents or (self._strikes >= self.STRIKES and not self._taken))
-        return self.refused and not known
-
-
 class Resends:
     """The resends of one turn.
 
@@ -134,9 +96,19 @@ class Resends:
     Attributes:
         delay: seconds to wait before the resend at least, after `Recovery.LATER`.
         parent_refused: what refused the request with its parent, if it was sent in full for that.
+        plain: True once it was refused for asking for encrypted reasoning: it asks no more.
     """
 
-    __slots__ = ("_budget", "_limit", "_policy", "_resends", "_was_unnamed", "delay", "parent_refused")
+    __slots__ = (
+        "_budget",
+        "_limit",
+        "_policy",
+        "_resends",
+        "_was_unnamed",
+        "delay",
+        "parent_refused",
+        "plain",
+    )
 
     def __init__(self, policy: Replay, limit: int, budget: ResendBudget) -> None:
         self._policy: Replay = policy
@@ -145,10 +117,17 @@ class Resends:
         self._resends = 0
         self._was_unnamed = False
         self.parent_refused: ServerError | None = None
+        self.plain = False
         self.delay = 0.0
 
     def after_refusal(
-        self, error: ServerError, *, had_parent: bool, had_lane: bool = False, jitter: float
+        self,
+        error: ServerError,
+        *,
+        had_parent: bool,
+        had_lane: bool = False,
+        asked_reasoning: bool = False,
+        jitter: float,
     ) -> Recovery:
         """An error frame refused the request before anything was created.
 
@@ -156,10 +135,14 @@ class Resends:
             error: the frame.
             had_parent: True if the request named a previous response.
             had_lane: True if the request named a lane.
+            asked_reasoning: True if it asked for encrypted reasoning.
             jitter: a random number in [0, 1), to spread resends.
         """
         if error.blames_lane and had_lane and not self._was_unnamed:
             self._was_unnamed = True
+            return Recovery.HERE
+        if error.blames_reasoning and asked_reasoning and not self.plain:
+            self.plain = True
             return Recovery.HERE
         if had_parent and error.full_may_cure and self.parent_refused is None:
             self.parent_refused = error

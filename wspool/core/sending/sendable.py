@@ -34,7 +34,7 @@ from wspool.core.encoding import Encoded, read
 from wspool.core.frames import encode_received
 from wspool.core.items import Item
 
-__all__ = ["LOSSY", "NO_OUTPUT", "Sendable", "without_lost_reasoning"]
+__all__ = ["LOSSY", "NO_OUTPUT", "Sendable", "answers_long_id", "without_lost_reasoning"]
 
 #: Calls of the client, and what answers them.
 _OUTPUTS: Final = {
@@ -283,6 +283,11 @@ def _short(call: str) -> str:
     if len(call) <= _LONGEST_ID:
         return call
     return "call_" + hashlib.sha256(call.encode(errors="surrogatepass")).hexdigest()[:48]
+
+
+def answers_long_id(items: Sequence[Encoded]) -> bool:
+    """Return whether one of *items* answers a call whose id is longer than those of the API."""
+    return any(len(_look(item).call) > _LONGEST_ID for item in items if len(item) > _LONGEST_ID)
 
 
 def without_lost_reasoning(before: Sequence[Item], items: Sequence[Mapping[str, Any]]) -> list[Item]:
