@@ -199,7 +199,7 @@ def test_a_killed_run_is_taken_up(tmp_path: Path) -> None:
     assert len(ids) == summary["tasks"]
 
     # A third time there is nothing left, and nothing is dialed.
-    code, out, _ = run(tmp_path, "rollout", tasks, "--out", "out", "--json", "--local")
+    code, out, _ = run(tmp_path, "rollout", tasks, "--out", "out", "--json", "--local", "--allow-mixed")
     assert (code, json.loads(out)["skipped"], json.loads(out)["dialed"]) == (0, summary["tasks"], 0)
 
 
@@ -222,7 +222,7 @@ def test_the_first_interrupt_finishes_what_runs(tmp_path: Path) -> None:
     assert summary["done"] == len(read_lines(tmp_path / "out/results.jsonl")) == 40 - summary["owed"]
     assert {entry["outcome"] for entry in ledger} == {"completed"}
 
-    code, out, _ = run(tmp_path, *command, "--local")
+    code, out, _ = run(tmp_path, *command, "--local", "--allow-mixed")
     assert (code, json.loads(out)["done"]) == (0, summary["owed"])
 
 
@@ -292,7 +292,7 @@ def test_an_agent_of_the_users_own(tmp_path: Path) -> None:
         {"id": "good", "input": "hello", "fails": False},
         {"id": "bad", "input": "hello", "fails": True},
     )
-    local = ("--local", "--json")
+    local: tuple[str, ...] = ("--local", "--json")
     code, out, _ = run(tmp_path, "rollout", tasks, "--agent", "./my_agent.py:agent", *local)
     lines = {line["id"]: line for line in results(tmp_path / "rollout-results/tasks")}
 
@@ -302,7 +302,13 @@ def test_an_agent_of_the_users_own(tmp_path: Path) -> None:
     error = {"type": "ValueError", "message": "no bad", "delivery": None, "code": None, "status": None}
     assert lines["bad"]["error"] == error
 
+    # Another agent's results are other results.
+    code, out, err = run(tmp_path, "rollout", tasks, "--agent", "my_agent:calls", *local)
+    assert (code, json.loads(out)["skipped"]) == (2, 2)
+    assert "agent: './my_agent.py:agent' then, 'my_agent:calls' now" in err
+
     # Skipped, and still not well; then tried again, without a duplicate.
+    local += ("--allow-mixed",)
     code, out, err = run(tmp_path, "rollout", tasks, "--agent", "my_agent:calls", *local)
     assert (code, json.loads(out)["skipped"]) == (1, 2)
     assert "--redo-errors" in err

@@ -75,9 +75,8 @@ def test_percentile(values: list[float], percent: float, expected: float | None)
 
 def test_the_summary_in_words() -> None:
     """Outcomes that nobody had are not mentioned; times have their unit."""
-    file = io.StringIO()
-    Summary(tasks=3, done=1, owed=2, max_connections=8, wait_p50=0.25, turn_p95=12.0).print(file)
-    text = " ".join(file.getvalue().split())
+    summary = Summary(tasks=3, done=1, owed=2, max_connections=8, wait_p50=0.25, turn_p95=12.0)
+    text = " ".join(str(summary).split())
 
     assert "tasks 3: 1 done, 2 owed turns" in text
     assert "wait for one p50 250 ms, p95 -" in text

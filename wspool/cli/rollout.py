@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Final
@@ -14,11 +15,12 @@ import wspool
 from wspool.cli import rollout_options as opt
 from wspool.cli.rollout_plan import Plan, make_plan
 from wspool.cli.target import ApiKeyEnv, ProxyUrl, Target, Url
-from wspool.cli.usage import usage_error
+from wspool.cli.usage import say, usage_error, warn
 from wspool.core.plain import plain
 from wspool.errors import DialFailedError
 from wspool.pool.setup import carried
 from wspool.rollout.checkpoints import TURNS, Checkpoints, open_checkpoints
+from wspool.rollout.provenance import RUN, Provenance, changed_tasks, read_provenance
 from wspool.rollout.results import ResultFile, ResultsError, open_results
 from wspool.rollout.runner import run_batch
 from wspool.rollout.summary import Meter, Summary
@@ -48,6 +50,8 @@ def rollout(
     tools: opt.ToolsName = None,
     resume: opt.Resume = None,
     redo_errors: opt.RedoErrors = False,
+    redo_wrong: opt.RedoWrong = False,
+    allow_mixed: opt.AllowMixed = False,
     checkpoint_turns: opt.CheckpointTurns = False,
     retries: opt.Retries = 2,
     limit: opt.Limit = None,
@@ -70,18 +74,59 @@ def rollout(
     raise typer.Exit(code)
 
 
+def _prepare(plan: Plan, results: ResultFile) -> None:
+    """Make the results ready to be added to. Whatever is in the way ends the command."""
+    given, ids = plan.given, {task.id for task in plan.batch}
+    now = plan.provenance()
+    try:
+        if plan.resume is False or (plan.resume is None and ids <= results.earlier.keys()):
+            results.start_over(plan.out / RUN, plan.out / TURNS)
+        elif results.earlier and not given.allow_mixed:
+            _refuse_others(plan, now, results)
+        again = {
+            id
+            for id in ids & results.earlier.keys()
+            if (given.redo_errors and results.earlier[id] not in WELL)
+            or (given.redo_wrong and results.earlier[id] == "wrong")
+        }
+        results.drop(again)
+        now.write(plan.out)
+        results.begin()
+    except OSError as problem:
+        usage_error(f"{plan.out} cannot be written: {problem.strerror}; use another --out")
+    if results.unlocked:
+        warn(
+            f"{plan.out} cannot be locked ({results.unlocked}): let no other run use it",
+        )
+
+
+def _refuse_others(plan: Plan, now: Provenance, results: ResultFile) -> None:
+    """End the command if the results that are there are other ones than those that are to come."""
+    given, before = plan.given, read_provenance(plan.out)
+    if before is None:
+        warn(
+            f"there is no {RUN} in {plan.out}: nobody knows how its results were made",
+        )
+    differences = now.differences(before) if before is not None else []
+    differences += changed_tasks(plan.batch, results.digests)
+    if differences:
+        if given.as_json:
+            skipped = len({task.id for task in plan.batch} & results.earlier.keys())
+            refused = Summary(
+                tasks=len(plan.batch), skipped=skipped, max_connections=0, problem=differences[0]
+            )
+            say(json.dumps(refused.as_json()))
+        lines = "\n".join(f"  {each}" for each in differences)
+        usage_error(
+            f"the results in {plan.out} were made otherwise\n{lines}\nuse another --out, start over with "
+            "--no-resume (what is there is kept), or add to them all the same with --allow-mixed"
+        )
+
+
 def _run(plan: Plan, results: ResultFile) -> int:
     batch, given = plan.batch, plan.given
     ids = {task.id for task in batch}
-    if plan.resume is False or (plan.resume is None and ids <= results.earlier.keys()):
-        results.start_over()
-        (plan.out / TURNS).unlink(missing_ok=True)
-    if given.redo_errors:
-        results.drop({id for id in ids if results.earlier.get(id, "done") not in WELL})
-    try:
-        results.begin()
-    except OSError as problem:
-        usage_error(f"{results.path} cannot be written: {problem.strerror}; use another --out")
+    _prepare(plan, results)
     owed = [task for task in batch if task.id not in results.earlier]
     earlier = {id: outcome for id, outcome in results.earlier.items() if id in ids}
     summary: Summary | None = None
@@ -92,31 +137,29 @@ def _run(plan: Plan, results: ResultFile) -> int:
         pass
     if summary is None:
         # Before or after the run itself; what ended has its result.
-        typer.echo("wspool: interrupted", err=True)
+        warn("interrupted")
         return 130
-    not_well = [id for id, outcome in earlier.items() if outcome not in WELL]
-    _tell(summary, results, len(not_well), as_json=given.as_json)
+    not_well = [outcome for outcome in earlier.values() if outcome not in WELL]
+    _tell(summary, results, not_well, as_json=given.as_json)
     if summary.interrupted:
         return 130
     return 1 if summary.not_well or summary.owed or not_well else 0
 
 
-def _tell(summary: Summary, results: ResultFile, not_well_before: int, *, as_json: bool) -> None:
+def _tell(summary: Summary, results: ResultFile, not_well: Sequence[str], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(summary.as_json() | {"results": str(results.path)}))
+        say(json.dumps(summary.as_json() | {"results": str(results.path)}))
     elif summary.turns or not summary.problem:
-        summary.print()
-        typer.echo(f"results in {plain(str(results.path))}")
+        say(str(summary))
+        say(f"results in {plain(str(results.path))}")
     if summary.problem:
-        typer.echo(f"wspool: {plain(summary.problem)} ({summary.owed} tasks are owed)", err=True)
+        warn(f"{plain(summary.problem)} ({summary.owed} tasks are owed)")
     elif summary.owed:
-        typer.echo(f"wspool: {summary.owed} tasks are owed; the same command runs them", err=True)
-    if not_well_before:
-        typer.echo(
-            f"wspool: {not_well_before} tasks did not go well in an earlier run; --redo-errors runs them "
-            "again",
-            err=True,
-        )
+        warn(f"{summary.owed} tasks are owed; the same command runs them")
+    if not_well:
+        counts = ", ".join(f"{count} {name}" for name, count in Counter(not_well).most_common())
+        way = "--redo-wrong" if set(not_well) == {"wrong"} else "--redo-errors"
+        warn(f"of an earlier run: {counts}; {way} runs them again")
 
 
 async def _rollout(
@@ -127,7 +170,7 @@ async def _rollout(
     # The other ends of the connections to an embedded provider are in this process as well.
     most, warning = carried(policy.max_size, each=1 if plan.target is not None else 2)
     if warning:
-        typer.echo(f"wspool: {warning.replace('max_size', '--max-connections')}", err=True)
+        warn(f"{warning.replace('max_size', '--max-connections')}")
     policy = attrs.evolve(policy, max_size=most)
     summary = Summary(tasks=total, owed=len(owed), skipped=total - len(owed), max_connections=policy.max_size)
     async with _endpoint(plan) as endpoint:

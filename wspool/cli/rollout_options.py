@@ -8,6 +8,7 @@ import typer
 
 __all__ = [
     "AgentName",
+    "AllowMixed",
     "AsJson",
     "CheckpointTurns",
     "Concurrency",
@@ -21,6 +22,7 @@ __all__ = [
     "ProviderName",
     "Quiet",
     "RedoErrors",
+    "RedoWrong",
     "Resume",
     "Retries",
     "TasksFile",
@@ -86,13 +88,34 @@ Resume = Annotated[
     bool | None,
     typer.Option(
         "--resume/--no-resume",
-        help="Skip tasks that have results, or start over (old results are kept as results.jsonl.old).",
+        help="Skip tasks that have results, or start over (old ones are kept, as results.jsonl.old).",
         show_default="resume",
         rich_help_panel=_STATE,
     ),
 ]
 RedoErrors = Annotated[
-    bool, typer.Option("--redo-errors", help="Run failed tasks again.", rich_help_panel=_STATE)
+    bool,
+    typer.Option(
+        "--redo-errors",
+        help="Run again what did not go well: failed, cut off, filtered, refused, unanswered, or wrong.",
+        rich_help_panel=_STATE,
+    ),
+]
+RedoWrong = Annotated[
+    bool,
+    typer.Option(
+        "--redo-wrong",
+        help="Run again what was answered wrongly, and nothing else.",
+        rich_help_panel=_STATE,
+    ),
+]
+AllowMixed = Annotated[
+    bool,
+    typer.Option(
+        "--allow-mixed",
+        help="Add to results that were made otherwise: by another model, endpoint, agent, or of other tasks.",
+        rich_help_panel=_STATE,
+    ),
 ]
 CheckpointTurns = Annotated[
     bool,
@@ -144,6 +167,8 @@ class Given:
     #: None: go on with a batch that was interrupted, start over one that ended.
     resume: bool | None
     redo_errors: bool
+    redo_wrong: bool
+    allow_mixed: bool
     checkpoint_turns: bool
     retries: int
     limit: int | None

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
-import typer
 
 import wspool
 from wspool.cli.imported import check_arity, imported
 from wspool.cli.rollout_options import Given
 from wspool.cli.target import Target, find_target, no_key
-from wspool.cli.usage import usage_error
-from wspool.core.plain import plain
+from wspool.cli.usage import usage_error, warn
 from wspool.rollout.batch import BatchError, read_tasks
 from wspool.rollout.bundled import bundled_tasks
 from wspool.rollout.method import BODY_FIELDS, Agent, Method
+from wspool.rollout.provenance import BUNDLED, Provenance, directory_for, source_digest
 from wspool.rollout.tasks import Task
 from wspool.rollout.tools import TOOL_SCHEMAS, Tools
 from wspool.wire.secret import Secret
@@ -75,6 +74,26 @@ class Plan:
         # The bundled batch without a place of its own is a demonstration: running it again runs it again.
         return self.given.resume
 
+    def provenance(self) -> Provenance:
+        """What is to be known of the results. No secret is in it."""
+        method, given = self.method, self.given
+        settings = {
+            "url": str(self.target) if self.target is not None else BUNDLED,
+            "provider": given.provider,
+            "model": method.defaults.get("model"),
+            "agent": given.agent,
+            "agent_source": source_digest(method.agent) if method.agent is not None else None,
+            "tools": given.tools,
+        }
+        options = {name: str(value) if isinstance(value, Path) else value for name, value in _shown(given)}
+        more = {"options": options, "command": "rollout", "wspool": wspool.__version__}
+        return Provenance.of(given.tasks, self.batch, settings, more)
+
+
+def _shown(given: Given) -> list[tuple[str, Any]]:
+    """The options by name, less those that may hold a secret."""
+    return [(name, value) for name, value in attrs.asdict(given).items() if name not in ("url", "proxy")]
+
 
 def make_plan(given: Given) -> Plan:
     """Return what to do. A mistake ends the command."""
@@ -90,7 +109,7 @@ def make_plan(given: Given) -> Plan:
         own=own,
         target=target,
         method=method,
-        out=given.out or Path("rollout-results") / (given.tasks.stem if given.tasks else "bundled"),
+        out=given.out or directory_for(given.tasks),
         provider=_provider(given.provider),
     )
 
@@ -178,4 +197,4 @@ def _name_unsent(batch: Sequence[Task], method: Method) -> None:
     if unsent:
         named = ", ".join(json.dumps(name) for name, _ in unsent.most_common(_MOST_NAMED))
         more = f" and {len(unsent) - _MOST_NAMED} more" if len(unsent) > _MOST_NAMED else ""
-        typer.echo(f"wspool: fields that no request has are not sent: {plain(named)}{more}", err=True)
+        warn(f"fields that no request has are not sent: {named}{more}")

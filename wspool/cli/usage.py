@@ -1,14 +1,16 @@
 """What commands have in common: how they say that they were called wrongly, and how they are interrupted."""
 
+import os
+import sys
 from collections.abc import Awaitable, Callable
-from typing import Never, TypeVar, TypeVarTuple
+from typing import Never, TextIO, TypeVar, TypeVarTuple
 
 import trio
 import typer
 
 from wspool.core.plain import plain
 
-__all__ = ["run", "usage_error"]
+__all__ = ["run", "say", "usage_error", "warn"]
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -22,6 +24,29 @@ def run(function: Callable[[*_Args], Awaitable[_T]], *args: *_Args) -> _T:
         pass
     typer.echo("wspool: interrupted", err=True)
     raise typer.Exit(130)
+
+
+def say(text: str) -> None:
+    """Write *text* to standard output; if nobody can take it, one line on standard error says so."""
+    try:
+        typer.echo(text)
+    except (OSError, ValueError) as problem:  # a full disk, a closed pipe or descriptor
+        sys.stdout = _nowhere()
+        warn(f"standard output cannot be written: {problem}")
+
+
+def warn(message: str) -> None:
+    """Write one line about *message* to standard error, if anybody can take it: what only reports ends
+    nothing."""
+    try:
+        typer.echo(plain(f"wspool: {message}"), err=True)
+    except (OSError, ValueError):
+        sys.stderr = _nowhere()
+
+
+def _nowhere() -> TextIO:
+    # What was not written would be tried again when the process ends, and fail again.
+    return open(os.devnull, "w", encoding="utf-8")  # as long as the process lives
 
 
 def usage_error(message: str) -> Never:

@@ -6,9 +6,7 @@
 3. A conversation is found again by its task's id, if the task still says the same.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, BinaryIO, Final
 
 import attrs
 
+from wspool.rollout.files import append_to, read_from, replace
 from wspool.rollout.results import ResultsError
 from wspool.rollout.tasks import Task
 from wspool.server.models import is_array
@@ -51,7 +50,7 @@ class Checkpoints:
     def __init__(self, path: Path, tasks: Sequence[Task]) -> None:
         self.owed: dict[str, Checkpoint] = {}
         self._path = path
-        self._digests = {task.id: _digest(task) for task in tasks}
+        self._digests = {task.id: task.digest for task in tasks}
         self._last: dict[str, tuple[int, Sequence[bytes]]] = {}
         self._file: BinaryIO | None = None
 
@@ -79,7 +78,7 @@ class Checkpoints:
 
     def _load(self) -> None:
         if self._path.exists():
-            with self._path.open("rb") as lines:
+            with read_from(self._path) as lines:
                 for number, raw in enumerate(lines, 1):
                     try:
                         self._fold(json.loads(raw))
@@ -95,12 +94,11 @@ class Checkpoints:
             for id, checkpoint in self.owed.items()
             if checkpoint.line["task"] == self._digests.get(id)
         }
-        fresh = self._path.with_name(f"{TURNS}.new")
-        with fresh.open("wb") as new:
-            for checkpoint in self.owed.values():
-                new.write(json.dumps(checkpoint.line).encode() + b"\n")
-        os.replace(fresh, self._path)
-        self._file = self._path.open("ab", buffering=0)
+        replace(
+            self._path,
+            (json.dumps(checkpoint.line).encode() + b"\n" for checkpoint in self.owed.values()),
+        )
+        self._file = append_to(self._path)
 
     def _fold(self, line: dict[str, Any]) -> None:
         id, turns, kept, new = str(line["id"]), int(line["turns"]), int(line["kept"]), _list(line["items"])
@@ -152,7 +150,3 @@ def _list(value: object) -> list[Any]:
     if not is_array(value):
         raise TypeError("not a list")
     return value
-
-
-def _digest(task: Task) -> str:
-    return hashlib.sha256(json.dumps(task.source, sort_keys=True).encode()).hexdigest()

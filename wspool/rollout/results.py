@@ -12,17 +12,20 @@ import errno
 import json
 import os
 from collections.abc import Callable, Collection, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from wspool.core.frames import encode_received
+from wspool.rollout.files import append_to, aside, read_from, replace
 from wspool.rollout.tasks import OUTCOMES, Outcome
 
 __all__ = ["RESULTS", "ResultFile", "ResultsError", "open_results"]
 
 #: Name of the file in its directory.
 RESULTS: Final = "results.jsonl"
+#: Name of the file that is locked where a directory cannot be.
+LOCK: Final = ".lock"
 
 
 class ResultsError(Exception):
@@ -35,18 +38,23 @@ class ResultFile:
     Attributes:
       path: the file.
       earlier: how the tasks ended whose results were there already, by id.
+      digests: of those tasks, where their results say them.
+      unlocked: why nobody is kept from using the directory at the same time; empty if they are.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.earlier: dict[str, Outcome] = {}
+        self.digests: dict[str, str] = {}
+        self.unlocked = ""
         self._file: BinaryIO | None = None
 
-    def start_over(self) -> None:
-        """Put what is there aside, as `results.jsonl.old`."""
+    def start_over(self, *beside: Path) -> None:
+        """Put what is there aside, as `results.jsonl.old`, and what belongs to it."""
         if self.earlier:
-            os.replace(self.path, self.path.with_name(f"{RESULTS}.old"))
+            aside(self.path, *beside)
             self.earlier.clear()
+            self.digests.clear()
 
     def drop(self, ids: Collection[str]) -> None:
         """Take the results of these tasks out of the file."""
@@ -62,7 +70,7 @@ class ResultFile:
           OSError: it cannot be opened.
         """
         if self._file is None:
-            self._file = self.path.open("ab", buffering=0)
+            self._file = append_to(self.path)
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a result. It is in the hands of the system when this returns.
@@ -104,7 +112,7 @@ class ResultFile:
         if not self.path.exists():
             return
         clean = True
-        with self.path.open("rb") as lines:
+        with read_from(self.path) as lines:
             for number, raw in enumerate(lines, 1):
                 if not raw.strip():
                     clean = False
@@ -119,6 +127,8 @@ class ResultFile:
                     continue
                 clean = clean and raw.endswith(b"\n") and _id(line) not in self.earlier
                 self.earlier.setdefault(_id(line), _outcome(line))
+                if (digest := _digest(line)) is not None:
+                    self.digests.setdefault(_id(line), digest)
         if not clean:
             seen: set[str] = set()
 
@@ -130,15 +140,15 @@ class ResultFile:
             self._rewrite(is_first)
 
     def _rewrite(self, keep: Callable[[Mapping[str, Any]], bool]) -> None:
-        fresh = self.path.with_name(f"{RESULTS}.new")
-        with self.path.open("rb") as old, fresh.open("wb") as new:
-            for raw in old:
-                line = _parse(raw)
-                if line is not None and keep(line):
-                    new.write(raw.rstrip(b"\r\n") + b"\n")
-            new.flush()
-            os.fsync(new.fileno())
-        os.replace(fresh, self.path)
+        with read_from(self.path) as old:
+            replace(
+                self.path,
+                (
+                    raw.rstrip(b"\r\n") + b"\n"
+                    for raw in old
+                    if (line := _parse(raw)) is not None and keep(line)
+                ),
+            )
 
 
 @contextmanager
@@ -156,9 +166,15 @@ def open_results(directory: Path) -> Generator[ResultFile, None, None]:
         raise ResultsError(
             f"cannot write results to {directory}: {problem.strerror}; use another --out"
         ) from problem
-    with _locked(directory):
+    with _locked(directory) as unlocked:
         results = ResultFile(directory / RESULTS)
-        results._load()  # pyright: ignore[reportPrivateUsage]  # only here: a file is read under its lock
+        results.unlocked = unlocked
+        try:
+            results._load()  # pyright: ignore[reportPrivateUsage]  # only here: read under its lock
+        except OSError as problem:
+            raise ResultsError(
+                f"{results.path} cannot be read or mended: {problem.strerror}; make room or use another --out"
+            ) from problem
         try:
             yield results
         finally:
@@ -166,24 +182,37 @@ def open_results(directory: Path) -> Generator[ResultFile, None, None]:
 
 
 @contextmanager
-def _locked(directory: Path) -> Generator[None, None, None]:
+def _locked(directory: Path) -> Generator[str, None, None]:
+    """Lock *directory*; the value says why that is not possible here, or is empty."""
     try:
         import fcntl
-    except ImportError:  # pragma: no cover  # Windows: two runs in one directory are not noticed
-        yield
+    except ImportError:  # pragma: no cover  # Windows
+        yield "this system has no file locks"
         return
-    # The directory itself is locked: no file to be left behind, and it cannot be replaced as the results are.
-    lock = os.open(directory, os.O_RDONLY)
-    try:
+    with ExitStack() as opened:
+
+        def lock(path: Path, flags: int) -> None:
+            descriptor = os.open(path, flags, 0o600)
+            opened.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+        unlocked = ""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                # The directory itself: no file to be left behind, and it cannot be replaced as results are.
+                lock(directory, os.O_RDONLY)
+            except OSError as problem:
+                if problem.errno != errno.EBADF:
+                    raise
+                # NFS locks only what is open for writing, which no directory is (flock(2)).
+                lock(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         except BlockingIOError as problem:
             raise ResultsError(
                 f"another run is writing its results to {directory}; wait for it or use another --out"
             ) from problem
-        yield
-    finally:
-        os.close(lock)
+        except OSError as problem:  # no lock daemon, or a file system without locks
+            unlocked = problem.strerror or type(problem).__name__
+        yield unlocked
 
 
 def _parse(raw: bytes) -> Mapping[str, Any] | None:
@@ -209,11 +238,21 @@ def _id(line: Mapping[str, Any]) -> str:
     return str(line.get("custom_id", line.get("id")))
 
 
-def _outcome(line: Mapping[str, Any]) -> Outcome:
+def _ours(line: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a line says beside the answer; a Batch line has a place for that."""
     if "custom_id" not in line:
-        return cast("Outcome", line.get("outcome"))
+        return line
     ours: object = line.get("wspool")
-    outcome = cast("dict[str, Any]", ours).get("outcome") if isinstance(ours, dict) else None
+    return cast("dict[str, Any]", ours) if isinstance(ours, dict) else {}
+
+
+def _digest(line: Mapping[str, Any]) -> str | None:
+    digest = _ours(line).get("digest")
+    return digest if isinstance(digest, str) else None
+
+
+def _outcome(line: Mapping[str, Any]) -> Outcome:
+    outcome = _ours(line).get("outcome")
     for known in OUTCOMES:
         if known == outcome:
             return known

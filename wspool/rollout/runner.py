@@ -11,6 +11,7 @@
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -141,7 +142,7 @@ class _Run:
 
     async def _hold(self, task: Task) -> Result | None:
         """Hold the conversation of *task*; None if it is owed after all."""
-        began = trio.current_time()
+        began, began_at = trio.current_time(), time.time()
         conversation: wspool.Conversation | None = None
         answer: Any = None
         response: Mapping[str, Any] | None = None
@@ -189,6 +190,8 @@ class _Run:
             items=conversation.items if conversation is not None else (),
             statistics=conversation.statistics() if conversation is not None else None,
             seconds=trio.current_time() - began,
+            began=began_at,
+            model=_model(response, self._method.fields(task)),
         )
 
     def _resumed(self, task: Task) -> Mapping[str, Any] | None:
@@ -253,3 +256,8 @@ def _let_pass(error: BaseException) -> None:
         ours, _ = group.split((KeyboardInterrupt, trio.Cancelled))
         if ours is not None:
             raise ours from None
+
+
+def _model(response: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> str | None:
+    said = (response or {}).get("model", fields.get("model"))
+    return said if isinstance(said, str) else None

@@ -4,9 +4,8 @@ Every number is counted once, where it is known best: outcomes by the runner, re
 conversations, times by the pool's instrument, connections by the pool."""
 
 import math
-import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import attrs
 
@@ -170,11 +169,8 @@ class Summary:
         """One flat JSON object."""
         return attrs.asdict(self)
 
-    def print(self, file: TextIO | None = None) -> None:
-        """Print a table to *file* (standard output)."""
-        from rich.console import Console
-        from rich.table import Table
-
+    def __str__(self) -> str:
+        """A table, for people."""
         outcomes: list[tuple[int, str]] = [(getattr(self, name), name) for name in OUTCOMES]
         outcomes += [(self.owed, "owed"), (self.skipped, "done before")]
         rows = [
@@ -199,7 +195,4 @@ class Summary:
             ("turn", f"p50 {_ms(self.turn_p50)}, p95 {_ms(self.turn_p95)}"),
             ("time", f"{self.seconds:.1f} s"),
         ]
-        table = Table.grid(padding=(0, 2))
-        for name, value in rows:
-            table.add_row(name, value)
-        Console(file=file or sys.stdout, soft_wrap=True, highlight=False).print(table)
+        return "\n".join(f"{name:<14}{value}" for name, value in rows)

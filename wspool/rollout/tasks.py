@@ -3,7 +3,10 @@
 Tasks come from a file (`batch.py`) or are bundled (`bundled.py`); from then on nobody asks where they came
 from, except that a task which came as an OpenAI Batch line has a Batch-shaped result line."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
 
 import attrs
@@ -44,6 +47,11 @@ class Task:
     batch: bool = False
     expected: str | None = None
     number: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of what the task says, so that a result is not taken for that of another text under its id."""
+        return hashlib.sha256(json.dumps(self.source, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def given_id(self) -> str | int:
@@ -96,6 +104,8 @@ class Result:
       items: the whole conversation.
       statistics: of the conversation, None if there never was one.
       seconds: from the start of the task, time in line included.
+      began: when it was begun, in seconds since 1970.
+      model: the model that answered, or was asked; None if nobody said which.
     """
 
     task: Task
@@ -106,6 +116,8 @@ class Result:
     items: Sequence[Mapping[str, Any]]
     statistics: ConversationStatistics | None
     seconds: float
+    began: float = 0.0
+    model: str | None = None
 
     def as_line(self) -> dict[str, Any]:
         """The result as one JSON object, in the shape that the task came in."""
@@ -124,6 +136,7 @@ class Result:
             "tool_calls": self.statistics.tool_calls if self.statistics else 0,
             "moves": self.statistics.moves if self.statistics else 0,
             "seconds": round(self.seconds, 4),
+            **self._provenance(),
             "items": list(self.items),
         }
 
@@ -142,5 +155,17 @@ class Result:
             "custom_id": self.task.given_id,
             "response": response,
             "error": error,
-            "wspool": {"outcome": self.outcome},
+            "wspool": {"outcome": self.outcome, **self._provenance()},
         }
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "digest": self.task.digest,
+            "began": _time(self.began),
+            "ended": _time(self.began + self.seconds),
+        }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
