@@ -508,7 +508,7 @@ def test_an_endpoint_that_cannot_be_reached(tmp_path: Path) -> None:
     tasks = write_questions(tmp_path / "tasks.jsonl", 3)
     with served(tmp_path, "--model", "echo") as url:
         elsewhere = url.replace("responses", "elsewhere")
-        for wrong, expected in [("ws://127.0.0.1:1/v1/responses", "refused"), (elsewhere, "check the URL")]:
+        for wrong, expected in [("ws://127.0.0.1:1/v1/responses", "refused"), (elsewhere, "Invalid URL")]:
             began = time.monotonic()
             code, out, err = run(tmp_path, "rollout", tasks, "--url", wrong, "--json", "--quiet")
 

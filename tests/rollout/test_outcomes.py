@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import wspool
-from wspool.rollout.outcomes import answer_of, judge
+from wspool.rollout.outcomes import answer_of, ends_run, judge
 from wspool.rollout.tasks import Task
 
 TASK = Task(id="a", body={}, source={})
@@ -80,3 +80,30 @@ def test_what_is_no_json_is_no_answer(given: object) -> None:
     """It is said, whatever it is, and nothing that others cannot read is written."""
     with pytest.raises(TypeError, match="must return a response or JSON"):
         answer_of(given)
+
+
+def refused(code: str | None, status: int | None) -> wspool.ResponseFailedError:
+    return wspool.ResponseFailedError("no", delivery="terminal", code=code, status=status)
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (wspool.DialFailedError("gone", phase="tcp"), True),
+        (refused("insufficient_quota", 429), True),
+        (refused("invalid_api_key", None), True),
+        (refused(None, 401), True),
+        (refused(None, 402), True),
+        (refused(None, 404), True),
+        (ExceptionGroup("nursery", [refused(None, 401)]), True),
+        (refused("model_not_found", 404), False),
+        (refused("rate_limit_exceeded", 429), False),
+        (refused("invalid_prompt", 400), False),
+        (refused(None, 500), False),
+        (ExceptionGroup("nursery", [refused(None, 401), ValueError()]), False),
+        (ValueError("a task's own"), False),
+    ],
+)
+def test_what_every_task_would_meet_ends_the_run(error: BaseException, ends: bool) -> None:
+    """And nothing else does."""
+    assert ends == ends_run(error)

@@ -5,13 +5,15 @@ the server and the model said of a response is looked at, and not only that ther
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 import wspool
+from wspool.core.meanings import Meaning, meaning_of_status, meaning_of_word
+from wspool.errors import DialFailedError, ResponseFailedError
 from wspool.rollout.tasks import Outcome, Task
 
-__all__ = ["answer_of", "judge"]
+__all__ = ["answer_of", "ends_run", "judge"]
 
 #: Items that ask the client to do something. Source: the API's `ResponseOutputItem`, less what the server
 #: does by itself.
@@ -72,6 +74,22 @@ def judge(task: Task, answer: object, response: Mapping[str, Any] | None) -> Out
     if task.expected is not None:
         return "right" if isinstance(answer, str) and answer.strip() == task.expected else "wrong"
     return "called" if response is not None and _calls(wspool.Response(dict(response))) else "done"
+
+
+def ends_run(error: BaseException) -> bool:
+    """Return whether every other task would only find out the same as *error*: no endpoint is there, the key
+    is refused, or the money is spent."""
+    inside: Sequence[BaseException] = getattr(error, "exceptions", ())
+    if len(inside) == 1:
+        return ends_run(inside[0])
+    if isinstance(error, DialFailedError):
+        return True
+    if not isinstance(error, ResponseFailedError):
+        return False
+    meaning = meaning_of_word(error.code)
+    if meaning is None and error.status == 404 and error.code is None:
+        return True  # that is said of a URL; of a model, with a code
+    return (meaning or meaning_of_status(error.status)) in (Meaning.SPENT, Meaning.CREDENTIAL)
 
 
 def _missing(response: "wspool.Response") -> Outcome | None:

@@ -18,10 +18,9 @@ from typing import Any, cast
 import trio
 
 import wspool
-from wspool.errors import DialFailedError
 from wspool.rollout.checkpoints import Checkpoints
 from wspool.rollout.method import Method
-from wspool.rollout.outcomes import answer_of, judge
+from wspool.rollout.outcomes import answer_of, ends_run, judge
 from wspool.rollout.progress import Progress, show_progress
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tasks import OUTCOMES, WELL, Failure, Outcome, Result, Task
@@ -169,12 +168,12 @@ class _Run:
             if scope.cancel_called and failure is None:
                 return None
             answer, response = answer_of(returned)
-        except DialFailedError as error:
-            self._stop(str(error))
-            return None
         except BaseException as error:  # noqa: ASYNC103  # raised again by the next line, if it is not the task's
             _let_pass(error)
             if scope.cancel_called and failure is None:
+                return None  # noqa: ASYNC104  # the same
+            if ends_run(error):
+                self._stop(Failure.of(error).message)
                 return None  # noqa: ASYNC104  # the same
             failure = failure or Failure.of(error)
         finally:
