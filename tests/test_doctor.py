@@ -521,7 +521,7 @@ async def test_where_it_goes_if_nobody_says(base: str | None, expected: str) -> 
         (("--url", "http://localhost/"), "must start with wss://"),
         (("--url", f"wss://x:{CANARY}@h/"), "holds credentials"),
         (("--url", "ws://elsewhere.invalid/"), "use wss://\n"),
-        (("--proxy", f"socks5://u:{CANARY}@h"), "must be an HTTP proxy"),
+        (("--proxy", f"ftp://u:{CANARY}@h"), "must be an HTTP proxy"),
     ],
 )
 def test_what_cannot_be_meant_is_wrong_usage(command: str, arguments: tuple[str, ...], words: str) -> None:

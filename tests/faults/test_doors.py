@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
 
 import wspool
@@ -39,3 +41,18 @@ async def test_f104_an_endpoint_with_a_key_header_of_its_own(make: Make) -> None
             assert f"\r\napi-key: {CANARY}".encode() in head
             assert b"\r\nauthorization" not in head
             assert f"\r\nuser-agent: wspool/{wspool.__version__}".encode() in head
+
+
+def test_f106_an_ssl_context_that_checks_nothing() -> None:
+    """F106: an `ssl_context` does not check certificates or host names, or takes TLS before 1.2 ->
+    `ValueError` by `open_pool`, which says which; `allow_insecure=True` says that it is meant.
+    """
+    unchecked, nameless, old = (ssl.create_default_context() for _ in range(3))
+    unchecked.check_hostname = nameless.check_hostname = False
+    unchecked.verify_mode = ssl.CERT_NONE
+    old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    for context, words in ((unchecked, "certificates"), (nameless, "check_hostname"), (old, "before 1.2")):
+        with pytest.raises(ValueError, match=words) as caught:
+            wspool.open_pool("wss://localhost/", api_key=CANARY, ssl_context=context)
+        assert "canary" not in str(caught.value)
+        wspool.open_pool("wss://localhost/", api_key=CANARY, ssl_context=context, allow_insecure=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import ssl
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
@@ -41,6 +43,14 @@ Handler = Callable[[trio.SocketStream], Awaitable[None]]
         ("http://me:p4ss%20w%25rd@10.0.0.1:3128", "10.0.0.1", 3128, f"me:{PASSWORD}"),
         ("http://me@h:1", "h", 1, "me:"),
         ("http://m%C3%A9:%C3%BC:x@h:1", "h", 1, "mé:ü:x"),
+        ("http://user:p@ss@h:1", "h", 1, "user:p@ss"),
+        ("proxy.example:3128", "proxy.example", 3128, None),
+        ("proxy", "proxy", 80, None),
+        ("me:pw@10.0.0.1:3128", "10.0.0.1", 3128, "me:pw"),
+        ("https://proxy.example", "proxy.example", 443, None),
+        ("https://me:pw@proxy.example:3129", "proxy.example", 3129, "me:pw"),
+        ("socks5://127.0.0.1", "127.0.0.1", 1080, None),
+        ("socks5h://me:pw@[::1]:7890", "::1", 7890, "me:pw"),
     ],
 )
 def test_a_url_becomes_a_proxy(url, host, port, credentials):
@@ -51,15 +61,18 @@ def test_a_url_becomes_a_proxy(url, host, port, credentials):
     decoded = proxy.credentials and base64.b64decode(proxy.credentials.reveal()).decode()
     assert decoded == credentials
     assert repr(proxy) == f"Proxy(host={host!r}, port={port})"
+    assert proxy.scheme == (url.partition("://")[0].lower() if "://" in url else "http")
 
 
 @pytest.mark.parametrize(
     ("url", "advice"),
     [
-        ("s3cret", "HTTP proxy"),
-        ("", "HTTP proxy"),
-        ("https://s3cret@h:1", "HTTP proxy"),
-        ("socks5://u:s3cret@h:1", "HTTP proxy"),
+        ("", "host is missing"),
+        ("ftp://s3cret@h:1", "HTTP proxy"),
+        ("socks4://u:s3cret@h:1", "HTTP proxy"),
+        ("socks5://s3cret@h:1", "of 1 to 255"),
+        ("socks5://u:s3cret%C3%BC@h:1", "must be ASCII"),
+        (f"socks5h://u:s3cret{'x' * 250}@h:1", "of 1 to 255"),
         ("http://h:1/s3cret", "has a path"),
         ("http://h:1?s3cret", "has a path"),
         ("http://u:s3cret@h:1#", "fragment"),
@@ -93,41 +106,6 @@ def test_plain_text_through_a_proxy_elsewhere_must_be_allowed():
         dial.parse_url("ws://localhost/", proxy=elsewhere, allow_insecure=True, **LIMITS).proxy is elsewhere
     )
     assert dial.parse_url("ws://localhost/", proxy=Proxy(host="127.0.0.1", port=1), **LIMITS).proxy
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({}, None),
-        ({"HTTPS_PROXY": "http://a:1"}, "http://a:1"),
-        ({"https_proxy": "http://a:1"}, "http://a:1"),
-        ({"ALL_PROXY": "http://b:1"}, "http://b:1"),
-        ({"HTTPS_PROXY": "http://a:1", "ALL_PROXY": "http://b:1"}, "http://a:1"),
-        ({"HTTP_PROXY": "http://c:1"}, None),
-        ({"HTTPS_PROXY": ""}, None),
-        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "other.example"}, "http://a:1"),
-        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "i.example"}, "http://a:1"),
-        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "api.example:80"}, "http://a:1"),
-        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "x, API.example"}, None),
-        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "api.example:443"}, None),
-        ({"HTTPS_PROXY": "http://a:1", "no_proxy": ".example"}, None),
-        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "api.example."}, None),
-        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "example."}, None),
-        ({"HTTPS_PROXY": "http://a:1", "NO_PROXY": "*"}, None),
-    ],
-)
-def test_the_environment_names_a_proxy(monkeypatch, variables, expected):
-    """HTTPS_PROXY, else ALL_PROXY, unless NO_PROXY exempts the host; never for this machine."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-
-    assert dial.environment_proxy("api.example", 443) == expected
-    assert dial.environment_proxy("api.example.", 443) == expected
-    assert dial.environment_proxy("localhost", 443) is None
-    assert dial.environment_proxy("127.0.0.1", 443) is None
 
 
 @attrs.define
@@ -249,11 +227,11 @@ async def test_a_tunnel_carries_a_websocket(make: Make, secure: bool) -> None:
     assert tunnels.requests == [expected]
 
 
-async def failure(port: int, *, within: float = 1, **options: Any) -> ConnectError:
+async def failure(port: int, *, within: float = 1, scheme: str = "http", **options: Any) -> ConnectError:
     """Dial through the proxy on *port*, and return how it failed."""
     to = dial.parse_url(
         "wss://[2001:db8::1]:8443/",
-        proxy=dial.parse_proxy(f"http://me:{quote(PASSWORD)}@127.0.0.1:{port}"),
+        proxy=dial.parse_proxy(f"{scheme}://me:{quote(PASSWORD)}@127.0.0.1:{port}"),
         **{**LIMITS, **options},
     )
     with trio.fail_after(within), pytest.raises(ConnectError) as caught, dial.time_limit(to):
@@ -398,3 +376,221 @@ async def test_a_silent_proxy_times_out_in_its_phase():
         error = await failure(port, connect_timeout=0.05)
 
     assert error.timed_out
+
+
+# A proxy that is reached over TLS
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """A certificate authority of this run's own."""
+    return trustme.CA()
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+@pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "strange"])
+async def test_a_proxy_is_reached_over_tls(make: Make, authority, secure, trusted, monkeypatch) -> None:
+    """What is asked of it is encrypted, TLS to the target goes inside, and its certificate is checked."""
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    (authority if trusted else trustme.CA()).issue_cert("localhost").configure_cert(server)
+    target_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(target_context)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    monkeypatch.setattr(dial, "_default_context", lambda: client)
+    tunnels = Tunnels()
+
+    async def proxy(stream: trio.SocketStream) -> None:
+        try:
+            await tunnels(trio.SSLStream(stream, server, server_side=True, https_compatible=True))  # type: ignore[arg-type]
+        except trio.BrokenResourceError:
+            assert not trusted
+
+    async def serve(stream: trio.SocketStream) -> None:
+        wrapped = trio.SSLStream(stream, target_context, server_side=True, https_compatible=True)
+        await echo(wrapped if secure else stream)
+
+    async with listening(serve) as target, listening(proxy) as port:
+        to = dial.parse_url(
+            f"{'wss' if secure else 'ws'}://localhost:{target}/",
+            ssl_context=client if secure else None,
+            proxy=dial.parse_proxy(f"https://me:pw@localhost:{port}"),
+            **LIMITS,
+        )
+        async with trio.open_nursery() as nursery:
+            if not trusted:
+                with pytest.raises(ConnectError, match="the certificate of the proxy localhost") as caught:
+                    await make(dial.open_stream).connect(nursery, to, [])
+                assert (caught.value.phase, caught.value.certificate) == ("proxy", True)
+                assert tunnels.requests == []
+                return
+            wire = await make(dial.open_stream).connect(nursery, to, [])
+            await wire.send(b"hi")
+            assert ["hi"] == [str(message) for message in await wire.receive()]
+            await wire.aclose()
+    assert tunnels.requests[0].startswith(b"CONNECT localhost:%d HTTP/1.1\r\n" % target)
+
+
+# SOCKS
+
+
+@attrs.define
+class Socks:
+    """A small honest SOCKS5 proxy (RFC 1928, 1929); it remembers what it was asked.
+
+    Attributes:
+        user: the user name and password that it wants, None for none.
+        reply: what it answers to a request.
+    """
+
+    user: tuple[str, str] | None = None
+    reply: int = 0
+    asked: list[tuple[str, int]] = attrs.field(factory=list)
+
+    async def __call__(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            _, count = await self.read(stream, 2)
+            methods = await self.read(stream, count)
+            wanted = 2 if self.user else 0
+            await stream.send_all(bytes([5, wanted if wanted in methods else 0xFF]))
+            if wanted not in methods:
+                return
+            if self.user:
+                (_, size) = await self.read(stream, 2)
+                user = (await self.read(stream, size)).decode()
+                password = (await self.read(stream, (await self.read(stream, 1))[0])).decode()
+                await stream.send_all(bytes([1, (user, password) != self.user]))
+                if (user, password) != self.user:
+                    return
+            kind = (await self.read(stream, 4))[3]
+            size = (await self.read(stream, 1))[0] if kind == 3 else 4 if kind == 1 else 16
+            host = await self.read(stream, size)
+            port = int.from_bytes(await self.read(stream, 2), "big")
+            self.asked.append((host.decode() if kind == 3 else str(ipaddress.ip_address(host)), port))
+            await stream.send_all(bytes([5, self.reply, 0, 1, 0, 0, 0, 0, 0, 0]))
+            if self.reply:
+                return
+            target = await trio.open_tcp_stream("127.0.0.1", port)
+            async with target, trio.open_nursery() as nursery:
+                nursery.start_soon(Tunnels().pump, stream, target)
+                await Tunnels().pump(target, stream)
+                nursery.cancel_scope.cancel()
+
+    async def read(self, stream: trio.SocketStream, size: int) -> bytes:
+        """Exactly so many bytes."""
+        data = b""
+        while len(data) < size:
+            more = await stream.receive_some(size - len(data))
+            if not more:
+                raise trio.BrokenResourceError
+            data += more
+        return data
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+@pytest.mark.parametrize(("scheme", "asked"), [("socks5", "127.0.0.1"), ("socks5h", "localhost")])
+@pytest.mark.parametrize("user", [None, ("me", "p4ss w%rd")], ids=["nobody", "somebody"])
+async def test_a_socks_proxy_carries_a_websocket(make: Make, authority, secure, scheme, asked, user) -> None:
+    """The name is looked up here, or by the proxy where the scheme says so; TLS is with the target."""
+    pytest.importorskip("python_socks")
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        wrapped = trio.SSLStream(stream, server, server_side=True, https_compatible=True)
+        await echo(wrapped if secure else stream)
+
+    socks = Socks(user)
+    login = f"{user[0]}:{quote(user[1])}@" if user else ""
+    async with listening(serve) as target, listening(socks) as port:
+        to = dial.parse_url(
+            f"{'wss' if secure else 'ws'}://localhost:{target}/",
+            ssl_context=client if secure else None,
+            proxy=dial.parse_proxy(f"{scheme}://{login}127.0.0.1:{port}"),
+            **LIMITS,
+        )
+        async with trio.open_nursery() as nursery:
+            wire = await make(dial.open_stream).connect(nursery, to, [])
+            await wire.send(b"hi")
+            assert ["hi"] == [str(message) for message in await wire.receive()]
+            await wire.aclose()
+    assert [(asked, target)] == socks.asked
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        (
+            Socks(("you", "other")),
+            "refused a tunnel to [2001:db8::1]:8443: check its user name",
+        ),
+        (Socks(reply=5), "refused a tunnel"),
+        (saying(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "refused a tunnel"),
+        (saying(b""), "refused a tunnel"),
+    ],
+    ids=["password", "refused", "http", "hangs up"],
+)
+async def test_a_socks_proxy_that_refuses_is_the_proxys_failure(proxy: Any, words: str) -> None:
+    """In its phase, at once, and without a word of the password."""
+    pytest.importorskip("python_socks")
+
+    async def handler(stream: trio.SocketStream) -> None:
+        if isinstance(proxy, Socks):
+            await proxy(stream)
+            return
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n" if "400" in words else b"")
+
+    async with listening(handler) as port:
+        error = await failure(port, scheme="socks5h")
+    assert words in str(error)
+    assert error.status is None
+
+
+@pytest.mark.network
+async def test_a_socks_proxy_that_is_not_there_or_silent() -> None:
+    """As with any other proxy."""
+    pytest.importorskip("python_socks")
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    await listener.aclose()
+    assert "no connection to the proxy" in str(await failure(port, scheme="socks5"))
+
+    async def silent(stream: trio.SocketStream) -> None:
+        async with stream:
+            while await stream.receive_some():
+                pass
+
+    async with listening(silent) as port:
+        assert (await failure(port, scheme="socks5", connect_timeout=0.05)).timed_out
+
+
+@pytest.mark.network
+async def test_a_name_that_no_socks_proxy_can_be_asked_for() -> None:
+    """Looked up here and not found: the sentence says where to look."""
+    pytest.importorskip("python_socks")
+    async with listening(Socks()) as port:
+        to = dial.parse_url(
+            "wss://nowhere.invalid/", proxy=dial.parse_proxy(f"socks5://127.0.0.1:{port}"), **LIMITS
+        )
+        with pytest.raises(ConnectError, match=r"there is no way to nowhere\.invalid:443") as caught:
+            await dial.open_stream(to)
+    assert caught.value.phase == "proxy"
+
+
+async def test_a_missing_library_is_named(monkeypatch) -> None:
+    """Where it is asked for, and should it go away, at the dial; nothing is imported unasked."""
+    monkeypatch.setitem(sys.modules, "python_socks", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'wspool\[socks\]'"):
+        wspool.open_pool("wss://h.example/", api_key="k", proxy="socks5://127.0.0.1")
+    to = dial.parse_url("wss://h.example/", proxy=dial.parse_proxy("socks5://127.0.0.1"), **LIMITS)
+    with pytest.raises(ConnectError, match=r"pip install 'wspool\[socks\]'") as caught:
+        await dial.open_stream(to)
+    assert caught.value.phase == "proxy"

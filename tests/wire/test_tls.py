@@ -5,12 +5,16 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 import trustme
+import truststore
 
+import wspool
+from wspool.wire import dial
 from wspool.wire.tls import TLSStream
 
 from .peer import RecordingStream
@@ -323,3 +327,78 @@ async def test_new_keys_are_there_before_the_writer_waits_for_them(autojump_cloc
             assert await far.receive_some() == b"!"
             assert await far.receive_some() == b"text"
             await far.send_all(b"z")  # ends the reader
+
+
+# What a context must do
+
+
+LIMITS: dict[str, Any] = {"connect_timeout": 1, "close_timeout": 1, "max_message_size": 1}
+
+
+def _context(**settings: object) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    for name, value in settings.items():
+        setattr(context, name, value)
+    return context
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("make_context", "words"),
+    [
+        (lambda: _context(check_hostname=False, verify_mode=ssl.CERT_NONE), "not check certificates"),
+        (
+            lambda: _context(check_hostname=False, verify_mode=ssl.CERT_OPTIONAL),
+            "not check certificates",
+        ),
+        (lambda: ssl.SSLContext(ssl.PROTOCOL_TLS), "not check certificates"),
+        (lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), "not check certificates"),
+        (ssl._create_unverified_context, "not check certificates"),
+        (lambda: _context(check_hostname=False), "does not check whose certificate it is"),
+        (lambda: _context(minimum_version=ssl.TLSVersion.TLSv1), "before 1.2"),
+        (lambda: _context(minimum_version=ssl.TLSVersion.TLSv1_1), "before 1.2"),
+        (lambda: _context(minimum_version=ssl.TLSVersion.MINIMUM_SUPPORTED), "before 1.2"),
+    ],
+)
+def test_a_context_that_protects_nothing_is_refused(make_context, words) -> None:
+    """By the parser, so by every door; the text says what is wrong, and `allow_insecure` says it is meant."""
+    context = make_context()
+    with pytest.raises(ValueError, match=words) as caught:
+        dial.parse_url("wss://h.example/", ssl_context=context, **LIMITS)
+    assert "allow_insecure=True" in str(caught.value)
+    with pytest.raises(ValueError, match=words):
+        wspool.open_pool("wss://localhost/", api_key="sk-1", ssl_context=context)
+
+    endpoint = dial.parse_url("wss://h.example/", ssl_context=context, allow_insecure=True, **LIMITS)
+    assert context is endpoint.ssl_context
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "make_context",
+    [
+        ssl.create_default_context,
+        lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        lambda: _context(minimum_version=ssl.TLSVersion.TLSv1_3),
+        lambda: _context(
+            minimum_version=ssl.TLSVersion.MINIMUM_SUPPORTED,
+            options=ssl.OP_ALL | ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1 | ssl.OP_NO_SSLv3,
+        ),
+        lambda: truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+    ],
+)
+def test_a_context_that_protects_is_taken_as_it_is(make_context) -> None:
+    """A company's certificates, those of the system, a later version at least."""
+    context = make_context()
+
+    assert context is dial.parse_url("wss://h.example/", ssl_context=context, **LIMITS).ssl_context
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_context_of_one_version_is_judged_by_that() -> None:
+    """TLS 1.2 and nothing else is old-fashioned, and not before 1.2."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLSv1_2)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.check_hostname = True
+
+    assert context is dial.parse_url("wss://h.example/", ssl_context=context, **LIMITS).ssl_context

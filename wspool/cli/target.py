@@ -15,7 +15,7 @@ import typer
 import wspool
 from wspool.cli.usage import usage_error
 from wspool.core.providers import key_variable
-from wspool.wire.dial import environment_proxy, host_header, parse_proxy, parse_url
+from wspool.wire.dial import check_library, environment_proxy, host_header, parse_proxy, parse_url
 from wspool.wire.wire import Endpoint
 
 __all__ = [
@@ -52,7 +52,8 @@ ApiKeyEnv = Annotated[
     ),
 ]
 ProxyUrl = Annotated[
-    str | None, typer.Option(help='HTTP proxy, http://host:port; "environment" for that of HTTPS_PROXY.')
+    str | None,
+    typer.Option(help='Proxy, http://host:port or socks5://...; "environment" for that of HTTPS_PROXY.'),
 ]
 
 
@@ -99,7 +100,7 @@ def find_target(
     """Return what the options and the environment name; a mistake in them ends the command."""
     try:
         return _find(url, model, api_key_env, proxy, policy, environment)
-    except ValueError as problem:
+    except (ValueError, ImportError) as problem:
         # What a program may do instead, a command may not.
         usage_error(str(problem).replace(", or pass allow_insecure=True", ""))
 
@@ -125,10 +126,11 @@ def _find(
         max_message_size=policy.max_message_size,
         proxy=given,
     )
-    named = environment_proxy(endpoint.host, endpoint.port)
+    named = environment_proxy(endpoint.host, endpoint.port, secure=endpoint.ssl_context is not None)
     if proxy == "environment":
         proxy, named = named, None
         endpoint = attrs.evolve(endpoint, proxy=parse_proxy(proxy) if proxy is not None else None)
+    check_library(endpoint.proxy)
     if source == BASE_URL_VARIABLE and api_key_env is None:
         api_key_env = key_variable(_OPENAI)
     key_name, key = _find_key(endpoint.host, api_key_env, environment)

@@ -28,7 +28,7 @@ from wspool.pool.shell import Shell
 from wspool.pool.upgrade import GivenHeaders, upgrade_headers
 from wspool.pool.upkeep import warm_up_request
 from wspool.wire import dial
-from wspool.wire.dial import environment_proxy, parse_proxy, parse_url
+from wspool.wire.dial import check_library, environment_proxy, parse_proxy, parse_url
 from wspool.wire.headers import check_subprotocols
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.wire import Connector, Endpoint
@@ -71,18 +71,18 @@ def open_pool(
             the host; who is not is taken for OpenAI, but for what that keeps unasked.
         policy: the limits; by default `PoolPolicy()`. If this process may not open as many files as
             `max_size` needs, its limit is raised; if it cannot be, there are fewer connections and a warning.
-        wire: a connector of your own, or a name. "websockets" is the fast wire (extra: fast), "auto" takes it
-            if it is installed and "trio-websocket" if not. "http" is one POST each (`wspool.wire.http_wire`).
+        wire: a connector, or a name. "auto" is "websockets" (extra: fast) where that is installed, else
+            "trio-websocket". "http" is one POST each (`wspool.wire.http_wire`).
         fallback: "http" to do that while WebSockets are of no use (`wspool.core.fallback`). Without lanes.
         warm_up: body of a request without output that each new connection gets ahead of demand; the first
             turn with equal model, instructions and tools continues from it.
         headers: further headers of the upgrade request, a mapping or pairs. A User-Agent replaces ours.
         subprotocols: WebSocket subprotocols to offer (RFC 6455 section 1.9).
-        ssl_context: for wss://; by default `ssl.create_default_context()`. "truststore" takes the
-            certificates that this machine's administrator trusts (extra: truststore).
-        proxy: an HTTP proxy to tunnel through, http://user:password@host:port. "environment" takes it
-            from HTTPS_PROXY or ALL_PROXY, heeding NO_PROXY; these are not looked at unless asked.
-        allow_insecure: True to send the key unencrypted to another machine.
+        ssl_context: for wss://; by default `ssl.create_default_context()`. "truststore" (an extra) takes the
+            certificates that this machine's administrator trusts.
+        proxy: a proxy to tunnel through, [SCHEME://][user:password@]host[:port]; SCHEME is http, https, or
+            (extra: socks) socks5, socks5h. "environment" takes it from HTTPS_PROXY and its kin, and NO_PROXY.
+        allow_insecure: True to send the key by plain ws://, or an *ssl_context* that protects nothing.
         instrument: watches the pool.
         trace: called with each line of a trace of the pool's decisions (`wspool.testing.replay`), without key
             and text. Called synchronously; it must not use the pool.
@@ -93,7 +93,7 @@ def open_pool(
     Raises:
         ValueError, TypeError: an argument is not usable; the text says why, and nothing shows the key.
         RequestTooLargeError: *warm_up* is over the provider's limit.
-        ImportError: the wire or truststore was asked for and is not installed.
+        ImportError: a wire, truststore or SOCKS was asked for and is not installed.
     """
     policy = policy if policy is not None else PoolPolicy()
     endpoint = _endpoint(url, policy, _context(ssl_context), proxy, allow_insecure, subprotocols)
@@ -138,8 +138,10 @@ def _endpoint(
     )
     endpoint = attrs.evolve(endpoint, subprotocols=check_subprotocols(subprotocols))
     if proxy == "environment":
-        found = environment_proxy(endpoint.host, endpoint.port)
-        return attrs.evolve(endpoint, proxy=parse_proxy(found)) if found is not None else endpoint
+        secure = endpoint.ssl_context is not None
+        found = environment_proxy(endpoint.host, endpoint.port, secure=secure)
+        endpoint = attrs.evolve(endpoint, proxy=parse_proxy(found) if found is not None else None)
+    check_library(endpoint.proxy)
     return endpoint
 
 

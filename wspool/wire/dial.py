@@ -13,6 +13,7 @@ Rules of this module:
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
 import ssl
@@ -25,13 +26,15 @@ import trio
 
 from wspool.wire.descriptors import has_room, is_shortage
 from wspool.wire.headers import encode_headers
-from wspool.wire.proxy import environment_proxy, open_tunnel, parse_proxy
+from wspool.wire.proxy import check_library, open_socks_tunnel, open_tunnel, parse_proxy
+from wspool.wire.proxy_environment import environment_proxy
 from wspool.wire.tls import TLSStream
 from wspool.wire.url import host_header, parse_url
 from wspool.wire.wire import ConnectError, Endpoint, Phase, Proxy
 
 __all__ = [
     "OpenStream",
+    "check_library",
     "encode_headers",
     "enter",
     "environment_proxy",
@@ -157,13 +160,18 @@ async def open_stream(endpoint: Endpoint) -> trio.abc.Stream:
             phase="tcp",
         ) from shortage
     proxy = endpoint.proxy
-    stream = await (_open_tcp(endpoint) if proxy is None else _reach_proxy(endpoint, proxy))
+    stream: trio.abc.Stream = await (_open_tcp(endpoint) if proxy is None else _reach_proxy(endpoint, proxy))
     try:
-        if proxy is not None:
+        if proxy is not None and not proxy.is_socks:
+            if proxy.scheme == "https":
+                # Whoever vouches for the endpoint may vouch for the way to it: a company for both.
+                context = endpoint.ssl_context or _default_context()
+                stream = await _start_tls(stream, proxy.host, proxy.port, context, "proxy")
             await open_tunnel(stream, endpoint, proxy)
         if endpoint.ssl_context is None:
             return stream
-        return await _start_tls(stream, endpoint, endpoint.ssl_context)
+        enter("tls")
+        return await _start_tls(stream, endpoint.host, endpoint.port, endpoint.ssl_context, "tls")
     except BaseException:
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(stream)
@@ -208,6 +216,8 @@ def _advice(error: OSError, advice: str) -> str:
 
 async def _reach_proxy(endpoint: Endpoint, proxy: Proxy) -> trio.SocketStream:
     enter("proxy")
+    if proxy.is_socks:
+        return await open_socks_tunnel(endpoint, proxy)
     try:
         return await trio.open_tcp_stream(proxy.host, proxy.port)
     except OSError as error:
@@ -218,25 +228,32 @@ async def _reach_proxy(endpoint: Endpoint, proxy: Proxy) -> trio.SocketStream:
         ) from error
 
 
-async def _start_tls(stream: trio.SocketStream, endpoint: Endpoint, context: ssl.SSLContext) -> TLSStream:
-    enter("tls")
-    where = f"{endpoint.host}:{endpoint.port}"
+@functools.cache
+def _default_context() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+async def _start_tls(
+    stream: trio.abc.Stream, host: str, port: int, context: ssl.SSLContext, phase: Phase
+) -> TLSStream:
+    """Shake hands over *stream* with what is called *host*: the endpoint, or in phase "proxy" the proxy."""
+    where = f"{host}:{port}" if phase == "tls" else f"the proxy {host}:{port}"
     try:
-        tls = TLSStream(stream, context, endpoint.host)
+        tls = TLSStream(stream, context, host)
         await tls.do_handshake()
     except ssl.SSLCertVerificationError as error:
         raise ConnectError(
             f"the certificate of {where} was refused ({error.verify_message.rstrip('.')}): "
             + _CERTIFICATE_ADVICE.get(error.verify_code, _ISSUER_ADVICE),
-            phase="tls",
+            phase=phase,
             certificate=True,
         ) from error
     except (ssl.SSLError, trio.BrokenResourceError) as error:
         cause = error.__cause__ or error
         reason = getattr(cause, "reason", None) or getattr(cause, "strerror", None) or "connection lost"
         raise ConnectError(
-            f"the TLS handshake with {where} failed ({reason}): check that it is a TLS port", phase="tls"
+            f"the TLS handshake with {where} failed ({reason}): check that it is a TLS port", phase=phase
         ) from cause
     except ValueError as error:  # a name that no certificate can hold
-        raise ConnectError(f"{endpoint.host!r} is no name for TLS: check the URL", phase="tls") from error
+        raise ConnectError(f"{host!r} is no name for TLS: check the URL", phase=phase) from error
     return tls

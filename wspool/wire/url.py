@@ -38,6 +38,12 @@ DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST: Final = re.compile(rf"(?=.{{1,253}}\.?\Z){_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 
+#: Versions of TLS that nobody should speak, and the options that leave them out. Source: RFC 8996.
+_OLD: Final = (
+    (ssl.TLSVersion.TLSv1, ssl.OP_NO_TLSv1),
+    (ssl.TLSVersion.TLSv1_1, ssl.OP_NO_TLSv1_1),
+)
+
 _LOOPBACK: Final = ipaddress.ip_network("127.0.0.0/8")
 
 
@@ -55,10 +61,12 @@ def parse_url(
 
     Args:
         url: ``wss://host[:port][/path][?query]``. International host names are encoded.
-        ssl_context: TLS settings for wss; by default those of `ssl.create_default_context`.
+        ssl_context: TLS settings for wss; by default those of `ssl.create_default_context`. One that does not
+            check certificates and host names, or takes an older TLS than 1.2, needs *allow_insecure*.
         proxy: the proxy to go through, see `parse_proxy`.
-        allow_insecure: let ws:// leave this machine. Without it ws:// may only go to localhost,
-            127.0.0.0/8 or ::1, because credentials and conversations would cross the network in clear.
+        allow_insecure: let ws:// leave this machine, and take any TLS settings. Without it ws:// may only go
+            to localhost, 127.0.0.0/8 or ::1, because credentials and conversations would cross the network in
+            clear.
         connect_timeout: seconds for the whole dial.
         close_timeout: seconds for a closing handshake.
         max_message_size: largest inbound message, in bytes.
@@ -86,6 +94,8 @@ def parse_url(
         raise ValueError(
             "ws:// to another machine sends credentials in clear: use wss://, or pass allow_insecure=True"
         )
+    if ssl_context is not None and not allow_insecure:
+        _check_context(ssl_context)
     if math.isnan(connect_timeout) or connect_timeout <= 0:
         raise ValueError(f"connect_timeout must be more than 0 seconds, not {connect_timeout!r}")
     if math.isnan(close_timeout) or close_timeout < 0:
@@ -102,6 +112,28 @@ def parse_url(
         close_timeout=close_timeout,
         max_message_size=max_message_size,
     )
+
+
+def _check_context(context: ssl.SSLContext) -> None:
+    """Refuse a context with which anybody on the way could read and change everything."""
+    if context.verify_mode != ssl.CERT_REQUIRED:
+        problem = "does not check certificates"
+    elif not context.check_hostname:
+        problem = "does not check whose certificate it is (check_hostname)"
+    elif context.protocol != ssl.PROTOCOL_TLSv1_2 and _takes_old_versions(context):
+        problem = "takes versions of TLS before 1.2 (minimum_version)"
+    else:
+        return
+    raise ValueError(
+        f"the ssl_context {problem}, so the key could go to anybody: begin with ssl.create_default_context() "
+        "and load your certificates into it, or pass allow_insecure=True"
+    )
+
+
+def _takes_old_versions(context: ssl.SSLContext) -> bool:
+    """Return whether *context* takes TLS 1.0 or 1.1, which are not to be used (RFC 8996)."""
+    least, options = context.minimum_version, context.options
+    return any(least <= version and not options & without for version, without in _OLD)
 
 
 def split_url(url: str, what: str, form: str) -> tuple[SplitResult, str, int | None]:

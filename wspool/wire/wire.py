@@ -31,6 +31,7 @@ __all__ = [
     "Endpoint",
     "Phase",
     "Proxy",
+    "ProxyScheme",
     "Stateless",
     "Wire",
     "WireClosedError",
@@ -42,6 +43,10 @@ ABNORMAL_CLOSURE: Final = 1006
 
 #: The steps of a dial, in order.
 Phase = Literal["resolve", "tcp", "proxy", "tls", "upgrade"]
+
+
+#: How a proxy is spoken to.
+ProxyScheme = Literal["http", "https", "socks5", "socks5h"]
 
 
 class WireError(Exception):
@@ -97,9 +102,10 @@ class WireClosedError(WireError):
 
 @attrs.frozen(kw_only=True)
 class Proxy:
-    """One HTTP proxy that opens tunnels with CONNECT (`wspool.wire.dial.parse_proxy`).
+    """One proxy that opens tunnels, with CONNECT or as SOCKS5 does (`wspool.wire.dial.parse_proxy`).
 
     Attributes:
+        scheme: how it is spoken to: HTTP, that over TLS, SOCKS5, or that with the name lookup left to it.
         host: host name or address, without brackets.
         port: TCP port.
         credentials: user and password as Basic authentication sends them, None to send none. Never shown.
@@ -108,6 +114,12 @@ class Proxy:
     host: str
     port: int
     credentials: Secret | None = attrs.field(default=None, repr=False)
+    scheme: ProxyScheme = attrs.field(default="http", repr=False)
+
+    @property
+    def is_socks(self) -> bool:
+        """Whether it speaks SOCKS5."""
+        return self.scheme in ("socks5", "socks5h")
 
 
 @attrs.frozen(kw_only=True)
