@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from wspool.core.events import classify
+from wspool.core.events import classify, evidence
 from wspool.core.failures import classify_dial
 from wspool.core.frames import MalformedMessageError, lane_of, parse_event
 from wspool.core.plain import plain
@@ -49,7 +49,7 @@ def _event(text: Callable[[int], str]) -> Callable[[int], object]:
         for raw in (text(size), text(size).encode()):
             try:
                 event = parse_event(raw)
-                classify.item_of(event)
+                evidence.item_of(event)
                 classify.sort_of(event.type)
                 lane_of(event)
             except MalformedMessageError:

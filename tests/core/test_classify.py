@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from wspool.core.events.classify import Evidence, Sort, classify, is_harmless, is_harmless_after, sort_of
+from wspool.core.events.classify import Sort, classify, is_harmless, is_harmless_after, sort_of
+from wspool.core.events.evidence import Evidence
 from wspool.core.events.past import Past
 from wspool.core.events.table import TurnInput, TurnState
+from wspool.core.events.trust import Rewrite, Trust
 from wspool.core.frames import Event, lane_of, parse_event
 from wspool.core.server_error import ServerError
 
@@ -44,7 +46,7 @@ def evidence(
     past = Past()
     past.begin(OLD)
     past.fail(ServerError(code="server_error", type=None, message="It broke."))
-    known = Evidence(parent, lane, past, exact=exact)
+    known = Evidence(parent, lane, past, Trust(exact=exact))
     if begun:
         past.begin(OURS)
         known.response_id = OURS
@@ -120,19 +122,22 @@ def test_an_event_of_another_lane_is_foreign(kind: str, lane: str | None, found:
 
 @pytest.mark.parametrize("number", [0, 3, 5, 6])
 @pytest.mark.parametrize("kind", ["output_text.delta", "completed", "in_progress", "done"])
-def test_a_wrong_number_is_foreign_where_the_server_counts(kind: str, number: int) -> None:
-    """Something is missing, or came before. A negative one says nothing, nor does one from a gateway or of
-    a type that nobody knows."""
+def test_a_wrong_number_is_a_gap_where_the_server_counts(kind: str, number: int) -> None:
+    """Something is missing, or came before: no other turn may follow, and this one may lack a piece. A
+    negative one says nothing, nor does one from a gateway, nor that of a type that nobody knows."""
     given = about(kind, number=number, status="completed")
+    right = what(about(kind, number=4, status="completed"), known=evidence(next=4))[0]
+    reading = classify(given, STREAMING, evidence(next=4))
 
-    assert TurnInput.UNKNOWN is what(about("new_thing", number=number), known=evidence(next=4))[0]
-    assert (TurnInput.FOREIGN, False) == what(given, known=evidence(next=4))
-    for known, right in (
-        (evidence(next=number), number),
-        (evidence(next=4), -1),
-        (evidence(next=4, exact=False), 9),
+    assert (right, True, True) == (reading.what, reading.suspect, reading.mixed)
+    assert Rewrite.NUMBERS is reading.rewritten
+    for other, known in (
+        (about("new_thing", number=number), evidence(next=4)),
+        (given, evidence(next=number)),
+        (about(kind, number=-1), evidence(next=4)),
+        (about(kind, number=9), evidence(next=4, exact=False)),
     ):
-        assert TurnInput.FOREIGN is not what(about(kind, number=right), known=known)[0]
+        assert not what(other, known=known)[1]
 
 
 # -- the beginning --------------------------------------------------------------------------
@@ -177,22 +182,23 @@ def test_a_response_to_another_request_does_not_begin(
     [
         ("completed", OURS, TurnInput.TERMINAL, TurnInput.TERMINAL),
         ("failed", OURS, TurnInput.TERMINAL, TurnInput.TERMINAL),
-        ("completed", FOREIGN, TurnInput.FOREIGN, TurnInput.TERMINAL),
-        ("completed", None, TurnInput.FOREIGN, TurnInput.TERMINAL),
+        ("completed", FOREIGN, TurnInput.DOUBTFUL, TurnInput.TERMINAL),
+        ("completed", None, TurnInput.DOUBTFUL, TurnInput.TERMINAL),
         ("completed", OLD, TurnInput.STALE, TurnInput.STALE),
         ("in_progress", OURS, TurnInput.PROGRESS, TurnInput.PROGRESS),
-        ("queued", FOREIGN, TurnInput.FOREIGN, TurnInput.PROGRESS),
-        ("queued", None, TurnInput.UNKNOWN, TurnInput.PROGRESS),
+        ("queued", FOREIGN, TurnInput.DOUBTFUL, TurnInput.PROGRESS),
+        ("queued", None, TurnInput.UNKNOWN, TurnInput.UNKNOWN),
         ("in_progress", OLD, TurnInput.STALE, TurnInput.STALE),
     ],
 )
 def test_an_id_says_whose_progress_or_end_it_is(
     kind: str, name: str | None, found: TurnInput, lenient: TurnInput
 ) -> None:
-    """An old id is a repetition, after which no other turn may follow; an unseen one may be a gateway's."""
+    """An old id is a repetition, after which no other turn may follow; an unseen one may be a gateway's, and
+    is in doubt where the provider is none."""
     suspect = name == OLD
 
-    assert (found, suspect) == what(about(kind, name))
+    assert (found, suspect or found is TurnInput.DOUBTFUL) == what(about(kind, name))
     assert (lenient, suspect) == what(about(kind, name), known=evidence(exact=False))
 
 
@@ -267,16 +273,21 @@ def test_a_second_end_of_a_response_that_settles_is_let_pass() -> None:
         (OURS, ["completed"], TurnInput.UNKNOWN),
         (None, "completed", TurnInput.UNKNOWN),
         (OLD, "completed", TurnInput.STALE),
-        (FOREIGN, "completed", TurnInput.FOREIGN),
+        (FOREIGN, "completed", TurnInput.DOUBTFUL),
     ],
 )
 def test_an_unknown_type_is_let_pass_unless_it_is_foreign(
     name: str | None, status: object, found: TurnInput
 ) -> None:
     """One that repeats an old response is dropped, and no sign of trouble: some servers end each turn so."""
-    assert (found, False) == what(about("done", name, status=status))
+    doubt = found is TurnInput.DOUBTFUL
+
+    assert (found, doubt) == what(about("done", name, status=status))
     given = event("response.beat", response_id=name)
-    assert (TurnInput.UNKNOWN if name == OURS else found, False) == what(given)
+    assert (TurnInput.UNKNOWN if name == OURS else found, doubt) == what(given)
+    assert (TurnInput.UNKNOWN if doubt else found, False) == what(
+        about("done", name), known=evidence(exact=False)
+    )
 
 
 # -- errors ---------------------------------------------------------------------------------
@@ -363,18 +374,21 @@ def test_a_refusal_by_a_busy_server_leaves_the_connection_suspect(error: dict[st
         (4, TurnInput.ERROR, False),
         (None, TurnInput.ERROR, False),
         (-1, TurnInput.ERROR, False),
-        (2, TurnInput.STALE, True),
-        (0, TurnInput.FOREIGN, False),
-        (6, TurnInput.FOREIGN, False),
+        (2, TurnInput.DOUBTFUL, True),
+        (0, TurnInput.DOUBTFUL, True),
+        (6, TurnInput.DOUBTFUL, True),
     ],
 )
 def test_an_error_has_a_number_in_its_response(number: int | None, found: TurnInput, suspect: bool) -> None:
-    """One that is used up is a repetition. What follows an error is not held to it."""
+    """Another is in doubt, or a repetition if it was heard before. What follows an error needs none."""
     count = {} if number is None else {"sequence_number": number}
-    given = event("error", error=WORDS, **count)
+    given, heard = event("error", error={"code": "new"}, **count), event("error", error=WORDS, **count)
 
     assert (found, suspect) == what(given, STREAMING, evidence(next=4))
-    assert (TurnInput.ERROR, False) == what(given, FAILING, evidence(next=4))
+    assert (TurnInput.STALE if suspect else found, suspect) == what(heard, STREAMING, evidence(next=4))
+    for error in (given, heard):
+        assert (TurnInput.ERROR, False) == what(error, FAILING, evidence(next=4))
+        assert (TurnInput.ERROR, False) == what(error, STREAMING, evidence(next=4, exact=False))
 
 
 def test_limits_are_about_the_connection() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 from wspool.core.commands import CloseReason
 from wspool.core.events.classify import is_harmless
 from wspool.core.events.past import Past
+from wspool.core.events.trust import Trust
 from wspool.core.events.turn import Delivery, Reception, TurnMachine, TurnState
 from wspool.core.frames import Event, MalformedMessageError, parse_event
 from wspool.core.server_error import ServerError
@@ -67,7 +68,7 @@ def item_done(index: int) -> Event:
 
 
 def sent(parent: str | None = None, past: Past | None = None, *, exact: bool = True) -> TurnMachine:
-    machine = TurnMachine(parent, None, past, exact=exact)
+    machine = TurnMachine(parent, None, past, trust=Trust(exact=exact))
     machine.handed()
     return machine
 
@@ -232,14 +233,16 @@ def test_the_shortcut_for_more_of_the_same_changes_nothing(deltas: list[tuple[st
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=8), st.sampled_from(["completed", "failed", "incomplete"]))
 def test_another_response_never_ends_the_turn(noise: list[Event], kind: str) -> None:
-    """Whatever came before, a terminal event of a foreign id makes the lane dirty."""
+    """Whatever came before, a terminal event of a foreign id is dropped, and no other turn may follow."""
     machine = streaming()
     for each in noise:
         machine.receive(each)
     state, response = machine.state, machine.response
+    dropped = Reception.DIRTY if state is TurnState.ENDED else Reception.IGNORE
 
-    assert Reception.DIRTY is machine.receive(about(kind, FOREIGN))
+    assert dropped is machine.receive(about(kind, FOREIGN))
     assert (state, response) == (machine.state, machine.response)
+    assert machine.suspect
 
 
 # -- delivery -------------------------------------------------------------------------------
@@ -336,29 +339,63 @@ def test_a_second_created_is_dirty(id: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["in_progress", "queued"])
-def test_progress_of_another_response_is_dirty(kind: str) -> None:
-    """A response id that is not ours is never given to the turn, whatever event carries it."""
-    assert Reception.DIRTY is streaming().receive(about(kind, FOREIGN))
+def test_progress_of_another_response_is_dropped(kind: str) -> None:
+    """A response id that is not ours is never given to the turn, whatever event carries it; ours goes on."""
+    machine = streaming()
+
+    assert Reception.IGNORE is machine.receive(about(kind, FOREIGN))
+    assert Reception.END is machine.receive(about("completed"))
+    assert machine.suspect
 
 
-def numbered(*numbers: int | None) -> list[Reception]:
-    """What a turn makes of events with these numbers, its `response.created` with number 0 before them."""
+def numbered(*numbers: int | None) -> tuple[TurnMachine, list[Reception]]:
+    """A turn, and what it makes of events with these numbers behind its `response.created` with number 0."""
     machine = sent()
     machine.receive(
         parse_event(json.dumps({"type": "response.created", "response": {"id": OURS}, "sequence_number": 0}))
     )
-    return [
+    return machine, [
         machine.receive(event(**DELTA, **({} if number is None else {"sequence_number": number})))
         for number in numbers
     ]
 
 
 @pytest.mark.parametrize("numbers", [(1, 3), (1, 2, 2), (1, 2, 1), (1, None, 4)])
-def test_a_miscount_is_dirty(numbers: tuple[int | None, ...]) -> None:
-    """Once a server has been seen to count, a gap or a repeat means that an event is missing or foreign."""
-    receptions = numbered(*numbers)
+def test_a_miscount_ends_no_turn(numbers: tuple[int | None, ...]) -> None:
+    """Once a server has been seen to count, a gap or a repeat means that an event is missing or came twice:
+    the turn goes on, nothing that comes twice is delivered twice, and no other turn follows."""
+    machine, receptions = numbered(*numbers)
+    twice = len(numbers) > 2 and numbers[-1] == numbers[-2]
 
-    assert [Reception.DELIVER] * (len(numbers) - 1) + [Reception.DIRTY] == receptions
+    assert [Reception.DELIVER] * (len(numbers) - 1) + [
+        Reception.IGNORE if twice else Reception.DELIVER
+    ] == receptions
+    assert machine.suspect
+    assert Reception.END is machine.receive(about("completed", output=OUTPUT))
+    assert CloseReason.DIRTY is machine.why_close(closes_after_error=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "output", "reception"),
+    [
+        ("completed", OUTPUT, Reception.END),
+        ("completed", [], Reception.DIRTY),
+        ("completed", None, Reception.DIRTY),
+        ("incomplete", OUTPUT, Reception.END),
+        ("incomplete", None, Reception.DIRTY),
+        ("failed", [], Reception.END),
+        ("failed", None, Reception.END),
+    ],
+)
+def test_after_a_gap_only_the_last_event_says_all_of_it(
+    kind: str, output: object, reception: Reception
+) -> None:
+    """What was put together may lack a piece. That it failed is all there is to know of one that did."""
+    machine, _ = numbered(1, 2, 5)
+    machine.receive(event(**json.loads(item_done(0).raw), sequence_number=6))
+
+    assert reception is machine.receive(about(kind, output=output))
+    assert machine.response is None or (output or []) == machine.response["output"]
 
 
 @pytest.mark.parametrize(
@@ -366,7 +403,10 @@ def test_a_miscount_is_dirty(numbers: tuple[int | None, ...]) -> None:
 )
 def test_a_server_that_does_not_count_is_not_held_to_it(numbers: tuple[int | None, ...]) -> None:
     """Numbers that are left out, or do not go up from the first, say nothing."""
-    assert {Reception.DELIVER} == set(numbered(*numbers))
+    machine, receptions = numbered(*numbers)
+
+    assert {Reception.DELIVER} == set(receptions)
+    assert not machine.suspect
 
 
 @pytest.mark.parametrize("kind", ["response.steer.accepted", "x"])
@@ -727,7 +767,7 @@ def test_a_turn_goes_to_a_connection_with_a_past() -> None:
     past = Past()
     past.begin(OURS)
     machine = TurnMachine(None, "lane0")
-    machine.begin_on(past, exact=True)
+    machine.begin_on(past, Trust())
     machine.unname()
     machine.handed()
 

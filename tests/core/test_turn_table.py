@@ -31,19 +31,19 @@ STORY = """
     streaming: terminal > settling, deliver
     streaming: error > failing, deliver
     streaming: extension unknown member progress output steer > streaming, deliver
-    streaming: notice stale > streaming, ignore
+    streaming: notice stale doubtful > streaming, ignore
     streaming: expiring > streaming, expiring
     streaming: limit > streaming, cut
     failing: terminal > settling, deliver
     failing: expired > ended, end
     failing: error extension unknown member progress output steer > failing, deliver
-    failing: notice stale > failing, ignore
+    failing: notice stale doubtful > failing, ignore
     failing: expiring > failing, expiring
     failing: limit > failing, cut
     settling: settled > ended, end
     settling: successor > streaming, deliver
     settling: steer extension unknown member > settling, deliver
-    settling: notice stale > settling, ignore
+    settling: notice stale doubtful > settling, ignore
     settling: expiring > settling, expiring
     settling: limit > settling, cut
     ended: notice extension > ended, ignore
@@ -99,6 +99,8 @@ ALPHABET = [
     about("done", OURS, status="completed"),
     event("response.completed", response={"id": "resp_member"}, agent={"agent_name": "child"}),
     about("completed", "resp_foreign"),
+    about("queued", "resp_foreign"),
+    event("response.beat", response_id="resp_foreign"),
     event("error", error={"code": "server_error", "message": "It broke."}),
     event("error", status=400, error={"code": "websocket_connection_limit_reached"}),
     event("error", status=400, error={"code": "connection_expiring"}),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 import trio
 
 import wspool
-from wspool.server import Fault
+from tests.helpers import Recorder
+from wspool.server import Fault, FaultRule
 
 from .scene import EVENTS, QUESTION, Make, Story, faulty
 
@@ -21,7 +24,6 @@ from .scene import EVENTS, QUESTION, Make, Story, faulty
         Fault("not_an_object"),
         Fault("no_type"),
         Fault("odd_type"),
-        Fault("duplicate_keys"),
         Fault("done_marker"),
         Fault("invalid_json", text="[" * 100_000),
         Fault("invalid_json", text='{"type":' * 100_000),
@@ -82,13 +84,25 @@ async def test_f50_no_sequence_number(make: Make, autojump_clock) -> None:
         await scene.assert_well(creates=1, connection=1)
 
 
-@pytest.mark.parametrize(("name", "events"), [("sequence_gap", 4), ("sequence_repeat", 5)])
-async def test_f50_miscounted(make: Make, name: str, events: int, autojump_clock) -> None:
-    """F50: a gap or a repeat in the sequence numbers -> `TurnLostError` at once: `accepted`; an answer with
-    a piece missing is never taken for whole.
+@pytest.mark.parametrize("name", ["sequence_gap", "sequence_repeat", "duplicate_keys"])
+async def test_f50_miscounted(make: Make, name: str, autojump_clock) -> None:
+    """F50: a gap or a repeat in the sequence numbers, or an end that nothing ties to the turn -> the answer,
+    if the last event says all of it, and nothing that came twice; the connection is gone.
     """
     async with faulty(make, Fault(name)) as scene:
-        (await scene.ask()).assert_lost("accepted", events=events)
+        story = await scene.ask()
+        story.assert_answer()
+        assert list(EVENTS) == story.types
+        assert {"dirty": 1} == scene.closed
+        await scene.assert_well(creates=1, connection=2)
+
+
+async def test_f50_miscounted_and_not_all_said(make: Make, autojump_clock) -> None:
+    """F50: a gap, and a last event without the output -> `TurnLostError`: `accepted`; an answer with a piece
+    missing is never taken for whole.
+    """
+    async with faulty(make, Fault("terminal_with_empty_output", gap=1)) as scene:
+        (await scene.ask()).assert_lost("accepted", events=11)
         await scene.assert_well(creates=1, connection=2)
 
 
@@ -144,6 +158,82 @@ async def test_f53_foreign_events(make: Make, name: str, autojump_clock) -> None
     """
     async with faulty(make, Fault(name)) as scene:
         (await scene.ask()).assert_lost("accepted", events=4)
+        await scene.assert_well(creates=1, connection=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "habit"),
+    [
+        ("rewritten_id", "ids", "it rewrites the ids of responses"),
+        ("sequence_gap", "numbers", "it does not number its events one by one"),
+    ],
+    ids=["f100", "f101"],
+)
+async def test_f100_f101_a_gateway(
+    make: Make, name: str, kind: str, habit: str, caplog, autojump_clock
+) -> None:
+    """F100: a gateway rewrites the ids of responses, in all of them -> the answers. The first two cost their
+    connection; then it is known: said once (log, `Instrument.endpoint_rewrites`, `lenient`), and none does.
+    F101: a gateway does not number its events one by one -> as F100.
+    """
+    told: list[str] = []
+
+    class Watching(Recorder):
+        def endpoint_rewrites(self, message: str) -> None:
+            told.append(message)
+
+    always = FaultRule(Fault(name), times=None)
+    with caplog.at_level(logging.WARNING, "wspool.pool"):
+        async with faulty(make, always, pool_options={"instrument": Watching()}) as scene:
+            async with scene.pool.conversation(model="m") as conversation:
+                for number in range(5):
+                    (await scene.ask(f"turn {number}", conversation=conversation)).assert_answer(
+                        f"turn {number}"
+                    )
+                assert (5, 2) == (conversation.statistics().turns, conversation.statistics().delta_turns)
+            assert {"dirty": 2} == scene.closed
+            statistics = scene.pool.statistics()
+            assert ((habit,), {kind: 2}) == (statistics.lenient, statistics.rewritten)
+            assert [(number, "completed") for number in (1, 2, 3, 3, 3)] == scene.outcomes
+            scene.assert_quiet()
+    assert [habit] == told
+    assert 1 == sum(habit in line.getMessage() for line in caplog.records)
+
+
+async def test_f100_said_beforehand(make: Make, autojump_clock) -> None:
+    """F100: the same with `trust="lenient"` -> nothing."""
+    lenient = wspool.Provider(name="gateway", trust="lenient")
+    always = FaultRule(Fault("rewritten_id"), times=None)
+    async with faulty(make, always, pool_options={"provider": lenient}) as scene:
+        for number in range(3):
+            (await scene.ask(f"turn {number}")).assert_answer(f"turn {number}")
+        assert {} == scene.closed
+        assert ("its profile says so",) == scene.pool.statistics().lenient
+
+
+@pytest.mark.parametrize("trust", ["exact", "lenient"])
+async def test_f102_a_foreign_end(make: Make, trust: Literal["exact", "lenient"], autojump_clock) -> None:
+    """F102: in mid-turn comes the end of a response that nobody has seen, and it says nothing of what this
+    one has said -> the answer, without that event; the connection is gone. From a gateway it is the same.
+    """
+    provider = wspool.Provider(name="gateway", trust=trust)
+    async with faulty(make, Fault("foreign_end"), pool_options={"provider": provider}) as scene:
+        story = await scene.ask()
+        story.assert_answer(took=0)
+        assert_only_its_own([story], [QUESTION])
+        assert {"dirty": 1} == scene.closed
+        assert {} == scene.pool.statistics().rewritten
+        await scene.assert_well(creates=1, connection=2)
+
+
+async def test_f102_instead_of_its_own(make: Make, autojump_clock) -> None:
+    """F102: the same, and nothing else comes for 15 s -> `TurnLostError`: `accepted`, and it says so; a
+    foreign end is never an answer.
+    """
+    async with faulty(make, Fault("foreign_end", instead=True)) as scene:
+        lost = (await scene.ask()).assert_lost("accepted", events=11, took=15)
+        assert "an end with an id that nobody has seen" in lost.close_reason
+        assert lost.close_reason.endswith(": response.completed")
         await scene.assert_well(creates=1, connection=2)
 
 

@@ -255,7 +255,7 @@ ECHOES: dict[str, tuple[bytes, str]] = {
         "no JSON",
     ),
     "type": (
-        CREATED + message({"type": f"response.{CANARY}", "response": {"id": "resp_2"}}),
+        CREATED + message({"type": f"response.{CANARY}", "sequence_number": 1, "stream_id": "x"}),
         "response.<hidden>",
     ),
     "not UTF-8": (frame(TEXT, CANARY.encode() + b"\xff"), "1007"),

@@ -150,7 +150,8 @@ async def test_nothing_foreign_is_kept(autojump_clock) -> None:
     """What is not of this turn never gets into its events."""
     attempt = sent_attempt()
 
-    assert Reception.DIRTY is feed(attempt, created("r"), completed("other"))
+    assert Reception.DIRTY is feed(attempt, created("r"), created("other"))
+    assert Reception.IGNORE is feed(attempt, completed("other"))
     assert Reception.IGNORE is feed(attempt, {"type": "keepalive"})
     assert ["response.created"] == types(attempt.events)
 

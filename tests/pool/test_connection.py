@@ -191,7 +191,6 @@ async def test_the_death_of_an_idle_connection_is_seen_at_once(autojump_clock) -
 @pytest.mark.parametrize(
     "messages",
     [
-        [created("a"), completed("b")],
         [created("a"), created("b")],
         [delta("output before created")],
         [completed("a")],

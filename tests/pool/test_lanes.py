@@ -22,6 +22,7 @@ from tests.helpers import (
     error_frame,
     fake_pool,
     policy,
+    said,
     serving,
 )
 from wspool import OPENAI, Pool, Provider, TurnLostError
@@ -83,6 +84,36 @@ async def ask(pool: Pool, word: str, ended: dict[str, Any]) -> None:
                 ended[word] = (await turn.result()).id
         except wspool.WsPoolError as error:
             ended[word] = error
+
+
+async def test_a_rewritten_end_on_one_lane_costs_no_other_turn(autojump_clock) -> None:
+    """What others have in flight is paid for, and names its lane: the connection goes with the last one."""
+    far, ended = Far(), dict[str, Any]()
+    async with (
+        fake_pool(far, limits=policy(max_size=2, lanes=8), provider=LANES) as pool,
+        trio.open_nursery() as nursery,
+    ):
+        await proved(pool)
+        for word in ("slow one", "slow two", "slow three"):
+            nursery.start_soon(ask, pool, word, ended)
+        await trio.sleep(1)
+        item = {"type": "response.output_item.done", "output_index": 0, "item": said("mine")}
+        far.say("slow one", item, completed("another id", "mine"))
+        await trio.sleep(1)
+        assert {"slow one": "another id"} == ended
+        assert {} == pool.statistics().closed
+        far.say("slow two", completed("slow two"))
+        await trio.sleep(1)
+        assert {} == pool.statistics().closed
+        far.say("slow three", completed("slow three"))
+        await trio.sleep(1)
+
+        assert {"slow one": "another id", "slow two": "slow two", "slow three": "slow three"} == ended
+        assert {"dirty": 1} == pool.statistics().closed
+        assert {"ids": 1} == pool.statistics().rewritten
+        await ask(pool, "quick", ended)
+        assert "quick" == ended["quick"]
+        assert_conserved(pool.statistics())
 
 
 # -- with a provider that has them ----------------------------------------------------------

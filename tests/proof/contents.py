@@ -24,6 +24,8 @@ def _ids(said: Said, variant: Variant) -> Iterator[Mutation]:
     for index, frame in enumerate(said.frames):
         if not isinstance(frame.get("response"), dict):
             continue
+        ends = is_terminal(frame)
+        proved = variant.numbered or (variant.output and said.outcome != "failed")
         for name in ("fresh", "seen", "missing", "null"):
 
             def renamed(frames: list[Frame], around: Around, index=index, name=name) -> Tampered:
@@ -34,7 +36,10 @@ def _ids(said: Said, variant: Variant) -> Iterator[Mutation]:
                     other_frame["response"]["id"] = {"fresh": around.fresh, "seen": around.seen}.get(name)
                 return Tampered(changed(frames, index, other_frame))
 
-            yield Mutation("id exchanged", f"{index}.{short(frame)}>{name}", "any", renamed)
+            # A gateway rewrites ids; the rest says whose it is. Without one, or with an old one, none begins.
+            kept = index > 0 and name != "seen" and (proved or not ends)
+            wanted: Wanted = "honest" if kept else "any"
+            yield Mutation("id exchanged", f"{index}.{short(frame)}>{name}", wanted, renamed)
         if variant.echo:
 
             def adopted(frames: list[Frame], around: Around, index=index) -> Tampered:

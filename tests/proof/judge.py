@@ -7,7 +7,8 @@ answer   no response of one request is told to the caller of another
 event    no event of one request is shown to the caller of another
 twice    no question is run twice
 parent   no request names a parent of another conversation
-lost     no innocent turn is lost, nor one that was tampered with where that leaves no doubt
+lost     no innocent turn is lost, nor one that was tampered with where anything proves what it says: an id,
+         an item, a number, or the last event's own output
 status   what is told is what the type of the last event says
 never    no caller waits longer than a moment after the end was said, and nobody for ever
 line     nobody stays in line for ever
@@ -34,6 +35,8 @@ from .tampering import Wanted
 
 #: Seconds between the end of a turn and its caller being told, at most: the grace for an end, and a moment.
 MOMENT: Final = 6.0
+#: The same where its own frames contradict each other: the grace for an end in doubt, and a moment.
+DOUBT: Final = 16.0
 
 _NUMBER: Final = re.compile(r"(?<=[A-Z][0-9])\.[0-9]+»|(?<=_k)[0-9]+")
 _MARK: Final = re.compile(r"«(!?)([A-Z][0-9]+)\.")
@@ -98,7 +101,11 @@ def _waits(told: Told, own: list[Create]) -> Iterator[Violation]:
         yield Violation("crash", told.question, f"{type(told.error).__name__}: {told.error}")
     elif told.outcome == "waiting":
         yield Violation("never" if own else "line", told.question, "was told nothing")
-    elif own and own[-1].ended is not None and told.at > own[-1].ended + MOMENT:
+    elif (
+        own
+        and own[-1].ended is not None
+        and told.at > own[-1].ended + (DOUBT if any(create.tampered for create in own) else MOMENT)
+    ):
         late = told.at - own[-1].ended
         yield Violation(
             "never", told.question, f"was told {told.outcome} {late:.1f} s after its end was said"
@@ -125,7 +132,10 @@ def _outcome(run: Run, told: Told, own: list[Create]) -> Iterator[Violation]:
     truth = _truth(own)
     tampered = any(create.tampered for create in own)
     wanted: Wanted = run.mutation.wanted if tampered and run.mutation is not None else "honest"
-    if any(create.touched for create in own):
+    touched = {where for create in own for where in create.touched}
+    if touched == {"known"} and run.scene.variant.output and not tampered:
+        allowed = {truth}  # what is provably foreign reaches nobody, and what is ours is not lost for it
+    elif touched:
         allowed = {truth, "lost"} | ({"failed"} if any("amidst" in c.touched for c in own) else set())
     elif wanted == "honest":
         allowed = {truth}

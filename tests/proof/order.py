@@ -44,7 +44,8 @@ def _doubled(said: Said, variant: Variant) -> Iterator[Mutation]:
     last = len(said.frames) - 1
     for index, frame in enumerate(said.frames):
         name = f"{index}.{short(frame)}"
-        plain = not variant.numbered and is_prop(frame, variant) and frame["type"].endswith(".delta")
+        # The number says that it comes twice, or the item that it changes nothing.
+        plain = is_prop(frame, variant) and (variant.numbered or frame["type"].endswith(".delta"))
 
         def at_once(frames: list[Frame], around: Around, index=index) -> Tampered:
             return Tampered([*frames[: index + 1], *frames[index:]])
@@ -61,7 +62,8 @@ def _doubled(said: Said, variant: Variant) -> Iterator[Mutation]:
 def _moved(said: Said, variant: Variant) -> Iterator[Mutation]:
     for index, frame in enumerate(said.frames):
         name = f"{index}.{short(frame)}"
-        prop = not variant.numbered and is_prop(frame, variant)
+        # A gap in the numbers says that something is missing: then only the last event can say all of it.
+        prop = is_prop(frame, variant) and (variant.output or not variant.numbered)
 
         def dropped(frames: list[Frame], around: Around, index=index) -> Tampered:
             return Tampered(changed(frames, index, frames[index])[:index] + frames[index + 1 :])
@@ -81,7 +83,8 @@ def _moved(said: Said, variant: Variant) -> Iterator[Mutation]:
                     [*frames[: index - 1], frames[index], frames[index - 1], *frames[index + 1 :]]
                 )
 
-            yield Mutation("swapped", f"{index - 1}+{name}", "any", swapped)
+            both = prop and is_prop(said.frames[index - 1], variant) and variant.output
+            yield Mutation("swapped", f"{index - 1}+{name}", "honest" if both else "any", swapped)
 
 
 def _replayed(said: Said, variant: Variant) -> Iterator[Mutation]:

@@ -46,7 +46,8 @@ class Create:
         created: its `response.created` was sent.
         ended: when a frame was sent that ends it for everybody who can read; None if none was.
         loose: a frame was sent that some may take for its end.
-        touched: where frames of others came: before its own, or amidst them.
+        touched: where frames of others came: before its own, amidst them, or amidst and `known` by their
+            response or item to be about an earlier response of the connection.
         blurred: a frame was sent that nobody can tell from a refusal of it, though it runs.
         begun: an item of its own was announced.
         mixed: before that an item of another was, without a number.
@@ -279,6 +280,7 @@ class Peer:
             line.ids.add(_id_of(frame))
         elif str(kind).startswith("response.output_item."):
             create.begun = True
+            line.items.add(_item_of(frame))
         elif kind in ("error", "response.error"):
             if create.created and not create.loose:
                 line.words.add(_words(frame))
@@ -299,7 +301,7 @@ class Peer:
         """Write down what a frame of another means for a request."""
         if create.ended is not None:
             return
-        create.touched.add("amidst" if create.created else "before")
+        create.touched.add(_place(frame, line, create))
         if not create.created and _may_be_about(frame, line, create):
             create.blurred = line.blurred = True
         item = str(frame.get("type")).startswith("response.output_item.")
@@ -319,6 +321,7 @@ class _Line:
         count: requests so far.
         owners: the conversations of its responses.
         ids: responses that were created on it.
+        items: items that were announced on it.
         latest: the response that it holds.
         seen: the response that came last.
         late: frames to come with later requests.
@@ -333,6 +336,7 @@ class _Line:
     count: int = 0
     owners: dict[str | None, str] = attrs.field(factory=dict)
     ids: set[object] = attrs.field(factory=set)
+    items: set[object] = attrs.field(factory=set)
     latest: str | None = None
     seen: str | None = None
     late: list[Late] = attrs.field(factory=list)
@@ -345,6 +349,19 @@ class _Line:
 def _id_of(frame: Frame) -> object:
     response = frame.get("response")
     return response.get("id") if isinstance(response, dict) else None
+
+
+def _item_of(frame: Frame) -> object:
+    item = frame.get("item")
+    return item.get("id") if isinstance(item, dict) else frame.get("item_id")
+
+
+def _place(frame: Frame, line: _Line, create: Create) -> str:
+    """Where a frame of another comes in a request, and whether it can be told to be one."""
+    if not create.created:
+        return "before"
+    told = _id_of(frame) in line.ids if "response" in frame else _item_of(frame) in line.items
+    return "known" if told and frame["type"] != "response.created" else "amidst"
 
 
 def _words(frame: Frame) -> str:

@@ -174,6 +174,10 @@ SEEN: dict[str, Callable[[RawClient], object]] = {
         extra(c, "response.created") and c.events()[4]["response"]["id"] == "resp_of_somebody_else"
     ),
     "foreign_stream": lambda c: extra(c, PLAIN[4]) and c.events()[4]["stream_id"] == "nobodys_lane",
+    "foreign_end": lambda c: (
+        c.types() == [*PLAIN, PLAIN[-1]] and c.events()[-2]["response"]["id"] == "resp_of_somebody_else"
+    ),
+    "rewritten_id": lambda c: whole(c) and last_response(c)["id"] != c.events()[0]["response"]["id"],
     "created_twice": lambda c: c.types() == ["response.created", *PLAIN] and c.texts()[0] == c.texts()[1],
     "never_created": lambda c: c.types() == PLAIN[1:],
     "terminal_without_created": lambda c: c.types() == PLAIN[-1:],
@@ -265,6 +269,7 @@ async def test_a_fault_is_the_same_over_sockets(name: str) -> None:
 LEGAL = [
     *("fragments", "sequence_gap", "sequence_repeat", "duplicate_terminal", "events_after_terminal"),
     *("stale_events", "foreign_response", "foreign_stream", "created_twice", "never_created", "odd_id"),
+    *("foreign_end", "rewritten_id"),
     *("terminal_without_created", "terminal_with_empty_output", "big_terminal", "error", "parent_lost"),
     *("rate_limited", "overloaded", "stream_limit_reached", "busy", "connection_limit", "stream_error"),
     *("failed", "incomplete", "connection_expiring", "unknown_fields"),

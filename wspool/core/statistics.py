@@ -52,6 +52,10 @@ class PoolStatistics:
         closed: connections closed, by reason (`CloseReason`).
         learned_lifetime: seconds that connections live here, where that was learnt from their ends and is
             shorter than what the provider and the policy say; else None.
+        lenient: why the endpoint's words are not taken for evidence (`Provider.trust`): its profile says so,
+            or what it was caught doing. Empty where they are.
+        rewritten: turns that were answered though the endpoint had rewritten the `ids` of responses, or the
+            `numbers` of events; by which of them.
     """
 
     max_size: int
@@ -82,6 +86,8 @@ class PoolStatistics:
     retirements: int
     closed: Mapping[str, int]
     learned_lifetime: float | None = None
+    lenient: Sequence[str] = ()
+    rewritten: Mapping[str, int] = attrs.field(factory=dict[str, int])
 
 
 @attrs.frozen(kw_only=True)

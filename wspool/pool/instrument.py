@@ -8,6 +8,7 @@ from traceback import StackSummary
 from typing import ParamSpec
 
 from wspool.core.commands import LeaseId
+from wspool.core.events.trust import Rewrite, Trust
 from wspool.core.failures import DialFailure
 from wspool.core.sending.takes import NotTaken
 from wspool.core.server_error import ServerError
@@ -41,6 +42,13 @@ class Instrument:
         """The endpoint takes no `previous_response_id`; *message* says what it said. Once per pool.
 
         From here on every turn of a conversation is sent in full, which costs bytes and cached tokens.
+        """
+
+    def endpoint_rewrites(self, message: str) -> None:
+        """The endpoint was caught twice rewriting what its events say about themselves; *message* says what.
+
+        From here on that proves nothing (`Provider.trust`). Until then each such turn has cost a connection.
+        Once per pool for each that it rewrites: the ids of responses, the numbers of events.
         """
 
     def lease_leaking(self, lease: int, borrowed: StackSummary) -> None:
@@ -77,14 +85,17 @@ class Announcer:
 
     Args:
         instrument: watches the pool.
+        trust: how far the endpoint's words are evidence.
         leak_after: seconds after which a lease counts as leaking, if that is looked for.
 
     Attributes:
+        trust: as above; it learns from what is announced here.
         borrowers: who has which lease, if that is looked for.
     """
 
-    def __init__(self, instrument: Instrument, leak_after: float | None) -> None:
+    def __init__(self, instrument: Instrument, trust: Trust, leak_after: float | None) -> None:
         self._instrument = instrument
+        self.trust = trust
         self._leak_after = leak_after
         self.borrowers = None if leak_after is None else Borrowers()
 
@@ -108,6 +119,16 @@ class Announcer:
         logger.warning(words, error.words)
         if what == "parents":
             watch(self._instrument.endpoint_unchained, error.words)
+
+    def caught(self, rewritten: frozenset[Rewrite]) -> None:
+        """A turn was answered in which the endpoint has rewritten that."""
+        for habit in self.trust.caught(rewritten):
+            logger.warning(
+                "the endpoint's words are no evidence from now on: %s; "
+                'say so (Provider(..., trust="lenient")), and no connection is lost to learn it',
+                habit,
+            )
+            watch(self._instrument.endpoint_rewrites, habit)
 
     def degraded(self, failure: DialFailure) -> None:
         """The endpoint is down."""

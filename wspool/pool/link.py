@@ -19,11 +19,13 @@ from trio.lowlevel import enable_ki_protection
 from wspool.core.commands import CloseReason, Command, ConnectionId, LaneId
 from wspool.core.events.naming import lane_name
 from wspool.core.events.past import Past
+from wspool.core.events.trust import Trust
 from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.sending.chain import WarmUp
 from wspool.pool.attempt import Attempt
 from wspool.pool.credentials import NO_SECRETS, forget
+from wspool.pool.instrument import Announcer
 from wspool.wire.wire import Wire, WireClosedError
 
 __all__ = ["Host", "Lane", "Link"]
@@ -35,6 +37,7 @@ class Host(Protocol):
     core: PoolCore
     policy: PoolPolicy
     provider: Provider
+    announcer: Announcer
 
     def now(self) -> float: ...
     def jitter(self) -> float: ...
@@ -51,6 +54,7 @@ class Lane:
         attempt: the request in flight on it, if any.
         past: what its connection has carried so far.
         failing: the request for the end of whose failed response somebody waits, if any.
+        doubted: the request that may have ended, if somebody waits for a better proof of it.
         settling: id of the ended response for whose answers to steers somebody waits, if any.
         transport: what carries its requests: "websocket" or "http".
         latest: id of the latest response on it that the server still holds, if any.
@@ -60,6 +64,7 @@ class Lane:
 
     __slots__ = (
         "attempt",
+        "doubted",
         "failing",
         "id",
         "latest",
@@ -78,6 +83,7 @@ class Lane:
         self.transport = "websocket"
         self.attempt: Attempt | None = None
         self.failing: Attempt | None = None
+        self.doubted: Attempt | None = None
         self.settling: str | None = None
         self.latest: str | None = None
         self.warming: Mapping[str, Any] | None = None
@@ -92,6 +98,7 @@ class Link:
         lanes: its lanes, by number.
         past: what it has carried so far.
         host: its pool.
+        trust: how far the words of its endpoint are evidence.
         wire: what carries its messages, while it serves.
         nursery: in which its tasks live, once it runs.
         connected: True once its wire was open.
@@ -99,6 +106,7 @@ class Link:
         unproven: True until a turn was completed on it.
         heard_at: when the last message came, in seconds on the pool's clock.
         redactor: takes the credential out of what the server says, for texts of ours.
+        suspect: True once no other turn may follow on it: it goes with the last that is in flight.
         ending: True once the connection shall end: because it was told to, or is lost.
         told: True once it was told to end.
         over: True once its end was reported: the core knows nothing of it any more.
@@ -111,13 +119,14 @@ class Link:
         self.past = Past()
         self.lanes = [Lane(LaneId(index), self.past) for index in range(lanes)]
         self.host = host
+        self.trust: Trust = host.announcer.trust
         self.wire: Wire | None = None
         self.nursery: trio.Nursery | None = None
         self.connected = self.stateless = False
         self.unproven = True
         self.heard_at = 0.0
         self.redactor = NO_SECRETS
-        self.ending = self.told = self.over = False
+        self.suspect = self.ending = self.told = self.over = False
         self.close_code: int | None = None
         self.close_reason = ""
 

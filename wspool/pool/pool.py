@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Final
 
+import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
@@ -265,7 +266,8 @@ class Pool:
 
     def statistics(self) -> PoolStatistics:
         """Return a frozen snapshot; taking it changes nothing."""
-        return self._shell.core.statistics()
+        trust = self._shell.announcer.trust
+        return attrs.evolve(self._shell.core.statistics(), lenient=trust.lenient, rewritten=trust.rewritten)
 
     @property
     def transport(self) -> str:

@@ -38,6 +38,10 @@ FAILED_GRACE: Final = 5.0
 #: bounds a server that forgets it.
 STEER_GRACE: Final = 15.0
 
+#: Seconds that a turn goes on, with nothing else heard, after an end was dropped that may have been its own.
+#: A model may think for longer; but whoever waits shall not do so for ever.
+DOUBT_GRACE: Final = 15.0
+
 #: Longest part of a foreign message that the log repeats, in characters.
 _QUOTE: Final = 80
 
@@ -159,7 +163,9 @@ class Router:
                 self._link.close_reason = f"{attempt.machine.complaint}: {self._name(event)}"
                 self._link.poison(CloseReason.DIRTY)
             case Reception.IGNORE:
-                pass
+                if attempt.machine.unproved and lane.doubted is not attempt:
+                    lane.doubted = attempt
+                    self._link.spawn(self._expire_doubt, lane, attempt, event)
         return attempt
 
     def _heed(self, error: ServerError | None) -> None:
@@ -251,13 +257,26 @@ class Router:
             lane.warm_up = WarmUp.of(machine.response, lane.warming, output_seen=machine.output_seen)
             lane.warming = None
             useless = lane.warm_up is None
+        if machine.rewritten:
+            self._link.host.announcer.caught(machine.rewritten)
         why = machine.why_close(closes_after_error=self._link.host.provider.closes_after_error)
+        if machine.suspect or self._link.suspect:
+            why = self._end_suspect(why)
         if why is not None:
             self._link.poison(why, completed=completed)
         else:
             # A response to the warm-up request that nobody can continue from is nothing to remember.
             held = None if lane.latest is None or useless else hash(lane.latest)
             self._link.report(self._link.host.core.finished, lane.id, completed=completed, response=held)
+
+    def _end_suspect(self, why: CloseReason | None) -> CloseReason | None:
+        """A turn has ended on a connection that is suspect; return why that must go, None if not yet."""
+        if why is not CloseReason.LIMIT and any(lane.attempt is not None for lane in self._link.lanes):
+            # What others have in flight names its lane, and is paid for.
+            self._link.suspect = True
+            self._link.report(self._link.host.core.retire, announced=False)
+            return None
+        return why or CloseReason.DIRTY
 
     async def _expire_failing(self, lane: Lane, attempt: Attempt) -> None:
         # The grace begins anew with whatever still comes of the response.
@@ -270,6 +289,16 @@ class Router:
         if lane.attempt is attempt and attempt.machine.state is TurnState.FAILING:
             attempt.machine.expire_failing()
             attempt.wake()
+            self._link.poison(CloseReason.DIRTY)
+
+    async def _expire_doubt(self, lane: Lane, attempt: Attempt, event: Event) -> None:
+        # As above: what still comes of the response shows that it has not ended.
+        heard = -1
+        while heard != attempt.received and not attempt.ended:
+            heard = attempt.received
+            await trio.sleep(DOUBT_GRACE)
+        if lane.attempt is attempt and not attempt.ended:
+            self._link.close_reason = f"{attempt.machine.complaint}: {self._name(event)}"
             self._link.poison(CloseReason.DIRTY)
 
     async def _expire_settling(self, lane: Lane, attempt: Attempt, ended: str | None) -> None:

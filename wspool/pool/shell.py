@@ -38,6 +38,7 @@ from wspool.core.commands import (
     WaiterId,
     Warm,
 )
+from wspool.core.events.trust import Trust
 from wspool.core.failures import FailureKind
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.lending.trace import trace_core
@@ -82,6 +83,7 @@ class Shell:
         errands: what tasks wait for or do for it without a lane.
         serving: set once the pool's tasks run (`running`), or will never run.
         dialer: goes to the endpoint.
+        announcer: tells what happens, and what was learnt of the endpoint.
         now: returns the pool's time, in seconds.
         borrowers: who has which lease, where `policy.leak_after` asks for it.
     """
@@ -95,8 +97,9 @@ class Shell:
         if setup.trace is not None:
             write = setup.trace
             trace_core(self.core, lambda line: watch(write, line), warm_up=setup.warm_up is not None)
-        self._announcer = Announcer(setup.instrument, setup.policy.leak_after)
-        self.borrowers = self._announcer.borrowers
+        trust = Trust(exact=setup.provider.trust == "exact")
+        self.announcer = Announcer(setup.instrument, trust, setup.policy.leak_after)
+        self.borrowers = self.announcer.borrowers
         self._connections: dict[ConnectionId, Connection] = {}
         self._leases: dict[LeaseId, Lease] = {}
         self._parked: dict[WaiterId, trio.lowlevel.Task] = {}
@@ -117,7 +120,7 @@ class Shell:
         self._home = trio.lowlevel.current_trio_token(), os.getpid()
         self._clock = PoolClock(suspension())
         self.now = self._clock.now
-        self.dialer = Dialer(setup, Road(self._announcer, self.now))
+        self.dialer = Dialer(setup, Road(self.announcer, self.now))
         self._timekeeper = Timekeeper(self.core, self._clock, self._perform)
         self.errands = Errands(self.core, self.now, self.dialer.post, self._tell_watchers)
         # Spreads retirements, dials and resends; nothing secret depends on it.
@@ -223,15 +226,15 @@ class Shell:
 
     def not_taken(self, what: NotTaken, error: ServerError) -> None:
         """The endpoint does not take that, as *error* and what followed it have shown."""
-        self._announcer.not_taken(what, error)
+        self.announcer.not_taken(what, error)
 
     def moved(self, move: Move) -> None:
         """A conversation goes on on another connection."""
-        self._announcer.moved(move)
+        self.announcer.moved(move)
 
     def record(self, record: TurnRecord) -> None:
         """A turn has ended."""
-        self._announcer.record(record)
+        self.announcer.record(record)
 
     def next_conversation(self) -> int:
         """Return the number of a new conversation."""
@@ -372,13 +375,13 @@ class Shell:
                 if (taken := self._leases.pop(lease, None)) is not None:
                     taken.taken = True
             case Leaking(lease=lease):
-                self._announcer.leaking(lease)
+                self.announcer.leaking(lease)
             case Degraded(failure=failure):
-                self._announcer.degraded(failure)
+                self.announcer.degraded(failure)
             case Recovered(lasted=lasted):
-                self._announcer.recovered(lasted)
+                self.announcer.recovered(lasted)
             case LifetimeLearned(seconds=seconds):
-                self._announcer.lifetime_learned(seconds, self.core.policy.schedule(self.provider).lifetime)
+                self.announcer.lifetime_learned(seconds, self.core.policy.schedule(self.provider).lifetime)
             case _:
                 assert_never(command)
 

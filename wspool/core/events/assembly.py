@@ -16,16 +16,33 @@ Rules of this module:
 
 from __future__ import annotations
 
+import enum
+import json
 from typing import Final, cast
 
 from wspool.core.events.past import Past, name_of
 from wspool.core.frames import Event
 from wspool.core.items import Item
 
-__all__ = ["Assembly"]
+__all__ = ["Assembly", "Kinship"]
 
 #: Values of `status` that say that an item is not finished.
 _UNFINISHED: Final = frozenset({"in_progress", "queued", "searching", "generating", "interpreting"})
+
+
+class Kinship(enum.Enum):
+    """How an output fits what was heard of ours."""
+
+    __hash__ = object.__hash__
+
+    #: One of the two says nothing.
+    UNKNOWN = "unknown"
+    #: None of its items is ours.
+    NONE = "none"
+    #: Some are.
+    SOME = "some"
+    #: All are, and none of ours is missing.
+    ALL = "all"
 
 
 #: The id of an item that was announced, and its place.
@@ -55,6 +72,31 @@ class Assembly:
     def numbered(self) -> bool:
         """Whether each of its events has a number."""
         return all(event.sequence_number is not None for event in self._events)
+
+    @property
+    def whole(self) -> bool:
+        """Whether something was announced, and all of it has come."""
+        announced, done = self._placed()
+        return done is not None and bool(done) and _is_whole(announced, done)
+
+    def kinship(self, own: object, past: Past) -> Kinship:
+        """Return how *own*, the output that an end has, fits what was heard.
+
+        An item is ours by its id, which no earlier one had, or if it says word for word what ours said.
+        """
+        said = _items_of(own)
+        announced, done = self._placed()
+        heard = done if done is not None else {}
+        if not said or not (announced or heard):
+            return Kinship.UNKNOWN
+        names = {name for name, _ in announced}.union(map(name_of, heard.values()))
+        names = {name for name in names if name is not None and not past.has_item(name)}
+        words = {_words(item) for item in heard.values()}
+        ours = sum(name_of(item) in names or _words(item) in words for item in said)
+        if not ours:
+            return Kinship.NONE
+        places = {place for _, place in announced}.union(heard)
+        return Kinship.ALL if ours == len(said) >= len(places) else Kinship.SOME
 
     def output(
         self, own: object, *, whole: bool, past: Past | None = None, mixed: bool = False
@@ -134,6 +176,12 @@ def _items_of(own: object) -> list[Item]:
         for item in cast("list[Item]", given)
         if isinstance(cast("object", item), dict) and isinstance(item.get("type"), str)
     ]
+
+
+def _words(item: Item) -> str:
+    """What an item says, whatever it is called."""
+    said = {name: value for name, value in item.items() if name not in ("id", "status")}
+    return json.dumps(said, sort_keys=True)
 
 
 def _may_be_snapshot(item: Item) -> bool:

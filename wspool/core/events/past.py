@@ -63,10 +63,13 @@ class Past:
         words = hash(_words(error))
         return words in self._words or (error.status is None and words in self._failures)
 
-    def end(self, items: Iterable[dict[str, Any]]) -> None:
-        """A response has ended with these items."""
+    def end(self, items: Iterable[dict[str, Any]], announced: Iterable[str] = ()) -> None:
+        """A response has ended with these items, and had announced those of these ids."""
         for item in items:
             if isinstance(name := item.get("id"), str):
+                _keep(self._items, hash(name))
+        for name in announced:
+            if hash(name) not in self._items:
                 _keep(self._items, hash(name))
 
     def has_item(self, name: str) -> bool:

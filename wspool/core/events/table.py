@@ -75,6 +75,8 @@ class TurnInput(enum.Enum):
     STEER = "steer"
     #: It repeats a response that has ended on this connection.
     STALE = "stale"
+    #: It may be ours or not, and nothing says which.
+    DOUBTFUL = "doubtful"
     #: It cannot belong to this turn.
     FOREIGN = "foreign"
     #: Nothing more will be said about what the turn was steered by.
@@ -142,7 +144,7 @@ TURN_TABLE: Final[Mapping[TurnState, Mapping[TurnInput, Step]]] = {
             _R.DELIVER,
             *(_I.EXTENSION, _I.UNKNOWN, _I.MEMBER, _I.PROGRESS, _I.OUTPUT, _I.STEER),
         ),
-        **_stay(_S.STREAMING, _R.IGNORE, _I.NOTICE, _I.STALE),
+        **_stay(_S.STREAMING, _R.IGNORE, _I.NOTICE, _I.STALE, _I.DOUBTFUL),
         **_stay(_S.STREAMING, _R.EXPIRING, _I.EXPIRING),
         **_stay(_S.STREAMING, _R.CUT, _I.LIMIT),
     },
@@ -154,7 +156,7 @@ TURN_TABLE: Final[Mapping[TurnState, Mapping[TurnInput, Step]]] = {
             _R.DELIVER,
             *(_I.ERROR, _I.EXTENSION, _I.UNKNOWN, _I.MEMBER, _I.PROGRESS, _I.OUTPUT, _I.STEER),
         ),
-        **_stay(_S.FAILING, _R.IGNORE, _I.NOTICE, _I.STALE),
+        **_stay(_S.FAILING, _R.IGNORE, _I.NOTICE, _I.STALE, _I.DOUBTFUL),
         **_stay(_S.FAILING, _R.EXPIRING, _I.EXPIRING),
         **_stay(_S.FAILING, _R.CUT, _I.LIMIT),
     },
@@ -162,7 +164,7 @@ TURN_TABLE: Final[Mapping[TurnState, Mapping[TurnInput, Step]]] = {
         _I.SETTLED: Step(_S.ENDED, _R.END),
         _I.SUCCESSOR: Step(_S.STREAMING, _R.DELIVER),
         **_stay(_S.SETTLING, _R.DELIVER, _I.STEER, _I.EXTENSION, _I.UNKNOWN, _I.MEMBER),
-        **_stay(_S.SETTLING, _R.IGNORE, _I.NOTICE, _I.STALE),
+        **_stay(_S.SETTLING, _R.IGNORE, _I.NOTICE, _I.STALE, _I.DOUBTFUL),
         **_stay(_S.SETTLING, _R.EXPIRING, _I.EXPIRING),
         **_stay(_S.SETTLING, _R.CUT, _I.LIMIT),
     },

@@ -18,10 +18,14 @@ import attrs
 from wspool.core.commands import CloseReason
 from wspool.core.error import Delivery
 from wspool.core.events.assembly import Assembly
-from wspool.core.events.classify import GAP, Evidence, Reading, classify, item_of
+from wspool.core.events.classify import classify
+from wspool.core.events.doubt import is_proved
+from wspool.core.events.evidence import Evidence, item_of
 from wspool.core.events.past import Past
+from wspool.core.events.reading import GAP, Reading
 from wspool.core.events.steering import Steer, Steers
 from wspool.core.events.table import DIRTY, TURN_TABLE, Reception, TurnInput, TurnState, follow
+from wspool.core.events.trust import Rewrite, Trust
 from wspool.core.frames import Event, Likeness
 from wspool.core.items import Output
 from wspool.core.server_error import ServerError
@@ -49,11 +53,15 @@ _OWN_NUMBERS: Final = frozenset(
         TurnInput.STEER,
         TurnInput.STALE,
         TurnInput.UNKNOWN,
+        TurnInput.DOUBTFUL,
     }
 )
 
 
 _NOT_KEPT: Final = Output()
+
+_EXACT: Final = Trust()
+_NOTHING: Final[frozenset[Rewrite]] = frozenset()
 
 
 @attrs.frozen
@@ -91,7 +99,7 @@ class TurnMachine:
         parent: the `previous_response_id` that was sent, if any.
         lane: the `stream_id` that was sent, if any.
         past: what the connection has carried before.
-        exact: False where the provider's ids and numbers prove nothing.
+        trust: how far the endpoint's ids and numbers prove something.
 
     Attributes:
         state: where the turn is.
@@ -101,13 +109,14 @@ class TurnMachine:
         parts: its responses that have ended, more than one if it was steered.
         output_seen: True once any output of the model was received.
         suspect: True if no other turn may follow on the connection, though this one goes on.
-        complaint: what was wrong with the event that made the lane dirty, if one has.
+        unproved: True once an end was dropped that may have been its own.
+        rewritten: what the endpoint was caught rewriting; proved once the turn has ended.
+        complaint: what was wrong with the event that made the lane dirty, or was dropped, if one was.
     """
 
     __slots__ = (
         "_kind",
         "_known",
-        "_output",
         "_same",
         "_steered_by",
         "complaint",
@@ -117,8 +126,10 @@ class TurnMachine:
         "output_seen",
         "parts",
         "response",
+        "rewritten",
         "state",
         "suspect",
+        "unproved",
     )
 
     def __init__(
@@ -126,19 +137,18 @@ class TurnMachine:
         parent: str | None = None,
         lane: str | None = None,
         past: Past | None = None,
-        *,
-        exact: bool = True,
+        trust: Trust = _EXACT,
     ) -> None:
         self.state = TurnState.NEW
         self.keeps = False
         self.parts: list[Part] = []
         self.error: ServerError | None = None
         self.response: dict[str, Any] | None = None
-        self.output_seen = self.suspect = False
+        self.output_seen = self.suspect = self.unproved = False
+        self.rewritten = _NOTHING
         self.complaint = ""
-        self._known = Evidence(parent, lane, past if past is not None else Past(), exact=exact)
+        self._known = Evidence(parent, lane, past if past is not None else Past(), trust)
         self._steered_by: list[dict[str, Any]] = []
-        self._output = Assembly()
         #: The type of the event before, if it was output: one more of it needs no second look.
         self._kind = ""
         #: What stands in it if it has no number and is about the same item.
@@ -209,7 +219,7 @@ class TurnMachine:
 
         A request that failed may have evicted its parent, and then it holds nothing.
         """
-        return self._known.response_id if self.status in ("completed", "incomplete") else None
+        return self.parts[-1].id if self.status in ("completed", "incomplete") else None
 
     def why_close(self, *, closes_after_error: bool) -> CloseReason | None:
         """Why the connection must go now that the turn has ended; None if another turn may follow.
@@ -223,9 +233,10 @@ class TurnMachine:
             return CloseReason.DIRTY
         return None
 
-    def begin_on(self, past: Past, *, exact: bool) -> None:
-        """It goes to a connection that has carried *past*, of a provider that is *exact* or not."""
-        self._known.past, self._known.exact = past, exact
+    def begin_on(self, past: Past, trust: Trust) -> None:
+        """It goes to a connection that has carried *past*, of an endpoint that deserves that *trust*."""
+        known = self._known
+        known.past, known.ids, known.numbers = past, trust.ids, trust.numbers
 
     def handed(self) -> None:
         """The first byte of the request may now be on its way."""
@@ -251,7 +262,9 @@ class TurnMachine:
         if self.like is None or known.next is None or known.steered or self.state is not _STREAMING:
             return []
         run = self.like.run(messages, known.next)
-        known.next += len(run)
+        if run:
+            known.next += len(run)
+            known.last = run[-1]
         return run
 
     def receive(self, event: Event, *, wall_clock: float = 0.0) -> Reception:
@@ -271,7 +284,7 @@ class TurnMachine:
             and (number is not None or self._same in str(event.raw))
         ):  # nearly all that ever comes; nothing below would say otherwise
             if number is not None:
-                known.next, known.past.counts = number + 1, True
+                known.next, known.past.counts, known.last = number + 1, True, event
                 if self.like is None:
                     self.like = Likeness.of(event)
             return _DELIVER
@@ -279,6 +292,8 @@ class TurnMachine:
         before = self.state
         reading = classify(event, before, known, wall_clock=wall_clock)
         what = reading.what
+        if reading.suspect:
+            self._suspect(reading)
         if what is _TERMINAL and not self._complete(reading):
             reading = GAP
             what = reading.what
@@ -291,10 +306,9 @@ class TurnMachine:
             what not in _OWN_NUMBERS or (number == known.next and not reading.suspect)
         ):
             known.take(number)
+            known.last = event
         self.state = step.state
         self._kind = ""
-        if reading.suspect:
-            self.suspect = True
         if what is _OUTPUT:
             self._receive_output(event)
             return step.reception
@@ -307,7 +321,7 @@ class TurnMachine:
         elif what is TurnInput.STEER:
             self._receive_answer(event, reading, before)
         elif what is TurnInput.MEMBER:
-            self._output.leave_out(event.agent)
+            known.output.leave_out(event.agent)
         reception = step.reception
         if reception is _END or (step.state is _SETTLING and reception is _DELIVER):
             return self._settle()
@@ -322,19 +336,38 @@ class TurnMachine:
             self.steers.lose()
             self.state = follow(self.state, TurnInput.EXPIRED).state
 
+    def _suspect(self, reading: Reading) -> None:
+        """No other turn may follow on the connection."""
+        self.suspect = True
+        self._known.mixed = self._known.mixed or reading.mixed
+        if reading.rewritten is not None:
+            self.rewritten |= {reading.rewritten}
+        if reading.what is TurnInput.DOUBTFUL:
+            self.complaint = reading.why
+            # An end without an id, and an error, may have been ours; no more may come.
+            ended = reading.status is not None or reading.error is not None
+            self.unproved = self.unproved or ended
+
     def _complete(self, reading: Reading) -> bool:
         """Complete the output of a response that has ended; return False if a piece is missing."""
         response = reading.response if reading.response is not None else {}
         known = self._known
-        counted = known.exact and known.past.counts and not known.steered and self._output.numbered
-        output = self._output.output(
-            response.get("output"),
+        counted = known.numbers and known.past.counts and not known.steered and known.output.numbered
+        own = response.get("output")
+        output = known.output.output(
+            own,
             whole=reading.status == "completed",
             past=None if counted else known.past,
-            mixed=self.suspect,
+            mixed=known.mixed,
         )
         if output is None:
-            return False
+            if reading.status != "failed":
+                return False
+            output = []  # that it failed is all there is to know
+        if self.rewritten:
+            self.rewritten = frozenset(what for what in self.rewritten if is_proved(what, own, known))
+        if not isinstance(response.get("id"), str):
+            response["id"] = known.response_id
         # The event's type is the proof, not what a server has copied from the response's beginning.
         response["output"], response["status"] = output, reading.status
         return True
@@ -342,12 +375,13 @@ class TurnMachine:
     def _receive_output(self, event: Event) -> None:
         self.output_seen = True
         if event.type.startswith("response.output_item."):
-            self._output.add(event)
+            self._known.output.add(event)
             if (name := item_of(event)) is not None:
                 self._known.announce(name)
             return
         if event.sequence_number is not None:
-            self._kind = event.type
+            # Where numbers prove nothing, each has to be looked at.
+            self._kind = event.type if self._known.numbers and not self._known.mixed else ""
         elif isinstance(event.raw, str):
             # One more of it is about the same item, or has to be looked at.
             self._kind, name = event.type, item_of(event)
@@ -359,8 +393,11 @@ class TurnMachine:
         if reading.error is not None:
             self._known.past.end_failed(reading.error)
         self.parts.append(Part.of(self._steered_by, response, keep=self.keeps))
-        self._known.past.end(response["output"])
-        self._known.next = None
+        known = self._known
+        known.past.end(response["output"], known.items)
+        if response["id"] != known.response_id:
+            known.past.begin(response["id"])
+        known.next = None
 
     def _receive_error(self, reading: Reading, before: TurnState) -> None:
         if before is not TurnState.SENT and reading.error is not None:
@@ -375,7 +412,7 @@ class TurnMachine:
         if (ended := known.response_id) is not None:
             known.earlier.add(ended)
             self._steered_by = known.steers.apply(ended)
-            self._output = Assembly()
+            known.output = Assembly()
             known.items, known.fresh = set(), False
             self.response, self.error = None, None
         known.response_id = name

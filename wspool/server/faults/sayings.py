@@ -123,6 +123,10 @@ def many_events(count: int = 100_000) -> tuple[Step, ...]:
     return (Write(data=frame(TEXT, b'{"type":"x"}') * portion, times=count // portion),)
 
 
+def _with_response(event: Event, response: Item) -> Event:
+    return event | {"response": response}
+
+
 def _numbered(event: Event, number: int | None) -> Event:
     changed = {key: value for key, value in event.items() if key != "sequence_number"}
     return changed if number is None else changed | {"sequence_number": number}
@@ -208,6 +212,32 @@ def foreign_stream() -> tuple[Step, ...]:
     return (Say(lambda moment: [_delta("foreign", moment.sequence, moment) | {"stream_id": "nobodys_lane"}]),)
 
 
+@named("grammar", at="terminal")
+def foreign_end(instead: bool = False) -> tuple[Step, ...]:
+    """Before the last event, or *instead* of it, comes that of another response."""
+
+    def make(moment: Moment) -> Frames:
+        said: Item = {"id": "msg_of_somebody_else", "type": "message", "role": "assistant", "content": []}
+        said["status"] = "completed"
+        response = response_in(moment, "completed", id=FOREIGN) | {"output": [said]}
+        return [on_lane(_with_response({**moment.event, "type": "response.completed"}, response), moment)]
+
+    return (Change(make=make),) if instead else (Say(make),)
+
+
+@named("grammar", at="response.created")
+def rewritten_id() -> tuple[Step, ...]:
+    """Until its last event the response has another id, which a gateway has made up."""
+
+    def make(moment: Moment) -> Frames:
+        event, response = moment.event, moment.event.get("response")
+        if response is None or event["type"] in TERMINAL:
+            return [event]
+        return [_with_response(event, response | {"id": f"resp_made_up_{response['id']}"})]
+
+    return (Change(make=make, every=True),)
+
+
 @named("grammar", at="response.created")
 def created_twice() -> tuple[Step, ...]:
     """The response is created twice."""
@@ -230,10 +260,6 @@ def terminal_without_created() -> tuple[Step, ...]:
     return (Change(make=make, every=True),)
 
 
-def _with_response(event: Event, response: Item) -> Event:
-    return event | {"response": response}
-
-
 @named("grammar", at="terminal")
 def terminal_without_output() -> tuple[Step, ...]:
     """The last event's response has no `output`."""
@@ -246,11 +272,12 @@ def terminal_without_output() -> tuple[Step, ...]:
 
 
 @named("grammar", at="terminal")
-def terminal_with_empty_output() -> tuple[Step, ...]:
-    """The last event's response has an empty `output`, whatever came before."""
+def terminal_with_empty_output(gap: int = 0) -> tuple[Step, ...]:
+    """The last event's response has an empty `output`, whatever came before; its number is *gap* too high."""
 
     def make(moment: Moment) -> Frames:
-        return [_with_response(moment.event, moment.event["response"] | {"output": []})]
+        event = _numbered(moment.event, moment.event["sequence_number"] + gap)
+        return [_with_response(event, moment.event["response"] | {"output": []})]
 
     return (Change(make=make),)
 
