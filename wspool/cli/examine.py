@@ -313,7 +313,7 @@ async def _take_turn(target: Target, key: Secret | None, wire: Wire) -> Check:
     policy = wspool.PoolPolicy(max_size=1, min_idle=0)
     began = trio.current_time()
     first: float | None = None
-    status = ""
+    status = said = ""
     try:
         with trio.fail_after(_TURN):
             async with (
@@ -327,6 +327,7 @@ async def _take_turn(target: Target, key: Secret | None, wire: Wire) -> Check:
                 async for _ in turn:
                     first = first or trio.current_time() - began
                 status = (await turn.result()).status
+                said = _trusted(pool.statistics())
     except wspool.ResponseFailedError as error:
         advice = ""
         if error.code == "model_not_found" or error.param == "model":
@@ -338,5 +339,18 @@ async def _take_turn(target: Target, key: Secret | None, wire: Wire) -> Check:
         return Check("turn", False, str(error), trio.current_time() - began)
     except trio.TooSlowError:
         return Check("turn", False, f"no end of the turn within {_TURN:g} s: try another model", _TURN)
-    text = f"{status}, first event after {(first or 0) * 1000:.0f} ms"
+    text = f"{status}, first event after {(first or 0) * 1000:.0f} ms{said}"
     return Check("turn", True, text, trio.current_time() - began)
+
+
+def _trusted(statistics: wspool.PoolStatistics) -> str:
+    """What is to be said of how far the endpoint's words are evidence, nothing if they are."""
+    if statistics.lenient:
+        return f"; it is treated leniently ({'; '.join(statistics.lenient)})"
+    if not statistics.rewritten:
+        return ""
+    return (
+        f"; it rewrites the {' and the '.join(statistics.rewritten)} of what it sends, as gateways do: "
+        'each of the first two such turns costs a connection, unless provider="litellm" or '
+        'Provider(..., trust="lenient") says so'
+    )
