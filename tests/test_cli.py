@@ -369,7 +369,7 @@ def test_what_the_server_refuses_is_a_failure(tmp_path: Path) -> None:
         ("rollout good.jsonl --url ws://[very-secret/", "cannot be parsed"),
         ("rollout good.jsonl", "the tasks go to wss://api.openai.com/v1/responses (the default), and there"),
         ("rollout good.jsonl --local --url ws://localhost/", "give one of them"),
-        ("rollout good.jsonl --local --provider nobody", "there are azure, openai, vercel, xai"),
+        ("rollout good.jsonl --local --provider nobody", "there are azure, litellm, openai, vercel, xai"),
         ("rollout good.jsonl --local --tools mine", "must be bundled"),
         ("rollout good.jsonl --local --tools bundled --agent my_agent:agent", "calls its tools itself"),
         ("rollout good.jsonl --url ws://localhost/ --api-key-env BAD_KEY", "the API key in BAD_KEY must be"),

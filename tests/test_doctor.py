@@ -600,3 +600,17 @@ async def test_a_refusal_tells_the_endpoint_s_reason(status: int) -> None:
     told = " ".join(check.text for check in report.values())
     assert "no_\\x1b[2Jway" in told
     assert CANARY not in told
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("rewritten_id", "it rewrites the ids of what it sends"), ("sequence_gap", "the numbers of")],
+)
+async def test_an_endpoint_that_rewrites_is_named(name: str, words: str) -> None:
+    """The turn went well all the same; what to say of the endpoint stands beside it."""
+    async with open_server(EchoModel(), faults=FaultScript(Fault(name))) as server:
+        report = await diagnose(server.url)
+
+    assert "++.+++" == verdicts(report)
+    assert words in report["turn"].text
+    assert 'provider="litellm"' in report["turn"].text

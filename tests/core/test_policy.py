@@ -9,7 +9,7 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from wspool.core.policy import AZURE, OPENAI, PROVIDERS, VERCEL, XAI, PoolPolicy, Provider
+from wspool.core.policy import AZURE, LITELLM, OPENAI, PROVIDERS, VERCEL, XAI, PoolPolicy, Provider
 
 DAY = 86400.0
 MIB = 1024 * 1024
@@ -86,7 +86,11 @@ def test_the_defaults_are_those_that_are_documented() -> None:
 
 def test_the_providers_are_those_that_are_documented() -> None:
     """Each endpoint has the lifetime and the sizes that its documentation gives."""
-    assert {"openai": OPENAI, "azure": AZURE, "xai": XAI, "vercel": VERCEL} == PROVIDERS
+    named = {"openai": OPENAI, "azure": AZURE, "xai": XAI, "vercel": VERCEL, "litellm": LITELLM}
+    assert named == PROVIDERS
+    assert {"litellm": "lenient"} == {
+        name: each.trust for name, each in named.items() if each.trust != "exact"
+    }
     assert [3600.0, 3600.0, 1500.0, 780.0] == [each.max_lifetime for each in (OPENAI, AZURE, XAI, VERCEL)]
     assert [16 * MIB] * 3 + [4 * MIB] == [each.max_request for each in (OPENAI, AZURE, XAI, VERCEL)]
     assert [False, False, False, True] == [each.closes_after_error for each in (OPENAI, AZURE, XAI, VERCEL)]

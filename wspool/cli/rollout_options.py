@@ -53,7 +53,7 @@ ProviderName = Annotated[
     str | None,
     typer.Option(
         "--provider",
-        help="What the endpoint can do: openai, azure, xai or vercel; found out if not given.",
+        help="What the endpoint can do: openai, azure, xai, vercel or litellm; found out if not given.",
         rich_help_panel=_ENDPOINT,
     ),
 ]

@@ -13,6 +13,7 @@ import attrs
 
 __all__ = [
     "AZURE",
+    "LITELLM",
     "OPENAI",
     "PROVIDERS",
     "UNKNOWN",
@@ -121,8 +122,10 @@ XAI: Final = Provider(name="xai", max_lifetime=1500.0)
 VERCEL: Final = Provider(
     name="vercel", max_lifetime=780.0, max_request=4 * MIB, warm_up=False, closes_after_error=True
 )
+#: LiteLLM's proxy, wherever it runs. That it rewrites ids and numbers: LiteLLM#13396, #28899, #32310, #39534.
+LITELLM: Final = Provider(name="litellm", trust="lenient")
 #: The profiles by name.
-PROVIDERS: Final = {provider.name: provider for provider in (OPENAI, AZURE, XAI, VERCEL)}
+PROVIDERS: Final = {provider.name: provider for provider in (OPENAI, AZURE, XAI, VERCEL, LITELLM)}
 
 
 @attrs.frozen(kw_only=True)

@@ -10,6 +10,7 @@ from typing import ParamSpec
 from wspool.core.commands import LeaseId
 from wspool.core.events.trust import Rewrite, Trust
 from wspool.core.failures import DialFailure
+from wspool.core.policy import Provider
 from wspool.core.sending.takes import NotTaken
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import DialRecord, Move, TurnRecord
@@ -85,17 +86,17 @@ class Announcer:
 
     Args:
         instrument: watches the pool.
-        trust: how far the endpoint's words are evidence.
+        provider: says how far its words are evidence.
         leak_after: seconds after which a lease counts as leaking, if that is looked for.
 
     Attributes:
-        trust: as above; it learns from what is announced here.
+        trust: how far the endpoint's words are evidence; it learns from what is announced here.
         borrowers: who has which lease, if that is looked for.
     """
 
-    def __init__(self, instrument: Instrument, trust: Trust, leak_after: float | None) -> None:
+    def __init__(self, instrument: Instrument, provider: Provider, leak_after: float | None) -> None:
         self._instrument = instrument
-        self.trust = trust
+        self.trust = Trust(exact=provider.trust == "exact")
         self._leak_after = leak_after
         self.borrowers = None if leak_after is None else Borrowers()
 

@@ -67,8 +67,8 @@ def open_pool(
             (`wspool.pool.credentials.ApiKey`). By default what the environment has for this very host
             (OPENAI_API_KEY, AZURE_OPENAI_API_KEY, XAI_API_KEY, AI_GATEWAY_API_KEY), nothing for any other.
             An endpoint on this machine needs none, nor does one whose key is a header.
-        provider: what the endpoint can do, or "openai", "azure", "xai", "vercel". By default it is known by
-            the host; who is not is taken for OpenAI, but for what that keeps unasked.
+        provider: what the endpoint can do, or "openai", "azure", "xai", "vercel", "litellm". By default it is
+            known by the host; who is not is taken for OpenAI, but for what that keeps unasked.
         policy: the limits; by default `PoolPolicy()`. If this process may not open as many files as
             `max_size` needs, its limit is raised; if it cannot be, there are fewer connections and a warning.
         wire: a connector, or a name. "auto" is "websockets" (extra: fast) where that is installed, else

@@ -38,7 +38,6 @@ from wspool.core.commands import (
     WaiterId,
     Warm,
 )
-from wspool.core.events.trust import Trust
 from wspool.core.failures import FailureKind
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.lending.trace import trace_core
@@ -82,8 +81,7 @@ class Shell:
         takes: what the endpoint takes, as far as turns have found out.
         errands: what tasks wait for or do for it without a lane.
         serving: set once the pool's tasks run (`running`), or will never run.
-        dialer: goes to the endpoint.
-        announcer: tells what happens, and what was learnt of the endpoint.
+        dialer: goes to the endpoint. announcer: tells what happens, and what was learnt of it.
         now: returns the pool's time, in seconds.
         borrowers: who has which lease, where `policy.leak_after` asks for it.
     """
@@ -97,8 +95,7 @@ class Shell:
         if setup.trace is not None:
             write = setup.trace
             trace_core(self.core, lambda line: watch(write, line), warm_up=setup.warm_up is not None)
-        trust = Trust(exact=setup.provider.trust == "exact")
-        self.announcer = Announcer(setup.instrument, trust, setup.policy.leak_after)
+        self.announcer = Announcer(setup.instrument, setup.provider, setup.policy.leak_after)
         self.borrowers = self.announcer.borrowers
         self._connections: dict[ConnectionId, Connection] = {}
         self._leases: dict[LeaseId, Lease] = {}
