@@ -35,8 +35,12 @@ MAY_IMPORT = {
     "testing": {"core", "wire", "errors", "pool", "server", "testing"},
     "rollout": {"core", "errors", "pool", "server", "rollout", ""},
     "cli": {"core", "wire", "errors", "pool", "server", "rollout", "cli", ""},
+    "runtime": {"errors"},
+    "facade": {"core", "pool", "runtime"},
+    "aio": {"core", "pool", "runtime", "facade"},
+    "blocking": {"core", "pool", "runtime", "facade"},
     "contrib": {"core", "wire", "errors", "pool", "contrib", ""},
-    "": {"core", "errors", "pool"},
+    "": {"core", "errors", "pool", "runtime", "aio", "blocking"},
 }
 
 #: Room by room: what each room of the core may import of the core, beside the words that are outside of all.

@@ -13,6 +13,9 @@ Provider                  what an endpoint can do: lifetime, lanes, frame limit,
 ========================  ==================================================================
 """
 
+import importlib as _importlib
+import typing as _typing
+
 from wspool import errors
 from wspool.core import version as _version
 from wspool.core.events.response import Response
@@ -28,12 +31,25 @@ from wspool.pool.open import DEFAULT_URL, open_pool
 from wspool.pool.pool import Pool
 from wspool.pool.turn import Turn
 
+if _typing.TYPE_CHECKING:
+    from wspool import aio as aio, blocking as blocking
+    from wspool.runtime import Runtime
+
 __version__ = _version.VERSION
 # fmt: off
 __all__ = [
     "AZURE", "DEFAULT_URL", "OPENAI", "PROVIDERS", "VERCEL", "XAI", "Conversation", "ConversationStatistics",
     "DialRecord", "Event", "Instrument", "Lease", "Move", "Pool", "PoolPolicy", "PoolStatistics", "Provider",
-    "Response", "Steer", "Turn", "TurnRecord", "open_pool",
+    "Response", "Runtime", "Steer", "Turn", "TurnRecord", "open_pool",
 ]
 # fmt: on
 __all__ += errors.__all__
+
+
+def __getattr__(name: str) -> _typing.Any:
+    # The doors for other worlds: who is on trio needs neither asyncio nor a thread.
+    if name in ("aio", "blocking"):
+        return _importlib.import_module(f"wspool.{name}")
+    if name == "Runtime":
+        return _importlib.import_module("wspool.runtime").Runtime
+    raise AttributeError(f"module 'wspool' has no attribute {name!r}")

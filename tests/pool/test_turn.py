@@ -321,7 +321,7 @@ class LeaveWhenWoken(trio.abc.Instrument):
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
         if task.name.endswith("read"):
-            self._turn._leave()
+            self._turn.leave()
 
 
 @pytest.mark.parametrize("how", ["result", "__anext__"])

@@ -13,7 +13,7 @@ import os
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, assert_never, cast
+from typing import Any, Final, assert_never, cast
 
 import outcome
 import trio
@@ -64,6 +64,12 @@ from wspool.wire.wire import ConnectError, Wire
 __all__ = ["Shell"]
 
 logger = logging.getLogger("wspool.pool")
+
+_ELSEWHERE: Final = (
+    "a pool can only be used in the trio run, thread and process that opened it; open one there"
+)
+#: Which door to take where no trio runs.
+NO_TRIO_HERE: Final = ": with wspool.aio in asyncio, with wspool.blocking in plain threads"
 
 #: Seconds for a stopped connection to let go of its socket once it was told to drop it. Dropping
 #: never waits for a peer; this only bounds a wire that breaks its contract.
@@ -130,11 +136,9 @@ class Shell:
         try:
             here = trio.lowlevel.current_trio_token(), os.getpid()
         except RuntimeError:
-            here = None  # not in a task
+            raise ForeignUseError(_ELSEWHERE + NO_TRIO_HERE) from None
         if here != self._home:
-            raise ForeignUseError(
-                "a pool can only be used in the trio run, thread and process that opened it; open one there"
-            )
+            raise ForeignUseError(_ELSEWHERE)
 
     @enable_ki_protection
     async def acquire(

@@ -203,7 +203,7 @@ class Turn:
         try:
             await self._driver.start()
         except BaseException:
-            self._leave()
+            self.leave()
             raise
         return self
 
@@ -212,10 +212,11 @@ class Turn:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave. Never waits. A turn whose end was not given to the caller is given up."""
-        self._check_use()
-        self._leave()
+        self.leave()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Leave, as at the end of the block. Never waits. Prefer `async with`."""
+        self._check_use()
         self._left = True
         self._ready, self._batch = iter(()), ()
         self._driver.leave(told=self._response is not None or self._failure is not None)
@@ -248,6 +249,17 @@ class Turn:
         for event in self._ready:
             return event
         raise StopAsyncIteration
+
+    @enable_ki_protection
+    async def batch(self) -> Sequence[Event]:
+        """Return the next events, all that have come: at least one, none at the end. For who passes them on.
+
+        The last event of all comes alone: whoever was given it was told the end. A checkpoint if it has to
+        wait, and at least once for every 256 events. Cancelling loses no event. Raises what iterating does.
+        """
+        await checkpoint_if_cancelled()
+        first = tuple(self._ready)
+        return first or await self._more()
 
     async def _more(self) -> Sequence[Event]:
         """Return the next events, none at the end."""

@@ -1,0 +1,132 @@
+"""Processes: forks, pickles, pools of processes, and the end of the interpreter in the middle of a turn."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import wspool
+from tests.doors.conftest import Far
+from wspool import aio, blocking
+
+
+def program(text: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own."""
+    return subprocess.run(
+        [sys.executable, "-X", "dev", "-c", textwrap.dedent(text), *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_is_told_and_can_open_its_own(far: Far) -> None:
+    ended = program(
+        """
+        import os, sys, wspool
+        from wspool import blocking
+        with blocking.open_pool(sys.argv[1]) as pool, pool.conversation(model="m") as talk:
+            talk.respond("parent")
+            if (child := os.fork()) == 0:
+                try:
+                    talk.respond("child")
+                except wspool.ForeignUseError as error:
+                    print("told:", error, flush=True)
+                with blocking.open_pool(sys.argv[1]) as mine, mine.conversation(model="m") as own:
+                    print("own:", own.respond("child").output_text, flush=True)
+                os._exit(0)
+            os.waitpid(child, 0)
+            print("parent:", talk.respond("again").output_text)
+        """,
+        far.url,
+    )
+    lines = dict(line.split(": ", 1) for line in ended.stdout.splitlines())
+    assert "forked" in lines["told"]
+    assert (lines["own"], lines["parent"]) == ("child", "again")
+    assert ended.returncode == 0
+
+
+@pytest.mark.parametrize("door", ["aio", "blocking", "thread"])
+def test_the_interpreter_ends_in_the_middle_of_a_turn(far: Far, door: str) -> None:
+    bodies = {
+        "aio": """
+        import asyncio
+        async def main():
+            pool = await wspool.aio.open_pool(sys.argv[1]).__aenter__()
+            talk = await pool.conversation(model="m").__aenter__()
+            turn = await talk.turn("wait").__aenter__()
+            sys.exit(3)
+        asyncio.run(main())
+        """,
+        "blocking": """
+        pool = wspool.blocking.open_pool(sys.argv[1]).__enter__()
+        talk = pool.conversation(model="m").__enter__()
+        turn = talk.turn("wait").__enter__()
+        sys.exit(3)
+        """,
+        "thread": """
+        import threading
+        pool = wspool.blocking.open_pool(sys.argv[1]).__enter__()
+        def work():
+            with pool.conversation(model="m") as talk:
+                try:
+                    talk.respond("wait")
+                except wspool.PoolClosedError:
+                    pass
+        threading.Thread(target=work, daemon=True).start()
+        while not pool.statistics().in_flight:
+            pass
+        sys.exit(3)
+        """,
+    }
+    ended = program("        import sys, wspool\n" + bodies[door], far.url)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "")
+
+
+def test_what_belongs_to_a_process_is_not_pickled(far: Far) -> None:
+    with blocking.open_pool(far.url) as pool, pool.conversation(model="m") as talk:
+        for thing in (pool, talk, wspool.Runtime.shared()):
+            with pytest.raises(TypeError, match="each process"):
+                pickle.dumps(thing)
+
+
+def test_a_pool_of_processes_each_with_its_own(far: Far) -> None:
+    ended = program(
+        """
+        import sys, wspool
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+        def work(number):
+            with wspool.blocking.open_pool(sys.argv[1]) as pool, pool.conversation(model="m") as talk:
+                return talk.respond(str(number)).output_text
+        if __name__ == "__main__":
+            with ProcessPoolExecutor(2, mp_context=get_context("fork")) as workers:
+                print(*workers.map(work, range(4)))
+        """,
+        far.url,
+    )
+    assert (ended.returncode, ended.stdout.split()) == (0, ["0", "1", "2", "3"]), ended.stderr
+
+
+def test_the_doors_cost_nothing_who_does_not_take_them() -> None:
+    ended = program(
+        """
+        import sys, wspool
+        print([name for name in sys.modules if name in ("wspool.aio", "wspool.blocking", "wspool.runtime")])
+        """
+    )
+    assert ended.stdout.strip() == "[]"
+
+
+def test_they_are_there_when_asked_for() -> None:
+    assert wspool.aio is aio
+    assert wspool.blocking is blocking
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = wspool.nothing

@@ -1,0 +1,425 @@
+"""wspool for asyncio: the same pool, the same names, the same errors.
+
+    async with wspool.aio.open_pool() as pool, pool.conversation(model="gpt-5.2") as conversation:
+        response = await conversation.respond("hello")
+
+The pool lives in the one trio thread of this process (`wspool.runtime`); any number of event loops may use
+it. Cancelling a task cancels what it waits for, and the task goes on when that has ended. Tools and key
+functions that are async run in the loop of whoever called; plain ones run in threads. What an `Instrument`
+sees it sees in the pool's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+import trio
+
+from wspool.core.events.response import Response
+from wspool.core.events.turn import Delivery
+from wspool.core.frames import Event
+from wspool.core.policy import PoolPolicy, Provider
+from wspool.facade import (
+    CONVERSATION,
+    LEASE,
+    POOL,
+    TURN,
+    Facade,
+    Method,
+    Ready,
+    adapt_tools,
+    like,
+    mirrors,
+    unbound,
+)
+from wspool.pool import (
+    conversation as native_conversation,
+    lease as native_lease,
+    open as native_open,
+    pool as native_pool,
+    turn as native_turn,
+)
+from wspool.runtime import Residence, Runtime
+
+__all__ = ["Conversation", "Lease", "Pool", "Turn", "open_pool"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_F = TypeVar("_F")
+
+
+async def _call(
+    runtime: Runtime,
+    function: Callable[..., Awaitable[_T]],
+    *args: Any,
+    undo: Callable[[_T], object] | None = None,
+) -> _T:
+    """Call *function* in the runtime and wait for its end, also when cancelled; *undo* gets what is lost."""
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Future[None] = loop.create_future()
+
+    def finish() -> None:
+        if not waiting.done():
+            waiting.set_result(None)
+
+    def notify() -> None:
+        try:
+            loop.call_soon_threadsafe(finish)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits there any more
+
+    call = runtime.start(function, *args, notify=notify)
+    cancelled: asyncio.CancelledError | None = None
+    while not call.done:
+        try:
+            await waiting
+        except asyncio.CancelledError as error:
+            cancelled = cancelled or error
+            call.cancel()
+            waiting = loop.create_future()
+    if cancelled is None:
+        return call.result()
+    if undo is not None and not call.cancelled and not call.failed:
+        undo(call.result())
+    try:
+        raise cancelled
+    finally:
+        del cancelled
+
+
+def _waits(
+    native: Callable[_P, Awaitable[_T]],
+    adapt: Callable[[Any, dict[str, Any]], dict[str, Any]] | None = None,
+) -> Method[_P, Coroutine[Any, Any, _T]]:
+    """Mirror a method that waits."""
+
+    @functools.wraps(native)
+    async def method(self: Facade[Any], *args: Any, **keywords: Any) -> Any:
+        if adapt is not None:
+            keywords = adapt(self, keywords)
+        return await _call(self.runtime, functools.partial(unbound(native), self.native, *args, **keywords))
+
+    return cast("Method[_P, Coroutine[Any, Any, _T]]", method)
+
+
+def _acts(native: Callable[_P, _T]) -> Method[_P, _T]:
+    """Mirror a method that never waits."""
+
+    @functools.wraps(native)
+    def method(self: Facade[Any], *args: Any, **keywords: Any) -> Any:
+        return self.runtime.run_sync(functools.partial(unbound(native), self.native, *args, **keywords))
+
+    return cast("Method[_P, _T]", method)
+
+
+def _makes(native: Callable[_P, Any], facade: Callable[[Any, Runtime], _F]) -> Method[_P, _F]:
+    """Mirror a method that makes something, whose facade is *facade*."""
+
+    @functools.wraps(native)
+    def method(self: Facade[Any], *args: Any, **keywords: Any) -> Any:
+        made = self.runtime.run_sync(functools.partial(unbound(native), self.native, *args, **keywords))
+        return facade(made, self.runtime)
+
+    return cast("Method[_P, _F]", method)
+
+
+class _Block(Generic[_F]):
+    """An `async with` block of something that is entered in the runtime and left without waiting."""
+
+    def __init__(
+        self,
+        native: Any,
+        runtime: Runtime,
+        facade: Callable[[Any, Runtime], _F],
+        leave: Callable[[Any], object],
+    ) -> None:
+        self._native = native
+        self._runtime = runtime
+        self._facade = facade
+        self._leave = leave
+        self._entered: Any = None
+
+    async def __aenter__(self) -> _F:
+        undo = functools.partial(self._runtime.soon, self._leave)
+        self._entered = await _call(self._runtime, self._native.__aenter__, undo=undo)
+        return self._facade(self._entered, self._runtime)
+
+    async def __aexit__(self, *error: object) -> None:
+        # In order with all that is asked later; nothing of it waits.
+        self._runtime.soon(self._leave, self._entered)
+
+
+class _OtherTasks:
+    """Runs what is the caller's in the caller's loop, for a call that waits in the runtime."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def here(self) -> _OtherTasks:
+        """From now on the caller's loop is the running one."""
+        self._loop = asyncio.get_running_loop()
+        return self
+
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return *function* as the runtime can call it: what is async in it runs in the loop."""
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+
+            @functools.wraps(function)
+            async def there(*args: Any, **keywords: Any) -> Any:
+                return await self._run(functools.partial(function, *args, **keywords))
+
+            return there
+
+        @functools.wraps(function)
+        def here(*args: Any, **keywords: Any) -> Any:
+            made = function(*args, **keywords)
+            return self._run(lambda: made) if inspect.isawaitable(made) else made
+
+        return here
+
+    async def _run(self, begin: Callable[[], Awaitable[Any]]) -> Any:
+        """Await what *begin* gives in the loop. In the runtime; cancelling cancels it there and waits."""
+        loop = self._loop
+        if loop is None:
+            raise AssertionError("bug: called back before there was a loop")
+        token, done = trio.lowlevel.current_trio_token(), trio.Event()
+        tasks: list[asyncio.Task[Any]] = []
+
+        def finish(_: object = None) -> None:
+            try:
+                token.run_sync_soon(done.set)
+            except trio.RunFinishedError:
+                pass  # nobody waits there any more
+
+        async def awaited() -> Any:
+            return await begin()
+
+        def start() -> None:
+            task = loop.create_task(awaited())
+            tasks.append(task)
+            task.add_done_callback(finish)
+
+        def cancel() -> None:
+            for task in tasks:
+                task.cancel()
+
+        loop.call_soon_threadsafe(start)
+        try:
+            await done.wait()
+        except trio.Cancelled:
+            loop.call_soon_threadsafe(cancel)
+            with trio.CancelScope(shield=True):
+                await done.wait()
+            raise
+        (task,) = tasks
+        if task.cancelled():
+            raise RuntimeError("it was cancelled in its event loop")
+        return task.result()
+
+
+def _with_tools(_: object, keywords: dict[str, Any]) -> dict[str, Any]:
+    return adapt_tools(keywords, _OtherTasks().here().wrap)
+
+
+class Turn(Facade[native_turn.Turn]):
+    """`wspool.Turn` for asyncio: `async with ... as turn: async for event in turn: ...; turn.response`."""
+
+    def __init__(self, native: native_turn.Turn, runtime: Runtime) -> None:
+        super().__init__(native, runtime)
+        self._ready = Ready()
+
+    @property
+    @mirrors(native_turn.Turn.delivery)
+    def delivery(self) -> Delivery:
+        return self.runtime.run_sync(lambda: self.native.delivery)
+
+    @property
+    @mirrors(native_turn.Turn.response_id)
+    def response_id(self) -> str | None:
+        return self.runtime.run_sync(lambda: self.native.response_id)
+
+    @property
+    @mirrors(native_turn.Turn.response)
+    def response(self) -> Response:
+        return self.runtime.run_sync(lambda: self.native.response)
+
+    result = _waits(TURN.result)
+    steer = _waits(TURN.steer)
+
+    async def __aenter__(self) -> Turn:
+        """Send the request. May wait for a lease."""
+        undo = functools.partial(self.runtime.soon, native_turn.Turn.leave)
+        await _call(self.runtime, self.native.__aenter__, undo=undo)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave. Never waits. A turn whose end was not given to the caller is given up."""
+        self._ready.put(())
+        self.runtime.soon(self.native.leave)
+
+    def __aiter__(self) -> Turn:
+        return self
+
+    async def __anext__(self) -> Event:
+        """Return the next event. Cancelling loses none. Raises what that of `wspool.Turn` raises."""
+        if (event := self._ready.take()) is not None:
+            return event
+        self._ready.put(await _call(self.runtime, self.native.batch, undo=self._ready.put))
+        if (event := self._ready.take()) is None:
+            raise StopAsyncIteration
+        return event
+
+
+class Lease(Facade[native_lease.Lease]):
+    """`wspool.Lease` for asyncio."""
+
+    @property
+    @mirrors(native_lease.Lease.id)
+    def id(self) -> int:
+        return self.native.id
+
+    @property
+    @mirrors(native_lease.Lease.alive)
+    def alive(self) -> bool:
+        return self.runtime.run_sync(lambda: self.native.alive)
+
+    @property
+    @mirrors(native_lease.Lease.connection)
+    def connection(self) -> int:
+        return self.native.connection
+
+    @property
+    def expiring(self) -> bool:
+        """True once the connection is past its planned retirement: finish soon."""
+        return self.native.expiring
+
+    @property
+    def taken(self) -> bool:
+        """True once its lane was given to somebody who starved while it was parked."""
+        return self.native.taken
+
+    create = _makes(LEASE.create, Turn)
+    park = _acts(LEASE.park)
+    release = _acts(LEASE.release)
+
+
+class Conversation(Facade[native_conversation.Conversation]):
+    """`wspool.Conversation` for asyncio."""
+
+    @property
+    @mirrors(native_conversation.Conversation.number)
+    def number(self) -> int:
+        return self.native.number
+
+    @property
+    @mirrors(native_conversation.Conversation.items)
+    def items(self) -> list[dict[str, Any]]:
+        return self.runtime.run_sync(lambda: self.native.items)
+
+    turn = _makes(CONVERSATION.turn, Turn)
+    respond = _waits(CONVERSATION.respond)
+    run = _waits(CONVERSATION.run, _with_tools)
+    compact = _waits(CONVERSATION.compact)
+    edit = _acts(CONVERSATION.edit)
+    statistics = _acts(CONVERSATION.statistics)
+    snapshot = _acts(CONVERSATION.snapshot)
+    checkpoint = _acts(CONVERSATION.checkpoint)
+    close = _acts(CONVERSATION.close)
+    fork = _makes(CONVERSATION.fork, lambda native, runtime: _conversation_block(native, runtime))
+
+
+def _conversation_block(native: Any, runtime: Runtime) -> AbstractAsyncContextManager[Conversation]:
+    return _Block(native, runtime, Conversation, native_conversation.Conversation.close)
+
+
+def _lease_block(native: Any, runtime: Runtime) -> AbstractAsyncContextManager[Lease]:
+    return _Block(native, runtime, Lease, native_lease.Lease.release)
+
+
+class Pool(Facade[native_pool.Pool]):
+    """`wspool.Pool` for asyncio; made by `wspool.aio.open_pool`."""
+
+    @property
+    def policy(self) -> PoolPolicy:
+        """The limits, as they were given, except a `max_size` beyond what this process can carry."""
+        return self.native.policy
+
+    @property
+    def provider(self) -> Provider:
+        """What the endpoint can do."""
+        return self.native.provider
+
+    @property
+    @mirrors(native_pool.Pool.transport)
+    def transport(self) -> str:
+        return self.native.transport
+
+    @like(native_pool.Pool.acquire)
+    async def acquire(self, *, min_remaining: float = 0.0) -> Lease:
+        undo = functools.partial(self.runtime.soon, native_lease.Lease.release)
+        ask = functools.partial(self.native.acquire, min_remaining=min_remaining)
+        return Lease(await _call(self.runtime, ask, undo=undo), self.runtime)
+
+    @like(native_pool.Pool.lease_nowait)
+    @contextmanager
+    def lease_nowait(self) -> Generator[Lease, None, None]:
+        lease = self.acquire_nowait()
+        try:
+            yield lease
+        finally:
+            lease.release()
+
+    acquire_nowait = _makes(POOL.acquire_nowait, Lease)
+    lease = _makes(POOL.lease, _lease_block)
+    conversation = _makes(POOL.conversation, _conversation_block)
+    wait_ready = _waits(POOL.wait_ready)
+    aclose = _waits(POOL.aclose)
+    pause = _acts(POOL.pause)
+    resume = _acts(POOL.resume)
+    resize = _acts(POOL.resize)
+    drain = _acts(POOL.drain)
+    clear = _acts(POOL.clear)
+    retry_now = _acts(POOL.retry_now)
+    statistics = _acts(POOL.statistics)
+
+
+class _PoolBlock:
+    """The `async with` block of a pool."""
+
+    def __init__(self, manager: AbstractAsyncContextManager[native_pool.Pool], callers: _OtherTasks) -> None:
+        self._runtime = Runtime.shared()
+        self._residence = Residence(lambda: manager)
+        self._callers = callers
+
+    async def __aenter__(self) -> Pool:
+        self._callers.here()
+        pool = await _call(self._runtime, self._residence.enter, undo=self._undo)
+        return Pool(pool, self._runtime)
+
+    async def __aexit__(self, *error: object) -> None:
+        await _call(self._runtime, self._residence.leave)
+
+    def _undo(self, _: object) -> None:
+        self._runtime.start(self._residence.leave, notify=lambda: None)
+
+
+def _opens(native: Callable[_P, Any]) -> Callable[_P, AbstractAsyncContextManager[Pool]]:
+    @functools.wraps(native)
+    def open_pool(*args: _P.args, **keywords: _P.kwargs) -> AbstractAsyncContextManager[Pool]:
+        callers = _OtherTasks()
+        if callable(api_key := keywords.get("api_key")):
+            keywords["api_key"] = callers.wrap(api_key)
+        return _PoolBlock(native(*args, **keywords), callers)
+
+    return open_pool
+
+
+open_pool = _opens(native_open.open_pool)

@@ -1,0 +1,347 @@
+"""Runtime: one thread with one trio run, for callers that are not on trio.
+
+`wspool.aio` and `wspool.blocking` go through it, and whoever builds another door.
+
+Rules of this module:
+
+* One for each process, begun at its first use and ended, within bounds, when the interpreter exits. Its
+  thread keeps nobody alive.
+* A call is a task of the trio run. It has the context variables of its caller, and its exception is raised
+  there. A caller that leaves cancels it, and goes when it has ended: nothing of a call outlives its caller.
+* A child of `fork` has the objects and not the thread. It is told so instead of waiting for ever.
+* Nothing is printed, and nothing raised where nobody waits.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextvars
+import os
+import queue
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Generic, TypeVar, cast
+
+import attrs
+import trio
+
+from wspool.errors import ForeignUseError, PoolClosedError
+
+__all__ = ["Call", "Residence", "Runtime"]
+
+_T = TypeVar("_T")
+
+#: Seconds that the interpreter's exit waits for pools to say goodbye.
+GOODBYE: Final = 2.0
+
+_ENDED: Final = "the runtime has ended with the interpreter: nothing can be asked of it any more"
+_FORKED: Final = "it was made before this process was forked, and its thread stayed there: open one here"
+_INSIDE: Final = (
+    "called from the runtime's own thread (a hook of an Instrument, or a trace), where waiting would never "
+    "end: hand the work to another thread"
+)
+
+
+@attrs.define(eq=False)
+class Call(Generic[_T]):
+    """One call into the trio run. Made by `Runtime.start`.
+
+    Attributes:
+        done: True once it has ended.
+        cancelled: True if it ended because of `cancel`.
+    """
+
+    _runtime: Runtime
+    _function: Callable[..., Awaitable[_T]]
+    _args: tuple[Any, ...]
+    _notify: Callable[[], None]
+    done: bool = False
+    cancelled: bool = False
+    _value: Any = None
+    _error: BaseException | None = None
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it raised something that nobody has been given yet."""
+        return self._error is not None
+
+    def cancel(self) -> None:
+        """Let it end soon. From any thread; never waits."""
+        try:
+            self._runtime.soon(self._scope.cancel)
+        except PoolClosedError:
+            pass  # then it has ended
+
+    def result(self) -> _T:
+        """Return what it returned, or raise what it raised. Once it is done, and not cancelled."""
+        if self._error is not None:
+            error, self._error = self._error, None  # or its traceback would hold this call, which holds it
+            try:
+                raise error
+            finally:
+                del error
+        return cast("_T", self._value)
+
+    async def run(self) -> None:
+        """Perform it. In the trio run only."""
+        try:
+            with self._scope:
+                self._value = await self._function(*self._args)
+            self.cancelled = self._scope.cancelled_caught
+        except trio.Cancelled:
+            self._error = PoolClosedError(_ENDED)
+            raise
+        except BaseException as error:  # noqa: ASYNC103 # it is its caller's
+            self._error = error
+        finally:
+            self._finish()
+
+    def fail(self) -> None:
+        """The trio run has ended before it."""
+        if not self.done:
+            self._error = PoolClosedError(_ENDED)
+            self._finish()
+
+    def _finish(self) -> None:
+        self.done = True
+        self._runtime.forget(self)
+        self._notify()
+
+
+class Runtime:
+    """A thread with a trio run. `Runtime.shared()` is that of this process.
+
+    From any thread. Use of one that was made before a fork raises `ForeignUseError`.
+    """
+
+    _shared: Runtime | None = None
+    _sharing = threading.Lock()
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._stop: trio.Event | None = None
+        self._calls: set[Call[Any]] = set()
+
+    @classmethod
+    def shared(cls) -> Runtime:
+        """Return the one of this process. It begins to run with its first call."""
+        with cls._sharing:
+            if cls._shared is None or cls._shared._process != os.getpid():
+                cls._shared = Runtime()
+                atexit.register(cls._shared.close)
+            return cls._shared
+
+    def check(self) -> None:
+        """Raise unless it can be used from here.
+
+        Raises:
+            ForeignUseError: this process was forked since, or this is its own thread.
+        """
+        if self._process != os.getpid():
+            raise ForeignUseError(_FORKED)
+        if self._thread is not None and threading.get_ident() == self._thread.ident:
+            raise ForeignUseError(_INSIDE)
+
+    def start(
+        self, function: Callable[..., Awaitable[_T]], *args: Any, notify: Callable[[], None]
+    ) -> Call[_T]:
+        """Begin a call; return at once.
+
+        Args:
+            function: an async function, called in the trio run in a copy of the present context.
+            *args: its arguments.
+            notify: called once in the runtime's thread when the call has ended; must not block or raise.
+
+        Raises:
+            ForeignUseError: see `check`.
+            PoolClosedError: the runtime has ended.
+        """
+        self.check()
+        token = self._token or self._begin()
+        call = Call(self, function, args, notify)
+        self._calls.add(call)
+        try:
+            token.run_sync_soon(self._spawn, call, contextvars.copy_context())
+        except trio.RunFinishedError:
+            self._calls.discard(call)
+            raise PoolClosedError(_ENDED) from None
+        return call
+
+    def run(
+        self,
+        function: Callable[..., Awaitable[_T]],
+        *args: Any,
+        undo: Callable[[_T], object] | None = None,
+    ) -> _T:
+        """Call and wait, in a thread that may block. An interrupt cancels the call, and waits for its end.
+
+        Args:
+            function: an async function, as for `start`.
+            *args: its arguments.
+            undo: given what the call returned if an interrupt loses it.
+
+        Raises:
+            Exception: what *function* raised; and what `start` raises.
+        """
+        ended = threading.Lock()
+        ended.acquire()
+        call = self.start(function, *args, notify=ended.release)
+        try:
+            ended.acquire()
+        except BaseException:
+            call.cancel()
+            ended.acquire()  # a second interrupt does not wait
+            if undo is not None and not call.cancelled and not call.failed:
+                undo(call.result())
+            raise
+        return call.result()
+
+    def run_sync(self, function: Callable[..., _T], *args: Any) -> _T:
+        """Call a function that never waits, also where waiting is not allowed: that takes microseconds.
+
+        Raises:
+            Exception: what *function* raised; and what `start` raises.
+        """
+
+        async def call() -> _T:  # a call is a task
+            return function(*args)
+
+        return self.run(call)
+
+    def soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Let the trio run call *function* soon. From any thread; never waits.
+
+        Raises:
+            PoolClosedError: the runtime has ended.
+        """
+        if self._token is None:
+            raise PoolClosedError(_ENDED)
+        try:
+            self._token.run_sync_soon(function, *args)
+        except trio.RunFinishedError:
+            raise PoolClosedError(_ENDED) from None
+
+    def forget(self, call: Call[Any]) -> None:
+        """*call* has ended."""
+        self._calls.discard(call)
+
+    def close(self) -> None:
+        """End the trio run: what is open says goodbye for two seconds at most. Idempotent.
+
+        Called when the interpreter exits; nobody else has to.
+        """
+        thread, stop = self._thread, self._stop
+        if thread is None or stop is None or self._process != os.getpid():
+            return
+        try:
+            self.soon(stop.set)
+        except PoolClosedError:
+            pass  # it has ended
+        thread.join(GOODBYE)
+
+    def _begin(self) -> trio.lowlevel.TrioToken:
+        with self._starting:
+            if self._token is not None:
+                return self._token
+            begun: queue.SimpleQueue[trio.lowlevel.TrioToken] = queue.SimpleQueue()
+            self._thread = threading.Thread(
+                target=self._main, args=(begun,), name="wspool runtime", daemon=True
+            )
+            self._thread.start()
+            self._token = token = begun.get()
+            return token
+
+    def _main(self, begun: queue.SimpleQueue[trio.lowlevel.TrioToken]) -> None:
+        async def live() -> None:
+            self._stop = trio.Event()
+            begun.put(trio.lowlevel.current_trio_token())
+            await self._stop.wait()
+
+        try:
+            trio.run(live, restrict_keyboard_interrupt_to_checkpoints=True)
+        finally:
+            for call in list(self._calls):
+                call.fail()
+
+    def _spawn(self, call: Call[Any], context: contextvars.Context) -> None:
+        trio.lowlevel.spawn_system_task(call.run, name="wspool call", context=context)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a runtime cannot be pickled: each process has its own")
+
+
+class Residence(Generic[_T]):
+    """An `async with` block that a task of the trio run holds open: what has a nursery must stay in one task.
+
+    Args:
+        manager: makes the block's manager; called in the trio run.
+    """
+
+    def __init__(self, manager: Callable[[], AbstractAsyncContextManager[_T]]) -> None:
+        self._manager = manager
+        self._leave: trio.Event | None = None
+        self._ended: trio.Event | None = None
+        self._error: BaseException | None = None
+
+    async def enter(self) -> _T:
+        """Enter it; return what it gives. In the trio run. Cancelling leaves it."""
+        entered, leave, ended = trio.Event(), trio.Event(), trio.Event()
+        self._leave, self._ended = leave, ended
+        given: list[_T] = []
+
+        async def live() -> None:
+            try:
+                async with self._manager() as value:
+                    given.append(value)
+                    entered.set()
+                    await leave.wait()
+            except BaseException as error:
+                self._error = error
+                if isinstance(error, trio.Cancelled):
+                    raise  # the runtime ends
+            finally:
+                ended.set()
+                entered.set()
+
+        trio.lowlevel.spawn_system_task(live, name="wspool block", context=contextvars.copy_context())
+        try:
+            await entered.wait()
+        except trio.Cancelled:
+            leave.set()
+            with trio.CancelScope(shield=True):
+                await ended.wait()
+            raise
+        if not given:
+            await self.leave()
+        return given[0]
+
+    async def leave(self) -> None:
+        """Leave it. In the trio run. Cancelling does not keep it open, nor cut short what its end takes.
+
+        Raises:
+            Exception: what came out of the block's end.
+        """
+        if self._leave is None or self._ended is None:
+            raise AssertionError("bug: left without being entered")
+        self._leave.set()
+        with trio.CancelScope(shield=True):
+            await self._ended.wait()
+        error, self._error = self._error, None
+        if isinstance(error, trio.Cancelled):
+            raise PoolClosedError(_ENDED)
+        if error is not None:
+            raise error
+
+
+def _after_fork() -> None:
+    # Whoever forked may have held it.
+    Runtime._sharing = threading.Lock()  # pyright: ignore[reportPrivateUsage]  # of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
