@@ -79,7 +79,7 @@ async def _call(
     while not call.done:
         try:
             await waiting
-        except asyncio.CancelledError as error:
+        except asyncio.CancelledError as error:  # noqa: ASYNC103 # raised below, when the call has ended
             cancelled = cancelled or error
             call.cancel()
             waiting = loop.create_future()
@@ -380,6 +380,7 @@ class Pool(Facade[native_pool.Pool]):
     acquire_nowait = _makes(POOL.acquire_nowait, Lease)
     lease = _makes(POOL.lease, _lease_block)
     conversation = _makes(POOL.conversation, _conversation_block)
+    turn = _makes(POOL.turn, Turn)
     wait_ready = _waits(POOL.wait_ready)
     aclose = _waits(POOL.aclose)
     pause = _acts(POOL.pause)
@@ -405,7 +406,7 @@ class _PoolBlock:
         return Pool(pool, self._runtime)
 
     async def __aexit__(self, *error: object) -> None:
-        await _call(self._runtime, self._residence.leave)
+        await _call(self._runtime, self._residence.leave)  # noqa: ASYNC102 # ends by itself, within bounds
 
     def _undo(self, _: object) -> None:
         self._runtime.start(self._residence.leave, notify=lambda: None)

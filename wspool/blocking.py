@@ -280,6 +280,7 @@ class Pool(Facade[native_pool.Pool]):
     acquire_nowait = _makes(POOL.acquire_nowait, Lease)
     lease = _makes(POOL.lease, _lease_block)
     conversation = _makes(POOL.conversation, _conversation_block)
+    turn = _makes(POOL.turn, Turn)
     wait_ready = _waits(POOL.wait_ready)
     close = _waits(POOL.aclose)
     pause = _acts(POOL.pause)

@@ -208,7 +208,7 @@ class Runtime:
             Exception: what *function* raised; and what `start` raises.
         """
 
-        async def call() -> _T:  # a call is a task
+        async def call() -> _T:  # noqa: ASYNC124 # a call is a task
             return function(*args)
 
         return self.run(call)
@@ -300,10 +300,11 @@ class Residence(Generic[_T]):
                     given.append(value)
                     entered.set()
                     await leave.wait()
-            except BaseException as error:
+            except trio.Cancelled as error:
                 self._error = error
-                if isinstance(error, trio.Cancelled):
-                    raise  # the runtime ends
+                raise  # the runtime ends
+            except BaseException as error:  # noqa: ASYNC103 # whoever leaves is told
+                self._error = error
             finally:
                 ended.set()
                 entered.set()
