@@ -18,7 +18,7 @@ from wspool import aio, blocking
 def program(text: str, *args: str) -> subprocess.CompletedProcess[str]:
     """Run a program of its own."""
     return subprocess.run(
-        [sys.executable, "-X", "dev", "-c", textwrap.dedent(text), *args],
+        [sys.executable, "-W", "always", "-c", textwrap.dedent(text), *args],
         capture_output=True,
         text=True,
         timeout=60,
