@@ -716,7 +716,7 @@ MUTANTS = [
         "a decision is performed a moment later",
         SHELL,
         "                self._do(self._todo.popleft())",
-        "                self._home[0].run_sync_soon(self._do, self._todo.popleft())",
+        "                trio.lowlevel.current_trio_token().run_sync_soon(self._do, self._todo.popleft())",
     ),
     Mutant(
         "who is granted a lane is not woken",

@@ -19,12 +19,13 @@ import trio
 from wspool.core.frames import encode
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.providers import provider_at, provider_named
-from wspool.errors import ForeignUseError, RequestTooLargeError
+from wspool.errors import RequestTooLargeError
 from wspool.pool.credentials import ApiKey, discreet
+from wspool.pool.home import check_trio
 from wspool.pool.instrument import Instrument
 from wspool.pool.pool import Pool
 from wspool.pool.setup import Setup, carried, opener_of
-from wspool.pool.shell import NO_TRIO_HERE, Shell
+from wspool.pool.shell import Shell
 from wspool.pool.upgrade import GivenHeaders, upgrade_headers
 from wspool.pool.upkeep import warm_up_request
 from wspool.wire import dial
@@ -185,10 +186,7 @@ class _PoolManager:
     async def __aenter__(self) -> Pool:
         if self._shell is not None:
             raise RuntimeError("a pool is opened once; call open_pool again")
-        try:
-            trio.lowlevel.current_trio_token()
-        except RuntimeError:
-            raise ForeignUseError(f"no trio run is here, which this one needs{NO_TRIO_HERE}") from None
+        check_trio()
         shell = self._shell = Shell(self._setup)
         manager = self._nursery_manager = trio.open_nursery()
         nursery = await manager.__aenter__()

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Final, assert_never, cast
+from typing import Any, assert_never, cast
 
 import outcome
 import trio
@@ -46,12 +45,13 @@ from wspool.core.sending.replay import ResendBudget, Resends
 from wspool.core.sending.takes import NotTaken, Takes
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import Move, TurnRecord
-from wspool.errors import ForeignUseError, WsPoolError
+from wspool.errors import WsPoolError
 from wspool.pool.clock import PoolClock, Timekeeper, suspension
 from wspool.pool.connection import Connection
 from wspool.pool.credentials import forget
 from wspool.pool.dialer import Dialer, classified
 from wspool.pool.errands import Errands
+from wspool.pool.home import Home
 from wspool.pool.instrument import Announcer, watch
 from wspool.pool.lease import Lease, LeaseBlock
 from wspool.pool.link import Link
@@ -64,12 +64,6 @@ from wspool.wire.wire import ConnectError, Wire
 __all__ = ["Shell"]
 
 logger = logging.getLogger("wspool.pool")
-
-_ELSEWHERE: Final = (
-    "a pool can only be used in the trio run, thread and process that opened it; open one there"
-)
-#: Which door to take where no trio runs.
-NO_TRIO_HERE: Final = ": with wspool.aio in asyncio, with wspool.blocking in plain threads"
 
 #: Seconds for a stopped connection to let go of its socket once it was told to drop it. Dropping
 #: never waits for a peer; this only bounds a wire that breaks its contract.
@@ -89,6 +83,7 @@ class Shell:
         serving: set once the pool's tasks run (`running`), or will never run.
         dialer: goes to the endpoint. announcer: tells what happens, and what was learnt of it.
         now: returns the pool's time, in seconds.
+        check_use: raises `ForeignUseError` unless called in the trio run, thread and process of the pool.
         borrowers: who has which lease, where `policy.leak_after` asks for it.
     """
 
@@ -120,7 +115,7 @@ class Shell:
         self._changed = trio.Event()
         self._watchers = 0
         self.budget, self.takes = ResendBudget(), Takes()
-        self._home = trio.lowlevel.current_trio_token(), os.getpid()
+        self.check_use = Home().check
         self._clock = PoolClock(suspension())
         self.now = self._clock.now
         self.dialer = Dialer(setup, Road(self.announcer, self.now))
@@ -130,15 +125,6 @@ class Shell:
         self._random = random.Random()
 
     # -- for leases and conversations ---------------------------------------------------------
-
-    def check_use(self) -> None:
-        """Raise `ForeignUseError` unless called in the trio run, thread and process of the pool."""
-        try:
-            here = trio.lowlevel.current_trio_token(), os.getpid()
-        except RuntimeError:
-            raise ForeignUseError(_ELSEWHERE + NO_TRIO_HERE) from None
-        if here != self._home:
-            raise ForeignUseError(_ELSEWHERE)
 
     @enable_ki_protection
     async def acquire(
