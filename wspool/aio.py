@@ -306,6 +306,11 @@ class Lease(Facade[native_lease.Lease]):
         """True once its lane was given to somebody who starved while it was parked."""
         return self.native.taken
 
+    @property
+    def resumed(self) -> bool:
+        """True if its lane held the response that was preferred: its next turn may continue from that."""
+        return self.native.resumed
+
     create = _makes(LEASE.create, Turn)
     park = _acts(LEASE.park)
     release = _acts(LEASE.release)
@@ -344,6 +349,18 @@ def _lease_block(native: Any, runtime: Runtime) -> AbstractAsyncContextManager[L
     return _Block(native, runtime, Lease, native_lease.Lease.release)
 
 
+def _takes(native: Callable[_P, Awaitable[native_lease.Lease]]) -> Method[_P, Coroutine[Any, Any, Lease]]:
+    """Mirror a method that waits for a lease."""
+
+    @functools.wraps(native)
+    async def method(self: Facade[Any], *args: Any, **keywords: Any) -> Lease:
+        undo = functools.partial(self.runtime.soon, native_lease.Lease.release)
+        ask = functools.partial(unbound(native), self.native, *args, **keywords)
+        return Lease(await _call(self.runtime, ask, undo=undo), self.runtime)
+
+    return cast("Method[_P, Coroutine[Any, Any, Lease]]", method)
+
+
 class Pool(Facade[native_pool.Pool]):
     """`wspool.Pool` for asyncio; made by `wspool.aio.open_pool`."""
 
@@ -362,12 +379,6 @@ class Pool(Facade[native_pool.Pool]):
     def transport(self) -> str:
         return self.native.transport
 
-    @like(native_pool.Pool.acquire)
-    async def acquire(self, *, min_remaining: float = 0.0) -> Lease:
-        undo = functools.partial(self.runtime.soon, native_lease.Lease.release)
-        ask = functools.partial(self.native.acquire, min_remaining=min_remaining)
-        return Lease(await _call(self.runtime, ask, undo=undo), self.runtime)
-
     @like(native_pool.Pool.lease_nowait)
     @contextmanager
     def lease_nowait(self) -> Generator[Lease, None, None]:
@@ -377,6 +388,7 @@ class Pool(Facade[native_pool.Pool]):
         finally:
             lease.release()
 
+    acquire = _takes(POOL.acquire)
     acquire_nowait = _makes(POOL.acquire_nowait, Lease)
     lease = _makes(POOL.lease, _lease_block)
     conversation = _makes(POOL.conversation, _conversation_block)
