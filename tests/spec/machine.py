@@ -217,6 +217,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.trace.append((verb, args, kwargs, answer))
         commands: list[Command] = answer[1] if verb == "begin" else answer
         self.check_breaks(commands)
+        if verb == "tick":
+            self.check_siblings(commands)
         if verb not in ("dial_failed", "give_up", "release", "lost", "hang_up"):
             self.check_blame(commands)
         for number, known in self.core._roster.connections.items():
@@ -249,6 +251,13 @@ class PoolMachine(RuleBasedStateMachine):
             assert dials <= self.policy.dial_concurrency
             if self.core.failure is not None:
                 assert dials == 1, "more than one prober in an outage"
+
+    def check_siblings(self, commands: list[Command]) -> None:
+        """Time alone ends no connection on which somebody is at work, but what is over the server's limit."""
+        for command in commands:
+            if isinstance(command, HangUp) and command.reason is CloseReason.DIRTY:
+                lanes = self.world.connections[command.connection].lanes
+                assert not any(track.on is On.TURN for track in lanes), "siblings were dropped"
 
     def check_blame(self, commands: list[Command]) -> None:
         """An end that was announced was told then, if nobody had it: it is no failure when it comes."""
@@ -898,6 +907,7 @@ class PoolMachine(RuleBasedStateMachine):
         dials = {connection.id for connection in self.world.dials}
         self.step("clear", interrupt=interrupt)
         assert not dials & {connection.id for connection in self.world.dials}, "an old dial was kept"
+        assert not (interrupt and self.world.open), "what was at work was not interrupted"
 
     @rule()
     @precondition(lambda self: not self.world.closing and self.world.open)
@@ -910,7 +920,12 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.degraded or self.core._outage.doubtful)
     @noted
     def retry_now(self) -> None:
+        """The server wants all to wait until the latest moment that it names; somebody knows better."""
+        for seconds in (400.0, 0.5):
+            self.step("hold", seconds=seconds)
+        assert self.core.held_until() >= self.now + 400.0, "a hold is as long as the longest"
         self.step("retry_now")
+        assert self.core.held_until() <= self.now, "the hold is not lifted"
         outage = self.core._outage
         free = {outage.dial_at(waited_for=waited_for) for waited_for in (False, True)}
         assert outage.down or free == {-math.inf}, "the caller is not believed"
@@ -964,12 +979,14 @@ class PoolMachine(RuleBasedStateMachine):
         self.world.closing = True
         self.step("close")
         assert not self.world.waiters, "close forgot a waiter"
+        assert all(connection.leased for connection in self.world.open), "nobody has it, and it stays"
 
     @rule()
     @precondition(lambda self: self.world.closing)
     @noted
     def force(self) -> None:
-        self.step("force")
+        commands = self.step("force")
+        assert not any(isinstance(each, HangUp) and each.polite for each in commands), "no time for goodbyes"
         assert not self.world.open
         assert not self.world.dials
 

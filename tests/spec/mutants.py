@@ -4,6 +4,9 @@ A mutant is one edit of one module. Its old text must occur there exactly once, 
 cannot rot. Each is tried in an interpreter of its own, in which the module is loaded with the
 edit, with a fixed seed. `python -m tests.spec.mutants` tries all and prints what killed them.
 
+What a pool learns from how connections end shows in hours, not in steps. Its specification are the storms of
+`tests.core.test_storms` and the tests of what is learnt (`HOURS`), and its mutants are tried on those.
+
 An equivalent mutant is listed with the reason why nobody could tell; it must survive.
 """
 
@@ -46,6 +49,10 @@ SHELL, CONNECTION, LEASE = "wspool.pool.shell", "wspool.pool.connection", "wspoo
 ROUTER, CLOCK = "wspool.pool.router", "wspool.pool.clock"
 
 
+#: The specification of what is learnt from how connections end.
+HOURS = ("ages", "outage", "calendar", "lives", "pool", "storms")
+
+
 @attrs.frozen
 class Mutant:
     """One fault.
@@ -56,6 +63,7 @@ class Mutant:
         old: the text it replaces.
         new: what it says instead.
         equivalent: why nobody can tell, if so.
+        hours: True if it shows in hours only.
     """
 
     what: str
@@ -63,10 +71,13 @@ class Mutant:
     old: str
     new: str
     equivalent: str | None = None
+    hours: bool = False
 
     @property
     def driver(self) -> str:
-        """What the specification must be run on to see it: the core alone, or the real pool."""
+        """What the specification must be run on to see it: the core alone, for hours, or the real pool."""
+        if self.hours:
+            return "hours"
         return "core" if self.module.startswith("wspool.core") else "pool"
 
     def source(self) -> str:
@@ -673,6 +684,201 @@ MUTANTS = [
         "        if lane.state is LaneState.DEAD:\n",
         "        if False:\n",
     ),
+    # -- what is learnt from how connections end --
+    Mutant(
+        "whatever ends young and unused is forgiven",
+        ENDINGS,
+        "            if young and (reason",
+        "            if False and (reason",
+        hours=True,
+    ),
+    Mutant(
+        "a turn that was given up unheard says nothing",
+        ENDINGS,
+        "        if not connection.proven:\n            self.noted.append((connection, None))",
+        "        pass",
+        hours=True,
+    ),
+    Mutant(
+        "an end that was announced says nothing when it comes",
+        ENDINGS,
+        "theirs = reason in _THEIRS or (connection.noticed and reason is CloseReason.LIFETIME)",
+        "theirs = reason in _THEIRS",
+        hours=True,
+    ),
+    Mutant(
+        "an idle timeout is taken for a lifetime",
+        ENDINGS,
+        "        if not connection.proven or not (in_turn or now - connection.touched_at < age / 2):\n",
+        "        if not connection.proven:\n",
+        hours=True,
+    ),
+    Mutant(
+        "what was of no use teaches a lifetime",
+        ENDINGS,
+        "        if not connection.proven or not (",
+        "        if not (",
+        hours=True,
+    ),
+    Mutant(
+        "a storm is forgiven for ever",
+        OUTAGE,
+        "return self._strikes > FORGIVEN and self.relapsed(",
+        "return False and self.relapsed(",
+        hours=True,
+    ),
+    Mutant(
+        "nothing is forgiven",
+        OUTAGE,
+        "return self._strikes > FORGIVEN and self.relapsed(",
+        "return self.relapsed(",
+        hours=True,
+    ),
+    Mutant(
+        "those that end together count each",
+        OUTAGE,
+        "        if born <= self._counted_at:\n            return False\n",
+        "",
+        hours=True,
+    ),
+    Mutant(
+        "spare that ends together counts each",
+        OUTAGE,
+        "        if born <= self._spare_counted_at:\n            return False\n",
+        "",
+        hours=True,
+    ),
+    Mutant(
+        "a handshake ends a storm",
+        OUTAGE,
+        "        self._useless = self._useless or counts\n",
+        "",
+        hours=True,
+    ),
+    Mutant(
+        "the count begins anew with each handshake",
+        OUTAGE,
+        "            self._failures = self._before\n",
+        "            self._failures = 0\n",
+        hours=True,
+    ),
+    Mutant(
+        "spare that ends is always replaced at once",
+        OUTAGE,
+        "        if self._withered > 1:  # the first is replaced at once\n",
+        "        if False:\n",
+        hours=True,
+    ),
+    Mutant(
+        "a completed turn proves nothing",
+        OUTAGE,
+        "        self.doubtful = self._strikes > 0\n        self._useless = False\n",
+        "        self.doubtful = self._strikes > 0\n",
+        hours=True,
+    ),
+    Mutant(
+        "dials of a storm follow at once",
+        OUTAGE,
+        "        if self._useless:\n            self.probe_at = max(",
+        "        if False:\n            self.probe_at = max(",
+        hours=True,
+    ),
+    Mutant(
+        "who waits is served as slowly as nobody",
+        OUTAGE,
+        "        if share is not None:\n",
+        "        if False:\n",
+        hours=True,
+    ),
+    Mutant(
+        "a lifetime is learnt from two", AGES, "if len(same) < SAME:", "if len(same) < SAME - 1:", hours=True
+    ),
+    Mutant(
+        "those that end in one moment teach a lifetime",
+        AGES,
+        "        if now < self._moment + _MOMENT:\n",
+        "        if False:\n",
+        hours=True,
+    ),
+    Mutant(
+        "what lives longer disproves nothing",
+        AGES,
+        "        self._disprove(oldest)\n",
+        "",
+        hours=True,
+    ),
+    Mutant("the young teach a lifetime", AGES, "if age < YOUNGEST or age >", "if age >", hours=True),
+    Mutant(
+        "what outlives its lifetime is not seen",
+        POOL,
+        "        if now > found.opened_at + self._endings.ages.outlived_at:\n",
+        "        if False:\n",
+        hours=True,
+    ),
+    Mutant(
+        "nobody plans with a lifetime that was learnt",
+        WHOLE,
+        "        self._lives.replan(self.schedule, learned=lifetime is not None)\n",
+        "",
+        hours=True,
+    ),
+    Mutant(
+        "who wants more life than is left to have waits for ever",
+        WHOLE,
+        "            waiter.min_remaining = min(waiter.min_remaining, self.schedule.retire_from)\n",
+        "            pass\n",
+        hours=True,
+    ),
+    Mutant(
+        "a lifetime that was learnt makes us dial",
+        LIVES,
+        "                    if self._learned:  # on the word of a server, which must not make us dial\n",
+        "                    if False:\n",
+        hours=True,
+    ),
+    Mutant(
+        "the calendar forgets nobody",
+        CALENDAR,
+        "        del self._times[index]\n",
+        "        pass\n",
+    ),
+    Mutant(
+        "a late tail takes its siblings along",
+        LIVES,
+        "        if late and connection.busy == len(late):\n",
+        "        if late:\n",
+    ),
+    # -- the pool as a whole --
+    Mutant(
+        "a hold is made shorter by the next",
+        WHOLE,
+        "self._held_until = max(self._held_until, now + seconds)",
+        "self._held_until = now + seconds",
+    ),
+    Mutant(
+        "a hold outlives who knows better",
+        WHOLE,
+        "        self._outage.retry_now(now)\n        self._held_until = -math.inf\n",
+        "        self._outage.retry_now(now)\n",
+    ),
+    Mutant(
+        "a closing pool keeps what nobody has",
+        WHOLE,
+        "            if connection.state is not ConnectionState.CLOSING and not connection.leased:\n",
+        "            if False:\n",
+    ),
+    Mutant(
+        "what is at work survives an interrupt",
+        LIVES,
+        "or (interrupt and connection.usable):",
+        "or False:",
+    ),
+    Mutant(
+        "what is forced to end says goodbye",
+        WHOLE,
+        "self._lives.hang_up(connection, CloseReason.POOL_CLOSED, commands, polite=False)",
+        "self._lives.hang_up(connection, CloseReason.POOL_CLOSED, commands)",
+    ),
     # -- the shell --
     Mutant(
         "nobody says that the lanes are proved",
@@ -854,6 +1060,9 @@ def try_here(mutant: Mutant) -> str | None:
     """Run the specification against *mutant* in this interpreter; return what killed it."""
     sys.meta_path.insert(0, _Finder(mutant))
 
+    if mutant.hours:
+        return _first_red()
+
     import logging
 
     from hypothesis import HealthCheck, Phase, seed, settings
@@ -878,6 +1087,22 @@ def try_here(mutant: Mutant) -> str | None:
         except BaseException as error:
             return _name(error)
     return None
+
+
+def _first_red() -> str | None:
+    """Run the tests of what shows in hours; return the first that fails."""
+    import pytest
+
+    red: list[str] = []
+
+    class Ear:
+        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+            if report.failed:
+                red.append(report.nodeid.rpartition("/")[2])
+
+    tests = [str(ROOT / "tests" / "core" / f"test_{name}.py") for name in HOURS]
+    pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", "--hypothesis-seed=1", *tests], plugins=[Ear()])
+    return red[0] if red else None
 
 
 def _name(error: BaseException) -> str:

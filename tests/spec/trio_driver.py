@@ -457,6 +457,9 @@ class TrioDriver(Driver):
     def do_drain(self, *, world: World, now: float) -> None:
         self.pool.drain()
 
+    def do_hold(self, *, world: World, now: float, seconds: float) -> None:
+        self.pool._shell.hold(seconds)
+
     def do_retry_now(self, *, world: World, now: float) -> None:
         self.pool.retry_now()
 
