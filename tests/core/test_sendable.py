@@ -191,6 +191,23 @@ def test_a_call_without_an_id_is_told_apart() -> None:
     assert {sendable.CALLS} == notes
 
 
+def test_an_output_without_an_id_answers_the_last_response() -> None:
+    """In order; a call before it that was passed over is closed. Only who comes late answers an older one."""
+    calls: list[Item] = [
+        {"type": "function_call", "id": f"fc_{number}", "name": "f", "arguments": "{}"} for number in range(4)
+    ]
+    answer: Item = {"type": "function_call_output", "output": "x"}
+    items, _ = sent([USER, calls[0], USER, calls[1], calls[2]], [answer, answer])
+    assert ["fc_0", "fc_0", None, "fc_1", "fc_2", "fc_1", "fc_2"] == [
+        item.get("call_id") for item in items[1:]
+    ]
+    assert sendable.NO_OUTPUT == items[2]["output"]
+    assert NOTHING.judge(items, items, stored=False)[1] is None
+
+    items, _ = sent([USER, calls[0], calls[1], answer, SAID], [answer])
+    assert ["fc_0", "fc_1", "fc_0", None, "fc_1"] == [item.get("call_id") for item in items[1:]]
+
+
 def test_a_call_id_that_is_too_long_is_made_shorter() -> None:
     """The same for the call and its output, and for no other."""
     one, two = "c" * 65, "c" * 66

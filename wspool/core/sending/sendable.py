@@ -206,15 +206,16 @@ def _consistent(
     items: list[Encoded] = []
     seen: set[str] = set()
     calls: set[str] = set()
-    nameless: dict[
-        str, list[str]
-    ] = {}  # calls that came without an id, by the kind of the output they wait for
+    # Calls that came without an id, and in which response, by the kind of the output that they wait for.
+    nameless: dict[str, list[tuple[int, str]]] = {}
+    response = 0
     unanswered: dict[tuple[str, str], int] = {}  # the places of those that are passed over
     passed = _passed(looks[:fixed])
     for index, look in enumerate(looks):
         if not kept[index]:
             continue
         changes: dict[str, Any] = {}
+        response += not look.made
         if look.kind == "compaction":
             rooted = True
         elif look.kind in _OUTPUTS or look.kind in _ANSWERS:
@@ -222,13 +223,13 @@ def _consistent(
             if look.kind in _OUTPUTS:
                 if not call:
                     call = _short(look.id) if look.id else f"call_{index}"
-                    nameless.setdefault(_OUTPUTS[look.kind], []).append(call)
+                    nameless.setdefault(_OUTPUTS[look.kind], []).append((response, call))
                 calls.add(call)
                 if look.owed and index < passed:
                     unanswered[look.kind, call] = len(items)
             else:
                 if not call and (line := nameless.get(look.kind)):
-                    call = line.pop(0)
+                    call = _next_of_last_response(line)
                 if index < fixed and not rooted and call not in calls:
                     notes.add(ORPHAN)
                     continue
@@ -251,6 +252,12 @@ def _consistent(
         answer = {"type": _OUTPUTS[kind], "call_id": call, **_CLOSING[kind]}
         items.insert(place + 1, Encoded(encode_received(answer)))
     return items
+
+
+def _next_of_last_response(line: list[tuple[int, str]]) -> str:
+    """Take the first of *line* that is of the last response which has one there, and return it."""
+    last = line[-1][0]
+    return line.pop([response for response, _ in line].index(last))[1]
 
 
 def _passed(history: Sequence[_Look]) -> int:
