@@ -247,7 +247,8 @@ class Pool:
     def retry_now(self) -> None:
         """Go on at once, although a dial failed or the server asked to wait: you know better. Never waits.
 
-        What the endpoint asked to wait (Retry-After), and the pauses before resends, are over.
+        What the endpoint asked to wait (Retry-After), and the pauses before resends, are over. An endpoint
+        whose connections were of no use is believed again, until the next that is of none.
         """
         self._shell.check_use()
         self._shell.step(self._shell.core.retry_now)
