@@ -45,6 +45,8 @@ class Kinship(enum.Enum):
     ALL = "all"
 
 
+_NOBODY: Final[frozenset[str | None]] = frozenset()
+
 #: The id of an item that was announced, and its place.
 _Announced = tuple[str | None, int]
 
@@ -58,11 +60,11 @@ class Assembly:
         # Kept as they came: a terminal event with an output of its own is the usual case.
         self._events: list[Event] = []
         #: Agents that have a response of their own.
-        self._members: set[str | None] = set()
+        self._members = _NOBODY
 
     def leave_out(self, agent: str | None) -> None:
         """Items of *agent* are in a response of its own."""
-        self._members.add(agent)
+        self._members |= {agent}
 
     def add(self, event: Event) -> None:
         """An item was announced or is done: `response.output_item.added` or `.done`."""

@@ -57,7 +57,7 @@ _SORTS: Final = {
 }
 
 #: Second part of the types of output: `response.output_text.delta`.
-_OUTPUT: Final = re.compile(
+_OUTPUTS: Final = re.compile(
     r"response\.(output_\w+|content_part|text|audio\w*|refusal|reasoning\w*|function_call\w*|custom_tool\w*"
     r"|code_interpreter\w*|file_search\w*|web_search\w*|image_generation\w*|mcp_\w+|shell_\w+|compaction)\."
 )
@@ -81,7 +81,7 @@ def sort_of(kind: str) -> Sort:
         return Sort.EXTENSION
     if kind.startswith("response.steer."):
         return Sort.STEER
-    return Sort.OUTPUT if _OUTPUT.match(kind) else Sort.UNKNOWN
+    return Sort.OUTPUT if _OUTPUTS.match(kind) else Sort.UNKNOWN
 
 
 def is_harmless(event: Event) -> bool:
@@ -102,6 +102,10 @@ def is_harmless_after(event: Event, past: Past) -> bool:
 
 # A member of an enum is looked up by a function call in Python 3.11, a global is not.
 _CREATED: Final = TurnInput.CREATED
+_PROGRESS: Final = Sort.PROGRESS
+_SETTLING: Final = TurnState.SETTLING
+_NOTICE, _EXTENSION, _OUTPUT = Sort.NOTICE, Sort.EXTENSION, Sort.OUTPUT
+_ERROR, _STEER, _BEGINS, _UNHEARD_OF = Sort.ERROR, Sort.STEER, Sort.CREATED, Sort.UNKNOWN
 _TERMINAL: Final = TurnInput.TERMINAL
 
 #: Without an id nothing later can be proved to be ours.
@@ -131,7 +135,7 @@ def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: flo
         MalformedMessageError: an event that had to be decoded is no JSON object.
     """
     sort = sort_of(event.type)
-    if sort is Sort.NOTICE:
+    if sort is _NOTICE:
         return _PLAIN[sort]
     # Errors and what is about steering may leave the lane out; whoever routes them has found it.
     if event.stream_id != known.lane and not (
@@ -139,21 +143,21 @@ def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: flo
     ):
         return FOREIGN
     number = event.sequence_number
-    if sort is Sort.OUTPUT:
+    if sort is _OUTPUT:
         # By chance the number of a late one may fit. What is done repeats all that an item says.
         tied = number is not None and known.numbers and not known.mixed
         if (not tied or (event.type.endswith(".done") and known.items)) and known.is_anothers(event):
             return REPEATED
         reading = _PLAIN[sort]
-    elif sort is Sort.EXTENSION:
+    elif sort is _EXTENSION:
         return _PLAIN[sort]
-    elif sort is Sort.ERROR:
+    elif sort is _ERROR:
         return _error(event, state, known, wall_clock)
-    elif sort is Sort.STEER:
+    elif sort is _STEER:
         return _steer(event, known)
-    elif sort is Sort.CREATED:
+    elif sort is _BEGINS:
         reading = _created(event, state, known)
-    elif sort is Sort.UNKNOWN:
+    elif sort is _UNHEARD_OF:
         reading = _unknown(event, state, known, wall_clock)
     else:
         reading = _about(event, sort, known, wall_clock)
@@ -175,7 +179,7 @@ def _created(event: Event, state: TurnState, known: Evidence) -> Reading:
     name, parent = response.get("id"), response.get("previous_response_id")
     if not isinstance(name, str) or name == known.parent or known.past.knows(name):
         return _OLD_OR_NAMELESS
-    if state is TurnState.SETTLING:
+    if state is _SETTLING:
         promised = parent == known.response_id and known.steers.expects_successor(known.response_id)
         return Reading(TurnInput.SUCCESSOR, response) if promised else FOREIGN
     if parent is not None and parent != known.parent and known.ids and isinstance(parent, str):
@@ -193,7 +197,7 @@ def _about(event: Event, sort: Sort, known: Evidence, wall_clock: float) -> Read
     seen = name is not None and name == known.response_id
     if not seen and known.past.knows(name):
         return REPEATED
-    if sort is Sort.PROGRESS:
+    if sort is _PROGRESS:
         if seen:
             return Reading(TurnInput.PROGRESS, response)
         return unseen_progress(event, known, response) if name is not None else _UNKNOWN

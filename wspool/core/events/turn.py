@@ -39,6 +39,9 @@ _DELIVER: Final = Reception.DELIVER
 _END: Final = Reception.END
 _TERMINAL: Final = TurnInput.TERMINAL
 _OUTPUT: Final = TurnInput.OUTPUT
+_PROGRESS: Final = TurnInput.PROGRESS
+_CREATED: Final = TurnInput.CREATED
+_SUCCESSOR: Final = TurnInput.SUCCESSOR
 
 _STEER: Final = "response.steer."
 
@@ -314,8 +317,10 @@ class TurnMachine:
             return step.reception
         if what is _TERMINAL:
             self._receive_terminal(reading)
-        elif what is TurnInput.CREATED or what is TurnInput.SUCCESSOR:
+        elif what is _CREATED or what is _SUCCESSOR:
             self._receive_created(reading)
+        elif what is _PROGRESS:
+            return step.reception
         elif what is TurnInput.ERROR or what is TurnInput.LIMIT:
             self._receive_error(reading, before)
         elif what is TurnInput.STEER:
