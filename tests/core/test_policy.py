@@ -40,6 +40,7 @@ OPTIONAL = (
     "leak_after",
     "first_event_timeout",
     "silence_timeout",
+    "refusal_patience",
 )
 CHOICES = ("on_cancel", "replay", "count_closing")
 
@@ -80,6 +81,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "max_resends": 3,
         "first_event_timeout": None,
         "silence_timeout": None,
+        "refusal_patience": None,
         "replay": "proven",
     } == attrs.asdict(PoolPolicy())
 

@@ -50,7 +50,15 @@ _MIN_IDLE: Final = 2
 
 #: Fields for which None means something: no limit, the provider's limit, never.
 _OPTIONAL: Final = frozenset(
-    {"max_waiting", "max_lifetime", "ping_interval", "leak_after", "first_event_timeout", "silence_timeout"}
+    {
+        "max_waiting",
+        "max_lifetime",
+        "ping_interval",
+        "leak_after",
+        "first_event_timeout",
+        "silence_timeout",
+        "refusal_patience",
+    }
 )
 
 
@@ -201,6 +209,9 @@ class PoolPolicy:
         drain_timeout: seconds for `"drain"`.
         replay: what may be sent again by itself.
         max_resends: resends of one turn at most, 0 for none.
+        refusal_patience: seconds that a turn waits by itself while the endpoint refuses it with what may pass
+            (too many requests, overload, a server error), beyond `max_resends`; None for no more than those.
+            All turns of the pool then keep a common pace, see `wspool.core.sending.pace`.
     """
 
     max_size: int = 128
@@ -231,13 +242,14 @@ class PoolPolicy:
     on_cancel: OnCancel = "hang_up"
     drain_timeout: float = 30.0
     max_resends: int = 3
+    refusal_patience: float | None = None
     replay: Replay = "proven"
 
     def __attrs_post_init__(self) -> None:
         _check(self, "max_size dial_concurrency lanes max_message_size max_buffered", least=1, whole=True)
         _check(self, "max_turn_events max_turn_bytes", least=1, whole=True)
         _check(self, "min_idle max_waiting max_resends", least=0, whole=True)
-        _check(self, "retire_margin retire_spread turn_reserve patience", least=0)
+        _check(self, "retire_margin retire_spread turn_reserve patience refusal_patience", least=0)
         _check(self, "max_idle connect_timeout close_timeout give_up_after max_lifetime", least=SHORTEST)
         _check(self, "ping_interval ping_timeout send_timeout drain_timeout leak_after", least=SHORTEST)
         _check(self, "first_event_timeout silence_timeout", least=SHORTEST)

@@ -56,6 +56,11 @@ class PoolStatistics:
             or what it was caught doing. Empty where they are.
         rewritten: turns that were answered though the endpoint had rewritten the `ids` of responses, or the
             `numbers` of events; by which of them.
+        held: seconds until the next request may be sent, because the endpoint refused or asked to wait.
+        held_for: what it refused last, where `held` is not 0; empty otherwise.
+        room: turns that may be at work at once, where refusals are waited out
+            (`PoolPolicy.refusal_patience`); else None.
+        at_work: turns at work, counted there alone.
     """
 
     max_size: int
@@ -88,6 +93,10 @@ class PoolStatistics:
     learned_lifetime: float | None = None
     lenient: Sequence[str] = ()
     rewritten: Mapping[str, int] = attrs.field(factory=dict[str, int])
+    held: float = 0.0
+    held_for: str = ""
+    room: int | None = None
+    at_work: int = 0
 
 
 @attrs.frozen(kw_only=True)

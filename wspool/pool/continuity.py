@@ -117,6 +117,8 @@ class Continuity(Generic[LineageT_co]):
     def leave(self, errand: Errand) -> None:
         """End what began with *errand*."""
         errand.stop("the turn is over")
+        if errand.ticket is not None:
+            self.owner.errands.over(errand)
         if self._errand is errand:
             self._errand = None
             self.rest()

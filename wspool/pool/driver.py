@@ -20,6 +20,7 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import trio
@@ -133,9 +134,12 @@ class ConversationDriver:
                 had_lane=self._named,
                 asked_reasoning=plain is not None,
                 jitter=continuity.owner.jitter(),
+                now=trio.current_time(),
             )
             if self._resends.plain and plain is not None:
                 self._fields, self._went_plain = plain, error
+            if decision is Recovery.LATER and errand.ticket is not None:
+                continuity.owner.errands.refused(errand, error, jitter=continuity.owner.jitter())
         else:
             decision = Recovery.GIVE_UP
         if decision is Recovery.GIVE_UP:
@@ -164,6 +168,8 @@ class ConversationDriver:
                     await continuity.take_lease(errand, self._fields)
                 elif (begun := self._begin(lease)) is not None:
                     request, attempt = begun
+                    if errand.ticket is not None:
+                        errand.is_answered = partial(_is_answered, attempt)
                     await lease.send(request, attempt)
                     if not attempt.withheld:
                         return
@@ -271,3 +277,7 @@ class ConversationDriver:
                     **said,
                 )
             )
+
+
+def _is_answered(attempt: Attempt) -> bool:
+    return attempt.machine.response_id is not None

@@ -11,6 +11,8 @@ happens in a task of the user's, so no nursery of the pool would end it. Rules o
   send, so one that is set or has grown while somebody waited counts. It ends when it is over or lifted
   (`Pool.retry_now`), and so does the pause before a resend.
 * Those that a hold keeps go on one after another, in the order in which they came.
+* Where refusals are waited out, a turn begins when the pool's pace lets it (`wspool.core.sending.pace`), and
+  in the same order. From then on until it is over it is at work.
 """
 
 from __future__ import annotations
@@ -18,11 +20,16 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Final
 
+import attrs
 import trio
 
 from wspool.core.commands import Refuse, RefuseReason, WaiterId
 from wspool.core.lending.pool import PoolCore
+from wspool.core.sending.pace import Pace, Ticket
+from wspool.core.server_error import ServerError
+from wspool.core.statistics import PoolStatistics
 from wspool.errors import PoolClosedError
 from wspool.pool.credentials import forget
 from wspool.pool.dialer import classified
@@ -31,6 +38,10 @@ from wspool.wire.answer import Answer
 from wspool.wire.wire import ConnectError, WireClosedError
 
 __all__ = ["Errand", "Errands"]
+
+#: Seconds after which who waits for its turn in the pace looks whether others are being answered by now: that
+#: is not told, since it would cost every turn.
+_LOOK: Final = 0.1
 
 _POOL_CLOSED = "the pool is closed"
 
@@ -43,15 +54,19 @@ class Errand:
         scope: ends what it waits for or does at the moment, if anything.
         paused_until: when its own pause is over, in seconds.
         lifted: ends that pause before its time.
+        ticket: its part in the pace of the pool, while it is at work and there is a pace.
+        is_answered: says whether the endpoint has begun to answer it, once it was sent.
     """
 
-    __slots__ = ("lifted", "paused_until", "scope", "stopped")
+    __slots__ = ("is_answered", "lifted", "paused_until", "scope", "stopped", "ticket")
 
     def __init__(self) -> None:
         self.stopped = ""
         self.scope: trio.CancelScope | None = None
         self.paused_until = -math.inf
         self.lifted: trio.Event | None = None
+        self.ticket: Ticket | None = None
+        self.is_answered: Callable[[], bool] | None = None
 
     def stop(self, why: str) -> None:
         """End what it waits for or does, and let it begin nothing more. The first word counts."""
@@ -73,6 +88,7 @@ class Errands:
         now: returns the pool's time, in seconds.
         post: goes to the endpoint by HTTP, as `Dialer.post`.
         changed: called when one has ended.
+        pace: how many turns may be at work, where refusals are waited out.
     """
 
     def __init__(
@@ -81,11 +97,18 @@ class Errands:
         now: Callable[[], float],
         post: Callable[[str, bytes], Awaitable[Answer]],
         changed: Callable[[], None],
+        pace: Pace | None = None,
     ) -> None:
         self._core = core
         self._now = now
         self._post = post
         self._changed = changed
+        self.pace = pace
+        #: What the endpoint refused last, for who asks why nothing goes on.
+        self._refused_for = "a rate limit"
+        self._paced: dict[Ticket, Errand] = {}
+        #: Set when the pace has changed; another event from then on.
+        self._moved = trio.Event()
         self._closed = False
         self._waiting: set[Errand] = set()
         self._working: set[Errand] = set()
@@ -98,7 +121,54 @@ class Errands:
     def allows(self, errand: Errand) -> bool:
         """Return whether *errand* may send now: its pause and the hold are over."""
         until = max(self._core.held_until(), _pause_end(errand))
-        return until == -math.inf or until <= self._now()
+        if until != -math.inf and until > self._now():
+            return False
+        return self.pace is None or self._is_in_pace(self.pace, errand)
+
+    def _is_in_pace(self, pace: Pace, errand: Errand) -> bool:
+        if errand.ticket is not None:
+            return True
+        # Nobody overtakes those who wait.
+        if self._gate.locked() or self._pace_wait(pace) > 0:
+            return False
+        self._begin(pace, errand)
+        return True
+
+    def _begin(self, pace: Pace, errand: Errand) -> None:
+        errand.ticket = pace.begin()
+        self._paced[errand.ticket] = errand
+
+    def _pace_wait(self, pace: Pace) -> float:
+        """Return the seconds until the pace lets another turn begin, infinity if something must happen."""
+        for ticket in pace.unanswered:
+            answered = self._paced[ticket].is_answered
+            if answered is not None and answered():
+                pace.answered(ticket)
+        return pace.wait(self._now())
+
+    def refused(self, errand: Errand, error: ServerError, *, jitter: float) -> None:
+        """The endpoint refused the request of *errand* with *error*, which may pass. Never waits."""
+        if self.pace is not None and errand.ticket is not None:
+            self._refused_for = (
+                "a rate limit" if error.is_rate_limit else error.words or "an error of the endpoint"
+            )
+            wait = error.retry_after or 0.0
+            self.pace.refused(errand.ticket, self._now(), rate=error.is_rate_limit, wait=wait, jitter=jitter)
+            self._forget(errand, errand.ticket)
+
+    def over(self, errand: Errand) -> None:
+        """*errand* is over, or its turn does not go on by itself. Never waits."""
+        if self.pace is not None and errand.ticket is not None:
+            if errand.is_answered is not None and errand.is_answered():
+                self.pace.answered(errand.ticket)
+            self.pace.ended(errand.ticket)
+            self._forget(errand, errand.ticket)
+
+    def _forget(self, errand: Errand, ticket: Ticket) -> None:
+        del self._paced[ticket]
+        errand.ticket = errand.is_answered = None
+        self._moved.set()
+        self._moved = trio.Event()
 
     def pause(self, errand: Errand, seconds: float) -> None:
         """Let *errand* not send for so many seconds, unless all is lifted before. Never waits."""
@@ -114,12 +184,20 @@ class Errands:
         Raises:
             PoolClosedError: it was stopped.
         """
+        self.over(errand)  # whoever waits is not at work
         with self.waiting(errand):
             while (seconds := _pause_end(errand) - self._now()) > 0:
                 await self._sleep(seconds)
             async with self._gate:  # the first in it waits for the hold, the others for the first
-                while (seconds := self._core.held_until() - self._now()) > 0:
-                    await self._sleep(seconds)
+                while True:
+                    while (seconds := self._core.held_until() - self._now()) > 0:
+                        await self._sleep(seconds)
+                    if self.pace is None:
+                        return
+                    if (seconds := self._pace_wait(self.pace)) <= 0:
+                        self._begin(self.pace, errand)
+                        return
+                    await self._sleep_in_pace(min(seconds, _LOOK) if self.pace.unanswered else seconds)
 
     async def post(self, suffix: str, body: bytes) -> Answer:
         """Send *body* by HTTP to the endpoint's path with *suffix*; return the answer, whatever its status.
@@ -167,9 +245,30 @@ class Errands:
             self._changed()
         errand.check()
 
+    async def _sleep_in_pace(self, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            await self._moved.wait()
+
     async def _sleep(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
             await self._lifted.wait()
+
+    def told(self, statistics: PoolStatistics) -> PoolStatistics:
+        """Return *statistics* of the core with what only this module knows."""
+        held, pace = self._held(), self.pace
+        return attrs.evolve(
+            statistics,
+            held=held,
+            held_for=self._refused_for if held else "",
+            room=None if pace is None else int(pace.room),
+            at_work=0 if pace is None else pace.at_work,
+        )
+
+    def _held(self) -> float:
+        until = self._core.held_until()
+        if self.pace is not None:
+            until = max(until, self.pace.held_until)
+        return max(0.0, until - self._now()) if until > -math.inf else 0.0
 
     # -- for the pool -------------------------------------------------------------------------
 
@@ -182,6 +281,10 @@ class Errands:
         """End every pause before a resend; the hold is the core's to lift. Never waits."""
         self._lifted.set()
         self._lifted = trio.Event()
+        if self.pace is not None:
+            self.pace.lift()
+            self._moved.set()
+            self._moved = trio.Event()
 
     def close(self) -> None:
         """The pool is closing: end every wait. Never waits."""

@@ -268,7 +268,9 @@ class Pool:
     def statistics(self) -> PoolStatistics:
         """Return a frozen snapshot; taking it changes nothing."""
         trust = self._shell.announcer.trust
-        return attrs.evolve(self._shell.core.statistics(), lenient=trust.lenient, rewritten=trust.rewritten)
+        return attrs.evolve(
+            self._shell.errands.told(self._shell.core.statistics()), lenient=trust.lenient, rewritten=trust.rewritten
+        )
 
     @property
     def transport(self) -> str:

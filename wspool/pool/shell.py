@@ -41,6 +41,7 @@ from wspool.core.failures import FailureKind
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.lending.trace import trace_core
 from wspool.core.sending.chain import Fields
+from wspool.core.sending.pace import Pace
 from wspool.core.sending.replay import ResendBudget, Resends
 from wspool.core.sending.takes import NotTaken, Takes
 from wspool.core.server_error import ServerError
@@ -120,7 +121,8 @@ class Shell:
         self.now = self._clock.now
         self.dialer = Dialer(setup, Road(self.announcer, self.now))
         self._timekeeper = Timekeeper(self.core, self._clock, self._perform)
-        self.errands = Errands(self.core, self.now, self.dialer.post, self._tell_watchers)
+        pace = None if setup.policy.refusal_patience is None else Pace()
+        self.errands = Errands(self.core, self.now, self.dialer.post, self._tell_watchers, pace)
         # Spreads retirements, dials and resends; nothing secret depends on it.
         self._random = random.Random()
 
@@ -192,7 +194,8 @@ class Shell:
 
     def resends(self) -> Resends:
         """Return the resends of a new turn."""
-        return Resends(self.policy.replay, self.policy.max_resends, self.budget)
+        policy = self.policy
+        return Resends(policy.replay, policy.max_resends, self.budget, policy.refusal_patience)
 
     @property
     def transport(self) -> str:

@@ -4,6 +4,9 @@ Exactly-once does not exist on this protocol; at-most-once does, and it is the d
 what provably did not run is sent again. Proof is one of two things. The request was never
 handed to the network, or an error frame refused it before `response.created`.
 
+Where a pool has patience (`PoolPolicy.refusal_patience`), a refusal that may pass is waited out, in the
+common pace of its turns (`wspool.core.sending.pace`).
+
 A refusal that may pass (too many requests, overload, a server error) is tried again after a
 wait of full jitter, and not before the server lets anybody send (`PoolCore.hold`). All of it
 within the resend budget of the endpoint.
@@ -92,6 +95,8 @@ class Resends:
         policy: what may be sent again by itself.
         limit: resends at most, beyond the first send.
         budget: the endpoint's, shared by all turns.
+        patience: seconds for which a refusal that may pass is waited out, without a limit of resends: the
+            pace of the pool sees to it that they are few. None where that is not asked for.
 
     Attributes:
         delay: seconds to wait before the resend at least, after `Recovery.LATER`.
@@ -102,7 +107,9 @@ class Resends:
     __slots__ = (
         "_budget",
         "_limit",
+        "_patience",
         "_policy",
+        "_refused_since",
         "_resends",
         "_was_unnamed",
         "delay",
@@ -110,10 +117,14 @@ class Resends:
         "plain",
     )
 
-    def __init__(self, policy: Replay, limit: int, budget: ResendBudget) -> None:
+    def __init__(
+        self, policy: Replay, limit: int, budget: ResendBudget, patience: float | None = None
+    ) -> None:
         self._policy: Replay = policy
         self._limit = limit
         self._budget = budget
+        self._patience = patience
+        self._refused_since: float | None = None
         self._resends = 0
         self._was_unnamed = False
         self.parent_refused: ServerError | None = None
@@ -128,6 +139,7 @@ class Resends:
         had_lane: bool = False,
         asked_reasoning: bool = False,
         jitter: float,
+        now: float = 0.0,
     ) -> Recovery:
         """An error frame refused the request before anything was created.
 
@@ -137,6 +149,7 @@ class Resends:
             had_lane: True if the request named a lane.
             asked_reasoning: True if it asked for encrypted reasoning.
             jitter: a random number in [0, 1), to spread resends.
+            now: the time, in seconds on any clock; only differences count.
         """
         if error.blames_lane and had_lane and not self._was_unnamed:
             self._was_unnamed = True
@@ -150,6 +163,8 @@ class Resends:
         if error.is_connection_limit:
             # Normal, and no sign of trouble: the budget has no part in it.
             return self._again(Recovery.ELSEWHERE)
+        if error.may_pass and self._patience is not None:
+            return self._bear(error, self._patience, now, jitter)
         if not error.may_pass or (error.retry_after or 0.0) > MAX_RETRY_AFTER:
             return Recovery.GIVE_UP
         self._budget.failed()
@@ -158,6 +173,15 @@ class Resends:
         bound = min(LONGEST_DELAY, FIRST_DELAY * 2.0**self._resends)
         self.delay = jitter * bound
         return self._again(Recovery.LATER)
+
+    def _bear(self, error: ServerError, patience: float, now: float, jitter: float) -> Recovery:
+        if self._refused_since is None:
+            self._refused_since = now
+        if now + (error.retry_after or 0.0) > self._refused_since + patience:
+            return Recovery.GIVE_UP
+        # Of too many requests at once the pace knows when there is room again; any other trouble is mine.
+        self.delay = 0.0 if error.is_rate_limit else jitter * FIRST_DELAY
+        return Recovery.LATER
 
     def after_loss(
         self,

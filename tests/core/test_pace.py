@@ -1,0 +1,228 @@
+"""Pace: what an endpoint takes is found out with few refusals, used, and followed when it changes."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, strategies as st
+
+from wspool.core.sending.pace import CALM, FIRST, SHRINK, TROUBLE, Pace, Ticket
+
+
+class World:
+    """Turns without end on an endpoint that refuses by some rule, in virtual time."""
+
+    def __init__(
+        self,
+        takes: Callable[[float, int], tuple[bool, bool, float]],
+        *,
+        workers: int = 128,
+        seconds: Callable[[random.Random], float] = lambda r: 0.5 + r.random(),
+    ) -> None:
+        self.pace = Pace(workers)
+        self.takes = takes
+        self.seconds = seconds
+        self.random = random.Random(7)
+        self.now = 0.0
+        self.answered = self.refused = self.done = 0
+        self.busy = 0.0  # seconds of turns that were answered
+        self.running = 0
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (self.now + seconds, next(self._order), act))
+
+    def run(self, until: float) -> None:
+        """Begin whatever may begin, until then."""
+        while True:
+            while (wait := self.pace.wait(self.now)) == 0:
+                self.begin()
+            if wait < math.inf:
+                self.later(wait, lambda: None)
+            if not self._due or self._due[0][0] > until:
+                self.now = until
+                return
+            self.now, _, act = heapq.heappop(self._due)
+            act()
+
+    def begin(self) -> None:
+        ticket = self.pace.begin()
+        self.later(0.05, lambda: self.arrive(ticket))
+
+    def arrive(self, ticket: Ticket) -> None:
+        good, rate, wait = self.takes(self.now, self.running)
+        if not good:
+            self.refused += 1
+            self.pace.refused(ticket, self.now, rate=rate, wait=wait, jitter=self.random.random())
+            return
+        self.answered += 1
+        self.running += 1
+        took = self.seconds(self.random)
+        self.pace.answered(ticket)
+        self.later(took, lambda: self.end(ticket, took))
+
+    def end(self, ticket: Ticket, took: float) -> None:
+        self.running -= 1
+        self.done += 1
+        self.busy += took
+        self.pace.ended(ticket)
+
+
+def at_most(*limits: tuple[float, int]) -> Callable[[float, int], tuple[bool, bool, float]]:
+    """An endpoint with a hidden limit of turns at once, which changes at these times."""
+
+    def takes(now: float, running: int) -> tuple[bool, bool, float]:
+        limit = [limit for since, limit in limits if since <= now][-1]
+        return running < limit, True, 0.0
+
+    return takes
+
+
+@pytest.mark.parametrize(
+    "limits", [((0, 40), (120, 15), (240, 70)), ((0, 20), (120, 60), (240, 30)), ((0, 100),)]
+)
+def test_a_hidden_limit_is_used_and_seldom_hit(limits: tuple[tuple[float, int], ...]) -> None:
+    world = World(at_most(*limits))
+    world.run(360)
+    ends = [*(since for since, _ in limits[1:]), 360]
+    most = sum((end - since) * limit for (since, limit), end in zip(limits, ends, strict=True))
+    assert world.busy >= 0.9 * most
+    assert world.refused <= 0.02 * (world.answered + world.refused)
+
+
+@pytest.mark.parametrize("workers", [1, 4, 128])
+def test_where_nothing_is_refused_all_are_at_work_soon(workers: int) -> None:
+    world = World(lambda now, running: (True, False, 0.0), workers=workers)
+    world.run(5)
+    assert world.running >= 0.9 * workers
+    assert world.refused == 0
+
+
+def test_the_first_are_few() -> None:
+    world = World(lambda now, running: (True, False, 0.0))
+    world.run(0.01)
+    assert world.pace.at_work == FIRST
+
+
+def bucket(
+    per_second: float, burst: int, *, wait: float = 0.0
+) -> Callable[[float, int], tuple[bool, bool, float]]:
+    """An endpoint with a hidden limit of turns in time."""
+    state = [float(burst), 0.0]
+
+    def takes(now: float, running: int) -> tuple[bool, bool, float]:
+        state[0] = min(burst, state[0] + (now - state[1]) * per_second)
+        state[1] = now
+        if state[0] < 1:
+            return False, True, wait
+        state[0] -= 1
+        return True, True, 0.0
+
+    return takes
+
+
+def test_a_hidden_rate_is_used_and_seldom_hit() -> None:
+    world = World(bucket(20, 20))
+    world.run(600)
+    assert world.done >= 0.85 * 20 * 600
+    assert world.refused <= 0.05 * (world.answered + world.refused)
+
+
+def outage(
+    since: float, until: float, *, wait: float = 0.0, rate: bool = False
+) -> Callable[..., tuple[bool, bool, float]]:
+    def takes(now: float, running: int) -> tuple[bool, bool, float]:
+        return not since <= now < until, rate, wait
+
+    return takes
+
+
+@pytest.mark.parametrize("lasts", [0.3, 1, 8, 60, 3600])
+@pytest.mark.parametrize("rate", [True, False])
+def test_an_outage_costs_few_requests_and_is_over_soon_after(lasts: float, rate: bool) -> None:
+    world = World(outage(10, 10 + lasts, rate=rate), workers=64)
+    world.run(10)
+    before = world.refused
+    world.run(10 + lasts + 31)
+    assert world.running >= 1
+    assert world.refused - before <= 64 + 15 + lasts / 10
+    world.run(10 + lasts + 90)
+    assert world.running >= 55 or rate
+
+
+def test_a_wait_that_is_asked_for_is_waited_for() -> None:
+    world = World(outage(5, 60, wait=20, rate=True), workers=8)
+    world.run(6.5)
+    asked = world.refused
+    world.run(20)
+    assert asked
+    assert world.refused == asked
+    world.run(120)
+    assert world.running >= 1
+
+
+def test_trouble_now_and_then_holds_nobody_up() -> None:
+    errors = random.Random(3)
+    world = World(lambda now, running: (errors.random() > 0.1, False, 0.0), workers=32)
+    world.run(100)
+    assert world.done >= 0.8 * 32 * 100
+    assert world.refused <= 0.13 * world.answered
+
+
+def test_one_at_a_time_tries_in_trouble() -> None:
+    pace = Pace()
+    tickets = [pace.begin() for _ in range(5)]
+    for ticket in tickets:
+        pace.refused(ticket, 0.0, rate=False, wait=0.0, jitter=0.5)
+    assert pace.troubled
+    assert 0 < pace.wait(0.0) < 1
+    trial = pace.begin()
+    assert pace.wait(100.0) == math.inf
+    pace.ended(trial)  # it left without an answer: another may try
+    assert pace.wait(100.0) == 0
+    trial = pace.begin()
+    pace.answered(trial)
+    pace.answered(trial)
+    assert (pace.troubled, pace.wait(100.0)) == (False, 0)
+
+
+def test_what_has_ended_is_refused_no_more() -> None:
+    pace = Pace()
+    ticket = pace.begin()
+    pace.ended(ticket)
+    pace.refused(ticket, 0.0, rate=True, wait=9.0, jitter=0.0)
+    pace.answered(ticket)
+    assert pace.wait(0.0) == 0
+    assert pace.unanswered == []
+
+
+def test_the_numbers_are_as_documented() -> None:
+    assert (FIRST, SHRINK, CALM, TROUBLE) == (16, 0.9, 100, 3)
+
+
+@given(st.lists(st.tuples(st.sampled_from("banrtw"), st.floats(0, 50)), max_size=80), st.integers(1, 40))
+def test_nobody_waits_for_ever_and_never_too_many_are_at_work(
+    steps: list[tuple[str, float]], most: int
+) -> None:
+    pace, now = Pace(most), 0.0
+    at_work: list[Ticket] = []
+    for step, seconds in steps:
+        now += seconds
+        if step == "b" and pace.wait(now) == 0:
+            at_work.append(pace.begin())
+        elif step == "a" and at_work:
+            pace.answered(at_work[-1])
+        elif step == "n" and at_work:
+            pace.ended(at_work.pop(0))
+        elif step in "rt" and at_work:
+            pace.refused(at_work.pop(), now, rate=step == "r", wait=seconds, jitter=0.5)
+        assert 1 <= pace.room <= most
+        assert pace.at_work == len(at_work) <= most
+        if not at_work:  # somebody may begin, soon
+            assert pace.wait(max(now, pace.held_until)) == 0

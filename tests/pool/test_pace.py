@@ -1,0 +1,195 @@
+"""Refusals that are waited out: turns keep a common pace, none fails for the endpoint's trouble, and it is
+not asked more than it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+
+from tests.helpers import FakeConnector, FakeWire, completed, created, error_frame, fake_pool, policy
+from wspool import Pool, RateLimitedError, ResponseFailedError
+
+OVERLOADED = error_frame("server_is_overloaded", 503)
+RATE = error_frame("rate_limit_exceeded", 429)
+
+
+class Endpoint:
+    """Answers after a second what *refuses* does not refuse.
+
+    Attributes:
+        requests: how many came.
+        refused: how many were refused.
+        at_once: how many were at work at once at most.
+    """
+
+    def __init__(self, refuses: Callable[[Endpoint], dict[str, Any] | None], nursery: trio.Nursery) -> None:
+        self.requests = self.refused = self.running = self.at_once = 0
+        self._refuses = refuses
+        self._nursery = nursery
+        self.began = trio.current_time()
+
+    @property
+    def now(self) -> float:
+        return trio.current_time() - self.began
+
+    def answer(self, wire: FakeWire, request: dict[str, Any]) -> None:
+        self.requests += 1
+        if (error := self._refuses(self)) is not None:
+            self.refused += 1
+            wire.push(error)
+            return
+        self.running += 1
+        self.at_once = max(self.at_once, self.running)
+        self._nursery.start_soon(self._finish, wire, f"resp_{self.requests}")
+
+    async def _finish(self, wire: FakeWire, name: str) -> None:
+        wire.push(created(name))
+        await trio.sleep(1)
+        self.running -= 1
+        wire.push(completed(name))
+
+
+async def hold(
+    refuses: Callable[[Endpoint], dict[str, Any] | None],
+    *,
+    tasks: int = 300,
+    workers: int = 64,
+    turns: int = 2,
+    patience: float | None = float("inf"),
+) -> tuple[Endpoint, int]:
+    """Hold so many conversations; return the endpoint and how many turns failed."""
+    failed = 0
+    async with trio.open_nursery() as nursery:
+        endpoint = Endpoint(refuses, nursery)
+        limits = policy(max_size=workers, refusal_patience=patience)
+        async with fake_pool(FakeConnector(endpoint.answer), limits=limits) as pool:
+            limiter = trio.CapacityLimiter(workers)
+
+            async def one(pool: Pool) -> None:
+                nonlocal failed
+                async with limiter, pool.conversation(model="m") as talk:
+                    for _ in range(turns):
+                        try:
+                            await talk.respond("hello")
+                        except ResponseFailedError:
+                            failed += 1
+
+            async with trio.open_nursery() as agents:
+                for _ in range(tasks):
+                    agents.start_soon(one, pool)
+            assert pool.statistics().at_work == 0
+        nursery.cancel_scope.cancel()
+    return endpoint, failed
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1, 8, 60, 3600])
+@pytest.mark.parametrize("error", [OVERLOADED, RATE], ids=["503", "429"])
+async def test_an_outage_of_any_length_fails_no_turn(
+    autojump_clock, seconds: float, error: dict[str, Any]
+) -> None:
+    endpoint, failed = await hold(lambda e: error if 3 < e.now < 3 + seconds else None)
+    assert failed == 0
+    assert endpoint.requests - endpoint.refused == 600
+    assert endpoint.refused <= 60 + 20 + seconds / 15
+
+
+async def test_without_patience_they_fail_as_before(autojump_clock) -> None:
+    _, failed = await hold(lambda e: OVERLOADED if 3 < e.now < 63 else None, patience=None)
+    assert failed > 100
+
+
+async def test_a_day_of_it(autojump_clock) -> None:
+    """A hundred seconds up, two hours down, all day."""
+    endpoint, failed = await hold(
+        lambda e: RATE if e.now % 7300 > 100 else None, tasks=480, workers=2, turns=5, patience=86_400
+    )
+    assert failed == 0
+    assert endpoint.now >= 20 * 3600
+    assert endpoint.refused <= 12 * (7200 / 15)  # a try every half a minute at most, of which half is jitter
+
+
+async def test_a_hidden_limit_is_found_used_and_kept(autojump_clock) -> None:
+    limit = 20
+    endpoint, failed = await hold(lambda e: RATE if e.running >= limit else None, tasks=1000, turns=2)
+    assert failed == 0
+    assert endpoint.refused <= 0.03 * endpoint.requests
+    assert endpoint.now <= 2000 / limit / 0.9
+
+
+async def test_a_wait_that_is_asked_for_is_told(autojump_clock) -> None:
+    asked = {**RATE, "error": {**RATE["error"], "headers": {"retry-after": "120"}}}
+    seen: list[tuple[float, str]] = []
+
+    async def watch(pool: Pool) -> None:
+        await trio.sleep(2)
+        statistics = pool.statistics()
+        seen.append((statistics.held, statistics.held_for))
+
+    connector = FakeConnector()
+    async with trio.open_nursery() as nursery:
+        endpoint = Endpoint(lambda e: asked if e.requests == 1 else None, nursery)
+        connector.on_request = endpoint.answer
+        async with fake_pool(connector, limits=policy(refusal_patience=600)) as pool:
+            nursery.start_soon(watch, pool)
+            async with pool.conversation(model="m") as talk:
+                await talk.respond("hello")
+            assert endpoint.now >= 120
+            assert pool.statistics().held == 0
+            assert pool.statistics().held_for == ""
+    assert 110 < seen[0][0] <= 120
+    assert seen[0][1] == "a rate limit"
+
+
+async def test_patience_has_an_end(autojump_clock) -> None:
+    began = trio.current_time()
+    async with (
+        fake_pool(
+            FakeConnector(lambda wire, request: wire.push(RATE)), limits=policy(refusal_patience=100)
+        ) as pool,
+        pool.conversation(model="m") as talk,
+    ):
+        with pytest.raises(RateLimitedError):
+            await talk.respond("hello")
+    assert 60 <= trio.current_time() - began <= 140
+
+
+async def test_what_cannot_pass_is_told_at_once(autojump_clock) -> None:
+    spent = error_frame("insufficient_quota", 429)
+    endpoint, failed = await hold(lambda e: spent, tasks=10, turns=1)
+    assert (failed, endpoint.requests) == (10, 10)
+
+
+async def test_retry_now_ends_the_wait(autojump_clock) -> None:
+    async with trio.open_nursery() as nursery:
+        endpoint = Endpoint(lambda e: OVERLOADED if e.now < 50 else None, nursery)
+        async with fake_pool(FakeConnector(endpoint.answer), limits=policy(refusal_patience=1000)) as pool:
+
+            async def lift() -> None:
+                await trio.sleep(50.01)
+                pool.retry_now()
+
+            nursery.start_soon(lift)
+            async with pool.conversation(model="m") as talk:
+                await talk.respond("hello")
+            assert endpoint.now < 52
+
+
+async def test_a_cancelled_turn_leaves_its_place(autojump_clock) -> None:
+    async with trio.open_nursery() as nursery:
+        endpoint = Endpoint(lambda e: OVERLOADED if e.now < 20 else None, nursery)
+        async with fake_pool(FakeConnector(endpoint.answer), limits=policy(refusal_patience=1000)) as pool:
+
+            async def leave(seconds: float) -> None:
+                with trio.move_on_after(seconds):
+                    async with pool.conversation(model="m") as talk:
+                        await talk.respond("hello")
+
+            async with trio.open_nursery() as agents:
+                for number in range(40):
+                    agents.start_soon(leave, 0.1 + number * 0.7)
+            assert pool.statistics().at_work == 0
+            async with pool.conversation(model="m") as talk:
+                assert (await talk.respond("hello")).status == "completed"

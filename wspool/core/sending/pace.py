@@ -1,0 +1,198 @@
+"""Pace: how many turns of a pool are at work at once, where refusals shall be waited out.
+
+An endpoint says how much it takes only by refusing more. What this module makes of that:
+
+* Each turn that the endpoint begins to answer is room for another, until it refuses one. Then as many are at
+  work as it was answering; near that, room grows slowly, and beyond it one is tried every now and then.
+* It refuses again although there are fewer: then it takes less than before, and room shrinks by a tenth each
+  time. So a limit that falls costs a few refusals, and none for each turn.
+* It refuses one after another, and answers none: then it is in trouble, and everybody waits. One turn at a
+  time tries, after a wait that doubles, and the first that is answered ends it.
+* What the server asks to wait is waited for, whatever else there is.
+
+Pure: it is told what happened and when, and asked who may begin.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import attrs
+
+from wspool.core.waits import MAX_RETRY_AFTER
+
+__all__ = ["CALM", "FIRST", "SHRINK", "TROUBLE", "Pace", "Ticket"]
+
+#: Turns at work to begin with; doubled in each round that all are answered. Few enough for any endpoint to
+#: refuse no more than these, enough for a fast one to be used from the start.
+FIRST: Final = 16
+
+#: What is left of the room after a refusal that comes though there is less at work than was answered before.
+SHRINK: Final = 0.9
+
+#: Turns that are answered at the known limit before one more is tried. One refusal in a hundred is what that
+#: may cost.
+CALM: Final = 100
+
+#: Refusals without an answer between them after which everybody waits.
+TROUBLE: Final = 3
+
+#: First and largest upper bound of the waits between tries then, in seconds.
+FIRST_WAIT: Final = 0.5
+LONGEST_WAIT: Final = 30.0
+
+
+@attrs.define(eq=False)
+class Ticket:
+    """One turn that is at work.
+
+    Attributes:
+        number: the order in which they began.
+        answered: True once the endpoint has begun to answer it.
+    """
+
+    number: int
+    answered: bool = False
+
+
+class Pace:
+    """The pace of one pool.
+
+    Args:
+        most: turns at work at most, whatever the endpoint takes.
+
+    Attributes:
+        room: turns that may be at work.
+        held_until: when the next may begin, in seconds on the pool's clock, as far as that is known.
+        troubled: True while the endpoint refuses everything.
+    """
+
+    def __init__(self, most: float = math.inf) -> None:
+        self.room = min(float(FIRST), most)
+        self.held_until = -math.inf
+        self._most = most
+        self._at_work: dict[Ticket, None] = {}
+        self._count = 0
+        #: What the endpoint is known to take, and up to where room may grow fast.
+        self._limit = most
+        self._fast_to = most
+        #: Turns answered at the limit since the last refusal, and how many more are tried next.
+        self._calm = 0
+        self._step = 1.0
+        #: Refusals since the last answer.
+        self._refusals = 0
+        #: How often room has shrunk with less than a round of answers between; how many turns had begun when
+        #: it did last, and how many were answered since.
+        self._waves = self._shrunk_at = self._since = 0
+        #: Tries that were refused while everything is; 0 where not everything is.
+        self._strikes = 0
+        self._try: Ticket | None = None
+
+    @property
+    def troubled(self) -> bool:
+        """Whether everything is refused."""
+        return self._strikes > 0
+
+    @property
+    def at_work(self) -> int:
+        """Turns at work."""
+        return len(self._at_work)
+
+    @property
+    def unanswered(self) -> list[Ticket]:
+        """Those that the endpoint has not begun to answer, as far as was told."""
+        return [ticket for ticket in self._at_work if not ticket.answered]
+
+    def lift(self) -> None:
+        """Whoever knows better says that nobody has to wait any more."""
+        self.held_until = -math.inf
+
+    def wait(self, now: float) -> float:
+        """Return how many seconds the next turn must wait: 0 for none, infinity until another has ended."""
+        if now < self.held_until:
+            return self.held_until - now
+        if self.troubled:
+            return 0.0 if self._try is None else math.inf
+        return 0.0 if len(self._at_work) < max(1, int(self.room)) else math.inf
+
+    def begin(self) -> Ticket:
+        """A turn begins."""
+        self._count += 1
+        ticket = Ticket(self._count)
+        self._at_work[ticket] = None
+        if self.troubled:
+            self._try = ticket
+        return ticket
+
+    def answered(self, ticket: Ticket) -> None:
+        """The endpoint has begun to answer it. Told twice is told once."""
+        if ticket.answered or ticket not in self._at_work:
+            return
+        ticket.answered = True
+        self._refusals = 0
+        self._since += 1
+        if self._since > self.room:
+            self._waves = 0
+        if self.troubled:
+            # Back to what it took before, and quickly, but not all at once.
+            self._strikes, self._try = 0, None
+            self._fast_to = min(max(self._fast_to, self.room), self._limit, self._most)
+            self.room = min(len(self._at_work) + 1.0, self._fast_to)
+        else:
+            self._grow()
+
+    def ended(self, ticket: Ticket) -> None:
+        """It is over, or was never sent; nothing was refused."""
+        self._at_work.pop(ticket, None)
+        if self._try is ticket:
+            self._try = None
+
+    def refused(self, ticket: Ticket, now: float, *, rate: bool, wait: float, jitter: float) -> None:
+        """The endpoint has refused it with what may pass.
+
+        Args:
+            ticket: the turn.
+            now: the time.
+            rate: True if that was too much at once, False if it is in trouble.
+            wait: seconds that it asked to wait, 0 for none.
+            jitter: a random number in [0, 1).
+        """
+        if self._at_work.pop(ticket, ticket) is ticket:
+            return  # it had ended
+        tried, self._try = self._try is ticket, None if self._try is ticket else self._try
+        before = sum(other.number < ticket.number for other in self._at_work)
+        self._refusals += 1
+        if wait > 0:
+            self.held_until = max(self.held_until, now + min(wait, MAX_RETRY_AFTER))
+        if tried or (not self.troubled and self._refusals >= TROUBLE and not (rate and before)):
+            self._strikes += 1
+            bound = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (self._strikes - 1))
+            self.held_until = max(self.held_until, now + bound * (1 + jitter) / 2)
+        elif rate and not self.troubled:
+            self._shrink(ticket, before)
+
+    def _shrink(self, ticket: Ticket, before: int) -> None:
+        """It takes no more than it was answering; less than that if it says so again."""
+        takes = float(before)
+        if ticket.number > self._shrunk_at:  # and did not begin when more was thought to be taken
+            takes *= SHRINK**self._waves
+            self._waves += 1
+            self._since = 0
+            self._shrunk_at = self._count
+        self.room = self._limit = self._fast_to = max(1.0, min(takes, self.room))
+        self._calm, self._step = 0, 1.0
+
+    def _grow(self) -> None:
+        if len(self._at_work) < int(self.room):
+            return  # what is not used says nothing about what may be
+        if self.room < self._fast_to:
+            self.room = min(self.room + 1.0, self._fast_to)
+        elif self.room < self._limit:
+            self.room = min(self.room + 1.0 / self.room, self._limit)
+        else:
+            self._calm += 1
+            # Where one more was taken, more may be: a round is enough to see that.
+            if self._calm >= (CALM if self._step == 1.0 else self.room):
+                self.room = self._limit = self._fast_to = min(self.room + self._step, self._most)
+                self._calm, self._step = 0, 2 * self._step
