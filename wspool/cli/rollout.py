@@ -54,6 +54,7 @@ def rollout(
     allow_mixed: opt.AllowMixed = False,
     checkpoint_turns: opt.CheckpointTurns = False,
     retries: opt.Retries = 2,
+    max_wait: opt.MaxWait = None,
     limit: opt.Limit = None,
     max_lifetime: opt.MaxLifetime = None,
     quiet: opt.Quiet = False,

@@ -17,6 +17,7 @@ __all__ = [
     "Local",
     "MaxConnections",
     "MaxLifetime",
+    "MaxWait",
     "ModelName",
     "Out",
     "ProviderName",
@@ -126,6 +127,15 @@ CheckpointTurns = Annotated[
         rich_help_panel=_STATE,
     ),
 ]
+MaxWait = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="Seconds that a turn waits while the endpoint is down or refuses everybody (overload, rate "
+        "limits); as long as it takes if not given.",
+        rich_help_panel=_ENDPOINT,
+    ),
+]
 Retries = Annotated[
     int,
     typer.Option(
@@ -171,6 +181,7 @@ class Given:
     allow_mixed: bool
     checkpoint_turns: bool
     retries: int
+    max_wait: float | None
     limit: int | None
     max_lifetime: float | None
     quiet: bool

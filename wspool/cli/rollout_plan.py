@@ -5,6 +5,7 @@ tasks go to the endpoint of the user, as they are.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from inspect import iscoroutinefunction
@@ -64,7 +65,15 @@ class Plan:
     def policy(self) -> wspool.PoolPolicy:
         """The policy of the pool."""
         most = self.given.max_connections or (self.given.concurrency if self.own else _BUNDLED_CONNECTIONS)
-        return wspool.PoolPolicy(max_size=most, min_idle=0, max_lifetime=self.given.max_lifetime)
+        patience = math.inf if self.given.max_wait is None else self.given.max_wait
+        return wspool.PoolPolicy(
+            max_size=most,
+            min_idle=0,
+            max_lifetime=self.given.max_lifetime,
+            # The endpoint's trouble is not the task's: it is waited out, also by agents of the user's.
+            refusal_patience=patience,
+            give_up_after=max(patience, 1.0),
+        )
 
     @property
     def resume(self) -> bool | None:

@@ -41,6 +41,11 @@ class Dialer:
         self._setup = setup
         self.road = road
 
+    @property
+    def transport(self) -> str:
+        """What new connections speak, "websocket" or "http"."""
+        return str(getattr(self._setup.connector, "transport", self.road.transport.value))
+
     async def dial(self, link: Link, nursery: trio.Nursery) -> Wire:
         """Open the wire of *link*, whose tasks live in *nursery*."""
         road, other = self.road, self._setup.fallback

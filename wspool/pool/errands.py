@@ -27,6 +27,7 @@ import trio
 
 from wspool.core.commands import Refuse, RefuseReason, WaiterId
 from wspool.core.lending.pool import PoolCore
+from wspool.core.policy import PoolPolicy
 from wspool.core.sending.pace import Pace, Ticket
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import PoolStatistics
@@ -88,6 +89,9 @@ class Errands:
         now: returns the pool's time, in seconds.
         post: goes to the endpoint by HTTP, as `Dialer.post`.
         changed: called when one has ended.
+        policy: the limits of the pool.
+
+    Attributes:
         pace: how many turns may be at work, where refusals are waited out.
     """
 
@@ -97,13 +101,13 @@ class Errands:
         now: Callable[[], float],
         post: Callable[[str, bytes], Awaitable[Answer]],
         changed: Callable[[], None],
-        pace: Pace | None = None,
+        policy: PoolPolicy,
     ) -> None:
         self._core = core
         self._now = now
         self._post = post
         self._changed = changed
-        self.pace = pace
+        self.pace = None if policy.refusal_patience is None else Pace()
         #: What the endpoint refused last, for who asks why nothing goes on.
         self._refused_for = "a rate limit"
         self._paced: dict[Ticket, Errand] = {}

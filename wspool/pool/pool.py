@@ -275,7 +275,7 @@ class Pool:
     @property
     def transport(self) -> str:
         """What new connections speak: "websocket", or "http" (see `open_pool(wire=, fallback=)`)."""
-        return self._shell.transport
+        return self._shell.dialer.transport
 
     def __repr__(self) -> str:
         s = self.statistics()

@@ -41,7 +41,6 @@ from wspool.core.failures import FailureKind
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.lending.trace import trace_core
 from wspool.core.sending.chain import Fields
-from wspool.core.sending.pace import Pace
 from wspool.core.sending.replay import ResendBudget, Resends
 from wspool.core.sending.takes import NotTaken, Takes
 from wspool.core.server_error import ServerError
@@ -121,8 +120,7 @@ class Shell:
         self.now = self._clock.now
         self.dialer = Dialer(setup, Road(self.announcer, self.now))
         self._timekeeper = Timekeeper(self.core, self._clock, self._perform)
-        pace = None if setup.policy.refusal_patience is None else Pace()
-        self.errands = Errands(self.core, self.now, self.dialer.post, self._tell_watchers, pace)
+        self.errands = Errands(self.core, self.now, self.dialer.post, self._tell_watchers, setup.policy)
         # Spreads retirements, dials and resends; nothing secret depends on it.
         self._random = random.Random()
 
@@ -196,11 +194,6 @@ class Shell:
         """Return the resends of a new turn."""
         policy = self.policy
         return Resends(policy.replay, policy.max_resends, self.budget, policy.refusal_patience)
-
-    @property
-    def transport(self) -> str:
-        """What new connections speak, "websocket" or "http"."""
-        return str(getattr(self._setup.connector, "transport", self.dialer.road.transport.value))
 
     def jitter(self) -> float:
         """Return a random number in [0, 1)."""

@@ -3,6 +3,7 @@
 Progress goes to standard error, so that standard output holds the summary alone. Rich is imported only when
 a terminal is there to draw on."""
 
+import time
 from collections.abc import Callable
 from typing import Final, TextIO
 
@@ -32,6 +33,12 @@ class Progress:
     draining: bool
     pool: PoolStatistics
 
+    @property
+    def _waiting(self) -> str:
+        if not self.pool.held:
+            return ""
+        return f"waiting for {self.pool.held_for} until {_clock(self.pool.held)}, "
+
     def __str__(self) -> str:
         left = self.total - self.finished
         eta = f"{self.seconds / self.finished * left:.0f} s" if self.finished else "?"
@@ -40,8 +47,14 @@ class Progress:
             f"{self.finished}/{self.total} done, {self.failed} failed, {self.in_flight} in flight, "
             f"{rate:.0f} turns/s, pool {self.pool.idle} idle {self.pool.leased} leased "
             f"{self.pool.dialing} dialing {self.pool.waiting} waiting, "
+            + self._waiting
             + ("finishing what runs (Ctrl-C again to stop now)" if self.draining else f"{eta} left")
         )
+
+
+def _clock(seconds: float) -> str:
+    """The time of day in so many seconds."""
+    return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
 
 
 async def show_progress(look: Callable[[], Progress], file: TextIO) -> None:
