@@ -269,7 +269,9 @@ class Pool:
         """Return a frozen snapshot; taking it changes nothing."""
         trust = self._shell.announcer.trust
         return attrs.evolve(
-            self._shell.errands.told(self._shell.core.statistics()), lenient=trust.lenient, rewritten=trust.rewritten
+            self._shell.errands.told(self._shell.core.statistics()),
+            lenient=trust.lenient,
+            rewritten=trust.rewritten,
         )
 
     @property
