@@ -465,12 +465,12 @@ async def test_f95_refused_for_good(make: Make, said: dict[str, Any], requests: 
 
 async def test_f95_refused_in_full_as_well(make: Make, autojump_clock) -> None:
     """F95: the request is refused in full as well -> `ResponseFailedError`: never more than one more send."""
-    fault = Fault("error", **BAD_REQUEST, code=None, message="Unsupported parameter: foo")
-    async with faulty(make, FaultRule(fault, body=lambda body: body.get("foo") == 1, times=None)) as scene:
+    fault = Fault("error", **BAD_REQUEST, code=None, message="Unsupported parameter: user")
+    async with faulty(make, FaultRule(fault, body=lambda body: body.get("user") == "u", times=None)) as scene:
         async with scene.pool.conversation(model="m") as conversation:
             (await scene.ask("one", conversation=conversation)).assert_answer("one")
             for sent in (3, 4):
-                story = await scene.ask("two", conversation=conversation, foo=1)
+                story = await scene.ask("two", conversation=conversation, user="u")
                 story.assert_failed(wspool.ResponseFailedError, None)
                 assert sent == len(scene.ledger)
             (await scene.ask("three", conversation=conversation)).assert_answer("three")

@@ -270,6 +270,6 @@ def test_the_store_is_bounded() -> None:
     store = Store(2)
     one = Remembered(response_id="1", context=(), known=NOTHING, digest=hashlib.sha256(), tokens=0)
     for name in "123":
-        store.put(attrs.evolve(one, response_id=name))
+        store.put(attrs.evolve(one, response_id=name), {})
 
     assert (len(store), store.get("1")) == (2, None)

@@ -22,7 +22,7 @@ import attrs
 
 from wspool.server.models import TurnError
 
-__all__ = ["Admission", "Headers", "is_loopback", "not_authorized"]
+__all__ = ["Admission", "Headers", "is_loopback", "is_preflight", "not_authorized"]
 
 #: Header fields of a request, names in lower case.
 Headers = Iterable[tuple[bytes, bytes]]
@@ -53,7 +53,7 @@ class Admission:
         """Why a request is turned down, or None. Every request is asked about, not only the first."""
         fields = [(name, value.decode("latin-1").strip()) for name, value in headers]
         if self.api_key is not None:
-            if _is_preflight(method, fields) or _shows(self.api_key, fields):
+            if is_preflight(method, headers) or _shows(self.api_key, fields):
                 return None
             return not_authorized()
         return _misplaced(fields) if self.names_checked else None
@@ -80,8 +80,9 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def _is_preflight(method: bytes, fields: Iterable[tuple[bytes, str]]) -> bool:
-    return method == b"OPTIONS" and any(name == b"access-control-request-method" for name, _ in fields)
+def is_preflight(method: bytes, headers: Headers) -> bool:
+    """Whether a browser asks what a page may ask. Source: the Fetch standard, 3.3."""
+    return method == b"OPTIONS" and any(name == b"access-control-request-method" for name, _ in headers)
 
 
 def _shows(key: str, fields: Iterable[tuple[bytes, str]]) -> bool:

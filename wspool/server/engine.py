@@ -28,7 +28,9 @@ from wspool.server.protocol.compaction import compact_threshold, compaction_item
 from wspool.server.protocol.create import Create, TurnCut
 from wspool.server.protocol.grammar import INTERNAL_ERROR, TERMINAL, Event, Plan, finished_items
 from wspool.server.protocol.history import NOTHING
+from wspool.server.protocol.items import resolved
 from wspool.server.protocol.profiles import ServerProfile
+from wspool.server.protocol.requests import check_create
 from wspool.server.protocol.response import usage_of
 from wspool.server.protocol.steering import pending, required_input, returned
 from wspool.server.steered import may_end, successor_of, take_steer
@@ -87,6 +89,7 @@ class Engine:
         self._responses = itertools.count(1)
         self._order = itertools.count(1)
         self._steers = itertools.count(1)
+        self._requests = itertools.count(1)
         self._running: dict[str, Create] = {}
         self._opened_at = trio.current_time()
 
@@ -190,6 +193,7 @@ class Engine:
         if before is not None:
             await before(event)
         if kind in TERMINAL:
+            create.object = event["response"]
             self.settle(create, _OUTCOMES[kind], plan.turn.error)
             if create.steers and plan.turn.status != "failed":
                 if required_input(plan.items):
@@ -226,15 +230,16 @@ class Engine:
             else:
                 return _Refusal(not_found(parent_id, self.profile.not_found_status))
 
-        given: str | list[Item] = body.get("input") or ""
-        new = (user_message(given) if given else []) if isinstance(given, str) else given
+        new = self._given(body, memory)
+        if isinstance(new, TurnError):
+            return _Refusal(new)
         create.input_items = len(new)
         steers = memory.waiting_steers.get(parent_id or "", [])
         new = [*(item for steer in steers for item in steer.items), *new]
         known = parent.known if parent else NOTHING
         stored = body.get("store") is not False and self.profile.keeps_stored
         create.known, problem = known.judge(new, unpacked(new), stored=stored, lenient=self._lenient)
-        create.context = (*(parent.context if parent else ()), *new)
+        create.context, create.given = (*(parent.context if parent else ()), *new), tuple(new)
         digest: Digest = parent.digest.copy() if parent else hashlib.sha256()
         create.tokens = (parent.tokens if parent else 0) + extend_digest(digest, new) // CHARACTERS_PER_TOKEN
         create.digest = digest
@@ -286,23 +291,67 @@ class Engine:
             known=create.known.after(items),
             digest=digest,
             tokens=said if compacted else create.tokens + said,
+            given=create.given,
+            output=tuple(items),
         )
         return remembered, said
 
     def compact(self, body: Item) -> Item | TurnError:
         """Pack a conversation into one item, outside of any turn. Returns the answer, or the refusal."""
+        found = self._whole(body)
+        if isinstance(found, TurnError):
+            return found
+        return compaction_object(unpacked(found[0]), self._next_id(), self._created_at())
+
+    def count(self, body: Item) -> Item | TurnError:
+        """How many tokens of input a turn would have that is not taken. The answer, or the refusal."""
+        found = self._whole(body)
+        if isinstance(found, TurnError):
+            return found
+        return {"object": "response.input_tokens", "input_tokens": found[1]}
+
+    def _whole(self, body: Item) -> tuple[Sequence[Item], int] | TurnError:
+        """The conversation that *body* stands for outside of any connection, and its tokens."""
         parent_id: str | None = body.get("previous_response_id")
         parent = None if parent_id is None else self.store.get(parent_id)
         if parent_id is not None and parent is None:
             return not_found(parent_id, self.profile.not_found_status)
-        given: str | list[Item] = body.get("input") or []
-        new = user_message(given) if isinstance(given, str) else given
+        new = self._given(body, None)
+        if isinstance(new, TurnError):
+            return new
         before = parent.known if parent else NOTHING
         _, problem = before.judge(new, unpacked(new), stored=True, lenient=self._lenient, ends=False)
         if problem is not None:
             return problem
-        context = unpacked((*(parent.context if parent else ()), *new))
-        return compaction_object(context, self._next_id(), self._created_at())
+        tokens = extend_digest(hashlib.sha256(), new) // CHARACTERS_PER_TOKEN
+        if parent is None:
+            return new, tokens
+        return (*parent.context, *new), parent.tokens + tokens
+
+    def _given(self, body: Item, memory: ConnectionMemory | None) -> list[Item] | TurnError:
+        """The input of *body* as items, without references; or the refusal of one to nothing."""
+        given: str | list[Item] = body.get("input") or ""
+        if isinstance(given, str):
+            return user_message(given) if given else []
+
+        def find(name: str) -> Item | None:
+            found = None if memory is None else memory.item(name)
+            return self.store.item(name) if found is None else found
+
+        return resolved(given, find)
+
+    def check(self, body: Item, *, needs_model: bool = True) -> None:
+        """Look at the fields of a request.
+
+        Raises:
+          RequestError: they are not as the provider wants them, or not as they have to be to be worked with.
+        """
+        lenient = self._lenient or not self.profile.checks_fields
+        check_create(body, lenient=lenient, needs_model=needs_model)
+
+    def request_id(self) -> str:
+        """A new id for a request or an upgrade, which goes into `x-request-id`."""
+        return f"req_{next(self._requests):032x}"
 
     def _next_id(self) -> str:
         return f"{self._id_prefix}{next(self._responses):06}"
@@ -329,7 +378,7 @@ class Engine:
             else:
                 memory.latest.pop(lane, None)
             if stored and self.profile.keeps_stored:
-                self.store.put(create.outcome)
+                self.store.put(create.outcome, create.object or {})
         elif outcome in ("failed", "rejected") and parent_was_latest and self.profile.evicts_on_failure:
             memory.evict(lane, str(parent_id))
         self._ledger.write(entry_of(create, outcome, error, ended=self._now()))

@@ -14,7 +14,7 @@ import h11
 
 from wspool.server.models import TurnError
 
-__all__ = ["Rejection", "compact_path", "header", "is_upgrade", "response_head", "responses_path"]
+__all__ = ["Rejection", "header", "is_upgrade", "response_head", "responses_path"]
 
 
 @attrs.frozen(kw_only=True)
@@ -50,11 +50,6 @@ def responses_path(request: h11.Request) -> bool:
     return request.target.decode("ascii").partition("?")[0].endswith(_SUFFIX)
 
 
-def compact_path(request: h11.Request) -> bool:
-    """Whether the request is to compact a conversation."""
-    return request.target.decode("ascii").partition("?")[0].endswith(_SUFFIX + "/compact")
-
-
 def header(request: h11.Request, name: bytes) -> str:
     """One header, its name in lower case; empty if it is missing."""
     for key, value in request.headers:
@@ -68,7 +63,7 @@ def is_upgrade(request: h11.Request) -> bool:
     return header(request, b"upgrade").lower() == "websocket"
 
 
-def response_head(rejection: Rejection) -> bytes:
+def response_head(rejection: Rejection, request_id: str) -> bytes:
     """The bytes of a rejection with an HTTP status; the connection ends after it."""
     status = rejection.status or 500
     try:
@@ -77,5 +72,6 @@ def response_head(rejection: Rejection) -> bytes:
         phrase = "Unknown"
     lines = [f"HTTP/1.1 {status} {phrase}"]
     lines += [f"{name}: {value}" for name, value in rejection.headers.items()]
-    lines += [f"Content-Length: {len(rejection.body)}", "Connection: close", "", ""]
+    lines += [f"x-request-id: {request_id}", f"Content-Length: {len(rejection.body)}"]
+    lines += ["Connection: close", "", ""]
     return "\r\n".join(lines).encode("latin-1") + rejection.body

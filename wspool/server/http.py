@@ -1,5 +1,5 @@
-"""The HTTP door: `POST /v1/responses`, answered with server-sent events or one JSON body, and
-`POST /v1/responses/compact`.
+"""The HTTP door: `POST /v1/responses`, answered with server-sent events or one JSON body, and what is beside
+it (`routes`).
 
 The same engine, model and grammar as over WebSocket, without what belongs to a connection: there are no lanes
 and no warm-up, and only a stored response can be continued.
@@ -13,14 +13,16 @@ from typing import Final
 import h11
 import trio
 
-from wspool.server.admission import Admission
+from wspool.server.admission import Admission, is_preflight
+from wspool.server.cross_origin import cross_origin_headers
+from wspool.server.decoding import decoded
 from wspool.server.engine import Engine
-from wspool.server.handshake import compact_path, responses_path
 from wspool.server.intake import Intake
 from wspool.server.models import Item, TurnError
 from wspool.server.protocol.cache import ConnectionMemory
 from wspool.server.protocol.grammar import TERMINAL, Event
-from wspool.server.protocol.requests import RequestError, check_create, invalid_request, parse
+from wspool.server.protocol.requests import RequestError, parse
+from wspool.server.routes import Route, route_of
 
 __all__ = ["HttpExchange"]
 
@@ -50,6 +52,8 @@ class HttpExchange:
         self._engine = engine
         self._memory = memory
         self._admission = admission
+        self._bare = False
+        self._headers: dict[str, str] = {}
 
     async def run(self, request: h11.Request) -> None:
         """Answer *request*, and all that follow on this connection.
@@ -65,6 +69,7 @@ class HttpExchange:
             try:
                 following = await self._intake.head()
             except RequestError as refused:
+                self._headers = {"x-request-id": self._engine.request_id()}
                 await self._send_error(refused.error)
                 return
             if following is None:
@@ -73,34 +78,53 @@ class HttpExchange:
 
     async def _answer(self, request: h11.Request) -> None:
         unwanted = self._admission.refusal(request.method, request.headers)
+        self._begin(request, admitted=unwanted is None or self._admission.api_key is not None)
+        route, method = route_of(request.target.decode("ascii")), request.method.decode("ascii")
+        limit = self._engine.profile.max_message if unwanted is None and route.has_body else _UNWANTED
         try:
-            body = await self._intake.body(
-                _UNWANTED if unwanted else self._engine.profile.max_message, self._send
-            )
+            body = await self._intake.body(limit, self._send)
         except RequestError as refused:
             await self._send_error(unwanted or refused.error)
             return
+        if unwanted is None and is_preflight(request.method, request.headers):
+            await self.send_head(204, {})
+            await self.send_end()
+            return
         try:
-            if unwanted is not None:
-                raise RequestError(unwanted)
-            self._check_head(request)
-            create_body = parse(body)
-            check_create(create_body)
+            if (problem := unwanted or route.misuse(method)) is not None:
+                raise RequestError(problem)
+            content = self._content(request, route, body) if route.has_body else {}
         except RequestError as refused:
             await self._send_error(refused.error)
             return
-        if compact_path(request):
-            compacted = self._engine.compact(create_body)
-            if isinstance(compacted, TurnError):
-                await self._send_error(compacted)
-            else:
-                await self.send_json(200, compacted)
+        if route.is_turn:
+            await self._take_turn(content)
             return
-        create = self._engine.receive(create_body, self._memory, transport="http")
-        if create_body.get("stream") is True:
+        answer = route.answer(self._engine, method, content)
+        if isinstance(answer, TurnError):
+            await self._send_error(answer)
+        else:
+            await self.send_json(200, answer)
+
+    def _begin(self, request: h11.Request, *, admitted: bool) -> None:
+        """Set what goes with every answer to *request*."""
+        self._bare = request.method == b"HEAD"
+        self._headers = {"x-request-id": self._engine.request_id()}
+        if admitted:
+            self._headers |= cross_origin_headers(request.method, request.headers)
+
+    def _content(self, request: h11.Request, route: Route, body: bytes) -> Item:
+        codings = [value.decode("latin-1") for name, value in request.headers if name == b"content-encoding"]
+        content = parse(decoded(body, codings, self._engine.profile.max_message) if codings else body)
+        self._engine.check(content, needs_model=route.kind != "count")
+        return content
+
+    async def _take_turn(self, body: Item) -> None:
+        create = self._engine.receive(body, self._memory, transport="http")
+        if body.get("stream") is True:
             sse = _EventStream(self)
-            refused_by_engine = await self._engine.perform(create, sse.send)
-            if refused_by_engine is None or sse.begun:
+            refused = await self._engine.perform(create, sse.send)
+            if refused is None or sse.begun:
                 await sse.end()
         else:
             last: list[Item] = []
@@ -110,36 +134,13 @@ class HttpExchange:
                     last.append(event["response"])
                 await trio.lowlevel.checkpoint()
 
-            refused_by_engine = await self._engine.perform(create, keep)
-            if refused_by_engine is None:
+            refused = await self._engine.perform(create, keep)
+            if refused is None:
                 await self.send_json(200, last[0])
         # What is not stored is forgotten: HTTP has no memory of a connection.
         self._memory.latest.clear()
-        if refused_by_engine is not None and self._http.our_state is h11.SEND_RESPONSE:
-            await self._send_error(refused_by_engine)
-
-    def _check_head(self, request: h11.Request) -> None:
-        if not (responses_path(request) or compact_path(request)):
-            raise RequestError(invalid_request("Invalid URL.", status=404))
-        if request.method == b"GET":
-            raise RequestError(
-                TurnError(
-                    type="invalid_request_error",
-                    code="websocket_upgrade_required",
-                    message="This endpoint answers GET only as a WebSocket upgrade.",
-                    status=426,
-                    headers={"Upgrade": "websocket"},
-                )
-            )
-        if request.method != b"POST":
-            raise RequestError(
-                TurnError(
-                    type="invalid_request_error",
-                    message="Not allowed to use this method.",
-                    status=405,
-                    headers={"Allow": "POST"},
-                )
-            )
+        if refused is not None and self._http.our_state is h11.SEND_RESPONSE:
+            await self._send_error(refused)
 
     async def _send_error(self, error: TurnError) -> None:
         _logger.info("refused: %d %s", error.status, error.message)
@@ -152,12 +153,14 @@ class HttpExchange:
         await self.send_head(
             status, {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}
         )
-        await self._send(h11.Data(data=data))
+        if not self._bare:
+            await self._send(h11.Data(data=data))
         await self._send(h11.EndOfMessage())
 
     async def send_head(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the head of a response."""
-        await self._send(h11.Response(status_code=status, headers=list(headers.items())))
+        every = {**headers, **self._headers}
+        await self._send(h11.Response(status_code=status, headers=list(every.items())))
 
     async def send_data(self, data: bytes) -> None:
         """Send a part of a body."""

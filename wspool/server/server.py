@@ -209,7 +209,7 @@ class Server:
         try:
             request = await intake.head()
         except RequestError as refused:
-            await stream.send_all(response_head(Rejection.of(refused.error)))
+            await stream.send_all(response_head(Rejection.of(refused.error), self._engine.request_id()))
             await _linger(stream)
             return
         if request is None:
@@ -236,7 +236,7 @@ class Server:
                 await _ignore(stream)
                 return
             if rejection.status != 101:
-                await stream.send_all(response_head(rejection))
+                await stream.send_all(response_head(rejection, self._engine.request_id()))
                 return
         # Counted from here, so that handshakes that come together do not all find the last place free.
         self._taken += rejection is None
@@ -275,6 +275,7 @@ class Server:
             if isinstance(step, Handshake)
             for header in step.headers
         ]
+        headers.append((b"x-request-id", self._engine.request_id().encode("ascii")))
         websocket: WebSocketConnection | None = None
         try:
             async with trio.open_nursery() as nursery:

@@ -28,7 +28,6 @@ from wspool.server.protocol.create import Create, TurnCut
 from wspool.server.protocol.grammar import Event, error_frame
 from wspool.server.protocol.requests import (
     RequestError,
-    check_create,
     check_lane,
     invalid_request,
     is_warm_up,
@@ -167,7 +166,7 @@ class Session:
         try:
             if self._profile.lane_names:
                 lane = check_lane(body.get("stream_id"), self._memory.names, self._profile.lane_names)
-            check_create(body)
+            self._engine.check(body)
             self._check_model(body)
         except RequestError as refused:
             problem = refused.error

@@ -33,6 +33,10 @@ class Create:
     """Of what the model saw."""
     context: tuple[Item, ...] = ()
     """What the model saw."""
+    given: tuple[Item, ...] = ()
+    """What the request brought of it."""
+    object: Item | None = None
+    """The response, as it ended."""
     outcome: Remembered | None = None
     """What will be remembered if it ends well."""
     response_id: str | None = None

@@ -1,10 +1,12 @@
 """Input items, spelt out: as a model sees them, and as the API gives them back."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from wspool.server.models import Item, is_array, is_object
+from wspool.server.models import Item, TurnError, is_array, is_object
+from wspool.server.protocol.fields import invalid_request
 
-__all__ = ["as_resource", "in_full"]
+__all__ = ["as_resource", "in_full", "resolved"]
 
 # What a part is filled up with when the API gives it back. Source: the content types of openai-python 3.57.
 _PARTS: Final[dict[str, Item]] = {
@@ -36,6 +38,23 @@ def in_full(item: Item) -> Item:
         part = "output_text" if role == "assistant" else "input_text"
         item = item | {"content": [{"type": part, "text": content}]}
     return item
+
+
+def resolved(items: Sequence[Item], find: Callable[[str], Item | None]) -> list[Item] | TurnError:
+    """*items* with what they refer to in the place of each reference; or the refusal of one to nothing.
+
+    Args:
+      find: the item with an id, or None.
+    """
+    found: list[Item] = []
+    for item in items:
+        if item.get("type") != "item_reference" or not isinstance(name := item.get("id"), str):
+            found.append(item)
+        elif (referred := find(name)) is not None:
+            found.append(referred)
+        else:
+            return invalid_request(f"Item with id '{name}' not found.", param="input", status=404)
+    return found
 
 
 def as_resource(item: Item, number: str) -> Item:

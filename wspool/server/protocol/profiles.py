@@ -87,6 +87,8 @@ class ServerProfile:
     """How the names of the models begin that can be steered; none if there are none."""
     steer_ends: Literal["incomplete", "completed"] = "incomplete"
     """How a steered response ends: cut at the end of an item, or when the model has finished."""
+    checks_fields: bool = True
+    """A request with an unknown field, a wrong type or a value out of range is refused."""
     error_status: bool = True
     """Error frames carry the HTTP `status`."""
     close_after_error: int | None = None
@@ -139,18 +141,27 @@ LOCALAI: Final = ServerProfile(
     remembers_unstored=False,
     evicts_on_failure=False,
     busy="reject",
+    checks_fields=False,
     error_status=False,
 )
 
 #: Source: LiteLLM's `responses/streaming_iterator.py`, managed mode: a session of an hour, closed with 1000.
 LITELLM: Final = ServerProfile(
-    name="litellm", limit_mode="silent_close", evicts_on_failure=False, error_status=False
+    name="litellm",
+    limit_mode="silent_close",
+    evicts_on_failure=False,
+    checks_fields=False,
+    error_status=False,
 )
 
 #: Source: LiteLLM's proxy in front of OpenAI or Azure: it upgrades first and judges afterwards, and keeps the
 #: model of the first frame whatever later ones say.
 LITELLM_NATIVE: Final = ServerProfile(
-    name="litellm-native", accepts_first=True, one_model="overwrite", limit_mode="silent_close"
+    name="litellm-native",
+    accepts_first=True,
+    one_model="overwrite",
+    limit_mode="silent_close",
+    checks_fields=False,
 )
 
 #: Source: vLLM's `responses/websocket.py`: 404 for a lost parent, only the last response is continued even if
@@ -162,6 +173,7 @@ VLLM: Final = ServerProfile(
     not_found_status=404,
     keeps_stored=False,
     bare_warm_up=True,
+    checks_fields=False,
     busy_code="concurrent_request",
 )
 

@@ -1,8 +1,8 @@
 """Requests: from bytes off the wire to a body that is safe to work with, or to the error that the client
 gets.
 
-Pure. Whatever gets past this module has the shapes that the rest of the server relies on; nothing else is
-checked, as an unknown field is no error.
+Pure. Whatever gets past this module has the shapes that the rest of the server relies on. Whether all of it
+is as the provider wants it is asked on top of that (`protocol.fields`), unless the server is lenient.
 """
 
 import json
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 from wspool.server.models import Item, TurnError, is_array, is_object
+from wspool.server.protocol.fields import invalid_request, refusal_of
 
 __all__ = ["RequestError", "check_create", "check_lane", "invalid_request", "is_warm_up", "parse"]
 
@@ -27,13 +28,6 @@ class RequestError(Exception):
     def __init__(self, error: TurnError) -> None:
         super().__init__(error.message)
         self.error = error
-
-
-def invalid_request(
-    message: str, *, code: str | None = None, param: str | None = None, status: int = 400
-) -> TurnError:
-    """An `invalid_request_error`."""
-    return TurnError(type="invalid_request_error", code=code, message=message, param=param, status=status)
 
 
 def parse(text: str | bytes) -> Item:
@@ -77,13 +71,17 @@ _SHAPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
 }
 
 
-def check_create(body: Item) -> None:
+def check_create(body: Item, *, lenient: bool = False, needs_model: bool = True) -> None:
     """Check the fields of a request that the server works with.
+
+    Args:
+      lenient: take what a provider refuses, as long as it can be worked with.
+      needs_model: it must name one.
 
     Raises:
       RequestError: one is missing or has the wrong shape, or asks for what this mode does not offer.
     """
-    if not isinstance(body.get("model"), str):
+    if needs_model and not isinstance(body.get("model"), str):
         raise RequestError(
             invalid_request(
                 "Missing required parameter: 'model'.", code="missing_required_parameter", param="model"
@@ -101,6 +99,8 @@ def check_create(body: Item) -> None:
                     raise _wrong_type(f"{field}[{number}]", "an object")
                 if field == "input":
                     _check_content(element, f"input[{number}].content")
+    if not lenient and (problem := refusal_of(body)) is not None:
+        raise RequestError(problem)
     if body.get("background"):
         raise RequestError(
             invalid_request("Background mode is not supported on this connection.", param="background")

@@ -1,5 +1,7 @@
 """The weight of what is stored: bytes of JSON, each item counted once however many responses hold it.
 
+What has an id can be found by it.
+
 A response holds the items of all before it, so what it costs has little to do with what it says.
 """
 
@@ -22,13 +24,18 @@ class Weight:
         self.bytes = 0
         # By the identity of an item that is held: how often, and its size.
         self._held: dict[int, tuple[int, int]] = {}
+        # By its id, and then by its identity, as the same item may have come twice.
+        self._named: dict[str, dict[int, Item]] = {}
 
     def hold(self, items: Iterable[Item]) -> None:
         """Add the items of a response. They have to live until they are let go."""
         for item in items:
             times, size = self._held.get(id(item)) or (0, len(json.dumps(item, separators=(",", ":"))))
             self._held[id(item)] = times + 1, size
-            self.bytes += size if not times else 0
+            if not times:
+                self.bytes += size
+                if isinstance(name := item.get("id"), str):
+                    self._named.setdefault(name, {})[id(item)] = item
 
     def let_go(self, items: Iterable[Item]) -> None:
         """Take the items of a response away again."""
@@ -36,5 +43,14 @@ class Weight:
             times, size = self._held.pop(id(item))
             if times > 1:
                 self._held[id(item)] = times - 1, size
-            else:
-                self.bytes -= size
+                continue
+            self.bytes -= size
+            if isinstance(name := item.get("id"), str):
+                same = self._named[name]
+                del same[id(item)]
+                if not same:
+                    del self._named[name]
+
+    def item(self, name: str) -> Item | None:
+        """One that is held and has the id *name*, or None."""
+        return next(iter(self._named.get(name, {}).values()), None)
