@@ -13,6 +13,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests import judge
+
 # Explaining a failure reruns it hundreds of times; the shrunk example says enough.
 _PHASES = tuple(phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain)
 _SLOW = [hypothesis.HealthCheck.too_slow]
@@ -34,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Load the chosen profile before any test is collected."""
     hypothesis.settings.load_profile(config.getoption("--profile"))
+    judge.start()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,3 +77,6 @@ def pytest_runtest_teardown() -> Generator[None, None, None]:
             logger.propagate = True
             logger.setLevel(logging.NOTSET)
             assert not changed, f"this test has left {name!r} with a level, or without its parents"
+    problems = judge.PROBLEMS[:]
+    judge.PROBLEMS.clear()
+    assert not problems, f"the server sent what is against the specification: {problems[0]}"

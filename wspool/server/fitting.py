@@ -196,7 +196,9 @@ def _joined(one: Any, other: Any) -> Any:
 
 
 def _together(one: Any, other: Any) -> Any:
-    return list(dict.fromkeys([*one, *other])) if is_array(one) and is_array(other) else one
+    if not (is_array(one) and is_array(other)):
+        return one
+    return list(dict.fromkeys(str(name) for name in (*one, *other)))
 
 
 def _type_of(schema: Item, depth: int) -> str:

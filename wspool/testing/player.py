@@ -26,6 +26,7 @@ from wspool.server.protocol.create import Create, TurnCut
 from wspool.server.protocol.grammar import Event
 from wspool.server.protocol.profiles import OPENAI
 from wspool.server.protocol.requests import invalid_request
+from wspool.server.protocol.response import response_object, usage_of
 from wspool.testing.cassette import Cassette, Exchange, MismatchError
 from wspool.testing.meaning import Meaning, items_of, sendable
 from wspool.testing.redaction import Redaction
@@ -39,6 +40,9 @@ _PROFILE: Final = attrs.evolve(OPENAI, name="cassette", lifetime=float("inf"), m
 _OURS: Final = frozenset(
     {"background", "input", "previous_response_id", "stream", "stream_id", "stream_options", "type"}
 )
+
+#: When a warm-up is said to have been, in Unix time: it is the same in each replay.
+_RECORDED_AT: Final = 1_795_000_000
 
 #: The conversation before a request that continues none.
 _NEW: Final[Sequence[Item]] = ()
@@ -167,19 +171,19 @@ class Player(Engine):
     def _warm_up(self, body: Mapping[str, Any]) -> Exchange:
         parent = body.get("previous_response_id")
         self._warm_ups += 1
-        response: dict[str, Any] = {
-            "id": f"resp_warm_up_{self._warm_ups}",
-            "object": "response",
-            "model": body.get("model"),
-            "previous_response_id": parent,
-            "output": [],
-        }
+        response_id = f"resp_warm_up_{self._warm_ups}"
         answer = Exchange.of(body, _NEW if parent is None else self._contexts.get(parent))
         for number, status in enumerate(("in_progress", "completed")):
             kind = "response.completed" if number else "response.created"
-            told = {"type": kind, "sequence_number": number, "response": response | {"status": status}}
-            answer.events.append(told)
-        self._contexts[response["id"]] = answer.context
+            response = response_object(
+                response_id=response_id,
+                body=body,
+                status=status,
+                created_at=_RECORDED_AT,
+                usage=usage_of(0, 0, 0) if number else None,
+            )
+            answer.events.append({"type": kind, "sequence_number": number, "response": response})
+        self._contexts[response_id] = answer.context
         return answer
 
 

@@ -115,10 +115,13 @@ def usage_of(tokens: int, said: int, cached: int) -> Item:
 
 
 def _whole(given: Any, default: Any) -> Any:
-    # The fields of a setting that were left out are as they are by default.
-    if not (is_object(given) and is_object(default)):
-        return given
-    return default | {key: value for key, value in given.items() if value is not None}
+    """A setting as it counts: what was left out, or cannot be meant, is as it is by default."""
+    if is_object(default):
+        parts: Item = given if is_object(given) else {}
+        return default | {key: value for key, value in parts.items() if value is not None}
+    if isinstance(default, float | int):
+        return given if isinstance(given, float | int) else default
+    return given if default is None or isinstance(given, str) else default
 
 
 def _tool(tool: Item) -> Item:
