@@ -53,6 +53,13 @@ def test_the_choice_counts(choice: object, name: str | None) -> None:
     assert name == said([QUESTION], [WEATHER, SQL], tool_choice=choice).get("name")
 
 
+def test_a_tool_that_may_take_its_time_keeps_nobody_waiting() -> None:
+    request = ModelRequest(context=[QUESTION], tools=[WEATHER | {"async": True}])
+    call, answer = EchoModel().respond(request).output
+
+    assert ("weather", "Is it nice in Paris?") == (call["name"], text_of(answer))
+
+
 def test_a_custom_tool_gets_the_text() -> None:
     assert {"type": "custom_tool_call", "name": "sql", "input": "Is it nice in Paris?"} == said(
         [QUESTION], [SQL]

@@ -20,6 +20,7 @@ from wspool.server.faults.script import (
 from wspool.server.handshake import Rejection as Rejection
 from wspool.server.ledger import Entry as Entry, Outcome as Outcome, context_digest as context_digest
 from wspool.server.models import (
+    AgentTurn as AgentTurn,
     Item as Item,
     Model as Model,
     ModelRequest as ModelRequest,
@@ -71,6 +72,7 @@ __all__ = [
     "VERCEL",
     "VLLM",
     "XAI",
+    "AgentTurn",
     "EchoModel",
     "Entry",
     "Event",

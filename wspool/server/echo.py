@@ -1,7 +1,7 @@
 """The echo: a model for strangers, who expect of any model that it answers, calls tools and fills in forms.
 
 1. Who offers a tool gets a call of it, the first one or the one that `tool_choice` names, once after each
-   message of the user. Its arguments fit its schema.
+   message of the user. Its arguments fit its schema. If the tool is `async`, an answer follows at once.
 2. Who asks for JSON gets JSON that fits the schema.
 3. Everybody else, and who brings the output of a call, gets back what was said last.
 """
@@ -32,7 +32,9 @@ class EchoModel:
         """Echo; an empty conversation is answered with an empty message."""
         said, answered = _last_said(request.context)
         if not answered and (tool := _wanted_tool(request)) is not None:
-            return ModelTurn(output=[_call(tool, said)])
+            # A tool that may take its time keeps nobody waiting.
+            meanwhile = [message(said)] if tool.get("async") is True else []
+            return ModelTurn(output=[_call(tool, said), *meanwhile])
         return ModelTurn(output=[message(_in_form(request.body.get("text"), said))])
 
 

@@ -26,9 +26,9 @@ from wspool.server.models import Item, Model, ModelRequest, ModelTurn, TurnError
 from wspool.server.protocol.cache import ConnectionMemory, Remembered, Store, not_found
 from wspool.server.protocol.compaction import compact_threshold, compaction_item, compaction_object, unpacked
 from wspool.server.protocol.create import Create, TurnCut
-from wspool.server.protocol.grammar import INTERNAL_ERROR, TERMINAL, Event, Plan, finished_items
+from wspool.server.protocol.grammar import INTERNAL_ERROR, Event, Plan, finished_items, is_end
 from wspool.server.protocol.history import NOTHING
-from wspool.server.protocol.items import resolved
+from wspool.server.protocol.items import marked, resolved
 from wspool.server.protocol.profiles import ServerProfile
 from wspool.server.protocol.requests import check_create
 from wspool.server.protocol.response import usage_of
@@ -165,7 +165,9 @@ class Engine:
             if bare and kind == "response.in_progress":
                 continue
             await self._tell(create, plan, event, send, before)
-            if kind == "response.in_progress" and plan.turn.delay > 0:
+            if "agent" in event:
+                pass  # of somebody whose life within the response changes nothing about it
+            elif kind == "response.in_progress" and plan.turn.delay > 0:
                 await trio.sleep(plan.turn.delay)
             elif self._delay_per_token > 0 and kind.endswith(".delta"):
                 await trio.sleep(self._delay_per_token)
@@ -192,7 +194,7 @@ class Engine:
         create.told += 1
         if before is not None:
             await before(event)
-        if kind in TERMINAL:
+        if is_end(event):
             create.object = event["response"]
             self.settle(create, _OUTCOMES[kind], plan.turn.error)
             if create.steers and plan.turn.status != "failed":
@@ -264,7 +266,9 @@ class Engine:
             turn = attrs.evolve(turn, output=[compaction_item(create.context), *turn.output])
         response_id = create.response_id = self._next_id() if create.given_id is None else create.given_id
         items = finished_items(
-            turn.output, response_id, status="incomplete" if turn.status == "incomplete" else "completed"
+            marked(turn.output, body.get("tools") or ()),
+            response_id,
+            status="incomplete" if turn.status == "incomplete" else "completed",
         )
         create.outcome, said = self._outcome(create, response_id, items)
         cached = parent.tokens if parent and create.parent_from != "store" else 0

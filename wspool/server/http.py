@@ -20,7 +20,7 @@ from wspool.server.engine import Engine
 from wspool.server.intake import Intake
 from wspool.server.models import Item, TurnError
 from wspool.server.protocol.cache import ConnectionMemory
-from wspool.server.protocol.grammar import TERMINAL, Event
+from wspool.server.protocol.grammar import Event, is_end
 from wspool.server.protocol.requests import RequestError, parse
 from wspool.server.routes import Route, route_of
 
@@ -130,7 +130,7 @@ class HttpExchange:
             last: list[Item] = []
 
             async def keep(event: Event) -> None:
-                if event["type"] in TERMINAL:
+                if is_end(event):
                     last.append(event["response"])
                 await trio.lowlevel.checkpoint()
 

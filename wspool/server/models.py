@@ -18,6 +18,7 @@ import attrs
 
 __all__ = [
     "MODEL_ITEM_TYPES",
+    "AgentTurn",
     "Item",
     "Model",
     "ModelRequest",
@@ -118,6 +119,15 @@ class TurnError:
 
 
 @attrs.frozen(kw_only=True)
+class AgentTurn:
+    """What an agent says that the model has called for its own turn: a response within the response."""
+
+    name: str
+    """Such as `/root/critic`. It goes with each of the agent's events."""
+    output: Sequence[Item] = ()
+
+
+@attrs.frozen(kw_only=True)
 class ModelTurn:
     """What a model says in one turn."""
 
@@ -131,6 +141,10 @@ class ModelTurn:
     """Why it failed or was rejected; an internal server error if nothing is given."""
     delay: float = 0.0
     """Seconds between `response.in_progress` and the first output event (thinking time)."""
+    agents: Sequence[AgentTurn] = ()
+    """Who speaks before the model itself does, one after the other. Their items are no part of its output; an
+    item that is, and was made by an agent, has an `agent` of its own.
+    """
     usage: Mapping[str, Any] | None = None
     """The `usage` object; estimated from the number of words if not given."""
 
@@ -149,6 +163,8 @@ class ModelTurn:
             fields["output"] = [*fields.get("output", ()), message(fields.pop("text"))]
         if fields.get("error") is not None:
             fields["error"] = TurnError(**fields["error"])
+        if "agents" in fields:
+            fields["agents"] = [AgentTurn(**agent) for agent in fields["agents"]]
         return cls(**fields)
 
 
@@ -166,6 +182,10 @@ _SHAPES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     ),
     "delay": (lambda value: isinstance(value, int | float) and 0 <= value < math.inf, "seconds, from 0"),
     "usage": (is_object, "an object"),
+    "agents": (
+        lambda value: is_array(value) and all(is_object(one) and "name" in one for one in value),
+        "an array of objects with a name",
+    ),
 }
 
 

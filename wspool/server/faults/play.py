@@ -38,7 +38,7 @@ from wspool.server.faults.steps import (
 from wspool.server.line import CLOSE, TEXT, Line, frame
 from wspool.server.models import Item
 from wspool.server.protocol.create import Create, TurnCut
-from wspool.server.protocol.grammar import TERMINAL, Event
+from wspool.server.protocol.grammar import Event, is_end
 
 __all__ = ["Play", "Stage"]
 
@@ -99,14 +99,14 @@ class Play:
         self._event, self._sequence = event, event["sequence_number"]
         self._hit = False
         kind: str = event["type"]
-        if kind == "response.created":
+        if kind == "response.created" and "agent" not in event:
             self._response = {}
-        if self._done or self._fault.at in ("receipt", "idle"):
+        if self._done or self._fault.at in ("receipt", "idle") or "agent" in event:
             return
         self._left -= self._fault.matches(kind)
         create = self._current()
         goes_on = kind == "response.incomplete" and create is not None and create.steers
-        if self._left == 0 or (kind in TERMINAL and not goes_on):
+        if self._left == 0 or (is_end(event) and not goes_on):
             self._done = self._hit = True
             if not self._fault.after:
                 await self._begin()
@@ -125,12 +125,13 @@ class Play:
         for one in frames:
             await self._send(one)
         self._encode = None
-        self._response = event.get("response") or self._response
+        if "agent" not in event:
+            self._response = event.get("response") or self._response
         self._sequence += 1
         if self._hit and self._fault.after:
             self._hit = False
             await self._begin()
-        if self._fault.at == "idle" and event["type"] in TERMINAL and not self._done:
+        if self._fault.at == "idle" and is_end(event) and not self._done:
             self._done = True
             self._stage.nursery.start_soon(self.in_background)
 

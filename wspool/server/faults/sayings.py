@@ -6,7 +6,7 @@ from wspool.server.faults.catalogue import named
 from wspool.server.faults.steps import Change, Encode, Frames, Ignore, Moment, Say, Step, Treat, Write
 from wspool.server.line import TEXT, frame
 from wspool.server.models import Item
-from wspool.server.protocol.grammar import TERMINAL, Event
+from wspool.server.protocol.grammar import Event, is_end
 from wspool.server.protocol.shapes import on_lane, response_in
 
 __all__ = ["FOREIGN"]
@@ -255,7 +255,7 @@ def terminal_without_created() -> tuple[Step, ...]:
     """Nothing of the turn comes but its last event."""
 
     def make(moment: Moment) -> Frames:
-        return [moment.event] if moment.event["type"] in TERMINAL else []
+        return [moment.event] if is_end(moment.event) else []
 
     return (Change(make=make, every=True),)
 

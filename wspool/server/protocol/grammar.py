@@ -15,15 +15,15 @@ from typing import Any, Final
 
 import attrs
 
-from wspool.server.models import Item, ModelTurn, TurnError
-from wspool.server.protocol.response import response_object
+from wspool.server.models import AgentTurn, Item, ModelTurn, TurnError
+from wspool.server.protocol.response import response_object, usage_of
 
-__all__ = ["INTERNAL_ERROR", "TERMINAL", "Event", "Plan", "error_frame", "finished_items"]
+__all__ = ["INTERNAL_ERROR", "TERMINAL", "Event", "Plan", "error_frame", "finished_items", "is_end"]
 
 #: One event as plain JSON.
 Event = dict[str, Any]
 
-#: The events that end a response.
+#: The events that end a response, unless they are about one within it (`is_end`).
 TERMINAL: Final = frozenset({"response.completed", "response.failed", "response.incomplete"})
 
 # Token-like: a word with the space before it; long words are cut, as tokens are short.
@@ -44,6 +44,11 @@ _ID_PREFIX: Final = {
 INTERNAL_ERROR: Final = TurnError(
     message="The server had an error processing your request.", code="server_error"
 )
+
+
+def is_end(event: Event) -> bool:
+    """Whether *event* ends its response; the end of an agent's, which it names, does not."""
+    return event["type"] in TERMINAL and "agent" not in event
 
 
 def error_frame(error: TurnError, *, stream_id: str | None = None, with_status: bool = True) -> Event:
@@ -140,16 +145,32 @@ class Plan:
     def _unnumbered(self) -> Iterator[Event]:
         yield {"type": "response.created", "response": self.response("in_progress")}
         yield {"type": "response.in_progress", "response": self.response("in_progress")}
+        for number, agent in enumerate(self.turn.agents, 1):
+            yield from self._told_by(agent, number)
+        yield from self._said()
+        status = self.turn.status
+        if status == "failed":
+            yield {"type": "error", "error": (self.turn.error or INTERNAL_ERROR).body()}
+        yield self.terminal()
+
+    def _said(self) -> Iterator[Event]:
         padded = _wants_obfuscation(self.body)
         for index, item in enumerate(self.items):
             for event in _item_events(item, index):
                 if padded and event["type"] in _PADDED:
                     event["obfuscation"] = _PADDING[: 1 + (7 * len(event["delta"])) % len(_PADDING)]
+                if "agent" in item:
+                    event["agent"] = item["agent"]
                 yield event
-        status = self.turn.status
-        if status == "failed":
-            yield {"type": "error", "error": (self.turn.error or INTERNAL_ERROR).body()}
-        yield self.terminal()
+
+    def _told_by(self, agent: AgentTurn, number: int) -> Iterator[Event]:
+        """The response of an agent, from its beginning to its end; every event names it."""
+        response_id = f"{self.response_id}a{number}"
+        turn = ModelTurn(output=agent.output)
+        items = finished_items(agent.output, response_id)
+        part = attrs.evolve(self, response_id=response_id, turn=turn, items=items, usage=usage_of(0, 0, 0))
+        for event in part._unnumbered():
+            yield event | {"agent": {"agent_name": agent.name}}
 
     def terminal(self) -> Event:
         """The last event, without its number and lane."""

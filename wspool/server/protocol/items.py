@@ -6,7 +6,7 @@ from typing import Any, Final
 from wspool.server.models import Item, TurnError, is_array, is_object
 from wspool.server.protocol.fields import invalid_request
 
-__all__ = ["as_resource", "in_full", "resolved"]
+__all__ = ["as_resource", "in_full", "marked", "resolved"]
 
 # What a part is filled up with when the API gives it back. Source: the content types of openai-python 3.57.
 _PARTS: Final[dict[str, Item]] = {
@@ -55,6 +55,20 @@ def resolved(items: Sequence[Item], find: Callable[[str], Item | None]) -> list[
         else:
             return invalid_request(f"Item with id '{name}' not found.", param="input", status=404)
     return found
+
+
+def marked(output: Sequence[Item], tools: Sequence[Item]) -> Sequence[Item]:
+    """*output* with each call of a tool that is offered as asynchronous marked as such: the conversation goes
+    on before the call has its output. Source: `async` of tools and calls in openai-python 3.57.
+    """
+    late = {(tool.get("type"), tool.get("name")) for tool in tools if tool.get("async") is True}
+    if not late:
+        return output
+    kinds = {"function_call": "function", "custom_tool_call": "custom"}
+    return [
+        {"async": True, **item} if (kinds.get(str(item.get("type"))), item.get("name")) in late else item
+        for item in output
+    ]
 
 
 def as_resource(item: Item, number: str) -> Item:
