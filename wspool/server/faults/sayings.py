@@ -231,7 +231,7 @@ def rewritten_id() -> tuple[Step, ...]:
 
     def make(moment: Moment) -> Frames:
         event, response = moment.event, moment.event.get("response")
-        if response is None or event["type"] in TERMINAL:
+        if response is None or is_end(event):
             return [event]
         return [_with_response(event, response | {"id": f"resp_made_up_{response['id']}"})]
 
