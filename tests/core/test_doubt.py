@@ -25,7 +25,7 @@ def item(text: str, name: str | None = None, **fields: Any) -> dict[str, Any]:
     """A finished message."""
     called = {} if name is None else {"id": name}
     part = {"type": "output_text", "text": text}
-    return {"type": "message", "status": "completed", "content": [part], **called, **fields}
+    return {**called, "type": "message", "status": "completed", "content": [part], **fields}
 
 
 def event(kind: str, number: int | None = None, **fields: Any) -> Event:
@@ -329,3 +329,25 @@ def test_the_item_of_an_event_stands_in_a_usual_place() -> None:
 
     assert "msg_1" == item_of(parse_event(raw)) == item_of(parse_event(raw.encode()))
     assert None is item_of(parse_event('{"type":"response.output_text.delta"}'))
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("number_last", [True, False])
+def test_a_piece_of_an_old_item_whose_number_fits_is_dropped(first: bool, number_last: bool) -> None:
+    """As the first of its kind, or behind one that is ours; one by one, or several in one read."""
+
+    def piece(name: str, number: int) -> str:
+        count, said = f'"sequence_number":{number}', f'"item_id":"{name}","delta":"a"'
+        rest = f"{said},{count}" if number_last else f"{count},{said}"
+        return f'{{"type":"response.output_text.delta",{rest}}}'
+
+    machine = turn(*an_item(0, 1, "one", "msg_1"), past=old_past())
+    ours = 0 if first else 3
+    for number in range(3, 3 + ours):
+        assert DELIVER is machine.receive(parse_event(piece("msg_1", number)))
+    late = piece("msg_old", 3 + ours)
+
+    assert [] == machine.receive_run([late])
+    assert IGNORE is machine.receive(parse_event(late))
+    assert machine.suspect
+    assert DELIVER is machine.receive(parse_event(piece("msg_1", 3 + ours)))

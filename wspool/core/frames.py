@@ -49,6 +49,9 @@ _NUMBER_LAST: Final = re.compile(
     r'"sequence_number": ?(-?[0-9]{1,18})(?:, ?"stream_id": ?"([^"\\]{1,256})")?\}'
 )
 
+# What a delta is about, where servers write it first.
+_ITEM_NEXT: Final = re.compile(r' ?"item_id": ?"[^"\\]{1,256}"')
+
 _LANE_LAST: Final = re.compile(r'"stream_id": ?"([^"\\]{1,256})"\}')
 
 # Where one JSON text would end and another begin. Text may hold the same characters; then all of it is read.
@@ -265,11 +268,13 @@ class Likeness:
         match = _TYPE_FIRST.match(raw) if isinstance(raw, str) else None
         if not isinstance(raw, str) or match is None:
             return None
-        # The next key belongs to what must be the same, or it could be one that says more.
+        # The next key belongs to what must be the same, or it could be one that says more. So does the item.
         end = raw.find(":", match.end()) + 1
         key = raw[match.end() : end]
         if not end or "stream_id" in key or "sequence_number" in key:
             return None
+        if (item := _ITEM_NEXT.match(raw, match.end())) is not None:
+            end = item.end()
         if match[2] is not None:
             return cls(event, None, raw[: match.start(2)], raw[match.end(2) : end])
         start = raw.rfind('"sequence_number":', -_END)

@@ -104,6 +104,8 @@ def is_harmless_after(event: Event, past: Past) -> bool:
 _CREATED: Final = TurnInput.CREATED
 _PROGRESS: Final = Sort.PROGRESS
 _SETTLING: Final = TurnState.SETTLING
+#: How the types of output end that says something; what is done repeats all that its item says.
+_SAYING: Final = (".delta", ".done")
 _NOTICE, _EXTENSION, _OUTPUT = Sort.NOTICE, Sort.EXTENSION, Sort.OUTPUT
 _ERROR, _STEER, _BEGINS, _UNHEARD_OF = Sort.ERROR, Sort.STEER, Sort.CREATED, Sort.UNKNOWN
 _TERMINAL: Final = TurnInput.TERMINAL
@@ -144,9 +146,9 @@ def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: flo
         return FOREIGN
     number = event.sequence_number
     if sort is _OUTPUT:
-        # By chance the number of a late one may fit. What is done repeats all that an item says.
+        # By chance the number of a late one may fit: what says something is looked into.
         tied = number is not None and known.numbers and not known.mixed
-        if (not tied or (event.type.endswith(".done") and known.items)) and known.is_anothers(event):
+        if (not tied or (event.type.endswith(_SAYING) and known.items)) and known.is_anothers(event):
             return REPEATED
         reading = _PLAIN[sort]
     elif sort is _EXTENSION:

@@ -49,10 +49,12 @@ class Evidence:
         fresh: True once one of them was not in an earlier response.
         mixed: True once something of another response came amidst ours, or one of ours may be missing.
         output: what its events said of its output.
+        about: the item that was looked for last.
         last: the event before this one, if it had a number.
     """
 
     __slots__ = (
+        "about",
         "earlier",
         "fresh",
         "ids",
@@ -83,6 +85,7 @@ class Evidence:
         self.items: set[str] = set()
         self.fresh = False
         self.mixed = False
+        self.about: str | None = None
         self.output = Assembly()
         self.last: Event | None = None
 
@@ -130,7 +133,7 @@ class Evidence:
         Args:
             missed: True if its number speaks against it as well.
         """
-        name = item_of(event)
+        name = self.about = item_of(event)
         if name is None or name in self.items or not self.past.has_item(name):
             return False
         # Some servers use the ids of items again; then all that they announce have old ones.

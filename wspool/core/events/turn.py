@@ -154,7 +154,7 @@ class TurnMachine:
         self._steered_by: list[dict[str, Any]] = []
         #: The type of the event before, if it was output: one more of it needs no second look.
         self._kind = ""
-        #: What stands in it if it has no number and is about the same item.
+        #: What stands in it if it is about the same item.
         self._same = ""
         #: What the next event looks like if it is one more of the same output, once there were two.
         self.like: Likeness | None = None
@@ -284,7 +284,7 @@ class TurnMachine:
             and self.state is _STREAMING
             and event.stream_id == known.lane
             and not known.steered
-            and (number is not None or self._same in str(event.raw))
+            and (not self._same or self._same in str(event.raw))
         ):  # nearly all that ever comes; nothing below would say otherwise
             if number is not None:
                 known.next, known.past.counts, known.last = number + 1, True, event
@@ -384,13 +384,17 @@ class TurnMachine:
             if (name := item_of(event)) is not None:
                 self._known.announce(name)
             return
-        if event.sequence_number is not None:
-            # Where numbers prove nothing, each has to be looked at.
-            self._kind = event.type if self._known.numbers and not self._known.mixed else ""
-        elif isinstance(event.raw, str):
-            # One more of it is about the same item, or has to be looked at.
-            self._kind, name = event.type, item_of(event)
-            self._same = f'"{name}"' if name is not None else ""
+        known, name = self._known, None
+        # One more of it is about the same item, or has to be looked at.
+        if event.sequence_number is None:
+            if not isinstance(event.raw, str):
+                return
+            name = item_of(event)
+        elif not (known.numbers and not known.mixed and event.type.endswith(".delta")):
+            return
+        elif known.items and isinstance(event.raw, str):
+            name = known.about
+        self._kind, self._same = event.type, f'"{name}"' if name is not None else ""
 
     def _receive_terminal(self, reading: Reading) -> None:
         response = self.response = reading.response or {}
