@@ -50,6 +50,7 @@ MADE: dict[str, BaseException] = {
     "LeaseRefusedError": wspool.LeaseRefusedError("no", statistics=STATISTICS),
     "MalformedMessageError": wspool.MalformedMessageError("the message is no JSON object"),
     "MaxTurnsError": wspool.MaxTurnsError(7),
+    "BudgetExceededError": wspool.BudgetExceededError("the budget is spent: turns 4 of 4"),
     "PoolClosedError": refused(RefuseReason.CLOSED),
     "PreviousResponseNotFoundError": failed("previous_response_not_found", 400),
     "RateLimitedError": failed("rate_limit_exceeded", 429),

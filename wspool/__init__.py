@@ -23,6 +23,7 @@ from wspool.core.events.steering import Steer
 from wspool.core.frames import Event
 from wspool.core.policy import AZURE, OPENAI, PROVIDERS, VERCEL, XAI, PoolPolicy, Provider
 from wspool.core.statistics import ConversationStatistics, DialRecord, Move, PoolStatistics, TurnRecord
+from wspool.core.usage import Budget, Usage
 from wspool.errors import *  # noqa: F403  # all of them are public
 from wspool.pool.conversation import Conversation
 from wspool.pool.instrument import Instrument
@@ -38,9 +39,9 @@ if _typing.TYPE_CHECKING:
 __version__ = _version.VERSION
 # fmt: off
 __all__ = [
-    "AZURE", "DEFAULT_URL", "OPENAI", "PROVIDERS", "VERCEL", "XAI", "Conversation", "ConversationStatistics",
-    "DialRecord", "Event", "Instrument", "Lease", "Move", "Pool", "PoolPolicy", "PoolStatistics", "Provider",
-    "Response", "Runtime", "Steer", "Turn", "TurnRecord", "open_pool",
+    "AZURE", "DEFAULT_URL", "OPENAI", "PROVIDERS", "VERCEL", "XAI", "Budget", "Conversation",
+    "ConversationStatistics", "DialRecord", "Event", "Instrument", "Lease", "Move", "Pool", "PoolPolicy",
+    "PoolStatistics", "Provider", "Response", "Runtime", "Steer", "Turn", "TurnRecord", "Usage", "open_pool",
 ]
 # fmt: on
 __all__ += errors.__all__

@@ -8,6 +8,7 @@
       ForeignUseError                               you: another trio run, thread or process
       RequestTooLargeError                          you: over the provider's frame limit
       MaxTurnsError                                 you: the tool loop did not end in time
+      BudgetExceededError                           you: what the turns may cost is spent
       SteeringRefusedError                          you: further input was not taken
       LeaseRefusedError                             the pool
         TooManyWaitingError                           the line is full
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuthenticationError",
+    "BudgetExceededError",
     "ConnectionLimitError",
     "DialFailedError",
     "ForeignUseError",
@@ -111,6 +113,10 @@ class MaxTurnsError(WsPoolError):
             f"the model still calls tools after {max_turns} turns; raise max_turns or end the task"
         )
         self.max_turns = max_turns
+
+
+class BudgetExceededError(WsPoolError):
+    """The budget of the conversation is spent; nothing was sent. The text says which limit was reached."""
 
 
 class SteeringRefusedError(WsPoolError):

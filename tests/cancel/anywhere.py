@@ -338,7 +338,7 @@ class _World:
         told: list[Item] = []
         resume: dict[str, Any] | None = None
         while self.outcome.cancels < cancels:
-            fields = {} if resume is not None else {"model": "m"}
+            fields: dict[str, Any] = {} if resume is not None else {"model": "m"}
             async with self.pool.conversation(resume=resume, **fields) as conversation:
                 talker = Talker(self, conversation, told)
                 for _ in range(self.choice.randint(1, 8)):

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import attrs
 
+from wspool.core.usage import Usage
+
 __all__ = [
     "ConversationStatistics",
     "DialRecord",
@@ -115,6 +117,7 @@ class ConversationStatistics:
         bytes_saved: bytes of history that delta requests did not have to send.
         withheld: reasoning items that the server withheld from the model, over all turns. A history that is
             sent in full to another model, user or organisation loses its reasoning so, without an error.
+        usage: tokens of all its turns, however they ended, as far as the server has said.
     """
 
     turns: int
@@ -127,6 +130,7 @@ class ConversationStatistics:
     bytes_sent: int
     bytes_saved: int
     withheld: int = 0
+    usage: Usage = attrs.field(factory=Usage)
 
 
 #: Why a conversation went on on another connection. `rotation`: the old one was near its end of life.
@@ -192,6 +196,7 @@ class TurnRecord:
         input_transformations: what of the input the server withheld from the model, as it says so: reasoning
             items, and why.
         prompt_cache_diagnostics: why the prompt cache was missed or not, None if that was not asked for.
+        usage: tokens of the response, as the server counts them (see `Usage.of`); None if it did not.
         transport: what carried the last request: `websocket`, or `http` (see `open_pool(fallback=)`).
     """
 
@@ -210,3 +215,4 @@ class TurnRecord:
     input_transformations: Sequence[Mapping[str, Any]] = ()
     prompt_cache_diagnostics: Mapping[str, Any] | None = None
     transport: str = "websocket"
+    usage: Mapping[str, Any] | None = None

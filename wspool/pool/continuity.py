@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
 
@@ -27,6 +27,7 @@ from wspool.core.sending.takes import NotTaken, Takes
 from wspool.core.sending.warm_up import Fields
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import ConversationStatistics, Move, MoveReason, TurnRecord
+from wspool.core.usage import Budget, Usage
 from wspool.errors import PoolClosedError, TurnInFlightError
 from wspool.pool.errands import Errand, Errands
 from wspool.pool.lease import Lease
@@ -34,6 +35,10 @@ from wspool.pool.lease import Lease
 __all__ = ["Continuity", "ContinuityOwner", "OneTurn"]
 
 logger = logging.getLogger("wspool.pool")
+
+
+#: Usages that are kept as they came, at most.
+_MOST_UNREAD: Final = 100
 
 
 class ContinuityOwner(Protocol):
@@ -82,6 +87,10 @@ class Continuity(Generic[LineageT_co]):
         self.moves = self.rotations = self.retries = self.tool_calls = self.bytes_sent = self.bytes_saved = 0
         #: What has the conversation to itself.
         self._errand: Errand | None = None
+        #: What turns may cost, if that is limited.
+        self.budget: Budget | None = None
+        self._usage = Usage()
+        self._usages: list[object] = []
         self._lease: Lease | None = None
         #: True while no turn was begun on the lease.
         self._unused = True
@@ -197,8 +206,23 @@ class Continuity(Generic[LineageT_co]):
             lease, self._lease = self._lease, None
             lease.release()
 
+    def spend(self, usage: object) -> None:
+        """A turn, or a compaction, has ended, and the server said this of its usage."""
+        if usage is not None:
+            self._usages.append(usage)  # read when somebody looks
+            if len(self._usages) >= _MOST_UNREAD:
+                self._read_usages()
+        if self.budget is not None:
+            self.budget.spend(usage)
+
+    def _read_usages(self) -> None:
+        for usage in self._usages:
+            self._usage += Usage.of(usage)
+        self._usages.clear()
+
     def statistics(self) -> ConversationStatistics:
         """Return a frozen snapshot."""
+        self._read_usages()
         return ConversationStatistics(
             turns=self.turns,
             delta_turns=self.delta_turns,
@@ -210,6 +234,7 @@ class Continuity(Generic[LineageT_co]):
             bytes_sent=self.bytes_sent,
             bytes_saved=self.bytes_saved,
             withheld=self.withheld,
+            usage=self._usage,
         )
 
     def note_withheld(self, items: int) -> None:

@@ -19,7 +19,8 @@ from wspool.core.frames import encode
 from wspool.core.items import as_items, encode_fields, encode_items, with_encrypted_reasoning
 from wspool.core.sending.chain import Chain, Item
 from wspool.core.statistics import ConversationStatistics
-from wspool.errors import MaxTurnsError, ResponseFailedError, TurnLostError
+from wspool.core.usage import Budget
+from wspool.errors import BudgetExceededError, MaxTurnsError, ResponseFailedError, TurnLostError
 from wspool.pool.compaction import compacted
 from wspool.pool.continuity import Continuity, ContinuityOwner
 from wspool.pool.driver import ConversationDriver
@@ -59,6 +60,7 @@ class Conversation:
         number: int,
         defaults: Mapping[str, Any],
         resume: Mapping[str, Any] | Chain | None = None,
+        budget: Budget | None = None,
     ) -> None:
         chain = resume if isinstance(resume, Chain) else Chain()
         if resume is not None and not isinstance(resume, Chain):
@@ -66,6 +68,7 @@ class Conversation:
         self._defaults = _checked(defaults)
         self._number = number
         self._continuity = Continuity(owner, number, chain)
+        self._continuity.budget = budget
 
     # -- for users ----------------------------------------------------------------------------
 
@@ -97,12 +100,16 @@ class Conversation:
 
         Raises:
             TypeError, ValueError: they hold what cannot be sent; the text says where.
+            BudgetExceededError: the conversation's budget is spent.
 
         Entering waits for a lease if there is none. It raises:
             TurnInFlightError: another turn of this conversation has not ended; nothing was sent.
             RequestTooLargeError, LeaseRefusedError, PoolClosedError: nothing was sent.
         """
-        self._continuity.owner.check_use()
+        it = self._continuity
+        it.owner.check_use()
+        if it.budget is not None and (problem := it.budget.problem) is not None:
+            raise BudgetExceededError(f"{problem}; no other turn is begun")
         body = _checked({**self._defaults, **overrides})
         driver = ConversationDriver(self._continuity, encode_items(input), body)
         return Turn(driver, current_task())
@@ -217,6 +224,7 @@ class Conversation:
         try:
             answer = await compacted(it.owner, errand, it.chain.replay(), body)
             it.chain.restart(answer["output"])
+            it.spend(answer.get("usage"))
         finally:
             it.leave(errand)
         return answer
@@ -252,10 +260,10 @@ class Conversation:
         Args:
             **overrides: body fields that go with every turn of the branch, beside its parent's.
 
-        What either says from here on is its own. A checkpoint-free way in and out.
+        What either says from here on is its own; they share a budget. A checkpoint-free way in and out.
         """
         it = self._continuity
-        return ConversationBlock(it.owner, {**self._defaults, **overrides}, it.chain)
+        return ConversationBlock(it.owner, {**self._defaults, **overrides}, it.chain, it.budget)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the conversation as JSON values, to go on from with `pool.conversation(resume=...)`.
@@ -299,16 +307,18 @@ class ConversationBlock:
     A class, so that both its ends are protected against KeyboardInterrupt: none can lose the lease.
     """
 
-    __slots__ = ("_begin", "_conversation", "_owner")
+    __slots__ = ("_begin", "_budget", "_conversation", "_owner")
 
     def __init__(
         self,
         owner: ContinuityOwner,
         defaults: Mapping[str, Any],
         resume: Mapping[str, Any] | Chain | None,
+        budget: Budget | None = None,
     ) -> None:
         owner.check_use()
         self._owner = owner
+        self._budget = budget
         self._begin = defaults, resume
         self._conversation: Conversation | None = None
 
@@ -321,7 +331,7 @@ class ConversationBlock:
         if isinstance(origin, Chain):
             origin = origin.fork()  # now: what was said since the block was asked for is part of it
         number = self._owner.next_conversation()
-        self._conversation = Conversation(self._owner, number, defaults, origin)
+        self._conversation = Conversation(self._owner, number, defaults, origin, self._budget)
         return self._conversation
 
     @enable_ki_protection

@@ -258,6 +258,8 @@ class ConversationDriver:
         said = remarks(machine.response)
         if withheld := len(said.get("input_transformations", ())):
             continuity.note_withheld(withheld)
+        if (usage := said.get("usage")) is not None or (continuity.budget is not None and self._requests):
+            continuity.spend(usage)
         if self._started_at is not None:
             continuity.owner.record(
                 TurnRecord(

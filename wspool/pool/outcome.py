@@ -176,11 +176,15 @@ def server_failure(
 
 
 def remarks(data: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the fields of a `TurnRecord` with what a response remarks on its input, if it does."""
-    if data is None or not ("input_transformations" in data or "prompt_cache_diagnostics" in data):
+    """Return the fields of a `TurnRecord` with what a response says of its usage and input, if it does."""
+    if data is None:
         return {}
+    if not ("input_transformations" in data or "prompt_cache_diagnostics" in data):
+        usage = data.get("usage")
+        return {} if usage is None else {"usage": usage}
     response = Response(data)
     return {
         "input_transformations": tuple(response.input_transformations),
         "prompt_cache_diagnostics": response.prompt_cache_diagnostics,
+        "usage": data.get("usage"),
     }

@@ -17,6 +17,7 @@ from wspool.core.matching.index import Index
 from wspool.core.sending.brought import BroughtHistory, http_only
 from wspool.core.sending.chain import Chain
 from wspool.core.statistics import PoolStatistics
+from wspool.core.usage import Budget
 from wspool.errors import PoolClosedError
 from wspool.pool.continuity import OneTurn
 from wspool.pool.conversation import Conversation, ConversationBlock
@@ -116,6 +117,7 @@ class Pool:
         *,
         resume: Mapping[str, Any] | None = None,
         previous_response_id: str | None = None,
+        budget: Budget | None = None,
         **defaults: Any,
     ) -> AbstractAsyncContextManager[Conversation]:
         """Hold a conversation for the length of an `async with` block.
@@ -125,6 +127,8 @@ class Pool:
             previous_response_id: a response to go on from that the server has stored. `items` begins with
                 what comes next: nobody here has the rest, so it is named again whenever the history has to
                 be sent in full.
+            budget: what its turns may cost, its branches' included; one budget may be given to many
+                conversations.
             **defaults: fields that go with every turn: `model`, `instructions`, `tools`,
                 `store`, `reasoning` ... From its second turn on the history is the library's.
 
@@ -135,10 +139,10 @@ class Pool:
             ValueError: both are given, or it is no id.
         """
         if previous_response_id is None:
-            return ConversationBlock(self._shell, defaults, resume)
+            return ConversationBlock(self._shell, defaults, resume, budget)
         if resume is not None:
             raise ValueError("resume= or previous_response_id=: a conversation goes on from one of them")
-        return ConversationBlock(self._shell, defaults, Chain.adopt(previous_response_id))
+        return ConversationBlock(self._shell, defaults, Chain.adopt(previous_response_id), budget)
 
     def turn(self, body: Mapping[str, Any], *, session: Iterable[str] = ()) -> Turn:
         """Prepare one turn that brings its whole history along: `async with pool.turn(body) as turn: ...`.

@@ -1,0 +1,160 @@
+"""Usage: the tokens that responses were counted for, and a budget for them.
+
+What a server says is read as far as it makes sense: a count is a whole number from zero on, and whatever
+else is there counts as none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+import attrs
+
+__all__ = ["Budget", "Usage"]
+
+#: Prices are for so many tokens, as providers give them.
+_PER: Final = 1_000_000
+
+
+@attrs.frozen
+class Usage:
+    """Tokens.
+
+    Attributes:
+        input: of the input, those from the cache included.
+        cached: of the input, those from the cache.
+        output: of the output, those of reasoning included.
+        reasoning: of the output, those of reasoning.
+    """
+
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+    reasoning: int = 0
+
+    @classmethod
+    def of(cls, usage: object) -> Usage:
+        """Return what the `usage` object of a response says, under its names or those of chat completions."""
+        return cls(
+            _count(usage, "input_tokens", "prompt_tokens"),
+            _count(_part(usage, "input_tokens_details", "prompt_tokens_details"), "cached_tokens"),
+            _count(usage, "output_tokens", "completion_tokens"),
+            _count(_part(usage, "output_tokens_details", "completion_tokens_details"), "reasoning_tokens"),
+        )
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input + other.input,
+            self.cached + other.cached,
+            self.output + other.output,
+            self.reasoning + other.reasoning,
+        )
+
+    @property
+    def total(self) -> int:
+        """Tokens of input and output."""
+        return self.input + self.output
+
+    def cost(self, price: Sequence[float]) -> float:
+        """Return what this costs.
+
+        Args:
+            price: of a million tokens of input, of input from the cache, and of output.
+        """
+        fresh, cached, output = price
+        return ((self.input - self.cached) * fresh + self.cached * cached + self.output * output) / _PER
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the `usage` object of a response."""
+        return {
+            "input_tokens": self.input,
+            "input_tokens_details": {"cached_tokens": self.cached},
+            "output_tokens": self.output,
+            "output_tokens_details": {"reasoning_tokens": self.reasoning},
+            "total_tokens": self.total,
+        }
+
+
+class Budget:
+    """What the turns of a conversation may cost, or those of many: whoever is given it spends from it.
+
+    A turn is not begun once it is spent. What a turn costs is known at its end, so the last one may go over.
+
+    Args:
+        max_tokens: tokens at most, of input and output; None for no limit, as with the others.
+        max_turns: turns at most, however they end.
+        max_cost: most cost, in the currency of *price*.
+        price: of a million tokens of input, of input from the cache, and of output.
+        within: another budget that this one is a part of.
+        name: what messages call it.
+
+    Attributes:
+        spent: tokens so far.
+        turns: turns so far.
+
+    Raises:
+        ValueError: a cost is limited without a price, or a limit is below zero.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_tokens: int | None = None,
+        max_turns: int | None = None,
+        max_cost: float | None = None,
+        price: Sequence[float] | None = None,
+        within: Budget | None = None,
+        name: str = "the budget",
+    ) -> None:
+        if max_cost is not None and price is None:
+            raise ValueError("max_cost needs a price: (input, cached input, output) of a million tokens")
+        if price is not None and len(price) != 3:
+            raise ValueError(f"price={price!r:.60} must be (input, cached input, output) of a million tokens")
+        for limit in (max_tokens, max_turns, max_cost, *(price or ())):
+            if limit is not None and not limit >= 0:
+                raise ValueError(f"{limit!r} is no limit and no price")
+        self.max_tokens, self.max_turns, self.max_cost = max_tokens, max_turns, max_cost
+        self.price = tuple(price) if price is not None else None
+        self.within = within
+        self.name = name
+        self.spent = Usage()
+        self.turns = 0
+
+    @property
+    def cost(self) -> float | None:
+        """What was spent, None without a price."""
+        return None if self.price is None else self.spent.cost(self.price)
+
+    @property
+    def problem(self) -> str | None:
+        """Why no other turn may begin, None if one may."""
+        for what, most, used in (
+            ("tokens", self.max_tokens, self.spent.total),
+            ("turns", self.max_turns, self.turns),
+            ("cost", self.max_cost, self.cost),
+        ):
+            if most is not None and used is not None and used >= most:
+                return f"{self.name} is spent: {what} {used:g} of {most:g}"
+        return self.within.problem if self.within is not None else None
+
+    def spend(self, usage: object) -> None:
+        """A turn has ended, and the server said this of its usage."""
+        budget: Budget | None = self
+        used = Usage.of(usage)
+        while budget is not None:
+            budget.spent += used
+            budget.turns += 1
+            budget = budget.within
+
+
+def _part(usage: object, *names: str) -> object:
+    if not isinstance(usage, Mapping):
+        return None
+    given = cast("Mapping[str, object]", usage)
+    return next((given[name] for name in names if given.get(name) is not None), None)
+
+
+def _count(usage: object, *names: str) -> int:
+    value = _part(usage, *names)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
