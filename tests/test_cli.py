@@ -300,7 +300,9 @@ def test_an_agent_of_the_users_own(tmp_path: Path) -> None:
     assert lines["good"]["answer"]["said"].startswith("hello")
     assert lines["good"]["items"][0]["role"] == "user"
     error = {"type": "ValueError", "message": "no bad", "delivery": None, "code": None, "status": None}
-    assert lines["bad"]["error"] == error
+    assert lines["bad"]["error"].items() > error.items()
+    assert 'my_agent.py", line 6' in lines["bad"]["error"]["traceback"]
+    assert json.loads(out)["errors"][0]["count"] == 1
 
     # Another agent's results are other results.
     code, out, err = run(tmp_path, "rollout", tasks, "--agent", "my_agent:calls", *local)
@@ -371,6 +373,9 @@ def test_what_the_server_refuses_is_a_failure(tmp_path: Path) -> None:
         ("rollout good.jsonl --local --url ws://localhost/", "give one of them"),
         ("rollout good.jsonl --local --provider nobody", "there are azure, litellm, openai, vercel, xai"),
         ("rollout good.jsonl --local --tools mine", "must be bundled"),
+        ("rollout good.jsonl --local --max-cost 1", "max_cost needs a price"),
+        ("rollout good.jsonl --local --price 1,2", "must be (input, cached input, output)"),
+        ("rollout good.jsonl --local --price a,b,c", "must be three numbers"),
         ("rollout good.jsonl --local --tools bundled --agent my_agent:agent", "calls its tools itself"),
         ("rollout good.jsonl --url ws://localhost/ --api-key-env BAD_KEY", "the API key in BAD_KEY must be"),
         (

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 import wspool
+from wspool.rollout.limits import Limits
 from wspool.rollout.method import Agent, Method
 from wspool.rollout.runner import run_batch
 from wspool.rollout.summary import Meter, Summary
@@ -158,6 +159,123 @@ async def test_a_task_of_ones_own_goes_as_it_is() -> None:
     assert sent["{'id': 'p'}"]["model"] == "m"
     (call,) = {line.get("id"): line for line in lines}["plain"]["answer"]
     assert (call["name"], call["arguments"]) == ("read_file", '{"path": "secret"}')
+
+
+SAID = {"input_tokens": 100, "output_tokens": 10, "input_tokens_details": {"cached_tokens": 90}}
+
+
+class Counting:
+    """Says `fine` to everybody, and what that cost."""
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        return ModelTurn(output=[message("fine")], usage=SAID)
+
+
+async def thrice(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
+    for _ in range(3):
+        await conversation.respond(task["input"])
+    if task["id"] == "late":
+        raise ValueError("late")
+    return {"score": 1}
+
+
+async def limited(
+    batch: list[Task], agent: Agent, lines: list[Mapping[str, Any]], *, concurrency: int = 1, **limits: Any
+) -> Summary:
+    meter = Meter()
+    async with open_server(Counting()) as server, pool_at(server.url, meter) as pool:
+        return await run_batch(
+            pool,
+            batch,
+            Method(agent=agent, defaults={"model": "m"}),
+            meter=meter,
+            sink=lines.append,
+            concurrency=concurrency,
+            limits=Limits(**limits),
+            quiet=True,
+        )
+
+
+async def test_tokens_and_money_are_summed() -> None:
+    """Of all turns of a task, of failed tasks too, and of the run."""
+    lines: list[Mapping[str, Any]] = []
+    summary = await limited(tasks("well", "late"), thrice, lines, price=(10.0, 1.0, 100.0))
+
+    assert [line["usage"]["total_tokens"] for line in lines] == [330, 330]
+    assert [line["cost"] for line in lines] == pytest.approx([3 * 1190 / 1e6] * 2)
+    assert (summary.input_tokens, summary.cached_tokens, summary.output_tokens) == (600, 540, 60)
+    assert summary.cost == pytest.approx(6 * 1190 / 1e6)
+    (error,) = summary.errors
+    assert (error["count"], error["message"], error["task"]) == (1, "late", "late")
+    assert "in thrice" in error["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "ended", "problem"),
+    [
+        ({"max_tokens": 660}, 2, "the run's budget is spent: tokens 660 of 660"),
+        ({"max_tokens": 700}, 2, "the run's budget is spent: tokens 770 of 700"),
+        ({"max_cost": 0.0036, "price": (10, 1, 100)}, 1, "the run's budget is spent: cost 0.00476 of 0.0036"),
+    ],
+)
+async def test_a_limit_ends_the_run_in_order(limits: dict[str, Any], ended: int, problem: str) -> None:
+    """What is owed stays owed, and what ended it is said."""
+    lines: list[Mapping[str, Any]] = []
+    summary = await limited(tasks(*"abcde"), thrice, lines, **limits)
+
+    assert (summary.done, summary.owed, summary.failed) == (ended, 5 - ended, 0)
+    assert (summary.problem, summary.interrupted) == (problem, False)
+    assert len(lines) == ended
+
+
+@pytest.mark.parametrize(
+    ("limits", "kind", "words"),
+    [
+        ({"max_turns": 2}, "BudgetExceededError", "the task's budget is spent: turns 2 of 2"),
+        ({"task_max_tokens": 150}, "BudgetExceededError", "tokens 220 of 150"),
+        ({"task_timeout": 0.0}, "TooSlowError", "longer than 0 s"),
+    ],
+)
+async def test_a_limit_of_a_task_fails_the_task(limits: dict[str, Any], kind: str, words: str) -> None:
+    """And no other."""
+    lines: list[Mapping[str, Any]] = []
+    summary = await limited(tasks(*"ab"), thrice, lines, **limits)
+
+    assert (summary.failed, summary.owed, summary.problem) == (2, 0, None)
+    assert {line["error"]["type"] for line in lines} == {kind}
+    assert all(words in line["error"]["message"] for line in lines)
+
+
+async def test_time_ends_the_run_in_order() -> None:
+    """What runs goes on to its end, and nothing else is begun."""
+
+    async def slow(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
+        await conversation.respond(task["input"])
+        await trio.sleep(0.3)
+        return "well"
+
+    summary = await limited(tasks(*"abc"), slow, [], max_seconds=0.2)
+
+    assert (summary.done, summary.owed, summary.problem) == (1, 2, "0.2 s have passed")
+
+
+async def failing(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
+    if int(task["id"]) >= 0:
+        raise ValueError("always")
+    return "well"
+
+
+@pytest.mark.parametrize(
+    ("first", "limits", "failed"),
+    [(0, {"max_errors": 5}, 5), (0, {}, 50), (-1, {}, 79), (0, {"max_errors": 0}, 80)],
+)
+async def test_too_many_errors_end_the_run(first: int, limits: dict[str, Any], failed: int) -> None:
+    """By default where nothing went well."""
+    lines: list[Mapping[str, Any]] = []
+    summary = await limited(tasks(*map(str, range(first, first + 80))), failing, lines, **limits)
+
+    assert summary.failed == failed
+    assert (summary.problem is None) == (summary.owed == 0)
 
 
 async def test_an_endpoint_that_is_gone_ends_the_run() -> None:

@@ -30,12 +30,18 @@ def test_an_error_is_told_by_class_delivery_and_code() -> None:
     assert Failure.of(TurnLostError("gone", delivery="ambiguous")).delivery == "ambiguous"
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        return str(1 / 0)
+
+
 def test_a_group_of_one_is_that_one() -> None:
     """An agent's own task group is not the cause; several causes are named together."""
     one = ExceptionGroup("group", [ExceptionGroup("inner", [ValueError("x")])])
     two = ExceptionGroup("group", [ValueError("x"), KeyError("y")])
 
     assert Failure.of(one) == Failure(type="ValueError", message="x")
+    assert Failure.of(Mute()).message == "its text cannot be had (ZeroDivisionError)"
     assert Failure.of(two).type == "ExceptionGroup"
     assert Failure.of(trio.TooSlowError()) == Failure(type="TooSlowError", message="")
 

@@ -57,6 +57,15 @@ def rollout(
     max_wait: opt.MaxWait = None,
     limit: opt.Limit = None,
     max_lifetime: opt.MaxLifetime = None,
+    max_tokens: opt.MaxTokens = None,
+    max_cost: opt.MaxCost = None,
+    price: opt.Price = None,
+    max_errors: opt.MaxErrors = None,
+    max_seconds: opt.MaxSeconds = None,
+    task_timeout: opt.TaskTimeout = None,
+    idle_timeout: opt.IdleTimeout = None,
+    max_turns: opt.MaxTurns = None,
+    task_max_tokens: opt.TaskMaxTokens = None,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -189,6 +198,7 @@ async def _rollout(
                 concurrency=plan.given.concurrency,
                 total=total,
                 checkpoints=checkpoints,
+                limits=plan.limits,
                 quiet=plan.given.quiet,
             )
     return summary

@@ -13,19 +13,28 @@ __all__ = [
     "CheckpointTurns",
     "Concurrency",
     "Given",
+    "IdleTimeout",
     "Limit",
     "Local",
     "MaxConnections",
+    "MaxCost",
+    "MaxErrors",
     "MaxLifetime",
+    "MaxSeconds",
+    "MaxTokens",
+    "MaxTurns",
     "MaxWait",
     "ModelName",
     "Out",
+    "Price",
     "ProviderName",
     "Quiet",
     "RedoErrors",
     "RedoWrong",
     "Resume",
     "Retries",
+    "TaskMaxTokens",
+    "TaskTimeout",
     "TasksFile",
     "ToolsName",
 ]
@@ -157,6 +166,55 @@ MaxLifetime = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")]
 
+_LIMITS = "What it may take; what is reached first ends it in order, and what is owed stays owed"
+
+MaxTokens = Annotated[
+    int | None, typer.Option(min=0, help="Tokens of the run, of input and output.", rich_help_panel=_LIMITS)
+]
+MaxCost = Annotated[
+    float | None, typer.Option(min=0, help="Cost of the run, by --price.", rich_help_panel=_LIMITS)
+]
+Price = Annotated[
+    str | None,
+    typer.Option(
+        help="IN,CACHED,OUT: price of a million tokens of input, of input from the cache, and of output.",
+        rich_help_panel=_LIMITS,
+    ),
+]
+MaxErrors = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Failed tasks, 0 for no limit; if not given, a run ends whose first 50 tasks have all failed.",
+        rich_help_panel=_LIMITS,
+    ),
+]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option(min=0, help="Seconds after which no other task is begun.", rich_help_panel=_LIMITS),
+]
+TaskTimeout = Annotated[
+    float | None,
+    typer.Option(min=0, help="Seconds of one task, time in line included.", rich_help_panel=_LIMITS),
+]
+IdleTimeout = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        help="Seconds without an event in a turn, after which the turn is given up.",
+        rich_help_panel=_LIMITS,
+    ),
+]
+MaxTurns = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Turns of one task; 100 if not given, an agent's are its own.", rich_help_panel=_LIMITS
+    ),
+]
+TaskMaxTokens = Annotated[
+    int | None, typer.Option(min=0, help="Tokens of one task.", rich_help_panel=_LIMITS)
+]
+
 
 @attrs.frozen(kw_only=True)
 class Given:
@@ -184,5 +242,14 @@ class Given:
     max_wait: float | None
     limit: int | None
     max_lifetime: float | None
+    max_tokens: int | None
+    max_cost: float | None
+    price: str | None
+    max_errors: int | None
+    max_seconds: float | None
+    task_timeout: float | None
+    idle_timeout: float | None
+    max_turns: int | None
+    task_max_tokens: int | None
     quiet: bool
     as_json: bool

@@ -21,6 +21,7 @@ from wspool.cli.target import Target, find_target, no_key
 from wspool.cli.usage import usage_error, warn
 from wspool.rollout.batch import BatchError, read_tasks
 from wspool.rollout.bundled import bundled_tasks
+from wspool.rollout.limits import Limits
 from wspool.rollout.method import BODY_FIELDS, Agent, Method
 from wspool.rollout.provenance import BUNDLED, Provenance, directory_for, source_digest
 from wspool.rollout.tasks import Task
@@ -34,6 +35,9 @@ _BUNDLED_CONNECTIONS: Final = 8
 
 #: The model of the bundled server: any name will do, and this one says who answers.
 _BUNDLED_MODEL: Final = "lookup"
+
+#: Turns of a task in the tool loop: a model may call tools for ever.
+_MOST_TURNS: Final = 100
 
 #: Names of fields in one message.
 _MOST_NAMED: Final = 20
@@ -51,6 +55,7 @@ class Plan:
       method: how each is done.
       out: the directory of the results.
       provider: what the endpoint can do; None to find out.
+      limits: what the run and each task may take.
     """
 
     given: Given
@@ -60,12 +65,14 @@ class Plan:
     method: Method
     out: Path
     provider: wspool.Provider | None
+    limits: Limits
 
     @property
     def policy(self) -> wspool.PoolPolicy:
         """The policy of the pool."""
         most = self.given.max_connections or (self.given.concurrency if self.own else _BUNDLED_CONNECTIONS)
         patience = math.inf if self.given.max_wait is None else self.given.max_wait
+        idle = self.given.idle_timeout
         return wspool.PoolPolicy(
             max_size=most,
             min_idle=0,
@@ -73,6 +80,8 @@ class Plan:
             # The endpoint's trouble is not the task's: it is waited out, also by agents of the user's.
             refusal_patience=patience,
             give_up_after=max(patience, 1.0),
+            first_event_timeout=idle,
+            silence_timeout=idle,
         )
 
     @property
@@ -120,6 +129,7 @@ def make_plan(given: Given) -> Plan:
         method=method,
         out=given.out or directory_for(given.tasks),
         provider=_provider(given.provider),
+        limits=_limits(given),
     )
 
 
@@ -170,6 +180,30 @@ def _provider(name: str | None) -> wspool.Provider | None:
     if name not in wspool.PROVIDERS:
         usage_error(f"--provider {name!r}: there are {', '.join(sorted(wspool.PROVIDERS))}")
     return wspool.PROVIDERS[name]
+
+
+def _limits(given: Given) -> Limits:
+    price: tuple[float, ...] | None = None
+    if given.price is not None:
+        try:
+            price = tuple(float(part) for part in given.price.split(","))
+        except ValueError:
+            usage_error(f"--price {given.price!r} must be three numbers: IN,CACHED,OUT")
+    limits = Limits(
+        max_tokens=given.max_tokens,
+        max_cost=given.max_cost,
+        price=price,
+        max_errors=given.max_errors,
+        max_seconds=given.max_seconds,
+        task_timeout=given.task_timeout,
+        task_max_tokens=given.task_max_tokens,
+        max_turns=given.max_turns or (None if given.agent is not None else _MOST_TURNS),
+    )
+    try:
+        limits.of_run()
+    except ValueError as problem:
+        usage_error(f"--price and --max-cost: {problem}")
+    return limits
 
 
 def _method(given: Given, model: str | None, *, own: bool) -> Method:

@@ -5,20 +5,24 @@
 2. Whatever a task raises is its result. Two things end the run instead: an endpoint that cannot be reached,
    because every other task would only find out the same, and results that cannot be written.
 3. What did not end is owed: it has no result, and the next run does it.
-4. The first Ctrl-C starts no other task, puts those back that have sent nothing yet, and lets the others
-   finish. The second cancels them.
+4. The first Ctrl-C, SIGTERM or SIGHUP starts no other task, puts those back that have sent nothing yet, and
+   lets the others finish. The second cancels them.
 """
 
+import math
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import trio
 
 import wspool
+from wspool.errors import BudgetExceededError
 from wspool.rollout.checkpoints import Checkpoints
+from wspool.rollout.errors import Errors
+from wspool.rollout.limits import Limits
 from wspool.rollout.method import Method
 from wspool.rollout.outcomes import answer_of, ends_run, judge
 from wspool.rollout.progress import Progress, show_progress
@@ -27,6 +31,11 @@ from wspool.rollout.tasks import OUTCOMES, WELL, Failure, Outcome, Result, Task
 from wspool.rollout.tools import NoFilesError
 
 __all__ = ["run_batch"]
+
+
+_SIGNALS: Final = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 async def run_batch(
@@ -39,6 +48,7 @@ async def run_batch(
     concurrency: int = 128,
     total: int | None = None,
     checkpoints: Checkpoints | None = None,
+    limits: Limits | None = None,
     quiet: bool = False,
 ) -> Summary:
     """Hold a conversation for every task.
@@ -53,6 +63,7 @@ async def run_batch(
       total: tasks of the whole batch, those with earlier results included.
       checkpoints: where each finished turn is kept, and what an earlier run has left to go on with. An
         agent of the caller's then has to look at `conversation.items` to see where it is.
+      limits: what the run and each task may take.
       quiet: no progress.
 
     Returns:
@@ -60,9 +71,10 @@ async def run_batch(
 
     Cancellation: running tasks are cancelled and have no result.
     """
-    run = _Run(pool, tasks, method, meter, sink, checkpoints)
+    run = _Run(pool, tasks, method, meter, sink, checkpoints, limits or Limits())
     async with trio.open_nursery() as watchers:
         await watchers.start(run.watch_signals)
+        watchers.start_soon(run.watch_clock)
         if not quiet:
             watchers.start_soon(show_progress, run.progress, sys.stderr)
         try:
@@ -83,6 +95,7 @@ class _Run:
         meter: Meter,
         sink: Callable[[Mapping[str, Any]], None],
         checkpoints: Checkpoints | None,
+        limits: Limits,
     ) -> None:
         self._pool = pool
         self._tasks = tasks
@@ -93,7 +106,10 @@ class _Run:
         self._in_flight = 0
         self._peak = 0
         self._outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
-        self._draining = False
+        self._draining = self._interrupted = False
+        self._limits = limits
+        self._budget = limits.of_run()
+        self._errors = Errors()
         self._scope = trio.CancelScope()
         self._conversations: dict[wspool.Conversation, trio.CancelScope] = {}
         self._checkpoints = checkpoints
@@ -104,16 +120,29 @@ class _Run:
         self._problem: str | None = None
 
     async def watch_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        with trio.open_signal_receiver(signal.SIGINT) as signals:
+        # What schedulers and terminals send before they kill. One that is ignored stays so (nohup).
+        ours = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+        with trio.open_signal_receiver(*ours) as signals:
             task_status.started()
             async for _ in signals:
-                if self._draining:
+                if self._interrupted:
                     self._scope.cancel()
-                self._draining = True
-                for conversation, scope in self._conversations.items():
-                    statistics = conversation.statistics()
-                    if not statistics.full_turns + statistics.delta_turns:
-                        scope.cancel()  # it is still in line, and nothing was sent
+                self._interrupted = True
+                self._drain()
+
+    async def watch_clock(self) -> None:
+        if self._limits.max_seconds is not None:
+            await trio.sleep(self._limits.max_seconds)
+            self._drain(f"{self._limits.max_seconds:g} s have passed")
+
+    def _drain(self, problem: str | None = None) -> None:
+        """Begin no other task, put those back that have sent nothing yet, and let the others finish."""
+        self._problem = self._problem or problem
+        self._draining = True
+        for conversation, scope in self._conversations.items():
+            statistics = conversation.statistics()
+            if not statistics.full_turns + statistics.delta_turns:
+                scope.cancel()  # it is still in line, and nothing was sent
 
     async def all(self, concurrency: int) -> None:
         limiter = trio.CapacityLimiter(concurrency)
@@ -121,6 +150,8 @@ class _Run:
             async with trio.open_nursery() as nursery:
                 for task in self._tasks:
                     await limiter.acquire_on_behalf_of(task.id)
+                    if (spent := self._budget.problem) is not None:
+                        self._drain(spent)
                     if self._draining:
                         break
                     nursery.start_soon(self._one, task, limiter)
@@ -132,6 +163,11 @@ class _Run:
             if result is not None:
                 self._sink(result.as_line())
                 self._outcomes[result.outcome] += 1
+                if result.failure is not None:
+                    self._errors.add(task.id, result.failure)
+                failed, ended = self._outcomes["failed"], sum(self._outcomes.values())
+                if (problem := self._limits.too_many(failed, ended)) is not None:
+                    self._drain(problem)
         except OSError as error:
             self._stop(f"a result could not be written: {error}")
         finally:
@@ -160,17 +196,25 @@ class _Run:
                 fields: Mapping[str, Any] = (
                     {"resume": snapshot} if snapshot is not None else self._method.fields(task)
                 )
-                async with self._pool.conversation(**fields) as conversation:
-                    self._conversations[conversation] = scope
-                    self._running[conversation.number] = (task, conversation)
-                    resumed = snapshot is not None
-                    returned = await self._method.hold(conversation, task, give_up, resumed=resumed)
+                budget = self._limits.of_task(self._budget)
+                limit = self._limits.task_timeout
+                with trio.move_on_after(math.inf if limit is None else limit) as clock:
+                    async with self._pool.conversation(budget=budget, **fields) as conversation:
+                        self._conversations[conversation] = scope
+                        self._running[conversation.number] = (task, conversation)
+                        resumed = snapshot is not None
+                        returned = await self._method.hold(conversation, task, give_up, resumed=resumed)
+                if clock.cancelled_caught:
+                    raise trio.TooSlowError(f"the task took longer than {limit:g} s")
             if scope.cancel_called and failure is None:
                 return None
             answer, response = answer_of(returned)
         except BaseException as error:  # noqa: ASYNC103  # raised again by the next line, if it is not the task's
             _let_pass(error)
             if scope.cancel_called and failure is None:
+                return None  # noqa: ASYNC104  # the same
+            if isinstance(error, BudgetExceededError) and (spent := self._budget.problem) is not None:
+                self._drain(spent)
                 return None  # noqa: ASYNC104  # the same
             if ends_run(error):
                 self._stop(Failure.of(error).message)
@@ -191,6 +235,7 @@ class _Run:
             seconds=trio.current_time() - began,
             began=began_at,
             model=_model(response, self._method.fields(task)),
+            price=self._limits.price,
         )
 
     def _resumed(self, task: Task) -> Mapping[str, Any] | None:
@@ -237,8 +282,10 @@ class _Run:
             saved_turns=self._saved_turns,
             peak_connections=self._peak,
             seconds=trio.current_time() - self._started_at,
-            interrupted=self._draining,
+            interrupted=self._interrupted,
             problem=self._problem,
+            cost=self._meter.usage.cost(self._limits.price) if self._limits.price is not None else None,
+            errors=self._errors.commonest(),
         )
 
 

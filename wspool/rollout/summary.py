@@ -4,13 +4,15 @@ Every number is counted once, where it is known best: outcomes by the runner, re
 conversations, times by the pool's instrument, connections by the pool."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 import wspool
+from wspool.core.plain import plain
 from wspool.core.statistics import ConversationStatistics, PoolStatistics, TurnRecord
+from wspool.core.usage import Usage
 from wspool.rollout.tasks import OUTCOMES, WELL
 
 __all__ = ["Meter", "Summary", "percentile"]
@@ -49,10 +51,12 @@ class Meter(wspool.Instrument):
         self.bytes_saved = 0
         self.moves = 0
         self.retries = 0
+        self.usage = Usage()
 
     def turn_ended(self, record: TurnRecord) -> None:
         """Count a turn."""
         self.turns += 1
+        self.usage += Usage.of(record.usage)
         if record.status in ("completed", "incomplete", "failed"):
             self.durations.append(record.duration)
         # A delta goes to the connection that the conversation has: no wait of zero seconds, but none.
@@ -105,6 +109,12 @@ class Summary:
       retries: turns that were lost, or failed for a moment, and were taken again.
       interrupted: somebody pressed Ctrl-C.
       problem: why the run ended before its tasks did, or None.
+      input_tokens: tokens of all turns of this run, those of failed tasks included; of the input
+      cached_tokens: those from the cache; and
+      output_tokens: of the output
+      reasoning_tokens: those of reasoning.
+      cost: what that costs, None if nobody said a price.
+      errors: the commonest errors, with their counts and one traceback each.
     """
 
     tasks: int
@@ -138,11 +148,21 @@ class Summary:
     seconds: float = 0.0
     interrupted: bool = False
     problem: str | None = None
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost: float | None = None
+    errors: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def of(cls, meter: Meter, pool: PoolStatistics, **fields: Any) -> "Summary":
         """Put together what *meter* and *pool* counted, and what the runner knows."""
         return cls(
+            input_tokens=meter.usage.input,
+            cached_tokens=meter.usage.cached,
+            output_tokens=meter.usage.output,
+            reasoning_tokens=meter.usage.reasoning,
             turns=meter.turns,
             tool_calls=meter.tool_calls,
             delta_turns=meter.delta_turns,
@@ -185,6 +205,12 @@ class Summary:
                 "requests",
                 f"{self.delta_turns} with only the news, {self.full_turns} with the whole history",
             ),
+            (
+                "tokens",
+                f"{self.input_tokens:,} in ({self.cached_tokens:,} cached), {self.output_tokens:,} out "
+                f"({self.reasoning_tokens:,} of reasoning)"
+                + (f", cost {self.cost:,.4f}" if self.cost is not None else ""),
+            ),
             ("bytes", f"{self.bytes_sent:,} sent, {self.bytes_saved:,} saved"),
             (
                 "connections",
@@ -195,4 +221,10 @@ class Summary:
             ("turn", f"p50 {_ms(self.turn_p50)}, p95 {_ms(self.turn_p95)}"),
             ("time", f"{self.seconds:.1f} s"),
         ]
-        return "\n".join(f"{name:<14}{value}" for name, value in rows)
+        lines = [f"{name:<14}{value}" for name, value in rows]
+        for error in self.errors:
+            words = f"{error['count']} x {error['type']}: {error['message']} (first: {error['task']!r})"
+            lines.append(f"{'error':<14}{plain(words)}")
+        if self.errors and (trace := self.errors[0]["traceback"]):
+            lines += ["", *(plain(line) for line in trace.splitlines())]
+        return "\n".join(lines)

@@ -5,6 +5,7 @@ from, except that a task which came as an OpenAI Batch line has a Batch-shaped r
 
 import hashlib
 import json
+import traceback
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
@@ -24,6 +25,9 @@ Outcome = Literal[
     "right", "wrong", "done", "called", "truncated", "filtered", "refused", "unanswered", "failed"
 ]
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
+#: Frames of a traceback, and characters of it.
+_MOST_FRAMES: Final = 12
+_LONGEST_TRACEBACK: Final = 8000
 #: Those that need no other run.
 WELL: Final[frozenset[Outcome]] = frozenset({"right", "done", "called"})
 
@@ -69,6 +73,7 @@ class Failure:
       delivery: what is known about the request; None if the error is not about one.
       code: the server's error code, if it gave one.
       status: the server's HTTP-like status, if it gave one.
+      traceback: where it was raised, last line last; None for errors of the library, which say it all.
     """
 
     type: str
@@ -76,6 +81,7 @@ class Failure:
     delivery: str | None = None
     code: str | None = None
     status: int | None = None
+    traceback: str | None = None
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
@@ -86,10 +92,11 @@ class Failure:
         refused = error if isinstance(error, ResponseFailedError) else None
         return cls(
             type=type(error).__name__,
-            message=str(error),
+            message=_text(error),
             delivery=error.delivery if isinstance(error, WsPoolError) else None,
             code=refused.code if refused else None,
             status=refused.status if refused else None,
+            traceback=None if isinstance(error, WsPoolError) else _traceback(error),
         )
 
 
@@ -106,6 +113,7 @@ class Result:
       seconds: from the start of the task, time in line included.
       began: when it was begun, in seconds since 1970.
       model: the model that answered, or was asked; None if nobody said which.
+      price: of a million tokens of input, of input from the cache, and of output; None if nobody said.
     """
 
     task: Task
@@ -118,6 +126,7 @@ class Result:
     seconds: float
     began: float = 0.0
     model: str | None = None
+    price: Sequence[float] | None = None
 
     def as_line(self) -> dict[str, Any]:
         """The result as one JSON object, in the shape that the task came in."""
@@ -131,7 +140,6 @@ class Result:
             "error": attrs.asdict(self.failure) if self.failure else None,
             "response_id": self.response.get("id") if self.response else None,
             "status": self.response.get("status") if self.response else None,
-            "usage": self.response.get("usage") if self.response else None,
             "turns": self.statistics.turns if self.statistics else 0,
             "tool_calls": self.statistics.tool_calls if self.statistics else 0,
             "moves": self.statistics.moves if self.statistics else 0,
@@ -158,13 +166,36 @@ class Result:
             "wspool": {"outcome": self.outcome, **self._provenance()},
         }
 
+    @property
+    def _sent(self) -> bool:
+        return self.statistics is not None and bool(self.statistics.full_turns + self.statistics.delta_turns)
+
     def _provenance(self) -> dict[str, Any]:
         return {
+            "usage": self.statistics.usage.as_json() if self.statistics and self._sent else None,
+            **({"cost": self.statistics.usage.cost(self.price)} if self.statistics and self.price else {}),
             "model": self.model,
             "digest": self.task.digest,
             "began": _time(self.began),
             "ended": _time(self.began + self.seconds),
         }
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as problem:  # whatever its __str__ raises
+        return f"its text cannot be had ({type(problem).__name__})"
+
+
+def _traceback(error: BaseException) -> str | None:
+    if error.__traceback__ is None:
+        return None
+    try:
+        lines = traceback.format_exception(error, limit=-_MOST_FRAMES)
+    except Exception:  # whatever it raises that is asked for its text
+        lines = traceback.format_tb(error.__traceback__, limit=-_MOST_FRAMES)
+    return "".join(lines)[-_LONGEST_TRACEBACK:]
 
 
 def _time(seconds: float) -> str:
