@@ -264,6 +264,15 @@ def echo(wire: FakeWire, request: dict[str, Any]) -> None:
     wire.push(created(response_id), delta("ok"), completed(response_id))
 
 
+def ask_back(wire: FakeWire, request: dict[str, Any]) -> None:
+    """Answer a request at once, as `echo`, with a call of a tool."""
+    response_id = f"resp_{id(wire) % 9973}_{len(wire.sent)}"
+    call = {"type": "function_call", "call_id": f"call_{response_id}", "name": "t", "arguments": "{}"}
+    ended = completed(response_id)
+    ended["response"]["output"] = [call]
+    wire.push(created(response_id), ended)
+
+
 class FakeConnector:
     """Makes fake wires, as the test says.
 

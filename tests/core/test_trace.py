@@ -104,7 +104,7 @@ def tampered(number: int, **changes: Any) -> list[str]:
         (tampered(6, now=1.9), 6, "it says commands"),
         (tampered(3, input="fly"), 3, "it cannot be replayed: KeyError('fly')"),
         (tampered(3, arguments={}), 3, "it cannot be replayed: TypeError"),
-        (tampered(1, version=0), 1, "its version is 0, not 2"),
+        (tampered(1, version=0), 1, "its version is 0, not 3"),
         (recorded()[1:], 1, "it cannot be replayed: KeyError('version')"),
         ([*recorded()[:5], '{"now": 2.'], 6, "it cannot be replayed: JSONDecodeError"),
         ([*recorded()[:5], "7"], 6, "it cannot be replayed: TypeError"),

@@ -13,6 +13,7 @@ import wspool
 from tests.helpers import (
     FakeConnector,
     FakeWire,
+    ask_back,
     completed,
     created,
     echo,
@@ -148,7 +149,7 @@ async def test_nobody_sits_on_a_lane_in_a_hold(autojump_clock) -> None:
 async def test_a_lane_that_remembers_stays_parked_in_a_hold(autojump_clock) -> None:
     """A conversation that waits with a lane of its own keeps it, unless somebody starves."""
     async with (
-        fake_pool(FakeConnector(echo), limits=policy(max_size=1, patience=20.0)) as pool,
+        fake_pool(FakeConnector(ask_back), limits=policy(max_size=1, patience=20.0)) as pool,
         pool.conversation(model="m") as conversation,
         trio.open_nursery() as nursery,
     ):

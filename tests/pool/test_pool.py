@@ -15,6 +15,7 @@ from tests.helpers import (
     FakeConnector,
     FakeWire,
     Recorder,
+    ask_back,
     assert_conserved,
     assert_empty,
     completed,
@@ -367,7 +368,7 @@ async def test_wait_ready_is_told_of_an_outage_that_begins_meanwhile(autojump_cl
 async def test_what_is_parked_is_not_free(autojump_clock) -> None:
     """`lease_nowait` leaves a conversation between turns alone, however long its tools run."""
     async with (
-        fake_pool(FakeConnector(echo), limits=policy(max_size=1, patience=0.0)) as pool,
+        fake_pool(FakeConnector(ask_back), limits=policy(max_size=1, patience=0.0)) as pool,
         pool.conversation(model="m") as conversation,
     ):
         await conversation.respond("one")

@@ -170,7 +170,8 @@ async def test_turns_side_by_side_have_limits_of_their_own(autojump_clock) -> No
     def answer(wire: FakeWire, request: dict[str, Any]) -> None:
         name = request["stream_id"]
         if request["input"] != "silent":
-            wire.push(*({**each, "stream_id": name} for each in (created(name), completed(name))))
+            own = f"{name}_{len(wire.sent)}"
+            wire.push(*({**each, "stream_id": name} for each in (created(own), completed(own))))
 
     limits = policy(max_size=1, lanes=2, first_event_timeout=3.0, drain_timeout=30.0)
     async with fake_pool(FakeConnector(answer), limits=limits, provider=wspool.OPENAI) as pool:

@@ -37,6 +37,7 @@ from wspool.core.commands import (
 )
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending import roster as core_roster
+from wspool.core.lending.affinity import Use
 from wspool.core.lending.allocation import DEFERRAL, HEAD_START
 from wspool.core.lending.line import MAX_SKIPS
 from wspool.core.lending.pool import PoolCore, Verdict
@@ -221,6 +222,9 @@ class PoolMachine(RuleBasedStateMachine):
             self.check_siblings(commands)
         if verb not in ("dial_failed", "give_up", "release", "lost", "hang_up"):
             self.check_blame(commands)
+        self.world.down = self.core._outage.down
+        self.world.patience = self.core._allocation.keeping.patience()
+        assert 0 <= self.world.patience <= self.policy.patience
         for number, known in self.core._roster.connections.items():
             if number in self.world.connections:  # else its dial begins with this step
                 self.world.connections[number].retire_at = known.retire_at
@@ -273,7 +277,7 @@ class PoolMachine(RuleBasedStateMachine):
     def need(self, *, deferred: bool = False) -> int:
         """How many lanes are wanted that are not there."""
         world = self.world
-        fresh = sum(world.free(connection) for connection in world.open if not connection.retiring)
+        fresh = sum(world.fresh(connection) for connection in world.open)
         movers = sum(
             track.lease is not None
             for connection in world.open
@@ -294,19 +298,15 @@ class PoolMachine(RuleBasedStateMachine):
             left = isinstance(command, HangUp) and not self.policy.count_closing
             size += isinstance(command, Dial) - left
             if getattr(command, "reason", None) is CloseReason.IDLE:
-                fresh = sum(self.world.free(other) for other in self.world.open if not other.retiring)
-                idle = self.world.free(self.world.connections[command.connection])  # type: ignore[union-attr] # a HangUp
+                fresh = sum(self.world.fresh(other) for other in self.world.open)
+                idle = self.world.fresh(self.world.connections[command.connection])  # type: ignore[union-attr] # a HangUp
                 assert fresh - idle >= self.policy.min_idle, "spare was taken for surplus"
             if getattr(command, "reason", None) is not CloseReason.LIFETIME:
                 continue
             connection = self.world.connections[command.connection]  # type: ignore[union-attr] # a HangUp
             if self.now < self.world.grant_end(connection):
                 assert connection.retiring or self.core.statistics().retirements
-                spare = sum(
-                    self.world.free(other)
-                    for other in self.world.open
-                    if other is not connection and not other.retiring
-                )
+                spare = sum(self.world.fresh(other) for other in self.world.open if other is not connection)
                 full = size + left >= self.world.policy.max_size  # as it was before this one went
                 assert spare >= self.policy.min_idle or full, "broke before make"
                 states = self.core.states()
@@ -571,20 +571,26 @@ class PoolMachine(RuleBasedStateMachine):
             if connection.trial and connection.lanes[0].on is not On.NOTHING
         ]
 
-    @rule(pick=picks, completed=st.sampled_from([True, True, False]))
+    @rule(pick=picks, completed=st.sampled_from([True, True, False]), calls=st.booleans())
     @precondition(lambda self: self.leases_with(On.TURN))
     @noted
-    def turn_ends(self, pick: int, completed: bool = True) -> None:
-        self.end_turn(self.choose(self.leases_with(On.TURN), pick), completed=completed)
+    def turn_ends(self, pick: int, completed: bool = True, calls: bool = True) -> None:
+        lease = self.choose(self.leases_with(On.TURN), pick)
+        self.end_turn(lease, completed=completed, calls=calls and completed)
 
-    def end_turn(self, lease: LeaseId, *, completed: bool = True) -> None:
+    def end_turn(self, lease: LeaseId, *, completed: bool = True, calls: bool = True) -> None:
         connection, lane = self.world.leases[lease]
         self.answer(connection)
         response = self.remember(connection, lane) if completed else None
         if not completed:
             self.world.remember(self.world.track(lease), None, self.now)
-        self.turn_is_over(self.world.track(lease))
-        self.step("finished", connection.id, lane, completed=completed, response=response)
+        track = self.world.track(lease)
+        self.turn_is_over(track, keeps=calls or not completed)
+        returns = track.returning
+        self.step("finished", connection.id, lane, completed=completed, response=response, calls=calls)
+        track.returning = False
+        if returns:
+            assert lease not in self.world.leases, "nothing follows, and the lane is kept"
 
     @rule(pick=picks, sent=st.booleans())
     @precondition(lambda self: self.leases_with(On.TURN))
@@ -603,8 +609,16 @@ class PoolMachine(RuleBasedStateMachine):
     def tail_ends(self, pick: int) -> None:
         connection, lane = self.choose(self.tracks_with(On.TAIL), pick)
         self.answer(connection)
-        self.turn_is_over(connection.lanes[lane])
-        self.step("finished", connection.id, lane, response=self.remember(connection, lane))
+        track = connection.lanes[lane]
+        holder = track.lease
+        self.turn_is_over(track, keeps=False)
+        response = self.remember(connection, lane)
+        track.over = True
+        returns = track.returning
+        self.step("finished", connection.id, lane, response=response)
+        track.returning = False
+        if returns:
+            assert holder not in self.world.leases, "nothing follows, and the lane is kept"
 
     @rule(pick=picks)
     @precondition(lambda self: self.shared_tails())
@@ -673,18 +687,20 @@ class PoolMachine(RuleBasedStateMachine):
             held[1].over = True
         assert [] == self.step("over", response)
 
-    @rule(pick=picks, between=st.integers(0, 2))
+    @rule(pick=picks, between=st.integers(0, 2), movable=st.booleans())
     @precondition(lambda self: self.leases_with(On.NOTHING) and len(self.world.waiters) < 3)
     @noted
-    def conversation_comes_back(self, pick: int, between: int) -> None:
+    def conversation_comes_back(self, pick: int, between: int, movable: bool = False) -> None:
         """It takes a turn, gives its lane back, and asks for it again; others may have come meanwhile."""
         lease = self.choose(self.leases_with(On.NOTHING), pick)
-        self.begin_on(lease, False)
+        self.begin_on(lease, movable)
         if lease not in self.world.leases or self.world.track(lease).on is not On.TURN:
             return
-        self.end_turn(lease)
-        response = self.world.track(lease).response
-        self.release_of(lease)
+        track = self.world.track(lease)
+        self.end_turn(lease, calls=False)
+        response = track.response
+        if lease in self.world.leases:
+            self.release_of(lease)
         for _ in range(between):
             self.ask()
         self.ask(0.0, response)
@@ -1053,6 +1069,19 @@ class PoolMachine(RuleBasedStateMachine):
             and self.now < world.grant_end(connection)
             and (not wanted or (self.now + wanted <= connection.retire_at and not connection.retiring))
         ]
+        outage = self.core._outage
+        starving = len(world.waiters) > len(world.dials) * world.lanes
+        if not wanted and not (starving and (world.size >= world.policy.max_size or outage.down)):
+            # There is room: what conversations may come back to is left to them.
+            free = [connection for connection in free if world.fresh(connection)]
+            claimed = any(
+                world.is_free(track) and world.use(connection, track)[0] is Use.CLAIMED
+                for connection in world.open
+                for track in connection.lanes
+            )
+            if not claimed:
+                free = [connection for connection in world.open if world.free(connection)]
+                free = [connection for connection in free if self.now < world.grant_end(connection)]
 
         assert not free, "somebody waits while a lane is free"
 
@@ -1168,7 +1197,7 @@ class PoolMachine(RuleBasedStateMachine):
             for c in usable
             if c.free
         )
-        assert roster.fresh == sum(len(c.free) for c in usable if c.state is ConnectionState.OPEN)
+        assert roster.affinity.fresh == sum(self.world.fresh(connection) for connection in self.world.open)
         assert set(roster.leaving) == {
             c.id for c in usable if c.state is ConnectionState.RETIRING and not c.busy
         }
@@ -1221,11 +1250,12 @@ class PoolMachine(RuleBasedStateMachine):
         track.on = On.TAIL
         track.tail_until = self.now + self.policy.drain_timeout
 
-    def turn_is_over(self, track: Lane) -> None:
+    def turn_is_over(self, track: Lane, *, keeps: bool) -> None:
         """However it ended, a holder who can go on elsewhere does not keep a lane from others."""
         track.on = On.NOTHING
         if track.movable and track.lease is not None:
-            track.parked_at = self.now
+            track.parked_at = self.now if keeps else None
+            track.returning = not keeps
 
     def tracks(self) -> list[tuple[LeaseId, Lane]]:
         return [(lease, self.world.track(lease)) for lease in self.world.leases]

@@ -266,8 +266,8 @@ MUTANTS = [
     Mutant(
         "retired without replacement",
         ALLOCATION,
-        "            if roster.fresh < self.policy.min_idle and (\n",
-        "            if roster.fresh < 0 and (\n",
+        "            if roster.affinity.fresh < self.policy.min_idle and (\n",
+        "            if roster.affinity.fresh < 0 and (\n",
     ),
     Mutant(
         "a leaver goes for what is on its way",
@@ -377,7 +377,7 @@ MUTANTS = [
     Mutant(
         "a parked lane is taken at once",
         LINE,
-        "return now if wanted.skips >= MAX_SKIPS else max(now, since + self.policy.patience)",
+        "return now if wanted.skips >= MAX_SKIPS else max(now, since + self.keeping.patience())",
         "return now",
     ),
     Mutant(
@@ -484,8 +484,8 @@ MUTANTS = [
     Mutant(
         "an id that two lanes hold stands for the latter",
         AFFINITY,
-        "            self.held[response] = None\n",
-        "            self.held[response] = connection, lane\n",
+        "            other, self.held[response] = self.held[response], None\n",
+        "            other, self.held[response] = None, (connection, lane)\n",
     ),
     Mutant(
         "an id that two lanes held stands for the one that is left",
@@ -533,7 +533,7 @@ MUTANTS = [
     Mutant(
         "what is preferred is granted although it goes soon",
         LINE,
-        "stays = connection.state is _OPEN or not roster.fresh",
+        "stays = connection.state is _OPEN or not roster.affinity.fresh",
         "stays = True",
     ),
     Mutant(
@@ -545,8 +545,8 @@ MUTANTS = [
     Mutant(
         "newcomers are given what is of most use to others",
         AFFINITY,
-        "        _, _, number, lane = idle[index]\n",
-        "        _, _, number, lane = idle[-1]\n",
+        "        use, _, number, lane = idle[index]\n",
+        "        use, _, number, lane = idle[-1]\n",
     ),
     Mutant(
         "a warm lane is for anybody",
@@ -569,8 +569,50 @@ MUTANTS = [
     Mutant(
         "a lane that was used lately goes before one that was not",
         AFFINITY,
-        "            use, by = _REMEMBERED, lane.used_at\n",
-        "            use, by = _REMEMBERED, -lane.used_at\n",
+        "            use, by = _CLAIMED if lane.movable else _REMEMBERED, lane.used_at\n",
+        "            use, by = _CLAIMED if lane.movable else _REMEMBERED, -lane.used_at\n",
+    ),
+    Mutant(
+        "what a conversation may come back to is given away though there is room",
+        LINE,
+        "                if missed and self.waiters and not self._is_starving():\n",
+        "                if False:\n",
+    ),
+    Mutant(
+        "what a conversation may come back to is never given away",
+        LINE,
+        "                if missed and self.waiters and not self._is_starving():\n",
+        "                if missed and self.waiters:\n",
+    ),
+    Mutant(
+        "what a conversation may come back to is spare",
+        AFFINITY,
+        "        if use < _CLAIMED:\n            self.fresh += 1\n",
+        "        if use <= _CLAIMED:\n            self.fresh += 1\n",
+    ),
+    Mutant(
+        "after an answer a lane is kept",
+        LEASES,
+        "            if before is _IN_FLIGHT and (calls or not completed):\n",
+        "            if before is _IN_FLIGHT:\n",
+    ),
+    Mutant(
+        "a lane is not kept while tools run",
+        LEASES,
+        "            if before is _IN_FLIGHT and (calls or not completed):\n",
+        "            if False:\n",
+    ),
+    Mutant(
+        "who has its lane no more is not told",
+        LEASES,
+        "        commands.append(Returned(lease))\n",
+        "",
+    ),
+    Mutant(
+        "what was given up is remembered as what somebody wants",
+        LEASES,
+        "before in _TAILS\n",
+        "False\n",
     ),
     # -- what is over --
     Mutant(
@@ -976,8 +1018,8 @@ MUTANTS = [
     Mutant(
         "the end of a turn is not reported",
         ROUTER,
-        "self._link.report(self._link.host.core.finished, lane.id, completed=completed, response=held)",
-        "pass",
+        "            link.report(finished, lane.id, completed=completed, response=held, calls=calls)\n",
+        "",
     ),
     Mutant(
         "the reader swallows the end",

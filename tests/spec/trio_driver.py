@@ -383,6 +383,7 @@ class TrioDriver(Driver):
 
             async def send() -> None:
                 attempt = self.attempts[number] = Attempt(None, lease.stream_id)
+                attempt.machine.keeps = movable
                 await lease.send(b"{}", attempt)
 
             self.users.start_soon(send)
@@ -396,6 +397,7 @@ class TrioDriver(Driver):
         now: float,
         completed: bool = True,
         response: int | None = None,
+        calls: bool = True,
     ) -> None:
         connection = self.pool._shell._connections[number]
         attempt = connection.lanes[lane].attempt
@@ -406,7 +408,10 @@ class TrioDriver(Driver):
         response_id = attempt.machine.response_id or named
         end = "completed" if completed or connection.lanes[lane].warming is not None else "failed"
         for kind in ("created", end)[attempt.machine.response_id is not None :]:
-            event = {"type": f"response.{kind}", "response": {"id": response_id, "output": [], "status": end}}
+            call = {"type": "function_call", "call_id": "c", "name": "tool", "arguments": "{}"}
+            asks = calls and completed and kind == end and connection.lanes[lane].warming is None
+            response_body = {"id": response_id, "output": [call] if asks else [], "status": end}
+            event = {"type": f"response.{kind}", "response": response_body}
             self._arrives(number, json.dumps(event if name is None else {**event, "stream_id": name}))
 
     def do_widen(self, number: ConnectionId, *, world: World, now: float) -> None:

@@ -28,6 +28,7 @@ from wspool.core.commands import (
     Ping,
     Recovered,
     Refuse,
+    Returned,
     Stolen,
     WaiterId,
     Warm,
@@ -57,6 +58,8 @@ class Lane:
     tail_until: float = math.inf
     #: The turn on it was begun by a holder who can go on elsewhere.
     movable: bool = False
+    #: Its turn has ended in this step, and asks for nothing more.
+    returning: bool = False
     #: The response of the turn on it, if that was heard to have begun.
     created: int | None = None
     #: What it remembers: a response, of a warm-up or not, since when, and whether its conversation is over.
@@ -121,10 +124,14 @@ class World:
         #: Responses that several lanes remember, or did and one does still.
         self.ambiguous: set[int] = set()
         self.degraded = self.paused = False
+        #: Whether a dial has failed and none was answered since.
+        self.down = False
         self.stolen = 0
         #: What was taken in this step, and whether it had what the first in line asks for.
         self.taken: list[tuple[Connection, Lane, bool]] = []
         self.closing = False
+        #: For how long a parked lane is kept now.
+        self.patience = policy.patience
         self.highest_connection = 0
         self.highest_lease = 0
         self.granted = self.released = self.lost = self.refused = 0
@@ -214,6 +221,11 @@ class World:
                     self.taken.append((connection, track, suits))
                     self.drop(lease)
                     self.stolen += 1
+                case Returned(lease):
+                    track = self.track(lease)
+                    assert track.returning, "a lane was taken from its holder"
+                    self.drop(lease)
+                    self.released += 1
                 case Leaking(lease):
                     assert lease in self.leases, "a dead lease leaks"
                     assert lease not in self.leaking, "a leak is reported once"
@@ -273,6 +285,9 @@ class World:
         if waiter in self.warms:
             least = min((use for use in uses.values() if use[0] is Use.WARM), default=least)
         assert uses[track] == least, "something was forgotten that was of more use"
+        if uses[track][0] is Use.CLAIMED and waiter in self.wanted:  # else it never waits
+            full = self.size >= self.policy.max_size
+            assert full or self.down, "something was forgotten though there was room"
 
     def check_room(self, connection: Connection, now: float) -> None:
         """It goes for a fresh one: because the first in line needs that, and nothing else will do."""
@@ -374,7 +389,7 @@ class World:
         """From when on a parked lane may be taken for the first in line."""
         if track.parked_at is None or self.skips.get(self.waiters[0], 0) >= MAX_SKIPS:
             return now
-        return max(now, track.parked_at + self.policy.patience)
+        return max(now, track.parked_at + self.patience)
 
     def those(self, *, dialing: bool = False, closing: bool = False) -> list[Connection]:
         return [
@@ -418,13 +433,13 @@ class World:
             return Use.NOTHING, -connection.retire_at
         if track.warm:
             return Use.WARM, -connection.retire_at
-        if track.over:
+        if track.over or track.response in self.ambiguous:
             return Use.OVER, -connection.retire_at
-        return Use.REMEMBERED, track.used_at
+        return Use.CLAIMED if track.movable else Use.REMEMBERED, track.used_at
 
     def newer(self, now: float) -> bool:
         """Whether something is free that does not go soon."""
-        others = [other for other in self.open if not other.retiring and self.free(other)]
+        others = [other for other in self.open if self.fresh(other)]
         return any(now < self.grant_end(other) for other in others)
 
     def is_for_asking(self, connection: Connection, track: Lane) -> bool:
@@ -449,6 +464,11 @@ class World:
         first = self.waiters[0]
         passed = first == waiter or self.skips.get(first, 0) < MAX_SKIPS
         return passed and (not wanted or now + wanted <= connection.retire_at)
+
+    def fresh(self, connection: Connection) -> int:
+        """How many of its lanes are spare."""
+        free = [track for track in connection.lanes if self.is_free(track)]
+        return sum(self.use(connection, track)[0] < Use.CLAIMED for track in free)
 
     @staticmethod
     def is_free(track: Lane) -> bool:

@@ -33,6 +33,7 @@ __all__ = [
     "Refuse",
     "RefuseReason",
     "ResponseKey",
+    "Returned",
     "Stolen",
     "WaiterId",
     "Warm",
@@ -140,7 +141,14 @@ class Expiring:
 
 @attrs.frozen
 class Stolen:
-    """Tell the holder of a parked lease that somebody who starved has its lane now."""
+    """Tell the holder of a parked lease that somebody has its lane who starved, or goes on from the same."""
+
+    lease: LeaseId
+
+
+@attrs.frozen
+class Returned:
+    """Tell the holder of a lease that its lane went back: its turn has ended, and asks for nothing more."""
 
     lease: LeaseId
 
@@ -191,6 +199,7 @@ Command: TypeAlias = (
     | Ping
     | Expiring
     | Stolen
+    | Returned
     | Leaking
     | Degraded
     | Recovered

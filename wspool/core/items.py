@@ -20,9 +20,11 @@ from wspool.core.encoding import Encoded, is_lossless, read
 from wspool.core.frames import encode, encode_received
 
 __all__ = [
+    "OUTPUTS",
     "Item",
     "Output",
     "as_items",
+    "asks_for_tools",
     "asks_store",
     "encode_fields",
     "encode_items",
@@ -34,6 +36,19 @@ __all__ = [
 _NULL: Final = Encoded(b"null")
 _ENCRYPTED_REASONING: Final = "reasoning.encrypted_content"
 _ONLY_ENCRYPTED: Final = Encoded(b'["reasoning.encrypted_content"]')
+
+#: Calls of the client, and what answers them.
+OUTPUTS: Final = {
+    "function_call": "function_call_output",
+    "custom_tool_call": "custom_tool_call_output",
+    "local_shell_call": "local_shell_call_output",
+    "shell_call": "shell_call_output",
+    "computer_call": "computer_call_output",
+    "apply_patch_call": "apply_patch_call_output",
+    "tool_search_call": "tool_search_output",
+}
+#: Items that wait for an answer of the client.
+ASKING: Final = frozenset(OUTPUTS) | {"mcp_approval_request"}
 
 #: One input or output item, as the API defines it.
 Item = dict[str, Any]
@@ -110,6 +125,19 @@ def without_encrypted_reasoning(fields: Mapping[str, Encoded]) -> Mapping[str, E
     left = [each for each in cast("list[object]", include) if each != _ENCRYPTED_REASONING]
     others = {name: value for name, value in fields.items() if name != "include"}
     return {**others, "include": Encoded(encode(left))} if left else others
+
+
+def asks_for_tools(response: Mapping[str, Any] | None) -> bool:
+    """Return whether *response* holds calls that whoever asked has to answer before it goes on."""
+    output = (response or {}).get("output")
+    if not isinstance(output, list):
+        return False
+    for item in cast("list[object]", output):
+        given = cast("Item", item) if isinstance(item, dict) else {}
+        kind = given.get("type")
+        if isinstance(kind, str) and kind in ASKING and given.get("execution") != "server":
+            return True
+    return False
 
 
 @attrs.frozen

@@ -181,7 +181,8 @@ class PoolPolicy:
         give_up_after: seconds of outage after which waiters are refused with the last dial's error.
         count_closing: True to count connections that are saying goodbye against `max_size`, for
             servers that enforce a limit of their own.
-        patience: seconds a conversation between turns keeps its connection while others wait.
+        patience: seconds at most that a lane is kept for a conversation whose tools run, while others starve:
+            as long as a full send is worth (`wspool.core.lending.keeping`). After an answer it is free.
         leak_after: seconds after which a lease that is still held is reported, None for never.
         max_lifetime: seconds one connection may live, None for the provider's limit.
         retire_margin: seconds kept free before the lifetime limit.

@@ -46,7 +46,7 @@ class PoolStatistics:
         granted: leases granted.
         released: leases given back by their holder.
         lost_leases: leases that ended with their connection.
-        stolen: parked leases whose lane went to somebody who starved.
+        stolen: parked leases whose lane went to somebody who starved, or goes on from the same response.
         abandoned: waiters that left the line (cancelled).
         refused: waiters that were refused.
         turns: turns started.

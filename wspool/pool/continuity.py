@@ -92,6 +92,8 @@ class Continuity(Generic[LineageT_co]):
         self._usage = Usage()
         self._usages: list[object] = []
         self._lease: Lease | None = None
+        #: The response that it went on from when it was left last.
+        self._latest: str | None = chain.parent
         #: True while no turn was begun on the lease.
         self._unused = True
         #: What was said already about what had to be changed of the history.
@@ -130,6 +132,9 @@ class Continuity(Generic[LineageT_co]):
             self.owner.errands.over(errand)
         if self._errand is errand:
             self._errand = None
+            before, self._latest = self._latest, self.chain.parent
+            if before is not None and before != self._latest:
+                self.forsake(before)
             self.rest()
 
     def close(self) -> None:
@@ -190,9 +195,12 @@ class Continuity(Generic[LineageT_co]):
             )
 
     def rest(self) -> None:
-        """No turn is about to begin: a lane on which none was begun goes back to those in line."""
+        """No turn is about to begin: a lane on which none was begun, or that holds nothing, goes back."""
         if self._unused:
             self.drop_lease()
+        elif self.chain.parent is None and (lease := self._lease) is not None:
+            clean = lease.alive and lease.lane.attempt is None
+            self.drop_lease("refused" if clean else _reason(lease))
 
     def drop_lease(self, why: MoveReason | None = None) -> None:
         """Give the lease back, if there is one.
@@ -264,5 +272,5 @@ def _reason(lease: Lease) -> MoveReason:
     if lease.alive:
         return "busy"
     if lease.taken:
-        return "taken"
+        return lease.gone or "taken"
     return "rotation" if lease.expiring else "lost"

@@ -193,7 +193,7 @@ class ConversationDriver:
         stream_id = lease.stream_id
         request = plan.request(self._fields, stream_id)
         lease.check_size(request)
-        if lease.begin(movable=True) is not Verdict.GO:
+        if lease.begin(movable=True, history=len(request) + plan.saved) is not Verdict.GO:
             continuity.drop_lease("rotation" if lease.expiring else "taken")
             return None
         continuity.begun(lease)

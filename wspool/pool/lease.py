@@ -25,7 +25,7 @@ from wspool.core.events.turn import TurnState
 from wspool.core.frames import encode
 from wspool.core.lending.pool import Verdict
 from wspool.core.server_error import ServerError
-from wspool.core.statistics import TurnRecord
+from wspool.core.statistics import MoveReason, TurnRecord
 from wspool.errors import (
     PoolClosedError,
     RequestTooLargeError,
@@ -60,7 +60,7 @@ class LeaseOwner(Host, Protocol):
     def check_life(self, min_remaining: float) -> None: ...
     def ask(self, min_remaining: float, prefer: int | None, warm: bool) -> Lease | WsPoolError | WaiterId: ...
     def abandon(self, waiter: WaiterId, _: object) -> Abort: ...
-    def begin(self, lease: LeaseId, *, movable: bool) -> Verdict: ...
+    def begin(self, lease: LeaseId, *, movable: bool, history: int = 0) -> Verdict: ...
     def release(self, lease: LeaseId) -> None: ...
     def record(self, record: TurnRecord) -> None: ...
 
@@ -72,7 +72,8 @@ class Lease:
         expiring: True once the connection is past its planned retirement: finish soon.
         resumed: True if its lane held the response that was preferred: its next turn may continue from that
             (`previous_response_id`).
-        taken: True once its lane was given to somebody else while it was parked.
+        taken: True once its lane is its own no more: given to somebody else while it was parked, or given
+            back after an answer that asks for nothing.
     """
 
     __slots__ = ("_connection", "_id", "_lane", "_owner", "_released", "expiring", "resumed", "taken")
@@ -106,6 +107,12 @@ class Lease:
         return self._lane
 
     @property
+    def gone(self) -> MoveReason | None:
+        """Why its connection is ending, if it is."""
+        link = self._connection.link
+        return None if not link.ending else "rotation" if link.told else "lost"
+
+    @property
     def stream_id(self) -> str | None:
         """The name that its next request must give, if any."""
         return self._connection.stream_id(self._lane)
@@ -133,7 +140,7 @@ class Lease:
                 raise ValueError(f"{name!r} cannot be sent: {advice}")
         return Turn(_LeaseDriver(self, self._lane, self._owner, body))
 
-    def begin(self, *, movable: bool) -> Verdict:
+    def begin(self, *, movable: bool, history: int = 0) -> Verdict:
         """Start a turn, if the connection is young enough. See `PoolCore.begin`. Never waits.
 
         Raises:
@@ -146,7 +153,7 @@ class Lease:
             raise lost("the connection of this lease is gone")
         if self._lane.attempt is not None:
             raise TurnInFlightError("a turn is in flight on this lease; nothing was sent")
-        return self._owner.begin(self._id, movable=movable)
+        return self._owner.begin(self._id, movable=movable, history=history)
 
     async def send(self, request: bytes, attempt: Attempt) -> None:
         """Send *request* for the turn that `begin` started. A checkpoint.

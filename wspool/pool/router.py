@@ -19,6 +19,7 @@ from wspool.core.events.naming import learn
 from wspool.core.events.steering import steer_of
 from wspool.core.events.turn import Reception, TurnState
 from wspool.core.frames import Event, MalformedMessageError, lane_of, parse_event
+from wspool.core.items import asks_for_tools
 from wspool.core.sending.chain import WarmUp
 from wspool.core.sending.replay import MESSAGE_TOO_BIG
 from wspool.core.server_error import ServerError, parse_error
@@ -267,7 +268,9 @@ class Router:
         else:
             # A response to the warm-up request that nobody can continue from is nothing to remember.
             held = None if lane.latest is None or useless else hash(lane.latest)
-            self._link.report(self._link.host.core.finished, lane.id, completed=completed, response=held)
+            calls = held is not None and machine.keeps and asks_for_tools(machine.response)
+            finished = link.host.core.finished
+            link.report(finished, lane.id, completed=completed, response=held, calls=calls)
 
     def _end_suspect(self, why: CloseReason | None) -> CloseReason | None:
         """A turn has ended on a connection that is suspect; return why that must go, None if not yet."""

@@ -33,6 +33,7 @@ from wspool.core.commands import (
     Ping,
     Recovered,
     Refuse,
+    Returned,
     Stolen,
     WaiterId,
     Warm,
@@ -175,16 +176,15 @@ class Shell:
         return Abort.SUCCEEDED
 
     @enable_ki_protection
-    def begin(self, lease: LeaseId, *, movable: bool) -> Verdict:
+    def begin(self, lease: LeaseId, *, movable: bool, history: int = 0) -> Verdict:
         """Start a turn on *lease*, see `PoolCore.begin`."""
-        verdict, commands = self.core.begin(lease, self.now(), movable=movable)
+        verdict, commands = self.core.begin(lease, self.now(), movable=movable, history=history)
         self._perform(commands)
         return verdict
 
     def warms(self, fields: Fields) -> bool:
         """Return whether a response to the warm-up request is of use to a first turn with *fields*."""
-        warmth = self._setup.warmth
-        return warmth is not None and warmth.fits(fields)
+        return (warmth := self._setup.warmth) is not None and warmth.fits(fields)
 
     def hold(self, seconds: float) -> None:
         """The server asked to wait."""
@@ -354,7 +354,7 @@ class Shell:
             case Expiring(lease=lease):
                 if lease in self._leases:
                     self._leases[lease].expiring = True
-            case Stolen(lease=lease):
+            case Stolen(lease=lease) | Returned(lease=lease):
                 if (taken := self._leases.pop(lease, None)) is not None:
                     taken.taken = True
             case Leaking(lease=lease):

@@ -8,6 +8,7 @@ is worth more to the conversation that it remembers than to anybody else. Rules 
   their responses anew on each connection.
 * Who prefers nothing is given what is of least use to others (`Use`), and of what is of equal use the
   freshest; of what conversations may come back to, what was used longest ago.
+* What a conversation may come back to is nobody else's while a connection can be dialled instead.
 * What is remembered takes a few words for each lane, however long ids are (`ResponseKey`), and however many
   conversations there are.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import bisect
 import enum
 import math
+from collections import OrderedDict
 from typing import Final
 
 from wspool.core.commands import ConnectionId, LaneId, ResponseKey
@@ -35,10 +37,12 @@ class Use(enum.IntEnum):
     WARM = 1
     #: The conversation that it remembers is known to be over.
     OVER = 2
-    #: The conversation that it remembers may come back.
+    #: Whoever has used it may come back.
     REMEMBERED = 3
+    #: It remembers a conversation, which may come back, and can go on elsewhere.
+    CLAIMED = 4
     #: It is about to go: whoever is granted it would have to move at once.
-    RETIRING = 4
+    RETIRING = 5
 
 
 # A member of an enum is looked up by a function call in Python 3.11, a global is not.
@@ -46,8 +50,13 @@ _NOTHING: Final = int(Use.NOTHING)
 _WARM: Final = int(Use.WARM)
 _OVER: Final = int(Use.OVER)
 _REMEMBERED: Final = int(Use.REMEMBERED)
+_CLAIMED: Final = int(Use.CLAIMED)
 _RETIRING: Final = int(Use.RETIRING)
 _OPEN: Final = ConnectionState.OPEN
+
+#: How many conversations that were pushed out while they called tools are waited for, to see how long that
+#: takes.
+_AWAY: Final = 1024
 
 #: A free lane: its use, then what decides among those of equal use, then which it is.
 _Entry = tuple[int, float, int, LaneId]
@@ -58,12 +67,16 @@ class Affinity:
 
     Attributes:
         idle: the free lanes of usable connections, that of least use first.
+        fresh: how many of them are spare, ready ahead of demand: nobody's loss, and not about to go.
         held: which lane remembers which response; None for one that several remember.
     """
 
-    __slots__ = ("_holders", "held", "idle")
+    __slots__ = ("_away", "_holders", "fresh", "held", "idle")
 
     def __init__(self) -> None:
+        self.fresh = 0
+        # Responses that ask for tools and were pushed out before somebody came back to them, and since when.
+        self._away: OrderedDict[ResponseKey, float] = OrderedDict()
         self.idle: list[_Entry] = []
         self.held: dict[ResponseKey, tuple[Connection, Lane] | None] = {}
         # How many lanes remember a response that several remember, or did.
@@ -71,18 +84,18 @@ class Affinity:
 
     # -- what is remembered -------------------------------------------------------------------
 
-    def remember(
-        self, connection: Connection, lane: Lane, response: ResponseKey | None, now: float, *, warm: bool
-    ) -> None:
+    def remember(self, connection: Connection, lane: Lane, response: ResponseKey | None, now: float) -> None:
         """A turn, or a warm-up, has ended on *lane*, which is not free; the server holds *response*."""
-        lane.used_at, lane.warm, lane.over = now, warm and response is not None, False
+        lane.used_at, lane.warm, lane.over, lane.calls = now, False, False, False
         lane.response = response
         if response is None:
             return
         if response not in self.held:
             self.held[response] = connection, lane
         else:
-            self.held[response] = None
+            other, self.held[response] = self.held[response], None
+            if other is not None and other[1].entry is not None:
+                self._sort(*other)
             self._holders[response] = self._holders.get(response, 1) + 1
 
     def forget(self, lane: Lane) -> None:
@@ -90,6 +103,10 @@ class Affinity:
         response, lane.response = lane.response, None
         if response is None:
             return
+        if lane.calls:
+            self._away[response] = lane.used_at
+            if len(self._away) > _AWAY:
+                self._away.popitem(last=False)
         if (holders := self._holders.pop(response, 1)) > 1:
             self._holders[response] = holders - 1
         if holders == 1:
@@ -99,14 +116,23 @@ class Affinity:
         """Return the one lane that remembers *response*, if there is one."""
         return self.held.get(response)
 
+    def away_since(self, response: ResponseKey) -> float | None:
+        """Somebody comes back to *response*: return since when it was away, if it was to call tools."""
+        if (held := self.held.get(response)) is None:
+            return self._away.pop(response, None)
+        lane = held[1]
+        if not lane.calls:
+            return None
+        lane.calls = False
+        return lane.used_at
+
     def over(self, response: ResponseKey) -> None:
         """The conversation that *response* is the latest of is over: nobody will come back to it."""
         if (held := self.held.get(response)) is not None:
             connection, lane = held
             lane.over = True
             if lane.entry is not None:
-                self.discard(lane)
-                self.add(connection, lane)
+                self._sort(connection, lane)
 
     # -- what is free -------------------------------------------------------------------------
 
@@ -119,22 +145,35 @@ class Affinity:
             use = _NOTHING
         elif lane.warm:
             use = _WARM
-        elif lane.over:
+        elif lane.over or self.held[lane.response] is None:  # nobody can ask for it
             use = _OVER
         else:
-            use, by = _REMEMBERED, lane.used_at
+            use, by = _CLAIMED if lane.movable else _REMEMBERED, lane.used_at
+        if use < _CLAIMED:
+            self.fresh += 1
         lane.entry = entry = (use, by, -connection.id, lane.id)
         bisect.insort(self.idle, entry)
+
+    def _sort(self, connection: Connection, lane: Lane) -> None:
+        """What is free is of another use than before."""
+        self.discard(lane)
+        self.add(connection, lane)
 
     def discard(self, lane: Lane) -> None:
         """*lane* is not free any more."""
         entry, lane.entry = lane.entry, None
         if entry is None:
             raise AssertionError("bug: a lane that is not free was taken")
+        if entry[0] < _CLAIMED:
+            self.fresh -= 1
         del self.idle[bisect.bisect_left(self.idle, entry)]
 
-    def least(self, *, warm: bool) -> tuple[ConnectionId, LaneId]:
-        """Return the free lane that a newcomer is given; there is one.
+    def is_fresh(self, lane: Lane) -> bool:
+        """Return whether *lane*, which is free, is spare: it is nobody's loss, and it stays."""
+        return lane.entry is not None and lane.entry[0] < _CLAIMED
+
+    def least(self, *, warm: bool) -> tuple[ConnectionId, LaneId, bool]:
+        """Return the free lane that a newcomer is given, and whether a conversation may miss it.
 
         Args:
             warm: True if the response to the warm-up request is of use to it.
@@ -144,5 +183,5 @@ class Affinity:
             index = bisect.bisect_left(idle, (_WARM, -math.inf, 0, LaneId(0)))
             if index == len(idle) or idle[index][0] != _WARM:
                 index = 0
-        _, _, number, lane = idle[index]
-        return ConnectionId(-number), lane
+        use, _, number, lane = idle[index]
+        return ConnectionId(-number), lane, use == _CLAIMED

@@ -105,7 +105,7 @@ class Allocation(Line):
         if self._endings.noted:
             self._endings.judge(now, commands)
         if self.closing or not (
-            self.waiters or roster.leaving or roster.fresh < self.policy.min_idle + roster.movers
+            self.waiters or roster.leaving or roster.affinity.fresh < self.policy.min_idle + roster.movers
         ):
             return commands  # nobody waits, nothing leaves, spare is complete
         self._settled_at = now
@@ -125,7 +125,7 @@ class Allocation(Line):
                 break
             self._grow(now, commands)
         # Now that the pool is full, those in line may starve who could hope for a dial before.
-        if self.waiters and roster.parked:
+        if self.waiters and (roster.available or roster.parked):
             self._match(now, commands)
         return commands
 
@@ -159,7 +159,7 @@ class Allocation(Line):
         roster, outage = self._roster, self._outage
         while roster.leaving:
             coming = self._coming()
-            if roster.fresh < self.policy.min_idle and (
+            if roster.affinity.fresh < self.policy.min_idle and (
                 roster.size < self.policy.max_size
                 or not self._needs_dial(coming)
                 or outage.down
@@ -213,7 +213,7 @@ class Allocation(Line):
         failure = self._outage.failure
         if failure is not None and failure.permanent and not self.waiters:
             return False  # spare is no reason to ask again what was refused for good
-        spare = self._roster.fresh + self._roster.lanes[LaneState.WARMING]
+        spare = self._roster.affinity.fresh + self._roster.lanes[LaneState.WARMING]
         waiting = len(self.waiters)
         if self.paused:
             waiting = max(0, waiting - spare)  # what is free now will do for them

@@ -27,11 +27,15 @@ class Lane:
     movable: bool = False
     #: When the rest of an abandoned turn must have ended.
     tail_until: float = math.inf
-    #: The response that the server still holds on it, if any; when that ended; whether it is the response
-    #: to a warm-up; whether its conversation is known to be over.
-    response: ResponseKey | None = None
+    #: When the turn on it began, or the last one ended.
     used_at: float = -math.inf
+    #: Bytes of the history of the conversation whose turn is on it.
+    history: int = 0
+    #: The response that the server still holds on it, if any; whether it is the response to a warm-up;
+    #: whether it asks for tools; whether its conversation is known to be over.
+    response: ResponseKey | None = None
     warm: bool = False
+    calls: bool = False
     over: bool = False
     #: Its entry in `Affinity.idle`, while it is there.
     entry: tuple[int, float, int, LaneId] | None = None

@@ -16,10 +16,10 @@ import enum
 import math
 from typing import Final
 
-from wspool.core.commands import CloseReason, Command, LaneId, LeaseId, ResponseKey
+from wspool.core.commands import CloseReason, Command, LaneId, LeaseId, ResponseKey, Returned
 from wspool.core.lending.allocation import Allocation
 from wspool.core.lending.endings import Endings
-from wspool.core.lending.lanes import Connection
+from wspool.core.lending.lanes import Connection, Lane
 from wspool.core.lending.lives import Lives
 from wspool.core.lending.roster import Roster
 from wspool.core.lending.tally import Tally
@@ -30,6 +30,8 @@ __all__ = ["Leases", "Verdict"]
 
 # A member of an enum is looked up by a function call in Python 3.11, a global is not.
 _IDLE: Final = LaneState.IDLE
+_WARMING: Final = LaneState.WARMING
+_TAILS: Final = frozenset({LaneState.DRAINING, LaneState.QUARANTINED})
 _IN_FLIGHT: Final = LaneState.IN_FLIGHT
 _RELEASE: Final = LaneInput.RELEASE
 _START: Final = LaneInput.START
@@ -73,7 +75,9 @@ class Leases:
         self._endings = endings
         self._tally = tally
 
-    def begin(self, lease: LeaseId, now: float, commands: list[Command], *, movable: bool) -> Verdict:
+    def begin(
+        self, lease: LeaseId, now: float, commands: list[Command], *, movable: bool, history: int
+    ) -> Verdict:
         """Start a turn, unless it had better be on another lease. See `PoolCore.begin`."""
         # What each turn passes through does without the calls that only say what is wrong.
         connection, lane = self._roster.leases.get(lease) or self._roster.lease(lease)
@@ -82,16 +86,17 @@ class Leases:
         if now >= connection.last_start:
             return Verdict.MOVE
         retiring = connection.state is ConnectionState.RETIRING
-        replaced = retiring and self._roster.fresh > 0 and not self._allocation.waiters
+        replaced = retiring and self._roster.affinity.fresh > 0 and not self._allocation.waiters
         if movable and (now >= connection.grant_end or replaced):
             return Verdict.MOVE
         if lane.state is LaneState.PARKED:
             if self._allocation.yields(lease, now, commands):
                 return Verdict.MOVE
-            del self._roster.parked[lease]
+            self._allocation.keeping.came_back(now - self._roster.parked.pop(lease))
+            lane.calls = False
         self._roster.move_lane(lane, _START)
         self._roster.affinity.forget(lane)
-        lane.movable = movable
+        lane.movable, lane.history, lane.used_at = movable, history, now
         connection.used = True
         connection.touched_at = now
         self._tally.turns += 1
@@ -112,6 +117,9 @@ class Leases:
         now: float,
         commands: list[Command],
         response: ResponseKey | None,
+        *,
+        completed: bool,
+        calls: bool,
     ) -> bool:
         """The end of what was on a lane has come; return False if nobody waits for it any longer."""
         if connection.state is ConnectionState.CLOSING:
@@ -119,17 +127,35 @@ class Leases:
         lane = connection.lanes[number]
         if lane.state is LaneState.DEAD:
             return False
-        warm = lane.state is LaneState.WARMING
+        before, began = lane.state, lane.used_at
         self._roster.move_lane(lane, LaneInput.FINISH)
-        self._roster.affinity.remember(connection, lane, response, now, warm=warm)
+        self._roster.affinity.remember(connection, lane, response, now)
+        # Who gave a turn up does not go on from its response.
+        lane.warm, lane.over = before is _WARMING and response is not None, before in _TAILS
         connection.touched_at = now
         lane.tail_until = math.inf
         if lane.state is _IDLE:  # a warm-up, or a tail whose holder has left
             self._allocation.freed(connection, lane, now, commands)
         elif lane.lease is not None and lane.movable:
-            self.park(lane.lease, now, commands)  # whoever reads, waits or calls tools now needs no lane
+            # Whoever reads or waits now needs no lane, and whoever calls tools comes back soon.
+            self._allocation.keeping.took(now - began, lane.history)
+            if before is _IN_FLIGHT and (calls or not completed):
+                lane.calls = calls and response is not None
+                self.park(lane.lease, now, commands)
+            else:
+                self._put_back(connection, lane, lane.lease, now, commands)
         self._lives.check_expiry(connection, now, commands)
         return True
+
+    def _put_back(
+        self, connection: Connection, lane: Lane, lease: LeaseId, now: float, commands: list[Command]
+    ) -> None:
+        """The turn of a holder who can go on elsewhere has ended, and nothing follows for a while."""
+        self._roster.move_lane(lane, _RELEASE)
+        self._roster.unbind(lease)
+        self._tally.released += 1
+        commands.append(Returned(lease))
+        self._allocation.freed(connection, lane, now, commands)
 
     def give_up(
         self, lease: LeaseId, now: float, commands: list[Command], *, heard: bool, sent: bool = True

@@ -7,10 +7,11 @@ What it takes to have enough of them is the business of `wspool.core.lending.all
   remembered, and that at most `MAX_SKIPS` times past the first in line.
 * A waiter is not bound to any particular dial, nor to the lane that it prefers.
 * A connection is granted only while a turn may still start on it.
-* A lane that remembers something is the last that a newcomer is given (`wspool.core.lending.affinity`).
-* A parked lane stays its holder's unless a waiter starves: no room to dial, and the lane
-  parked for longer than `patience`, or the waiter passed over `MAX_SKIPS` times. It is given up at once to
-  whoever prefers it, since that is the same conversation.
+* A lane that remembers something is the last that a newcomer is given (`wspool.core.lending.affinity`); that
+  of a conversation is given only to who starves.
+* A parked lane stays its holder's unless a waiter starves: no room to dial, and the lane parked for longer
+  than it is worth (`wspool.core.lending.keeping`), or the waiter passed over `MAX_SKIPS` times. It is given
+  up at once to whoever prefers it, since that is the same conversation.
 * What is taken, of a holder or of the spare, serves the first in line: it has the life that is asked
   for, or it is the one connection whose place a fresh one needs. While that one is coming nothing is.
 
@@ -39,6 +40,7 @@ from wspool.core.commands import (
     Stolen,
     WaiterId,
 )
+from wspool.core.lending.keeping import Keeping
 from wspool.core.lending.lanes import Connection, Lane
 from wspool.core.lending.lives import Lives
 from wspool.core.lending.roster import Roster
@@ -91,6 +93,7 @@ class Line:
         lanes: lanes that a dial is worth; fewer once the endpoint has proved that it has none.
         waiters: who is in line, in order.
         paused: True while nothing is granted.
+        keeping: for how long a parked lane is kept from those in line.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Line:
         self._lives = lives
         self._outage = outage
         self._tally = tally
+        self.keeping = Keeping(policy.patience)
 
     # -- without waiting ----------------------------------------------------------------------
 
@@ -112,6 +116,9 @@ class Line:
 
         The lane is free, or parked by whoever goes on from the same response. Those in line are passed over.
         """
+        since = None if wanted.prefer is None else self._roster.affinity.away_since(wanted.prefer)
+        if since is not None:
+            self.keeping.came_back(now - since)
         if (held := self._preferred(wanted, now)) is None or self.paused:
             return False
         connection, lane = held
@@ -199,7 +206,9 @@ class Line:
                 connection = roster.connections[available[index][1]]
                 lane = connection.free[-1]
             else:
-                number, track = roster.affinity.least(warm=wanted.warm)
+                number, track, missed = roster.affinity.least(warm=wanted.warm)
+                if missed and self.waiters and not self._is_starving():
+                    return None  # there is room for another one
                 connection = roster.connections[number]
                 lane = connection.lanes[track]
             if now < connection.grant_end:
@@ -215,7 +224,7 @@ class Line:
             return None
         connection, lane = held
         # What is about to go is left as soon as there is something else.
-        stays = connection.state is _OPEN or not roster.fresh
+        stays = connection.state is _OPEN or not roster.affinity.fresh
         kept = lane.state is _PARKED and roster.size <= self.policy.max_size
         if (lane.state is _IDLE or kept) and stays and _suits(connection, wanted, now):
             return held
@@ -263,7 +272,7 @@ class Line:
         return None
 
     def _ripens(self, wanted: Waiter, since: float, now: float) -> float:
-        return now if wanted.skips >= MAX_SKIPS else max(now, since + self.policy.patience)
+        return now if wanted.skips >= MAX_SKIPS else max(now, since + self.keeping.patience())
 
     def _steal(self, lease: LeaseId, now: float, commands: list[Command]) -> None:
         connection, lane = self._take_back(lease, commands)

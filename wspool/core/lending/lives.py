@@ -226,7 +226,9 @@ class Lives:
         if connection.idle_since is None:
             return  # busy since; the alarm is set again when it is idle
         due = connection.idle_since + self.policy.max_idle
-        surplus = self._roster.fresh - len(connection.free) >= self.policy.min_idle
+        affinity = self._roster.affinity
+        own = sum(affinity.is_fresh(lane) for lane in connection.free)
+        surplus = affinity.fresh - own >= self.policy.min_idle
         if due <= now and surplus:
             self.hang_up(connection, CloseReason.IDLE, commands)
         else:

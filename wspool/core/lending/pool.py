@@ -134,20 +134,23 @@ class PoolCore(Whole):
         self._leases.park(lease, now, commands)
         return self._allocation.settle(now, commands)
 
-    def begin(self, lease: LeaseId, now: float, *, movable: bool = False) -> tuple[Verdict, list[Command]]:
+    def begin(
+        self, lease: LeaseId, now: float, *, movable: bool = False, history: int = 0
+    ) -> tuple[Verdict, list[Command]]:
         """Start a turn on *lease*, unless it had better be on another one.
 
         Args:
             lease: a live lease without a turn.
             movable: True if the holder can go on elsewhere at little cost: then a connection
-                past its planned retirement is left as soon as another one is ready, and the lane
-                is parked as soon as the turn has ended, however it ended.
+                past its planned retirement is left as soon as another one is ready, and as soon as the
+                turn has ended the lane is parked, or given back (see `finished`).
+            history: bytes that the request would have if it were sent in full.
 
         Raises:
             IllegalInputError: the lease is dead or has a turn already.
         """
         commands: list[Command] = []
-        verdict = self._leases.begin(lease, now, commands, movable=movable)
+        verdict = self._leases.begin(lease, now, commands, movable=movable, history=history)
         return verdict, self._allocation.settle(now, commands) if commands else commands
 
     def finished(
@@ -158,17 +161,23 @@ class PoolCore(Whole):
         *,
         completed: bool = True,
         response: ResponseKey | None = None,
+        calls: bool = True,
     ) -> list[Command]:
         """The terminal event of whatever was on the lane has come, and the lane is clean.
 
         Args:
             response: what the server holds on the lane from now on, if anything.
+            calls: True if that asks for tools: then whoever began the turn comes back soon. After an answer
+                the lane of a holder who can go on elsewhere is free at once, and remembered. After a turn
+                that was not *completed* it is parked as well: the holder decides what follows.
             completed: True for a turn that gave a response, whole or cut short by a limit of the request. A
                 warm-up, a refusal or a failure does not prove that the endpoint is of use.
         """
         commands: list[Command] = []
         found = self._roster.find(connection)
-        if found is None or not self._leases.finished(found, lane, now, commands, response):
+        if found is None or not self._leases.finished(
+            found, lane, now, commands, response, completed=completed, calls=calls
+        ):
             return commands
         if now > found.opened_at + self._endings.ages.outlived_at:
             self._endings.ages.outlived(now - found.opened_at)

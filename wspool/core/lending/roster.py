@@ -46,7 +46,6 @@ class Roster:
         affinity: what the lanes remember, and their free ones by their use to others.
         leaving: retiring connections with no busy lane: they wait for their replacement.
         parked: parked leases and since when, the one parked longest first.
-        fresh: IDLE lanes of OPEN connections: spare that counts as ready ahead of demand.
         movers: leased lanes of RETIRING connections: their holders will soon want another.
         leases: what each live lease holds. One that is not here was released, stolen, or lost.
         unreported: live leases that will be reported, and when; in order, since the delay is constant.
@@ -67,7 +66,6 @@ class Roster:
         self.affinity = Affinity()
         self.leaving: OrderedDict[ConnectionId, Connection] = OrderedDict()
         self.parked: OrderedDict[LeaseId, float] = OrderedDict()
-        self.fresh = 0
         self.movers = 0
         self.lanes = dict.fromkeys(LaneState, 0)
         self.states = dict.fromkeys(ConnectionState, 0)
@@ -144,8 +142,6 @@ class Roster:
         for lane in new:
             self.affinity.add(connection, lane)
         self.lanes[LaneState.IDLE] += len(new)
-        if connection.state is _OPEN:
-            self.fresh += len(new)
 
     def replan(self, connection: Connection, retire_at: float) -> None:
         """It is to retire at another time. It is usable."""
@@ -172,7 +168,6 @@ class Roster:
         if connection.free:
             bisect.insort(self.available, connection.key)
             self._sort_free(connection)
-        self.fresh -= len(connection.free)
         leases = [lane.lease for lane in connection.lanes if lane.lease is not None]
         self.movers += len(leases)
         if connection.idle_since is not None:
@@ -194,8 +189,6 @@ class Roster:
             self._remove_available(connection)
             for lane in connection.free:
                 self.affinity.discard(lane)
-            if connection.state is _OPEN:
-                self.fresh -= len(connection.free)
         self.leaving.pop(connection.id, None)
         connection.free.clear()
         connection.busy = 0
@@ -224,9 +217,7 @@ class Roster:
         self.affinity.discard(lane)
         connection.busy += 1
         connection.idle_since = None
-        if connection.state is _OPEN:
-            self.fresh -= 1
-        else:
+        if connection.state is not _OPEN:
             self.leaving.pop(connection.id, None)
         if not connection.free:
             self._remove_available(connection)
@@ -239,8 +230,6 @@ class Roster:
         connection.free.append(lane)
         self.affinity.add(connection, lane)
         connection.busy -= 1
-        if connection.state is _OPEN:
-            self.fresh += 1
 
     def drop(self, connection: Connection, lane: Lane) -> None:
         """A busy lane ends while its connection lives on."""

@@ -32,21 +32,11 @@ import attrs
 
 from wspool.core.encoding import Encoded, read
 from wspool.core.frames import encode_received
-from wspool.core.items import Item
+from wspool.core.items import OUTPUTS, Item
 
 __all__ = ["LOSSY", "NO_OUTPUT", "Sendable", "answers_long_id", "without_lost_reasoning"]
 
-#: Calls of the client, and what answers them.
-_OUTPUTS: Final = {
-    "function_call": "function_call_output",
-    "custom_tool_call": "custom_tool_call_output",
-    "local_shell_call": "local_shell_call_output",
-    "shell_call": "shell_call_output",
-    "computer_call": "computer_call_output",
-    "apply_patch_call": "apply_patch_call_output",
-    "tool_search_call": "tool_search_output",
-}
-_CALLS: Final = {answer: call for call, answer in _OUTPUTS.items()}
+_CALLS: Final = {answer: call for call, answer in OUTPUTS.items()}
 _ANSWERS: Final = frozenset(_CALLS)
 _SEARCH: Final = frozenset({"tool_search_call", "tool_search_output"})
 #: Items that are no message and no output, and not the model's either.
@@ -218,12 +208,12 @@ def _consistent(
         response += not look.made
         if look.kind == "compaction":
             rooted = True
-        elif look.kind in _OUTPUTS or look.kind in _ANSWERS:
+        elif look.kind in OUTPUTS or look.kind in _ANSWERS:
             call = look.call and _short(look.call)
-            if look.kind in _OUTPUTS:
+            if look.kind in OUTPUTS:
                 if not call:
                     call = _short(look.id) if look.id else f"call_{index}"
-                    nameless.setdefault(_OUTPUTS[look.kind], []).append((response, call))
+                    nameless.setdefault(OUTPUTS[look.kind], []).append((response, call))
                 calls.add(call)
                 if look.owed and index < passed:
                     unanswered[look.kind, call] = len(items)
@@ -249,7 +239,7 @@ def _consistent(
         items.append(_changed(look.item, changes) if changes else look.item)
     for place, kind, call in sorted([(place, *key) for key, place in unanswered.items()], reverse=True):
         notes.add(UNANSWERED)
-        answer = {"type": _OUTPUTS[kind], "call_id": call, **_CLOSING[kind]}
+        answer = {"type": OUTPUTS[kind], "call_id": call, **_CLOSING[kind]}
         items.insert(place + 1, Encoded(encode_received(answer)))
     return items
 
@@ -348,7 +338,7 @@ def _look(item: Encoded) -> _Look:
         made=made,
         owed=kind in _CLOSING and _is_owed(given),
         bare=kind == "reasoning" and not (given.get("encrypted_content") or given.get("content")),
-        note="" if not changes else CALLS if kind in _OUTPUTS else SHAPES,
+        note="" if not changes else CALLS if kind in OUTPUTS else SHAPES,
     )
 
 
