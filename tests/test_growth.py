@@ -16,7 +16,7 @@ import pytest
 
 from wspool.core.events import classify, evidence
 from wspool.core.failures import classify_dial
-from wspool.core.frames import MalformedMessageError, lane_of, parse_event
+from wspool.core.frames import MalformedMessageError, has_too_many_values, lane_of, parse_event
 from wspool.core.plain import plain
 from wspool.core.server_error import parse_error, parse_http_error
 from wspool.core.waits import wait_in_text
@@ -25,6 +25,7 @@ from wspool.rollout.search import is_tame
 from wspool.server.lookup import _QUESTIONS
 from wspool.server.protocol.grammar import _TOKENS
 from wspool.wire.answer import AnswerReader, NotHttpError, parse_answer
+from wspool.wire.heads import FrameHeads
 
 #: Characters of the smaller input.
 SIZE = 50_000
@@ -73,6 +74,13 @@ def _pieces(head: bytes, piece: bytes) -> Callable[[int], object]:
     return read
 
 
+def _fed(message: bytes, size: int) -> None:
+    """Judge *message* again and again, a byte at a time."""
+    heads = FrameHeads(1_000_000)
+    for at in range(size):
+        assert 1 == heads.feed(message[at % len(message)].to_bytes(1, "big"))
+
+
 def _repeated(text: str) -> Callable[[int], str]:
     return lambda size: text * (size // len(text) + 1)
 
@@ -118,6 +126,16 @@ READERS: dict[str, Callable[[int], object]] = {
     "answer: a size without end": _pieces(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
     "answer: trailers": _pieces(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"a: b\r\n"),
     "answer: small pieces": _pieces(OK + b"Connection: close\r\n\r\n", b"x"),
+    "answer: interim": _pieces(b"", b"HTTP/1.1 100 \r\n\r\n"),
+    "answer: interim in one piece": lambda size: _pieces(b"HTTP/1.1 102 \r\n\r\n" * (size // 17), b"x")(2),
+    "answer: a head by the byte": _pieces(b"HTTP/1.1 101 ", b"x"),
+    "values": lambda size: has_too_many_values("{}," * (30 * size)),
+    "values: texts": lambda size: has_too_many_values('["' + ',"",",' * (20 * size)),
+    "values: escapes": lambda size: has_too_many_values('{"a":["' + '\\",' * (60 * size)),
+    "values: an open text": lambda size: has_too_many_values('"' + "," * (100 * size)),
+    "frames: pings": lambda size: FrameHeads(1000).feed(b"\x89\x00" * (size // 2)),
+    "frames: by the byte": lambda size: _fed(b"\x81\x7e\x01\x00" + b"x" * 256, size),
+    "frames: fragments": lambda size: _fed(b"\x01\x01x" + b"\x00\x01x" * 4000 + b"\x80\x01x", size),
     "expression": lambda size: is_tame("[" * size),
     "expression of classes": lambda size: is_tame("[]" * (size // 2)),
     "question": lambda size: [asked.search(QUESTION * (size // 59)) for asked, _ in _QUESTIONS],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -630,3 +631,53 @@ def test_what_is_too_deep_to_be_checked_is_let_pass() -> None:
     assert "x" == event.type
     with pytest.raises(MalformedMessageError, match="deeper"):
         _ = event.data
+
+
+# -- how many values ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [str, str.encode], ids=["text", "bytes"])
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ('{"type":"a","b":[1,2,3,4,5]}', False),
+        ('{"type":"a","b":[1,2,3,4,5,6,7,8,9]}', True),
+        ('{"type":"a","b":[{},{},{},{},{},{},{}]}', True),
+        ('{"type":"a","b":[[[[[[[[[[[]]]]]]]]]]]}', True),
+        ('{"type":"a","b":"1,2,3,4,5,6,7,8,9,10,{[{[{["}', False),
+        ('{"type":"a","b":"1\\",2,3,4,5,6,7,8,9,10"}', False),
+        ('{"type":"a","b":"1\\\\","c":[1,2,3,4,5,6,7,8,9]}', True),
+        ('{"type":"a","1,2,3,4,5,6,7,8,9,10":{"b":"é,,,,,,,,,"}}', False),
+        ('{"type":"a","b":",,,,,,,,,,,,,,,,,,,', False),
+        ('{"b":[1,2,3,4,5,6,7,8,9],"type":"a"}', True),
+    ],
+)
+def test_values_are_counted_outside_of_texts(raw: str, expected: bool, kind: Any, monkeypatch) -> None:
+    """Whatever a text holds: there it is no value. What is too much is refused before it is decoded."""
+    monkeypatch.setattr(frames, "MAX_VALUES", 10)
+    assert expected is frames.has_too_many_values(kind(raw))
+    if expected:
+        with pytest.raises(MalformedMessageError, match="more than 10 values"):
+            _ = parse_event(kind(raw)).data
+
+
+def test_what_may_be_two_messages_is_counted_before_it_is_read(monkeypatch) -> None:
+    """To tell two texts from one they would have to be decoded."""
+    monkeypatch.setattr(frames, "MAX_VALUES", 10)
+    raw = '{"type":"a","b":[1,2,3,4,5,6,7,8,9,"} {"]}'
+    with pytest.raises(MalformedMessageError, match="more than 10 values"):
+        parse_event(raw)
+
+
+def test_a_huge_message_costs_no_more_than_its_size() -> None:
+    """Twelve million bytes that would take some 400 MiB are refused, and nothing of them is copied."""
+    raw = b'{"type":"response.completed","response":{"id":"r","output":[' + b",".join([b"{}"] * 4_000_000)
+    raw += b"]}}"
+    event = parse_event(raw)
+    tracemalloc.start()
+    with pytest.raises(MalformedMessageError, match="more than 2000000 values"):
+        _ = event.data
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < 1_000_000

@@ -5,9 +5,13 @@ from __future__ import annotations
 import ssl
 
 import pytest
+import trio
+import trio.testing
 
 import wspool
 from tests.helpers import CANARY
+from wspool.server import Fault, FaultRule, Server
+from wspool.wire.wire import Endpoint
 
 from .scene import Make, faulty
 
@@ -56,3 +60,61 @@ def test_f106_an_ssl_context_that_checks_nothing() -> None:
             wspool.open_pool("wss://localhost/", api_key=CANARY, ssl_context=context)
         assert "canary" not in str(caught.value)
         wspool.open_pool("wss://localhost/", api_key=CANARY, ssl_context=context, allow_insecure=True)
+
+
+async def test_f107_endless_interim_answers(make: Make, autojump_clock) -> None:
+    """F107: an endpoint answers the upgrade with interim answers (1xx) without end, or a head without end ->
+    the dial ends after 16 KiB of them, at once; the next dial goes on as always.
+    """
+    for endless in (b"HTTP/1.1 102 Processing\r\n\r\n", b"X-A: " + b"b" * 100 + b"\r\n"):
+        dials = 0
+
+        async def open_stream(
+            server: Server, endpoint: Endpoint, endless: bytes = endless
+        ) -> trio.abc.Stream:
+            nonlocal dials
+            dials += 1
+            if dials > 1:
+                return await server.open_stream(endpoint)
+            near, far = trio.testing.memory_stream_pair()
+            begin = b"" if endless.startswith(b"HTTP") else b"HTTP/1.1 101 Switching Protocols\r\n"
+            await far.send_all(begin + endless * 1000)
+            return near
+
+        async with faulty(make, open_stream=open_stream) as scene:
+            began = trio.current_time()
+            (await scene.ask()).assert_answer()
+            assert (2, True) == (dials, trio.current_time() - began < 2)
+            await scene.assert_well(creates=1, connection=1)
+
+
+async def test_f108_one_message_of_millions_of_values(make: Make, monkeypatch, autojump_clock) -> None:
+    """F108: one message holds millions of empty values, which would take many times its size once decoded ->
+    `TurnLostError` (`accepted`) that names the limit (2000000 values); the message is never decoded.
+    """
+    monkeypatch.setattr("wspool.core.frames.MAX_VALUES", 40)
+    async with faulty(make) as scene:
+        story = await scene.ask(" ".join(["word"] * 60))
+        assert "more than 40 values (fixed)" in str(story.error)
+        assert isinstance(story.error, wspool.TurnLostError)
+        monkeypatch.undo()
+        await scene.assert_well(creates=1, connection=2)
+
+
+async def test_f109_many_turns_at_once_that_grow(make: Make, autojump_clock) -> None:
+    """F109: a server sends as much as one turn may have, to many turns at once -> above `max_pool_bytes` in
+    all of them the turn that has most is lost (`TurnLostError` with 1009 names the limit), until they fit.
+    """
+    told: list[str] = []
+    rule = FaultRule(Fault("many_events", count=60_000), times=3)
+    limits = {"max_pool_bytes": 20 * 2**20, "max_buffered": 100 * 2**20, "max_size": 3}
+    async with faulty(make, rule, limits=limits) as scene:
+
+        async def ask() -> None:
+            told.append(str((await scene.ask()).error))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(ask)
+        scene.assert_quiet()
+    assert any("more than max_pool_bytes=20971520 bytes in all turns" in text for text in told), told

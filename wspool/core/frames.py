@@ -6,7 +6,8 @@ Rules of this module:
   events are deltas that nobody decodes twice.
 * A message is one JSON text or it is an error; that is known without reading it.
 * An unknown type or field is never an error. No type at all, or no JSON object, is. So is one that is nested
-  too deep: whatever is kept of it must still go out again, however deep the caller's own stack is.
+  too deep: whatever is kept of it must still go out again, however deep the caller's own stack is. So is one
+  with so many values that it would take many times its size; that is known before it is decoded.
 * Number and lane of an event are looked for where servers write them, right after the type or at the
   very end. There they cannot be part of anything else, and nothing needs to be decoded.
 """
@@ -17,6 +18,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Final, cast
 
 from wspool.core.encoding import write, write_received, write_sorted
@@ -32,6 +34,7 @@ __all__ = [
     "encode",
     "encode_received",
     "encode_sorted",
+    "has_too_many_values",
     "lane_of",
     "parse_event",
 ]
@@ -57,6 +60,15 @@ _LANE_LAST: Final = re.compile(r'"stream_id": ?"([^"\\]{1,256})"\}')
 # Where one JSON text would end and another begin. Text may hold the same characters; then all of it is read.
 _TWO_TEXTS: Final = re.compile(r"\}\s*\{")
 _TWO_TEXTS_BYTES: Final = re.compile(_TWO_TEXTS.pattern.encode())
+
+#: Most values in one message: objects, arrays, texts, numbers. Ten times what the longest answers of today's
+#: models have, probabilities of all tokens included; decoded, so many take some 500 MiB.
+MAX_VALUES: Final = 2_000_000
+
+#: All that stands before a comma or an opening bracket that is in no text; without looking back.
+_VALUE: Final = r'(?:[^"\[{,]++|"(?:[^"\\]++|\\.)*+")*+[\[{,]'
+_VALUES: Final = re.compile(_VALUE, re.DOTALL)
+_VALUES_BYTES: Final = re.compile(_VALUE.encode(), re.DOTALL)
 
 #: Deepest nesting of a message, in arrays and objects. Far above any schema or output, and far below
 #: what Python's json takes from an empty stack (about 1000).
@@ -154,7 +166,24 @@ def _loads(raw: str | bytes) -> Any:
     return json.loads(raw)
 
 
+def has_too_many_values(raw: str | bytes) -> bool:
+    """Return whether a message has more than `MAX_VALUES` values. Nothing is decoded or copied; linear."""
+    if len(raw) <= 2 * MAX_VALUES:  # each takes two characters at least, with what is between them
+        return False
+    if isinstance(raw, str):
+        marks, pattern = raw.count(",") + raw.count("[") + raw.count("{"), cast("Any", _VALUES)
+    else:
+        marks, pattern = raw.count(b",") + raw.count(b"[") + raw.count(b"{"), cast("Any", _VALUES_BYTES)
+    if marks <= MAX_VALUES:
+        return False
+    # Most of them may be in texts. What is counted past the limit would change nothing.
+    found = iter(pattern.scanner(raw).match, None)
+    return sum(1 for _ in islice(found, MAX_VALUES + 1)) > MAX_VALUES
+
+
 def _decode(raw: str | bytes) -> dict[str, Any]:
+    if len(raw) > 2 * MAX_VALUES and has_too_many_values(raw):
+        raise MalformedMessageError(f"more than {MAX_VALUES} values (fixed)")
     data: Any = None
     problem = ""
     try:
@@ -195,6 +224,8 @@ def _is_deep(data: Any) -> bool:
 
 def _check_one(raw: str | bytes) -> None:
     """Raise `MalformedMessageError` if a message is more, or less, than one JSON text."""
+    if has_too_many_values(raw):
+        raise MalformedMessageError(f"more than {MAX_VALUES} values (fixed)")
     problem = False
     try:
         _loads(raw)

@@ -18,7 +18,13 @@ from wspool.core.frames import Event
 from wspool.core.policy import PoolPolicy
 from wspool.pool.credentials import NO_SECRETS
 
-__all__ = ["Attempt"]
+__all__ = ["EVENT", "PIECE", "Attempt"]
+
+#: Bytes that a turn may grow before all of its pool are weighed anew: few turns ever have so many.
+PIECE: Final = 4 * 1024 * 1024
+
+#: What an event takes beside its message, in bytes: the `Event`, its place in a list, the head of its text.
+EVENT: Final = 256
 
 # An attribute of an enum costs as much as the rest of a line in the hot path.
 _ENDED: Final = TurnState.ENDED
@@ -35,6 +41,8 @@ class Attempt:
         close_reason: what was said beside it, or why the connection was dropped here.
         events: all events received so far that belong to it.
         received: bytes of all that was received of it, wanted or not.
+        weighed: the same, up to which its pool need not be weighed anew (`wspool.pool.burden`).
+        counted: how many events, up to which the same holds.
         redactor: takes secrets out of what the server said, before a text of ours repeats it.
         excess: which limit of the policy they are over, or an empty text.
         unread: bytes of the events that the consumer has not taken yet.
@@ -55,10 +63,12 @@ class Attempt:
         "_to_end",
         "close_code",
         "close_reason",
+        "counted",
         "events",
         "excess",
         "give_up",
         "given_up",
+        "grown",
         "lost",
         "machine",
         "overdue",
@@ -68,6 +78,7 @@ class Attempt:
         "sending",
         "unread",
         "waits_for_holds",
+        "weighed",
         "withheld",
     )
 
@@ -82,6 +93,8 @@ class Attempt:
         self.close_reason = ""
         self.events: list[Event] = []
         self.received = 0
+        self.grown = False
+        self.weighed, self.counted = PIECE, PIECE // EVENT
         self.excess = ""
         self.unread = 0
         self.sending = False
@@ -145,8 +158,13 @@ class Attempt:
         return len(run)
 
     def is_over(self, policy: PoolPolicy) -> bool:
-        """Return whether the server has sent more than one turn may have; `excess` then says of what."""
-        if len(self.events) > policy.max_turn_events:
+        """Return whether the server has sent more than one turn may have; `excess` then says of what.
+
+        Else `grown` is whether it is by a piece more than when its pool was weighed last.
+        """
+        count = len(self.events)
+        self.grown = self.received > self.weighed or count > self.counted
+        if count > policy.max_turn_events:
             self.excess = f"more than max_turn_events={policy.max_turn_events} events in one turn"
         elif self.received > policy.max_turn_bytes:
             self.excess = f"more than max_turn_bytes={policy.max_turn_bytes} bytes of events in one turn"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from wspool.core.encoding import Encoded, assemble
+from wspool.core.frames import has_too_many_values
 from wspool.core.sending.chain import Fields
 from wspool.core.server_error import parse_http_error
 from wspool.errors import PoolClosedError, TurnLostError
@@ -89,6 +90,8 @@ async def _answered(owner: ContinuityOwner, errand: Errand, request: bytes) -> A
 
 
 def _parsed(body: bytes) -> dict[str, Any]:
+    if has_too_many_values(body):
+        return {}
     try:
         value: object = json.loads(body)
     except (ValueError, RecursionError):

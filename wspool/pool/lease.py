@@ -35,7 +35,6 @@ from wspool.errors import (
 )
 from wspool.pool.attempt import Attempt
 from wspool.pool.connection import Connection
-from wspool.pool.leaks import Borrowers
 from wspool.pool.link import Host, Lane
 from wspool.pool.outcome import lost, remarks
 from wspool.pool.silence import bound_silence
@@ -53,8 +52,6 @@ _REFUSED_FIELDS = {
 
 class LeaseOwner(Host, Protocol):
     """What a lease needs of its pool besides: to be taken, used in the right place, and given back."""
-
-    borrowers: Borrowers | None
 
     def check_use(self) -> None: ...
     def check_life(self, min_remaining: float) -> None: ...
@@ -284,8 +281,8 @@ class LeaseBlock:
             answer = await wait_task_rescheduled(partial(owner.abandon, answer))
         self._lease = answer
         answer.resumed = self._prefer is not None and self._prefer == answer.lane.latest
-        if owner.borrowers is not None:
-            owner.borrowers.note(answer.id)
+        if owner.announcer.borrowers is not None:
+            owner.announcer.borrowers.note(answer.id)
         return answer
 
     @enable_ki_protection

@@ -28,7 +28,14 @@ from wspool.pool.credentials import NO_SECRETS, forget
 from wspool.pool.instrument import Announcer
 from wspool.wire.wire import Wire, WireClosedError
 
-__all__ = ["Host", "Lane", "Link"]
+__all__ = ["Host", "Lane", "Link", "Scales"]
+
+
+class Scales(Protocol):
+    """Weighs what all turns in flight hold together (`wspool.pool.burden`)."""
+
+    def join(self, link: Link) -> None: ...
+    def weigh(self, attempt: Attempt) -> None: ...
 
 
 class Host(Protocol):
@@ -38,6 +45,7 @@ class Host(Protocol):
     policy: PoolPolicy
     provider: Provider
     announcer: Announcer
+    burden: Scales
 
     def now(self) -> float: ...
     def jitter(self) -> float: ...
@@ -127,6 +135,7 @@ class Link:
         self.heard_at = 0.0
         self.redactor = NO_SECRETS
         self.suspect = self.ending = self.told = self.over = False
+        host.burden.join(self)
         self.close_code: int | None = None
         self.close_reason = ""
 

@@ -103,9 +103,12 @@ class Router:
 
     def _feed_run(self, attempt: Attempt, messages: Sequence[str | bytes], at: int) -> int:
         """Give those messages from *at* on that go on with the output just seen; return how many."""
-        room = self._most_events - len(attempt.events)
+        count = len(attempt.events)
+        room = self._most_events - count
         if room <= 0 or attempt.received > self._most_bytes:
             return 0  # over the limit with the next
+        if attempt.received > attempt.weighed or count > attempt.counted:
+            return 0  # to be weighed with the next
         return attempt.feed_run(messages[at : at + room])
 
     def _dispatch(self, message: str | bytes) -> Attempt | None:
@@ -134,8 +137,10 @@ class Router:
             reception is _DELIVER
             and attempt.machine.state is _STREAMING
             and not attempt.machine.steered
-            and len(attempt.events) <= self._most_events
+            and (count := len(attempt.events)) <= self._most_events
+            and count <= attempt.counted
             and attempt.received <= self._most_bytes
+            and attempt.received <= attempt.weighed
         ):
             return attempt  # nearly all that ever comes
         match reception:
@@ -144,6 +149,8 @@ class Router:
                     # As for a message that is too big: another connection would meet the same.
                     self._link.close_code, self._link.close_reason = MESSAGE_TOO_BIG, attempt.excess
                     self._link.poison(CloseReason.DIRTY)
+                elif attempt.grown:
+                    self._link.host.burden.weigh(attempt)
                 elif attempt.machine.state is TurnState.FAILING and lane.failing is not attempt:
                     lane.failing = attempt
                     self._link.spawn(self._expire_failing, lane, attempt)

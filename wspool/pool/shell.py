@@ -47,6 +47,7 @@ from wspool.core.sending.takes import NotTaken, Takes
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import Move, TurnRecord
 from wspool.errors import WsPoolError
+from wspool.pool.burden import Burden
 from wspool.pool.clock import PoolClock, Timekeeper, suspension
 from wspool.pool.connection import Connection
 from wspool.pool.credentials import forget
@@ -55,7 +56,7 @@ from wspool.pool.errands import Errands
 from wspool.pool.home import Home
 from wspool.pool.instrument import Announcer, watch
 from wspool.pool.lease import Lease, LeaseBlock
-from wspool.pool.link import Link
+from wspool.pool.link import Link, Scales
 from wspool.pool.outcome import refusal
 from wspool.pool.road import Road
 from wspool.pool.setup import Setup
@@ -85,7 +86,6 @@ class Shell:
         dialer: goes to the endpoint. announcer: tells what happens, and what was learnt of it.
         now: returns the pool's time, in seconds.
         check_use: raises `ForeignUseError` unless called in the trio run, thread and process of the pool.
-        borrowers: who has which lease, where `policy.leak_after` asks for it.
     """
 
     # CPython looks an attribute up more slowly in an object that has thirty of them.
@@ -98,25 +98,23 @@ class Shell:
             write = setup.trace
             trace_core(self.core, lambda line: watch(write, line), warm_up=setup.warm_up is not None)
         self.announcer = Announcer(setup.instrument, setup.provider, setup.policy.leak_after)
-        self.borrowers = self.announcer.borrowers
         self._connections: dict[ConnectionId, Connection] = {}
         self._leases: dict[LeaseId, Lease] = {}
         self._parked: dict[WaiterId, trio.lowlevel.Task] = {}
         self._waiter_ids = cast("Iterator[WaiterId]", itertools.count(1))
-        self._last_conversation = 0
+        self._last_conversation = self._watchers = 0
         self._last_failure: ConnectError | None = None
         self._todo: deque[Command] = deque()
         self._performing = False
         self._services: trio.Nursery | None = None
         self.serving = trio.Event()
         self.running = False
-        # Shielded: when the caller is cancelled its bodies unwind first, while readers still
-        # run; then `aclose` ends this scope, within bounds.
+        # Shielded: when the caller is cancelled its bodies unwind first, then `aclose` ends it, in time.
         self._life = trio.CancelScope(shield=True)
         self._changed = trio.Event()
-        self._watchers = 0
         self.budget, self.takes = ResendBudget(), Takes()
         self.check_use = Home().check
+        self.burden: Scales = Burden(setup.policy.max_pool_bytes)
         self._clock = PoolClock(suspension())
         self.now = self._clock.now
         self.dialer = Dialer(setup, Road(self.announcer, self.now))
@@ -145,8 +143,8 @@ class Shell:
             raise trio.WouldBlock
         if isinstance(answer, WsPoolError):
             raise answer
-        if self.borrowers is not None:
-            self.borrowers.note(answer.id)
+        if self.announcer.borrowers is not None:
+            self.announcer.borrowers.note(answer.id)
         return answer
 
     def check_life(self, min_remaining: float) -> None:
@@ -202,8 +200,8 @@ class Shell:
     @enable_ki_protection
     def release(self, lease: LeaseId) -> None:
         """The holder of *lease* leaves."""
-        if self.borrowers is not None:
-            self.borrowers.forget(lease)
+        if self.announcer.borrowers is not None:
+            self.announcer.borrowers.forget(lease)
         self._leases.pop(lease, None)
         self._perform(self.core.release(lease, self.now()))
 

@@ -3,7 +3,7 @@
 Rules of this module:
 
 * An answer is read as it comes: what cannot be HTTP is known at its first wrong byte, not at the end.
-* Everything is bounded: the head, and what is kept of the body.
+* Everything is bounded: the head, all interim answers before it, and what is kept of the body.
 * The status is the news. A body that is cut short, or endless, never hides it.
 """
 
@@ -93,6 +93,8 @@ class AnswerReader:
         self._tunnel = tunnel
         self._max_body = max_body
         self._head = 0
+        #: Bytes of interim answers so far.
+        self._interim = 0
         self._enough = 0
         self._chunks: _Chunks | None = None
 
@@ -105,7 +107,7 @@ class AnswerReader:
         """Take what one read gave; return whether the answer is complete.
 
         Raises:
-            NotHttpError: it is no HTTP answer, or its head is too long.
+            NotHttpError: it is no HTTP answer, its head is too long, or there is no end of interim ones.
         """
         searched = max(0, len(self.received) - 3)
         self.received += data
@@ -118,6 +120,9 @@ class AnswerReader:
                 return False
             if status < 200 and status != http.client.SWITCHING_PROTOCOLS:
                 del self.received[:end]  # an interim answer; the real one follows
+                self._interim += end
+                if self._interim > MAX_HEAD:
+                    raise NotHttpError(f"more than {MAX_HEAD} bytes of interim answers")
                 searched = 0
                 continue
             self.status, self._head = status, end

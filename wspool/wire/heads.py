@@ -16,10 +16,14 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["MAX_FRAGMENTS", "BadFrameError", "FrameHeads"]
+__all__ = ["LONG", "MAX_FRAGMENTS", "BadFrameError", "FrameHeads"]
 
 #: Most fragments in one message. Without it, empty fragments would be an endless message of no size.
 MAX_FRAGMENTS: Final = 4096
+
+#: Bytes from which on a message that is not all ASCII is handed on as it came: one sign in a text can make
+#: each of its characters four bytes wide.
+LONG: Final = 64 * 1024
 
 # The first byte: whole or not, reserved bits, opcode. The second: masked or not, and a length or what stands
 # for a longer one. Source: RFC 6455 section 5.2.

@@ -36,7 +36,7 @@ import wsproto.utilities
 from wspool.wire import dial
 from wspool.wire.answer import MAX_REJECT_BODY, refusal, upgrade_failure
 from wspool.wire.guarded_stream import GuardedStream
-from wspool.wire.heads import MAX_FRAGMENTS
+from wspool.wire.heads import LONG, MAX_FRAGMENTS
 from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, Wire, WireClosedError
 
 __all__ = ["MAX_FRAGMENTS", "MAX_REJECT_BODY", "TrioWebSocketConnector"]
@@ -193,6 +193,8 @@ class _Inbox:
 
     def put(self, message: str | bytes) -> None:
         """Add a message and wake the receiver."""
+        if len(message) >= LONG and isinstance(message, str) and not message.isascii():
+            message = message.encode()
         self._messages.append(message)
         self._arrived.set()
 

@@ -20,7 +20,7 @@ try:
 except ImportError:
     from websockets.utils import apply_mask
 
-from wspool.wire.heads import BadFrameError, FrameHeads
+from wspool.wire.heads import LONG, BadFrameError, FrameHeads
 from wspool.wire.wire import ABNORMAL_CLOSURE, Endpoint, WireClosedError
 
 __all__ = ["WebSocketsWire", "close_now"]
@@ -61,6 +61,21 @@ def _text_frame(message: bytes) -> bytes:
     return b"".join((head, mask, apply_mask(message, mask)))
 
 
+def _text(data: bytes) -> str | bytes:
+    """Return a message as text; as it came if it is long and would grow.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    if len(data) < LONG or data.isascii():
+        return data.decode()
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with memoryview(data) as view:
+        for at in range(0, len(data), LONG):
+            decoder.decode(view[at : at + LONG], at + LONG >= len(data))
+    return data
+
+
 async def close_now(stream: trio.abc.Stream) -> None:
     """Close *stream* without waiting for anybody. Not cut short by cancellation."""
     with trio.CancelScope(shield=True):
@@ -77,14 +92,14 @@ class WebSocketsWire:
         self._limit = endpoint.max_message_size
         #: When bytes last came, on trio's clock.
         self.heard_at = trio.current_time()
-        self._inbox: list[str] = []
+        self._inbox: list[str | bytes] = []
         #: Bytes read since the inbox was last emptied.
         self._unread = 0
         self._reading = False
         #: Tasks that wait until somebody else has read.
         self._progress = trio.lowlevel.ParkingLot()
         #: The pieces of the message that is being put together.
-        self._parts: list[str] = []
+        self._parts: list[bytes] = []
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._lock = trio.Lock()
         #: True once a write was cut short: the frame on the network may be incomplete.
@@ -333,7 +348,7 @@ class WebSocketsWire:
             return len(data)
         self._heads.accept(data[at], stop - start)
         if data[at] == _WHOLE_TEXT:
-            self._inbox.append(data[start:stop].decode())
+            self._inbox.append(_text(bytes(data[start:stop])))
         else:
             self._tell_library(data[at:stop])
         return stop
@@ -353,11 +368,12 @@ class WebSocketsWire:
             for frame in frames:
                 opcode = frame.opcode
                 if opcode is _TEXT and frame.fin:
-                    inbox.append(str(frame.data, "utf-8"))
+                    inbox.append(_text(bytes(frame.data)))
                 elif opcode is _TEXT or opcode is _CONT:
-                    self._parts.append(self._decoder.decode(frame.data, frame.fin))
+                    self._decoder.decode(frame.data, frame.fin)  # only to see that it can be
+                    self._parts.append(bytes(frame.data))
                     if frame.fin:
-                        inbox.append("".join(self._parts))
+                        inbox.append(_text(b"".join(self._parts)))
                         self._parts.clear()
                 elif opcode is _PONG and len(frame.data) == 4:
                     number = int.from_bytes(frame.data, "big")

@@ -284,7 +284,7 @@ class TurnMachine:
             and self.state is _STREAMING
             and event.stream_id == known.lane
             and not known.steered
-            and (not self._same or self._same in str(event.raw))
+            and (not self._same or (isinstance(event.raw, str) and self._same in event.raw))
         ):  # nearly all that ever comes; nothing below would say otherwise
             if number is not None:
                 known.next, known.past.counts, known.last = number + 1, True, event
