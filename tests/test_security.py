@@ -29,7 +29,7 @@ OWN = {
     ),
     *("patience", "leak_after", "max_lifetime", "retire_margin", "retire_spread", "turn_reserve"),
     *("ping_interval", "on_cancel", "drain_timeout", "max_resends", "replay"),
-    *("first_event_timeout", "silence_timeout"),  # none unless asked for
+    *("first_event_timeout", "silence_timeout", "refusal_patience"),  # none unless asked for
 }
 
 
