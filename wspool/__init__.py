@@ -30,6 +30,7 @@ from wspool.pool.instrument import Instrument
 from wspool.pool.lease import Lease
 from wspool.pool.open import DEFAULT_URL, open_pool
 from wspool.pool.pool import Pool
+from wspool.pool.toolbox import DefinedTool, ToolError, tool
 from wspool.pool.turn import Turn
 
 if _typing.TYPE_CHECKING:
@@ -40,8 +41,9 @@ __version__ = _version.VERSION
 # fmt: off
 __all__ = [
     "AZURE", "DEFAULT_URL", "OPENAI", "PROVIDERS", "VERCEL", "XAI", "Budget", "Conversation",
-    "ConversationStatistics", "DialRecord", "Event", "Instrument", "Lease", "Move", "Pool", "PoolPolicy",
-    "PoolStatistics", "Provider", "Response", "Runtime", "Steer", "Turn", "TurnRecord", "Usage", "open_pool",
+    "ConversationStatistics", "DefinedTool", "DialRecord", "Event", "Instrument", "Lease", "Move", "Pool",
+    "PoolPolicy", "PoolStatistics", "Provider", "Response", "Runtime", "Steer", "ToolError", "Turn",
+    "TurnRecord", "Usage", "open_pool", "tool",
 ]
 # fmt: on
 __all__ += errors.__all__

@@ -7,6 +7,7 @@
       TurnInFlightError (trio.BusyResourceError)    you: one turn at a time per lease
       ForeignUseError                               you: another trio run, thread or process
       RequestTooLargeError                          you: over the provider's frame limit
+      OpenCallsError                                you: calls of the model have no output
       MaxTurnsError                                 you: the tool loop did not end in time
       BudgetExceededError                           you: what the turns may cost is spent
       SteeringRefusedError                          you: further input was not taken
@@ -31,11 +32,12 @@ server has written (`wspool.core.plain`); `raw`, `events` and `data` are as they
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from wspool.core.calls import described
 from wspool.core.error import Delivery, WsPoolError
 from wspool.core.frames import MalformedMessageError
 
@@ -52,6 +54,7 @@ __all__ = [
     "LeaseRefusedError",
     "MalformedMessageError",
     "MaxTurnsError",
+    "OpenCallsError",
     "PoolClosedError",
     "PreviousResponseNotFoundError",
     "RateLimitedError",
@@ -97,6 +100,21 @@ class RequestTooLargeError(WsPoolError):
         )
         self.size = size
         self.limit = limit
+
+
+class OpenCallsError(WsPoolError):
+    """Calls of the model have no output, and without it the turn would be refused; nothing was sent.
+
+    Attributes:
+        calls: the calls, as they are in the history.
+    """
+
+    def __init__(self, calls: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(
+            f"calls in the history have no output: {described(calls)}; nothing was sent, for it would be "
+            "refused: send their outputs, let run() make those of functions, or drop them with edit()"
+        )
+        self.calls = list(calls)
 
 
 class MaxTurnsError(WsPoolError):

@@ -10,10 +10,13 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
+import attrs
+
 from wspool.core.frames import Event
 from wspool.pool.conversation import Conversation
 from wspool.pool.lease import Lease
 from wspool.pool.pool import Pool
+from wspool.pool.toolbox import DefinedTool
 from wspool.pool.turn import Turn
 from wspool.runtime import Runtime
 
@@ -129,9 +132,13 @@ def adapt_tools(keywords: dict[str, Any], wrap: Callable[[Any], Any]) -> dict[st
     """
 
     def wrapped(value: Any) -> Any:
+        if isinstance(value, DefinedTool):
+            return attrs.evolve(value, function=wrap(value.function))
         return wrap(value) if callable(value) else value
 
     adapted = dict(keywords)
+    if keywords.get("on_event") is not None:
+        adapted["on_event"] = wrapped(keywords["on_event"])
     tools: object = keywords.get("tools")
     if isinstance(tools, Mapping):
         adapted["tools"] = {name: wrapped(tool) for name, tool in cast("Any", tools).items()}

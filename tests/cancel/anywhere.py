@@ -39,6 +39,7 @@ from tests.helpers import (
     said,
 )
 from tests.simulation.world import deterministic
+from wspool.core.calls import open_calls
 from wspool.core.sending.sendable import NO_OUTPUT
 from wspool.wire.wire import ConnectError
 
@@ -183,18 +184,26 @@ class Talker:
         self._told = told
         self._choice = world.choice
         self._turn: wspool.Turn | None = None
-        self._text = ""
+        self._given: list[Item] = []
 
     @property
     def told(self) -> list[Item]:
         """What it has been told so far."""
         return self._told
 
+    def given(self, text: str) -> list[Item]:
+        """What a turn that says *text* is given: outputs of the calls that a cancelled loop left, first."""
+        kind = "function_call_output"
+        left = [
+            {"type": kind, "call_id": call["call_id"], "output": "left"} for call in open_calls(self._told)
+        ]
+        return [*left, as_given(text)]
+
     async def act(self) -> None:
         """Do something, perhaps until it is cancelled."""
         read = self.read, self.read_slowly, self.leave_early
         act = self._choice.choice((*read, self.respond, self.run, self.branch, self.lease))
-        self._turn, self._text = None, self._choice.choice(("x", "y", "call z"))
+        self._turn, self._given = None, self.given(self._choice.choice(("x", "y", "call z")))
         over = False
         with trio.CancelScope() as scope:
             self._world.canceller.scopes.append(scope)
@@ -228,13 +237,13 @@ class Talker:
         if self._turn is not None:
             told = self._turn.response if self._turn._response is not None else None
             if told is not None and told.status == "completed":
-                self._told = [*self._told, as_given(self._text), *told.output]
+                self._told = [*self._told, *self._given, *told.output]
             assert items == self._told, "the history is not what was told"
             self._turn = None
             return
         # Several turns, or one whose end was given inside: whole turns only, each answered as it must be.
         assert items[: len(self._told)] == self._told, "the history was torn"
-        at = len(self._told)
+        at = len(self._told) + len(self._given) - 1
         while at < len(items):
             answer = answer_to(items[: at + 1])
             assert items[at + 1 : at + 2] == answer, "half a turn, or one that saw something else"
@@ -243,14 +252,14 @@ class Talker:
 
     async def prove_usable(self) -> None:
         """Take a turn, whatever the far end is up to."""
-        text, before = "after", self._told
+        given, before = self.given("after"), self._told
         for _ in range(_TRIES):
             try:
-                response = await self._conversation.respond(text)
+                response = await self._conversation.respond(given)
             except (wspool.TurnLostError, wspool.ResponseFailedError, wspool.LeaseRefusedError):
                 assert self._conversation.items == before, "a turn that failed changed the history"
                 continue
-            seen = [*before, as_given(text)]
+            seen = [*before, *given]
             assert response.output == answer_to(seen), "the far end saw another conversation"
             self._told = [*seen, *response.output]
             assert self._conversation.items == self._told
@@ -260,20 +269,20 @@ class Talker:
     # -- what it does -------------------------------------------------------------------------
 
     async def respond(self) -> None:
-        await self._conversation.respond(self._text)
+        await self._conversation.respond(self._given)
 
     async def read(self) -> None:
-        async with self._conversation.turn(self._text) as self._turn:
+        async with self._conversation.turn(self._given) as self._turn:
             async for _ in self._turn:
                 pass
 
     async def read_slowly(self) -> None:
-        async with self._conversation.turn(self._text) as self._turn:
+        async with self._conversation.turn(self._given) as self._turn:
             async for _ in self._turn:
                 await trio.sleep(self._choice.random())
 
     async def leave_early(self) -> None:
-        async with self._conversation.turn(self._text) as self._turn:
+        async with self._conversation.turn(self._given) as self._turn:
             for _ in range(self._choice.randrange(3)):
                 await self._turn.__anext__()
             if self._choice.random() < 0.3:
@@ -284,12 +293,14 @@ class Talker:
             await trio.sleep(self._choice.random())
             return "done"
 
-        await self._conversation.run("call w", tools={"work": work}, retries=2)
+        self._given = self.given("call w")
+        await self._conversation.run(self._given, tools={"work": work}, retries=2)
 
     async def branch(self) -> None:
         async with self._conversation.fork() as other:
-            response = await other.respond("branch")
-            assert response.output == answer_to([*self._told, as_given("branch")])
+            given = self.given("branch")
+            response = await other.respond(given)
+            assert response.output == answer_to([*self._told, *given])
 
     async def lease(self) -> None:
         async with self._world.pool.lease() as lease, lease.create(model="m", input=[as_given("x")]) as turn:

@@ -17,7 +17,7 @@ NAN = float("nan")
 
 WHOLE_FROM_ONE = (
     *("max_size", "dial_concurrency", "lanes", "max_message_size"),
-    *("max_buffered", "max_turn_events", "max_turn_bytes", "max_pool_bytes"),
+    *("max_buffered", "max_turn_events", "max_turn_bytes", "max_pool_bytes", "max_tool_calls"),
 )
 MARGINS = ("retire_margin", "retire_spread", "turn_reserve")
 DURATIONS = (
@@ -77,6 +77,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "max_turn_events": 1_000_000,
         "max_turn_bytes": 256 * MIB,
         "max_pool_bytes": 1024 * MIB,
+        "max_tool_calls": 256,
         "on_cancel": "hang_up",
         "drain_timeout": 30.0,
         "max_resends": 3,

@@ -38,10 +38,11 @@ the turn goes well and your code sees no sign of the fault. Seconds are those of
 _SECTIONS: Final = {
     "F": (
         "The catalogue",
-        "F01 to F30 are about the connection, F31 to F47 about the way to it, F48 to F68 about what is said "
-        "over it, F69 to F86 about your tasks, the process and its clocks, F95 to F97 about refusals, F100 "
-        "to F102 about gateways, F111 to F118 and from F141 on about what is sent again, F127 to F133 about "
-        "an endpoint of no use, the rest about security.",
+        "F01 to F30 are about the connection, F31 to F47 about the way to it, F48 to F68 about what "
+        "is said over it, F69 to F86 about your tasks, the process and its clocks, F95 to F97 about "
+        "refusals, F100 to F102 about gateways, F111 to F118 and from F141 on about what is sent "
+        "again, F119 to F126 about tools, F127 to F133 about an endpoint of no use, the rest about "
+        "security.",
     ),
     "D": ("Defects of other clients", "What other clients of this protocol were seen to get wrong."),
 }

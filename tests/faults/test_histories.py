@@ -193,9 +193,9 @@ async def test_f118_items_that_are_not_taken(make: Make, autojump_clock) -> None
 
 
 async def test_f141_a_call_that_was_never_answered(make: Make, autojump_clock) -> None:
-    """F141: a call has no output, the server went on without all the same, and another one, or the same after
-    a loss, does not -> nothing: in what is sent in full an output follows that says so, and a warning says so
-    once; the calls of the last response are yours to answer.
+    """F141: a call of an earlier turn has no output, since the history was edited, or is of a server that
+    went on without -> nothing: in what is sent in full an output follows that says so, and a warning says so
+    once; the calls of the last response are yours to answer (F121).
     """
     model = Odd(function_call("look", {}, call_id="c1"))
     async with (
@@ -203,6 +203,8 @@ async def test_f141_a_call_that_was_never_answered(make: Make, autojump_clock) -
         scene.pool.conversation(model="m", store=False) as conversation,
     ):
         await conversation.respond("one")
+        went_on = [{"type": "message", "role": role, "content": "ok"} for role in ("user", "assistant")]
+        conversation.edit([*conversation.items, *went_on])
         assert "ok" == (await conversation.respond("two")).output_text
         await trio.sleep(6)
         assert "ok" == (await conversation.respond("three")).output_text

@@ -685,3 +685,26 @@ async def test_a_lane_named_anywhere_is_found(autojump_clock) -> None:
             assert "slow two" == (await other.result()).id
 
     assert ["a", "b", "c"] == deltas
+
+
+async def test_a_close_tells_who_waits_for_the_network(autojump_clock) -> None:
+    """It takes nothing, and the connection is shared: whose conversation is closed does not wait for it."""
+    connector = Far()
+    limits = policy(max_size=1, lanes=8, send_timeout=60.0)
+    told: list[tuple[float, str]] = []
+    async with fake_pool(connector, limits=limits, provider=LANES) as pool:
+        async with pool.conversation(model="m") as conversation, trio.open_nursery() as nursery:
+            await conversation.respond("one")
+            connector.wire.stuffed = True
+
+            async def ask() -> None:
+                with pytest.raises(TurnLostError) as caught:
+                    await conversation.respond("two")
+                told.append((trio.current_time(), caught.value.delivery))
+
+            nursery.start_soon(ask)
+            await trio.sleep(1)
+            closed_at = trio.current_time()
+            conversation.close()
+
+        assert [(closed_at, "ambiguous")] == told

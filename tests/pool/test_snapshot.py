@@ -12,6 +12,7 @@ import trio
 import trio.testing
 from hypothesis import given, strategies as st
 
+import wspool
 from tests.helpers import FakeConnector, echo, fake_pool, policy
 from wspool.pool.tools import open_calls
 
@@ -78,6 +79,19 @@ def changed(place: tuple[str | int, ...], how: str, other: Any) -> Any:
 HOWS = st.sampled_from(["delete", "nest", "nest in object", "replace", "replace"])
 
 
+async def go_on(conversation: wspool.Conversation) -> None:
+    """Take a turn, with outputs for the calls that are open."""
+    try:
+        await conversation.respond("two")
+    except wspool.OpenCallsError as error:
+        calls = error.calls
+    else:
+        return
+    kind = "function_call_output"
+    outputs = [{"type": kind, "call_id": call.get("call_id"), "output": "done"} for call in calls]
+    await conversation.respond(outputs)
+
+
 @given(st.sampled_from(PLACES), HOWS, JSON)
 def test_any_other_value_is_refused_in_a_sentence_or_works(
     place: tuple[str | int, ...], how: str, other: Any
@@ -99,8 +113,8 @@ def test_any_other_value_is_refused_in_a_sentence_or_works(
             try:
                 open_calls(conversation.items)
                 again = json.loads(json.dumps(conversation.snapshot()))
-                await conversation.respond("two")
-                assert again["items"] == conversation.items[:-2]
+                await go_on(conversation)
+                assert again["items"] == conversation.items[: len(again["items"])]
                 async with pool.conversation(resume=again) as other:
                     assert again["items"] == other.items
             finally:

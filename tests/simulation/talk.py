@@ -115,12 +115,16 @@ class Talk:
         scope = trio.CancelScope()
         if choice.random() < 0.15:
             scope.deadline = trio.current_time() + choice.expovariate(1 / 5)
+        given: str | list[Item] = f"{verb} {delay} {words}"
+        if calls := open_calls(told):
+            # The turn that was to bring their outputs did not count.
+            given = [*(closed(call, "nothing") for call in calls), *as_given(given)]
         with scope:
-            await self.take(conversation, told, f"{verb} {delay} {words}", words, word, number, choice)
+            await self.take(conversation, told, given, words, word, number, choice)
         if calls := open_calls(told):
             await trio.sleep(choice.random() * choice.choice((1.0, 60.0)))
-            output = closed(calls[0], f"{word} tool")
-            await self.take(conversation, told, [output], f"{word} tool", f"{word}t", number, choice)
+            output = [closed(call, f"{word} tool") for call in calls]
+            await self.take(conversation, told, output, f"{word} tool", f"{word}t", number, choice)
 
     async def take(
         self,

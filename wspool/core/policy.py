@@ -207,6 +207,8 @@ class PoolPolicy:
             is over. The longest outputs come to about 30 MiB.
         max_pool_bytes: bytes of the events of all turns in flight at most, and a little for each event; above
             that the turn that has most is given up.
+        max_tool_calls: tool calls of one conversation that `run` makes at once at most; more wait. A model
+            chooses how many there are in one response.
         on_cancel: what becomes of a connection whose turn is given up: `"hang_up"`, or
             `"drain"` (read the rest of the turn, for at most `drain_timeout`, and keep it).
         drain_timeout: seconds for `"drain"`.
@@ -243,6 +245,7 @@ class PoolPolicy:
     max_turn_events: int = 1_000_000
     max_turn_bytes: int = 256 * MIB
     max_pool_bytes: int = 1024 * MIB
+    max_tool_calls: int = 256
     on_cancel: OnCancel = "hang_up"
     drain_timeout: float = 30.0
     max_resends: int = 3
@@ -251,7 +254,7 @@ class PoolPolicy:
 
     def __attrs_post_init__(self) -> None:
         _check(self, "max_size dial_concurrency lanes max_message_size max_buffered", least=1, whole=True)
-        _check(self, "max_turn_events max_turn_bytes max_pool_bytes", least=1, whole=True)
+        _check(self, "max_turn_events max_turn_bytes max_pool_bytes max_tool_calls", least=1, whole=True)
         _check(self, "min_idle max_waiting max_resends", least=0, whole=True)
         _check(self, "retire_margin retire_spread turn_reserve patience refusal_patience", least=0)
         _check(self, "max_idle connect_timeout close_timeout give_up_after max_lifetime", least=SHORTEST)

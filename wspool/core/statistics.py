@@ -113,6 +113,7 @@ class ConversationStatistics:
         rotations: of those, the ones that were planned: its connection was near its end of life.
         retries: turns that `run` took again, see its `retries`.
         tool_calls: tool calls made by `run`.
+        tool_errors: of those, the ones that failed: a tool raised, or there was none for what was asked.
         bytes_sent: bytes of requests.
         bytes_saved: bytes of history that delta requests did not have to send.
         withheld: reasoning items that the server withheld from the model, over all turns. A history that is
@@ -131,6 +132,7 @@ class ConversationStatistics:
     bytes_saved: int
     withheld: int = 0
     usage: Usage = attrs.field(factory=Usage)
+    tool_errors: int = 0
 
 
 #: Why a conversation went on on another connection. `rotation`: the old one was near its end of life.
@@ -195,6 +197,7 @@ class TurnRecord:
         events: events received.
         input_transformations: what of the input the server withheld from the model, as it says so: reasoning
             items, and why.
+        tool_errors: tool calls that failed, and of which this turn told the model, see `Conversation.run`.
         prompt_cache_diagnostics: why the prompt cache was missed or not, None if that was not asked for.
         usage: tokens of the response, as the server counts them (see `Usage.of`); None if it did not.
         transport: what carried the last request: `websocket`, or `http` (see `open_pool(fallback=)`).
@@ -213,6 +216,7 @@ class TurnRecord:
     bytes_saved: int
     events: int
     input_transformations: Sequence[Mapping[str, Any]] = ()
+    tool_errors: int = 0
     prompt_cache_diagnostics: Mapping[str, Any] | None = None
     transport: str = "websocket"
     usage: Mapping[str, Any] | None = None

@@ -20,7 +20,7 @@ import trio
 
 from wspool.core.commands import Command
 from wspool.core.lending.pool import PoolCore
-from wspool.core.policy import Provider
+from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.sending.lineage import Lineage
 from wspool.core.sending.replay import Resends
 from wspool.core.sending.takes import NotTaken, Takes
@@ -47,6 +47,7 @@ class ContinuityOwner(Protocol):
     core: PoolCore
     errands: Errands
     takes: Takes
+    policy: PoolPolicy
     provider: Provider
 
     def check_use(self) -> None: ...
@@ -84,7 +85,10 @@ class Continuity(Generic[LineageT_co]):
         self.last_connection: int | None = None
         self.waited = 0.0
         self.turns = self.delta_turns = self.full_turns = self.withheld = 0
-        self.moves = self.rotations = self.retries = self.tool_calls = self.bytes_sent = self.bytes_saved = 0
+        self.moves = self.rotations = self.retries = self.bytes_sent = self.bytes_saved = 0
+        self.tool_calls = self.tool_errors = 0
+        #: Of those errors, the ones that the next turn tells the model.
+        self.told_errors = 0
         #: What has the conversation to itself.
         self._errand: Errand | None = None
         #: What turns may cost, if that is limited.
@@ -105,8 +109,8 @@ class Continuity(Generic[LineageT_co]):
         """Whether something has the conversation to itself."""
         return self._errand is not None
 
-    def enter(self) -> Errand:
-        """Begin a turn, or what excludes one.
+    def check_free(self) -> None:
+        """Raise unless a turn could begin.
 
         Raises:
             PoolClosedError, TurnInFlightError: now is no time for it.
@@ -115,6 +119,10 @@ class Continuity(Generic[LineageT_co]):
             raise PoolClosedError("the conversation is closed; nothing was sent")
         if self._errand is not None:
             raise TurnInFlightError("a turn of this conversation has not ended; nothing was sent")
+
+    def enter(self) -> Errand:
+        """Begin a turn, or what excludes one. Raises what `check_free` raises."""
+        self.check_free()
         self._errand = Errand()
         return self._errand
 
@@ -243,6 +251,7 @@ class Continuity(Generic[LineageT_co]):
             bytes_saved=self.bytes_saved,
             withheld=self.withheld,
             usage=self._usage,
+            tool_errors=self.tool_errors,
         )
 
     def note_withheld(self, items: int) -> None:

@@ -9,22 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
 from trio.lowlevel import current_task, enable_ki_protection
 
+from wspool.core.definitions import async_tools
 from wspool.core.encoding import Encoded, read
 from wspool.core.events.response import Response
 from wspool.core.frames import encode
 from wspool.core.items import as_items, encode_fields, encode_items, with_encrypted_reasoning
-from wspool.core.sending.chain import Chain, Item
+from wspool.core.sending.chain import Chain, Fields, Item
 from wspool.core.statistics import ConversationStatistics
 from wspool.core.usage import Budget
-from wspool.errors import BudgetExceededError, MaxTurnsError, ResponseFailedError, TurnLostError
+from wspool.errors import BudgetExceededError
+from wspool.pool.calling import ToolErrors, check_tool_errors
 from wspool.pool.compaction import compacted
 from wspool.pool.continuity import Continuity, ContinuityOwner
 from wspool.pool.driver import ConversationDriver
-from wspool.pool.tools import Tool, ToolErrors, call_tools, check_tools, open_calls, tool_calls
+from wspool.pool.loop import Limits, OnEvent, ToolLoop
+from wspool.pool.toolbox import Tool, Toolbox
+from wspool.pool.tools import CallRunner
 from wspool.pool.turn import Turn
 
 __all__ = ["Conversation", "ConversationBlock", "Input"]
@@ -69,6 +74,7 @@ class Conversation:
         self._number = number
         self._continuity = Continuity(owner, number, chain)
         self._continuity.budget = budget
+        self._runner = CallRunner(self._continuity, owner.policy.max_tool_calls)
 
     # -- for users ----------------------------------------------------------------------------
 
@@ -104,15 +110,12 @@ class Conversation:
 
         Entering waits for a lease if there is none. It raises:
             TurnInFlightError: another turn of this conversation has not ended; nothing was sent.
+            OpenCallsError: calls in the history have no output, and *input* brings none; nothing was sent.
             RequestTooLargeError, LeaseRefusedError, PoolClosedError: nothing was sent.
         """
-        it = self._continuity
-        it.owner.check_use()
-        if it.budget is not None and (problem := it.budget.problem) is not None:
-            raise BudgetExceededError(f"{problem}; no other turn is begun")
+        self._continuity.owner.check_use()
         body = _checked({**self._defaults, **overrides})
-        driver = ConversationDriver(self._continuity, encode_items(input), body)
-        return Turn(driver, current_task())
+        return self._begin(body, encode_items(input))
 
     @enable_ki_protection
     async def respond(self, input: Input, **overrides: Any) -> Response:
@@ -128,74 +131,84 @@ class Conversation:
         Raises:
             ResponseFailedError: the server refused the request or the response failed.
             TurnLostError: the connection died under it; see `delivery`.
-            TurnInFlightError, RequestTooLargeError, LeaseRefusedError, PoolClosedError:
+            TurnInFlightError, OpenCallsError, RequestTooLargeError, LeaseRefusedError, PoolClosedError:
                 nothing was sent.
         """
         async with self.turn(input, **overrides) as turn:
             return await turn.result()
 
+    @enable_ki_protection
     async def run(
         self,
         input: Input | None,
         *,
-        tools: Mapping[str, Tool],
+        tools: Mapping[str, Tool] | Sequence[Tool],
         max_turns: int | None = None,
         tool_errors: ToolErrors = "return",
         retries: int = 0,
+        eager: bool = False,
+        on_event: OnEvent | None = None,
         **overrides: Any,
     ) -> Response:
         """Take turns until the model calls no more tools; return the last response.
 
         Args:
-            input: what is new; None to go on where a resumed history stopped: it ends with calls.
-            tools: what to call, by tool name. Their definitions go in `tools=` of the conversation.
+            input: what is new; None to go on where a history stopped: it ends with calls.
+            tools: what to call: functions, or functions by tool name. `wspool.tool` makes the definitions of
+                those that come without a name, and of all if the requests define nothing; else
+                definitions and functions must be the same.
             max_turns: turns at most, None for no limit.
-            tool_errors: `"return"` tells the model that its call failed; `"raise"` ends the loop.
+            tool_errors: `"return"` tells the model that its call failed, and logs the exception; `"raise"`
+                ends the loop.
             retries: how often in all a turn is taken again that was lost, or failed with `may_pass`. A
                 lost turn may have run, so this may pay twice; tools are not called again for it.
+            eager: True to make each call as soon as the server has said all of it, while the response goes
+                on. Off unless asked for: such a call has happened even if its response comes to nothing.
+            on_event: is given each event of each turn, those of turns that are taken again too; waited for if
+                it returns something to wait for. What it raises ends the loop.
             **overrides: body fields for these turns only.
 
-        The calls of one turn run at the same time; their outputs are sent in call order. A checkpoint.
+        The calls of one turn run at the same time (`PoolPolicy.max_tool_calls`); their outputs are sent in
+        call order. Those of async tools (`async: true`) run on beside the turns that follow. A tool returns a
+        text, content parts (`input_text`, `input_image`, `input_file`), or what JSON can hold.
+
+        Calls that are open when it begins are answered with what came of them, else closed as cancelled; if
+        *input* is None or answers some of them, they are made. A response with calls that only the caller can
+        answer is returned before any tool has run.
+
+        A checkpoint. Cancelling cancels the async tools and waits for the threads of the others. What has run
+        is not run again: a later `run` sends what came of it.
 
         Raises:
             MaxTurnsError: the model still calls tools after *max_turns*. The outputs are not lost:
                 the response is in `items`.
+            OpenCallsError: calls are open that only the caller can answer; nothing was sent.
             ValueError: *input* is None, and the history has no call to go on with.
             TypeError, ValueError: an argument is not usable; the text says why, and nothing was sent.
             Exception: whatever a tool raised, with `tool_errors="raise"`; bare if it was one.
             WsPoolError: what `respond` raises.
         """
-        self._continuity.owner.check_use()
-        check_tools(tools, tool_errors)
+        it = self._continuity
+        it.owner.check_use()
+        check_tool_errors(tool_errors)
         _check_count("max_turns", max_turns, 1, "None for no limit")
         _check_count("retries", retries, 0, "0 for none")
         # Written down, for they are sent more than once: in every turn, and again after a loss.
-        overrides = {**_checked({**self._defaults, **overrides})}
-        taken = retried = 0
-        if input is not None:
-            pending: Input = as_items(input)
-        elif calls := open_calls(self.items):
-            self._continuity.tool_calls += len(calls)
-            pending = await call_tools(calls, tools, tool_errors)
-        else:
-            raise ValueError("there is nothing to go on with: no call in the history is without its output")
-        while True:
-            try:
-                response = await self.respond(pending, **overrides)
-            except (TurnLostError, ResponseFailedError) as error:
-                if retried == retries or not (isinstance(error, TurnLostError) or error.may_pass):
-                    raise
-                retried += 1
-                self._continuity.retries += 1
-                continue
-            taken += 1
-            calls = tool_calls(response.output)
-            if not calls or response.status != "completed":
-                return response
-            if max_turns is not None and taken >= max_turns:
-                raise MaxTurnsError(max_turns)
-            self._continuity.tool_calls += len(calls)
-            pending = await call_tools(calls, tools, tool_errors)
+        fields = _checked({**self._defaults, **overrides})
+        box = Toolbox(tools, fields)
+        if box.definitions is not None:
+            fields["tools"] = box.definitions
+        given = None if input is None else as_items(input)
+        it.check_free()
+        self._runner.tools, self._runner.tool_errors = box.tools, tool_errors
+        limits = Limits(max_turns, retries, eager, async_tools(fields), on_event)
+        return await ToolLoop(it, self._runner, partial(self._begin, fields), limits).run(given)
+
+    def _begin(self, fields: Fields, items: Sequence[Encoded]) -> Turn:
+        budget = self._continuity.budget
+        if budget is not None and (problem := budget.problem) is not None:
+            raise BudgetExceededError(f"{problem}; no other turn is begun")
+        return Turn(ConversationDriver(self._continuity, items, fields), current_task())
 
     @enable_ki_protection
     async def compact(self, **overrides: Any) -> dict[str, Any]:

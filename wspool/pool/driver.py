@@ -35,6 +35,7 @@ from wspool.core.sending.lineage import Lineage
 from wspool.core.sending.replay import Recovery
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import TurnRecord
+from wspool.errors import OpenCallsError
 from wspool.pool.attempt import Attempt
 from wspool.pool.continuity import Continuity
 from wspool.pool.errands import Errand
@@ -77,6 +78,8 @@ class ConversationDriver:
 
     async def start(self) -> None:
         self._errand = self._continuity.enter()
+        if owed := self._continuity.chain.owed(self._items, self._fields):
+            raise OpenCallsError(owed)
         await self._send(self._errand)
 
     async def recover(self, attempt: Attempt, *, exposed: bool) -> bool:
@@ -276,6 +279,7 @@ class ConversationDriver:
                     bytes_saved=self._saved,
                     events=len(attempt.events),
                     transport=self._transport,
+                    tool_errors=continuity.told_errors,
                     **said,
                 )
             )

@@ -1,136 +1,390 @@
-"""Calling the tools that a response asks for: all at once, results in call order.
+"""Making the calls that responses ask for: many at once, and what came of each is kept until it is history.
 
-A tool's exception becomes that call's output unless asked otherwise: the model can often go
-on, and one bad call must not cost the other calls of the turn.
+Rules of this module:
+
+* A tool's exception becomes that call's output unless asked otherwise: the model can often go on, and one bad
+  call must not cost the other calls of the turn. It is logged with its traceback and counted, or a bug of the
+  caller's would be seen by the model alone.
+* A model chooses how many calls there are. At most so many run at once, and no more tasks are started.
+* What has run is never run again for the same call: its output is kept until it is part of the history, also
+  if the turn that asked for it, or the one that was to carry it, was lost.
+* A call of which only a lost response knew, and that its retry does not repeat, is told to the model as what
+  it was: a call with its output.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias, cast, get_args
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, Protocol
 
+import attrs
 import trio
+from trio.lowlevel import enable_ki_protection
 
-from wspool.core.frames import encode
-from wspool.core.sending.chain import Item
+from wspool.core.calls import answer, described, open_calls, output_of, retold, signature, tool_calls
+from wspool.core.encoding import Encoded
+from wspool.core.items import Item
+from wspool.core.plain import plain
+from wspool.pool.calling import ToolErrors, bound
+from wspool.pool.toolbox import Tool, ToolError
 
-__all__ = ["Tool", "ToolErrors", "call_tools", "check_tools", "open_calls", "tool_calls"]
+__all__ = [
+    "CallAccount",
+    "CallRunner",
+    "Job",
+    "Tool",
+    "ToolErrors",
+    "call_tools",
+    "open_calls",
+    "tool_calls",
+]
 
-#: A tool: called with the arguments of the call as keywords (a custom tool: with its input).
-#: An async one runs in the caller's task tree, any other in a thread.
-Tool: TypeAlias = Callable[..., Any]
-#: What becomes of a tool's exception: told to the model, or raised to the caller.
-ToolErrors: TypeAlias = Literal["return", "raise"]
+logger = logging.getLogger("wspool.pool")
 
-#: Items that call a tool of the client, and the items that answer them.
-_ANSWERS: Final = {
-    "function_call": "function_call_output",
-    "custom_tool_call": "custom_tool_call_output",
-}
-
-
-def tool_calls(output: Sequence[Item]) -> list[Item]:
-    """Return the items of *output* that call a tool of the client."""
-    return [item for item in output if _is_one(item, _ANSWERS)]
-
-
-def open_calls(items: Sequence[Item]) -> list[Item]:
-    """Return the calls in a history that nothing answers, such as its last turn's."""
-    answered = {str(item.get("call_id")) for item in items if _is_one(item, _ANSWERS.values())}
-    return [call for call in tool_calls(items) if str(call.get("call_id")) not in answered]
+#: Outputs of calls that were not made, or not to their end.
+_NOT_RUN: Final = "Cancelled: this call was not run."
+_INTERRUPTED: Final = "Cancelled: this call was interrupted while it ran; it may have had effects."
 
 
-def _is_one(item: object, kinds: Collection[str]) -> bool:
-    """Return whether *item* is of one of *kinds*, whatever it is: a server or a file may hold anything."""
-    kind = cast("Item", item).get("type") if isinstance(item, dict) else None
-    return isinstance(kind, str) and kind in kinds
+class CallAccount(Protocol):
+    """Where the calls of a conversation are counted.
 
-
-def check_tools(tools: object, tool_errors: object) -> None:
-    """Check what `Conversation.run` is given.
-
-    Raises:
-        TypeError, ValueError: it is not usable; the text says what to write.
+    Attributes:
+        number: the number of the conversation, if it is one.
+        tool_calls: calls made so far.
+        tool_errors: of those, the ones that failed.
     """
-    if not isinstance(tools, Mapping):
-        raise TypeError(f"tools= takes what to call by tool name, {{'name': function}}, not {tools!r:.60}")
-    for name, tool in cast("Mapping[object, object]", tools).items():
-        if not isinstance(name, str):
-            raise TypeError(
-                f"tools= takes what to call by tool name, {{'name': function}}; {name!r:.60} is no name"
-            )
-        if not callable(tool):
-            raise TypeError(
-                f"tools= takes functions; that of {name!r} is {tool!r:.60} (definitions go in the body)"
-            )
-    if tool_errors not in get_args(ToolErrors):
-        raise ValueError(f"tool_errors={tool_errors!r:.60} must be 'return' or 'raise'")
+
+    number: int | None
+    tool_calls: int
+    tool_errors: int
 
 
-async def call_tools(calls: Sequence[Item], tools: Mapping[str, Tool], tool_errors: ToolErrors) -> list[Item]:
-    """Call every tool of *calls* at the same time; return the answering items in call order.
+@attrs.define
+class _Apart:
+    """The account of calls that no conversation makes."""
+
+    number: int | None = None
+    tool_calls: int = 0
+    tool_errors: int = 0
+
+
+@attrs.define(eq=False)
+class Job:
+    """One call, and what came of it.
+
+    Attributes:
+        call: the call.
+        state: whether it was made.
+        output: what it is answered with, once it has ended.
+        failed: True if that says that it failed.
+        interrupted: True if it was begun once and did not end.
+        claimed: True while the turn in hand, or the history, has the call.
+        counts: True once the history has it.
+        sent: True while the turn in hand carries its output: then another call of its name is another one.
+        scope: what it runs in.
+        over: set once it has ended, or will not.
+    """
+
+    call: Item
+    state: Literal["new", "queued", "running", "ended"] = "new"
+    output: str | list[Item] | None = None
+    failed: bool = False
+    interrupted: bool = False
+    claimed: bool = True
+    counts: bool = False
+    sent: bool = False
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    over: trio.Event = attrs.field(factory=trio.Event)
+
+    @property
+    def answer(self) -> Item:
+        """The item that answers it, such as it is."""
+        if self.output is not None:
+            return answer(self.call, self.output)
+        return answer(self.call, _INTERRUPTED if self.begun else _NOT_RUN)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it was begun, however it ended."""
+        return self.interrupted or self.state in ("running", "ended")
+
+    def rest(self) -> None:
+        """It has ended, or does not go on: then it can be made again."""
+        if self.output is not None:
+            self.state = "ended"
+        else:
+            self.interrupted = self.interrupted or self.state == "running"
+            self.state, self.scope = "new", trio.CancelScope()
+        over, self.over = self.over, trio.Event() if self.output is None else self.over
+        over.set()
+
+
+class CallRunner:
+    """Makes the calls of one conversation, and keeps what came of them until it is history.
+
+    Args:
+        account: where calls are counted.
+        limit: calls that run at once at most.
+
+    Attributes:
+        tools: what to call, by name.
+        tool_errors: what becomes of a tool's exception.
+        nursery: where calls run beside everything else, while there is one.
+    """
+
+    def __init__(self, account: CallAccount, limit: int) -> None:
+        self.tools: Mapping[str, Tool] = {}
+        self.tool_errors: ToolErrors = "return"
+        self.nursery: trio.Nursery | None = None
+        self._account = account
+        self._limit = limit
+        self._jobs: dict[str, list[Job]] = {}  # by what they ask for
+        self._queue: deque[Job] = deque()
+        self._running: dict[int, Job] = {}
+        self._workers = 0
+        self._failures: list[Exception] = []
+        self._retold = 0
+        #: The input of the turn that did not end well, if that was the last one.
+        self._lost: list[Encoded] | None = None
+        #: Woken whenever a job is over.
+        self._news = trio.lowlevel.ParkingLot()
+
+    # -- what is known ------------------------------------------------------------------------
+
+    def claim(self, calls: Sequence[Item]) -> list[Job]:
+        """Return the job of each of *calls*: one that knows it, or one of a lost response, or a new one."""
+        taken: set[int] = set()
+        found: list[Job] = []
+        for call in calls:
+            jobs = self._jobs.setdefault(signature(call), [])
+            free = [job for job in jobs if id(job) not in taken and not job.sent]
+            known = [job for job in free if job.claimed and job.call.get("call_id") == call.get("call_id")]
+            job = next(iter(known), None) or next((job for job in free if not job.claimed), None)
+            if job is None:
+                job = Job(call)
+                jobs.append(job)
+            job.call, job.claimed = call, True
+            taken.add(id(job))
+            found.append(job)
+        return found
+
+    def settle(self, calls: Sequence[Item]) -> None:
+        """The open calls of the history are *calls*: what is known of others in it is of no use any more."""
+        still = self.claim(calls)
+        for job in still:
+            job.counts = True
+        keep = set(map(id, still))
+        kept = {
+            key: [job for job in jobs if id(job) in keep or not job.counts]
+            for key, jobs in self._jobs.items()
+        }
+        self._jobs = {key: jobs for key, jobs in kept.items() if jobs}
+
+    def ended_well(self, calls: Sequence[Item]) -> None:
+        """A turn has ended well, and left the open *calls*: nothing before it is to be taken again."""
+        self._lost = None
+        self.settle(calls)
+
+    def hand_out(self, jobs: Sequence[Job]) -> list[Item]:
+        """Return what answers *jobs*, to be sent with the next turn."""
+        for job in jobs:
+            job.sent = True
+        return [job.answer for job in jobs]
+
+    def is_retry(self, new: Sequence[Encoded]) -> bool:
+        """Whether a turn with the input *new* did not end well after calls of its response had been made."""
+        return self._lost == [*new]
+
+    def release(self, new: Sequence[Encoded]) -> None:
+        """The turn with the input *new* did not end well: what its response asked for is kept for a retry."""
+        self._lost = [*new]
+        begun: list[Item] = []
+        for job in self._uncounted():
+            if job.begun and job.claimed:
+                begun.append(job.call)
+            job.claimed = False
+        if begun:
+            logger.warning(
+                "conversation %s: a response did not end well after calls of it were made: %s; "
+                "what came of them is kept for the same calls",
+                self._account.number,
+                described(begun),
+            )
+
+    def strays(self) -> list[Item]:
+        """Return items that tell of the calls that were made and that no history has, and forget them."""
+        items: list[Item] = []
+        for job in self._uncounted():
+            if job.begun:
+                job.scope.cancel()
+                self._retold += 1
+                call = retold(job.call, self._retold)
+                items += [call, answer(call, job.answer["output"])]
+            elif job.state == "queued":
+                job.state = "new"
+        self._jobs = {
+            key: jobs for key, each in self._jobs.items() if (jobs := [job for job in each if job.counts])
+        }
+        if items:
+            logger.warning(
+                "conversation %s: calls were made of which only a lost response knew: %s; the model is told",
+                self._account.number,
+                described(items[::2]),
+            )
+        return items
+
+    def _uncounted(self) -> list[Job]:
+        return [job for jobs in self._jobs.values() for job in jobs if not job.counts]
+
+    # -- making calls -------------------------------------------------------------------------
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Have those of *jobs* made that were not begun, beside everything else. Never waits."""
+        if self.nursery is None:
+            raise AssertionError("bug: nowhere to start it")
+        for job in jobs:
+            if job.state == "new":
+                self._spawn(job, self.nursery)
+
+    async def answers(self, calls: Sequence[Item]) -> list[Job]:
+        """Make *calls*, those that were not made yet; return their jobs, in their order, all over.
+
+        A checkpoint. Cancelling cancels the async tools and waits for the threads of the others.
+
+        Raises:
+            Exception: what a tool raised, with `tool_errors="raise"`.
+        """
+        jobs = self.claim(calls)
+        todo = [job for job in jobs if job.state == "new"]
+        if self.nursery is not None:
+            self.start(todo)
+            for over in [job.over for job in jobs]:
+                await over.wait()
+        elif len(todo) == 1:  # the common case needs no tasks
+            await self._make(self._begin(todo[0]))
+        elif todo:
+            async with trio.open_nursery() as nursery:
+                for job in todo:
+                    self._spawn(job, nursery)
+        else:
+            await trio.lowlevel.checkpoint()
+        self.check()
+        return jobs
+
+    async def first(self, jobs: Sequence[Job]) -> None:
+        """Wait until one of *jobs* has ended. A checkpoint. Raises what `answers` does."""
+        await trio.lowlevel.checkpoint()
+        while not (self._failures or any(job.state == "ended" for job in jobs)):
+            await self._news.park()
+        self.check()
+
+    def check(self) -> None:
+        """Raise what tools have raised, with `tool_errors="raise"`: bare, if it was one."""
+        failures, self._failures = self._failures, []
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            raise ExceptionGroup("several tools failed", failures)
+
+    @property
+    def failing(self) -> bool:
+        """Whether a tool has failed, and its exception is to be raised."""
+        return bool(self._failures)
+
+    def stop(self) -> None:
+        """The loop is over: nothing is made any more, and what was not sent is still to be sent."""
+        self.nursery = None
+        self._failures = []
+        self._drop_queue()
+        for jobs in self._jobs.values():
+            for job in jobs:
+                job.sent = False
+
+    def _drop_queue(self) -> None:
+        for job in self._queue:
+            job.rest()
+        self._queue.clear()
+
+    def _spawn(self, job: Job, nursery: trio.Nursery) -> None:
+        if self._workers < self._limit:
+            self._workers += 1
+            nursery.start_soon(self._work, self._begin(job))
+        else:
+            job.state = "queued"
+            self._queue.append(job)
+
+    @enable_ki_protection
+    async def _work(self, job: Job) -> None:
+        """Make *job*, then whatever waits."""
+        try:
+            await self._make(job)
+            while self._queue:
+                job = self._queue.popleft()
+                if job.state == "queued":
+                    await self._make(self._begin(job))
+        finally:
+            self._workers -= 1
+
+    def _begin(self, job: Job) -> Job:
+        job.state = "running"
+        self._running[id(job)] = job
+        self._account.tool_calls += 1
+        return job
+
+    async def _make(self, job: Job) -> None:
+        try:
+            with job.scope:
+                try:
+                    name, call = bound(job.call, self.tools)
+                except Exception as error:
+                    self._failed(job, error, by_model=True)
+                    return
+                try:
+                    job.output = output_of(await call(), name)
+                except Exception as error:
+                    self._failed(job, error, by_model=isinstance(error, ToolError))
+        finally:
+            del self._running[id(job)]
+            job.rest()
+            self._news.unpark_all()
+
+    def _failed(self, job: Job, error: Exception, *, by_model: bool) -> None:
+        """The call of *job* has failed; *by_model* if nothing is wrong but what the model asked for."""
+        self._account.tool_errors += 1
+        job.failed = True
+        if self.tool_errors == "raise":
+            self._failures.append(error)
+            for other in self._running.values():
+                if other is not job:
+                    other.scope.cancel()
+            self._drop_queue()
+            return
+        job.output = f"Error: {type(error).__name__}: {error}"
+        if by_model:
+            shown = plain(f"{type(error).__name__}: {error}")
+            logger.info("conversation %s, %s: %s", self._account.number, described([job.call]), shown)
+        else:
+            logger.error(
+                "conversation %s: a tool failed, and only the model is told so: %s",
+                self._account.number,
+                described([job.call]),
+                exc_info=error,
+            )
+
+
+async def call_tools(
+    calls: Sequence[Item], tools: Mapping[str, Tool], tool_errors: ToolErrors, limit: int = 256
+) -> list[Item]:
+    """Make *calls*, many at the same time; return the answering items in call order.
 
     A checkpoint. Cancelling cancels the async tools and waits for the threads of the others.
 
     Raises:
         Exception: what a tool raised, with `tool_errors="raise"`.
     """
-    answers: list[Item] = [{} for _ in calls]
-
-    async def answer(index: int, call: Item) -> None:
-        try:
-            output = await _call(call, tools)
-        except Exception as error:
-            if tool_errors == "raise":
-                raise
-            output = f"Error: {type(error).__name__}: {error}"
-        kind = _ANSWERS[str(call["type"])]
-        answers[index] = {"type": kind, "call_id": call.get("call_id"), "output": output}
-
-    if len(calls) == 1:  # the common case needs no tasks, and its exception no group
-        await answer(0, calls[0])
-        return answers
-    try:
-        async with trio.open_nursery() as nursery:
-            for index, call in enumerate(calls):
-                nursery.start_soon(answer, index, call)
-    except BaseExceptionGroup as group:
-        # One tool that fails is one exception, however many ran beside it.
-        if len(group.exceptions) == 1 and isinstance(group.exceptions[0], Exception):
-            raise group.exceptions[0] from None  # noqa: ASYNC123 # its context is the tool's own
-        raise
-    return answers
-
-
-async def _call(call: Item, tools: Mapping[str, Tool]) -> str:
-    name = str(call.get("name"))
-    if name not in tools:
-        raise LookupError(f"there is no tool {name!r}; there are {', '.join(sorted(tools)) or 'none'}")
-    tool = tools[name]
-    if call["type"] == "custom_tool_call":
-        args: tuple[object, ...] = (str(call.get("input", "")),)
-        keywords: dict[str, Any] = {}
-    else:
-        args = ()
-        try:
-            arguments: Any = json.loads(str(call.get("arguments") or "{}"))
-        except RecursionError:
-            raise ValueError(f"the arguments of {name!r} are nested too deep") from None
-        if not isinstance(arguments, dict):
-            raise TypeError(f"the arguments of {name!r} are not a JSON object")
-        keywords = cast("dict[str, Any]", arguments)
-    if inspect.iscoroutinefunction(tool) or inspect.iscoroutinefunction(type(tool).__call__):
-        result: object = await tool(*args, **keywords)
-    else:
-        # In a tuple, since trio takes a coroutine as the result of a thread for a mistake.
-        (result,) = await trio.to_thread.run_sync(lambda: (tool(*args, **keywords),))
-        if inspect.isawaitable(result):  # a plain function that made a coroutine
-            result = await result
-    if isinstance(result, str):
-        return result
-    try:
-        return json.dumps(result, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return encode(result, f"the result of {name!r}").decode()  # or it says where it is no JSON
+    runner = CallRunner(_Apart(), limit)
+    runner.tools, runner.tool_errors = tools, tool_errors
+    return [job.answer for job in await runner.answers(calls)]

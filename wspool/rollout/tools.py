@@ -25,6 +25,7 @@ from typing import Any, Final
 import attrs
 import trio
 
+import wspool
 from wspool.rollout import search as search_module
 from wspool.rollout.search import MAX_LINE, MAX_PATTERN, is_tame, search
 
@@ -42,7 +43,7 @@ _HIDDEN: Final = frozenset({"__pycache__", "site-packages", "dist-packages"})
 _PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
-class ToolError(ValueError):
+class ToolError(wspool.ToolError, ValueError):
     """A tool cannot do what it was asked; the message tells the model why."""
 
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 from wspool.core.commands import LaneKey
 from wspool.core.encoding import Encoded
 from wspool.core.frames import encode
-from wspool.core.items import Output, read_items
+from wspool.core.items import Item, Output, read_items
 from wspool.core.matching.index import Index
 from wspool.core.matching.known import Known
 from wspool.core.sending.chain import Plan
@@ -93,6 +93,10 @@ class BroughtHistory:
     def is_new(self) -> bool:
         """Whether it goes on from nothing."""
         return self.parent is None
+
+    def owed(self, new: Sequence[Encoded], fields: Fields) -> list[Item]:
+        """Nothing that is known here: whoever brings a history knows best what is in it."""
+        return []
 
     def plan(
         self,

@@ -26,7 +26,9 @@ from typing import Any, cast
 
 import attrs
 
+from wspool.core.calls import OpenCalls, owed
 from wspool.core.commands import LaneKey
+from wspool.core.definitions import async_tools
 from wspool.core.encoding import Encoded, assemble
 from wspool.core.frames import encode, encode_received
 from wspool.core.items import Item, Output, as_items, encode_items, read_items
@@ -83,6 +85,7 @@ class Chain:
     """The history of one conversation and the response it continues from."""
 
     __slots__ = (
+        "_calls",
         "_items",
         "_lane",
         "_parent",
@@ -98,6 +101,7 @@ class Chain:
 
     def __init__(self) -> None:
         self._items: list[Encoded] = []
+        self._calls = OpenCalls()
         # For each, whether the server was asked to store the response that it came with.
         self._stored: list[bool] = []
         # Where a full send begins: a compaction item, or the root, stands for everything before it.
@@ -145,6 +149,16 @@ class Chain:
     def notes(self) -> Set[str]:
         """What had to be changed or left out so far for a strict server to take the history."""
         return self._sendable.notes
+
+    @property
+    def open_calls(self) -> list[Item]:
+        """The calls that the client has not answered, oldest first; what a compaction stands for has none."""
+        return self._calls.of(self._items, self._replay_from)
+
+    def owed(self, new: Sequence[Encoded], fields: Fields) -> list[Item]:
+        """Return the open calls for which a request with the input *new* would be refused."""
+        calls = self.open_calls
+        return owed(calls, read_items(new), async_tools(fields)) if calls else calls
 
     def plan(
         self,
@@ -290,6 +304,7 @@ class Chain:
         known = dict(zip(self._items, self._stored, strict=True))
         self._items, self._stored = items, [known.get(item, False) for item in items]
         self._replay_from = 0
+        self._calls = OpenCalls()
         self._size = _size(items)
         self.forget_parent()
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from wspool.core.commands import LaneKey
 from wspool.core.encoding import Encoded
-from wspool.core.items import Output
+from wspool.core.items import Item, Output
 from wspool.core.sending.chain import Plan
 from wspool.core.sending.takes import Takes
 from wspool.core.sending.warm_up import Fields, WarmUp
@@ -28,6 +28,7 @@ class Lineage(Protocol):
     @property
     def is_new(self) -> bool: ...
 
+    def owed(self, new: Sequence[Encoded], fields: Fields) -> list[Item]: ...
     def plan(
         self,
         new: Sequence[Encoded],

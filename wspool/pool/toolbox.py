@@ -1,0 +1,175 @@
+"""Toolbox: what a tool loop can call, and what its requests say of it.
+
+Functions come by name, or by themselves with a definition made from their signature and docstring. What is
+defined and what can be called must be the same: see `wspool.core.definitions`. It is looked at once, at the
+call, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias, cast
+
+import attrs
+
+from wspool.core.definitions import check_definitions, defined, has_definitions
+from wspool.core.encoding import Encoded
+from wspool.core.frames import encode
+from wspool.core.sending.chain import Fields
+from wspool.pool.schemas import documented, parameters_of
+
+__all__ = ["DefinedTool", "Tool", "ToolError", "Toolbox", "tool"]
+
+#: A tool: called with the arguments of the call as keywords (a custom tool: with its input).
+#: An async one runs in the caller's task tree, any other in a thread.
+Tool: TypeAlias = Callable[..., Any]
+
+#: What a function may be called: `FunctionTool.name`, as api.openai.com refuses others.
+_FIT: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+class ToolError(Exception):
+    """What a tool raises to tell the model something: no bug of the tool's, and not logged."""
+
+
+@attrs.frozen
+class DefinedTool:
+    """A function with the definition of it that a model sees; made by `wspool.tool`.
+
+    Called, it is the function.
+
+    Attributes:
+        name: what the model calls it.
+        function: what is called.
+        definition: its definition, for the `tools` field of a request.
+    """
+
+    name: str
+    function: Tool = attrs.field(repr=False)
+    definition: dict[str, Any] = attrs.field(repr=False)
+    _readers: Mapping[str, Callable[[Any], Any]] = attrs.field(
+        repr=False, factory=dict[str, Callable[[Any], Any]]
+    )
+
+    def read(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return *arguments*, as JSON has them, as the function takes them.
+
+        Raises:
+            Exception: whatever reads them; they do not fit.
+        """
+        readers = self._readers
+        return {name: readers[name](value) if name in readers else value for name, value in arguments.items()}
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        return self.function(*args, **keywords)
+
+
+def tool(
+    function: Tool,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    strict: bool = False,
+    async_: bool = False,
+) -> DefinedTool:
+    """Return *function* with a definition made from it. Also a decorator.
+
+    Args:
+        function: what a model shall call. Its signature says what it takes, its docstring what it does.
+        name: what the model calls it; the function's name if not given.
+        description: what it does; its docstring without the part about parameters if not given.
+        strict: True to have the model's arguments follow the schema to the letter; then all must be required.
+        async_: True if the model shall go on before the output is there (`async` of the definition).
+
+    Where pydantic is installed it makes the schema, and arguments come as what the annotations say.
+
+    Raises:
+        TypeError, ValueError: no definition can be made of it; the text says why.
+    """
+    if not callable(function):
+        raise TypeError(f"a tool is a function, not {function!r:.60}")
+    if isinstance(function, DefinedTool):
+        name, function = name or function.name, function.function
+    called = name if name is not None else str(getattr(function, "__name__", type(function).__name__))
+    if not _FIT.fullmatch(called):
+        raise ValueError(
+            f"a tool cannot be called {called!r:.60}: letters, digits, _ and -, at most 64; give name="
+        )
+    text, described = documented(function)
+    parameters = parameters_of(function, described)
+    definition: dict[str, Any] = {"type": "function", "name": called}
+    if (said := text if description is None else description) != "":
+        definition["description"] = said
+    definition |= {"parameters": parameters.schema, "strict": strict}
+    if async_:
+        definition["async"] = True
+    return DefinedTool(called, function, definition, parameters.readers)
+
+
+class Toolbox:
+    """The tools of one loop.
+
+    Attributes:
+        tools: what to call, by name.
+        definitions: the field `tools` of the requests, if it is not the caller's own.
+    """
+
+    def __init__(self, tools: object, fields: Fields) -> None:
+        """Look at *tools* and at the *fields* of the requests.
+
+        Raises:
+            TypeError, ValueError: they are not usable, or do not fit; the text says what to write.
+        """
+        self.tools: dict[str, Tool] = {}
+        self.definitions: Encoded | None = None
+        made: dict[str, DefinedTool] = {}
+        if isinstance(tools, Mapping):
+            for name, one in cast("Mapping[object, object]", tools).items():
+                self._add(name, one)
+        elif isinstance(tools, Sequence) and not isinstance(tools, str | bytes):
+            for one in cast("Sequence[object]", tools):
+                given = one if isinstance(one, DefinedTool) else tool(_function(one))
+                if given.name in self.tools:
+                    raise ValueError(f"tools= has two functions that are called {given.name!r}")
+                self.tools[given.name] = given
+        else:
+            raise TypeError(
+                "tools= takes what to call by tool name, {'name': function}, or functions, "
+                f"[function, ...], not {tools!r:.60}"
+            )
+        describes_all = not has_definitions(fields)
+        for name, function in self.tools.items():
+            if isinstance(function, DefinedTool):
+                made[name] = function
+            elif describes_all:
+                made[name] = tool(function, name=name)
+        self.tools.update(made)
+        given_definitions = defined(fields) or []
+        names = {str(one.get("name")) for one in given_definitions}
+        new = [one.definition for name, one in made.items() if name not in names]
+        if new:
+            self.definitions = Encoded(encode([*given_definitions, *new], "tools"))
+            fields = {**fields, "tools": self.definitions}
+        check_definitions(fields, self.tools)
+
+    def _add(self, name: object, one: object) -> None:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"tools= takes what to call by tool name, {{'name': function}}; {name!r:.60} is no name"
+            )
+        if not callable(one):
+            raise TypeError(
+                f"tools= takes functions; that of {name!r} is {one!r:.60} (definitions go in the body)"
+            )
+        self.tools[name] = tool(one, name=name) if isinstance(one, DefinedTool) and one.name != name else one
+
+
+def _function(one: object) -> Tool:
+    if not callable(one):
+        raise TypeError(
+            "tools= takes what to call: functions, or {'name': function}; "
+            f"{one!r:.60} is none (definitions go in the body)"
+        )
+    return one
