@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "aio": {"core", "pool", "runtime", "facade"},
     "blocking": {"core", "pool", "runtime", "facade"},
     "contrib": {"core", "wire", "errors", "pool", "contrib", ""},
+    "http": {"core", "wire", "errors", "pool", "runtime", "http"},
     "": {"core", "errors", "pool", "runtime", "aio", "blocking"},
 }
 

@@ -22,10 +22,12 @@ from wspool.core.events.response import Response
 from wspool.core.events.steering import Steer
 from wspool.core.frames import Event
 from wspool.core.policy import AZURE, OPENAI, PROVIDERS, VERCEL, XAI, PoolPolicy, Provider
+from wspool.core.sending.brought import http_only
 from wspool.core.statistics import ConversationStatistics, DialRecord, Move, PoolStatistics, TurnRecord
 from wspool.core.usage import Budget, Usage
 from wspool.errors import *  # noqa: F403  # all of them are public
 from wspool.pool.conversation import Conversation
+from wspool.pool.http_answer import http_status
 from wspool.pool.instrument import Instrument
 from wspool.pool.lease import Lease
 from wspool.pool.open import DEFAULT_URL, open_pool
@@ -43,7 +45,7 @@ __all__ = [
     "AZURE", "DEFAULT_URL", "OPENAI", "PROVIDERS", "VERCEL", "XAI", "Budget", "Conversation",
     "ConversationStatistics", "DefinedTool", "DialRecord", "Event", "Instrument", "Lease", "Move", "Pool",
     "PoolPolicy", "PoolStatistics", "Provider", "Response", "Runtime", "Steer", "ToolError", "Turn",
-    "TurnRecord", "Usage", "open_pool", "tool",
+    "TurnRecord", "Usage", "http_only", "http_status", "open_pool", "tool",
 ]
 # fmt: on
 __all__ += errors.__all__

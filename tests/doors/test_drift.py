@@ -14,10 +14,11 @@ from wspool import aio, blocking
 LEFT_OUT = {
     # What conversations and turns use of it, in the steps of the trio run that they are part of.
     "Lease": {"begin", "check_size", "give_up", "lane", "send", "steer", "stream_id"},
-    "Pool": set[str](),
+    # For the exchange of an HTTP door.
+    "Pool": {"failure"},
     "Conversation": set[str](),
-    # For who passes events on, as the facade does.
-    "Turn": {"batch", "leave"},
+    # For who passes events on, as the facade does, and that exchange.
+    "Turn": {"batch", "ended", "leave", "received"},
 }
 #: Of the world: the protocols of blocks and iterators, and one name.
 WORLD = {"aclose": "close"}

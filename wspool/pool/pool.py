@@ -18,7 +18,7 @@ from wspool.core.sending.brought import BroughtHistory, http_only
 from wspool.core.sending.chain import Chain
 from wspool.core.statistics import PoolStatistics
 from wspool.core.usage import Budget
-from wspool.errors import PoolClosedError
+from wspool.errors import PoolClosedError, WsPoolError
 from wspool.pool.continuity import OneTurn
 from wspool.pool.conversation import Conversation, ConversationBlock
 from wspool.pool.driver import ConversationDriver
@@ -198,8 +198,8 @@ class Pool:
             most = core.policy.min_idle
             if statistics.idle >= (most if lanes is None else min(lanes, most)):
                 return
-            if (failure := core.failure) is not None:
-                raise self._shell.refusal(Refuse(WaiterId(0), RefuseReason.DIAL_FAILED, failure))
+            if (failure := self.failure) is not None:
+                raise failure
             await self._shell.change()
         raise PoolClosedError("the pool is closed")
 
@@ -282,6 +282,14 @@ class Pool:
     def transport(self) -> str:
         """What new connections speak: "websocket", or "http" (see `open_pool(wire=, fallback=)`)."""
         return self._shell.dialer.transport
+
+    @property
+    def failure(self) -> WsPoolError | None:
+        """Why there is no connection: what the last dial failed with. None if it did not, or one is there."""
+        core = self._shell.core
+        if core.failure is None:
+            return None
+        return self._shell.refusal(Refuse(WaiterId(0), RefuseReason.DIAL_FAILED, core.failure))
 
     def __repr__(self) -> str:
         s = self.statistics()

@@ -131,6 +131,17 @@ class Turn:
         return attempt.machine.response_id if attempt is not None else None
 
     @property
+    def received(self) -> int:
+        """Bytes of events received so far, of its last request."""
+        attempt = self._driver.attempt
+        return attempt.received if attempt is not None else 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether its end was given to the caller: there is a `response`."""
+        return self._response is not None
+
+    @property
     def response(self) -> Response:
         """The response; look at its `status`, which may be `failed` or `incomplete`.
 

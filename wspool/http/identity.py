@@ -1,0 +1,131 @@
+"""Which pool a request is for, which conversation it says it belongs to, or why it goes over plain HTTP.
+
+Rules of this module:
+
+* One pool for each endpoint and identity: what the credential, the organisation, the project and the beta
+  headers say. They go with the upgrade; whatever else a header says is about one request only, which a
+  connection that carries many cannot say.
+* The key of one identity never opens a connection for another.
+* Only `POST .../responses` can go over WebSocket: https, and http to this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol, cast
+
+import attrs
+
+from wspool.core.sending.brought import http_only
+from wspool.wire.url import is_loopback
+
+__all__ = ["Asked", "Identity", "Request", "may_be_ours", "read_request"]
+
+#: Headers that say who asks: a credential in all its spellings, and OpenAI's own.
+_IDENTITY: Final = re.compile(r"(?:.*-)?(?:authorization|auth|api-?key)|openai-(?:organization|project|beta)")
+
+#: Headers by which hosts name a conversation (verifiers, Codex, opencode).
+_SESSION: Final = frozenset({"x-session-id", "session-id", "session_id", "thread-id", "x-session-affinity"})
+
+
+class Url(Protocol):
+    """What is asked of a URL of httpx."""
+
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+
+
+class Request(Protocol):
+    """What is asked of a request of httpx."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def url(self) -> Any: ...
+    @property
+    def headers(self) -> Any: ...
+    @property
+    def extensions(self) -> Any: ...
+
+
+@attrs.frozen
+class Identity:
+    """One endpoint, and who asks: one pool.
+
+    Attributes:
+        url: where WebSockets are.
+        headers: what goes with the upgrade, but the key.
+        key: the bearer token, if there is one.
+    """
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = attrs.field(repr=False)
+    key: str | None = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Asked:
+    """A request that goes over WebSocket.
+
+    Attributes:
+        body: its body.
+        session: what it says of the conversation that it belongs to.
+    """
+
+    identity: Identity
+    body: Mapping[str, Any] = attrs.field(repr=False)
+    session: tuple[str, ...]
+
+
+def may_be_ours(request: Request) -> bool:
+    """Return whether *request* may go over WebSocket, as far as that can be said without its body."""
+    url = cast("Url", request.url)
+    return (
+        request.method == "POST"
+        and url.path.rstrip("/").endswith("/responses")
+        and (url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host)))
+        and "content-encoding" not in request.headers
+    )
+
+
+def read_request(request: Request, content: bytes) -> Asked | None:
+    """Return what *request* asks, None if it goes over plain HTTP.
+
+    Args:
+        request: one that `may_be_ours`.
+        content: its body.
+    """
+    try:
+        body: object = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(body, dict) or http_only(given := cast("dict[str, Any]", body)) is not None:
+        return None
+    session: list[str] = []
+    headers: list[tuple[str, str]] = []
+    key: str | None = None
+    for name, value in cast("Iterable[tuple[str, str]]", request.headers.multi_items()):
+        name = name.lower()
+        if name in _SESSION:
+            session.append(value)
+        elif name == "authorization":
+            scheme, _, token = value.partition(" ")
+            if scheme.lower() != "bearer" or not token.strip():
+                return None  # nobody here knows how to say that in an upgrade
+            key = token.strip()
+        elif _IDENTITY.fullmatch(name):
+            headers.append((name, value))
+    url = cast("Url", request.url)
+    if key is None and all(name.startswith("openai-") for name, _ in headers) and not is_loopback(url.host):
+        return None  # no credential: the endpoint will say what it wants
+    where = str(request.url)
+    scheme = "wss" if url.scheme == "https" else "ws"
+    return Asked(
+        Identity(scheme + where[where.index(":") :], tuple(sorted(headers)), key), given, tuple(session)
+    )

@@ -1,0 +1,142 @@
+"""The pools of a door: one for each endpoint and identity, opened at its first use.
+
+Rules of this module:
+
+* It lives in one trio run. A pool is a task of that run, and no request's.
+* A pool that nobody has used for long is closed; there are never more than `MOST`: then the one that was
+  used longest ago, of those that are idle, makes room.
+* An endpoint that answers HTTP and offers no WebSocket is not asked again for a while.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import trio
+
+from wspool.errors import LeaseRefusedError, PoolClosedError, WebSocketNotOfferedError
+from wspool.http.identity import Asked, Identity
+from wspool.pool.exchange import Limits, Outlet, exchange
+from wspool.pool.open import open_pool
+from wspool.pool.pool import Pool
+
+__all__ = ["Pools"]
+
+#: Pools at once: each may hold connections to another endpoint, or for another key.
+MOST: Final = 64
+#: Seconds after which a pool is closed that nobody uses. Its connections have a warm context for longer, but
+#: whoever comes back after that long has other things to wait for.
+IDLE: Final = 600.0
+#: Seconds for which an endpoint is not asked again that offered no WebSocket.
+NOT_OFFERED: Final = 300.0
+
+
+class _Slot:
+    """One pool, from before it is open until it is closed."""
+
+    def __init__(self) -> None:
+        self.pool: Pool | None = None
+        self.error: Exception | None = None
+        self.ready = trio.Event()
+        self.over = trio.Event()
+        self.users = 0
+        self.idle_since = math.inf
+
+    async def opened(self) -> Pool:
+        """Return the pool once it is open. A checkpoint; raises what opening it has raised."""
+        await self.ready.wait()
+        if self.pool is None:
+            raise self.error or PoolClosedError("the pool is closed; nothing was sent")
+        return self.pool
+
+
+class Pools:
+    """All pools of one door. Used in one trio run only.
+
+    Args:
+        options: what all of them are opened with, see `open_pool`.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options
+        self._slots: OrderedDict[Identity, _Slot] = OrderedDict()
+        #: Until when an endpoint is not asked.
+        self._refused: dict[str, float] = {}
+        self._closed = False
+
+    async def perform(self, asked: Asked, outlet: Outlet, limits: Limits) -> None:
+        """Have one exchange, see there, in the pool that it is for. Raises no `Exception`."""
+        identity = asked.identity
+        try:
+            if trio.current_time() < self._refused.get(identity.url, -math.inf):
+                raise WebSocketNotOfferedError(
+                    "the endpoint offered no WebSocket a while ago", phase="upgrade", permanent=True
+                )
+            with self._using(identity) as slot:
+                await exchange(slot.opened, asked.body, outlet, limits=limits, session=asked.session)
+        except Exception as error:
+            outlet.end(error)
+        if isinstance(outlet.error, WebSocketNotOfferedError):
+            self._refused.setdefault(identity.url, trio.current_time() + NOT_OFFERED)
+
+    @contextmanager
+    def _using(self, identity: Identity) -> Generator[_Slot]:
+        slot = self._slots.get(identity)
+        if slot is None:
+            if self._closed:
+                raise PoolClosedError("the client is closed; nothing was sent")
+            self._make_room()
+            slot = self._slots[identity] = _Slot()
+            trio.lowlevel.spawn_system_task(self._keep, identity, slot, name="wspool pool")
+        self._slots.move_to_end(identity)
+        slot.users += 1
+        try:
+            yield slot
+        finally:
+            slot.users -= 1
+            slot.idle_since = trio.current_time()
+
+    async def _keep(self, identity: Identity, slot: _Slot) -> None:
+        """Open a pool, keep it while it is used, and close it."""
+        try:
+            manager = open_pool(identity.url, api_key=identity.key, headers=identity.headers, **self._options)
+            async with manager as slot.pool:
+                slot.ready.set()
+                while not slot.over.is_set() and (slot.users or trio.current_time() < slot.idle_since + IDLE):
+                    wait = IDLE if slot.users else slot.idle_since + IDLE - trio.current_time()
+                    with trio.move_on_after(max(wait, 0.0)):
+                        await slot.over.wait()
+                self._drop(identity, slot)
+        except Exception as error:
+            slot.error = error
+        finally:
+            slot.pool = None
+            slot.ready.set()
+            self._drop(identity, slot)
+
+    def _make_room(self) -> None:
+        if len(self._slots) < MOST:
+            return
+        for identity, slot in self._slots.items():
+            if not slot.users:
+                slot.over.set()
+                self._drop(identity, slot)
+                return
+        raise LeaseRefusedError(f"{MOST} endpoints or keys are in use at once; nothing was sent")
+
+    def _drop(self, identity: Identity, slot: _Slot) -> None:
+        if self._slots.get(identity) is slot:
+            del self._slots[identity]
+
+    def close(self) -> None:
+        """Refuse newcomers, and close all pools at once. Never waits."""
+        self._closed = True
+        for slot in self._slots.values():
+            slot.over.set()
+
+    def __repr__(self) -> str:
+        return f"<Pools, {len(self._slots)} of at most {MOST}>"

@@ -1,0 +1,233 @@
+"""Transports for httpx2 and httpx that send `POST .../responses` over a pool, and all else over plain HTTP.
+
+One class serves both libraries: it answers with the response and the errors of the library that the request
+is of. The pools live in the process's `Runtime`, whatever the caller runs in, trio too: then the connections
+outlive its run, as `eval()` twice, `asyncio.run` twice, or one loop per thread need it, and there is one way
+through instead of three. It costs some 50 microseconds a call, of a turn that takes seconds.
+
+Rules of this module:
+
+* A response's body holds nothing but an `Outlet`. Callers drop responses without closing them; then the
+  exchange is left, and the lease goes back, as soon as the body is forgotten.
+* What did not leave is a ConnectError, which SDKs send again. What may have run is an answer that says that
+  it must not be.
+* A request that the endpoint takes over HTTP only is sent over HTTP: nothing of it was sent before.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Final, NoReturn, Self
+
+from wspool.errors import (
+    ForeignUseError,
+    PoolClosedError,
+    TooManyWaitingError,
+    WebSocketNotOfferedError,
+    WsPoolError,
+)
+from wspool.http.bells import AsyncBell, ThreadBell
+from wspool.http.bodies import async_body, blocking_body
+from wspool.http.identity import Asked, may_be_ours, read_request
+from wspool.http.pools import Pools
+from wspool.pool.exchange import Expired, Limits, Outlet
+from wspool.pool.http_answer import error_answer
+from wspool.runtime import Runtime
+
+__all__ = ["AsyncPoolTransport", "PoolTransport"]
+
+#: What `open_pool` takes that each request says itself.
+_OF_REQUEST: Final = frozenset({"url", "api_key", "headers"})
+
+
+class _Door:
+    """What both transports are: a runtime, the pools in it, and the way round them."""
+
+    def __init__(self, http: Any = None, *, runtime: Runtime | None = None, **pool: Any) -> None:
+        for name in _OF_REQUEST & pool.keys():
+            raise TypeError(f"{name}= is said by each request itself; give it to the client")
+        self._http = http
+        self._runtime = runtime if runtime is not None else Runtime.shared()
+        self._options: Mapping[str, Any] = pool
+        self._pools: Pools | None = None
+        self._closed = False
+
+    def _begin(self, asked: Asked, limits: Limits) -> Outlet:
+        """Begin an exchange. Never waits.
+
+        Raises:
+            ForeignUseError: the process has forked since.
+            PoolClosedError: the runtime is closed.
+        """
+        outlet = Outlet()
+
+        async def perform() -> None:
+            if self._pools is None:
+                self._pools = Pools(self._options)
+            await self._pools.perform(asked, outlet, limits)
+
+        self._runtime.start(perform, notify=_nothing)
+        return outlet
+
+    def soon(self, act: Callable[[], object]) -> None:
+        """Call *act* where the pools are. Never waits, never raises."""
+        try:
+            self._runtime.soon(act)
+        except PoolClosedError:
+            pass  # the runtime has ended, and the pools with it
+
+    def _close_pools(self) -> None:
+        self._closed = True
+        if self._pools is not None:
+            self.soon(self._pools.close)
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self._close_pools()
+
+    def _plain(self, module: Any, kind: str) -> Any:
+        """Return what sends over plain HTTP: the caller's own transport, or the library's."""
+        if self._http is None:
+            self._http = getattr(module, kind)()
+        return self._http
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("connections do not travel between processes: make a client in each")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}{', closed' if self._closed else ''}>"
+
+
+class AsyncPoolTransport(_Door):
+    """A transport for `httpx2.AsyncClient` or `httpx.AsyncClient`, on asyncio or trio.
+
+    Args:
+        http: the transport for what goes over plain HTTP; by default the library's own.
+        runtime: where the pools live; by default `Runtime.shared()`.
+        **pool: what the pools are opened with: `policy`, `provider`, `wire`, `ssl_context`, `proxy` ..., as
+            for `open_pool`.
+
+    One pool is opened for each endpoint and credential that requests name, at the first. Closing the client
+    closes them. Limits of time are those of the client: `pool` is for the line, `connect` for a connection
+    where there is none at all, `read` for silence.
+    """
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send *request*, and return its response. A checkpoint.
+
+        Cancelling gives the turn up. Raises the exceptions of the library that *request* is of.
+        """
+        module = _library(request)
+        asked = None
+        if may_be_ours(request):
+            asked = read_request(request, await request.aread())
+        if asked is not None:
+            outlet = self._start(asked, request)
+            bell = AsyncBell()
+            if outlet.wait_for_head(bell.ring):
+                try:
+                    await bell.wait()
+                except BaseException:
+                    self.soon(outlet.leave)
+                    raise
+            if not _goes_by_http(outlet):
+                return _response(module, request, outlet, async_body(module, self, outlet))
+        return await self._plain(module, "AsyncHTTPTransport").handle_async_request(request)
+
+    def _start(self, asked: Asked, request: Any) -> Outlet:
+        if self._closed:
+            raise RuntimeError("the client is closed; make another one")
+        return self._begin(asked, _limits(request))
+
+    async def aclose(self) -> None:
+        """Close the pools, and what sends over plain HTTP. Turns that still run are given up."""
+        self._close_pools()
+        if self._http is not None:
+            await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class PoolTransport(_Door):
+    """A transport for `httpx2.Client` or `httpx.Client`, from any thread. As `AsyncPoolTransport`."""
+
+    def handle_request(self, request: Any) -> Any:
+        """Send *request*, and return its response. Blocks; KeyboardInterrupt gives the turn up."""
+        module = _library(request)
+        asked = read_request(request, request.read()) if may_be_ours(request) else None
+        if asked is not None:
+            if self._closed:
+                raise RuntimeError("the client is closed; make another one")
+            outlet = self._begin(asked, _limits(request))
+            bell = ThreadBell()
+            if outlet.wait_for_head(bell.ring):
+                try:
+                    bell.wait()
+                except BaseException:
+                    self.soon(outlet.leave)
+                    raise
+            if not _goes_by_http(outlet):
+                return _response(module, request, outlet, blocking_body(module, self, outlet))
+        return self._plain(module, "HTTPTransport").handle_request(request)
+
+    def close(self) -> None:
+        """Close the pools, and what sends over plain HTTP. Turns that still run are given up."""
+        self._close_pools()
+        if self._http is not None:
+            self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _nothing() -> None:
+    """An exchange is told to whoever reads it."""
+
+
+def _library(request: Any) -> Any:
+    """Return the library that *request* is of: httpx2 or httpx."""
+    return sys.modules[type(request).__module__.partition(".")[0]]
+
+
+def _limits(request: Any) -> Limits:
+    said: Mapping[str, float | None] = request.extensions.get("timeout") or {}
+    return Limits(
+        **{name: math.inf if said.get(name) is None else said[name] for name in ("connect", "pool", "read")}  # type: ignore[arg-type]
+    )
+
+
+def _goes_by_http(outlet: Outlet) -> bool:
+    return isinstance(outlet.error, WebSocketNotOfferedError) and outlet.head is None
+
+
+def _response(module: Any, request: Any, outlet: Outlet, body: Any) -> Any:
+    """Return the response of the library, or raise its exception."""
+    error = outlet.error
+    if outlet.head is not None:
+        return module.Response(outlet.head.status, headers=outlet.head.headers, stream=body)
+    if error is None:
+        raise AssertionError("bug: an answer without a head")
+    if isinstance(error, Expired):
+        kind = {"connect": module.ConnectTimeout, "pool": module.PoolTimeout, "read": module.ReadTimeout}
+        raise kind[error.phase](str(error), request=request) from error
+    if isinstance(error, ForeignUseError):
+        raise error
+    status, headers, content = error_answer(error)
+    if isinstance(error, WsPoolError) and error.delivery == "not_sent" and status in (502, 503):
+        kind = module.PoolTimeout if isinstance(error, TooManyWaitingError) else module.ConnectError
+        raise kind(str(error), request=request) from error
+    return module.Response(status, headers=[*headers, ("x-request-id", "wspool")], content=content)

@@ -1,0 +1,331 @@
+"""Exchange: the body of a request in; the head of an answer, its body in pieces, or an error out.
+
+What all doors have in common. An exchange is a task of the pool's trio run; whoever asked reads its `Outlet`,
+in whatever thread or loop. Rules of this module:
+
+* Nothing of a lease lives with the reader: readers drop an answer without a word, and the exchange ends.
+* What was not read is bounded in bytes; then the exchange waits, and so does the server.
+* With `stream` the events go out as they came, all that are there in one piece; only what the core has mended
+  is written anew. Without it there is one JSON body, and no event is looked at.
+* The head waits for the first event: until then an error has a status of its own. A request that was refused
+  has no event.
+* A reader who leaves gives the turn up, unless its end is there or comes in the next moment: to leave at the
+  end costs nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+import attrs
+import trio
+
+from wspool.core.events.response import Response
+from wspool.core.frames import Event, encode_received
+from wspool.errors import MalformedMessageError, PoolClosedError, ResponseFailedError
+from wspool.pool.http_answer import Headers
+from wspool.pool.pool import Pool
+from wspool.pool.turn import Turn
+
+__all__ = ["Expired", "Head", "Limits", "Outlet", "exchange"]
+
+#: Most bytes of an answer that wait for their reader.
+MOST_UNREAD: Final = 2**20
+
+#: How long a turn may go on after its reader has left, in seconds: some readers leave at the last word.
+_LAST_MOMENT: Final = 0.05
+
+_JSON: Final = ("content-type", "application/json")
+_SSE: Final = ("content-type", "text/event-stream; charset=utf-8")
+
+_TERMINAL: Final = frozenset({"response.completed", "response.failed", "response.incomplete"})
+_WORD: Final = re.compile(r"[A-Za-z0-9_.:-]+")
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
+
+#: How often within a limit for silence it is looked whether something has come.
+_LOOKS: Final = 4
+
+_numbers = itertools.count(1)
+
+#: Which limit of the caller's was over, as HTTP clients call them.
+Phase: TypeAlias = Literal["connect", "pool", "read"]
+
+
+class Expired(Exception):
+    """A time limit of the caller's is over; *phase* says which."""
+
+    def __init__(self, phase: Phase, seconds: float) -> None:
+        super().__init__(
+            {
+                "connect": f"no connection to the endpoint within {seconds:g} s",
+                "pool": f"no free lane within {seconds:g} s",
+                "read": f"nothing came of the response for {seconds:g} s",
+            }[phase]
+        )
+        self.phase: Phase = phase
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """How long the caller waits, in seconds.
+
+    Attributes:
+        connect: for a connection, while the pool has none at all.
+        pool: for a lane.
+        read: for the first event, and from each to the next.
+    """
+
+    connect: float = math.inf
+    pool: float = math.inf
+    read: float = math.inf
+
+
+_NO_LIMITS: Final = Limits()
+
+
+@attrs.frozen
+class Head:
+    """The head of an answer."""
+
+    status: int
+    headers: Headers
+
+
+class Outlet:
+    """What goes out of one exchange. Written in the pool's trio run, read in any thread by one reader.
+
+    Attributes:
+        head: the head, once it is known.
+        ended: True once nothing more will be written.
+        error: what ended it, if that was not the end of the body.
+        abandoned: True once the reader has left.
+        scope: ends the exchange.
+    """
+
+    # Written by one side each, so that no lock is needed: what is unread is the difference of two counts.
+    __slots__ = (
+        "_bell",
+        "_pieces",
+        "_read",
+        "_room",
+        "_written",
+        "abandoned",
+        "ended",
+        "error",
+        "head",
+        "scope",
+    )
+
+    def __init__(self) -> None:
+        self.head: Head | None = None
+        self.ended = self.abandoned = False
+        self.error: Exception | None = None
+        self.scope = trio.CancelScope()
+        self._pieces: deque[bytes] = deque()
+        self._written = self._read = 0
+        self._room: trio.Event | None = None
+        #: What wakes the reader, while it waits.
+        self._bell: Callable[[], object] | None = None
+
+    # -- for the exchange -----------------------------------------------------------------------
+
+    def begin(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
+        """Write the head."""
+        self.head = Head(status, [*headers, ("x-request-id", f"wspool-{next(_numbers)}")])
+        self._ring()
+
+    async def write(self, piece: bytes) -> None:
+        """Write a piece of the body. A checkpoint, which waits while too much is unread."""
+        if not self.abandoned:
+            self._pieces.append(piece)
+            self._written += len(piece)
+            self._ring()
+        await trio.lowlevel.checkpoint()
+        while self._is_full():
+            self._room = room = trio.Event()
+            if not self._is_full():  # the reader may be another thread
+                break
+            await room.wait()
+        self._room = None
+
+    def end(self, error: Exception | None = None) -> None:
+        """Nothing more will be written. The first word counts."""
+        if not self.ended:
+            self.error = error
+            self.ended = True
+            self._ring()
+
+    def make_room(self) -> None:
+        """Something was read. In the pool's trio run."""
+        if self._room is not None:
+            self._room.set()
+
+    def leave(self) -> None:
+        """The reader has left. In the pool's trio run; never waits, and twice is once."""
+        if not self.abandoned:
+            self.abandoned = True
+            self._pieces.clear()
+            self.make_room()
+            if not self.ended:
+                self.scope.deadline = min(self.scope.deadline, trio.current_time() + _LAST_MOMENT)
+
+    def _is_full(self) -> bool:
+        return self._written - self._read > MOST_UNREAD and not self.abandoned
+
+    def _ring(self) -> None:
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell()
+
+    # -- for the reader -------------------------------------------------------------------------
+
+    def wait_for_head(self, bell: Callable[[], object]) -> bool:
+        """Have *bell* called in the pool's thread once there is a head, or will be none.
+
+        Return False if that is so already. It may be called all the same.
+        """
+        self._bell = bell
+        return self.head is None and not self.ended
+
+    def wait_for_more(self, bell: Callable[[], object]) -> bool:
+        """As `wait_for_head`, for a piece of the body."""
+        self._bell = bell
+        return not self._pieces and not self.ended
+
+    def take(self) -> tuple[bytes, bool]:
+        """Return all that is there of the body, and whether the exchange waits for that (`make_room`)."""
+        pieces: list[bytes] = []
+        while self._pieces:
+            pieces.append(self._pieces.popleft())
+        taken = b"".join(pieces)
+        self._read += len(taken)
+        return taken, self._room is not None
+
+
+async def exchange(
+    pool: Callable[[], Awaitable[Pool]],
+    body: Mapping[str, Any],
+    outlet: Outlet,
+    *,
+    limits: Limits = _NO_LIMITS,
+    session: Iterable[str] = (),
+) -> None:
+    """Take one turn with *body*, and write its answer to *outlet*. A checkpoint; raises no `Exception`.
+
+    Args:
+        pool: returns where, once that is open.
+        body: that of a request to `POST /responses`, which `http_only` has nothing against.
+        outlet: where its answer goes.
+        limits: how long the caller waits.
+        session: as for `Pool.turn`.
+
+    Cancelling it gives the turn up. What went wrong is `Outlet.error`: a `WsPoolError`, `Expired`, or a
+    TypeError or ValueError about the body. If there is no head by then, `error_answer` has one.
+    """
+    turn: Turn | None = None
+    try:
+        with outlet.scope:
+            turn = await _enter(await pool(), body, limits, session)
+            try:
+                if body.get("stream") is True:
+                    await _stream(turn, outlet, limits.read)
+                else:
+                    await _answer(turn, outlet, limits.read)
+            finally:
+                await turn.__aexit__(None, None, None)  # noqa: ASYNC102 # never waits
+            outlet.end()
+    except Exception as error:
+        outlet.end(error)
+    finally:
+        if not outlet.ended:
+            closed = PoolClosedError("the exchange was ended by its door")
+            closed.delivery = turn.delivery if turn is not None else "not_sent"
+            outlet.end(closed)
+
+
+async def _enter(pool: Pool, body: Mapping[str, Any], limits: Limits, session: Iterable[str]) -> Turn:
+    """Return a turn that is sent, within the limits for that."""
+    since = trio.current_time()
+    while True:
+        turn = pool.turn(body, session=session)
+        # A connection is waited for if there is none at all; else it is the line.
+        seconds = limits.pool if pool.statistics().open else min(limits.connect, limits.pool)
+        with trio.CancelScope(deadline=since + seconds) as scope:
+            await turn.__aenter__()
+        if not scope.cancelled_caught:
+            return turn
+        if turn.delivery != "not_sent":
+            raise Expired("read", seconds)
+        if not pool.statistics().open:
+            raise pool.failure or Expired("connect", seconds)
+        if trio.current_time() >= since + limits.pool:
+            raise Expired("pool", seconds)
+
+
+async def _stream(turn: Turn, outlet: Outlet, silence: float) -> None:
+    """Write the events as they come."""
+    while True:
+        events: Sequence[Event] | None = None
+        with trio.move_on_after(silence):
+            events = await turn.batch()
+        if events is None:
+            raise Expired("read", silence)
+        if not events:
+            return
+        if outlet.head is None:
+            outlet.begin(200, [_SSE, ("cache-control", "no-cache")])
+        if turn.ended:
+            events = [_mended(events[0], turn.response.data)]
+        await outlet.write("".join([_as_sse(event) for event in events]).encode(errors="replace"))
+
+
+async def _answer(turn: Turn, outlet: Outlet, silence: float) -> None:
+    """Write the response, once it is there: also one that failed, as providers do."""
+    try:
+        response = await _result(turn, silence)
+    except ResponseFailedError:
+        if not turn.ended:
+            raise
+        response = turn.response
+    data = encode_received(response.data)
+    outlet.begin(200, [_JSON, ("content-length", str(len(data)))])
+    await outlet.write(data)
+
+
+async def _result(turn: Turn, silence: float) -> Response:
+    if silence == math.inf:
+        return await turn.result()
+    received, silent = -1, 0
+    while True:
+        with trio.move_on_after(silence / _LOOKS):
+            return await turn.result()
+        silent = silent + 1 if turn.received == received else 0
+        received = turn.received
+        if silent >= _LOOKS:
+            raise Expired("read", silence)
+
+
+def _mended(event: Event, response: dict[str, Any]) -> Event:
+    """Return the last event as it came, or written anew if the core had to complete it."""
+    kind = event.type if event.type in _TERMINAL else f"response.{response.get('status')}"
+    try:
+        said = Event(event.type, event.raw).data
+    except MalformedMessageError:
+        said = {}
+    if kind == event.type and said.get("response") == response:
+        return event
+    return Event(kind, encode_received({**said, "type": kind, "response": response}))
+
+
+def _as_sse(event: Event) -> str:
+    raw = event.raw if isinstance(event.raw, str) else event.raw.decode(errors="replace")
+    if "\n" in raw or "\r" in raw:
+        raw = _LINE_END.sub("\ndata: ", raw)
+    # A type that is more than a word could end the line.
+    name = f"event: {event.type}\n" if _WORD.fullmatch(event.type) else ""
+    return f"{name}data: {raw}\n\n"
