@@ -110,6 +110,7 @@ async def test_no_call_is_made_on_a_piece_of_it(autojump_clock) -> None:
         async with talking(Says([(1, piece)], ends=5, final=[whole])) as (far, _, conversation):
             await run(conversation, tool)
             assert pytest.approx(5) == tool.begun[-1][0] - far.times[0]
+            assert {"c_a": "a done"} == outputs(far.requests[1])
     assert ["a"] * 3 == tool.names
 
 
