@@ -300,7 +300,7 @@ class Witness:
         self.seen: list[tuple[int, str]] = []
 
     def respond(self, request: ModelRequest) -> ModelTurn:
-        self.seen.append((request.body["metadata"]["request"], context_digest(request.context)))
+        self.seen.append((int(request.body["metadata"]["request"]), context_digest(request.context)))
         return EchoModel().respond(request)
 
 
@@ -316,7 +316,7 @@ async def run_program(seed: int) -> tuple[int, int]:
             async def live(host: Host) -> None:
                 for _ in range(rng.randrange(1, 6)):
                     items = host.sent()
-                    about = {"request": len(given)}
+                    about = {"request": str(len(given))}
                     given.append(context_digest(items))
                     try:
                         with trio.move_on_after(rng.choice([0.05, 10, 10, 10])):
