@@ -15,7 +15,7 @@ from typing import Any, Final
 import trio
 import trio.testing
 
-from wspool import DialRecord, Event, Pool, PoolPolicy, PoolStatistics, TurnRecord, open_pool
+from wspool import Conversation, DialRecord, Event, Pool, PoolPolicy, PoolStatistics, TurnRecord, open_pool
 from wspool.pool.instrument import Instrument
 from wspool.pool.open import _PoolManager
 from wspool.server import Entry, Model, Server, open_server
@@ -472,6 +472,17 @@ def assert_empty(statistics: PoolStatistics) -> None:
 def types(events: Sequence[Event]) -> list[str]:
     """The types of *events*."""
     return [event.type for event in events]
+
+
+def outputs(conversation: Conversation) -> list[dict[str, Any]]:
+    """An output for each call in the history that has none."""
+    items = conversation.items
+    answered = {item["call_id"] for item in items if item["type"] == "function_call_output"}
+    return [
+        {"type": "function_call_output", "call_id": item["call_id"], "output": "ok"}
+        for item in items
+        if item["type"] == "function_call" and item["call_id"] not in answered
+    ]
 
 
 def user(text: str) -> dict[str, Any]:

@@ -350,7 +350,8 @@ def test_what_the_server_refuses_is_a_failure(tmp_path: Path) -> None:
         {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {"input": "hello"}},
     )
     with served(tmp_path, "--script", "script.jsonl") as url:
-        codes = [run(tmp_path, "rollout", tasks, "--url", url, "--quiet")[0] for tasks in (plain, batch)]
+        options = ("--url", url, "--quiet", "--max-wait", "0")
+        codes = [run(tmp_path, "rollout", tasks, *options)[0] for tasks in (plain, batch)]
     (one,) = results(tmp_path / "rollout-results/plain")
     (other,) = results(tmp_path / "rollout-results/batch")
 

@@ -773,7 +773,7 @@ BODIES = [
         _plain("previous_response_id is only supported on Responses WebSocket v2", type=BAD),
         PARENT,
         None,
-        "may pass",
+        "unknown",
         "permanent",
     ),
     ErrorBody(

@@ -19,6 +19,7 @@ from tests.helpers import (
     echo,
     error_frame,
     fake_pool,
+    outputs,
     policy,
     serving,
 )
@@ -155,7 +156,7 @@ async def test_a_lane_that_remembers_stays_parked_in_a_hold(autojump_clock) -> N
     ):
         await conversation.respond("one")
         pool._shell.hold(60.0)
-        nursery.start_soon(conversation.respond, "two")
+        nursery.start_soon(conversation.respond, outputs(conversation))
         await trio.sleep(10)
         assert (1, 1) == (pool.statistics().leased, pool.statistics().parked)
         with trio.fail_after(10.1):

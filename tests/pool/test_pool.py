@@ -23,6 +23,7 @@ from tests.helpers import (
     echo,
     fake_manager,
     fake_pool,
+    outputs,
     policy,
     refused,
     serving,
@@ -375,7 +376,7 @@ async def test_what_is_parked_is_not_free(autojump_clock) -> None:
         await trio.sleep(100)
         with pytest.raises(trio.WouldBlock), pool.lease_nowait():
             pass
-        await conversation.respond("two")
+        await conversation.respond(outputs(conversation))
 
         assert (1, 1) == (conversation.statistics().full_turns, conversation.statistics().delta_turns)
 

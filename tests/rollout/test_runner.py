@@ -161,7 +161,13 @@ async def test_a_task_of_ones_own_goes_as_it_is() -> None:
     assert (call["name"], call["arguments"]) == ("read_file", '{"path": "secret"}')
 
 
-SAID = {"input_tokens": 100, "output_tokens": 10, "input_tokens_details": {"cached_tokens": 90}}
+SAID = {
+    "input_tokens": 100,
+    "output_tokens": 10,
+    "total_tokens": 110,
+    "input_tokens_details": {"cached_tokens": 90},
+    "output_tokens_details": {"reasoning_tokens": 0},
+}
 
 
 class Counting:

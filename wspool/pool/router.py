@@ -145,20 +145,7 @@ class Router:
             return attempt  # nearly all that ever comes
         match reception:
             case Reception.DELIVER:
-                if attempt.is_over(self._link.host.policy):
-                    # As for a message that is too big: another connection would meet the same.
-                    self._link.close_code, self._link.close_reason = MESSAGE_TOO_BIG, attempt.excess
-                    self._link.poison(CloseReason.DIRTY)
-                elif attempt.grown:
-                    self._link.host.burden.weigh(attempt)
-                elif attempt.machine.state is TurnState.FAILING and lane.failing is not attempt:
-                    lane.failing = attempt
-                    self._link.spawn(self._expire_failing, lane, attempt)
-                elif attempt.machine.steered and attempt.machine.settles_soon:
-                    ended = attempt.machine.response_id
-                    if lane.settling != ended:
-                        lane.settling = ended
-                        self._link.spawn(self._expire_settling, lane, attempt, ended)
+                self._look(lane, attempt)
             case Reception.END:
                 self._end(lane, attempt)
             case Reception.EXPIRING:
@@ -175,6 +162,25 @@ class Router:
                     lane.doubted = attempt
                     self._link.spawn(self._expire_doubt, lane, attempt, event)
         return attempt
+
+    def _look(self, lane: Lane, attempt: Attempt) -> None:
+        """Look at *attempt* after an event that is not like nearly all."""
+        if attempt.is_over(self._link.host.policy):
+            # As for a message that is too big: another connection would meet the same.
+            self._link.close_code, self._link.close_reason = MESSAGE_TOO_BIG, attempt.excess
+            self._link.poison(CloseReason.DIRTY)
+            return
+        if attempt.grown:
+            self._link.host.burden.weigh(attempt)
+        # Whatever it weighs: these bound what a server forgets to send.
+        if attempt.machine.state is TurnState.FAILING and lane.failing is not attempt:
+            lane.failing = attempt
+            self._link.spawn(self._expire_failing, lane, attempt)
+        elif attempt.machine.steered and attempt.machine.settles_soon:
+            ended = attempt.machine.response_id
+            if lane.settling != ended:
+                lane.settling = ended
+                self._link.spawn(self._expire_settling, lane, attempt, ended)
 
     def _heed(self, error: ServerError | None) -> None:
         """Tell the core what the whole endpoint is asked to wait."""
