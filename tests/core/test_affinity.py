@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from wspool.core.commands import Command, ConnectionId, Dial, Grant, LaneId, LeaseId, Stolen, WaiterId
+from wspool.core.lending.affinity import _AWAY
 from wspool.core.lending.line import MAX_SKIPS
 from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import PoolPolicy, Provider
@@ -246,3 +247,12 @@ def test_what_is_remembered_does_not_grow() -> None:
     affinity = pool.core._roster.affinity
 
     assert (64, 64, 0) == (len(affinity.held), len(affinity.idle), len(affinity._holders))
+
+
+def test_of_those_who_are_away_a_bounded_number_is_remembered() -> None:
+    """However many conversations lose their lane while their tools run: the latest are."""
+    pool = Pool()
+    pool.opened(1)
+    for number in range(2 * _AWAY):
+        pool.remembers(1, number, float(number))
+    assert len(pool.core._roster.affinity._away) == _AWAY

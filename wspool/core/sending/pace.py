@@ -3,7 +3,7 @@
 An endpoint says how much it takes only by refusing more. What this module makes of that:
 
 * Each turn that the endpoint begins to answer is room for another, until it refuses one. Then as many are at
-  work as it was answering; near that, room grows slowly, and beyond it one is tried every now and then.
+  work as it was answering, and beyond that one more is tried every now and then.
 * It refuses again although there are fewer: then it takes less than before, and room shrinks by a tenth each
   time. So a limit that falls costs a few refusals, and none for each turn.
 * It refuses one after another, and answers none: then it is in trouble, and everybody waits. One turn at a
@@ -74,9 +74,8 @@ class Pace:
         self._most = most
         self._at_work: dict[Ticket, None] = {}
         self._count = 0
-        #: What the endpoint is known to take, and up to where room may grow fast.
+        #: What the endpoint is known to take.
         self._limit = most
-        self._fast_to = most
         #: Turns answered at the limit since the last refusal, and how many more are tried next.
         self._calm = 0
         self._step = 1.0
@@ -137,8 +136,7 @@ class Pace:
         if self.troubled:
             # Back to what it took before, and quickly, but not all at once.
             self._strikes, self._try = 0, None
-            self._fast_to = min(max(self._fast_to, self.room), self._limit, self._most)
-            self.room = min(len(self._at_work) + 1.0, self._fast_to)
+            self.room = min(len(self._at_work) + 1.0, self._limit)
         else:
             self._grow()
 
@@ -180,19 +178,17 @@ class Pace:
             self._waves += 1
             self._since = 0
             self._shrunk_at = self._count
-        self.room = self._limit = self._fast_to = max(1.0, min(takes, self.room))
+        self.room = self._limit = max(1.0, min(takes, self.room))
         self._calm, self._step = 0, 1.0
 
     def _grow(self) -> None:
         if len(self._at_work) < int(self.room):
             return  # what is not used says nothing about what may be
-        if self.room < self._fast_to:
-            self.room = min(self.room + 1.0, self._fast_to)
-        elif self.room < self._limit:
-            self.room = min(self.room + 1.0 / self.room, self._limit)
+        if self.room < self._limit:
+            self.room = min(self.room + 1.0, self._limit)
         else:
             self._calm += 1
             # Where one more was taken, more may be: a round is enough to see that.
             if self._calm >= (CALM if self._step == 1.0 else self.room):
-                self.room = self._limit = self._fast_to = min(self.room + self._step, self._most)
+                self.room = self._limit = min(self.room + self._step, self._most)
                 self._calm, self._step = 0, 2 * self._step
