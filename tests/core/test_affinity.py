@@ -251,8 +251,12 @@ def test_what_is_remembered_does_not_grow() -> None:
 
 def test_of_those_who_are_away_a_bounded_number_is_remembered() -> None:
     """However many conversations lose their lane while their tools run: the latest are."""
-    pool = Pool()
+    pool = Pool(max_size=1)
     pool.opened(1)
     for number in range(2 * _AWAY):
-        pool.remembers(1, number, float(number))
+        now = number / 1000
+        pool.ask(now)
+        pool.core.begin(pool.leases[1], now, movable=True)
+        pool.core.finished(ConnectionId(1), LANE, now, response=number, calls=True)
+        pool.core.release(pool.leases[1], now)
     assert len(pool.core._roster.affinity._away) == _AWAY
