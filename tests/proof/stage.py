@@ -197,11 +197,10 @@ class _Stage:
             self._calls[question[0]] = calls
 
     def _input(self, question: str) -> list[Frame]:
-        """A question, behind the outputs of all calls that are open."""
-        calls = self._calls.pop(question[0], [])
+        """A question, behind the outputs of all calls that are open: they are until a turn with them ends."""
         outputs: list[Frame] = [
             {"type": "function_call_output", "call_id": call.get("call_id"), "output": f"to {question}"}
-            for call in calls
+            for call in self._calls[question[0]]
         ]
         return [*outputs, {"type": "message", "role": "user", "content": f"ask:{question};"}]
 
