@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -37,6 +38,9 @@ from .tampering import Wanted
 MOMENT: Final = 6.0
 #: The same where its own frames contradict each other: the grace for an end in doubt, and a moment.
 DOUBT: Final = 16.0
+
+#: Turns that are refused by what may pass: they are asked again, after a while.
+_WAITED_OUT: Final = ("busy-status", "refused-no-code")
 
 _NUMBER: Final = re.compile(r"(?<=[A-Z][0-9])\.[0-9]+»|(?<=_k)[0-9]+")
 _MARK: Final = re.compile(r"«(!?)([A-Z][0-9]+)\.")
@@ -222,8 +226,14 @@ def _differences(run: Run, plain: Run) -> Iterator[Violation]:
             yield Violation("notice", told.question, f"told {told.outcome}, without it {before.outcome}")
     if run.dials != plain.dials:
         yield Violation("notice", "-", f"{run.dials} connections, without it {plain.dials}")
-    if run.scene.kind == "busy-status":
-        return  # all who were held back go on at the same moment, in any order
+    if run.scene.kind in _WAITED_OUT:
+        # Who was held back goes on at a moment that is drawn, so the order is not the notice's doing.
+        asked = Counter(create.question for create in run.creates)
+        if asked != Counter(create.question for create in plain.creates):
+            yield Violation("notice", "-", f"requests asked {asked}")
+        if _unmarked(run.histories) != _unmarked(plain.histories):
+            yield Violation("notice", "-", "the histories differ")
+        return
     ways = [(c.question, c.connection, c.parent) for c in run.creates]
     if ways != [(c.question, c.connection, c.parent) for c in plain.creates]:
         yield Violation("notice", "-", f"requests went {ways}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import attrs
 import pytest
 
 from .judge import judge
@@ -82,6 +83,11 @@ def _sends_less(run: Run) -> None:
     del run.creates[_create(run, "A9")].input[1]
 
 
+def _sends_an_output_of_its_own(run: Run) -> None:
+    made_up = {"type": "function_call_output", "call_id": "c", "output": "Cancelled."}
+    run.creates[_create(run, "A9")].input.insert(0, made_up)
+
+
 def _names_a_parent(run: Run) -> None:
     run.creates[_create(run, "A9")].parent = "resp_1"
 
@@ -106,6 +112,7 @@ FORGERIES: dict[Callable[[Run], None], set[str]] = {
     _items_reordered: {"items", "history"},
     _history_torn: {"history"},
     _sends_less: {"history"},
+    _sends_an_output_of_its_own: {"history"},
     _names_a_parent: {"history"},
     _raises: {"crash"},
 }
@@ -130,5 +137,20 @@ def test_a_notice_may_change_nothing() -> None:
     assert [] == judge(run)
 
     run.dials += 1
+
+    assert {"notice"} == {violation.rule for violation in judge(run)}
+
+
+@pytest.mark.parametrize("kind", ["busy-status", "refused-no-code"])
+def test_who_is_held_back_may_go_on_in_any_order_but_not_more_often(kind: str) -> None:
+    """When a turn that waits is asked again is drawn by lot; how often it is asked is not."""
+    scene = attrs.evolve(SCENE, kind=kind)
+    run = play(scene, None)
+    run.mutation = next(one for one in scene.mutations() if one.harmless)
+    last = _create(run, "B9")
+    run.creates[last - 1 : last + 1] = reversed(run.creates[last - 1 : last + 1])
+    assert [] == judge(run)
+
+    del run.creates[_create(run, "A2")]
 
     assert {"notice"} == {violation.rule for violation in judge(run)}
