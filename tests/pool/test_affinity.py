@@ -211,3 +211,41 @@ async def test_a_wait_is_weighed_against_a_full_send(
     assert sum(turns) >= least
     assert deltas or min(turns) >= 1, "somebody has starved"
     assert full.count(False) / len(full) >= deltas
+
+
+@pytest.mark.parametrize("room", [None, 600.0], ids=["no pace", "a pace"])
+async def test_who_comes_back_does_not_wait_behind_those_who_have_no_lane(
+    room: float | None, autojump_clock
+) -> None:
+    """56 conversations on 8 connections, seven fast turns each: a pace changes nothing while lanes are few.
+
+    Were those in line at work, who is to come back to a kept lane would wait for them, and they for the lane.
+    """
+    full: list[bool] = []
+
+    class Watch(wspool.Instrument):
+        def turn_ended(self, record: wspool.TurnRecord) -> None:
+            full.append(record.full)
+
+    limits = wspool.PoolPolicy(max_size=8, min_idle=0, refusal_patience=room)
+    began = trio.current_time()
+    async with serving(Worker(0.02)) as world, world.pool(limits=limits, instrument=Watch()) as pool:
+
+        async def work() -> None:
+            async with pool.conversation(model="m") as conversation:
+                said: Any = "hello"
+                for _ in range(7):
+                    response = await conversation.respond(said)
+                    await trio.sleep(0.005)
+                    call = response.output[0]
+                    said = [{"type": "function_call_output", "call_id": call["call_id"], "output": "done"}]
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(56):
+                nursery.start_soon(work)
+        took = trio.current_time() - began
+        assert 0 == pool.statistics().waiting
+
+    assert 7 * 56 == len(full)
+    assert full.count(True) <= 76
+    assert took < 7.0

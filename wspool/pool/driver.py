@@ -164,10 +164,11 @@ class ConversationDriver:
             await trio.lowlevel.checkpoint()
             while True:
                 errand.check()
-                if not continuity.owner.errands.allows(errand):
+                lease = continuity.usable_lease()
+                if not continuity.owner.errands.allows(errand, has_lane=lease is not None):
                     continuity.rest()
                     await continuity.owner.errands.until_allowed(errand)
-                elif (lease := continuity.usable_lease()) is None:
+                elif lease is None:
                     await continuity.take_lease(errand, self._fields)
                 elif (begun := self._begin(lease)) is not None:
                     request, attempt = begun

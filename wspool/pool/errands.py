@@ -12,7 +12,9 @@ happens in a task of the user's, so no nursery of the pool would end it. Rules o
   (`Pool.retry_now`), and so does the pause before a resend.
 * Those that a hold keeps go on one after another, in the order in which they came.
 * Where refusals are waited out, a turn begins when the pool's pace lets it (`wspool.core.sending.pace`), and
-  in the same order. From then on until it is over it is at work.
+  in the same order. From then on until it is over it is at work; but who waits for a lane of others sends
+  nothing, so that one is at work only once it has a lane. Else those in line would fill the pace, and whoever
+  comes back to the lane that is kept for it would wait behind them, and they for that lane.
 """
 
 from __future__ import annotations
@@ -55,17 +57,19 @@ class Errand:
         scope: ends what it waits for or does at the moment, if anything.
         paused_until: when its own pause is over, in seconds.
         lifted: ends that pause before its time.
+        admitted: True once the pace has let it go for a lane.
         ticket: its part in the pace of the pool, while it is at work and there is a pace.
         is_answered: says whether the endpoint has begun to answer it, once it was sent.
     """
 
-    __slots__ = ("is_answered", "lifted", "paused_until", "scope", "stopped", "ticket")
+    __slots__ = ("admitted", "is_answered", "lifted", "paused_until", "scope", "stopped", "ticket")
 
     def __init__(self) -> None:
         self.stopped = ""
         self.scope: trio.CancelScope | None = None
         self.paused_until = -math.inf
         self.lifted: trio.Event | None = None
+        self.admitted = False
         self.ticket: Ticket | None = None
         self.is_answered: Callable[[], bool] | None = None
 
@@ -122,25 +126,27 @@ class Errands:
 
     # -- for turns and compactions ------------------------------------------------------------
 
-    def allows(self, errand: Errand) -> bool:
-        """Return whether *errand* may send now: its pause and the hold are over."""
+    def allows(self, errand: Errand, *, has_lane: bool = True) -> bool:
+        """Return whether *errand* may send now, or go for a lane: its pause and the hold are over."""
         until = max(self._core.held_until(), _pause_end(errand))
         if until != -math.inf and until > self._now():
             return False
-        return self.pace is None or self._is_in_pace(self.pace, errand)
+        return self.pace is None or self._is_in_pace(self.pace, errand, has_lane)
 
-    def _is_in_pace(self, pace: Pace, errand: Errand) -> bool:
+    def _is_in_pace(self, pace: Pace, errand: Errand, has_lane: bool) -> bool:
         if errand.ticket is not None:
             return True
-        # Nobody overtakes those who wait.
-        if self._gate.locked() or self._pace_wait(pace) > 0:
+        # Nobody overtakes those who wait, but who was let in before them and has its lane now.
+        if (self._gate.locked() and not errand.admitted) or self._pace_wait(pace) > 0:
             return False
-        self._begin(pace, errand)
+        self._admit(pace, errand, has_lane)
         return True
 
-    def _begin(self, pace: Pace, errand: Errand) -> None:
-        errand.ticket = pace.begin()
-        self._paced[errand.ticket] = errand
+    def _admit(self, pace: Pace, errand: Errand, has_lane: bool) -> None:
+        errand.admitted = True
+        if has_lane or self._core.has_lane:
+            errand.ticket = pace.begin()
+            self._paced[errand.ticket] = errand
 
     def _pace_wait(self, pace: Pace) -> float:
         """Return the seconds until the pace lets another turn begin, infinity if something must happen."""
@@ -189,6 +195,7 @@ class Errands:
             PoolClosedError: it was stopped.
         """
         self.over(errand)  # whoever waits is not at work
+        errand.admitted = False
         with self.waiting(errand):
             while (seconds := _pause_end(errand) - self._now()) > 0:
                 await self._sleep(seconds)
@@ -199,7 +206,7 @@ class Errands:
                     if self.pace is None:
                         return
                     if (seconds := self._pace_wait(self.pace)) <= 0:
-                        self._begin(self.pace, errand)
+                        self._admit(self.pace, errand, has_lane=False)
                         return
                     await self._sleep_in_pace(min(seconds, _LOOK) if self.pace.unanswered else seconds)
 

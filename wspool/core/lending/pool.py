@@ -389,6 +389,11 @@ class PoolCore(Whole):
         )
 
     @property
+    def has_lane(self) -> bool:
+        """Whether who asks now need not wait for a lane of others: one is free, or there is room to dial."""
+        return bool(self._roster.available) or self._roster.size < self.policy.max_size
+
+    @property
     def failure(self) -> DialFailure | None:
         """The last dial's failure while the pool is degraded, else None."""
         return self._outage.failure
