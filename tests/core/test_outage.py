@@ -23,7 +23,7 @@ def attempts(phase: str, down: float, seed: int, *, waited_for: bool = True) -> 
     chance, outage, now = random.Random(seed), Outage(1e9, 16), 0.0
     tried = [now]
     while now < down:
-        outage.dialled(now)
+        outage.dialled(ConnectionId(len(tried)), now)
         outage.failed(outage.episode, now, failing(phase), chance.random())
         now = max(outage.dial_at(waited_for=waited_for), now + 0.001)
         tried.append(now)
@@ -78,18 +78,19 @@ def test_what_ends_no_sooner_is_asked_no_sooner(kind: FailureKind) -> None:
 
 def test_what_was_forgiven_is_forgiven_again_after_a_turn() -> None:
     """Two that end without a turn are nothing, the third counts. A completed turn makes up for them."""
-    outage, now = Outage(1e9, 16), 100.0
+    outage, now, dial = Outage(1e9, 16), 100.0, ConnectionId(0)
 
     def cut() -> bool:
-        nonlocal now
-        now += 10.0
-        return outage.cut_short(now - 1.0, outage.episode, now, 0.5)
+        nonlocal now, dial
+        now, dial = now + 10.0, ConnectionId(dial + 1)
+        outage.dialled(dial, now)
+        return outage.cut_short(dial, outage.episode, now, 0.5)
 
     assert [False] * FORGIVEN == [cut() for _ in range(FORGIVEN)]
     outage.answered(outage.episode, now)
     assert [False, True] == [cut() for _ in range(2)]
     assert outage.degraded
-    assert not outage.cut_short(now - 1.0, outage.episode, now + 0.1, 0.5), "in the same moment"
+    assert not outage.cut_short(dial, outage.episode, now + 0.1, 0.5), "it was under way"
     assert outage.recovered(outage.episode, now + 1.0) is not None
     assert outage.dial_at(waited_for=True) > now + 1.0, "a handshake proves nothing now"
     outage.answered(outage.episode, now + 2.0)
@@ -99,14 +100,15 @@ def test_what_was_forgiven_is_forgiven_again_after_a_turn() -> None:
 def test_spare_that_withers_is_replaced_more_and_more_slowly() -> None:
     """At once the first time; whoever waits does not feel it."""
     outage, now, pauses = Outage(1e9, 16), 100.0, []
-    for _ in range(12):
+    for number in range(1, 25, 2):
+        outage.dialled(ConnectionId(number), now)
+        outage.dialled(ConnectionId(number + 1), now)
         now += 60.0
-        assert not outage.withered(now - 59.0, now, 0.999)
-        assert not outage.withered(now - 59.0, now, 0.999), "those that end together count once"
+        assert not outage.withered(ConnectionId(number), now, 0.999)
+        assert not outage.withered(ConnectionId(number + 1), now, 0.999), "those that end together count once"
         pauses.append(max(outage.dial_at(waited_for=False) - now, 0.0))
         assert outage.dial_at(waited_for=True) < now
         now = max(now, outage.dial_at(waited_for=False))
-        outage.dialled(now)
 
     assert 0.0 == pauses[0]
     assert pauses == sorted(pauses)
@@ -115,20 +117,36 @@ def test_spare_that_withers_is_replaced_more_and_more_slowly() -> None:
     assert outage.dial_at(waited_for=False) < now
 
 
+@pytest.mark.parametrize("had", [True, False])
+def test_what_is_dialled_after_the_count_counts_anew(had: bool) -> None:
+    """Also if the clock has not moved since: what was under way is known by the order of dials."""
+    outage, now = Outage(1e9, 16), 100.0
+    for number in range(1, 12):
+        outage.dialled(ConnectionId(number), now)
+        if had:
+            outage.cut_short(ConnectionId(number), outage.episode, now, 0.999)
+        else:
+            outage.withered(ConnectionId(number), now, 0.999)
+
+    assert outage.dial_at(waited_for=False) > now + 0.9 * BACKOFF_CAP / 2
+    assert had is outage.degraded
+
+
 def test_who_knows_better_is_believed_once() -> None:
     """`retry_now`: the endpoint is of use again, and dials go on as they may. If not, so does the wait."""
     outage, now = Outage(1e9, 16), 100.0
-    for _ in range(FORGIVEN + 5):
+    outage.dialled(ConnectionId(1), now)
+    for number in range(1, FORGIVEN + 6):
         now += 60.0
-        outage.cut_short(now - 1.0, outage.episode, now, 0.999)
-        outage.withered(now - 1.0, now, 0.999)
+        outage.cut_short(ConnectionId(number), outage.episode, now, 0.999)
+        outage.withered(ConnectionId(number), now, 0.999)
         outage.recovered(outage.episode, now)
-        outage.dialled(now)
+        outage.dialled(ConnectionId(number + 1), now)
     assert outage.dial_at(waited_for=True) > now + WAITED_FOR_CAP, "it is in doubt"
     outage.retry_now(now)
     for waited_for in (False, True):
         assert outage.dial_at(waited_for=waited_for) <= now
-    outage.dialled(now)
+    outage.dialled(ConnectionId(FORGIVEN + 7), now)
     assert outage.recovered(outage.episode, now) is None
     for waited_for in (False, True):
         assert outage.dial_at(waited_for=waited_for) <= now, "a handshake is believed again"

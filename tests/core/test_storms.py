@@ -39,6 +39,8 @@ from wspool.core.outage import EARLY, FORGIVEN
 from wspool.core.policy import OPENAI, PoolPolicy
 
 HOUR = 3600.0
+#: Dials after which nobody waits for the hour to be over: time may stand still meanwhile.
+_STORM = 3000
 REFUSED = DialFailure(kind=FailureKind.TRANSIENT, message="refused", phase="tcp")
 
 
@@ -88,6 +90,7 @@ class Storm:
         script: what becomes of connections, in turn and over and over; empty to refuse all of them.
         users: how many ask for turns all the time.
         patience: seconds after which a user gives a turn up on which nothing was heard.
+        handshake: seconds that one takes; none where the server is near and the clock is coarse.
     """
 
     def __init__(
@@ -98,12 +101,14 @@ class Storm:
         *,
         patience: float = 30.0,
         warm_up: bool = False,
+        handshake: float = 0.02,
         seed: int = 0,
     ) -> None:
         self.core = PoolCore(policy, OPENAI, warm_up=warm_up)
         self.script = itertools.cycle(script) if script else None
         self.users = users
         self.patience = patience
+        self.handshake = handshake
         self.random = random.Random(seed)
         self.now = 0.0
         self.dials: list[float] = []
@@ -121,7 +126,7 @@ class Storm:
             self.later(0.0, self.ask)
         while True:
             when = min(self.core.next_deadline(), self._due[0][0] if self._due else until)
-            if when >= until:
+            if when >= until or len(self.dials) > _STORM:
                 return self
             self.now = max(self.now, when)
             if self._due and self._due[0][0] <= self.now:
@@ -141,7 +146,7 @@ class Storm:
             match command:
                 case Dial(connection):
                     self.dials.append(self.now)
-                    self.later(0.02, partial(self.answer_dial, connection))
+                    self.later(self.handshake, partial(self.answer_dial, connection))
                 case HangUp(connection):
                     self._over.add(connection)
                     self.later(0.0, partial(self.gone, connection))
@@ -291,16 +296,35 @@ def most(policy: PoolPolicy, users: int) -> int:
     ),
     patience=st.sampled_from([0.5, 8.0, 30.0]),
     warm_up=st.booleans(),
+    handshake=st.sampled_from([0.0, 0.02]),
     seed=st.integers(0, 1000),
 )
 @settings(deadline=None)
 def test_no_behaviour_costs_more_than_an_outage(
-    script: list[Behaviour], users: int, policy: PoolPolicy, patience: float, warm_up: bool, seed: int
+    script: list[Behaviour],
+    users: int,
+    policy: PoolPolicy,
+    patience: float,
+    warm_up: bool,
+    handshake: float,
+    seed: int,
 ) -> None:
     """Errors, closes, silence, notices, warm-ups: nothing behind a handshake brings more of them."""
-    storm = Storm(policy, script, users, patience=patience, warm_up=warm_up, seed=seed).run()
+    storm = Storm(
+        policy, script, users, patience=patience, warm_up=warm_up, handshake=handshake, seed=seed
+    ).run()
 
     assert len(storm.dials) <= most(policy, users), (len(storm.dials), storm.turns, storm.refusals)
+
+
+@pytest.mark.parametrize("handshake", [0.0, 0.02])
+@pytest.mark.parametrize("end", End)
+def test_each_end_at_once(end: End, handshake: float) -> None:
+    """Every connection ends as soon as it is there, though the clock may not have moved since its dial."""
+    for policy in (PoolPolicy(), PoolPolicy(min_idle=20)):
+        storm = Storm(policy, [Behaviour(0.0, end)], 0, handshake=handshake).run()
+
+        assert len(storm.dials) <= most(policy, 0)
 
 
 @pytest.mark.parametrize("users", [0, 1, 40])

@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from tests.simulation.journal import Journal, Turn
-from tests.simulation.odd import closed, open_calls
+from tests.simulation.odd import closed, open_calls, uncompacted
 from wspool import LeaseRefusedError, Pool, PoolClosedError, ResponseFailedError, TurnLostError
 from wspool.core.items import Output, read_items
 from wspool.pool.conversation import Conversation
@@ -116,7 +116,14 @@ class Talk:
         if choice.random() < 0.15:
             scope.deadline = trio.current_time() + choice.expovariate(1 / 5)
         given: str | list[Item] = f"{verb} {delay} {words}"
-        if calls := open_calls(told):
+        if (calls := open_calls(told)) and self._odd and choice.random() < 0.5:
+            # Its caller goes on without their outputs, as after a turn that somebody else has taken.
+            # What it puts in is all of the history then, whatever a compaction stood for.
+            went_on = [*as_given(word), {"role": "assistant", "content": word}]
+            with contextlib.suppress(PoolClosedError):
+                conversation.edit([*uncompacted(told), *went_on])
+            told[:] = conversation.items
+        elif calls:
             # The turn that was to bring their outputs did not count.
             given = [*(closed(call, "nothing") for call in calls), *as_given(given)]
         with scope:

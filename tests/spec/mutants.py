@@ -779,14 +779,14 @@ MUTANTS = [
     Mutant(
         "those that end together count each",
         OUTAGE,
-        "        if born <= self._counted_at:\n            return False\n",
+        "        if dial <= self._counted:\n            return False\n",
         "",
         hours=True,
     ),
     Mutant(
         "spare that ends together counts each",
         OUTAGE,
-        "        if born <= self._spare_counted_at:\n            return False\n",
+        "        if dial <= self._spare_counted:\n            return False\n",
         "",
         hours=True,
     ),

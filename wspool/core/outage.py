@@ -30,7 +30,8 @@ but whether a turn was ever completed on it. Rules for those that end without:
   happens that a turn is lost; that nothing else happens does not.
 * Spare that nobody has had says nothing about the endpoint: it is replaced at once the first time, and then
   as slowly as in an outage, until a turn is completed.
-* Those that end together count once, and so do those that were under way when it was noticed.
+* Those that end together count once, and so do those that were under way when it was noticed. What was
+  under way is known by the order of dials: a clock may show the same for a dial and for what came before.
 * From the first that counts until a turn is completed, a handshake proves nothing: the count of failures
   goes on where it was, and dials start as far apart as in an outage, whatever becomes of them.
 """
@@ -40,6 +41,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from wspool.core.commands import ConnectionId
 from wspool.core.failures import DialFailure, FailureKind
 
 __all__ = [
@@ -105,12 +107,13 @@ class Outage:
         "_before",
         "_began",
         "_bound",
-        "_counted_at",
+        "_counted",
         "_dial_concurrency",
         "_failures",
         "_give_up_after",
+        "_last_dial",
         "_spare_bound",
-        "_spare_counted_at",
+        "_spare_counted",
         "_strikes",
         "_useless",
         "_withered",
@@ -136,9 +139,9 @@ class Outage:
         #: The server accepts connections that are of no use, as far as is known.
         self._useless = False
         #: Connections that ended without a completed turn: those that somebody had, and those that nobody
-        #: had; and when the last of each was counted.
+        #: had; the latest dial, and what that was when the last of each was counted.
         self._strikes = self._withered = 0
-        self._counted_at = self._spare_counted_at = -math.inf
+        self._last_dial = self._counted = self._spare_counted = ConnectionId(0)
         self.degraded = False
         self.doubtful = False
         self.episode = 0
@@ -211,25 +214,25 @@ class Outage:
         self._useless = self._useless or counts
         return began
 
-    def cut_short(self, born: float, episode: int, now: float, jitter: float) -> bool:
+    def cut_short(self, dial: ConnectionId, episode: int, now: float, jitter: float) -> bool:
         """A connection that somebody had has ended without a completed turn. Return what `failed` returns.
 
         Args:
-            born: when its dial began.
+            dial: its dial.
             episode: that of its dial.
         """
-        if born <= self._counted_at:
+        if dial <= self._counted:
             return False
-        self._counted_at = now
+        self._counted = self._last_dial
         self._strikes += 1
         self.doubtful = True
         return self._strikes > FORGIVEN and self.relapsed(episode, now, CUT_SHORT, jitter)
 
-    def withered(self, born: float, now: float, jitter: float) -> bool:
+    def withered(self, dial: ConnectionId, now: float, jitter: float) -> bool:
         """A connection that nobody had has ended, or is to end: no outage begins with it. See `cut_short`."""
-        if born <= self._spare_counted_at:
+        if dial <= self._spare_counted:
             return False
-        self._spare_counted_at = now
+        self._spare_counted = self._last_dial
         self._withered += 1
         self.doubtful = True
         if self._withered > 1:  # the first is replaced at once
@@ -280,8 +283,9 @@ class Outage:
             return self.probe_at if waited_for else self.spare_at
         return self.spare_at if self._withered > 1 and not waited_for else -math.inf
 
-    def dialled(self, now: float) -> None:
-        """A dial starts."""
+    def dialled(self, dial: ConnectionId, now: float) -> None:
+        """A dial starts, the latest so far."""
+        self._last_dial = dial
         if self._failures:
             return  # what becomes of it says when to try next
         if self._useless:  # it is of no use as far as is known, and that may show late

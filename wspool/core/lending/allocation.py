@@ -190,7 +190,7 @@ class Allocation(Line):
         outage = self._outage
         while self._wants_dial() and self._roster.dialing < outage.dial_limit and now >= self._dial_at():
             connection = self._roster.dial(now, outage.episode)
-            outage.dialled(now)
+            outage.dialled(connection.id, now)
             self._tally.dialed += 1
             commands.append(Dial(connection.id))
 

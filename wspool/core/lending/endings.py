@@ -81,7 +81,7 @@ class Endings:
         noted, self.noted = self.noted, []
         outage = self._outage
         for connection, reason in noted:
-            failure, born, episode = REFUSED_LATE, connection.born, connection.episode
+            failure, dial, episode = REFUSED_LATE, connection.id, connection.episode
             young = not connection.used and now < connection.opened_at + EARLY
             # A server that accepts and hangs up refuses us all the same. So does one that makes us hang up,
             # again and again.
@@ -89,8 +89,8 @@ class Endings:
                 began = outage.relapsed(episode, now, failure, connection.jitter)
             elif connection.lent:
                 failure = CUT_SHORT
-                began = outage.cut_short(born, episode, now, connection.jitter)
+                began = outage.cut_short(dial, episode, now, connection.jitter)
             else:
-                began = outage.withered(born, now, connection.jitter)
+                began = outage.withered(dial, now, connection.jitter)
             if began:
                 commands.append(Degraded(failure))
