@@ -50,6 +50,8 @@ CASES: list[tuple[WsPoolError, int]] = [
     (wspool.ForeignUseError("there"), 500),
     (wspool.TurnInFlightError("two"), 500),
     (wspool.MaxTurnsError(3), 500),
+    (wspool.OpenCallsError([{"type": "function_call", "call_id": "c", "name": "n"}]), 500),
+    (wspool.BudgetExceededError("turns", 2, 2), 500),
     (wspool.SteeringRefusedError("no", delivery="terminal", code=None), 500),
 ]
 
