@@ -81,7 +81,16 @@ def test_no_text_from_outside_is_written() -> None:
 
 def test_every_input_is_traced() -> None:
     """Whatever takes the time is an input; a question is none."""
-    questions = {"next_deadline", "is_due_before", "held_until", "statistics", "is_live", "states", "failure"}
+    questions = {
+        "next_deadline",
+        "is_due_before",
+        "held_until",
+        "statistics",
+        "is_live",
+        "states",
+        "failure",
+        "has_lane",
+    }
     public = {name for name, _ in inspect.getmembers(PoolCore) if not name.startswith("_")}
 
     assert public - questions == set(INPUTS)

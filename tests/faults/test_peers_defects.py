@@ -243,7 +243,8 @@ async def test_d13_capacity_leak(make: Make, autojump_clock) -> None:
     """D13: each connection that dies while it is held costs capacity for ever -> it costs none."""
     async with faulty(make, *[Fault("reset")] * 10, limits={"max_size": 2}) as scene:
         for _ in range(10):
-            (await scene.ask()).assert_lost("accepted", close_code=1006)
+            # That so many die with nothing done is an outage as well, and new ones are not dialled at once.
+            (await scene.ask()).assert_lost("accepted", close_code=1006, took=30.0)
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(scene.ask)

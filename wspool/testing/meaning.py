@@ -99,16 +99,18 @@ def _content(content: object) -> object:
         return "" if content is None else content
     parts: list[Any] = []
     for part in content:
-        if not is_object(part):
+        if not (is_object(part) or isinstance(part, str)):
             parts.append(part)
-        elif part.get("type") not in _TEXTS:
+        elif is_object(part) and part.get("type") not in _TEXTS:
             parts.append(
                 {key: value for key, value in part.items() if key not in _UNSEEN and value is not None}
             )
-        elif parts and isinstance(parts[-1], str):
-            parts[-1] += str(part.get("text", ""))
         else:
-            parts.append(str(part.get("text", "")))
+            text = part if isinstance(part, str) else str(part.get("text", ""))
+            if parts and isinstance(parts[-1], str):
+                parts[-1] += text
+            else:
+                parts.append(text)
     if not parts:
         return ""
     return parts[0] if len(parts) == 1 and isinstance(parts[0], str) else parts
