@@ -10,8 +10,8 @@ import trio
 from hypothesis import given, strategies as st
 from trio.testing import MockClock
 
+from wspool.listening.admission import Admission, Headers, is_loopback
 from wspool.server import EchoModel, Server, open_server
-from wspool.server.admission import Admission, Headers, is_loopback
 
 from .raw import HEAD
 

@@ -11,8 +11,8 @@ import trio
 from hypothesis import given, settings, strategies as st
 from trio.testing import MockClock
 
+from wspool.listening.intake import Intake, IntakeLimits, Unfinished
 from wspool.server import EchoModel, Entry, Server, open_server
-from wspool.server.intake import Intake, IntakeLimits, Unfinished
 from wspool.server.protocol.requests import RequestError
 
 from .client import connected

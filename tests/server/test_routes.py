@@ -13,8 +13,8 @@ import trio
 import zstandard
 from trio.testing import MockClock
 
+from wspool.listening.decoding import ZSTD_WINDOW, decoded
 from wspool.server import OPENAI, EchoModel, Server, open_server
-from wspool.server.decoding import ZSTD_WINDOW, decoded
 from wspool.server.protocol.requests import RequestError
 
 from .client import Frame, connected, text

@@ -8,7 +8,7 @@ Source: the Fetch standard, 3.3, and the Private Network Access draft.
 
 from typing import Final
 
-from wspool.server.admission import Headers, is_preflight
+from wspool.listening.admission import Headers, is_preflight
 
 __all__ = ["cross_origin_headers"]
 

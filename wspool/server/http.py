@@ -13,11 +13,11 @@ from typing import Final
 import h11
 import trio
 
-from wspool.server.admission import Admission, is_preflight
+from wspool.listening.admission import Admission, is_preflight
+from wspool.listening.decoding import decoded
+from wspool.listening.intake import Intake
 from wspool.server.cross_origin import cross_origin_headers
-from wspool.server.decoding import decoded
 from wspool.server.engine import Engine
-from wspool.server.intake import Intake
 from wspool.server.models import Item, TurnError
 from wspool.server.protocol.cache import ConnectionMemory
 from wspool.server.protocol.grammar import Event, is_end

@@ -16,6 +16,8 @@ from typing import Any, Final, Literal, Protocol, TypeGuard
 
 import attrs
 
+from wspool.listening.errors import TurnError
+
 __all__ = [
     "MODEL_ITEM_TYPES",
     "AgentTurn",
@@ -95,27 +97,6 @@ class ModelRequest:
     """Of this turn: tools are not inherited either."""
     body: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     """The request as it came in, for anything else."""
-
-
-@attrs.frozen(kw_only=True)
-class TurnError:
-    """Why a turn failed or was rejected."""
-
-    message: str
-    code: str | None = None
-    type: str = "server_error"
-    param: str | None = None
-    status: int = 500
-    """The HTTP status of a rejection; a failed turn has none."""
-    headers: Mapping[str, str] | None = None
-    """Such as `Retry-After`. They travel in the error object, as a WebSocket answer has no headers of its
-    own.
-    """
-
-    def body(self) -> Item:
-        """The `error` object, its fields in the order that providers send them."""
-        body: Item = {"type": self.type, "code": self.code, "message": self.message, "param": self.param}
-        return body if self.headers is None else body | {"headers": dict(self.headers)}
 
 
 @attrs.frozen(kw_only=True)

@@ -23,16 +23,16 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 from wsproto.utilities import ProtocolError
 
-from wspool.server.admission import Admission
+from wspool.listening.admission import Admission
+from wspool.listening.intake import Intake, IntakeLimits, Unfinished
+from wspool.listening.listen import listen
 from wspool.server.engine import Engine
 from wspool.server.faults.script import Fault, FaultScript
 from wspool.server.faults.steps import Handshake
 from wspool.server.handshake import Rejection, is_upgrade, response_head, responses_path
 from wspool.server.http import HttpExchange
-from wspool.server.intake import Intake, IntakeLimits, Unfinished
 from wspool.server.ledger import Entry, Ledger, Sink
 from wspool.server.line import Line, MemoryEnd
-from wspool.server.listen import listen
 from wspool.server.models import Model, TurnError
 from wspool.server.protocol.cache import ConnectionMemory
 from wspool.server.protocol.profiles import OPENAI, LimitMode, ServerProfile

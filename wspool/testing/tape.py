@@ -12,8 +12,8 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from wspool.core.policy import PoolPolicy
+from wspool.listening.admission import is_loopback
 from wspool.pool.open import open_pool
-from wspool.server.admission import is_loopback
 from wspool.server.server import Server, serve_engine
 from wspool.testing.cassette import Cassette
 from wspool.testing.local import Addressed, in_thread

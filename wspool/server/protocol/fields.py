@@ -16,16 +16,10 @@ from typing import Any, Final
 
 import attrs
 
-from wspool.server.models import Item, TurnError, is_array, is_object
+from wspool.listening.errors import TurnError, invalid_request
+from wspool.server.models import Item, is_array, is_object
 
 __all__ = ["invalid_request", "refusal_of"]
-
-
-def invalid_request(
-    message: str, *, code: str | None = None, param: str | None = None, status: int = 400
-) -> TurnError:
-    """An `invalid_request_error`."""
-    return TurnError(type="invalid_request_error", code=code, message=message, param=param, status=status)
 
 
 #: Looks at the value of a field, and at its place; says what is wrong with it.

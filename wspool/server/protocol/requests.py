@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
-from wspool.server.models import Item, TurnError, is_array, is_object
-from wspool.server.protocol.fields import invalid_request, refusal_of
+from wspool.listening.errors import RequestError, invalid_request
+from wspool.server.models import Item, is_array, is_object
+from wspool.server.protocol.fields import refusal_of
 
 __all__ = ["RequestError", "check_create", "check_lane", "invalid_request", "is_warm_up", "parse"]
 
@@ -20,14 +21,6 @@ _LANE: Final = re.compile(r"[A-Za-z0-9_.-]{1,256}")
 
 # What may be half a surrogate pair: its escape, or its bytes.
 _HALF: Final = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
-
-
-class RequestError(Exception):
-    """The request is refused; `error` is what the client is told."""
-
-    def __init__(self, error: TurnError) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 def parse(text: str | bytes) -> Item:

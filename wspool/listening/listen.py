@@ -2,7 +2,7 @@
 
 import trio
 
-from wspool.server.admission import Admission
+from wspool.listening.admission import Admission
 
 __all__ = ["listen"]
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from wspool.server.models import TurnError
+from wspool.listening.errors import TurnError
 
 __all__ = ["Admission", "Headers", "is_loopback", "is_preflight", "not_authorized"]
 

@@ -16,7 +16,7 @@ import attrs
 import h11
 import trio
 
-from wspool.server.protocol.requests import RequestError, invalid_request
+from wspool.listening.errors import RequestError, invalid_request
 
 __all__ = ["Intake", "IntakeLimits", "Unfinished"]
 

@@ -10,9 +10,7 @@ import zlib
 from collections.abc import Iterable
 from typing import Final
 
-from wspool.server.models import TurnError
-from wspool.server.protocol.fields import invalid_request
-from wspool.server.protocol.requests import RequestError
+from wspool.listening.errors import RequestError, TurnError, invalid_request
 
 __all__ = ["ZSTD_WINDOW", "decoded"]
 
