@@ -1,0 +1,1 @@
+"""Proxy: any program in any language, through one pool."""
