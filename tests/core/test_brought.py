@@ -12,7 +12,7 @@ from wspool.core.commands import ConnectionId, LaneId, LaneKey
 from wspool.core.encoding import Encoded
 from wspool.core.items import Output, encode_fields, encode_items
 from wspool.core.matching.index import Index
-from wspool.core.sending.brought import BroughtHistory, http_only
+from wspool.core.sending.brought import FULL_REASONS, BroughtHistory, http_only
 from wspool.core.sending.chain import Plan
 from wspool.core.sending.takes import Takes
 from wspool.core.sending.warm_up import WarmUp
@@ -263,3 +263,34 @@ def test_nothing_is_encoded_twice() -> None:
 
     assert 1 == len(plan(history).input)
     assert all(isinstance(piece, Encoded) for piece in plan(history).input)
+
+
+def test_it_counts_what_is_sent_and_says_why_it_is_everything() -> None:
+    """Each reason has its own word."""
+    known = after()
+    delta = plan(brought(known, USER, SAID, USER))
+    named = plan(brought(known, USER, previous_response_id="resp_9"))
+    refused = brought(known, USER, SAID, USER)
+    plan(refused)
+    refused.forget_parent()
+
+    assert ((3, 1), None) == (delta.counted, delta.why)
+    assert ((1, 1), None) == (named.counted, named.why)
+    cases = {
+        "first": plan(brought(Index(max_bytes=2**20, max_age=3600), USER)),
+        "unknown": plan(brought(Index(max_bytes=2**20, max_age=3600), USER, SAID, USER)),
+        "elsewhere": plan(brought(after(), USER, SAID, USER), ELSEWHERE),
+        "uncertain": plan(brought(after(), USER, SAID, USER, prompt={"id": "p"})),
+        "refused": plan(refused),
+        "unchained": plan(brought(after(), USER, SAID, USER), takes=unchained()),
+    }
+    assert list(cases) == [case.why for case in cases.values()]
+    assert FULL_REASONS == cases.keys()
+    assert all(case.counted in ((1, 1), (3, 3)) for case in cases.values())
+
+
+def unchained() -> Takes:
+    """What an endpoint takes that takes no parents."""
+    takes = Takes()
+    takes.parents = False
+    return takes

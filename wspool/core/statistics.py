@@ -201,6 +201,9 @@ class TurnRecord:
         prompt_cache_diagnostics: why the prompt cache was missed or not, None if that was not asked for.
         usage: tokens of the response, as the server counts them (see `Usage.of`); None if it did not.
         transport: what carried the last request: `websocket`, or `http` (see `open_pool(fallback=)`).
+        items: of a turn that brings its history along: how many items that has, and how many of them the last
+            request carried.
+        why_full: why that was all of them, see `wspool.core.sending.brought.FULL_REASONS`.
     """
 
     conversation: int | None
@@ -220,3 +223,5 @@ class TurnRecord:
     prompt_cache_diagnostics: Mapping[str, Any] | None = None
     transport: str = "websocket"
     usage: Mapping[str, Any] | None = None
+    items: tuple[int, int] | None = None
+    why_full: str | None = None

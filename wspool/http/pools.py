@@ -2,7 +2,7 @@
 
 Rules of this module:
 
-* It lives in one trio run. A pool is a task of that run, and no request's.
+* It lives in one trio run. A pool is a task of that run, or of a nursery there, and no request's.
 * A pool that nobody has used for long is closed; there are never more than `MOST`: then the one that was
   used longest ago, of those that are idle, makes room.
 * An endpoint that answers HTTP and offers no WebSocket is not asked again for a while.
@@ -20,11 +20,11 @@ import trio
 
 from wspool.errors import LeaseRefusedError, PoolClosedError, WebSocketNotOfferedError
 from wspool.http.identity import Asked, Identity
-from wspool.pool.exchange import Limits, Outlet, exchange
+from wspool.pool.exchange import Limits, Outlet, Writer, exchange
 from wspool.pool.open import open_pool
 from wspool.pool.pool import Pool
 
-__all__ = ["Pools"]
+__all__ = ["Pools", "Slot"]
 
 #: Pools at once: each may hold connections to another endpoint, or for another key.
 MOST: Final = 64
@@ -35,8 +35,13 @@ IDLE: Final = 600.0
 NOT_OFFERED: Final = 300.0
 
 
-class _Slot:
-    """One pool, from before it is open until it is closed."""
+class Slot:
+    """One pool, from before it is open until it is closed.
+
+    Attributes:
+        pool: the pool, while it is open.
+        users: how many use it now.
+    """
 
     def __init__(self) -> None:
         self.pool: Pool | None = None
@@ -59,16 +64,24 @@ class Pools:
 
     Args:
         options: what all of them are opened with, see `open_pool`.
+        nursery: where pools are tasks; by default they are the run's own.
+        most: pools at once.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], *, nursery: trio.Nursery | None = None, most: int = MOST
+    ) -> None:
         self._options = options
-        self._slots: OrderedDict[Identity, _Slot] = OrderedDict()
+        self._nursery = nursery
+        self._most = most
+        self._slots: OrderedDict[Identity, Slot] = OrderedDict()
         #: Until when an endpoint is not asked.
         self._refused: dict[str, float] = {}
         self._closed = False
 
-    async def perform(self, asked: Asked, outlet: Outlet, limits: Limits) -> None:
+    async def perform(
+        self, asked: Asked, outlet: Outlet, limits: Limits, *, write: Writer | None = None
+    ) -> None:
         """Have one exchange, see there, in the pool that it is for. Raises no `Exception`."""
         identity = asked.identity
         try:
@@ -76,22 +89,30 @@ class Pools:
                 raise WebSocketNotOfferedError(
                     "the endpoint offered no WebSocket a while ago", phase="upgrade", permanent=True
                 )
-            with self._using(identity) as slot:
-                await exchange(slot.opened, asked.body, outlet, limits=limits, session=asked.session)
+            with self.using(identity) as slot:
+                await exchange(
+                    slot.opened, asked.body, outlet, limits=limits, session=asked.session, write=write
+                )
         except Exception as error:
             outlet.end(error)
         if isinstance(outlet.error, WebSocketNotOfferedError):
             self._refused.setdefault(identity.url, trio.current_time() + NOT_OFFERED)
 
     @contextmanager
-    def _using(self, identity: Identity) -> Generator[_Slot]:
+    def using(self, identity: Identity) -> Generator[Slot]:
+        """Use the pool of *identity* while the body runs; it is opened if there is none.
+
+        Raises:
+            PoolClosedError, LeaseRefusedError: now is no time for that.
+        """
         slot = self._slots.get(identity)
         if slot is None:
             if self._closed:
                 raise PoolClosedError("the client is closed; nothing was sent")
             self._make_room()
-            slot = self._slots[identity] = _Slot()
-            trio.lowlevel.spawn_system_task(self._keep, identity, slot, name="wspool pool")
+            slot = self._slots[identity] = Slot()
+            start = trio.lowlevel.spawn_system_task if self._nursery is None else self._nursery.start_soon
+            start(self._keep, identity, slot, name="wspool pool")
         self._slots.move_to_end(identity)
         slot.users += 1
         try:
@@ -100,7 +121,7 @@ class Pools:
             slot.users -= 1
             slot.idle_since = trio.current_time()
 
-    async def _keep(self, identity: Identity, slot: _Slot) -> None:
+    async def _keep(self, identity: Identity, slot: Slot) -> None:
         """Open a pool, keep it while it is used, and close it."""
         try:
             manager = open_pool(identity.url, api_key=identity.key, headers=identity.headers, **self._options)
@@ -119,18 +140,23 @@ class Pools:
             self._drop(identity, slot)
 
     def _make_room(self) -> None:
-        if len(self._slots) < MOST:
+        if len(self._slots) < self._most:
             return
         for identity, slot in self._slots.items():
             if not slot.users:
                 slot.over.set()
                 self._drop(identity, slot)
                 return
-        raise LeaseRefusedError(f"{MOST} endpoints or keys are in use at once; nothing was sent")
+        raise LeaseRefusedError(f"{self._most} endpoints or keys are in use at once; nothing was sent")
 
-    def _drop(self, identity: Identity, slot: _Slot) -> None:
+    def _drop(self, identity: Identity, slot: Slot) -> None:
         if self._slots.get(identity) is slot:
             del self._slots[identity]
+
+    @property
+    def open(self) -> Mapping[Identity, Pool]:
+        """The pools that are open now."""
+        return {who: slot.pool for who, slot in self._slots.items() if slot.pool is not None}
 
     def close(self) -> None:
         """Refuse newcomers, and close all pools at once. Never waits."""
@@ -139,4 +165,4 @@ class Pools:
             slot.over.set()
 
     def __repr__(self) -> str:
-        return f"<Pools, {len(self._slots)} of at most {MOST}>"
+        return f"<Pools, {len(self._slots)} of at most {self._most}>"

@@ -59,6 +59,7 @@ class ConversationDriver:
         self._resends = continuity.owner.resends()
         self.check_use = continuity.owner.check_use
         self.attempt: Attempt | None = None
+        self.record: TurnRecord | None = None
         self._errand: Errand | None = None
         #: The request that failed last, and what was decided about it.
         self._failed: Attempt | None = None
@@ -265,25 +266,26 @@ class ConversationDriver:
         if (usage := said.get("usage")) is not None or (continuity.budget is not None and self._requests):
             continuity.spend(usage)
         if self._started_at is not None:
-            continuity.owner.record(
-                TurnRecord(
-                    conversation=continuity.number,
-                    connection=continuity.last_connection,
-                    response_id=machine.response_id,
-                    full=plan is None or plan.full,
-                    status=status,
-                    delivery=machine.delivery,
-                    waited=continuity.waited - self._waited_before,
-                    duration=trio.current_time() - self._started_at,
-                    requests=self._requests,
-                    bytes_sent=self._size,
-                    bytes_saved=self._saved,
-                    events=len(attempt.events),
-                    transport=self._transport,
-                    tool_errors=continuity.told_errors,
-                    **said,
-                )
+            self.record = TurnRecord(
+                conversation=continuity.number,
+                connection=continuity.last_connection,
+                response_id=machine.response_id,
+                full=plan is None or plan.full,
+                status=status,
+                delivery=machine.delivery,
+                waited=continuity.waited - self._waited_before,
+                duration=trio.current_time() - self._started_at,
+                requests=self._requests,
+                bytes_sent=self._size,
+                bytes_saved=self._saved,
+                events=len(attempt.events),
+                transport=self._transport,
+                tool_errors=continuity.told_errors,
+                items=plan.counted if plan is not None else None,
+                why_full=plan.why if plan is not None else None,
+                **said,
             )
+            continuity.owner.record(self.record)
 
 
 def _is_answered(attempt: Attempt) -> bool:

@@ -27,12 +27,13 @@ import trio
 
 from wspool.core.events.response import Response
 from wspool.core.frames import Event, encode_received
+from wspool.core.statistics import TurnRecord
 from wspool.errors import MalformedMessageError, PoolClosedError, ResponseFailedError
 from wspool.pool.http_answer import Headers
 from wspool.pool.pool import Pool
 from wspool.pool.turn import Turn
 
-__all__ = ["Expired", "Head", "Limits", "Outlet", "exchange"]
+__all__ = ["Expired", "Head", "Limits", "Outlet", "Writer", "exchange", "server_sent"]
 
 #: Most bytes of an answer that wait for their reader.
 MOST_UNREAD: Final = 2**20
@@ -51,6 +52,9 @@ _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _LOOKS: Final = 4
 
 _numbers = itertools.count(1)
+
+#: Writes events as a piece of a body. With the last of all comes the response as it is known here.
+Writer: TypeAlias = Callable[[Sequence[Event], "dict[str, Any] | None"], bytes]
 
 #: Which limit of the caller's was over, as HTTP clients call them.
 Phase: TypeAlias = Literal["connect", "pool", "read"]
@@ -105,6 +109,9 @@ class Outlet:
         error: what ended it, if that was not the end of the body.
         abandoned: True once the reader has left.
         scope: ends the exchange.
+        dials: True if there was no connection at all when its turn began to wait.
+        sent_at: when its request was sent, on trio's clock.
+        record: how its turn went, once it is over, if anything was sent.
     """
 
     # Written by one side each, so that no lock is needed: what is unread is the difference of two counts.
@@ -115,15 +122,20 @@ class Outlet:
         "_room",
         "_written",
         "abandoned",
+        "dials",
         "ended",
         "error",
         "head",
+        "record",
         "scope",
+        "sent_at",
     )
 
     def __init__(self) -> None:
         self.head: Head | None = None
-        self.ended = self.abandoned = False
+        self.ended = self.abandoned = self.dials = False
+        self.sent_at: float | None = None
+        self.record: TurnRecord | None = None
         self.error: Exception | None = None
         self.scope = trio.CancelScope()
         self._pieces: deque[bytes] = deque()
@@ -214,6 +226,7 @@ async def exchange(
     *,
     limits: Limits = _NO_LIMITS,
     session: Iterable[str] = (),
+    write: Writer | None = None,
 ) -> None:
     """Take one turn with *body*, and write its answer to *outlet*. A checkpoint; raises no `Exception`.
 
@@ -223,6 +236,7 @@ async def exchange(
         outlet: where its answer goes.
         limits: how long the caller waits.
         session: as for `Pool.turn`.
+        write: writes the events of an answer that is streamed; by default as they came (`server_sent`).
 
     Cancelling it gives the turn up. What went wrong is `Outlet.error`: a `WsPoolError`, `Expired`, or a
     TypeError or ValueError about the body. If there is no head by then, `error_answer` has one.
@@ -230,14 +244,16 @@ async def exchange(
     turn: Turn | None = None
     try:
         with outlet.scope:
-            turn = await _enter(await pool(), body, limits, session)
+            turn = await _enter(await pool(), body, limits, session, outlet)
+            outlet.sent_at = trio.current_time()
             try:
                 if body.get("stream") is True:
-                    await _stream(turn, outlet, limits.read)
+                    await _stream(turn, outlet, limits.read, write or server_sent)
                 else:
                     await _answer(turn, outlet, limits.read)
             finally:
                 await turn.__aexit__(None, None, None)  # noqa: ASYNC102 # never waits
+                outlet.record = turn.record
             outlet.end()
     except Exception as error:
         outlet.end(error)
@@ -248,13 +264,17 @@ async def exchange(
             outlet.end(closed)
 
 
-async def _enter(pool: Pool, body: Mapping[str, Any], limits: Limits, session: Iterable[str]) -> Turn:
+async def _enter(
+    pool: Pool, body: Mapping[str, Any], limits: Limits, session: Iterable[str], outlet: Outlet
+) -> Turn:
     """Return a turn that is sent, within the limits for that."""
     since = trio.current_time()
     while True:
         turn = pool.turn(body, session=session)
         # A connection is waited for if there is none at all; else it is the line.
-        seconds = limits.pool if pool.statistics().open else min(limits.connect, limits.pool)
+        is_open = pool.statistics().open > 0
+        outlet.dials = outlet.dials or not is_open
+        seconds = limits.pool if is_open else min(limits.connect, limits.pool)
         with trio.CancelScope(deadline=since + seconds) as scope:
             await turn.__aenter__()
         if not scope.cancelled_caught:
@@ -267,7 +287,7 @@ async def _enter(pool: Pool, body: Mapping[str, Any], limits: Limits, session: I
             raise Expired("pool", seconds)
 
 
-async def _stream(turn: Turn, outlet: Outlet, silence: float) -> None:
+async def _stream(turn: Turn, outlet: Outlet, silence: float, write: Writer) -> None:
     """Write the events as they come."""
     while True:
         events: Sequence[Event] | None = None
@@ -279,9 +299,11 @@ async def _stream(turn: Turn, outlet: Outlet, silence: float) -> None:
             return
         if outlet.head is None:
             outlet.begin(200, [_SSE, ("cache-control", "no-cache")])
+        response = None
         if turn.ended:
-            events = [_mended(events[0], turn.response.data)]
-        await outlet.write("".join([_as_sse(event) for event in events]).encode(errors="replace"))
+            response = turn.response.data
+            events = [_mended(events[0], response)]
+        await outlet.write(write(events, response))
 
 
 async def _answer(turn: Turn, outlet: Outlet, silence: float) -> None:
@@ -320,6 +342,11 @@ def _mended(event: Event, response: dict[str, Any]) -> Event:
     if kind == event.type and said.get("response") == response:
         return event
     return Event(kind, encode_received({**said, "type": kind, "response": response}))
+
+
+def server_sent(events: Sequence[Event], response: dict[str, Any] | None = None) -> bytes:
+    """Return *events* as server-sent events, as they came."""
+    return "".join([_as_sse(event) for event in events]).encode(errors="replace")
 
 
 def _as_sse(event: Event) -> str:

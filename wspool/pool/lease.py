@@ -315,6 +315,7 @@ class _LeaseDriver:
         self._request = encode({"type": "response.create", **body})
         self.check_use = owner.check_use
         self.attempt: Attempt | None = None
+        self.record: TurnRecord | None = None
         self._left = False
         self._started_at = 0.0
         self._requests = self._size = 0
@@ -362,21 +363,20 @@ class _LeaseDriver:
             lease.give_up(attempt)
         attempt.drop()  # ended or not: the reader may be waiting for somebody to read the rest
         said = remarks(machine.response)
-        self._owner.record(
-            TurnRecord(
-                conversation=None,
-                connection=lease.connection,
-                response_id=machine.response_id,
-                full=True,
-                status=status,
-                delivery=machine.delivery,
-                waited=0.0,
-                duration=trio.current_time() - self._started_at,
-                requests=self._requests,
-                bytes_sent=self._size,
-                bytes_saved=0,
-                events=len(attempt.events),
-                transport=self._transport,
-                **said,
-            )
+        self.record = TurnRecord(
+            conversation=None,
+            connection=lease.connection,
+            response_id=machine.response_id,
+            full=True,
+            status=status,
+            delivery=machine.delivery,
+            waited=0.0,
+            duration=trio.current_time() - self._started_at,
+            requests=self._requests,
+            bytes_sent=self._size,
+            bytes_saved=0,
+            events=len(attempt.events),
+            transport=self._transport,
+            **said,
         )
+        self._owner.record(self.record)

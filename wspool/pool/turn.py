@@ -30,6 +30,7 @@ from wspool.core.events.steering import Steer
 from wspool.core.events.turn import Delivery
 from wspool.core.frames import Event
 from wspool.core.sending.chain import as_items
+from wspool.core.statistics import TurnRecord
 from wspool.errors import PoolClosedError, TurnLostError, WsPoolError
 from wspool.pool.attempt import Attempt
 from wspool.pool.outcome import failed_response, turn_failure
@@ -59,10 +60,12 @@ class TurnDriver(Protocol):
 
     Attributes:
         attempt: the last request, once it was begun.
+        record: how it went, once it was left, if anything was sent.
         check_use: raises `ForeignUseError` if this is no place to use the pool from.
     """
 
     attempt: Attempt | None
+    record: TurnRecord | None
     check_use: Callable[[], None]
 
     async def start(self) -> None:
@@ -135,6 +138,11 @@ class Turn:
         """Bytes of events received so far, of its last request."""
         attempt = self._driver.attempt
         return attempt.received if attempt is not None else 0
+
+    @property
+    def record(self) -> TurnRecord | None:
+        """How it went, as an instrument is told; None before it was left, and if nothing was sent."""
+        return self._driver.record
 
     @property
     def ended(self) -> bool:

@@ -12,7 +12,7 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from wspool.core.commands import LaneKey
 from wspool.core.encoding import Encoded
@@ -24,9 +24,14 @@ from wspool.core.sending.chain import Plan
 from wspool.core.sending.takes import Takes
 from wspool.core.sending.warm_up import Fields, WarmUp
 
-__all__ = ["BroughtHistory", "http_only"]
+__all__ = ["FULL_REASONS", "BroughtHistory", "http_only"]
 
 _EVERYTHING = Takes()
+
+#: Why a history is sent in full: it is the first turn of its conversation; it has turns before, and nobody
+#: here knows them; what it says cannot be compared; the lane that holds the turn before is gone, or somebody
+#: else has it; what was named was refused, or went wrong; the endpoint takes no parents.
+FULL_REASONS: Final = frozenset({"first", "unknown", "uncertain", "elsewhere", "refused", "unchained"})
 
 #: Fields of a body that have no meaning on a connection of a pool, and what to do instead.
 _HTTP_ONLY = {
@@ -57,7 +62,19 @@ class BroughtHistory:
         TypeError, ValueError: its input cannot be sent; the text says where.
     """
 
-    __slots__ = ("_given", "_index", "_known", "_last", "_named", "_new", "_now", "_saved", "_whole")
+    __slots__ = (
+        "_counts",
+        "_given",
+        "_index",
+        "_known",
+        "_last",
+        "_named",
+        "_new",
+        "_now",
+        "_saved",
+        "_whole",
+        "_why",
+    )
 
     def __init__(
         self, index: Index, body: Mapping[str, Any], now: float, *, session: Iterable[str] = ()
@@ -73,6 +90,10 @@ class BroughtHistory:
         start = self._known[0].length if self._known else 0
         self._new = _row(items[start:]) if start else self._whole
         self._saved = len(self._whole[0]) - len(self._new[0]) if start else 0
+        #: Items that there are, and those that are new.
+        self._counts = len(items), len(items) - start
+        #: Why it goes in full, where what is known says nothing of it.
+        self._why: str | None = None
         #: What was named in the last request, and what is known of the last response.
         self._named: Known | None = None
         self._last: Known | None = None
@@ -113,6 +134,7 @@ class BroughtHistory:
         if not takes.parents:
             latest = None
             self.forget_parent()
+            self._why = "unchained"
         self._named = None
         if (parent := self._given.parent) is not None:
             origin = self._given.origin
@@ -124,6 +146,7 @@ class BroughtHistory:
                 saved=0,
                 rooted=rooted,
                 last_resort=True,
+                counted=(self._counts[0], self._counts[0]),
             )
         for known in self._known:
             if known.response_id == latest and known.lane == lane:
@@ -134,10 +157,26 @@ class BroughtHistory:
                 if here or not carried(known.response_id):  # a name that is there twice is no proof
                     return self._go_on_from(known)
         if warm_up is not None and warm_up.response_id == latest and warm_up.fits(fields):
-            return Plan(
-                input=self._whole, previous_response_id=latest, full=True, saved=0, rooted=warm_up.stored
-            )
-        return Plan(input=self._whole, previous_response_id=None, full=True, saved=0, rooted=True)
+            return self._in_full(latest, rooted=warm_up.stored)
+        return self._in_full(None, rooted=True)
+
+    def _in_full(self, parent: str | None, *, rooted: bool) -> Plan:
+        return Plan(
+            input=self._whole,
+            previous_response_id=parent,
+            full=True,
+            saved=0,
+            rooted=rooted,
+            counted=(self._counts[0], self._counts[0]),
+            why=self._why or self._why_full(),
+        )
+
+    def _why_full(self) -> str:
+        if self._known:
+            return "elsewhere"
+        if not self._given.certain:
+            return "uncertain"
+        return "unknown" if any(map(_was_said, self._given.items)) else "first"
 
     def _go_on_from(self, known: Known) -> Plan:
         self._named = self._given.origin = known
@@ -147,6 +186,7 @@ class BroughtHistory:
             full=False,
             saved=self._saved,
             rooted=known.stored,
+            counted=self._counts,
         )
 
     def extend(
@@ -185,7 +225,14 @@ class BroughtHistory:
             self._index.forget(self._named)
             if lost_by_server and self._named.stored:
                 self._index.trusts_store = False
+        if self._known:
+            self._why = "refused"
         self._known, self._named = (), None
+
+
+def _was_said(item: Mapping[str, Any]) -> bool:
+    """Whether *item* is of a model, or an answer to one."""
+    return item.get("role") not in ("user", "developer", "system")
 
 
 def _items(given: object) -> Sequence[Mapping[str, Any]]:

@@ -57,6 +57,8 @@ class Plan:
         saved: bytes of history that need not be sent.
         rooted: True if the server was asked to store all that it continues from, or that is nothing.
         last_resort: True if the parent is the root: without it the same cannot be said.
+        counted: items of a history that was brought along, and how many of them are sent.
+        why: why such a history is sent in full (`FULL_REASONS`).
     """
 
     input: Sequence[Encoded]
@@ -65,6 +67,8 @@ class Plan:
     saved: int
     rooted: bool
     last_resort: bool = False
+    counted: tuple[int, int] | None = None
+    why: str | None = None
 
     def request(self, fields: Fields, stream_id: str | None) -> bytes:
         """Return the request to send: nothing is encoded, bytes are joined.
