@@ -16,7 +16,8 @@ from typing import Any, Final
 import openresponses_types as specification
 import pydantic
 
-from wspool.server.http import HttpExchange, _EventStream
+from wspool.listening.answers import Answers
+from wspool.server.http import _EventStream
 from wspool.server.session import Session
 
 __all__ = ["DEVIATIONS", "JUDGED", "problem_of", "start"]
@@ -163,7 +164,7 @@ def start() -> None:
     """Judge everything that any server of this process sends from now on."""
     Session.send = _judging(Session.send)  # type: ignore[method-assign] # what tests do
     _EventStream.send = _judging(_EventStream.send)  # type: ignore[method-assign] # the same
-    HttpExchange.send_json = _judging_answers(HttpExchange.send_json)  # type: ignore[method-assign] # the same
+    Answers.send_json = _judging_answers(Answers.send_json)  # type: ignore[method-assign] # the same
 
 
 def _judging(send: Any) -> Any:

@@ -7,13 +7,13 @@ and no warm-up, and only a stored response can be continued.
 
 import json
 import logging
-from collections.abc import Mapping
 from typing import Final
 
 import h11
 import trio
 
 from wspool.listening.admission import Admission, is_preflight
+from wspool.listening.answers import Answers
 from wspool.listening.decoding import decoded
 from wspool.listening.intake import Intake
 from wspool.server.cross_origin import cross_origin_headers
@@ -31,8 +31,7 @@ _logger: Final = logging.getLogger("wspool.server")
 #: Of a body that is not answered so much is read, in bytes, to keep the connection; more ends it.
 _UNWANTED: Final = 65536
 
-#: Longest time that a client may leave what it was sent unread, in seconds.
-_UNREAD: Final = 60.0
+_SSE: Final = (("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache"))
 
 
 class HttpExchange:
@@ -46,14 +45,12 @@ class HttpExchange:
         memory: ConnectionMemory,
         admission: Admission,
     ) -> None:
-        self._stream = stream
         self._intake = intake
         self._http = intake.http
         self._engine = engine
         self._memory = memory
         self._admission = admission
-        self._bare = False
-        self._headers: dict[str, str] = {}
+        self._answers = Answers(stream, intake.http)
 
     async def run(self, request: h11.Request) -> None:
         """Answer *request*, and all that follow on this connection.
@@ -69,7 +66,7 @@ class HttpExchange:
             try:
                 following = await self._intake.head()
             except RequestError as refused:
-                self._headers = {"x-request-id": self._engine.request_id()}
+                self._answers.headers = {"x-request-id": self._engine.request_id()}
                 await self._send_error(refused.error)
                 return
             if following is None:
@@ -82,13 +79,13 @@ class HttpExchange:
         route, method = route_of(request.target.decode("ascii")), request.method.decode("ascii")
         limit = self._engine.profile.max_message if unwanted is None and route.has_body else _UNWANTED
         try:
-            body = await self._intake.body(limit, self._send)
+            body = await self._intake.body(limit, self._answers.send)
         except RequestError as refused:
             await self._send_error(unwanted or refused.error)
             return
         if unwanted is None and is_preflight(request.method, request.headers):
-            await self.send_head(204, {})
-            await self.send_end()
+            await self._answers.send_head(204, [])
+            await self._answers.send_end()
             return
         try:
             if (problem := unwanted or route.misuse(method)) is not None:
@@ -104,14 +101,14 @@ class HttpExchange:
         if isinstance(answer, TurnError):
             await self._send_error(answer)
         else:
-            await self.send_json(200, answer)
+            await self._answers.send_json(200, answer)
 
     def _begin(self, request: h11.Request, *, admitted: bool) -> None:
         """Set what goes with every answer to *request*."""
-        self._bare = request.method == b"HEAD"
-        self._headers = {"x-request-id": self._engine.request_id()}
+        self._answers.bare = request.method == b"HEAD"
+        self._answers.headers = {"x-request-id": self._engine.request_id()}
         if admitted:
-            self._headers |= cross_origin_headers(request.method, request.headers)
+            self._answers.headers |= cross_origin_headers(request.method, request.headers)
 
     def _content(self, request: h11.Request, route: Route, body: bytes) -> Item:
         codings = [value.decode("latin-1") for name, value in request.headers if name == b"content-encoding"]
@@ -122,7 +119,7 @@ class HttpExchange:
     async def _take_turn(self, body: Item) -> None:
         create = self._engine.receive(body, self._memory, transport="http")
         if body.get("stream") is True:
-            sse = _EventStream(self)
+            sse = _EventStream(self._answers)
             refused = await self._engine.perform(create, sse.send)
             if refused is None or sse.begun:
                 await sse.end()
@@ -136,7 +133,7 @@ class HttpExchange:
 
             refused = await self._engine.perform(create, keep)
             if refused is None:
-                await self.send_json(200, last[0])
+                await self._answers.send_json(200, last[0])
         # What is not stored is forgotten: HTTP has no memory of a connection.
         self._memory.latest.clear()
         if refused is not None and self._http.our_state is h11.SEND_RESPONSE:
@@ -144,56 +141,22 @@ class HttpExchange:
 
     async def _send_error(self, error: TurnError) -> None:
         _logger.info("refused: %d %s", error.status, error.message)
-        plain = {key: value for key, value in error.body().items() if key != "headers"}
-        await self.send_json(error.status, {"error": plain}, error.headers or {})
-
-    async def send_json(self, status: int, value: Item, headers: Mapping[str, str] | None = None) -> None:
-        """Send a whole JSON response."""
-        data = json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
-        await self.send_head(
-            status, {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}
-        )
-        if not self._bare:
-            await self._send(h11.Data(data=data))
-        await self._send(h11.EndOfMessage())
-
-    async def send_head(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send the head of a response."""
-        every = {**headers, **self._headers}
-        await self._send(h11.Response(status_code=status, headers=list(every.items())))
-
-    async def send_data(self, data: bytes) -> None:
-        """Send a part of a body."""
-        await self._send(h11.Data(data=data))
-
-    async def send_end(self) -> None:
-        """Send the end of a body."""
-        await self._send(h11.EndOfMessage())
-
-    async def _send(self, event: h11.Event) -> None:
-        data = self._http.send(event)
-        if data:
-            with trio.move_on_after(_UNREAD) as scope:
-                await self._stream.send_all(data)
-            if scope.cancelled_caught:
-                raise trio.BrokenResourceError("the client does not read its answer")
+        await self._answers.send_error(error)
 
 
 class _EventStream:
     """A body of server-sent events; its head goes with the first one, as a refusal needs another head."""
 
-    def __init__(self, exchange: HttpExchange) -> None:
-        self._exchange = exchange
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
         self.begun = False
 
     async def send(self, event: Event) -> None:
         data = json.dumps(event, separators=(",", ":"), allow_nan=False)
         if not self.begun:
             self.begun = True
-            await self._exchange.send_head(
-                200, {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
-            )
-        await self._exchange.send_data(f"event: {event['type']}\ndata: {data}\n\n".encode("ascii"))
+            await self._answers.send_head(200, _SSE)
+        await self._answers.send_data(f"event: {event['type']}\ndata: {data}\n\n".encode("ascii"))
 
     async def end(self) -> None:
-        await self._exchange.send_end()
+        await self._answers.send_end()

@@ -24,6 +24,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 from wsproto.utilities import ProtocolError
 
 from wspool.listening.admission import Admission
+from wspool.listening.answers import linger
 from wspool.listening.intake import Intake, IntakeLimits, Unfinished
 from wspool.listening.listen import listen
 from wspool.server.engine import Engine
@@ -58,10 +59,6 @@ _HANDSHAKE_TIMEOUT: Final = 15.0
 
 #: Longest time to wait for the client's half of the closing handshake, in seconds.
 _CLOSE_TIMEOUT: Final = 2.0
-
-#: After a goodbye the rest of what the client sends is read and thrown away until nothing came for this long,
-#: in seconds: closing a socket with unread bytes resets it, and the client would never see the goodbye.
-_LINGER: Final = 0.2
 
 # HTTP status -> the close code of a server that judges after the upgrade.
 _REFUSALS: Final = {401: 1008, 403: 1008, 429: 1013}
@@ -210,7 +207,7 @@ class Server:
             request = await intake.head()
         except RequestError as refused:
             await stream.send_all(response_head(Rejection.of(refused.error), self._engine.request_id()))
-            await _linger(stream)
+            await linger(stream)
             return
         if request is None:
             return
@@ -220,7 +217,7 @@ class Server:
             self._http += 1
             await HttpExchange(stream, intake, self._engine, memory, admission).run(request)
             if intake.http.their_state in (h11.SEND_BODY, h11.ERROR):
-                await _linger(stream)
+                await linger(stream)
             return
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in request.headers}
         self.handshakes.append((request.target.decode("ascii"), headers))
@@ -302,7 +299,7 @@ class Server:
                 nursery.cancel_scope.cancel()
         finally:
             if websocket is not None and websocket.closed is not None and websocket.closed.code == 1009:
-                await _linger(line)  # noqa: ASYNC102  # a server that stops waits for no client
+                await linger(line)  # noqa: ASYNC102  # a server that stops waits for no client
 
     async def _run_session(self, session: Session, number: int, faults: Iterable[Fault]) -> int | None:
         self._open += 1
@@ -320,16 +317,6 @@ async def _ignore(stream: trio.abc.Stream) -> None:
     """Say nothing until the client gives up."""
     while await stream.receive_some(_READ):
         pass
-
-
-async def _linger(stream: trio.abc.Stream) -> None:
-    """Throw away what the client still sends, so that it reads our last words. See `_LINGER`."""
-    with trio.move_on_after(_CLOSE_TIMEOUT):
-        data: bytes | bytearray = b"-"
-        while data:
-            data = b""
-            with trio.move_on_after(_LINGER):
-                data = await stream.receive_some(_READ)
 
 
 @asynccontextmanager
