@@ -373,7 +373,7 @@ def test_what_the_server_refuses_is_a_failure(tmp_path: Path) -> None:
         ("rollout good.jsonl", "the tasks go to wss://api.openai.com/v1/responses (the default), and there"),
         ("rollout good.jsonl --local --url ws://localhost/", "give one of them"),
         ("rollout good.jsonl --local --provider nobody", "there are azure, litellm, openai, vercel, xai"),
-        ("rollout good.jsonl --local --tools mine", "must be bundled"),
+        ("rollout good.jsonl --local --tools mine", "must be pkg.mod:tools or ./file.py:tools"),
         ("rollout good.jsonl --local --max-cost 1", "max_cost needs a price"),
         ("rollout good.jsonl --local --price 1,2", "must be (input, cached input, output)"),
         ("rollout good.jsonl --local --price a,b,c", "must be three numbers"),

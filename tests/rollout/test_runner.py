@@ -361,7 +361,7 @@ async def test_a_task_whose_tools_get_no_files_has_failed(autojump_clock) -> Non
             server.url, wire=TrioWebSocketConnector(server.open_stream), instrument=meter
         ) as pool,
     ):
-        method = Method(tools={"count_lines": count_lines}, defaults={"model": "m"})
+        method = Method(tools={"count_lines": count_lines}, repeatable=True, defaults={"model": "m"})
         summary = await run_batch(
             pool, tasks("scarce", "well"), method, meter=meter, sink=lines.append, quiet=True
         )

@@ -62,15 +62,16 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-def check_arity(option: str, name: str, function: Callable[..., object], *arguments: str) -> None:
-    """End the command unless *function* can be called with so many arguments."""
+def check_arity(
+    option: str, name: str, function: Callable[..., object], *arguments: str, **named: object
+) -> None:
+    """End the command unless *function* can be called with so many arguments, and those that are *named*."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return  # written in C, or it does not tell
     try:
-        signature.bind(*arguments)
+        signature.bind(*arguments, **named)
     except TypeError as problem:
-        usage_error(
-            f"{option} {name!r} is called with ({', '.join(arguments)}), and takes {signature}: {problem}"
-        )
+        called = ", ".join([*arguments, *(f"{each}=" for each in named)])
+        usage_error(f"{option} {name!r} is called with ({called}), and takes {signature}: {problem}")

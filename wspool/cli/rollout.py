@@ -12,9 +12,10 @@ import trio
 import typer
 
 import wspool
-from wspool.cli import rollout_options as opt
+from wspool.cli.grouped import together
+from wspool.cli.rollout_options import Given
 from wspool.cli.rollout_plan import Plan, make_plan
-from wspool.cli.target import ApiKeyEnv, ProxyUrl, Target, Url
+from wspool.cli.target import Target
 from wspool.cli.usage import say, usage_error, warn
 from wspool.core.plain import plain
 from wspool.errors import DialFailedError
@@ -35,47 +36,15 @@ __all__ = ["rollout"]
 _REACH_WITHIN: Final = 2.0
 
 
-def rollout(
-    tasks: opt.TasksFile = None,
-    out: opt.Out = None,
-    url: Url = None,
-    local: opt.Local = False,
-    provider: opt.ProviderName = None,
-    proxy: ProxyUrl = None,
-    model: opt.ModelName = None,
-    api_key_env: ApiKeyEnv = None,
-    concurrency: opt.Concurrency = 128,
-    max_connections: opt.MaxConnections = None,
-    agent: opt.AgentName = None,
-    tools: opt.ToolsName = None,
-    resume: opt.Resume = None,
-    redo_errors: opt.RedoErrors = False,
-    redo_wrong: opt.RedoWrong = False,
-    allow_mixed: opt.AllowMixed = False,
-    checkpoint_turns: opt.CheckpointTurns = False,
-    retries: opt.Retries = 2,
-    max_wait: opt.MaxWait = None,
-    limit: opt.Limit = None,
-    max_lifetime: opt.MaxLifetime = None,
-    max_tokens: opt.MaxTokens = None,
-    max_cost: opt.MaxCost = None,
-    price: opt.Price = None,
-    max_errors: opt.MaxErrors = None,
-    max_seconds: opt.MaxSeconds = None,
-    task_timeout: opt.TaskTimeout = None,
-    idle_timeout: opt.IdleTimeout = None,
-    max_turns: opt.MaxTurns = None,
-    task_max_tokens: opt.TaskMaxTokens = None,
-    quiet: opt.Quiet = False,
-    as_json: opt.AsJson = False,
-) -> None:
+@together(Given)
+def rollout(given: Given) -> None:
     """Run a batch of agent conversations over a pool of connections.
 
     Results go to results.jsonl in the output directory, one line per task as it ends. Ctrl-C finishes what
     runs, a second one stops. Exit codes: 0 all done (and right, if the answers are known), 1 some not,
     2 wrong usage, 130 interrupted.
     """
-    plan = make_plan(opt.Given(**locals()))
+    plan = make_plan(given)
     try:
         with open_results(plan.out) as results:
             code = _run(plan, results)
@@ -91,13 +60,13 @@ def _prepare(plan: Plan, results: ResultFile) -> None:
     try:
         if plan.resume is False or (plan.resume is None and ids <= results.earlier.keys()):
             results.start_over(plan.out / RUN, plan.out / TURNS)
-        elif results.earlier and not given.allow_mixed:
+        elif results.earlier and not given.state.allow_mixed:
             _refuse_others(plan, now, results)
         again = {
             id
             for id in ids & results.earlier.keys()
-            if (given.redo_errors and results.earlier[id] not in WELL)
-            or (given.redo_wrong and results.earlier[id] == "wrong")
+            if (given.state.redo_errors and results.earlier[id] not in WELL)
+            or (given.state.redo_wrong and results.earlier[id] == "wrong")
         }
         results.drop(again)
         now.write(plan.out)
@@ -120,7 +89,7 @@ def _refuse_others(plan: Plan, now: Provenance, results: ResultFile) -> None:
     differences = now.differences(before) if before is not None else []
     differences += changed_tasks(plan.batch, results.digests)
     if differences:
-        if given.as_json:
+        if given.telling.as_json:
             skipped = len({task.id for task in plan.batch} & results.earlier.keys())
             refused = Summary(
                 tasks=len(plan.batch), skipped=skipped, max_connections=0, problem=differences[0]
@@ -141,7 +110,9 @@ def _run(plan: Plan, results: ResultFile) -> int:
     earlier = {id: outcome for id, outcome in results.earlier.items() if id in ids}
     summary: Summary | None = None
     try:
-        with open_checkpoints(plan.out, owed) if given.checkpoint_turns else nullcontext() as checkpoints:
+        with (
+            open_checkpoints(plan.out, owed) if given.state.checkpoint_turns else nullcontext() as checkpoints
+        ):
             summary = trio.run(_rollout, plan, owed, results, checkpoints)
     except* KeyboardInterrupt:
         pass
@@ -150,7 +121,7 @@ def _run(plan: Plan, results: ResultFile) -> int:
         warn("interrupted")
         return 130
     not_well = [outcome for outcome in earlier.values() if outcome not in WELL]
-    _tell(summary, results, not_well, as_json=given.as_json)
+    _tell(summary, results, not_well, as_json=given.telling.as_json)
     if summary.interrupted:
         return 130
     return 1 if summary.not_well or summary.owed or not_well else 0
@@ -195,11 +166,11 @@ async def _rollout(
                 plan.method,
                 meter=meter,
                 sink=results.append,
-                concurrency=plan.given.concurrency,
+                concurrency=plan.given.place.concurrency,
                 total=total,
                 checkpoints=checkpoints,
                 limits=plan.limits,
-                quiet=plan.given.quiet,
+                quiet=plan.given.telling.quiet,
             )
     return summary
 

@@ -7,25 +7,23 @@ tasks go to the endpoint of the user, as they are.
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
-from inspect import iscoroutinefunction
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
 import wspool
-from wspool.cli.imported import check_arity, imported
+from wspool.cli.rollout_method import make_method, set_fields
 from wspool.cli.rollout_options import Given
 from wspool.cli.target import Target, find_target, no_key
 from wspool.cli.usage import usage_error, warn
 from wspool.rollout.batch import BatchError, read_tasks
 from wspool.rollout.bundled import bundled_tasks
 from wspool.rollout.limits import Limits
-from wspool.rollout.method import BODY_FIELDS, Agent, Method
+from wspool.rollout.method import BODY_FIELDS, Method
 from wspool.rollout.provenance import BUNDLED, Provenance, directory_for, source_digest
 from wspool.rollout.tasks import Task
-from wspool.rollout.tools import TOOL_SCHEMAS, Tools
 from wspool.wire.secret import Secret
 
 __all__ = ["Plan", "make_plan"]
@@ -70,13 +68,14 @@ class Plan:
     @property
     def policy(self) -> wspool.PoolPolicy:
         """The policy of the pool."""
-        most = self.given.max_connections or (self.given.concurrency if self.own else _BUNDLED_CONNECTIONS)
-        patience = math.inf if self.given.max_wait is None else self.given.max_wait
-        idle = self.given.idle_timeout
+        place = self.given.place
+        most = place.max_connections or (place.concurrency if self.own else _BUNDLED_CONNECTIONS)
+        patience = math.inf if place.max_wait is None else place.max_wait
+        idle = self.given.limiting.idle_timeout
         return wspool.PoolPolicy(
             max_size=most,
             min_idle=0,
-            max_lifetime=self.given.max_lifetime,
+            max_lifetime=place.max_lifetime,
             # The endpoint's trouble is not the task's: it is waited out, also by agents of the user's.
             refusal_patience=patience,
             give_up_after=max(patience, 1.0),
@@ -87,39 +86,48 @@ class Plan:
     @property
     def resume(self) -> bool | None:
         """Whether to go on with what is there; None to do so only if it has not ended."""
-        if self.given.resume is None and (self.own or self.given.out):
+        if self.given.state.resume is None and (self.own or self.given.state.out):
             return True
         # The bundled batch without a place of its own is a demonstration: running it again runs it again.
-        return self.given.resume
+        return self.given.state.resume
 
     def provenance(self) -> Provenance:
         """What is to be known of the results. No secret is in it."""
         method, given = self.method, self.given
         settings = {
             "url": str(self.target) if self.target is not None else BUNDLED,
-            "provider": given.provider,
-            "model": method.defaults.get("model"),
-            "agent": given.agent,
+            "provider": given.place.provider,
+            "model": {**method.defaults, **method.overrides}.get("model"),
+            "agent": given.how.agent,
             "agent_source": source_digest(method.agent) if method.agent is not None else None,
-            "tools": given.tools,
+            "agent_args": method.agent_arguments or None,
+            "tools": given.how.tools,
+            "tools_source": None if method.repeatable else source_digest(*method.tools.values()),
+            "set": method.overrides or None,
         }
-        options = {name: str(value) if isinstance(value, Path) else value for name, value in _shown(given)}
-        more = {"options": options, "command": "rollout", "wspool": wspool.__version__}
-        return Provenance.of(given.tasks, self.batch, settings, more)
+        more = {"options": _shown(given), "command": "rollout", "wspool": wspool.__version__}
+        return Provenance.of(given.input.tasks, self.batch, settings, more)
 
 
-def _shown(given: Given) -> list[tuple[str, Any]]:
+def _shown(given: Given) -> dict[str, Any]:
     """The options by name, less those that may hold a secret."""
-    return [(name, value) for name, value in attrs.asdict(given).items() if name not in ("url", "proxy")]
+    groups: dict[str, dict[str, Any]] = attrs.asdict(given)
+    options = {name: value for group in groups.values() for name, value in group.items()}
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in options.items()
+        if name not in ("url", "proxy")
+    }
 
 
 def make_plan(given: Given) -> Plan:
     """Return what to do. A mistake ends the command."""
-    own = given.tasks is not None
+    own = given.input.tasks is not None
     batch = _batch(given)
-    target = _target(given, batch)
-    model = target.model if target is not None else given.model or _BUNDLED_MODEL
-    method = _method(given, model, own=own)
+    overrides = set_fields(given.how.set)
+    target = _target(given, batch, overrides)
+    model = target.model if target is not None else given.place.model or _BUNDLED_MODEL
+    method = make_method(given.how, batch, model, overrides, own=own)
     _name_unsent(batch, method)
     return Plan(
         given=given,
@@ -127,34 +135,35 @@ def make_plan(given: Given) -> Plan:
         own=own,
         target=target,
         method=method,
-        out=given.out or directory_for(given.tasks),
-        provider=_provider(given.provider),
+        out=given.state.out or directory_for(given.input.tasks),
+        provider=_provider(given.place.provider),
         limits=_limits(given),
     )
 
 
 def _batch(given: Given) -> Sequence[Task]:
-    if given.tasks is None:
+    if given.input.tasks is None:
         batch = bundled_tasks()
         if not batch:
             usage_error("no bundled task can be run: this Python has no source code of its standard library")
     else:
         try:
-            batch = read_tasks(given.tasks)
+            batch = read_tasks(given.input.tasks)
         except BatchError as problem:
             usage_error(f"nothing was run, because of mistakes in the tasks\n{problem}")
-    return batch[: given.limit]
+    return batch[: given.input.limit]
 
 
-def _target(given: Given, batch: Sequence[Task]) -> Target | None:
+def _target(given: Given, batch: Sequence[Task], overrides: Mapping[str, Any]) -> Target | None:
     """Where the tasks go, when all that can be known beforehand is right; None for a server in here."""
-    if given.local:
-        if given.url is not None:
+    place = given.place
+    if place.local:
+        if place.url is not None:
             usage_error("--url and --local both say where the tasks go; give one of them")
         return None
-    if given.url is None and given.tasks is None:
+    if place.url is None and given.input.tasks is None:
         return None
-    target = find_target(given.url, given.model, given.api_key_env, given.proxy, wspool.PoolPolicy())
+    target = find_target(place.url, place.model, place.api_key_env, place.proxy, wspool.PoolPolicy())
     if target.key is None and not target.local:
         usage_error(
             f"the tasks go to {target} ({target.source}), and {no_key(target.key_name)}, or say --local, and "
@@ -165,7 +174,7 @@ def _target(given: Given, batch: Sequence[Task]) -> Target | None:
             Secret(target.key, f"the API key in {target.key_name}")
         except ValueError as problem:
             usage_error(str(problem))
-    if target.model is None:
+    if target.model is None and "model" not in overrides:
         nameless = [task.id for task in batch if "model" not in task.body]
         if nameless:
             usage_error(
@@ -184,50 +193,26 @@ def _provider(name: str | None) -> wspool.Provider | None:
 
 def _limits(given: Given) -> Limits:
     price: tuple[float, ...] | None = None
-    if given.price is not None:
+    if given.limiting.price is not None:
         try:
-            price = tuple(float(part) for part in given.price.split(","))
+            price = tuple(float(part) for part in given.limiting.price.split(","))
         except ValueError:
-            usage_error(f"--price {given.price!r} must be three numbers: IN,CACHED,OUT")
+            usage_error(f"--price {given.limiting.price!r} must be three numbers: IN,CACHED,OUT")
     limits = Limits(
-        max_tokens=given.max_tokens,
-        max_cost=given.max_cost,
+        max_tokens=given.limiting.max_tokens,
+        max_cost=given.limiting.max_cost,
         price=price,
-        max_errors=given.max_errors,
-        max_seconds=given.max_seconds,
-        task_timeout=given.task_timeout,
-        task_max_tokens=given.task_max_tokens,
-        max_turns=given.max_turns or (None if given.agent is not None else _MOST_TURNS),
+        max_errors=given.limiting.max_errors,
+        max_seconds=given.limiting.max_seconds,
+        task_timeout=given.limiting.task_timeout,
+        task_max_tokens=given.limiting.task_max_tokens,
+        max_turns=given.limiting.max_turns or (None if given.how.agent is not None else _MOST_TURNS),
     )
     try:
         limits.of_run()
     except ValueError as problem:
         usage_error(f"--price and --max-cost: {problem}")
     return limits
-
-
-def _method(given: Given, model: str | None, *, own: bool) -> Method:
-    if given.agent is not None and given.tools is not None:
-        usage_error("--agent and --tools both say how a task is done; an agent calls its tools itself")
-    if given.tools not in (None, "bundled"):
-        usage_error(f"--tools {given.tools!r} must be bundled")
-    bundled = given.agent is None and (given.tools == "bundled" or not own)
-    return Method(
-        agent=_agent(given.agent) if given.agent is not None else None,
-        tools=Tools().callables() if bundled else {},
-        definitions=TOOL_SCHEMAS if bundled else (),
-        defaults={"model": model} if model is not None else {},
-        retries=given.retries,
-    )
-
-
-def _agent(name: str) -> Agent:
-    found: Any = imported("--agent", name, "pkg.mod:callable or ./file.py:callable")
-    if not iscoroutinefunction(found) and not iscoroutinefunction(type(found).__call__):
-        usage_error(f"--agent {name!r} must be an async function: async def agent(conversation, task)")
-    check_arity("--agent", name, found, "conversation", "task")
-    agent: Agent = found
-    return agent
 
 
 def _name_unsent(batch: Sequence[Task], method: Method) -> None:

@@ -1,7 +1,7 @@
 """How the conversation about one task is held: by an agent of the user's, in a tool loop, or in one turn."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
@@ -13,9 +13,9 @@ from wspool.rollout.tools import NoFilesError, patient
 
 __all__ = ["BODY_FIELDS", "Agent", "Method"]
 
-#: Holds one conversation about one task (the line of the task file), and returns the answer: a response, or
-#: any JSON.
-Agent = Callable[["wspool.Conversation", dict[str, Any]], Awaitable[object]]
+#: Called with a conversation, the line of the task file that it is about, and the agent's own arguments. It
+#: holds the conversation, and returns the answer: a response, or any JSON.
+Agent = Callable[..., Awaitable[object]]
 
 #: Request fields, as the Responses API knows them. Other fields of a plain task are not sent: they are its
 #: agent's business, or columns of a data set.
@@ -62,22 +62,28 @@ class Method:
     Attributes:
       agent: holds the conversations; if there is none, `tools` are called until there is an answer, and
         without any a task is one turn.
+      agent_arguments: what it is called with besides, by name.
       tools: what the model may call, by name.
-      definitions: of those tools, for tasks that define none.
+      definitions: of those tools, for tasks that define none; not needed for those that have their own.
+      repeatable: True if a call of them that could open no file may be made again.
       defaults: request fields for tasks that lack them.
+      overrides: request fields for all tasks; one that is an object goes into that of the task.
       retries: how often a turn of a task is taken again that was lost, or failed for a moment. An agent
         decides for itself.
     """
 
     agent: Agent | None = None
+    agent_arguments: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     tools: Mapping[str, Tool] = attrs.field(factory=dict[str, Tool])
     definitions: Sequence[Mapping[str, Any]] = ()
+    repeatable: bool = False
     defaults: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    overrides: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     retries: int = 0
 
     def fields(self, task: Task) -> dict[str, Any]:
         """The request fields that go with every turn of *task*."""
-        body = {**self.defaults, **task.body}
+        body = _merged({**self.defaults, **task.body}, self.overrides)
         if self.tools and self.definitions:
             body.setdefault("tools", self.definitions)
         if not task.batch:
@@ -114,10 +120,10 @@ class Method:
           BaseException: whatever the agent raises, or `Conversation.run`.
         """
         if self.agent is not None:
-            return await self.agent(conversation, dict(task.source))
+            return await self.agent(conversation, dict(task.source), **self.agent_arguments)
         new = task.body.get("input", [])
         if self.tools:
-            tools = patient(self.tools, give_up)
+            tools = patient(self.tools, give_up) if self.repeatable else self.tools
             return await conversation.run(None if resumed else new, tools=tools, retries=self.retries)
         left = self.retries
         while True:
@@ -132,3 +138,13 @@ class Method:
     @property
     def _is_one_turn(self) -> bool:
         return self.agent is None and not self.tools
+
+
+def _merged(body: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(body)
+    for name, value in over.items():
+        before: object = merged.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            value = _merged(cast("dict[str, Any]", before), cast("dict[str, Any]", value))
+        merged[name] = value
+    return merged

@@ -146,17 +146,26 @@ def directory_for(tasks: Path | None) -> Path:
     return first.with_name(f"{name}-{digest[:8]}")
 
 
-def source_digest(thing: object) -> str | None:
-    """A digest of the file that *thing* was imported from, None if there is none."""
+def source_digest(*things: object) -> str | None:
+    """A digest of the files that *things* were imported from, None if there are none."""
+    files = {file for thing in things if (file := _file(thing)) is not None}
+    if not files:
+        return None
+    whole = hashlib.sha256()
+    for file in sorted(files):
+        try:
+            whole.update(Path(file).read_bytes())
+        except OSError:
+            return None
+    return whole.hexdigest()
+
+
+def _file(thing: object) -> str | None:
+    while (inside := getattr(thing, "func", None) or getattr(thing, "function", None)) is not None:
+        thing = inside  # a partial, or a tool with its definition
     name = getattr(thing, "__module__", None) or type(thing).__module__
     module: ModuleType | None = sys.modules.get(str(name))
-    file = getattr(module, "__file__", None)
-    if file is None:
-        return None
-    try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    except OSError:
-        return None
+    return getattr(module, "__file__", None)
 
 
 def _named(tasks: Path | None) -> str:
