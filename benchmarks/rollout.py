@@ -91,7 +91,8 @@ class Run:
 
 def _output(number: int) -> dict[str, Any]:
     text = f"{number:06d} a line of a file that was read\n" * (CONTEXT // CALLS // 41)
-    return {"type": "function_call_output", "call_id": f"call_{number:048x}", "output": text}
+    # The script says the same call in every turn (`benchmarks.script`), and an output names its call.
+    return {"type": "function_call_output", "call_id": f"call_{0:048x}", "output": text}
 
 
 # -- contestants ----------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class ServerProfile:
     active_lanes: int = 1
     """Responses in progress at once, over all lanes of a connection; more requests wait in line."""
     lane_names: int = 0
-    """Distinct `stream_id`s in the life of a connection. 0: the field is ignored, there is one lane."""
+    """Distinct values of `stream_id` in the life of a connection; with 0 it is ignored, there is one lane."""
 
     lifetime: float = 3600.0
     """The longest life of a connection."""
@@ -64,7 +64,7 @@ class ServerProfile:
     """Bytes of the largest request; a larger one is answered with close code 1009 and no error frame."""
 
     warm_up: bool = True
-    """`generate: false` is honoured; if not, it is ignored, and the model answers for real."""
+    """A false `generate` is honoured; if not, it is ignored, and the model answers for real."""
     remembers_unstored: bool = True
     """The latest response of a lane can be continued even if it is not stored."""
     evicts_on_failure: bool = True
