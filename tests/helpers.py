@@ -19,6 +19,7 @@ from wspool import Conversation, DialRecord, Event, Pool, PoolPolicy, PoolStatis
 from wspool.pool.instrument import Instrument
 from wspool.pool.open import _PoolManager
 from wspool.server import Entry, Model, Server, open_server
+from wspool.wire.gauge import Gauge
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, WireClosedError
 
@@ -78,6 +79,7 @@ class FakeWire:
         answers: False when the far end neither reads, nor answers, nor closes.
         stuffed: True when the network takes no message.
         crash: raised by everything that is asked of the wire from now on.
+        gauge: what it holds of a message that is on its way, as the test sets it.
     """
 
     def __init__(self, close_timeout: float = 2.0) -> None:
@@ -88,6 +90,7 @@ class FakeWire:
         self.answers = True
         self.stuffed = False
         self.crash: BaseException | None = None
+        self.gauge = Gauge()
         self.heard_at = trio.current_time()
         self.batched = True
         self.on_request: Callable[[FakeWire, dict[str, Any]], None] | None = None

@@ -21,6 +21,7 @@ from wspool.core.frames import (
     encode,
     lane_of,
     parse_event,
+    read_object,
 )
 from wspool.core.server_error import ServerError, parse_error
 from wspool.core.waits import LONGEST
@@ -659,6 +660,23 @@ def test_values_are_counted_outside_of_texts(raw: str, expected: bool, kind: Any
     if expected:
         with pytest.raises(MalformedMessageError, match="more than 10 values"):
             _ = parse_event(kind(raw)).data
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b'{"a":[1]}', {"a": [1]}),
+        ('{"a":1}', {"a": 1}),
+        (b"[1]", {}),
+        (b"no", {}),
+        (b'{"a":[' + b"1," * 400 + b"1]}", {}),
+        (b'{"a":' + b"[" * 300 + b"]" * 300 + b"}", {}),
+    ],
+)
+def test_an_object_is_read_within_the_same_limits(raw: Any, expected: Any, monkeypatch) -> None:
+    """Bodies of HTTP are no messages, but cost as much."""
+    monkeypatch.setattr(frames, "MAX_VALUES", 310)
+    assert expected == read_object(raw)
 
 
 def test_what_may_be_two_messages_is_counted_before_it_is_read(monkeypatch) -> None:

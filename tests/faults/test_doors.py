@@ -10,6 +10,7 @@ import trio.testing
 
 import wspool
 from tests.helpers import CANARY
+from tests.wire.peer import read_request, switching_protocols
 from wspool.server import Fault, FaultRule, Server
 from wspool.wire.wire import Endpoint
 
@@ -118,3 +119,46 @@ async def test_f109_many_turns_at_once_that_grow(make: Make, autojump_clock) -> 
                 nursery.start_soon(ask)
         scene.assert_quiet()
     assert any("more than max_pool_bytes=20971520 bytes in all turns" in text for text in told), told
+
+
+async def test_f185_messages_that_never_become_whole(make: Make, autojump_clock) -> None:
+    """F185: a server begins a large message on each of many connections and ends none -> what has come of
+    them counts in `max_pool_bytes`: above it the connection that holds most is given up (`TurnLostError`
+    with 1009), long before `max_message_size` is reached on each.
+    """
+    limits = {"max_pool_bytes": 20 * 2**20, "max_size": 3, "max_message_size": 64 * 2**20}
+    head = b"\x81\x7f" + (60 * 2**20).to_bytes(8, "big")
+    streams: list[trio.abc.Stream] = []
+
+    async def begin(far: trio.abc.Stream) -> None:
+        await far.send_all(switching_protocols(await read_request(far)))
+        await far.receive_some()  # the request
+        await far.send_all(head)
+        for _ in range(16):
+            await far.send_all(b"x" * 2**19)
+
+    async with trio.open_nursery() as nursery:
+
+        async def open_stream(server: Server, _: Endpoint) -> trio.abc.Stream:
+            if len(streams) == 3:
+                return await server.open_stream(_)
+            near, far = trio.testing.memory_stream_pair()
+            streams.append(far)
+            nursery.start_soon(begin, far)
+            return near
+
+        async with faulty(make, open_stream=open_stream, limits=limits) as scene:
+            told: list[BaseException | None] = []
+
+            async def ask() -> None:
+                told.append((await scene.ask()).error)
+
+            for _ in range(3):
+                nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            (error,) = told  # two of 8 MiB fit
+            assert isinstance(error, wspool.TurnLostError)
+            assert ("ambiguous", 1009) == (error.delivery, error.close_code)
+            assert "more than max_pool_bytes=20971520 bytes" in str(error)
+            (await scene.ask()).assert_answer()
+        nursery.cancel_scope.cancel()

@@ -8,7 +8,7 @@ import pytest
 from trio.testing import wait_all_tasks_blocked as settled
 
 import wspool
-from tests.helpers import FakeConnector, FakeWire, created, delta, fake_pool, policy
+from tests.helpers import FakeConnector, FakeWire, completed, created, delta, fake_pool, policy
 
 MIB = 1024 * 1024
 
@@ -51,6 +51,38 @@ async def test_the_heaviest_turn_goes_when_all_are_too_heavy(autojump_clock) -> 
             assert "completed" == (await turn.result()).status
         for turn in turns:
             await turn.__aexit__(None, None, None)
+
+
+async def test_messages_that_never_become_whole_weigh_too(autojump_clock) -> None:
+    """Nothing of them is an event yet: the connection that holds most goes, one that nobody uses too."""
+    connector = FakeConnector(lambda wire, request: wire.push(created(f"r{len(connector.wires)}")))
+    async with fake_pool(connector, limits=limits()) as pool:
+        async with pool.lease(), pool.lease():
+            pass  # two connections
+        async with pool.lease() as lease, lease.create(model="m") as turn:
+            await settled()
+            first, second = connector.wires
+            busy, idle = (first, second) if first.sent else (second, first)
+            push(busy, MIB, 4)
+            await settled()
+            hold(idle, 8 * MIB)
+            hold(busy, 7 * MIB)
+            await settled()
+            assert {} == pool.statistics().closed
+            hold(idle, 10 * MIB)
+            await settled()
+            assert {"dirty": 1} == pool.statistics().closed
+            busy.push(completed(created_id(turn)))
+            assert "completed" == (await turn.result()).status
+            hold(busy, 50 * MIB)
+            await settled()
+            assert {"dirty": 2} == pool.statistics().closed
+
+
+def hold(wire: FakeWire, size: int) -> None:
+    """So much has come of a message that is not whole."""
+    wire.gauge.partial = size
+    wire.gauge.check()
 
 
 def created_id(turn: wspool.Turn) -> str:

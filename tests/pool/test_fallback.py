@@ -23,6 +23,7 @@ from tests.helpers import (
 )
 from wspool import DialFailedError, Pool, PoolPolicy, SteeringRefusedError, open_pool
 from wspool.core.fallback import OUTAGE_BUDGET, PROBE_FIRST
+from wspool.core.frames import read_object
 from wspool.server import EchoModel
 from wspool.wire.http_wire import HttpConnector
 from wspool.wire.trio_websocket import TrioWebSocketConnector
@@ -231,7 +232,8 @@ def test_lanes_and_other_words_are_refused() -> None:
 
 def http_pool(world: World) -> AbstractAsyncContextManager[Pool]:
     """A pool that knows nothing else."""
-    return open_pool(world.server.url, wire=HttpConnector(world.open_stream), api_key=CANARY, policy=policy())
+    connector = HttpConnector(read_object, world.open_stream)
+    return open_pool(world.server.url, wire=connector, api_key=CANARY, policy=policy())
 
 
 async def test_http_can_be_all_there_is(autojump_clock) -> None:

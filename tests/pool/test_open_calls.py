@@ -207,3 +207,52 @@ async def test_two_calls_that_cannot_be_told_apart_are_two(autojump_clock) -> No
         await conversation.run("look", tools=tools.tools)
         assert ["quick", "quick"] == tools.calls
         assert ["c", "c"] == [item["call_id"] for item in far.requests[1]["input"]]
+
+
+async def test_an_output_that_no_request_can_carry_is_dropped(autojump_clock) -> None:
+    """The call can be made again; the others of its turn are not."""
+    provider = wspool.Provider(name="small", max_request=5_000)
+    made: list[str] = []
+
+    async def big() -> str:
+        made.append("big")
+        await trio.lowlevel.checkpoint()
+        return "x" * 6_000
+
+    async def small() -> str:
+        made.append("small")
+        await trio.lowlevel.checkpoint()
+        return "little"
+
+    async def cut() -> str:
+        await trio.lowlevel.checkpoint()
+        return "cut"
+
+    calls = Says(items=[(0.0, call("big", "c1")), (0.0, call("small", "c2"))])
+    async with talking(calls, provider=provider) as (far, _, conversation):
+        tools: dict[str, Any] = {"big": big, "small": small}
+        with pytest.raises(wspool.RequestTooLargeError):
+            await conversation.run("go", tools=tools)
+        assert (1, 3) == (len(far.requests), len(conversation.items))
+        with pytest.raises(wspool.RequestTooLargeError):
+            await conversation.run(None, tools=tools)
+        await conversation.run(None, tools={**tools, "big": cut})
+        assert outputs(far.requests[1]) == {"c1": "cut", "c2": "little"}
+        assert sorted(made) == ["big", "big", "small"]
+
+
+async def test_a_call_whose_output_was_too_large_can_be_closed(autojump_clock) -> None:
+    """The model is told that it was run, by whatever is said next."""
+
+    async def big() -> str:
+        await trio.lowlevel.checkpoint()
+        return "x" * 6_000
+
+    calls = Says(items=[(0.0, call("big", "c1"))])
+    provider = wspool.Provider(name="small", max_request=5_000)
+    async with talking(calls, provider=provider) as (far, _, conversation):
+        with pytest.raises(wspool.RequestTooLargeError):
+            await conversation.run("go", tools={"big": big})
+        await conversation.run("leave it", tools={"big": big})
+        assert "was run" in outputs(far.requests[1])["c1"]
+        assert "too large" in outputs(far.requests[1])["c1"]

@@ -14,6 +14,7 @@ import trio.testing
 from hypothesis import given, strategies as st
 
 from tests.wire.peer import endpoint
+from wspool.core.frames import read_object
 from wspool.wire.http_wire import HttpConnector, HttpWire
 from wspool.wire.wire import ConnectError, Endpoint, Stateless, WireClosedError
 
@@ -86,7 +87,7 @@ async def pair(**limits: Any) -> AsyncGenerator[tuple[HttpWire, FarEnd], None]:
 
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            connector = HttpConnector(open_stream)
+            connector = HttpConnector(read_object, open_stream)
             wire = await connector.connect(nursery, endpoint(**limits), [("Authorization", "Bearer k")])
             yield wire, FarEnd(far)
             await wire.abort()
@@ -342,7 +343,7 @@ async def test_every_operation_is_a_checkpoint(autojump_clock) -> None:
 async def test_a_header_that_cannot_be_sent_is_refused_without_its_value() -> None:
     async with trio.open_nursery() as nursery:
         with pytest.raises(ConnectError) as caught:
-            await HttpConnector().connect(nursery, endpoint(), [("X-Key", "secret\nvalue")])
+            await HttpConnector(read_object).connect(nursery, endpoint(), [("X-Key", "secret\nvalue")])
     assert "X-Key" in str(caught.value)
     assert "secret" not in str(caught.value)
 

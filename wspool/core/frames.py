@@ -37,6 +37,7 @@ __all__ = [
     "has_too_many_values",
     "lane_of",
     "parse_event",
+    "read_object",
 ]
 
 # Servers write the type first. Both spellings of the separator are common.
@@ -235,6 +236,14 @@ def _check_one(raw: str | bytes) -> None:
         problem = True
     if problem:
         raise MalformedMessageError("not one JSON text")
+
+
+def read_object(raw: str | bytes) -> dict[str, Any]:
+    """Return the JSON object that *raw* is; an empty one if it is none, or over the limits of a message."""
+    try:
+        return _decode(raw)
+    except MalformedMessageError:
+        return {}
 
 
 def parse_event(raw: str | bytes) -> Event:

@@ -205,8 +205,8 @@ class PoolPolicy:
             event at most, so the default is some seven times the longest output of today's models.
         max_turn_bytes: bytes of all events of one turn at most; the same. They are kept until the turn
             is over. The longest outputs come to about 30 MiB.
-        max_pool_bytes: bytes of the events of all turns in flight at most, and a little for each event; above
-            that the turn that has most is given up.
+        max_pool_bytes: bytes of the events of all turns in flight at most, messages that have come in part
+            included, and a little for each event; above that the connection that has most is given up.
         max_tool_calls: tool calls of one conversation that `run` makes at once at most; more wait. A model
             chooses how many there are in one response.
         on_cancel: what becomes of a connection whose turn is given up: `"hang_up"`, or

@@ -1,12 +1,14 @@
 """Burden: what all turns in flight of a pool hold together, and which of them goes when it is too much.
 
-The limits of one turn do not bound a pool: a server can fill many turns at once. So a turn that has grown by
-a good piece has all of them weighed; where that is over the limit, the heaviest is given up. It is the one
-that costs most, and a light one is never the victim of the others.
+The limits of one turn, and of one message, do not bound a pool: a server can fill many turns at once, and
+begin a message on each connection that it never ends. So where something has grown by a good piece all is
+weighed; where that is over the limit, the connection with the heaviest turn, or message, is given up. It is
+the one that costs most, and a light one is never the victim of the others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from weakref import WeakSet
 
 from wspool.core.commands import CloseReason
@@ -21,7 +23,7 @@ class Burden:
     """The turns in flight of one pool, by the links that carry them.
 
     Args:
-        limit: bytes of events that they may hold together.
+        limit: bytes of events, and of messages that are not whole, that they may hold together.
     """
 
     def __init__(self, limit: int) -> None:
@@ -32,17 +34,15 @@ class Burden:
         """Weigh what *link* carries, too, as long as there is one."""
         self._links.add(link)
 
-    def weigh(self, attempt: Attempt) -> None:
-        """Weigh all, since *attempt* has grown; give up the heaviest if it is too much. Never waits."""
+    def grown(self, attempt: Attempt) -> None:
+        """Weigh all, since *attempt* has grown by a good piece. Never waits."""
         attempt.weighed, attempt.counted = attempt.received + PIECE, len(attempt.events) + PIECE // EVENT
-        loads = [
-            (_weight(lane.attempt), link)
-            for link in self._links
-            if not link.ending
-            for lane in link.lanes
-            if lane.attempt is not None and not lane.attempt.given_up
-        ]
-        if sum(weight for weight, _ in loads) <= self._limit:
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Weigh all; give up the connection with the heaviest of them if it is too much. Never waits."""
+        loads = [(load, link) for link in self._links if not link.ending for load in _loads(link)]
+        if sum(load for load, _ in loads) <= self._limit:
             return
         link = max(loads, key=lambda load: load[0])[1]
         link.close_code = MESSAGE_TOO_BIG
@@ -50,5 +50,10 @@ class Burden:
         link.poison(CloseReason.DIRTY)
 
 
-def _weight(attempt: Attempt) -> int:
-    return attempt.received + EVENT * len(attempt.events)
+def _loads(link: Link) -> Iterator[int]:
+    """What each turn on *link* weighs, and the message that is on its way."""
+    if link.gauge is not None:
+        yield link.gauge.held
+    for lane in link.lanes:
+        if lane.attempt is not None and not lane.attempt.given_up:
+            yield lane.attempt.received + EVENT * len(lane.attempt.events)

@@ -6,13 +6,12 @@ answer is no response that could be continued from: its output begins a new chai
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from wspool.core.encoding import Encoded, assemble
-from wspool.core.frames import has_too_many_values
+from wspool.core.frames import read_object
 from wspool.core.sending.chain import Fields
 from wspool.core.server_error import parse_http_error
 from wspool.errors import PoolClosedError, TurnLostError
@@ -62,7 +61,7 @@ async def compacted(
         if said.hold:
             owner.hold(said.hold)
         raise server_failure(said, "terminal")
-    value = _parsed(answer.body)
+    value = read_object(answer.body)
     output = value.get("output")
     if not isinstance(output, list) or not all(
         isinstance(item, dict) for item in cast("list[object]", output)
@@ -87,16 +86,6 @@ async def _answered(owner: ContinuityOwner, errand: Errand, request: bytes) -> A
         closed = PoolClosedError(f"{errand.stopped}, and the compaction with it; the history is as it was")
         closed.delivery = "ambiguous"
         raise closed from None
-
-
-def _parsed(body: bytes) -> dict[str, Any]:
-    if has_too_many_values(body):
-        return {}
-    try:
-        value: object = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _lost(how: str) -> TurnLostError:

@@ -27,7 +27,7 @@ from wspool.pool.credentials import forget
 from wspool.pool.link import Host, Lane, Link
 from wspool.pool.router import Router
 from wspool.pool.sender import Sender
-from wspool.wire.wire import ConnectError, Stateless, Wire, WireClosedError
+from wspool.wire.wire import ConnectError, Gauged, Stateless, Wire, WireClosedError
 
 __all__ = ["Connection", "Owner"]
 
@@ -160,6 +160,9 @@ class Connection:
                 link.wire = wire
                 link.connected = True
                 link.heard_at = link.host.now()
+                if isinstance(wire, Gauged):
+                    link.gauge = wire.gauge
+                    link.gauge.on_growth = link.host.burden.weigh
                 link.stateless = isinstance(wire, Stateless) and wire.stateless
                 self._router.name_lanes(Naming.NONE if link.stateless else link.host.core.naming)
                 if link.stateless:

@@ -26,16 +26,18 @@ from wspool.core.sending.chain import WarmUp
 from wspool.pool.attempt import Attempt
 from wspool.pool.credentials import NO_SECRETS, forget
 from wspool.pool.instrument import Announcer
+from wspool.wire.gauge import Gauge
 from wspool.wire.wire import Wire, WireClosedError
 
 __all__ = ["Host", "Lane", "Link", "Scales"]
 
 
 class Scales(Protocol):
-    """Weighs what all turns in flight hold together (`wspool.pool.burden`)."""
+    """Weighs what all connections and their turns hold together (`wspool.pool.burden`)."""
 
     def join(self, link: Link) -> None: ...
-    def weigh(self, attempt: Attempt) -> None: ...
+    def grown(self, attempt: Attempt) -> None: ...
+    def weigh(self) -> None: ...
 
 
 class Host(Protocol):
@@ -108,6 +110,7 @@ class Link:
         host: its pool.
         trust: how far the words of its endpoint are evidence.
         wire: what carries its messages, while it serves.
+        gauge: says what that holds of messages that are on their way, if it can.
         nursery: in which its tasks live, once it runs.
         connected: True once its wire was open.
         stateless: True if its server remembers no response for it, and takes nothing but requests.
@@ -129,6 +132,7 @@ class Link:
         self.host = host
         self.trust: Trust = host.announcer.trust
         self.wire: Wire | None = None
+        self.gauge: Gauge | None = None
         self.nursery: trio.Nursery | None = None
         self.connected = self.stateless = False
         self.unproven = True

@@ -28,7 +28,13 @@ from wspool.core.events.response import Response
 from wspool.core.frames import Event, MalformedMessageError
 from wspool.core.items import Item, encode_items
 from wspool.core.sending.chain import Chain
-from wspool.errors import MaxTurnsError, OpenCallsError, ResponseFailedError, TurnLostError
+from wspool.errors import (
+    MaxTurnsError,
+    OpenCallsError,
+    RequestTooLargeError,
+    ResponseFailedError,
+    TurnLostError,
+)
 from wspool.pool.continuity import Continuity
 from wspool.pool.tools import CallRunner, Job
 from wspool.pool.turn import Turn
@@ -175,6 +181,10 @@ class ToolLoop:
                     raise
                 self._retried += 1
                 self._continuity.retries += 1
+            except RequestTooLargeError as error:
+                self._runner.release(new)
+                self._runner.drop_oversized(error.limit)
+                raise
             except BaseException:
                 self._runner.release(new)
                 raise

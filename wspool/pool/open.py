@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypedDict
 import attrs
 import trio
 
-from wspool.core.frames import encode
+from wspool.core.frames import encode, read_object
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.providers import provider_at, provider_named
 from wspool.errors import RequestTooLargeError
@@ -252,7 +252,7 @@ def _http_connector(opener: dial.OpenStream) -> Connector:
     # Here, as h11 is not needed by anybody else.
     from wspool.wire.http_wire import HttpConnector
 
-    return HttpConnector(opener)
+    return HttpConnector(read_object, opener)
 
 
 class _Ways(TypedDict):

@@ -171,7 +171,7 @@ class Router:
             self._link.poison(CloseReason.DIRTY)
             return
         if attempt.grown:
-            self._link.host.burden.weigh(attempt)
+            self._link.host.burden.grown(attempt)
         # Whatever it weighs: these bound what a server forgets to send.
         if attempt.machine.state is TurnState.FAILING and lane.failing is not attempt:
             lane.failing = attempt

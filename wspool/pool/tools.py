@@ -8,6 +8,8 @@ Rules of this module:
 * A model chooses how many calls there are. At most so many run at once, and no more tasks are started.
 * What has run is never run again for the same call: its output is kept until it is part of the history, also
   if the turn that asked for it, or the one that was to carry it, was lost.
+* But an output that no request can carry is of no use to anybody: it is dropped, and the call can be made
+  again, or be closed.
 * A call of which only a lost response knew, and that its retry does not repeat, is told to the model as what
   it was: a call with its output.
 """
@@ -25,6 +27,7 @@ from trio.lowlevel import enable_ki_protection
 
 from wspool.core.calls import answer, described, open_calls, output_of, retold, signature, tool_calls
 from wspool.core.encoding import Encoded
+from wspool.core.frames import encode
 from wspool.core.items import Item
 from wspool.core.plain import plain
 from wspool.pool.calling import ToolErrors, bound
@@ -46,6 +49,7 @@ logger = logging.getLogger("wspool.pool")
 #: Outputs of calls that were not made, or not to their end.
 _NOT_RUN: Final = "Cancelled: this call was not run."
 _INTERRUPTED: Final = "Cancelled: this call was interrupted while it ran; it may have had effects."
+_TOO_LARGE: Final = "Error: this call was run, and what it returned is too large to be sent."
 
 
 class CallAccount(Protocol):
@@ -81,6 +85,7 @@ class Job:
         output: what it is answered with, once it has ended.
         failed: True if that says that it failed.
         interrupted: True if it was begun once and did not end.
+        oversized: True if what came of it once could not be sent.
         claimed: True while the turn in hand, or the history, has the call.
         counts: True once the history has it.
         sent: True while the turn in hand carries its output: then another call of its name is another one.
@@ -93,6 +98,7 @@ class Job:
     output: str | list[Item] | None = None
     failed: bool = False
     interrupted: bool = False
+    oversized: bool = False
     claimed: bool = True
     counts: bool = False
     sent: bool = False
@@ -104,12 +110,19 @@ class Job:
         """The item that answers it, such as it is."""
         if self.output is not None:
             return answer(self.call, self.output)
+        if self.oversized:
+            return answer(self.call, _TOO_LARGE)
         return answer(self.call, _INTERRUPTED if self.begun else _NOT_RUN)
 
     @property
     def begun(self) -> bool:
         """Whether it was begun, however it ended."""
-        return self.interrupted or self.state in ("running", "ended")
+        return self.interrupted or self.oversized or self.state in ("running", "ended")
+
+    def drop(self) -> None:
+        """What came of it can not be sent: forget that, so that it can be made again."""
+        self.output, self.state, self.oversized = None, "new", True
+        self.scope, self.over = trio.CancelScope(), trio.Event()
 
     def rest(self) -> None:
         """It has ended, or does not go on: then it can be made again."""
@@ -212,6 +225,22 @@ class CallRunner:
                 "what came of them is kept for the same calls",
                 self._account.number,
                 described(begun),
+            )
+
+    def drop_oversized(self, limit: int) -> None:
+        """No request may have more than *limit* bytes: forget the largest outputs until the rest may fit."""
+        sizes = [(len(encode(job.answer)), job) for jobs in self._jobs.values() for job in jobs if job.sent]
+        left = sum(size for size, _ in sizes)
+        for size, job in sorted(sizes, key=lambda each: each[0], reverse=True):
+            if left <= limit:
+                return
+            left -= size
+            job.drop()
+            logger.error(
+                "conversation %s, %s: %d bytes of output are more than a request may have; they are dropped",
+                self._account.number,
+                described([job.call]),
+                size,
             )
 
     def strays(self) -> list[Item]:

@@ -46,6 +46,11 @@ class EventStreamReader:
         self._data: list[bytes] = []
         self._size = 0
 
+    @property
+    def held(self) -> int:
+        """Bytes of an event that is not finished."""
+        return len(self._buffer) + self._size
+
     def feed(self, piece: bytes | bytearray) -> list[bytes]:
         """Take the next piece of the body; return the data of the events that it finishes.
 

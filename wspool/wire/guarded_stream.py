@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 import trio
 
 from wspool.wire.answer import MAX_HEAD, MAX_REJECT_BODY, AnswerReader, NotHttpError
+from wspool.wire.gauge import STEP, Gauge
 from wspool.wire.heads import FrameHeads
 
 __all__ = ["GuardedStream"]
@@ -47,6 +48,7 @@ class GuardedStream(trio.abc.Stream):
         self.poisoned = False
         #: Close code and text when this side gave up on the peer.
         self.verdict: tuple[int, str] | None = None
+        self.gauge = Gauge()
         self._heads = FrameHeads(max_message_size)
         #: What came behind the 101, until there is a wire.
         self._behind: bytes | bytearray = b""
@@ -117,6 +119,9 @@ class GuardedStream(trio.abc.Stream):
     async def _judge(self, data: bytes | bytearray) -> bytes | bytearray:
         """Return what of *data* may be used; what may not ends the wire at the next call."""
         used = self._heads.feed(data)
+        self.gauge.partial = self._heads.held
+        if self._heads.held >= STEP:
+            self.gauge.check()
         if used == len(data):
             return data
         if not used:

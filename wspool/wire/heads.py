@@ -68,6 +68,7 @@ class FrameHeads:
 
     Attributes:
         refused: why the last `feed` took less than all.
+        held: after `feed`, bytes of a message that has begun and is not whole.
     """
 
     def __init__(self, max_message_size: int, *, compressed: bool = False) -> None:
@@ -80,7 +81,10 @@ class FrameHeads:
         # For `feed`: a head that is not all there, and bytes of payload that are still to come.
         self._part = b""
         self._left = 0
+        #: Bytes of the message up to the end of the latest frame.
+        self._reach = 0
         self.refused: BadFrameError | None = None
+        self.held = 0
 
     def feed(self, data: bytes | bytearray) -> int:
         """Take the next bytes of the stream, however it is cut; return how many of them may be used.
@@ -108,6 +112,7 @@ class FrameHeads:
         except BadFrameError as error:
             self.refused = error
             return max(0, at - before)
+        self.held = max(0, self._reach - self._left) if self._left or self._fragments else 0
         return end - before
 
     def judge(self, data: bytes | bytearray, at: int) -> tuple[int, int]:
@@ -155,10 +160,12 @@ class FrameHeads:
         if first & _CONTROL:
             self._closed = self._closed or first & _OPCODE == _CLOSE
         elif first & _FIN:
+            self._reach = self._size + size
             self._fragments = self._size = 0
         else:
             self._fragments += 1
             self._size += size
+            self._reach = self._size
 
     def _judge_kind(self, first: int) -> None:
         opcode, reserved = first & _OPCODE, first & _RESERVED

@@ -19,14 +19,15 @@ from __future__ import annotations
 import json
 import socket
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Final, Literal, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, TypeAlias
 
 import h11
 import trio
 
 from wspool.wire import dial
 from wspool.wire.event_stream import EventStreamReader, EventTooLongError
+from wspool.wire.gauge import Gauge
 from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, WireClosedError
 
 __all__ = ["HttpConnector", "HttpWire"]
@@ -68,10 +69,15 @@ _TOO_BIG: Final = 1009
 _PROBES: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 
 
+#: Returns the JSON object that a body is, an empty one if it is none that may be decoded.
+ReadObject: TypeAlias = Callable[[bytes], dict[str, Any]]
+
+
 class HttpConnector:
     """Makes wires that speak HTTP.
 
     Args:
+        read: decodes what has to be looked into, within whatever limits it has.
         open_stream: how to get a byte stream to an endpoint.
 
     Attributes:
@@ -80,8 +86,9 @@ class HttpConnector:
 
     transport: Final = "http"
 
-    def __init__(self, open_stream: dial.OpenStream = dial.open_stream) -> None:
+    def __init__(self, read: ReadObject, open_stream: dial.OpenStream = dial.open_stream) -> None:
         self.open_stream = open_stream
+        self._read = read
 
     async def connect(
         self, nursery: trio.Nursery, endpoint: Endpoint, headers: Sequence[tuple[str, str]]
@@ -95,7 +102,7 @@ class HttpConnector:
         with dial.time_limit(endpoint):
             stream = await self.open_stream(endpoint)
         _probe(stream)
-        return HttpWire(stream, endpoint, fields)
+        return HttpWire(stream, endpoint, fields, self._read)
 
 
 class HttpWire:
@@ -110,11 +117,16 @@ class HttpWire:
     stateless: Literal[True] = True
 
     def __init__(
-        self, stream: trio.abc.Stream, endpoint: Endpoint, headers: Sequence[tuple[bytes, bytes]]
+        self,
+        stream: trio.abc.Stream,
+        endpoint: Endpoint,
+        headers: Sequence[tuple[bytes, bytes]],
+        read: ReadObject,
     ) -> None:
         self.headers: Sequence[tuple[str, str]] = ()
         self.heard_at = trio.current_time()
         self._stream = stream
+        self._read = read
         self._resource = endpoint.resource.encode("ascii")
         self._fields = [
             *headers,
@@ -123,6 +135,7 @@ class HttpWire:
         ]
         self._limit = endpoint.max_message_size
         self._http = h11.Connection(h11.CLIENT)
+        self.gauge = Gauge()
         self._inbox: deque[bytes] = deque()
         self._answer: _Answer | None = None
         self._interim = 0
@@ -221,6 +234,9 @@ class HttpWire:
             self._end(reason=f"no HTTP answer: {error}")
         except EventTooLongError:
             self._end(_TOO_BIG, f"an event has more than {self._limit} bytes (max_message_size)")
+        finally:
+            self.gauge.partial = self._answer.held if self._answer is not None else 0
+            self.gauge.check()
 
     def _take(self, event: object) -> None:
         match event:
@@ -232,7 +248,7 @@ class HttpWire:
                 self.headers = [
                     (name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers
                 ]
-                self._answer = _Answer(event.status_code, self.headers, self._limit)
+                self._answer = _Answer(event.status_code, self.headers, self._limit, self._read)
                 self._interim = 0
             case h11.Data():
                 if self._answer is not None:
@@ -267,8 +283,9 @@ class _Answer:
         whole: once it has ended, whether it says how its response did.
     """
 
-    def __init__(self, status: int, headers: Sequence[tuple[str, str]], limit: int) -> None:
+    def __init__(self, status: int, headers: Sequence[tuple[str, str]], limit: int, read: ReadObject) -> None:
         self.status = status
+        self._read = read
         self.whole = False
         self._headers = dict(headers)
         kind = self._headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -277,6 +294,11 @@ class _Answer:
         self._last = b""
         self._body = bytearray()
         self._room = limit if good else _MAX_ERROR
+
+    @property
+    def held(self) -> int:
+        """Bytes that have come and are in no message yet."""
+        return len(self._body) if self._events is None else self._events.held
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take a piece of the body; return the messages that it finishes."""
@@ -293,10 +315,10 @@ class _Answer:
     def end(self) -> list[bytes]:
         """It is over: return the messages that only its end makes."""
         if self._events is not None:
-            name = self._events.name.decode(errors="replace") or str(_object(self._last).get("type"))
-            self.whole = name in _LAST or str(_object(self._last).get("type")) in _LAST
+            name = self._events.name.decode(errors="replace")
+            self.whole = name in _LAST or str(self._read(self._last).get("type")) in _LAST
             return []
-        said = _object(bytes(self._body))
+        said = self._read(bytes(self._body))
         if self.status < 300:
             # `stream` was not heeded: all of it came at once, as one response.
             self.whole = isinstance(said.get("id"), str) and isinstance(said.get("status"), str)
@@ -325,15 +347,6 @@ def _as_events(response: dict[str, Any]) -> list[bytes]:
 
 def _encode(value: dict[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _object(text: bytes) -> dict[str, Any]:
-    """Return the JSON object that *text* is, an empty one if it is none."""
-    try:
-        value: object = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _body(message: bytes) -> bytes:

@@ -35,6 +35,7 @@ import wsproto.utilities
 
 from wspool.wire import dial
 from wspool.wire.answer import MAX_REJECT_BODY, refusal, upgrade_failure
+from wspool.wire.gauge import Gauge
 from wspool.wire.guarded_stream import GuardedStream
 from wspool.wire.heads import LONG, MAX_FRAGMENTS
 from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, Wire, WireClosedError
@@ -43,6 +44,9 @@ __all__ = ["MAX_FRAGMENTS", "MAX_REJECT_BODY", "TrioWebSocketConnector"]
 
 #: Messages trio-websocket reads ahead. While this queue is full it answers no pings.
 _QUEUE: Final = 64
+
+#: Bytes that it reads ahead; the message that goes beyond it is the last.
+_READ_AHEAD: Final = 256 * 1024
 
 #: Bytes per read; the default of 4 KiB costs four reads for each full TLS record.
 _RECEIVE_BUFFER: Final = 64 * 1024
@@ -185,8 +189,9 @@ def _leaf(group: BaseExceptionGroup[Exception]) -> Exception:
 class _Inbox:
     """Messages between trio-websocket's reader and the one who receives; both ends of a channel in one."""
 
-    def __init__(self) -> None:
+    def __init__(self, gauge: Gauge) -> None:
         self._messages: list[str | bytes] = []
+        self._gauge = gauge
         self._closed = False
         self._arrived = trio.Event()
         self._room = trio.Event()
@@ -196,6 +201,7 @@ class _Inbox:
         if len(message) >= LONG and isinstance(message, str) and not message.isascii():
             message = message.encode()
         self._messages.append(message)
+        self._gauge.waiting += len(message)
         self._arrived.set()
 
     async def send(self, message: str | bytes) -> None:
@@ -203,7 +209,7 @@ class _Inbox:
         if self._closed:
             raise trio.BrokenResourceError  # which it takes for a receiver that has left
         self.put(message)
-        while len(self._messages) >= _QUEUE and not self._closed:
+        while (len(self._messages) >= _QUEUE or self._gauge.waiting >= _READ_AHEAD) and not self._closed:
             self._room = trio.Event()
             await self._room.wait()
 
@@ -215,6 +221,7 @@ class _Inbox:
             self._arrived = trio.Event()
             await self._arrived.wait()
         found, self._messages = self._messages, []
+        self._gauge.waiting = 0
         self._room.set()
         return found
 
@@ -228,6 +235,7 @@ class _Inbox:
         self._closed = True
         if discard:
             self._messages.clear()
+            self._gauge.waiting = 0
         self._arrived.set()
         self._room.set()
 
@@ -248,7 +256,8 @@ class _TrioWebSocketWire:
         self._reader = reader
         self._over = False
         self._crash: Exception | None = None
-        self._inbox = _Inbox()
+        self.gauge = stream.gauge
+        self._inbox = _Inbox(self.gauge)
         # It has both ends of a channel, as far as trio-websocket uses them. Nothing has come yet.
         channel = cast("Any", self._inbox)
         connection._send_channel = connection._recv_channel = channel  # pyright: ignore[reportPrivateUsage]

@@ -20,6 +20,7 @@ try:
 except ImportError:
     from websockets.utils import apply_mask
 
+from wspool.wire.gauge import STEP, Gauge
 from wspool.wire.heads import LONG, BadFrameError, FrameHeads
 from wspool.wire.wire import ABNORMAL_CLOSURE, Endpoint, WireClosedError
 
@@ -93,6 +94,7 @@ class WebSocketsWire:
         #: When bytes last came, on trio's clock.
         self.heard_at = trio.current_time()
         self._inbox: list[str | bytes] = []
+        self.gauge = Gauge()
         #: Bytes read since the inbox was last emptied.
         self._unread = 0
         self._reading = False
@@ -100,6 +102,7 @@ class WebSocketsWire:
         self._progress = trio.lowlevel.ParkingLot()
         #: The pieces of the message that is being put together.
         self._parts: list[bytes] = []
+        self._parts_size = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._lock = trio.Lock()
         #: True once a write was cut short: the frame on the network may be incomplete.
@@ -159,7 +162,7 @@ class WebSocketsWire:
                 raise self._closed() from self._cause
             await self._read()
         batch, self._inbox = self._inbox, []
-        self._unread = 0
+        self._unread = self.gauge.waiting = 0
         if self._progress:
             self._progress.unpark_all()
         return batch
@@ -296,6 +299,8 @@ class WebSocketsWire:
         """
         if self._held:
             self._held += data
+            if self._whole >= STEP or self._parts:
+                self._weigh()
             if len(self._held) < self._whole:
                 return
             data = bytes(self._held)
@@ -311,6 +316,7 @@ class WebSocketsWire:
         if not self._plain:
             if used := self._heads.feed(data):
                 self._tell_library(data[:used])
+            self._weigh()
             if self._heads.refused is not None and self._end is None:
                 raise self._heads.refused
             return
@@ -349,9 +355,21 @@ class WebSocketsWire:
         self._heads.accept(data[at], stop - start)
         if data[at] == _WHOLE_TEXT:
             self._inbox.append(_text(bytes(data[start:stop])))
+            self._handed(stop - start)
         else:
             self._tell_library(data[at:stop])
         return stop
+
+    def _handed(self, size: int) -> None:
+        """A message of *size* bytes is whole, and waits in the inbox."""
+        self.gauge.partial = 0
+        self.gauge.waiting += size
+
+    def _weigh(self) -> None:
+        """Say how much has come of a message that is not whole."""
+        compressed = 0 if self._plain else self._heads.held
+        self.gauge.partial = len(self._held) + self._parts_size + compressed
+        self.gauge.check()
 
     def _tell_library(self, data: bytes | bytearray) -> None:
         self._protocol.receive_data(data)
@@ -369,12 +387,18 @@ class WebSocketsWire:
                 opcode = frame.opcode
                 if opcode is _TEXT and frame.fin:
                     inbox.append(_text(bytes(frame.data)))
+                    self._handed(len(frame.data))
                 elif opcode is _TEXT or opcode is _CONT:
                     self._decoder.decode(frame.data, frame.fin)  # only to see that it can be
                     self._parts.append(bytes(frame.data))
+                    self._parts_size += len(frame.data)
                     if frame.fin:
                         inbox.append(_text(b"".join(self._parts)))
+                        self._handed(self._parts_size)
                         self._parts.clear()
+                        self._parts_size = 0
+                    else:
+                        self._weigh()
                 elif opcode is _PONG and len(frame.data) == 4:
                     number = int.from_bytes(frame.data, "big")
                     if number <= self._pinged:  # anything else was not asked for

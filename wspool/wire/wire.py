@@ -22,6 +22,7 @@ from typing import Final, Literal, Protocol, runtime_checkable
 import attrs
 import trio
 
+from wspool.wire.gauge import Gauge
 from wspool.wire.secret import Secret
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "ConnectError",
     "Connector",
     "Endpoint",
+    "Gauged",
     "Phase",
     "Proxy",
     "ProxyScheme",
@@ -225,6 +227,17 @@ class Stateless(Protocol):
     """
 
     stateless: Literal[True]
+
+
+@runtime_checkable
+class Gauged(Protocol):
+    """A wire that says how much it holds of what has come and was not received yet.
+
+    Attributes:
+        gauge: says it.
+    """
+
+    gauge: Gauge
 
 
 class Connector(Protocol):
