@@ -7,6 +7,7 @@ import typer
 import wspool
 from wspool.cli.doctor import doctor
 from wspool.cli.probe import probe
+from wspool.cli.proxy import proxy
 from wspool.cli.rollout import rollout
 from wspool.cli.serve import serve
 
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(rollout)
 app.command()(serve)
+app.command()(proxy)
 app.command()(doctor)
 app.command()(probe)
 

@@ -97,7 +97,7 @@ def serve(
     who, rules = find_model(model, script), [fault_rule(text) for text in fault or ()]
     try:
         with ExitStack() as stack:
-            stack.enter_context(shown_log(verbose=verbose))
+            stack.enter_context(shown_log("wspool.server", verbose=verbose))
             file = None if ledger is None else stack.enter_context(open(ledger, "ab", buffering=0))
             options = {
                 "profile": PROFILES[profile],

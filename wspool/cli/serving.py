@@ -124,9 +124,9 @@ class _OneLine(logging.Formatter):
 
 
 @contextmanager
-def shown_log(*, verbose: bool) -> Generator[None]:
-    """Have the server's log on standard error: what is refused if *verbose*, else only what went wrong."""
-    logger = logging.getLogger("wspool.server")
+def shown_log(name: str, *, verbose: bool) -> Generator[None]:
+    """Have the log *name* on standard error: what is refused if *verbose*, else only what went wrong."""
+    logger = logging.getLogger(name)
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
     before = logger.propagate, logger.level

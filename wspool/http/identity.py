@@ -21,10 +21,12 @@ import attrs
 from wspool.core.sending.brought import http_only
 from wspool.wire.url import is_loopback
 
-__all__ = ["Asked", "Identity", "Request", "may_be_ours", "read_request"]
+__all__ = ["Asked", "Identity", "Request", "Said", "may_be_ours", "read_request", "said_by"]
 
 #: Headers that say who asks: a credential in all its spellings, and OpenAI's own.
-_IDENTITY: Final = re.compile(r"(?:.*-)?(?:authorization|auth|api-?key)|openai-(?:organization|project|beta)")
+_IDENTITY: Final = re.compile(
+    r"(?:.*-)?(?:authorization|auth|api-?key)|openai-(?:organization|project|beta)|chatgpt-account-id"
+)
 
 #: Headers by which hosts name a conversation (verifiers, Codex, opencode).
 _SESSION: Final = frozenset({"x-session-id", "session-id", "session_id", "thread-id", "x-session-affinity"})
@@ -83,6 +85,47 @@ class Asked:
     session: tuple[str, ...]
 
 
+@attrs.frozen
+class Said:
+    """What the headers of a request say about who asks.
+
+    Attributes:
+        key: the bearer token, if there is one.
+        headers: what else goes with the upgrade.
+        session: what names the conversation.
+    """
+
+    key: str | None = attrs.field(repr=False)
+    headers: tuple[tuple[str, str], ...] = attrs.field(repr=False)
+    session: tuple[str, ...]
+
+    @property
+    def has_credential(self) -> bool:
+        """Whether there is one, in any spelling."""
+        return self.key is not None or not all(
+            name.startswith(("openai-", "chatgpt-")) for name, _ in self.headers
+        )
+
+
+def said_by(headers: Iterable[tuple[str, str]]) -> Said | None:
+    """Return what *headers* say; None if nobody here knows how to say that in an upgrade."""
+    session: list[str] = []
+    kept: list[tuple[str, str]] = []
+    key: str | None = None
+    for name, value in headers:
+        name = name.lower()
+        if name in _SESSION:
+            session.append(value)
+        elif name == "authorization":
+            scheme, _, token = value.partition(" ")
+            if scheme.lower() != "bearer" or not token.strip():
+                return None
+            key = token.strip()
+        elif _IDENTITY.fullmatch(name):
+            kept.append((name, value))
+    return Said(key, tuple(sorted(kept)), tuple(session))
+
+
 def may_be_ours(request: Request) -> bool:
     """Return whether *request* may go over WebSocket, as far as that can be said without its body."""
     url = cast("Url", request.url)
@@ -107,25 +150,13 @@ def read_request(request: Request, content: bytes) -> Asked | None:
         return None
     if not isinstance(body, dict) or http_only(given := cast("dict[str, Any]", body)) is not None:
         return None
-    session: list[str] = []
-    headers: list[tuple[str, str]] = []
-    key: str | None = None
-    for name, value in cast("Iterable[tuple[str, str]]", request.headers.multi_items()):
-        name = name.lower()
-        if name in _SESSION:
-            session.append(value)
-        elif name == "authorization":
-            scheme, _, token = value.partition(" ")
-            if scheme.lower() != "bearer" or not token.strip():
-                return None  # nobody here knows how to say that in an upgrade
-            key = token.strip()
-        elif _IDENTITY.fullmatch(name):
-            headers.append((name, value))
+    said = said_by(cast("Iterable[tuple[str, str]]", request.headers.multi_items()))
+    if said is None:
+        return None
     url = cast("Url", request.url)
-    if key is None and all(name.startswith("openai-") for name, _ in headers) and not is_loopback(url.host):
+    if not said.has_credential and not is_loopback(url.host):
         return None  # no credential: the endpoint will say what it wants
     where = str(request.url)
     scheme = "wss" if url.scheme == "https" else "ws"
-    return Asked(
-        Identity(scheme + where[where.index(":") :], tuple(sorted(headers)), key), given, tuple(session)
-    )
+    identity = Identity(scheme + where[where.index(":") :], said.headers, said.key)
+    return Asked(identity, given, said.session)

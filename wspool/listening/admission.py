@@ -46,6 +46,8 @@ class Admission:
 
     api_key: str | None = attrs.field(default=None, repr=False)
     """What clients must show, as `Authorization: Bearer` or, as on Azure, as `api-key`; None is nothing."""
+    allowed: frozenset[str] = frozenset()
+    """Without a key: further names that may be asked for, in lower case, such as `host.docker.internal`."""
     names_checked: bool = True
     """Without a key: `Host` and `Origin` are. Not for connections that begin in this very process."""
 
@@ -56,7 +58,7 @@ class Admission:
             if is_preflight(method, headers) or _shows(self.api_key, fields):
                 return None
             return not_authorized()
-        return _misplaced(fields) if self.names_checked else None
+        return _misplaced(fields, self.allowed) if self.names_checked else None
 
     def may_listen(self, address: str) -> bool:
         """Whether a listener on this IP address is safe: with a key anywhere, without one on loopback."""
@@ -98,9 +100,9 @@ def _shows(key: str, fields: Iterable[tuple[bytes, str]]) -> bool:
     return shown
 
 
-def _misplaced(fields: Iterable[tuple[bytes, str]]) -> TurnError | None:
-    asked_for = [value for name, value in fields if name == b"host"]
-    if not asked_for or not all(is_loopback(_without_port(host)) for host in asked_for):
+def _misplaced(fields: Iterable[tuple[bytes, str]], allowed: frozenset[str]) -> TurnError | None:
+    names = [_without_port(value) for name, value in fields if name == b"host"]
+    if not names or not all(is_loopback(name) or name.lower() in allowed for name in names):
         return _forbidden("host_not_allowed", f"This server is for programs of its own machine: {_HOW}.")
     if not all(_is_own_page(value) for name, value in fields if name == b"origin"):
         return _forbidden(

@@ -1,14 +1,19 @@
 """Listening: on which addresses a server may be reached, and under which name this machine reaches it."""
 
-import trio
+from collections.abc import Callable
 
-from wspool.listening.admission import Admission
+import trio
 
 __all__ = ["listen"]
 
 
-async def listen(host: str, port: int, admission: Admission) -> tuple[list[trio.SocketListener], str]:
+async def listen(
+    host: str, port: int, may_listen: Callable[[str], bool]
+) -> tuple[list[trio.SocketListener], str]:
     """Listeners, and the authority of a URL that leads to them from this machine. A checkpoint.
+
+    Args:
+      may_listen: whether a listener on an IP address is safe.
 
     Raises:
       OSError: the port is taken, or *host* is no address of this machine.
@@ -16,7 +21,7 @@ async def listen(host: str, port: int, admission: Admission) -> tuple[list[trio.
     """
     listeners = await trio.open_tcp_listeners(port, host=host)
     addresses = [str(listener.socket.getsockname()[0]) for listener in listeners]
-    if not all(map(admission.may_listen, addresses)):
+    if not all(map(may_listen, addresses)):
         _close(listeners)
         raise ValueError(
             f"cannot serve on {host} without a key, as others could reach it; set one, or serve on 127.0.0.1"

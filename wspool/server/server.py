@@ -395,7 +395,9 @@ async def serve_engine(
 ) -> AsyncGenerator[Server]:
     """Run a server around an engine of one's own while the body runs. Arguments and errors: `open_server`."""
     admission = Admission(api_key=api_key)
-    listeners, authority = ([], "localhost") if port is None else await listen(host, port, admission)
+    listeners, authority = (
+        ([], "localhost") if port is None else await listen(host, port, admission.may_listen)
+    )
     problem: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:

@@ -1,0 +1,131 @@
+"""Events: what a client of a stream reads, from the first byte to a terminal that its SDK understands.
+
+Pure. Rules of this module, each measured with the SDKs themselves:
+
+* Events go out as they came. Before `response.created` silence is broken by comments: SDKs fail at any other
+  event that comes first. After it by numbered events, for comments do not reset Codex's watch over silence;
+  what comes later is numbered after them.
+* Every stream ends with a terminal. Codex loses the words of a bare `error`, and takes a bare end for a loss
+  of connection. So what went wrong is said by `response.failed`, after a `response.created` if none went out:
+  some SDKs fail at any other beginning.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+from wspool.core.frames import Event, MalformedMessageError, encode_received
+from wspool.pool.exchange import server_sent
+from wspool.pool.http_answer import error_answer
+from wspool.proxy.settings import KeepaliveStyle
+
+__all__ = ["EventWriter"]
+
+_COMMENT: Final = b": keepalive\n\n"
+_CREATED: Final = "response.created"
+
+
+class EventWriter:
+    """Writes the body of one stream. `write` is for the exchange, the rest for whoever sends what it wrote.
+
+    Args:
+        number: of the request; goes into the name of a response that the provider did not name.
+        model: the model that was asked for.
+
+    Attributes:
+        response: as it is known at its end, once that was written.
+    """
+
+    def __init__(self, number: int, model: str | None) -> None:
+        self.response: Mapping[str, Any] | None = None
+        self._number = number
+        self._model = model
+        self._created: Event | None = None
+        #: The number of the next event, if it came from the provider; and what is added to those.
+        self._next = 0
+        self._shift = 0
+
+    def write(self, events: Sequence[Event], response: dict[str, Any] | None) -> bytes:
+        """Return *events* as they are sent; with the last of all comes its *response*."""
+        if self._created is None:
+            self._created = next((event for event in events if event.type == _CREATED), None)
+        if (last := events[-1].sequence_number) is not None:
+            self._next = last + 1
+        self.response = response
+        if self._shift:
+            events = [_shifted(event, self._shift) for event in events]
+        return server_sent(events)
+
+    def keepalive(self, style: KeepaliveStyle) -> bytes:
+        """Return what breaks the silence, now that all that was written is sent."""
+        if style == "off":
+            return b""
+        if style == "comment" or self._created is None:
+            return _COMMENT
+        number = self._next + self._shift
+        self._shift += 1
+        return _sse({"type": "keepalive", "sequence_number": number})
+
+    def ending(self, error: Exception) -> bytes:
+        """Return the end of a stream that has begun, and in which *error* happened."""
+        _, _, answer = error_answer(error)
+        said: dict[str, Any] = json.loads(answer)["error"] or {}
+        response = self._known()
+        frames: list[dict[str, Any]] = []
+        number = self._next + self._shift
+        if self._created is None:
+            started = {**response, "status": "in_progress"}
+            frames.append({"type": _CREATED, "sequence_number": number, "response": started})
+            number += 1
+        failure = {
+            "code": said.get("code") or said.get("type") or "server_error",
+            "message": said.get("message") or str(error),
+        }
+        failed = {**response, "status": "failed", "error": failure}
+        frames.append({"type": "response.failed", "sequence_number": number, "response": failed})
+        self.response = failed
+        return b"".join(map(_sse, frames))
+
+    def _known(self) -> dict[str, Any]:
+        """Return the response as far as the provider has named it."""
+        try:
+            said = self._created.data.get("response") if self._created is not None else None
+        except MalformedMessageError:
+            said = None
+        if isinstance(said, dict):
+            return cast("dict[str, Any]", said)
+        return {
+            "id": f"resp_wspool_{self._number}",
+            "object": "response",
+            "created_at": int(time.time()),
+            "status": "in_progress",
+            "error": None,
+            "incomplete_details": None,
+            "instructions": None,
+            "metadata": {},
+            "model": self._model,
+            "output": [],
+            "parallel_tool_calls": True,
+            "tool_choice": "auto",
+            "tools": [],
+            "usage": None,
+        }
+
+
+def _sse(frame: Mapping[str, Any]) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (str(frame["type"]).encode(), encode_received(frame))
+
+
+def _shifted(event: Event, by: int) -> Event:
+    """Return *event* with a number that is higher by so much, if it has one."""
+    try:
+        data = event.data
+    except MalformedMessageError:
+        return event
+    number = data.get("sequence_number")
+    if not isinstance(number, int):
+        return event
+    return Event(event.type, encode_received({**data, "sequence_number": number + by}))

@@ -1,0 +1,221 @@
+"""Front: accepts clients, lets in who may, and shows each request to its door.
+
+Rules of this module:
+
+* Whatever a client does, and whatever goes wrong with it, ends its connection and nothing else.
+* One gate comes before everything, also before an upgrade, and for each request of a connection.
+* A refusal is JSON in the provider's shape, and one line in the log without a word of the body.
+* Health is asked without a token, and never asks the provider.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import h11
+import trio
+
+from wspool.core.plain import plain
+from wspool.core.sending.brought import http_only
+from wspool.listening.answers import Answers, linger
+from wspool.listening.errors import RequestError, TurnError, invalid_request
+from wspool.listening.intake import Intake, IntakeLimits, Unfinished
+from wspool.proxy.gate import Gate
+from wspool.proxy.handshake import is_upgrade
+from wspool.proxy.target import Target
+from wspool.proxy.turns import read_body, take_turn
+from wspool.proxy.visit import Services, Visit
+
+__all__ = ["Front", "Handler"]
+
+logger: Final = logging.getLogger("wspool.proxy")
+
+#: What a client's departure looks like from here; not worth a log line.
+_EXPECTED: Final = (trio.BrokenResourceError, trio.ClosedResourceError, h11.ProtocolError)
+
+#: Of a body that is not answered so much is read, in bytes, to keep the connection; more ends it.
+_UNWANTED: Final = 65536
+
+#: Answers a request whose body was not read yet, or takes its connection over.
+Handler = Callable[[Visit], Awaitable[None]]
+
+
+class Front:
+    """What all clients meet.
+
+    Attributes:
+        routes: answers to requests for a path below no endpoint, such as `/metrics`, by that path. They are
+            behind the gate.
+        socket: takes over a connection whose client asks for a WebSocket; None: nobody does.
+        draining: True once no further request is taken.
+        open: connections now.
+    """
+
+    def __init__(self, gate: Gate, services: Services) -> None:
+        self.routes: dict[str, Handler] = {}
+        self.socket: Handler | None = None
+        self.draining = False
+        self.open = 0
+        self.failures = 0
+        self._gate = gate
+        self._services = services
+        self._limits, self._unfinished = IntakeLimits(), Unfinished()
+
+    async def serve(self, stream: trio.abc.Stream, *, stranger: bool = False) -> None:
+        """Serve one connection to its end. Raises nothing but cancellation; *stream* is closed afterwards.
+
+        Args:
+            stranger: it may come from a web page, so that `Host` and `Origin` have to show that it does not.
+        """
+        self.open += 1
+        try:
+            try:
+                await self._serve(stream, stranger=stranger)
+            except* _EXPECTED:
+                pass
+        except Exception:
+            self.failures += 1
+            logger.exception("a connection ended in an error")
+        finally:
+            self.open -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def _serve(self, stream: trio.abc.Stream, *, stranger: bool) -> None:
+        intake = Intake(stream, self._limits, self._unfinished)
+        answers = Answers(stream, intake.http)
+        http = intake.http
+        while True:
+            try:
+                request = await intake.head()
+            except RequestError as refused:
+                await self._refuse(answers, refused.error)
+                await linger(stream)
+                return
+            if request is None:
+                return
+            answers.bare, answers.headers = request.method == b"HEAD", {}
+            taken_over = await self._answer(stream, intake, answers, request, stranger=stranger)
+            if taken_over:
+                return
+            if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
+                if http.their_state in (h11.SEND_BODY, h11.ERROR):
+                    await linger(stream)
+                return
+            http.start_next_cycle()
+
+    async def _answer(
+        self,
+        stream: trio.abc.Stream,
+        intake: Intake,
+        answers: Answers,
+        request: h11.Request,
+        *,
+        stranger: bool,
+    ) -> bool:
+        """Answer *request*; return whether its connection was taken over."""
+        since = trio.current_time()
+        try:
+            upstream = self._services.upstream
+            target = Target.of(request.target.decode("ascii", "replace"), upstream)
+            if target is not None and (status := self._health(target.path)) is not None:
+                await intake.body(_UNWANTED, answers.send)
+                await answers.send_json(*status)
+                return False
+            caller = self._gate.admit(request.method, request.headers, stranger=stranger)
+            if target is None:
+                raise RequestError(_not_found())
+            visit = Visit(
+                services=self._services,
+                stream=stream,
+                intake=intake,
+                answers=answers,
+                request=request,
+                target=target,
+                caller=caller,
+                since=since,
+                began=time.time(),
+            )
+            if is_upgrade(request.headers):
+                return await self._upgrade(visit)
+            await self._show(visit)
+        except RequestError as refused:
+            if not answers.begun:
+                await self._refuse_unread(intake, answers, refused.error)
+        return False
+
+    async def _show(self, visit: Visit) -> None:
+        """Show *visit* to its door."""
+        method, target = visit.request.method, visit.target
+        if (handler := self.routes.get(target.path)) is not None:
+            await handler(visit)
+        elif self.draining:
+            raise RequestError(_stopping())
+        elif target.is_turns and method == b"GET":
+            raise RequestError(_upgrade_required("This endpoint answers GET only as a WebSocket upgrade."))
+        elif target.is_turns and method == b"POST":
+            raw = await visit.intake.body(visit.services.settings.max_body, visit.answers.send)
+            body = read_body(visit, raw)
+            identity = visit.identity
+            if identity is None or http_only(body) is not None:
+                raise RequestError(_not_found())
+            await take_turn(visit, identity, body, len(raw))
+        else:
+            raise RequestError(_not_found())
+
+    async def _upgrade(self, visit: Visit) -> bool:
+        if self.draining:
+            raise RequestError(_stopping())
+        if self.socket is None or not visit.services.settings.websocket:
+            raise RequestError(_upgrade_required("This proxy takes no WebSocket; ask by HTTP."))
+        if not visit.target.is_turns or visit.request.method != b"GET":
+            raise RequestError(_not_found())
+        await self.socket(visit)
+        return True
+
+    def _health(self, path: str) -> tuple[int, Mapping[str, str]] | None:
+        """Return the answer to a question for health, None if it is none."""
+        match path:
+            case "/livez" | "/healthz":
+                return 200, {"status": "draining" if self.draining else "ok"}
+            case "/readyz":
+                return (503, {"status": "draining"}) if self.draining else (200, {"status": "ok"})
+            case _:
+                return None
+
+    async def _refuse_unread(self, intake: Intake, answers: Answers, error: TurnError) -> None:
+        """Refuse a request whose body may be unread; a short one is, so that the connection can go on."""
+        try:
+            await intake.body(_UNWANTED, answers.send)
+        except RequestError:
+            pass
+        await self._refuse(answers, error)
+
+    async def _refuse(self, answers: Answers, error: TurnError) -> None:
+        logger.info("rejected: %d %s", error.status, plain(error.message))
+        await answers.send_error(error)
+
+
+def _not_found() -> TurnError:
+    return invalid_request("Invalid URL.", status=404)
+
+
+def _stopping() -> TurnError:
+    return TurnError(
+        code="server_is_overloaded",
+        message="The proxy is stopping; ask again.",
+        status=503,
+        headers={"Retry-After": "1", "Connection": "close"},
+    )
+
+
+def _upgrade_required(message: str) -> TurnError:
+    return TurnError(
+        type="invalid_request_error",
+        code="websocket_upgrade_required",
+        message=message,
+        status=426,
+        headers={"Upgrade": "websocket", "Connection": "Upgrade, close"},
+    )

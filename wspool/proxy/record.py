@@ -1,0 +1,195 @@
+"""Record: what is known of one request, whatever door it came through, and where the records go.
+
+Rules of this module:
+
+* One kind of record for all: server-sent events, one JSON body, WebSocket, and what is passed on by HTTP.
+* Nothing is estimated: what is not known is None. Tokens are those that the provider has counted.
+* No key, no token and no text of a conversation is in it; a session's name is, as the client gave it.
+* What is kept is bounded. Whoever wants all of them listens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, Literal
+
+import attrs
+
+from wspool.core.statistics import TurnRecord
+from wspool.core.usage import Usage
+
+__all__ = ["KEPT", "Door", "Listener", "Outcome", "Record", "Records"]
+
+logger: Final = logging.getLogger("wspool.proxy")
+
+#: Records that are kept of requests that have ended.
+KEPT: Final = 1000
+
+#: How the client asked: for server-sent events, for one JSON body, over a WebSocket, or for something else
+#: that was passed on by HTTP.
+Door = Literal["sse", "json", "websocket", "http"]
+
+#: How it ended. `completed`, `incomplete` and `failed` are what the response says; `refused` by the provider,
+#: `rejected` by the proxy, `lost` on the way; `left`: the client went away before the end.
+Outcome = Literal["completed", "incomplete", "failed", "refused", "rejected", "lost", "left"]
+
+_ENDS: Final[Mapping[str, Outcome]] = {
+    "completed": "completed",
+    "incomplete": "incomplete",
+    "failed": "failed",
+    "rejected": "refused",
+    "lost": "lost",
+    "cancelled": "left",
+}
+
+
+@attrs.define(kw_only=True, eq=False)
+class Record:
+    """One request. It is filled while the request goes on; `outcome` is None until it has ended.
+
+    Attributes:
+        number: of the request, from 1.
+        door: how the client asked.
+        token: name of the token that it showed; empty where none is asked for.
+        client: what tells it from other clients: the name of its token, or where it comes from.
+        agent: the program, as it calls itself.
+        session: name of its conversation or rollout, if it gave one.
+        method, path: of the request.
+        model: the model that it asked for.
+        began: when it came, in seconds since the epoch.
+        own: seconds that the proxy itself took before it was in line.
+        line: seconds in line for a lane.
+        dial: seconds of waiting for a connection, where there was none at all.
+        first_event: seconds from the request that was sent to its first event, or head.
+        stream: seconds from there to the end.
+        total: seconds from its first byte to the end.
+        way: what carried it to the provider.
+        why_full: why all of its items were sent, see `wspool.core.sending.brought.FULL_REASONS`.
+        items_given: items of its input.
+        items_sent: items that were sent to the provider.
+        bytes_in: of its body, as it came.
+        bytes_sent: of what was sent to the provider.
+        bytes_saved: of history that was not.
+        bytes_out: of its answer.
+        requests: how often it was sent.
+        usage: tokens, as the provider has counted them.
+        outcome: how it ended.
+        status: HTTP status of its answer.
+        error: code of the error, if there is one.
+        response_id: id of the response.
+        request_id: of the provider's answer (`x-request-id`).
+        joined: number of the request that it was a repetition of, and was answered with.
+        drained: True if its turn was read to its end after the client had left.
+    """
+
+    number: int
+    door: Door
+    token: str = ""
+    client: str = ""
+    agent: str | None = None
+    session: str | None = None
+    method: str = "POST"
+    path: str = ""
+    model: str | None = None
+    began: float = 0.0
+    own: float | None = None
+    line: float | None = None
+    dial: float | None = None
+    first_event: float | None = None
+    stream: float | None = None
+    total: float | None = None
+    way: Literal["websocket", "http"] | None = None
+    why_full: str | None = None
+    items_given: int | None = None
+    items_sent: int | None = None
+    bytes_in: int = 0
+    bytes_sent: int | None = None
+    bytes_saved: int | None = None
+    bytes_out: int = 0
+    requests: int = 0
+    usage: Usage | None = None
+    outcome: Outcome | None = None
+    status: int | None = None
+    error: str | None = None
+    response_id: str | None = None
+    request_id: str | None = None
+    joined: int | None = None
+    drained: bool = False
+
+    def learn(self, turn: TurnRecord) -> None:
+        """Take over what the pool knows of its turn, which has ended."""
+        self.outcome = _ENDS.get(turn.status, "lost")
+        self.way = "http" if turn.transport == "http" else "websocket"
+        self.why_full = turn.why_full
+        if turn.items is not None:
+            self.items_given, self.items_sent = turn.items
+        self.bytes_sent, self.bytes_saved = turn.bytes_sent, turn.bytes_saved
+        self.requests = turn.requests
+        self.response_id = turn.response_id
+        if turn.usage is not None:
+            self.usage = Usage.of(turn.usage)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        told = attrs.asdict(self, recurse=False)
+        told["usage"] = None if self.usage is None else attrs.asdict(self.usage)
+        return told
+
+
+#: Is told of each request when it begins, and when it has ended (`Record.outcome`).
+Listener = Callable[[Record], None]
+
+
+class Records:
+    """The records of one proxy. Used in one trio run.
+
+    Attributes:
+        running: requests that have not ended, by number.
+        ended: the latest that have, oldest first.
+        count: requests so far.
+    """
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self.running: dict[int, Record] = {}
+        self.ended: deque[Record] = deque(maxlen=kept)
+        self.count = 0
+        self._listeners: list[Listener] = []
+
+    def begin(self, door: Door, **fields: Any) -> Record:
+        """Return the record of a request that begins, with what is known of it. Never waits."""
+        self.count += 1
+        record = Record(number=self.count, door=door, **fields)
+        self.running[record.number] = record
+        self._tell(record)
+        return record
+
+    def end(self, record: Record, outcome: Outcome | None = None) -> None:
+        """It has ended. Twice is once. Never waits.
+
+        Args:
+            outcome: how, unless that is known already.
+        """
+        if self.running.pop(record.number, None) is None:
+            return
+        record.outcome = record.outcome or outcome or "lost"
+        self.ended.append(record)
+        self._tell(record)
+
+    @contextmanager
+    def listen(self, listener: Listener) -> Generator[None]:
+        """Have *listener* called while the body runs. It must not wait; what it raises is logged."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    def _tell(self, record: Record) -> None:
+        for listener in list(self._listeners):
+            try:
+                listener(record)
+            except Exception:
+                logger.exception("a listener to the records failed; the request is not affected")

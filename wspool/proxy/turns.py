@@ -1,0 +1,258 @@
+"""Turns: `POST /responses`, answered with server-sent events or one JSON body, through the pool.
+
+Rules of this module:
+
+* The head of an answer is held back until there is an event, a refusal, or silence has lasted for too long:
+  until then what goes wrong has a status of its own.
+* The client is watched from the first to the last moment. One that leaves while its turn is in line costs
+  nothing; while it runs, the turn is read to its end for its tokens, within a bound, or given up.
+* What a client does not read waits here, bounded (`Outlet`), and then at the provider.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+import trio
+
+from wspool.core.frames import Event, has_too_many_values
+from wspool.errors import DialFailedError
+from wspool.http.identity import Asked, Identity
+from wspool.listening.decoding import decoded
+from wspool.listening.errors import RequestError, invalid_request
+from wspool.pool.exchange import Limits, Outlet
+from wspool.pool.http_answer import error_answer
+from wspool.proxy.events import EventWriter
+from wspool.proxy.record import Outcome, Record
+from wspool.proxy.visit import Visit
+
+__all__ = ["read_body", "take_turn"]
+
+logger: Final = logging.getLogger("wspool.proxy")
+
+_NO_LIMITS: Final = Limits()
+
+#: What tells everything between us and the client to pass events on at once. Source: nginx
+#: (`X-Accel-Buffering`), RFC 9111 section 5.2.2.6.
+_SSE: Final = (
+    ("content-type", "text/event-stream; charset=utf-8"),
+    ("cache-control", "no-cache, no-transform"),
+    ("x-accel-buffering", "no"),
+)
+
+
+def read_body(visit: Visit, raw: bytes) -> dict[str, Any]:
+    """Return what the body *raw* of a request says.
+
+    Raises:
+        RequestError: it is no JSON object, or unpacks to too much.
+    """
+    codings = [
+        value.decode("latin-1") for name, value in visit.request.headers if name == b"content-encoding"
+    ]
+    data = decoded(raw, codings, visit.services.settings.max_body) if codings else raw
+    if has_too_many_values(data):
+        raise RequestError(invalid_request("The request has too many values.", status=413))
+    try:
+        body: object = json.loads(data)
+    except (ValueError, RecursionError):
+        raise RequestError(invalid_request("We could not parse the JSON body of your request.")) from None
+    if not isinstance(body, dict):
+        raise RequestError(invalid_request("The request must be a JSON object."))
+    return cast("dict[str, Any]", body)
+
+
+async def take_turn(visit: Visit, identity: Identity, body: Mapping[str, Any], size: int) -> None:
+    """Take one turn, and answer *visit* with it. A checkpoint; cancelling it gives the turn up.
+
+    Args:
+        identity: as whom the provider is asked.
+        body: what `read_body` has read, and what `http_only` has nothing against.
+        size: bytes of it, as it came.
+    """
+    streamed = body.get("stream") is True
+    model = body.get("model")
+    record = visit.record(
+        "sse" if streamed else "json", model=model if isinstance(model, str) else None, bytes_in=size
+    )
+    visit.answers.headers = {"x-request-id": f"wspool-{record.number}"}
+    try:
+        await _Course(visit, Asked(identity, body, visit.session), record, streamed=streamed).run()
+    finally:
+        record.total = trio.current_time() - visit.since
+        visit.services.records.end(record, "left")
+
+
+class _Course:
+    """The course of one turn."""
+
+    def __init__(self, visit: Visit, asked: Asked, record: Record, *, streamed: bool) -> None:
+        self._visit = visit
+        self._answers = visit.answers
+        self._asked = asked
+        self._record = record
+        self._outlet = Outlet()
+        self._writer = EventWriter(record.number, record.model) if streamed else None
+        self._sending = trio.CancelScope()
+        self._begun = trio.current_time()
+        self._first_at: float | None = None
+        #: True once the client has left before the end.
+        self._left = False
+
+    async def run(self) -> None:
+        self._record.own = self._begun - self._visit.since
+        sent_before = self._answers.sent
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._perform)
+                nursery.start_soon(self._notice)
+                try:
+                    with self._sending:
+                        await self._send()
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    self._left = not self._outlet.ended
+                if self._left:
+                    await self._part()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._record.bytes_out = self._answers.sent - sent_before
+            self._account()
+        if self._sending.cancelled_caught or self._left:
+            raise trio.BrokenResourceError("the client has left")
+
+    async def _perform(self) -> None:
+        write = None if self._writer is None else self._write
+        await self._visit.services.pools.perform(self._asked, self._outlet, _NO_LIMITS, write=write)
+
+    def _write(self, events: Sequence[Event], response: dict[str, Any] | None) -> bytes:
+        if self._first_at is None:
+            self._first_at = trio.current_time()
+        assert self._writer is not None
+        return self._writer.write(events, response)
+
+    async def _notice(self) -> None:
+        """Notice that the client has left."""
+        await self._visit.watch()
+        self._left = not self._outlet.ended  # to leave at the end is to have had all
+        self._sending.cancel()
+
+    async def _part(self) -> None:
+        """The client has left: see what becomes of its turn."""
+        settings, outlet = self._visit.services.settings, self._outlet
+        if outlet.sent_at is None:
+            outlet.scope.cancel()  # it has cost nothing yet
+        elif settings.on_hangup == "drain":
+            with trio.move_on_after(settings.drain_for):
+                await self._read_to_the_end()
+            self._record.drained = outlet.ended
+        outlet.leave()
+        await self._read_to_the_end()
+
+    async def _read_to_the_end(self) -> None:
+        while not self._outlet.ended:
+            await self._wait(math.inf)
+            self._take()
+
+    async def _send(self) -> None:
+        """Send the answer."""
+        outlet, answers, writer = self._outlet, self._answers, self._writer
+        settings = self._visit.services.settings
+        while True:
+            silent = not await self._wait(settings.keepalive if writer is not None else math.inf)
+            data = self._take()
+            over = outlet.ended and not data
+            error = outlet.error if over else None
+            if error is not None and not answers.begun:
+                await self._send_error(error)
+                return
+            if writer is None:
+                if error is not None:
+                    raise trio.BrokenResourceError("its length was said")
+            elif error is not None:
+                data = writer.ending(error)
+            elif silent and not data and not over:
+                data = writer.keepalive(settings.keepalive_style)
+            if data and not answers.begun:
+                await self._send_head()
+            if data:
+                await answers.send_data(data)
+            if over:
+                await answers.send_end()
+                return
+
+    async def _wait(self, seconds: float) -> bool:
+        """Wait for more of the answer, or its end; return whether that came in time."""
+        news = trio.Event()
+        if not self._outlet.wait_for_more(news.set):
+            return True
+        with trio.move_on_after(seconds):
+            await news.wait()
+        return news.is_set()
+
+    def _take(self) -> bytes:
+        data, waits = self._outlet.take()
+        if waits:
+            self._outlet.make_room()
+        return data
+
+    async def _send_head(self) -> None:
+        head = self._outlet.head
+        headers = _SSE if self._writer is not None or head is None else head.headers
+        self._record.status = 200
+        await self._answers.send_head(200, [*headers, ("server-timing", self._timing())])
+
+    async def _send_error(self, error: Exception) -> None:
+        status, headers, content = error_answer(error)
+        logger.info("request %d ended with %d: %s", self._record.number, status, type(error).__name__)
+        await self._answers.send_whole(status, headers, content)
+
+    def _timing(self) -> str:
+        """Return what is known of the time so far, for `Server-Timing`, in milliseconds."""
+        self._stamp()
+        record = self._record
+        stamps = {"own": record.own, "line": record.line, "dial": record.dial, "first": record.first_event}
+        return ", ".join(
+            f"{name};dur={seconds * 1000:.1f}" for name, seconds in stamps.items() if seconds is not None
+        )
+
+    def _stamp(self) -> None:
+        """Write down how long what took, as far as that is known."""
+        record, outlet, now = self._record, self._outlet, trio.current_time()
+        waited = (now if outlet.sent_at is None else outlet.sent_at) - self._begun
+        record.line, record.dial = (0.0, waited) if outlet.dials else (waited, 0.0)
+        if outlet.sent_at is None:
+            return
+        if self._first_at is None and outlet.head is not None:
+            self._first_at = now
+        if self._first_at is not None:
+            record.first_event = self._first_at - outlet.sent_at
+            record.stream = now - self._first_at
+
+    def _account(self) -> None:
+        """Write down how it went. Once its exchange is over."""
+        record, outlet = self._record, self._outlet
+        self._stamp()
+        if outlet.record is not None:
+            record.learn(outlet.record)
+        error = outlet.error
+        if error is not None:
+            status, _, content = error_answer(error)
+            if record.status is None:
+                record.status = status
+            said: dict[str, Any] = json.loads(content)["error"] or {}
+            record.error = str(said.get("code") or said.get("type"))[:100]
+            if outlet.record is None:
+                record.outcome = _outcome(error)
+        if self._left:
+            record.outcome = "left"
+
+
+def _outcome(error: Exception) -> Outcome:
+    """Return what *error* is, with which nothing was sent."""
+    if isinstance(error, DialFailedError) and error.status is not None:
+        return "refused"
+    return "lost" if isinstance(error, DialFailedError) else "rejected"

@@ -1,0 +1,107 @@
+"""Visit: one request of a client, with all that whoever answers it needs."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import attrs
+import h11
+import trio
+
+from wspool.http.identity import Identity
+from wspool.http.pools import Pools
+from wspool.listening.answers import Answers
+from wspool.listening.intake import Intake
+from wspool.proxy.gate import Caller
+from wspool.proxy.record import Door, Record, Records
+from wspool.proxy.settings import Settings
+from wspool.proxy.target import Target, Upstream
+
+__all__ = ["Services", "Visit", "header"]
+
+_READ: Final = 65536
+
+#: Bytes that a client may send ahead of an answer; more waits in its own machine.
+_AHEAD: Final = 65536
+
+
+@attrs.frozen(kw_only=True)
+class Services:
+    """What all requests of one proxy share."""
+
+    upstream: Upstream
+    settings: Settings
+    pools: Pools
+    records: Records
+
+
+@attrs.define(kw_only=True, eq=False)
+class Visit:
+    """One request.
+
+    Attributes:
+        stream: its connection.
+        intake: what comes on it.
+        answers: what goes out on it.
+        request: its head.
+        target: what it asks for.
+        caller: who asks.
+        since: when it came, on trio's clock.
+        began: when it came, in seconds since the epoch.
+    """
+
+    services: Services
+    stream: trio.abc.Stream
+    intake: Intake
+    answers: Answers
+    request: h11.Request
+    target: Target
+    caller: Caller
+    since: float
+    began: float
+
+    def record(self, door: Door, **fields: Any) -> Record:
+        """Return its record, which begins now."""
+        session = self.target.session or next(iter(self.caller.session), None)
+        token = self.caller.token
+        return self.services.records.begin(
+            door,
+            token="" if token is None else token.name,
+            client=self.caller.name,
+            agent=self.caller.agent,
+            session=session,
+            method=self.request.method.decode("ascii"),
+            path=self.target.path[:200],
+            began=self.began,
+            **fields,
+        )
+
+    @property
+    def session(self) -> tuple[str, ...]:
+        """All that names its conversation."""
+        named = self.target.session
+        return self.caller.session if named is None else (named, *self.caller.session)
+
+    @property
+    def identity(self) -> Identity | None:
+        """As whom the provider is asked over WebSocket; None if it cannot be."""
+        return self.caller.identity
+
+    async def watch(self) -> None:
+        """Return once the client has hung up. A checkpoint; what it sends meanwhile is kept for later."""
+        ahead = 0
+        while ahead < _AHEAD:
+            try:
+                data = await self.stream.receive_some(_READ)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+            if not data:
+                return
+            ahead += len(data)
+            self.intake.http.receive_data(bytes(data))
+        await trio.sleep_forever()
+
+
+def header(request: h11.Request, name: bytes) -> str:
+    """Return one header of *request*, its name in lower case; empty if it is missing."""
+    return next((value.decode("latin-1") for key, value in request.headers if key == name), "")
