@@ -12,7 +12,7 @@ import h11
 import trio
 import trio.testing
 
-from wspool.proxy import Proxy, Settings, open_proxy
+from wspool.proxy import Proxy, Record, Settings, open_proxy
 from wspool.server import Entry, Model, Server, open_server
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 
@@ -80,7 +80,7 @@ class Client:
                 return answer
             match event:
                 case h11.NEED_DATA:
-                    self.http.receive_data(await self.stream.receive_some(65536))
+                    self.http.receive_data(bytes(await self.stream.receive_some(65536)))
                 case h11.Response():
                     head = {name.decode(): value.decode("latin-1") for name, value in event.headers}
                     answer = Answer(event.status_code, head)
@@ -119,6 +119,11 @@ class Scene:
 
     async def client(self) -> Client:
         return Client(await self.proxy.open_stream())
+
+    async def records(self) -> list[Record]:
+        """The records of what has ended, once nobody does anything."""
+        await trio.testing.wait_all_tasks_blocked()
+        return list(self.proxy.records.ended)
 
 
 @asynccontextmanager

@@ -38,7 +38,7 @@ async def test_a_stream_and_a_body_are_what_http_would_give(autojump_clock) -> N
             await client.turn("two", stream=True, target=target)
             for target in ("/v1/responses", "/responses", "/v1/v1/responses", "//v1//responses/")
         ]
-        records = list(it.proxy.records.ended)
+        records = await it.records()
 
     assert (200, "completed") == (body.status, body.json["status"])
     for stream in streams:
@@ -77,7 +77,7 @@ async def test_only_what_is_new_is_sent(autojump_clock) -> None:
             answer = await client.turn(history, stream=number % 2 == 0)
             response = answer.events[-1]["response"] if number % 2 == 0 else answer.json
             history += response["output"]
-        records = list(it.proxy.records.ended)
+        records = await it.records()
 
     assert [1, 1, 1, 1] == [entry["input_items"] for entry in it.ledger]
     assert [(1, 1), (3, 1), (5, 1), (7, 1)] == [(record.items_given, record.items_sent) for record in records]
@@ -88,7 +88,7 @@ async def test_a_refusal_has_its_status(autojump_clock) -> None:
     """Also where a stream was asked for: the head was held back."""
     async with scene(Said(refusal(429, "rate_limit_exceeded", retry_after=2))) as it:
         answer = await (await it.client()).turn(stream=True)
-        (record,) = it.proxy.records.ended
+        (record,) = await it.records()
 
     assert (429, "2", "rate_limit_exceeded") == (
         answer.status,
