@@ -24,16 +24,17 @@ PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 
 #: A program, and what it prints, if the page shows that.
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```output\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
-#: Pages whose programs are tests, and are run as such in tests/plugin.
-OF_PYTEST = {"testing.md"}
+#: Pages whose programs are run elsewhere, in their own way: tests/plugin, tests/explore.
+ELSEWHERE = {"testing.md", "explore.md"}
 
 # All programs share one interpreter, for its imports take longer than they do. What one changes for all is
 # put back behind it.
 _RUN = """
-import contextlib, io, json, logging, os, sys, traceback
+import contextlib, faulthandler, io, json, logging, os, sys, traceback
 
-ended = []
+complaints = sys.stderr
 for program in json.load(sys.stdin):
+    faulthandler.dump_traceback_later(30, exit=True, file=complaints)
     out, err, environment = io.StringIO(), io.StringIO(), dict(os.environ)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -43,8 +44,8 @@ for program in json.load(sys.stdin):
     os.environ.clear()
     os.environ.update(environment)
     logging.root.handlers.clear()
-    ended.append([out.getvalue(), err.getvalue()])
-json.dump(ended, sys.stdout)
+    print(json.dumps([out.getvalue(), err.getvalue()]), flush=True)
+faulthandler.cancel_dump_traceback_later()
 """
 
 
@@ -59,7 +60,7 @@ def _needs(program: str) -> str | None:
 
 
 def _programs(page: str) -> list[tuple[str, str]]:
-    return [] if page in OF_PYTEST else BLOCK.findall(_text(page))
+    return [] if page in ELSEWHERE else BLOCK.findall(_text(page))
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +78,9 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, st
         env={**environment, "PYTHONPATH": str(ROOT)},
     )
 
-    assert (0, "") == (done.returncode, done.stderr)
-    return {
-        program: (out, err) for program, (out, err) in zip(programs, json.loads(done.stdout), strict=True)
-    }
+    ended = [json.loads(line) for line in done.stdout.splitlines()]
+    ended += [["", f"it did not end:\n{done.stderr}"]] * (len(programs) - len(ended))
+    return {program: (out, err) for program, (out, err) in zip(programs, ended, strict=True)}
 
 
 @pytest.mark.network

@@ -562,3 +562,12 @@ def test_a_fault_says_what_it_is() -> None:
     assert fault == Fault("close", at="response.output_text.delta", occurrence=2, code=1001)
     with pytest.raises(TypeError):
         Fault("close", colour="red")
+
+
+@pytest.mark.parametrize("wrong", [[Fault("reset")], "reset", None])
+def test_a_script_says_what_it_is_made_of(wrong: object) -> None:
+    """What is no fault is refused where it is written, and not by a server that then never answers."""
+    with pytest.raises(TypeError, match="FaultScript"):
+        FaultScript(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="FaultScript"):
+        FaultScript().add(wrong)  # type: ignore[arg-type]

@@ -150,6 +150,13 @@ EVERY_FAULT: Final[tuple[Fault, ...]] = tuple(
 )
 
 
+def _rule(rule: object) -> FaultRule:
+    # Said here: what is none would be found out by the server's connections, and told to nobody.
+    if not isinstance(rule, Fault | FaultRule):
+        raise TypeError(f"a script is made of faults and rules, FaultScript(rule, ...), not of {rule!r:.60}")
+    return rule if isinstance(rule, FaultRule) else FaultRule(rule)
+
+
 class FaultScript:
     """Gives faults to connections and requests. One script serves one server, once.
 
@@ -170,14 +177,14 @@ class FaultScript:
         """
         if not 0.0 <= rate <= 1.0:
             raise ValueError(f"rate={rate} is not between 0 and 1")
-        self._rules = [rule if isinstance(rule, FaultRule) else FaultRule(rule) for rule in rules]
+        self._rules = [_rule(rule) for rule in rules]
         self._left = [rule.times for rule in self._rules]
         self._rate, self._seed, self._faults = rate, seed, tuple(faults)
         self._creates = 0
 
     def add(self, rule: Fault | FaultRule) -> None:
         """Add a rule behind the others, for what has not happened yet. May be called from another thread."""
-        rule = rule if isinstance(rule, FaultRule) else FaultRule(rule)
+        rule = _rule(rule)
         self._left.append(rule.times)
         self._rules.append(rule)
 
