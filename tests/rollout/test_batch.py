@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from wspool.rollout.batch import MAX_NAMED, BatchError, read_tasks
+from wspool.rollout.batch import MAX_NAMED, BatchError, Columns, read_tasks
+from wspool.rollout.tasks import Result, Task
 
 BATCH = {"custom_id": "b", "method": "POST", "url": "/v1/responses", "body": {"model": "m", "input": "hi"}}
 
@@ -51,8 +53,9 @@ def test_what_editors_leave_behind_is_no_mistake(tmp_path: Path) -> None:
     ("line", "mistake"),
     [
         ("{", "not JSON"),
-        ("[1]", "not a JSON object"),
-        ('{"input": "hi"}', "there is no id"),
+        ("[1]", "a JSON array, and no row; if the file is one array, say --format json"),
+        ("1", "not a JSON object"),
+        ('{"input": "hi"}', "there is no id, and line 1 has one"),
         ('{"id": "", "input": "hi"}', "id must be a string that is not empty"),
         ('{"id": true, "input": "hi"}', "id must be a string"),
         ('{"id": "x"}', "there is no input"),
@@ -61,7 +64,7 @@ def test_what_editors_leave_behind_is_no_mistake(tmp_path: Path) -> None:
         ('{"id": "first", "input": "hi"}', "the id 'first' is taken by line 1"),
         (json.dumps(BATCH), "an OpenAI Batch line, but line 1 is a plain task"),
         (json.dumps(BATCH | {"method": "GET"}), "method must be 'POST', not 'GET'"),
-        (json.dumps(BATCH | {"url": "/v1/embeddings"}), "url must be '/v1/responses', not '/v1/embeddings'"),
+        (json.dumps(BATCH | {"url": "/v1/embeddings"}), "url must be '/v1/responses' or"),
         (json.dumps(BATCH | {"body": None}), "there is no body"),
         (json.dumps(BATCH | {"body": {}}), "there is no input"),
     ],
@@ -97,3 +100,102 @@ def test_a_missing_file(tmp_path: Path) -> None:
     """A file that is not there is a mistake like the others."""
     with pytest.raises(BatchError, match="cannot be read"):
         read_tasks(tmp_path / "nowhere.jsonl")
+
+
+def tasks_of(tmp_path: Path, *rows: dict[str, Any], **columns: Any) -> list[Task]:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_tasks(path, Columns(**columns))
+
+
+def test_rows_without_an_id_get_one_of_what_they_say(tmp_path: Path) -> None:
+    """The same in another order and beside others; the same row again is another task."""
+    one, other = {"input": "x", "target": "y"}, {"input": "z"}
+    first = [task.id for task in tasks_of(tmp_path, one, other, one)]
+    second = [task.id for task in tasks_of(tmp_path, {"target": "y", "input": "x"}, {"input": "q"}, other)]
+
+    assert 3 == len(set(first))
+    assert (first[0], first[1]) == (second[0], second[2])
+    assert f"{first[0]}-2" == first[2]
+
+
+def test_columns_are_told_from_fields_of_the_request(tmp_path: Path) -> None:
+    """By the kinds of their values as well: data sets have texts, numbers and lists under the same names."""
+    row = {
+        "id": 1, "input": "hi", "model": "m", "temperature": 0, "user": "u", "stream": None,
+        "text": "a column", "reasoning": "so", "metadata": {"level": 3}, "tools": "[]", "target": 5,
+        "top_p": True,
+    }  # fmt: skip
+    (task,) = tasks_of(tmp_path, row)
+
+    assert {"input": "hi", "model": "m", "temperature": 0, "user": "u", "stream": None} == task.body
+    assert ("text", "reasoning", "metadata", "tools", "target", "top_p") == task.unsent
+    assert row == task.source
+    (task,) = tasks_of(tmp_path, {"input": "hi", "metadata": {"a": "b"}, "text": {"verbosity": "low"}})
+    assert {"input": "hi", "metadata": {"a": "b"}, "text": {"verbosity": "low"}} == task.body
+
+
+def test_fields_are_named_by_the_caller(tmp_path: Path) -> None:
+    """By a name or a way into the row; an exact name comes first."""
+    row = {"meta": {"n": 7}, "q": ["no", "why?"], "a.b": "because", "a": {"b": "no"}}
+    (task,) = tasks_of(tmp_path, row, id="meta.n", input="q.1", expected="a.b")
+
+    assert ("7", 7, {"input": "why?"}, "because") == (task.id, task.number, task.body, task.expected)
+    assert () == task.unsent
+    for name in ("id", "input", "expected"):
+        with pytest.raises(BatchError, match=f"there is no nothing, which --{name}-field names"):
+            tasks_of(tmp_path, row, **{"input": "q.1", name: "nothing"})
+
+
+def test_an_agent_reads_rows_that_have_no_input(tmp_path: Path) -> None:
+    """What they say is its business."""
+    (task,) = tasks_of(tmp_path, {"id": "a", "repo": "r", "temperature": 0}, for_agent=True)
+
+    assert ({"temperature": 0}, {"id": "a", "repo": "r", "temperature": 0}) == (task.body, task.source)
+
+
+def test_a_chat_line_is_translated_and_its_answer_too(tmp_path: Path) -> None:
+    """Whatever the path is called."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+    for url in (
+        "/v1/chat/completions",
+        "/chat/completions",
+        "https://h/openai/deployments/d/chat/completions?v=1",
+    ):
+        (task,) = tasks_of(tmp_path, {"custom_id": "a", "method": "POST", "url": url, "body": body})
+        assert (True, True) == (task.batch, task.chat)
+        assert {
+            "store": False,
+            "model": "m",
+            "input": [{"role": "user", "content": "hi"}],
+            "max_output_tokens": 5,
+        } == task.body
+    answer = {
+        "status": "completed",
+        "output": [{"type": "message", "content": [{"type": "output_text", "text": "x"}]}],
+    }
+    result = Result(
+        task=task,
+        outcome="done",
+        answer="x",
+        response=answer,
+        failure=None,
+        items=(),
+        statistics=None,
+        seconds=0,
+    )
+    assert "x" == result.as_line()["response"]["body"]["choices"][0]["message"]["content"]
+
+
+def test_a_file_is_read_by_its_format(tmp_path: Path) -> None:
+    """A cell may hold line ends; an empty one says nothing; a row that is too long is named."""
+    path = tmp_path / "tasks.csv"
+    path.write_text('id,input,note\n1,"two\nlines",\n2,x,y,z\n3,w\n')
+
+    with pytest.raises(BatchError, match=r"tasks.csv:4: 4 cells, and there are 3 columns"):
+        read_tasks(path)
+    path.write_text('id,input,note\n1,"two\nlines",\n3,w\n')
+    assert [{"input": "two\nlines"}, {"input": "w"}] == [task.body for task in read_tasks(path)]
+    path.write_text("id,id\n1,2\n")
+    with pytest.raises(BatchError, match="two columns are called 'id'"):
+        read_tasks(path)

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -12,6 +13,7 @@ import wspool
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Agent, Method
 from wspool.rollout.runner import run_batch
+from wspool.rollout.shapes import Columns, task_of
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tasks import Task
 from wspool.server import ModelRequest, ModelTurn, function_call, message
@@ -23,7 +25,8 @@ pytestmark = pytest.mark.network
 
 
 def tasks(*ids: str, **body: Any) -> list[Task]:
-    return [Task(id=id, body={"input": id, **body}, source={"id": id, "input": id, **body}) for id in ids]
+    rows = [{"id": id, "input": id, **body} for id in ids]
+    return [attrs.evolve(task_of(row, Columns()), id=row["id"]) for row in rows]
 
 
 @asynccontextmanager
@@ -138,7 +141,7 @@ async def test_a_task_of_ones_own_goes_as_it_is() -> None:
     body = {"input": "x", "store": False, "model": "gpt-4.1", "background": False, "metadata": {"a": "b"}}
     batch = [
         Task(id="line", body={**body, "vendor": 1}, source={}, batch=True),
-        Task(id="plain", body={**body, "target": "y"}, source={}),
+        attrs.evolve(task_of({**body, "target": "y"}, Columns()), id="plain"),
         Task(id="prompt", body={"prompt": {"id": "p"}}, source={}),
     ]
     async with open_server(model, lenient=True) as server, pool_at(server.url, meter) as pool:

@@ -16,7 +16,8 @@ from wspool.cli.usage import usage_error
 from wspool.core.encoding import Encoded
 from wspool.core.frames import encode
 from wspool.pool.toolbox import DefinedTool, Tool, Toolbox
-from wspool.rollout.method import BODY_FIELDS, Agent, Method
+from wspool.rollout.fields import BODY_FIELDS
+from wspool.rollout.method import Agent, Method
 from wspool.rollout.tasks import Task
 from wspool.rollout.tools import TOOL_SCHEMAS, Tools
 

@@ -18,10 +18,37 @@ class Input:
     tasks: Annotated[
         Path | None,
         typer.Argument(
-            help="A JSONL file: lines {id, input, ...} or OpenAI Batch lines. Without it the bundled tasks "
-            "are run, questions about the standard library of this Python."
+            help="The tasks: JSON lines or a JSON array of {id, input, ...}, chats or OpenAI Batch lines, or "
+            "CSV; gzipped or not; - for standard input. Without it the bundled tasks are run, questions "
+            "about the standard library of this Python."
         ),
     ] = None
+    format: Annotated[
+        str | None,
+        typer.Option(help="What the file holds, if its name does not say so: jsonl, json, csv or tsv."),
+    ] = None
+    id_field: Annotated[
+        str | None,
+        typer.Option(
+            help="The field with a row's id, if not id; a.b leads into it. Rows without one get one."
+        ),
+    ] = None
+    input_field: Annotated[
+        str | None,
+        typer.Option(help="The field with a row's input, text or messages, if not input; a.b leads into it."),
+    ] = None
+    expected_field: Annotated[
+        str | None,
+        typer.Option(help="The field with the right answer, if not expected; a.b leads into it."),
+    ] = None
+    leave_out: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FIELD",
+            help="Do without this field of requests, such as the seed of a chat, which the Responses API "
+            "does not have. May be repeated.",
+        ),
+    ] = attrs.field(factory=list[str])
     limit: Annotated[int | None, typer.Option(min=1, help="Run only the first N tasks.")] = None
 
 

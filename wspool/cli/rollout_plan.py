@@ -18,11 +18,13 @@ from wspool.cli.rollout_method import make_method, set_fields
 from wspool.cli.rollout_options import Given
 from wspool.cli.target import Target, find_target, no_key
 from wspool.cli.usage import usage_error, warn
-from wspool.rollout.batch import BatchError, read_tasks
+from wspool.rollout.batch import BatchError, Columns, read_tasks
 from wspool.rollout.bundled import bundled_tasks
+from wspool.rollout.fields import ANSWERS
 from wspool.rollout.limits import Limits
-from wspool.rollout.method import BODY_FIELDS, Method
+from wspool.rollout.method import Method
 from wspool.rollout.provenance import BUNDLED, Provenance, directory_for, source_digest
+from wspool.rollout.rows import FORMATS
 from wspool.rollout.tasks import Task
 from wspool.wire.secret import Secret
 
@@ -148,7 +150,7 @@ def _batch(given: Given) -> Sequence[Task]:
             usage_error("no bundled task can be run: this Python has no source code of its standard library")
     else:
         try:
-            batch = read_tasks(given.input.tasks)
+            batch = read_tasks(given.input.tasks, _columns(given), given.input.format)
         except BatchError as problem:
             usage_error(f"nothing was run, because of mistakes in the tasks\n{problem}")
     return batch[: given.input.limit]
@@ -215,14 +217,26 @@ def _limits(given: Given) -> Limits:
     return limits
 
 
+def _columns(given: Given) -> Columns:
+    if given.input.format not in (None, *FORMATS):
+        usage_error(f"--format {given.input.format!r} must be one of {', '.join(FORMATS)}")
+    return Columns(
+        id=given.input.id_field,
+        input=given.input.input_field,
+        expected=given.input.expected_field,
+        leave_out=frozenset(given.input.leave_out),
+        for_agent=given.how.agent is not None,
+    )
+
+
 def _name_unsent(batch: Sequence[Task], method: Method) -> None:
     """Say which columns of a data set no request has. With an agent they are its business."""
     if method.agent is not None:
         return
-    unsent = Counter(
-        name for task in batch if not task.batch for name in task.body if name not in BODY_FIELDS
-    )
+    unsent = Counter(name for task in batch for name in task.unsent)
     if unsent:
         named = ", ".join(json.dumps(name) for name, _ in unsent.most_common(_MOST_NAMED))
         more = f" and {len(unsent) - _MOST_NAMED} more" if len(unsent) > _MOST_NAMED else ""
-        warn(f"fields that no request has are not sent: {named}{more}")
+        right = next((name for name in unsent if name in ANSWERS), None)
+        hint = f"; with --expected-field {right} answers are compared with that" if right else ""
+        warn(f"fields that no request has are not sent: {named}{more}{hint}")

@@ -1,20 +1,29 @@
-"""Task files: JSON lines in, tasks out, and every mistake named before anything runs.
+"""Task files: rows in, tasks out, and every mistake named before anything runs.
 
-A line is either a plain task, `{"id": ..., "input": ..., ...}` where all other fields belong to the
-request, or a line of an OpenAI Batch file, `{"custom_id", "method": "POST", "url": "/v1/responses", "body":
-{...}}`. One file holds one kind. Blank lines, CRLF line ends and a byte order mark are no mistakes."""
+Each line has its own shape (`shapes.py`), and one file holds Batch lines or plain ones. A row without an id
+gets one that is made of what it says, so that it has the same in the next run.
+"""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
+import attrs
+
 from wspool.core.plain import plain
+from wspool.rollout.fields import column
+from wspool.rollout.rows import STDIN, Row, RowsError, read_rows
+from wspool.rollout.shapes import Columns, is_batch_line, task_of
 from wspool.rollout.tasks import Task
 
-__all__ = ["BatchError", "read_tasks"]
+__all__ = ["BatchError", "Columns", "read_tasks"]
 
 #: Mistakes named in one error; a file of another kind altogether has one in every line.
 MAX_NAMED: Final = 20
+#: Hexadecimal digits of an id that is made up.
+_DIGITS: Final = 12
 
 
 class BatchError(Exception):
@@ -32,98 +41,92 @@ class BatchError(Exception):
         self.problems = tuple(problems)
 
 
-def read_tasks(path: Path) -> list[Task]:
+def read_tasks(path: Path, columns: Columns | None = None, format: str | None = None) -> list[Task]:
     """Read a task file.
+
+    Args:
+      path: the file, or `-` for standard input.
+      columns: what its fields are for.
+      format: what it holds (`rows.FORMATS`); found out if not given.
 
     Raises:
       BatchError: it cannot be read, has no task, or some of its lines are none.
     """
+    name = "standard input" if path == STDIN else str(path)
+    reading = _Reading(columns or Columns())
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise BatchError([f"{path}: cannot be read: {problem}"]) from problem
-    tasks: list[Task] = []
-    problems: list[str] = []
-    seen: dict[str, int] = {}
-    first: tuple[int, bool] | None = None  # the line that decided which kind this file holds
-    # Not splitlines(): JSON strings may hold U+2028 and its like as they are.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            task = _task(line)
-            if task.id in seen:
-                raise ValueError(f"the id {task.id!r} is taken by line {seen[task.id]}")
-            seen[task.id] = number
-            first = first or (number, task.batch)
-            if task.batch != first[1]:
-                kinds = ("a plain task", "an OpenAI Batch line")
-                raise ValueError(
-                    f"{kinds[task.batch]}, but line {first[0]} is {kinds[first[1]]}; use one kind per file"
-                )
-        except ValueError as problem:
-            problems.append(f"{path}:{number}: {problem}")
-        else:
-            tasks.append(task)
-    if not tasks and not problems:
-        problems.append(f"{path}: there is no task in this file")
-    if problems:
-        raise BatchError(problems)
-    return tasks
+        for row in read_rows(path, format):
+            try:
+                reading.add(row)
+            except ValueError as problem:
+                reading.problems.append(f"{name}:{row.number}: {problem}")
+    except RowsError as problem:
+        raise BatchError([*reading.problems, f"{name}: cannot be read: {problem}"]) from problem
+    if not reading.tasks and not reading.problems:
+        reading.problems.append(f"{name}: there is no task in this file")
+    if reading.problems:
+        raise BatchError(reading.problems)
+    return reading.tasks
 
 
-def _task(line: str) -> Task:
-    try:
-        parsed: object = json.loads(line)
-    except ValueError as problem:
-        raise ValueError(f"not JSON: {problem}") from None
-    if not isinstance(parsed, dict):
-        raise ValueError("not a JSON object")
-    fields = cast("dict[str, Any]", parsed)
-    if "custom_id" in fields:
-        return _batch_task(fields)
-    body = {name: value for name, value in fields.items() if name != "id"}
-    return Task(id=_id(fields, "id"), body=_checked(body), source=fields, number=_number(fields["id"]))
+class _Reading:
+    """The tasks of one file as they are read."""
+
+    def __init__(self, columns: Columns) -> None:
+        self.tasks: list[Task] = []
+        self.problems: list[str] = []
+        self._columns = columns
+        self._seen: dict[str, int] = {}
+        self._first: tuple[int, bool, bool] | None = None  # the line that decided which kind this file holds
+        self._shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def add(self, row: Row) -> None:
+        """Take one row. Raises ValueError: it is no task."""
+        if row.problem is not None:
+            raise ValueError(row.problem)
+        value = row.value
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")
+        fields = cast("dict[str, Any]", value)
+        task, is_batch = task_of(fields, self._columns), is_batch_line(fields, self._columns)
+        found = _id(fields, self._columns.id or ("custom_id" if "custom_id" in fields else "id"))
+        if found is None and (self._columns.id is not None or (self._first and self._first[2])):
+            raise ValueError(_no_id(self._columns.id, self._first))
+        id = str(found) if found is not None else self._made_up(fields)
+        if id in self._seen:
+            raise ValueError(f"the id {id!r} is taken by line {self._seen[id]}")
+        self._seen[id] = row.number
+        self._first = self._first or (row.number, is_batch, found is not None)
+        if is_batch != self._first[1]:
+            kinds = ("a plain task", "an OpenAI Batch line")
+            there = f"line {self._first[0]} is {kinds[self._first[1]]}"
+            raise ValueError(f"{kinds[is_batch]}, but {there}; use one kind per file")
+        unsent = self._shared.setdefault(task.unsent, task.unsent)
+        number = found if isinstance(found, int) else None
+        self.tasks.append(attrs.evolve(task, id=id, number=number, unsent=unsent))
+
+    def _made_up(self, fields: Mapping[str, Any]) -> str:
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+        id, times = digest, 1
+        while id in self._seen:  # the same row again is a task again
+            times += 1
+            id = f"{digest}-{times}"
+        return id
 
 
-def _batch_task(fields: dict[str, Any]) -> Task:
-    if fields.get("method") != "POST":
-        raise ValueError(f"method must be 'POST', not {fields.get('method')!r}")
-    if fields.get("url") != "/v1/responses":
-        raise ValueError(f"url must be '/v1/responses', not {fields.get('url')!r}")
-    body = fields.get("body")
-    if not isinstance(body, dict):
-        raise ValueError("there is no body, or it is no object")
-    return Task(
-        id=_id(fields, "custom_id"),
-        body=_checked(cast("dict[str, Any]", body)),
-        source=fields,
-        batch=True,
-        number=_number(fields["custom_id"]),
-    )
+def _no_id(name: str | None, first: tuple[int, bool, bool] | None) -> str:
+    if name is None and first is not None:
+        return f"there is no id, and line {first[0]} has one"
+    return f"there is no {name}, which --id-field names"
 
 
-def _id(fields: dict[str, Any], name: str) -> str:
-    if name not in fields:
-        raise ValueError(f"there is no {name}")
-    value = fields[name]
+def _id(fields: Mapping[str, Any], name: str) -> str | int | None:
+    """The id in the field *name*, None if there is none."""
+    value, is_there = column(fields, name)
+    if not is_there:
+        return None
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+        return value
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} must be a string that is not empty, not {value!r}")
+        raise ValueError(f"{name} must be a string that is not empty, not {value!r}; or say --id-field")
     return value
-
-
-def _number(value: object) -> int | None:
-    return value if isinstance(value, int) else None
-
-
-def _checked(body: dict[str, Any]) -> dict[str, Any]:
-    if "input" not in body:
-        if body.get("prompt") is None:
-            raise ValueError("there is no input")
-    elif not isinstance(body["input"], str | list):
-        raise ValueError(f"input must be a string or a list of items, not {type(body['input']).__name__}")
-    if body.get("previous_response_id") is not None:
-        raise ValueError("previous_response_id cannot be given: a task is a conversation from its beginning")
-    return body

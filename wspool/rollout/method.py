@@ -1,7 +1,7 @@
 """How the conversation about one task is held: by an agent of the user's, in a tool loop, or in one turn."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import attrs
 
@@ -11,48 +11,11 @@ from wspool.pool.tools import Tool, open_calls
 from wspool.rollout.tasks import Task
 from wspool.rollout.tools import NoFilesError, patient
 
-__all__ = ["BODY_FIELDS", "Agent", "Method"]
+__all__ = ["Agent", "Method"]
 
 #: Called with a conversation, the line of the task file that it is about, and the agent's own arguments. It
 #: holds the conversation, and returns the answer: a response, or any JSON.
 Agent = Callable[..., Awaitable[object]]
-
-#: Request fields, as the Responses API knows them. Other fields of a plain task are not sent: they are its
-#: agent's business, or columns of a data set.
-BODY_FIELDS: Final = frozenset(
-    (
-        "background",
-        "context_management",
-        "conversation",
-        "include",
-        "input",
-        "instructions",
-        "max_output_tokens",
-        "max_tool_calls",
-        "metadata",
-        "model",
-        "parallel_tool_calls",
-        "previous_response_id",
-        "prompt",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-        "reasoning",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "stream",
-        "stream_options",
-        "temperature",
-        "text",
-        "tool_choice",
-        "tools",
-        "top_logprobs",
-        "top_p",
-        "truncation",
-        "user",
-    )
-)
 
 
 @attrs.frozen(kw_only=True)
@@ -86,8 +49,6 @@ class Method:
         body = _merged({**self.defaults, **task.body}, self.overrides)
         if self.tools and self.definitions:
             body.setdefault("tools", self.definitions)
-        if not task.batch:
-            body = {name: value for name, value in body.items() if name in BODY_FIELDS}
         body.pop("input", None)
         if body.get("background") is False:  # which is what it is here; another value is refused
             del body["background"]

@@ -18,6 +18,7 @@ import attrs
 
 from wspool.rollout.files import read_from, replace
 from wspool.rollout.results import ResultsError
+from wspool.rollout.rows import STDIN
 from wspool.rollout.tasks import Task
 
 __all__ = [
@@ -135,6 +136,8 @@ def read_provenance(directory: Path) -> Provenance | None:
 def directory_for(tasks: Path | None) -> Path:
     """The directory of a task file of which nobody said where its results go: one of its own."""
     name = BUNDLED if tasks is None else Path(tasks.name.removesuffix(".gz")).stem or "tasks"
+    if tasks == STDIN:
+        name = "stdin"
     first = Path("rollout-results") / name
     try:
         owner = read_provenance(first)
@@ -169,4 +172,6 @@ def _file(thing: object) -> str | None:
 
 
 def _named(tasks: Path | None) -> str:
+    if tasks == STDIN:
+        return "standard input"
     return BUNDLED if tasks is None else str(tasks.resolve())

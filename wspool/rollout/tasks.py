@@ -14,6 +14,7 @@ import attrs
 
 from wspool.core.statistics import ConversationStatistics
 from wspool.errors import ResponseFailedError, WsPoolError
+from wspool.rollout.completion import completion_of
 
 __all__ = ["OUTCOMES", "WELL", "Failure", "Outcome", "Result", "Task"]
 
@@ -41,16 +42,20 @@ class Task:
       body: fields of the request, as in the Responses API; `input` is among them.
       source: the line of the file as it was, for agents that want more than the body.
       batch: whether it was an OpenAI Batch line.
-      expected: the right answer, or None if nobody knows it.
+      chat: whether that was one of the Chat Completions API, whose answer has the shape of that.
+      expected: the right answer, as JSON; None if nobody knows it.
       number: the id as the file has it, if that is a number.
+      unsent: columns of the row that are not sent.
     """
 
     id: str
     body: Mapping[str, Any]
     source: Mapping[str, Any]
     batch: bool = False
-    expected: str | None = None
+    chat: bool = False
+    expected: Any = None
     number: int | None = None
+    unsent: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -153,6 +158,8 @@ class Result:
         error: dict[str, Any] | None = None
         if self.failure is None:
             body = self.response if self.response is not None else {"answer": self.answer}
+            if self.task.chat and self.response is not None:
+                body = completion_of(self.response)
             response = {"status_code": 200, "request_id": body.get("id"), "body": body}
         else:
             error = {"code": self.failure.code or self.failure.type, "message": self.failure.message}

@@ -1,0 +1,108 @@
+"""Fields: what a request has, and what is only a column of a data set.
+
+Source: `ResponseCreateParams` of openai-python 3.57.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final, cast
+
+__all__ = ["ANSWERS", "BODY_FIELDS", "column", "is_request_field", "text_columns"]
+
+_NUMBER: Final = (int, float)
+
+#: The fields of a request, and the kinds of their values; null is none of any.
+BODY_FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "background": bool,
+    "context_management": list,
+    "conversation": (str, dict),
+    "include": list,
+    "input": (str, list),
+    "instructions": str,
+    "max_output_tokens": int,
+    "max_tool_calls": int,
+    "metadata": dict,
+    "model": str,
+    "parallel_tool_calls": bool,
+    "previous_response_id": str,
+    "prompt": dict,
+    "prompt_cache_key": str,
+    "prompt_cache_options": dict,
+    "prompt_cache_retention": str,
+    "reasoning": dict,
+    "safety_identifier": str,
+    "service_tier": str,
+    "store": bool,
+    "stream": bool,
+    "stream_options": dict,
+    "temperature": _NUMBER,
+    "text": dict,
+    "tool_choice": (str, dict),
+    "tools": list,
+    "top_logprobs": int,
+    "top_p": _NUMBER,
+    "truncation": str,
+    "user": str,
+}
+#: Words in names of columns that a question stands in, in public data sets, likeliest first.
+_QUESTIONS: Final = ("question", "problem", "prompt", "instruction", "instructions", "query", "text")
+#: How deep in a row a question is looked for.
+_DEEPEST: Final = 3
+#: Names of columns that an answer stands in.
+ANSWERS: Final = frozenset(
+    {"answer", "answers", "solution", "output", "response", "target", "label", "ideal"}
+)
+
+
+def is_request_field(name: str, value: object) -> bool:
+    """Return whether a field of a row is one of a request, by its name and the kind of its value."""
+    kinds = BODY_FIELDS.get(name)
+    if kinds is None or value is None:
+        return kinds is not None
+    if isinstance(value, bool) and kinds is not bool:
+        return False
+    if name == "metadata" and isinstance(value, dict):
+        return all(isinstance(each, str) for each in cast("dict[str, object]", value).values())
+    if name == "tools" and isinstance(value, list):
+        return all(isinstance(each, dict) for each in cast("list[object]", value))
+    return isinstance(value, kinds)
+
+
+def column(fields: Mapping[str, Any], path: str) -> tuple[Any, bool]:
+    """Return what stands in a row at *path*, a name or a dotted way into it, and whether anything does."""
+    if path in fields:
+        return fields[path], True
+    place: object = fields
+    for part in path.split("."):
+        if isinstance(place, dict) and part in place:
+            place = cast("dict[str, object]", place)[part]
+        elif isinstance(place, list) and part.isdecimal() and int(part) < len(cast("list[object]", place)):
+            place = cast("list[object]", place)[int(part)]
+        else:
+            return None, False
+    return place, True
+
+
+def text_columns(fields: Mapping[str, Any], among: Collection[str]) -> list[str]:
+    """Return the paths into a row, through these columns, at which its question may be, likeliest first."""
+    found = [each for name in among if name not in ANSWERS for each in _texts(name, fields[name], 1)]
+    return [path for _, path in sorted(found, key=lambda each: each[0])]
+
+
+def _texts(path: str, value: object, depth: int) -> Iterator[tuple[tuple[int, int, int, int], str]]:
+    """What may be a question at *path* and below, each with its rank."""
+    words = re.split(r"[._]", path.lower())
+    known = next((rank for rank, word in enumerate(_QUESTIONS) if word in words), len(_QUESTIONS))
+    if isinstance(value, str) and value:
+        yield (1, known, depth, -len(value)), path
+    elif depth > _DEEPEST:
+        return
+    elif isinstance(value, dict):
+        for name, inside in cast("dict[str, object]", value).items():
+            yield from _texts(f"{path}.{name}", inside, depth + 1)
+    elif isinstance(value, list) and value:
+        first = cast("list[object]", value)[0]
+        if isinstance(first, dict) and "role" in first:
+            yield (0, known, depth, 0), path
+        else:
+            yield from _texts(f"{path}.0", cast("object", first), depth + 1)
