@@ -42,9 +42,7 @@ def test_batch_lines(tmp_path: Path) -> None:
 
 def test_what_editors_leave_behind_is_no_mistake(tmp_path: Path) -> None:
     """A byte order mark, CRLF, blank lines, and Unicode line separators inside of strings."""
-    content = (
-        "\ufeff\r\n" + '{"id": "a", "input": "x\u2028y"}' + "\r\n  \r\n" + '{"id": "b", "input": ""}\r\n'
-    )
+    content = "\ufeff\r\n" + '{"id": "a", "input": "x\u2028y"}' + "\r\n  \r" + '{"id": "b", "input": ""}\r\n'
 
     assert [task["id"] for task in read(tmp_path, content)] == ["a", "b"]
 

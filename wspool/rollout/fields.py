@@ -102,7 +102,11 @@ def _texts(path: str, value: object, depth: int) -> Iterator[tuple[tuple[int, in
             yield from _texts(f"{path}.{name}", inside, depth + 1)
     elif isinstance(value, list) and value:
         first = cast("list[object]", value)[0]
-        if isinstance(first, dict) and "role" in first:
+        if _is_message(first):
             yield (0, known, depth, 0), path
         else:
-            yield from _texts(f"{path}.0", cast("object", first), depth + 1)
+            yield from _texts(f"{path}.0", first, depth + 1)
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and "role" in value

@@ -80,8 +80,8 @@ def read_rows(path: Path, format: str | None = None) -> Iterator[Row]:
             for beginning, what in _OTHERS:
                 if head.startswith(beginning):
                     raise RowsError(f"it is {what}")
-            # Not universal line ends: a JSON text may hold U+2028 and its like as they are.
-            text = io.TextIOWrapper(cast("Any", raw), encoding="utf-8-sig", newline="\n")
+            # LF, CRLF and CR end lines; U+2028 and its like do not, which a JSON text may hold as they are.
+            text = io.TextIOWrapper(cast("Any", raw), encoding="utf-8-sig", newline=None)
             yield from _READERS[format or _format(path, head)](text)
     except UnicodeDecodeError as problem:
         raise RowsError(f"it is no UTF-8 ({problem.reason}); save it as UTF-8") from problem
