@@ -18,21 +18,37 @@ import typing as _typing
 
 from wspool import errors
 from wspool.core import version as _version
+from wspool.core.commands import CloseReason
+from wspool.core.error import Delivery
 from wspool.core.events.response import Response
-from wspool.core.events.steering import Steer
+from wspool.core.events.steering import Steer, SteerState
 from wspool.core.frames import Event
 from wspool.core.policy import AZURE, OPENAI, PROVIDERS, VERCEL, XAI, PoolPolicy, Provider
 from wspool.core.sending.brought import http_only
-from wspool.core.statistics import ConversationStatistics, DialRecord, Move, PoolStatistics, TurnRecord
+from wspool.core.statistics import (
+    CloseRecord,
+    ConversationStatistics,
+    DialRecord,
+    GrantRecord,
+    Move,
+    MoveReason,
+    PoolRecord,
+    PoolStatistics,
+    ToolRecord,
+    TurnInFlight,
+    TurnRecord,
+    TurnStatus,
+)
 from wspool.core.usage import Budget, Usage
 from wspool.errors import *  # noqa: F403  # all of them are public
-from wspool.pool.conversation import Conversation
+from wspool.pool.conversation import Conversation, Input
+from wspool.pool.credentials import ApiKey
 from wspool.pool.http_answer import http_status
-from wspool.pool.instrument import Instrument
+from wspool.pool.instrument import Instrument, LoggingInstrument
 from wspool.pool.lease import Lease
 from wspool.pool.open import DEFAULT_URL, open_pool
 from wspool.pool.pool import Pool
-from wspool.pool.toolbox import DefinedTool, ToolError, tool
+from wspool.pool.toolbox import DefinedTool, Tool, ToolError, tool
 from wspool.pool.turn import Turn
 
 if _typing.TYPE_CHECKING:
@@ -42,10 +58,12 @@ if _typing.TYPE_CHECKING:
 __version__ = _version.VERSION
 # fmt: off
 __all__ = [
-    "AZURE", "DEFAULT_URL", "OPENAI", "PROVIDERS", "VERCEL", "XAI", "Budget", "Conversation",
-    "ConversationStatistics", "DefinedTool", "DialRecord", "Event", "Instrument", "Lease", "Move", "Pool",
-    "PoolPolicy", "PoolStatistics", "Provider", "Response", "Runtime", "Steer", "ToolError", "Turn",
-    "TurnRecord", "Usage", "http_only", "http_status", "open_pool", "tool",
+    "AZURE", "DEFAULT_URL", "OPENAI", "PROVIDERS", "VERCEL", "XAI", "ApiKey", "Budget", "CloseReason",
+    "CloseRecord", "Conversation", "ConversationStatistics", "DefinedTool", "Delivery", "DialRecord", "Event",
+    "GrantRecord", "Input", "Instrument", "Lease", "LoggingInstrument", "Move", "MoveReason", "Pool",
+    "PoolPolicy", "PoolRecord", "PoolStatistics", "Provider", "Response", "Runtime", "Steer", "SteerState",
+    "Tool", "ToolError", "ToolRecord", "Turn", "TurnInFlight", "TurnRecord", "TurnStatus", "Usage",
+    "http_only", "http_status", "open_pool", "tool",
 ]
 # fmt: on
 __all__ += errors.__all__

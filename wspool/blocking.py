@@ -302,6 +302,7 @@ class Pool(Facade[native_pool.Pool]):
     clear = _acts(POOL.clear)
     retry_now = _acts(POOL.retry_now)
     statistics = _acts(POOL.statistics)
+    turns = _acts(POOL.turns)
 
 
 class _PoolBlock:

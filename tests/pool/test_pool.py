@@ -727,8 +727,8 @@ async def test_closing_twice_is_closing_once(autojump_clock) -> None:
         with trio.testing.assert_checkpoints():
             await pool.aclose()
         assert (
-            "<Pool localhost, closed: 0 leased, 0 idle, 0 dialing, 0 waiting, 0 of 128 connections>"
-            == repr(pool)
+            "<Pool localhost, closed: 0 leased (0 in flight), 0 idle, 0 dialing, 0 waiting, "
+            "0 of 128 connections>" == repr(pool)
         )
     assert_empty(pool.statistics())
 
@@ -826,7 +826,10 @@ async def test_a_pool_shows_itself(autojump_clock) -> None:
             await settled()
             shown = repr(pool)
 
-    assert "<Pool localhost, open: 1 leased, 1 idle, 0 dialing, 0 waiting, 2 of 3 connections>" == shown
+    assert (
+        "<Pool localhost, open: 1 leased (0 in flight), 1 idle, 0 dialing, 0 waiting, 2 of 3 connections>"
+        == shown
+    )
 
 
 # -- time -----------------------------------------------------------------------------------------

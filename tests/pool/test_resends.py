@@ -131,11 +131,10 @@ def test_a_resend_that_was_cancelled_is_gone_on_with(kind: str, streamed: bool) 
         if found.moves == whole.moves:
             assert whole == found, f"cancelled before step {step}"
         else:
-            assert ("completed", whole.moves + 1, whole.sends + 1) == (
-                found.outcome,
-                found.moves,
-                found.sends,
-            )
+            assert ("completed", whole.moves + 1) == (found.outcome, found.moves)
+            # What was cancelled before its first byte was handed over counts nowhere.
+            assert whole.sends <= found.sends <= whole.sends + 1
+            assert found.requests <= found.sends
     assert cancelled >= 3
 
 

@@ -208,10 +208,10 @@ class World:
             await self._prove_histories()
         self.journal.check()
         sent = {request.word for requests in self.journal.requests.values() for request in requests}
-        # A turn that was begun has one record; one that was cancelled on its way to the wire too.
+        # A turn that was entered has one record, and counts what has left.
         assert len(sent - {None}) <= len(self._recorder.records) <= len(self.journal.turns)
         statistics = pool.statistics()
-        assert sum(record.requests for record in self._recorder.records) == statistics.turns, statistics
+        assert sum(record.requests for record in self._recorder.records) <= statistics.turns, statistics
 
     @asynccontextmanager
     async def _serving(self) -> AsyncGenerator[None, None]:

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
 from typing import Any, Literal
 
 import attrs
 
+from wspool.core.commands import CloseReason
+from wspool.core.error import Delivery
 from wspool.core.usage import Usage
 
 __all__ = [
+    "CloseRecord",
     "ConversationStatistics",
     "DialRecord",
+    "GrantRecord",
     "Move",
     "MoveReason",
+    "PoolRecord",
     "PoolStatistics",
+    "ToolRecord",
+    "TransportName",
+    "TurnInFlight",
     "TurnRecord",
+    "TurnStatus",
 ]
+
+#: What carries requests.
+TransportName = Literal["websocket", "http"]
+
+#: How a turn ended. `completed`, `incomplete`, `failed`: the status of its response. `rejected`: the server
+#: refused the request. `lost`: its connection died, or was given up. `cancelled`: the caller left before it
+#: was told how it ended. `unsent`: the caller was told an error before anything was sent.
+TurnStatus = Literal["completed", "incomplete", "failed", "rejected", "lost", "cancelled", "unsent"]
 
 
 @attrs.frozen(kw_only=True)
@@ -142,6 +160,26 @@ MoveReason = Literal["rotation", "lost", "taken", "busy", "refused"]
 
 
 @attrs.frozen(kw_only=True)
+class PoolRecord:
+    """A pool has opened, as an instrument sees it.
+
+    Attributes:
+        pool: its number in this process; the other records of it have the same.
+        provider: name of its provider's profile.
+        host: where its endpoint is.
+        port: the port there.
+        statistics: returns a snapshot of it, as `Pool.statistics`. Never waits. From another thread than the
+            pool's a snapshot may mix two moments.
+    """
+
+    pool: int
+    provider: str
+    host: str
+    port: int
+    statistics: Callable[[], PoolStatistics] = attrs.field(repr=False)
+
+
+@attrs.frozen(kw_only=True)
 class Move:
     """A conversation went on on another connection, as an instrument sees it.
 
@@ -150,12 +188,16 @@ class Move:
         before: number of the connection it was on.
         after: number of the one it is on now.
         reason: why.
+        pool: number of the pool in this process.
+        moved: when, in seconds on trio's clock.
     """
 
     conversation: int | None
     before: int
     after: int
     reason: MoveReason
+    pool: int = 0
+    moved: float = 0.0
 
 
 @attrs.frozen(kw_only=True)
@@ -167,18 +209,125 @@ class DialRecord:
             proxy, its own lookup and connection are in "proxy". Empty if the connector does not measure.
         duration: seconds of the whole dial, without those for asking for the key.
         failure: what went wrong and what to do, None if nothing did.
-        transport: what was dialled: `websocket` or `http`.
+        transport: what was dialled.
+        connection: number of the connection that it was for.
+        pool: number of the pool in this process.
+        started: when it began, in seconds on trio's clock.
+        phase: the phase in which it failed, None if it did not or was stopped.
+        status: the HTTP status that refused it, if one did.
     """
 
     phases: Mapping[str, float]
     duration: float
     failure: str | None
-    transport: str = "websocket"
+    transport: TransportName = "websocket"
+    connection: int = 0
+    pool: int = 0
+    started: float = 0.0
+    phase: str | None = None
+    status: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class CloseRecord:
+    """A connection that was open is closed, as an instrument sees it.
+
+    Attributes:
+        pool: number of the pool in this process.
+        connection: its number.
+        reason: why.
+        age: seconds since it was open.
+        closed: when, in seconds on trio's clock.
+        close_code: the close code it ended with, if any.
+    """
+
+    pool: int
+    connection: int
+    reason: CloseReason
+    age: float
+    closed: float
+    close_code: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class GrantRecord:
+    """A waiter was granted a lease, as an instrument sees it.
+
+    Attributes:
+        pool: number of the pool in this process.
+        lease: number of the lease.
+        connection: number of its connection.
+        lane: number of its lane there.
+        waited: seconds in line, 0 for who did not have to wait.
+        granted: when, in seconds on trio's clock.
+    """
+
+    pool: int
+    lease: int
+    connection: int
+    lane: int
+    waited: float
+    granted: float
+
+
+@attrs.frozen(kw_only=True)
+class ToolRecord:
+    """A call of a tool by `Conversation.run` has ended, as an instrument sees it.
+
+    Attributes:
+        pool: number of the pool in this process.
+        conversation: number of the conversation.
+        name: what the model called; it may be a tool that there is not.
+        call_id: the model's id of the call.
+        started: when it began, in seconds on trio's clock.
+        duration: seconds that it took.
+        error: name of the exception's class if it failed, else None. `Cancelled` if it was cancelled.
+        context: the context variables of the task that made it.
+    """
+
+    pool: int
+    conversation: int | None
+    name: str
+    call_id: str
+    started: float
+    duration: float
+    error: str | None
+    context: Context | None = attrs.field(default=None, eq=False, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class TurnInFlight:
+    """A turn whose request was sent and that has not ended, at one moment.
+
+    Attributes:
+        conversation: number of the conversation in its pool, None for a turn of a bare lease, or of one
+            that brings its history along.
+        connection: number of the connection it is on.
+        lane: number of its lane there.
+        response_id: id of the response, None if none was created yet.
+        delivery: what is known about the request.
+        since: seconds since the request was sent.
+        last_event: seconds since something of it came, None if nothing did.
+        events: events received.
+        received: bytes of them.
+    """
+
+    conversation: int | None
+    connection: int
+    lane: int
+    response_id: str | None
+    delivery: Delivery
+    since: float
+    last_event: float | None
+    events: int
+    received: int
 
 
 @attrs.frozen(kw_only=True)
 class TurnRecord:
-    """How one turn went, as an instrument sees it.
+    """How one turn went, as an instrument sees it. Every turn that was entered has one.
+
+    What it counts has left: a request that the network never got is in no number. Seconds are trio's.
 
     Attributes:
         conversation: number of the conversation in its pool, None for a turn of a bare lease, or of one
@@ -186,11 +335,10 @@ class TurnRecord:
         connection: number of the connection it ended on, None if it never got one.
         response_id: id of the response, None if none was created.
         full: True when the last request carried the whole history.
-        status: `completed`, `incomplete`, `failed`, `rejected` or `lost`; `cancelled` if the caller left
-            before it was told so, whatever had come by then.
-        delivery: what is known about the request.
+        status: how it ended.
+        delivery: what is known about its requests.
         waited: seconds in line for a lease.
-        duration: seconds from the first send to the end.
+        duration: seconds from the first send to the end, 0 if nothing was sent.
         requests: requests sent, more than 1 when one was sent again.
         bytes_sent: bytes of those requests.
         bytes_saved: bytes of history that they did not have to carry.
@@ -199,19 +347,33 @@ class TurnRecord:
             items, and why.
         tool_errors: tool calls that failed, and of which this turn told the model, see `Conversation.run`.
         prompt_cache_diagnostics: why the prompt cache was missed or not, None if that was not asked for.
-        usage: tokens of the response, as the server counts them (see `Usage.of`); None if it did not.
-        transport: what carried the last request: `websocket`, or `http` (see `open_pool(fallback=)`).
-        items: of a turn that brings its history along: how many items that has, and how many of them the last
-            request carried.
-        why_full: why that was all of them, see `wspool.core.sending.brought.FULL_REASONS`.
+        usage: tokens of the response, as the server counts them; None if it did not. `tokens` reads it.
+        transport: what carried the last request (see `open_pool(fallback=)`).
+        why_full: why a turn that brings its history along sent all of it, see
+            `wspool.core.sending.brought.FULL_REASONS`.
+        pool: number of the pool in this process.
+        lane: number of the lane it ended on, None if it never got one.
+        model: the model that was asked for, None if the request named none.
+        started: when the turn was entered, on trio's clock.
+        ended: when it was over.
+        first_event: seconds from the first send to the first event, None if none came.
+        items_given: input items that the caller gave.
+        items_sent: input items of the last request.
+        finish_reason: why the model stopped: `stop`, `tool_calls`, or what an incomplete response says
+            (`max_output_tokens`, `content_filter` ...). None if it did not say it.
+        error: name of the class of the error that the caller was told, None if it was told none.
+        error_code: what the server calls its error, None if it told of none. A server chooses that text.
+        response_model: the model that answered, as the server calls it.
+        service_tier: the tier that it was answered in, as the server calls it.
+        context: the context variables of whoever took the turn, when it was entered.
     """
 
     conversation: int | None
     connection: int | None
     response_id: str | None
     full: bool
-    status: str
-    delivery: str
+    status: TurnStatus
+    delivery: Delivery
     waited: float
     duration: float
     requests: int
@@ -221,7 +383,25 @@ class TurnRecord:
     input_transformations: Sequence[Mapping[str, Any]] = ()
     tool_errors: int = 0
     prompt_cache_diagnostics: Mapping[str, Any] | None = None
-    transport: str = "websocket"
+    transport: TransportName = "websocket"
     usage: Mapping[str, Any] | None = None
-    items: tuple[int, int] | None = None
     why_full: str | None = None
+    pool: int = 0
+    lane: int | None = None
+    model: str | None = None
+    started: float = 0.0
+    ended: float = 0.0
+    first_event: float | None = None
+    items_given: int = 0
+    items_sent: int = 0
+    finish_reason: str | None = None
+    error: str | None = None
+    error_code: str | None = None
+    response_model: str | None = None
+    service_tier: str | None = None
+    context: Context | None = attrs.field(default=None, eq=False, repr=False)
+
+    @property
+    def tokens(self) -> Usage:
+        """The tokens of the response, as far as its usage makes sense."""
+        return Usage.of(self.usage)

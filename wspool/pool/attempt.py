@@ -28,6 +28,7 @@ EVENT: Final = 256
 
 # An attribute of an enum costs as much as the rest of a line in the hot path.
 _ENDED: Final = TurnState.ENDED
+_NEW: Final = TurnState.NEW
 _UNHEARD: Final = frozenset({TurnState.NEW, TurnState.SENT})
 
 
@@ -51,6 +52,10 @@ class Attempt:
         withheld: True once it was not sent for that: nothing has come of it, and nothing will.
         given_up: True once nobody wants the rest of it.
         overdue: which time limit of the policy it is over, or an empty text.
+        conversation: number of the conversation that it is a turn of, if it is of one.
+        sent_at: when it was begun, on trio's clock.
+        first_at: when something of it came first, on trio's clock, if anything did.
+        heard_at: when something of it came last, on the pool's clock.
         overrun: True once it was given up because nobody read it while others share its connection.
         give_up: gives it up, while its lease holds the lane.
     """
@@ -63,12 +68,15 @@ class Attempt:
         "_to_end",
         "close_code",
         "close_reason",
+        "conversation",
         "counted",
         "events",
         "excess",
+        "first_at",
         "give_up",
         "given_up",
         "grown",
+        "heard_at",
         "lost",
         "machine",
         "overdue",
@@ -76,6 +84,7 @@ class Attempt:
         "received",
         "redactor",
         "sending",
+        "sent_at",
         "unread",
         "waits_for_holds",
         "weighed",
@@ -86,6 +95,9 @@ class Attempt:
         self.machine = TurnMachine(parent, lane)
         self.overrun = False
         self.overdue = ""
+        self.conversation: int | None = None
+        self.first_at: float | None = None
+        self.sent_at = self.heard_at = 0.0
         self.redactor = NO_SECRETS
         self.give_up: Callable[[Attempt], None] | None = None
         self.lost = False
@@ -108,11 +120,9 @@ class Attempt:
         self._news: trio.Event | None = None
 
     @property
-    def status(self) -> str:
-        """How it ended for the record; `cancelled` while it has not."""
-        if self.machine.status is not None and not self.lost:
-            return self.machine.status
-        return "lost" if self.lost and not self.sending else "cancelled"
+    def left(self) -> bool:
+        """Whether a byte of it may have left."""
+        return self.machine.state is not _NEW
 
     @property
     def ended(self) -> bool:

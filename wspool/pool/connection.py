@@ -159,7 +159,7 @@ class Connection:
             if not link.ending:
                 link.wire = wire
                 link.connected = True
-                link.heard_at = link.host.now()
+                link.heard_at = link.opened_at = link.host.now()
                 if isinstance(wire, Gauged):
                     link.gauge = wire.gauge
                     link.gauge.on_growth = link.host.burden.weigh

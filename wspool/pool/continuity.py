@@ -26,10 +26,11 @@ from wspool.core.sending.replay import Resends
 from wspool.core.sending.takes import NotTaken, Takes
 from wspool.core.sending.warm_up import Fields
 from wspool.core.server_error import ServerError
-from wspool.core.statistics import ConversationStatistics, Move, MoveReason, TurnRecord
+from wspool.core.statistics import ConversationStatistics, Move, MoveReason
 from wspool.core.usage import Budget, Usage
 from wspool.errors import PoolClosedError, TurnInFlightError
 from wspool.pool.errands import Errand, Errands
+from wspool.pool.instrument import Announcer
 from wspool.pool.lease import Lease
 
 __all__ = ["Continuity", "ContinuityOwner", "OneTurn"]
@@ -45,6 +46,7 @@ class ContinuityOwner(Protocol):
     """What a conversation needs of its pool."""
 
     core: PoolCore
+    announcer: Announcer
     errands: Errands
     takes: Takes
     policy: PoolPolicy
@@ -59,8 +61,6 @@ class ContinuityOwner(Protocol):
     def warms(self, fields: Fields) -> bool: ...
     def hold(self, seconds: float) -> None: ...
     def not_taken(self, what: NotTaken, error: ServerError) -> None: ...
-    def moved(self, move: Move) -> None: ...
-    def record(self, record: TurnRecord) -> None: ...
 
 
 LineageT_co = TypeVar("LineageT_co", bound=Lineage, covariant=True)
@@ -182,14 +182,16 @@ class Continuity(Generic[LineageT_co]):
         """
         since = trio.current_time()
         warm = self.chain.is_new and self.owner.warms(fields)
-        with self.owner.errands.waiting(errand):
-            lease = await self.owner.acquire(prefer=self.chain.parent, warm=warm)
-            # No checkpoint between the grant and these lines.
-            if errand.stopped:
-                lease.release()  # it was granted in the step in which nobody wanted it any more
-            else:
-                self._lease, self._unused = lease, True
-        self.waited += trio.current_time() - since
+        try:
+            with self.owner.errands.waiting(errand):
+                lease = await self.owner.acquire(prefer=self.chain.parent, warm=warm)
+                # No checkpoint between the grant and these lines.
+                if errand.stopped:
+                    lease.release()  # it was granted in the step in which nobody wanted it any more
+                else:
+                    self._lease, self._unused = lease, True
+        finally:  # however it ended: whoever got none has waited as well
+            self.waited += trio.current_time() - since
 
     def begun(self, lease: Lease) -> None:
         """A turn has begun on *lease*, its own."""
@@ -198,9 +200,16 @@ class Continuity(Generic[LineageT_co]):
         if before is not None and before != lease.connection:
             self.moves += 1
             self.rotations += self._why == "rotation"
-            self.owner.moved(
-                Move(conversation=self.number, before=before, after=lease.connection, reason=self._why)
+            announcer = self.owner.announcer
+            move = Move(
+                conversation=self.number,
+                before=before,
+                after=lease.connection,
+                reason=self._why,
+                pool=announcer.pool,
+                moved=trio.current_time(),
             )
+            announcer.moved(move)
 
     def rest(self) -> None:
         """No turn is about to begin: a lane on which none was begun, or that holds nothing, goes back."""

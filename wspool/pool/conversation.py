@@ -74,7 +74,7 @@ class Conversation:
         self._number = number
         self._continuity = Continuity(owner, number, chain)
         self._continuity.budget = budget
-        self._runner = CallRunner(self._continuity, owner.policy.max_tool_calls)
+        self._runner = CallRunner(self._continuity, owner.policy.max_tool_calls, owner.announcer)
 
     # -- for users ----------------------------------------------------------------------------
 

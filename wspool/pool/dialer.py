@@ -15,7 +15,7 @@ from wspool.core.failures import DialFailure, FailureKind, classify_dial
 from wspool.core.plain import plain
 from wspool.core.statistics import DialRecord
 from wspool.pool.credentials import CredentialError, Redactor, forget
-from wspool.pool.instrument import watch
+from wspool.pool.instrument import Announcer
 from wspool.pool.link import Link
 from wspool.pool.road import Road
 from wspool.pool.setup import Headers, Setup
@@ -35,9 +35,11 @@ class Dialer:
     Args:
         setup: what the pool is made of.
         road: which way connections go.
+        announcer: tells of each dial.
     """
 
-    def __init__(self, setup: Setup, road: Road) -> None:
+    def __init__(self, setup: Setup, road: Road, announcer: Announcer) -> None:
+        self._announcer = announcer
         self._setup = setup
         self.road = road
 
@@ -118,6 +120,7 @@ class Dialer:
     ) -> Wire:
         # The connector bounds the dial itself, and says in which phase its time was up.
         began, failure = trio.current_time(), "the dial was stopped"
+        refusal: ConnectError | None = None
         seconds: Mapping[str, float] = {}
         link.redactor = self._redactor(headers)
         try:
@@ -127,16 +130,22 @@ class Dialer:
             return wire
         except ConnectError as error:
             forget(error, link.redactor)
-            failure = plain(str(error))
+            failure, refusal = plain(str(error)), error
             raise
         finally:
             record = DialRecord(
                 phases=dict(seconds),
                 duration=trio.current_time() - began,
                 failure=failure or None,
-                transport=str(getattr(connector, "transport", "websocket")),
+                transport="http" if getattr(connector, "transport", None) == "http" else "websocket",
+                connection=link.id,
+                pool=self._announcer.pool,
+                started=began,
+                phase=refusal.phase if refusal is not None else None,
+                status=refusal.status if refusal is not None else None,
             )
-            watch(self._setup.instrument.dial_ended, record)
+            del refusal  # or this frame would be in a cycle with it
+            self._announcer.dialed(record)
 
 
 def classified(error: ConnectError) -> DialFailure:

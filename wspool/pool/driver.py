@@ -34,13 +34,14 @@ from wspool.core.sending.chain import Fields, LaneKey, Plan
 from wspool.core.sending.lineage import Lineage
 from wspool.core.sending.replay import Recovery
 from wspool.core.server_error import ServerError
-from wspool.core.statistics import TurnRecord
-from wspool.errors import OpenCallsError
+from wspool.core.statistics import TransportName, TurnRecord
+from wspool.errors import OpenCallsError, WsPoolError
 from wspool.pool.attempt import Attempt
 from wspool.pool.continuity import Continuity
 from wspool.pool.errands import Errand
 from wspool.pool.lease import Lease
 from wspool.pool.outcome import remarks
+from wspool.pool.recording import TurnNotes, model_of
 
 __all__ = ["ConversationDriver"]
 
@@ -70,14 +71,19 @@ class ConversationDriver:
         self._named = False
         #: What refused to give encrypted reasoning, if it was not asked for again.
         self._went_plain: ServerError | None = None
-        self._transport = "websocket"
+        self._transport: TransportName = "websocket"
         #: Whether the lane held the parent that was named last.
         self._held = False
         self._waited_before = continuity.waited
         self._started_at: float | None = None
         self._requests = self._size = self._saved = 0
+        #: What its record says besides, if somebody wants one.
+        self._notes: TurnNotes | None = None
 
     async def start(self) -> None:
+        # Who brings the history along, and keeps it, asks for the record as well (`Turn.record`).
+        if self._continuity.number is None or self._continuity.owner.announcer.sees_turns:
+            self._notes = TurnNotes()
         self._errand = self._continuity.enter()
         if owed := self._continuity.chain.owed(self._items, self._fields):
             raise OpenCallsError(owed)
@@ -99,19 +105,19 @@ class ConversationDriver:
             raise AssertionError("bug: steered before it was sent")
         return await self._lease.steer(items, self.attempt)
 
-    def leave(self, *, told: bool) -> None:
+    def leave(self, failure: WsPoolError | None, *, told: bool) -> None:
         errand, self._errand = self._errand, None
-        if errand is None:
-            return
         attempt, lease = self.attempt, self._lease
         try:
-            if attempt is not None and lease is not None:
+            if errand is not None and attempt is not None and lease is not None:
                 if not attempt.ended:
                     lease.give_up(attempt)
                 attempt.drop()  # ended or not: the reader may be waiting for somebody to read the rest
-                self._close_account(attempt, attempt.status if told else "cancelled")
+                self._close_account(attempt, told=told)
+            self._record(attempt, failure, told=told)
         finally:
-            self._continuity.leave(errand)
+            if errand is not None:
+                self._continuity.leave(errand)
 
     def _decide(self, errand: Errand, attempt: Attempt, *, exposed: bool) -> Recovery:
         """Decide how the turn goes on after *attempt* failed, and do what follows from that at once."""
@@ -175,10 +181,13 @@ class ConversationDriver:
                     request, attempt = begun
                     if errand.ticket is not None:
                         errand.is_answered = partial(_is_answered, attempt)
-                    await lease.send(request, attempt)
+                    try:
+                        await lease.send(request, attempt)
+                    finally:
+                        if not attempt.left:
+                            self._take_back(len(request))
                     if not attempt.withheld:
                         return
-                    self._take_back(len(request))
         except BaseException:
             if not errand.stopped:  # else whoever stopped it has seen to the lease, or another turn has it
                 continuity.rest()
@@ -204,11 +213,14 @@ class ConversationDriver:
         continuity.begun(lease)
         self._lease, self._transport = lease, lane.transport
         self._plan, self._lane = plan, key
+        now = trio.current_time()
         if plan.previous_response_id is not None:
             self._held = plan.previous_response_id == latest
         self._named = stream_id is not None
         if self._started_at is None:
-            self._started_at = trio.current_time()
+            self._started_at = now
+        elif self._notes is not None and self._notes.first_at is None and self.attempt is not None:
+            self._notes.first_at = self.attempt.first_at
         self._requests += 1
         self._size += len(request)
         self._saved += plan.saved
@@ -219,14 +231,25 @@ class ConversationDriver:
             continuity.say_what_was_changed()
         else:
             continuity.delta_turns += 1
-        self.attempt = Attempt(plan.previous_response_id, stream_id)
-        self.attempt.machine.keeps = self.attempt.waits_for_holds = True
-        return request, self.attempt
+        self.attempt = attempt = Attempt(plan.previous_response_id, stream_id)
+        attempt.machine.keeps = attempt.waits_for_holds = True
+        attempt.conversation, attempt.sent_at = continuity.number, now
+        return request, attempt
 
     def _take_back(self, size: int) -> None:
-        """A request of so many bytes did not leave."""
+        """A request of so many bytes did not leave: it counts nowhere."""
+        continuity, plan = self._continuity, self._plan
+        if plan is None:
+            raise AssertionError("bug: taken back before it was planned")
+        self._requests -= 1
         self._size -= size
-        self._continuity.bytes_sent -= size
+        self._saved -= plan.saved
+        continuity.bytes_sent -= size
+        continuity.bytes_saved -= plan.saved
+        if plan.full:
+            continuity.full_turns -= 1
+        else:
+            continuity.delta_turns -= 1
 
     def _learn(self, plan: Plan) -> None:
         """The turn went well with *plan*: that says what the endpoint takes."""
@@ -240,11 +263,12 @@ class ConversationDriver:
         elif error is not None and owner.takes.cured(error, held=self._held):
             owner.not_taken("parents", error)
 
-    def _close_account(self, attempt: Attempt, status: str) -> None:
-        """The turn is left, and *status* is how it ended for the caller."""
+    def _close_account(self, attempt: Attempt, *, told: bool) -> None:
+        """The turn is left; *told* if the caller knows how it ended."""
         continuity, machine = self._continuity, attempt.machine
         plan, lane = self._plan, self._lane
-        if status in ("completed", "incomplete") and machine.response is not None and plan and lane:
+        well = told and not attempt.lost and machine.status in ("completed", "incomplete")
+        if well and machine.response is not None and plan and lane:
             continuity.turns += 1
             asked = asks_store(self._fields, by_default=continuity.owner.provider.stores_by_default)
             for index, part in enumerate(machine.parts):
@@ -265,27 +289,34 @@ class ConversationDriver:
             continuity.note_withheld(withheld)
         if (usage := said.get("usage")) is not None or (continuity.budget is not None and self._requests):
             continuity.spend(usage)
-        if self._started_at is not None:
-            self.record = TurnRecord(
-                conversation=continuity.number,
-                connection=continuity.last_connection,
-                response_id=machine.response_id,
-                full=plan is None or plan.full,
-                status=status,
-                delivery=machine.delivery,
-                waited=continuity.waited - self._waited_before,
-                duration=trio.current_time() - self._started_at,
-                requests=self._requests,
-                bytes_sent=self._size,
-                bytes_saved=self._saved,
-                events=len(attempt.events),
-                transport=self._transport,
-                tool_errors=continuity.told_errors,
-                items=plan.counted if plan is not None else None,
-                why_full=plan.why if plan is not None else None,
-                **said,
-            )
-            continuity.owner.record(self.record)
+
+    def _record(self, attempt: Attempt | None, failure: WsPoolError | None, *, told: bool) -> None:
+        """Tell of the turn, which is over, whoever wants to know."""
+        notes, self._notes = self._notes, None
+        if notes is None:
+            return
+        continuity, announcer = self._continuity, self._continuity.owner.announcer
+        self.record = notes.record(
+            attempt,
+            failure,
+            told=told,
+            sent_at=self._started_at,
+            pool=announcer.pool,
+            conversation=continuity.number,
+            connection=self._lane[0] if self._lane is not None else None,
+            lane=self._lane[1] if self._lane is not None else None,
+            full=self._plan is None or self._plan.full,
+            waited=continuity.waited - self._waited_before,
+            requests=self._requests,
+            bytes_sent=self._size,
+            bytes_saved=self._saved,
+            transport=self._transport,
+            tool_errors=continuity.told_errors,
+            model=model_of(self._fields.get("model")),
+            items=continuity.chain.counts(self._items, self._plan),
+            why_full=self._plan.why if self._plan is not None else None,
+        )
+        announcer.turned(self.record)
 
 
 def _is_answered(attempt: Attempt) -> bool:

@@ -1,24 +1,44 @@
-"""Instrument: what an observer of a pool may override, and who tells it, and the log, what happens."""
+"""Instrument: what an observer of a pool may override, and who tells it, and the log, what happens.
+
+Nobody is asked who does not listen: a record is made only where somebody overrides its method, or the log
+is at DEBUG.
+"""
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from traceback import StackSummary
-from typing import ParamSpec
+from typing import Any, Final, ParamSpec
 
-from wspool.core.commands import LeaseId
+import trio
+
+from wspool.core.commands import CloseReason, Grant, LeaseId, WaiterId
 from wspool.core.events.trust import Rewrite, Trust
 from wspool.core.failures import DialFailure
 from wspool.core.policy import Provider
 from wspool.core.sending.takes import NotTaken
 from wspool.core.server_error import ServerError
-from wspool.core.statistics import DialRecord, Move, TurnRecord
+from wspool.core.statistics import (
+    CloseRecord,
+    DialRecord,
+    GrantRecord,
+    Move,
+    PoolRecord,
+    ToolRecord,
+    TurnRecord,
+)
 from wspool.pool.leaks import Borrowers
+from wspool.pool.lines import Line, line_of
 
-__all__ = ["Announcer", "Instrument", "watch"]
+__all__ = ["Announcer", "Instrument", "LoggingInstrument", "watch"]
 
 logger = logging.getLogger("wspool.pool")
+
+#: Numbers of the pools of this process.
+_numbers: Final = itertools.count(1)
 
 _P = ParamSpec("_P")
 
@@ -27,14 +47,26 @@ class Instrument:
     """Watches a pool. Override what you need; every method does nothing by default.
 
     Methods are called synchronously in the pool's thread and must not block. An exception in
-    one is logged and does not affect the pool.
+    one is logged and does not affect the pool. One may watch several pools: their records say which it is.
     """
+
+    def pool_opened(self, record: PoolRecord) -> None:
+        """A pool has opened, and has not dialled yet."""
 
     def dial_ended(self, record: DialRecord) -> None:
         """A dial has ended, however it ended. Twice for one whose key was refused and renewed."""
 
+    def connection_closed(self, record: CloseRecord) -> None:
+        """A connection that was open is closed, for whatever reason."""
+
+    def lease_granted(self, record: GrantRecord) -> None:
+        """A waiter was granted a lease, at once or after a while in line."""
+
     def turn_ended(self, record: TurnRecord) -> None:
-        """A turn has ended, however it ended."""
+        """A turn has ended, however it ended. Once for each that was entered, also if it got no lease."""
+
+    def tool_ended(self, record: ToolRecord) -> None:
+        """A call of a tool has ended, which `Conversation.run` made."""
 
     def conversation_moved(self, move: Move) -> None:
         """A conversation goes on on another connection: its next turn is sent in full."""
@@ -81,32 +113,160 @@ def watch(tell: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None
         logger.exception("the pool's instrument failed; the pool is not affected")
 
 
-class Announcer:
-    """Tells the log and the instrument of one pool.
+class LoggingInstrument(Instrument):
+    """Writes one line for each dial, closed connection, turn, move and call of a tool.
+
+    For who wants them without setting `wspool.pool` to DEBUG, which has the same lines. What concerns the
+    whole pool (outages, what was learnt) is logged there anyway, as warnings.
 
     Args:
-        instrument: watches the pool.
+        logger: where they go.
+        level: their level.
+        slow: seconds; if given, turns, dials and calls of tools that went well and took less are left out.
+    """
+
+    def __init__(
+        self,
+        logger: logging.Logger | logging.LoggerAdapter[Any] | None = None,
+        level: int = logging.INFO,
+        *,
+        slow: float | None = None,
+    ) -> None:
+        self._logger = logger if logger is not None else logging.getLogger("wspool.events")
+        self._level = level
+        self._slow = slow
+
+    def dial_ended(self, record: DialRecord) -> None:
+        """Write a line, as all of these do."""
+        self._write(record, record.duration, well=record.failure is None)
+
+    def connection_closed(self, record: CloseRecord) -> None:
+        """Write a line."""
+        self._logger.log(self._level, "%s", line_of(record))
+
+    def turn_ended(self, record: TurnRecord) -> None:
+        """Write a line."""
+        well = record.status in ("completed", "incomplete")
+        self._write(record, record.waited + record.duration, well=well)
+
+    def conversation_moved(self, move: Move) -> None:
+        """Write a line."""
+        self._logger.log(self._level, "%s", line_of(move))
+
+    def tool_ended(self, record: ToolRecord) -> None:
+        """Write a line."""
+        self._write(record, record.duration, well=record.error is None)
+
+    def _write(self, record: Line, seconds: float, *, well: bool) -> None:
+        if self._slow is None or seconds >= self._slow or not well:
+            self._logger.log(self._level, "%s", line_of(record))
+
+
+#: What an instrument may override.
+_HOOKS: Final = tuple(
+    name for name, _ in inspect.getmembers(Instrument, inspect.isfunction) if name[0] != "_"
+)
+
+
+class Announcer:
+    """Tells the log and the instruments of one pool.
+
+    Args:
+        instruments: watch the pool.
         provider: says how far its words are evidence.
         leak_after: seconds after which a lease counts as leaking, if that is looked for.
 
     Attributes:
+        pool: number of the pool in this process.
         trust: how far the endpoint's words are evidence; it learns from what is announced here.
         borrowers: who has which lease, if that is looked for.
+        sees_grants: whether somebody wants to know of every lease.
     """
 
-    def __init__(self, instrument: Instrument, provider: Provider, leak_after: float | None) -> None:
-        self._instrument = instrument
+    def __init__(
+        self, instruments: Sequence[Instrument], provider: Provider, leak_after: float | None
+    ) -> None:
+        self.pool = next(_numbers)
+        self._listeners = {name: _listeners(instruments, name) for name in _HOOKS}
+        self._sees_turns = bool(self._listeners["turn_ended"])
+        self.sees_grants = bool(self._listeners["lease_granted"])
+        #: When who is in line came.
+        self._came: dict[WaiterId, float] = {}
         self.trust = Trust(exact=provider.trust == "exact")
         self._leak_after = leak_after
         self.borrowers = None if leak_after is None else Borrowers()
 
-    def record(self, record: TurnRecord) -> None:
+    def _tell(self, hook: str, *args: object) -> None:
+        for listener in self._listeners[hook]:
+            watch(listener, *args)
+
+    def _record(self, hook: str, record: Line) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s", line_of(record))
+        self._tell(hook, record)
+
+    @property
+    def sees_turns(self) -> bool:
+        """Whether somebody wants to know of every turn."""
+        return self._sees_turns or logger.isEnabledFor(logging.DEBUG)
+
+    @property
+    def sees_tools(self) -> bool:
+        """Whether somebody wants to know of every call of a tool."""
+        return bool(self._listeners["tool_ended"]) or logger.isEnabledFor(logging.DEBUG)
+
+    def opened(self, record: PoolRecord) -> None:
+        """The pool is there."""
+        self._tell("pool_opened", record)
+
+    def dialed(self, record: DialRecord) -> None:
+        """A dial has ended."""
+        self._record("dial_ended", record)
+
+    def closed(self, connection: int, reason: CloseReason, age: float, code: int | None) -> None:
+        """A connection that was open is gone, after *age* seconds."""
+        record = CloseRecord(
+            pool=self.pool,
+            connection=connection,
+            reason=reason,
+            age=age,
+            closed=trio.current_time(),
+            close_code=code,
+        )
+        self._record("connection_closed", record)
+
+    def came(self, waiter: WaiterId, now: float) -> None:
+        """*waiter* is in line from now on."""
+        self._came[waiter] = now
+
+    def left(self, waiter: WaiterId) -> None:
+        """*waiter* is in line no more."""
+        self._came.pop(waiter, None)
+
+    def granted(self, grant: Grant, now: float) -> None:
+        """A lease was granted."""
+        came = self._came.pop(grant.waiter, now)
+        record = GrantRecord(
+            pool=self.pool,
+            lease=grant.lease,
+            connection=grant.connection,
+            lane=grant.lane,
+            waited=now - came,
+            granted=now,
+        )
+        self._tell("lease_granted", record)
+
+    def turned(self, record: TurnRecord) -> None:
         """A turn has ended."""
-        watch(self._instrument.turn_ended, record)
+        self._record("turn_ended", record)
+
+    def called(self, record: ToolRecord) -> None:
+        """A call of a tool has ended."""
+        self._record("tool_ended", record)
 
     def moved(self, move: Move) -> None:
         """A conversation goes on on another connection."""
-        watch(self._instrument.conversation_moved, move)
+        self._record("conversation_moved", move)
 
     def not_taken(self, what: NotTaken, error: ServerError) -> None:
         """The endpoint does not take that: *error*, which can be shown, refused it."""
@@ -119,7 +279,7 @@ class Announcer:
             )
         logger.warning(words, error.words)
         if what == "parents":
-            watch(self._instrument.endpoint_unchained, error.words)
+            self._tell("endpoint_unchained", error.words)
 
     def caught(self, rewritten: frozenset[Rewrite]) -> None:
         """A turn was answered in which the endpoint has rewritten that."""
@@ -129,28 +289,28 @@ class Announcer:
                 'say so (Provider(..., trust="lenient")), and no connection is lost to learn it',
                 habit,
             )
-            watch(self._instrument.endpoint_rewrites, habit)
+            self._tell("endpoint_rewrites", habit)
 
     def degraded(self, failure: DialFailure) -> None:
         """The endpoint is down."""
         logger.warning("the endpoint is down: %s", failure.message)
-        watch(self._instrument.pool_degraded, failure.message)
+        self._tell("pool_degraded", failure.message)
 
     def recovered(self, lasted: float) -> None:
         """The endpoint is back after *lasted* seconds."""
         logger.warning("the endpoint is back after %.1f s", lasted)
-        watch(self._instrument.pool_recovered, lasted)
+        self._tell("pool_recovered", lasted)
 
     def fell_back(self, message: str) -> None:
         """WebSockets are of no use here, as *message* says; HTTP is taken."""
         logger.warning("WebSockets are of no use here (%s); turns go by HTTP from now on", message)
-        watch(self._instrument.transport_changed, "http", message)
+        self._tell("transport_changed", "http", message)
 
     def came_back(self) -> None:
         """A turn was completed on a WebSocket again."""
         message = "a WebSocket has completed a turn again"
         logger.warning("%s; turns go by WebSocket from now on", message)
-        watch(self._instrument.transport_changed, "websocket", message)
+        self._tell("transport_changed", "websocket", message)
 
     def lifetime_learned(self, seconds: float | None, given: float) -> None:
         """Connections live for *seconds*, and not for as long as was *given*; or None: they do not."""
@@ -163,7 +323,7 @@ class Announcer:
                 seconds,
                 given,
             )
-        watch(self._instrument.lifetime_learned, seconds)
+        self._tell("lifetime_learned", seconds)
 
     def leaking(self, lease: LeaseId) -> None:
         """*lease* is held for too long."""
@@ -176,4 +336,11 @@ class Announcer:
             self._leak_after,
             "".join(stack.format()),
         )
-        watch(self._instrument.lease_leaking, lease, stack)
+        self._tell("lease_leaking", lease, stack)
+
+
+def _listeners(instruments: Sequence[Instrument], hook: str) -> Sequence[Callable[..., None]]:
+    """Return the methods called *hook* of those that override it."""
+    found: list[Callable[..., None]] = [getattr(instrument, hook) for instrument in instruments]
+    nothing: object = getattr(Instrument, hook)
+    return tuple(method for method in found if getattr(method, "__func__", method) is not nothing)

@@ -8,7 +8,7 @@ pool's: whatever does anything looks at that first (`check_use`).
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import trio
 from trio.lowlevel import (
@@ -25,7 +25,7 @@ from wspool.core.events.turn import TurnState
 from wspool.core.frames import encode
 from wspool.core.lending.pool import Verdict
 from wspool.core.server_error import ServerError
-from wspool.core.statistics import MoveReason, TurnRecord
+from wspool.core.statistics import MoveReason, TransportName, TurnRecord
 from wspool.errors import (
     PoolClosedError,
     RequestTooLargeError,
@@ -36,7 +36,8 @@ from wspool.errors import (
 from wspool.pool.attempt import Attempt
 from wspool.pool.connection import Connection
 from wspool.pool.link import Host, Lane
-from wspool.pool.outcome import lost, remarks
+from wspool.pool.outcome import lost
+from wspool.pool.recording import TurnNotes, model_of
 from wspool.pool.silence import bound_silence
 from wspool.pool.turn import Turn
 from wspool.wire.wire import WireClosedError
@@ -59,7 +60,6 @@ class LeaseOwner(Host, Protocol):
     def abandon(self, waiter: WaiterId, _: object) -> Abort: ...
     def begin(self, lease: LeaseId, *, movable: bool, history: int = 0) -> Verdict: ...
     def release(self, lease: LeaseId) -> None: ...
-    def record(self, record: TurnRecord) -> None: ...
 
 
 class Lease:
@@ -316,13 +316,16 @@ class _LeaseDriver:
         self.check_use = owner.check_use
         self.attempt: Attempt | None = None
         self.record: TurnRecord | None = None
-        self._left = False
-        self._started_at = 0.0
+        self._body = body
+        self._notes: TurnNotes | None = None
+        self._started_at: float | None = None
         self._requests = self._size = 0
         # A plain attribute: what a record says costs a turn no call.
-        self._transport = lane.transport
+        self._transport: TransportName = lane.transport
 
     async def start(self) -> None:
+        if self._notes is None and self._owner.announcer.sees_turns:
+            self._notes = TurnNotes()
         lease = self._lease
         lane = lease.stream_id
         request = self._request
@@ -332,11 +335,17 @@ class _LeaseDriver:
         await trio.lowlevel.checkpoint_if_cancelled()
         if lease.begin(movable=False) is Verdict.MOVE:
             raise lost("its connection is too close to its lifetime limit for another turn")
-        self._started_at = self._started_at or trio.current_time()
-        self._requests += 1
-        self._size += len(request)
-        self.attempt = Attempt(self._parent, lane)
-        await lease.send(request, self.attempt)
+        now = trio.current_time()
+        if self._started_at is None:
+            self._started_at = now
+        self.attempt = attempt = Attempt(self._parent, lane)
+        attempt.sent_at = now
+        try:
+            await lease.send(request, attempt)
+        finally:
+            if attempt.left:
+                self._requests += 1
+                self._size += len(request)
 
     async def recover(self, attempt: Attempt, *, exposed: bool) -> bool:
         await trio.lowlevel.checkpoint()
@@ -352,31 +361,38 @@ class _LeaseDriver:
             raise AssertionError("bug: steered before it was sent")
         return await self._lease.steer(items, self.attempt)
 
-    def leave(self, *, told: bool) -> None:
+    def leave(self, failure: WsPoolError | None, *, told: bool) -> None:
         lease, attempt = self._lease, self.attempt
-        if attempt is None or self._left:
+        if attempt is not None:
+            if not attempt.ended:
+                lease.give_up(attempt)
+            attempt.drop()  # ended or not: the reader may be waiting for somebody to read the rest
+        notes, self._notes = self._notes, None
+        if notes is None:
             return
-        self._left = True
-        machine = attempt.machine
-        status = attempt.status if told else "cancelled"
-        if not attempt.ended:
-            lease.give_up(attempt)
-        attempt.drop()  # ended or not: the reader may be waiting for somebody to read the rest
-        said = remarks(machine.response)
-        self.record = TurnRecord(
+        given: object = self._body.get("input")
+        items = (
+            len(cast("list[object]", given)) if isinstance(given, (list, tuple)) else int(given is not None)
+        )
+        announcer = self._owner.announcer
+        self.record = notes.record(
+            attempt,
+            failure,
+            told=told,
+            sent_at=self._started_at,
+            pool=announcer.pool,
             conversation=None,
             connection=lease.connection,
-            response_id=machine.response_id,
+            lane=lease.lane.id,
             full=True,
-            status=status,
-            delivery=machine.delivery,
             waited=0.0,
-            duration=trio.current_time() - self._started_at,
             requests=self._requests,
             bytes_sent=self._size,
             bytes_saved=0,
-            events=len(attempt.events),
+            why_full=None,
             transport=self._transport,
-            **said,
+            tool_errors=0,
+            model=model_of(self._body.get("model")),
+            items=(items, items),
         )
-        self._owner.record(self.record)
+        announcer.turned(self.record)

@@ -23,6 +23,7 @@ from wspool.core.events.trust import Trust
 from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.sending.chain import WarmUp
+from wspool.core.statistics import TransportName
 from wspool.pool.attempt import Attempt
 from wspool.pool.credentials import NO_SECRETS, forget
 from wspool.pool.instrument import Announcer
@@ -90,7 +91,7 @@ class Lane:
         self.id = number
         self.past = past
         self.name = lane_name(number)
-        self.transport = "websocket"
+        self.transport: TransportName = "websocket"
         self.attempt: Attempt | None = None
         self.failing: Attempt | None = None
         self.doubted: Attempt | None = None
@@ -121,6 +122,8 @@ class Link:
         ending: True once the connection shall end: because it was told to, or is lost.
         told: True once it was told to end.
         over: True once its end was reported: the core knows nothing of it any more.
+        opened_at: when it was connected, on the pool's clock.
+        why: why it ended, once it has.
         close_code: the close code it ended with, if any.
         close_reason: what was said beside it, or why it was dropped here.
     """
@@ -136,7 +139,8 @@ class Link:
         self.nursery: trio.Nursery | None = None
         self.connected = self.stateless = False
         self.unproven = True
-        self.heard_at = 0.0
+        self.heard_at = self.opened_at = 0.0
+        self.why = CloseReason.LOST
         self.redactor = NO_SECRETS
         self.suspect = self.ending = self.told = self.over = False
         host.burden.join(self)

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict, cast
 
 import attrs
 import trio
@@ -19,6 +19,7 @@ import trio
 from wspool.core.frames import encode, read_object
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.providers import provider_at, provider_named
+from wspool.core.statistics import PoolRecord
 from wspool.errors import RequestTooLargeError
 from wspool.pool.credentials import ApiKey, discreet
 from wspool.pool.home import check_trio
@@ -57,7 +58,7 @@ def open_pool(
     ssl_context: ssl.SSLContext | Literal["truststore"] | None = None,
     proxy: str | Literal["environment"] | None = None,
     allow_insecure: bool = False,
-    instrument: Instrument | None = None,
+    instrument: Instrument | Sequence[Instrument] | None = None,
     trace: Callable[[str], None] | None = None,
 ) -> _PoolManager:
     """Open a pool for the length of an `async with` block.
@@ -84,7 +85,7 @@ def open_pool(
         proxy: a proxy to tunnel through, [SCHEME://][user:password@]host[:port]; SCHEME is http, https, or
             (extra: socks) socks5, socks5h. "environment" takes it from HTTPS_PROXY and its kin, and NO_PROXY.
         allow_insecure: True to send the key by plain ws://, or an *ssl_context* that protects nothing.
-        instrument: watches the pool.
+        instrument: watches the pool; or several that do.
         trace: called with each line of a trace of the pool's decisions (`wspool.testing.replay`), without key
             and text. Called synchronously; it must not use the pool.
 
@@ -108,10 +109,20 @@ def open_pool(
         provider=known,
         policy=policy,
         warm_up=_warm_up(warm_up, known),
-        instrument=instrument if instrument is not None else Instrument(),
+        instruments=_instruments(instrument),
         trace=trace,
     )
     return _PoolManager(_fitted(setup))
+
+
+def _instruments(given: Instrument | Sequence[Instrument] | None) -> Sequence[Instrument]:
+    if given is None:
+        return ()
+    several = (given,) if isinstance(given, Instrument) else tuple(given)
+    for each in several:
+        if not isinstance(cast("object", each), Instrument):
+            raise TypeError(f"instrument={each!r:.60} is no wspool.Instrument, nor a list of them")
+    return several
 
 
 def _provider(provider: Provider | str | None, host: str) -> Provider:
@@ -188,6 +199,17 @@ class _PoolManager:
             raise RuntimeError("a pool is opened once; call open_pool again")
         check_trio()
         shell = self._shell = Shell(self._setup)
+        pool = Pool(shell, self._setup)
+        endpoint = self._setup.endpoint
+        shell.announcer.opened(
+            PoolRecord(
+                pool=shell.announcer.pool,
+                provider=self._setup.provider.name,
+                host=endpoint.host,
+                port=endpoint.port,
+                statistics=pool.statistics,
+            )
+        )
         manager = self._nursery_manager = trio.open_nursery()
         nursery = await manager.__aenter__()
         # Not `nursery.start`: after an interrupt it waits for its task, which shields itself, for ever.
@@ -203,7 +225,7 @@ class _PoolManager:
         if not shell.running:
             await manager.__aexit__(None, None, None)  # raises what the pool's task raised
             raise AssertionError("bug: the pool's task has ended for no reason")
-        return Pool(shell, self._setup)
+        return pool
 
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(

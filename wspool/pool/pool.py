@@ -16,7 +16,7 @@ from wspool.core.items import encode_fields
 from wspool.core.matching.index import Index
 from wspool.core.sending.brought import BroughtHistory, http_only
 from wspool.core.sending.chain import Chain
-from wspool.core.statistics import PoolStatistics
+from wspool.core.statistics import PoolStatistics, TurnInFlight
 from wspool.core.usage import Budget
 from wspool.errors import PoolClosedError, WsPoolError
 from wspool.pool.continuity import OneTurn
@@ -278,6 +278,14 @@ class Pool:
             rewritten=trust.rewritten,
         )
 
+    def turns(self) -> list[TurnInFlight]:
+        """Return what is in flight now, the oldest first: as many as `statistics().in_flight`. Never waits.
+
+        To find what hangs: a turn of which nothing came for long.
+        """
+        self._shell.check_use()
+        return self._shell.turns()
+
     @property
     def transport(self) -> str:
         """What new connections speak: "websocket", or "http" (see `open_pool(wire=, fallback=)`)."""
@@ -297,6 +305,6 @@ class Pool:
         if self.transport == "http":
             state += " by HTTP"
         return (
-            f"<Pool {self._host}, {state}: {s.leased} leased, {s.idle} idle, "
+            f"<Pool {self._host}, {state}: {s.leased} leased ({s.in_flight} in flight), {s.idle} idle, "
             f"{s.dialing} dialing, {s.waiting} waiting, {s.size} of {s.max_size} connections>"
         )

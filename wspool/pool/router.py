@@ -98,6 +98,9 @@ class Router:
             # Whatever ended this batch: a turn that has ended in it is no lane's any more, so
             # nobody else would tell its consumer.
             for attempt in fed:
+                attempt.heard_at = self._link.heard_at
+                if attempt.first_at is None:
+                    attempt.first_at = trio.current_time()
                 attempt.wake()
         return fed
 

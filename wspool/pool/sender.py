@@ -133,7 +133,11 @@ class Sender:
             done = True
             return sent
         except WireClosedError as error:
+            done = True  # it was lost, not left in the middle
             link.note_close(error)
+            if not link.ending:
+                self._reading.cancel()
+                link.lose()
             raise
         except Exception as error:
             # A crash inside a library: as for all that comes out of a wire, the connection is dead.

@@ -48,7 +48,7 @@ class Setup:
     provider: Provider
     policy: PoolPolicy
     warm_up: Mapping[str, Any] | None
-    instrument: Instrument
+    instruments: Sequence[Instrument] = ()
     trace: Callable[[str], None] | None = None
     #: What a response to the warm-up request is good for, whichever it is.
     warmth: WarmUp | None = attrs.field(

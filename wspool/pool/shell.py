@@ -26,7 +26,6 @@ from wspool.core.commands import (
     Expiring,
     Grant,
     HangUp,
-    LaneId,
     Leaking,
     LeaseId,
     LifetimeLearned,
@@ -45,7 +44,7 @@ from wspool.core.sending.chain import Fields
 from wspool.core.sending.replay import ResendBudget, Resends
 from wspool.core.sending.takes import NotTaken, Takes
 from wspool.core.server_error import ServerError
-from wspool.core.statistics import Move, TurnRecord
+from wspool.core.statistics import TurnInFlight
 from wspool.errors import WsPoolError
 from wspool.pool.burden import Burden
 from wspool.pool.clock import PoolClock, Timekeeper, suspension
@@ -54,6 +53,7 @@ from wspool.pool.credentials import forget
 from wspool.pool.dialer import Dialer, classified
 from wspool.pool.errands import Errands
 from wspool.pool.home import Home
+from wspool.pool.in_flight import in_flight
 from wspool.pool.instrument import Announcer, watch
 from wspool.pool.lease import Lease, LeaseBlock
 from wspool.pool.link import Link, Scales
@@ -97,7 +97,7 @@ class Shell:
         if setup.trace is not None:
             write = setup.trace
             trace_core(self.core, lambda line: watch(write, line), warm_up=setup.warm_up is not None)
-        self.announcer = Announcer(setup.instrument, setup.provider, setup.policy.leak_after)
+        self.announcer = Announcer(setup.instruments, setup.provider, setup.policy.leak_after)
         self._connections: dict[ConnectionId, Connection] = {}
         self._leases: dict[LeaseId, Lease] = {}
         self._parked: dict[WaiterId, trio.lowlevel.Task] = {}
@@ -117,7 +117,7 @@ class Shell:
         self.burden: Scales = Burden(setup.policy.max_pool_bytes)
         self._clock = PoolClock(suspension())
         self.now = self._clock.now
-        self.dialer = Dialer(setup, Road(self.announcer, self.now))
+        self.dialer = Dialer(setup, Road(self.announcer, self.now), self.announcer)
         self._timekeeper = Timekeeper(self.core, self._clock, self._perform)
         self.errands = Errands(self.core, self.now, self.dialer.post, self._tell_watchers, setup.policy)
         # Spreads retirements, dials and resends; nothing secret depends on it.
@@ -163,6 +163,8 @@ class Shell:
         answer, others = self._answer(waiter, commands)
         if answer is None:
             self._parked[waiter] = current_task()
+            if self.announcer.sees_grants:
+                self.announcer.came(waiter, trio.current_time())
         self._perform(others)
         return waiter if answer is None else answer
 
@@ -170,6 +172,7 @@ class Shell:
     def abandon(self, waiter: WaiterId, _: object) -> Abort:
         """Take *waiter*, whose task is cancelled, out of line. The abort function of its wait."""
         del self._parked[waiter]
+        self.announcer.left(waiter)
         self.step(self.core.abandon, waiter)
         return Abort.SUCCEEDED
 
@@ -209,14 +212,6 @@ class Shell:
         """The endpoint does not take that, as *error* and what followed it have shown."""
         self.announcer.not_taken(what, error)
 
-    def moved(self, move: Move) -> None:
-        """A conversation goes on on another connection."""
-        self.announcer.moved(move)
-
-    def record(self, record: TurnRecord) -> None:
-        """A turn has ended."""
-        self.announcer.record(record)
-
     def next_conversation(self) -> int:
         """Return the number of a new conversation."""
         self._last_conversation += 1
@@ -254,6 +249,8 @@ class Shell:
         """Its tasks have ended and its socket is closed."""
         del self._connections[link.id]
         self.dialer.road.gone(link)
+        if link.connected:
+            self.announcer.closed(link.id, link.why, self.now() - link.opened_at, link.close_code)
         if link.over:
             self._perform(())  # the core has forgotten it already, but somebody may wait for this
         else:
@@ -344,9 +341,10 @@ class Shell:
             case HangUp() | Warm() | Ping():
                 self._act(self._connections[command.connection], command)
             case Grant(waiter=waiter):
-                lease = self._lend(command.lease, command.connection, command.lane)
+                lease = self._lend(command)
                 reschedule(self._parked.pop(waiter), outcome.Value(lease))
             case Refuse(waiter=waiter):
+                self.announcer.left(waiter)
                 error = self.refusal(command)
                 reschedule(self._parked.pop(waiter), outcome.Error(error))
             case Expiring(lease=lease):
@@ -386,7 +384,8 @@ class Shell:
             return  # it was lost since: the core has forgotten it, and it only winds up
         try:
             match command:
-                case HangUp(polite=polite):
+                case HangUp(polite=polite, reason=reason):
+                    connection.link.why = reason
                     connection.hang_up(polite=polite)
                 case Warm(lane=lane):
                     if self._setup.warm_up is None:
@@ -421,13 +420,19 @@ class Shell:
                 others = commands[:index] + commands[index + 1 :]
                 if isinstance(command, Refuse):
                     return self.refusal(command), others
-                return self._lend(command.lease, command.connection, command.lane), others
+                return self._lend(command), others
         return None, commands
 
-    def _lend(self, number: LeaseId, on: ConnectionId, lane: LaneId) -> Lease:
-        connection = self._connections[on]
-        lease = self._leases[number] = Lease(self, number, connection, connection.lanes[lane])
+    def _lend(self, grant: Grant) -> Lease:
+        number, connection = grant.lease, self._connections[grant.connection]
+        lease = self._leases[number] = Lease(self, number, connection, connection.lanes[grant.lane])
+        if self.announcer.sees_grants:
+            self.announcer.granted(grant, trio.current_time())
         return lease
+
+    def turns(self) -> list[TurnInFlight]:
+        """Return what is in flight now. As `Pool.turns`."""
+        return in_flight(self._connections.values(), self.now())
 
     def refusal(self, command: Refuse) -> WsPoolError:
         """Return the error that tells of *command*."""

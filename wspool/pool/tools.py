@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextvars import copy_context
 from typing import Final, Literal, Protocol
 
 import attrs
@@ -30,7 +31,9 @@ from wspool.core.encoding import Encoded
 from wspool.core.frames import encode
 from wspool.core.items import Item
 from wspool.core.plain import plain
+from wspool.core.statistics import ToolRecord
 from wspool.pool.calling import ToolErrors, bound
+from wspool.pool.instrument import Announcer
 from wspool.pool.toolbox import Tool, ToolError
 
 __all__ = [
@@ -47,6 +50,8 @@ __all__ = [
 logger = logging.getLogger("wspool.pool")
 
 #: Outputs of calls that were not made, or not to their end.
+#: Longest name of a tool that is told of, in characters: a model may write any.
+_LONGEST_NAME: Final = 200
 _NOT_RUN: Final = "Cancelled: this call was not run."
 _INTERRUPTED: Final = "Cancelled: this call was interrupted while it ran; it may have had effects."
 _TOO_LARGE: Final = "Error: this call was run, and what it returned is too large to be sent."
@@ -89,6 +94,7 @@ class Job:
         claimed: True while the turn in hand, or the history, has the call.
         counts: True once the history has it.
         sent: True while the turn in hand carries its output: then another call of its name is another one.
+        error: name of the class of what it failed with, if it did.
         scope: what it runs in.
         over: set once it has ended, or will not.
     """
@@ -102,6 +108,7 @@ class Job:
     claimed: bool = True
     counts: bool = False
     sent: bool = False
+    error: str | None = None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     over: trio.Event = attrs.field(factory=trio.Event)
 
@@ -141,6 +148,7 @@ class CallRunner:
     Args:
         account: where calls are counted.
         limit: calls that run at once at most.
+        announcer: tells of each call, if anybody does.
 
     Attributes:
         tools: what to call, by name.
@@ -148,7 +156,8 @@ class CallRunner:
         nursery: where calls run beside everything else, while there is one.
     """
 
-    def __init__(self, account: CallAccount, limit: int) -> None:
+    def __init__(self, account: CallAccount, limit: int, announcer: Announcer | None = None) -> None:
+        self._announcer = announcer
         self.tools: Mapping[str, Tool] = {}
         self.tool_errors: ToolErrors = "return"
         self.nursery: trio.Nursery | None = None
@@ -364,6 +373,26 @@ class CallRunner:
         return job
 
     async def _make(self, job: Job) -> None:
+        if self._announcer is None or not self._announcer.sees_tools:
+            await self._call(job)
+            return
+        started, job.error = trio.current_time(), "Cancelled"
+        try:
+            await self._call(job)
+        finally:
+            record = ToolRecord(
+                pool=self._announcer.pool,
+                conversation=self._account.number,
+                name=plain(str(job.call.get("name") or ""), _LONGEST_NAME),
+                call_id=plain(str(job.call.get("call_id") or ""), _LONGEST_NAME),
+                started=started,
+                duration=trio.current_time() - started,
+                error=job.error,
+                context=copy_context(),
+            )
+            self._announcer.called(record)
+
+    async def _call(self, job: Job) -> None:
         try:
             with job.scope:
                 try:
@@ -373,6 +402,7 @@ class CallRunner:
                     return
                 try:
                     job.output = output_of(await call(), name)
+                    job.error = None
                 except Exception as error:
                     self._failed(job, error, by_model=isinstance(error, ToolError))
         finally:
@@ -383,7 +413,7 @@ class CallRunner:
     def _failed(self, job: Job, error: Exception, *, by_model: bool) -> None:
         """The call of *job* has failed; *by_model* if nothing is wrong but what the model asked for."""
         self._account.tool_errors += 1
-        job.failed = True
+        job.failed, job.error = True, type(error).__name__
         if self.tool_errors == "raise":
             self._failures.append(error)
             for other in self._running.values():

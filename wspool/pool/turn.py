@@ -85,10 +85,11 @@ class TurnDriver(Protocol):
 
     async def steer(self, items: list[dict[str, Any]]) -> Steer: ...
 
-    def leave(self, *, told: bool) -> None:
+    def leave(self, failure: WsPoolError | None, *, told: bool) -> None:
         """The caller has left. Never waits.
 
         Args:
+            failure: the error that it was told, if any.
             told: True if the caller was given the end of the turn, or its error.
         """
         ...
@@ -141,7 +142,10 @@ class Turn:
 
     @property
     def record(self) -> TurnRecord | None:
-        """How it went, as an instrument is told; None before it was left, and if nothing was sent."""
+        """How it went, as an instrument is told; None before it was left.
+
+        None for one of a lease or a conversation that no instrument watches, too: then nobody makes one.
+        """
         return self._driver.record
 
     @property
@@ -221,7 +225,9 @@ class Turn:
         self._entered = True
         try:
             await self._driver.start()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, WsPoolError):
+                self._failure = error
             self.leave()
             raise
         return self
@@ -238,7 +244,8 @@ class Turn:
         self._check_use()
         self._left = True
         self._ready, self._batch = iter(()), ()
-        self._driver.leave(told=self._response is not None or self._failure is not None)
+        told = self._response is not None or self._failure is not None
+        self._driver.leave(self._failure, told=told)
 
     def __aiter__(self) -> Turn:
         return self

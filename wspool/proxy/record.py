@@ -124,8 +124,8 @@ class Record:
         self.outcome = _ENDS.get(turn.status, "lost")
         self.way = "http" if turn.transport == "http" else "websocket"
         self.why_full = turn.why_full
-        if turn.items is not None:
-            self.items_given, self.items_sent = turn.items
+        if turn.requests:
+            self.items_given, self.items_sent = turn.items_given, turn.items_sent
         self.bytes_sent, self.bytes_saved = turn.bytes_sent, turn.bytes_saved
         self.requests = turn.requests
         self.response_id = turn.response_id

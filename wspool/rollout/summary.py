@@ -60,7 +60,7 @@ class Meter(wspool.Instrument):
         if record.status in ("completed", "incomplete", "failed"):
             self.durations.append(record.duration)
         # A delta goes to the connection that the conversation has: no wait of zero seconds, but none.
-        if record.full:
+        if record.full and (record.requests or record.waited):
             self.waits.append(record.waited)
         if self.on_turn is not None and record.conversation is not None and record.status in _WELL:
             self.on_turn(record.conversation)

@@ -214,6 +214,10 @@ class BroughtHistory:
             refers=asked,
         )
 
+    def counts(self, new: Sequence[Encoded], plan: Plan | None) -> tuple[int, int]:
+        """As `Chain.counts`: all that was brought, and what of it *plan* sends."""
+        return plan.counted if plan is not None and plan.counted is not None else (self._counts[0], 0)
+
     def queue(self, items: Sequence[Encoded]) -> None:
         """The lane holds *items*, and puts them before whatever comes next: nobody may go on from there."""
         if self._last is not None:

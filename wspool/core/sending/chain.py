@@ -255,6 +255,10 @@ class Chain:
         else:
             self.forget_parent()
 
+    def counts(self, new: Sequence[Encoded], plan: Plan | None) -> tuple[int, int]:
+        """Return how many items are given with *new*, and how many *plan* sends."""
+        return len(new), len(plan.input) if plan is not None else 0
+
     def queue(self, items: Sequence[Encoded]) -> None:
         """The lane of the parent holds *items*, and puts them before the input of the next turn there.
 

@@ -1,0 +1,147 @@
+"""Recording: the record of one turn, put together when it is over. Only where somebody watches turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import Context, copy_context
+from typing import Any, Final, TypedDict, Unpack, cast
+
+import trio
+
+from wspool.core.encoding import Encoded, read
+from wspool.core.events.response import Response
+from wspool.core.items import asks_for_tools
+from wspool.core.plain import plain
+from wspool.core.statistics import TransportName, TurnRecord, TurnStatus
+from wspool.errors import WsPoolError
+from wspool.pool.attempt import Attempt
+from wspool.pool.outcome import failed_response, remarks
+
+__all__ = ["Known", "TurnNotes", "model_of"]
+
+#: Longest name that is taken from a server, in characters.
+_LONGEST: Final = 200
+_STATUSES: Final = frozenset({"completed", "incomplete", "failed", "rejected"})
+
+
+class Known(TypedDict):
+    """What its driver knows of a turn. The words are those of `TurnRecord`."""
+
+    pool: int
+    conversation: int | None
+    connection: int | None
+    lane: int | None
+    full: bool
+    why_full: str | None
+    waited: float
+    requests: int
+    bytes_sent: int
+    bytes_saved: int
+    transport: TransportName
+    tool_errors: int
+    model: str | None
+
+
+class TurnNotes:
+    """What the record of a turn says that is known as it goes. Made when it is entered.
+
+    Attributes:
+        started: when that was, in seconds on trio's clock.
+        context: the context variables of whoever did.
+        first_at: when something came of it first, if that was of a request before the last.
+    """
+
+    __slots__ = ("context", "first_at", "started")
+
+    def __init__(self) -> None:
+        self.started = trio.current_time()
+        self.context: Context = copy_context()
+        self.first_at: float | None = None
+
+    def record(
+        self,
+        attempt: Attempt | None,
+        failure: WsPoolError | None,
+        *,
+        told: bool,
+        sent_at: float | None,
+        items: tuple[int, int],
+        **known: Unpack[Known],
+    ) -> TurnRecord:
+        """Return the record of the turn, which is over now.
+
+        Args:
+            attempt: its last request, if there was one.
+            failure: the error that the caller was told, if any.
+            told: True if the caller was told how it ended.
+            sent_at: when it was sent first, if it was.
+            items: input items that were given, and that were sent last.
+            **known: fields of it, as its driver knows them.
+        """
+        now = trio.current_time()
+        machine = None if attempt is None else attempt.machine
+        response = None if machine is None else machine.response
+        first = self.first_at if self.first_at is not None or attempt is None else attempt.first_at
+        sent = known["requests"] > 0
+        status = _status(attempt, told=told, sent=sent)
+        if failure is None and told and status == "failed" and attempt is not None:
+            failure = failed_response(attempt)
+        return TurnRecord(
+            response_id=machine.response_id if machine is not None else None,
+            status=status,
+            delivery=(failure or machine or WsPoolError()).delivery,
+            duration=0.0 if sent_at is None or not sent else now - sent_at,
+            started=self.started,
+            ended=now,
+            first_event=None if first is None or sent_at is None else first - sent_at,
+            events=len(attempt.events) if attempt is not None else 0,
+            items_given=items[0],
+            items_sent=items[1] if sent else 0,
+            finish_reason=_finish_reason(response),
+            error=None if failure is None else type(failure).__name__,
+            error_code=_error_code(attempt, failure),
+            response_model=_text(response, "model"),
+            service_tier=_text(response, "service_tier"),
+            context=self.context,
+            **known,
+            **remarks(response),
+        )
+
+
+def model_of(field: object) -> str | None:
+    """Return the model that a request asks for, from the field of its body, encoded or not."""
+    value: object = read(field) if isinstance(field, Encoded) else field
+    return value if isinstance(value, str) else None
+
+
+def _status(attempt: Attempt | None, *, told: bool, sent: bool) -> TurnStatus:
+    if not told:
+        return "cancelled"
+    if attempt is None or not sent:
+        return "unsent"
+    said = attempt.machine.status
+    return "lost" if attempt.lost or said not in _STATUSES else cast("TurnStatus", said)
+
+
+def _finish_reason(response: Mapping[str, Any] | None) -> str | None:
+    match response and response.get("status"):
+        case "completed":
+            return "tool_calls" if asks_for_tools(response) else "stop"
+        case "incomplete":
+            details = Response(dict(response or {})).incomplete_details
+            return _text(details, "reason")
+        case _:
+            return None
+
+
+def _error_code(attempt: Attempt | None, failure: WsPoolError | None) -> str | None:
+    error = attempt.machine.error if attempt is not None else None
+    if attempt is not None and error is not None:
+        label = attempt.redactor.server_error(error).label
+        return plain(label, _LONGEST) if label else None
+    return _text(None if failure is None else vars(failure), "code")
+
+
+def _text(fields: Mapping[str, Any] | None, name: str) -> str | None:
+    value = fields.get(name) if fields is not None else None
+    return plain(value, _LONGEST) if isinstance(value, str) and value else None
