@@ -397,7 +397,11 @@ async def test_only_what_is_slow_is_written(autojump_clock, caplog: pytest.LogCa
         world.pool(instrument=wspool.LoggingInstrument(slow=1.5)) as pool,
         pool.conversation(model="m") as conversation,
     ):
-        await conversation.run("go", tools={"tool": lambda: "x"})
+
+        async def tool() -> str:
+            return "x"
+
+        await conversation.run("go", tools={"tool": tool})
 
     turns = [each.getMessage() for each in caplog.records if ", turn " in each.getMessage()]
     assert 1 == len(turns)
