@@ -276,3 +276,32 @@ def test_idle_spare_of_a_short_life_is_not_replaced_for_ever() -> None:
     endpoint.pass_time(3600.0)
 
     assert endpoint.dials - dials <= 300
+
+
+def test_what_is_not_trusted_stays_so_whatever_is_learnt_of_lifetimes() -> None:
+    """All are cleared, a lifetime is learnt, and one disproves it: the other is not lent again either."""
+    core = make(max_size=3, max_idle=math.inf)
+    said = []
+    for number, now in enumerate((0.0, 1000.0, 2000.0), 1):
+        core.acquire(WaiterId(number), now)
+        short_lived = max(core.states())
+        core.connected(short_lived, now, 0.5)
+        core.begin(LeaseId(number), now)
+        if number == SAME:
+            for witness in (4, 5):
+                core.acquire(WaiterId(witness), now + 10.0)
+                core.tick(now + 11.0)
+                core.connected(max(core.states()), now + 11.0, 0.5)
+                core.begin(LeaseId(witness), now + 11.0)
+        core.finished(short_lived, LANE, now + 990.0)
+        if number == SAME:
+            core.clear(now + 995.0)
+        said += of(core.lost(short_lived, now + 1000.0, 0.5), LifetimeLearned)
+    assert [LifetimeLearned(1000.0)] == said
+
+    one, other, *_ = core.states()
+    assert LifetimeLearned(None) in core.finished(one, LANE, 3100.0)
+    assert [] == core.finished(other, LANE, 3101.0)
+    for waiter in (6, 7):
+        core.acquire(WaiterId(waiter), 3101.5)
+    assert HangUp(other, CloseReason.LIFETIME, True) in core.release(LeaseId(5), 3102.0)

@@ -232,6 +232,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.world.take(commands, self.now)
         if verb == "acquire_nowait" and args[0] in self.world.waiters:
             self.world.waiters.remove(args[0])  # it does not wait
+        if verb == "begin" and answer[0] is Verdict.GO:
+            self.world.began(args[0], movable=kwargs["movable"])
+        self.world.asking = None
         states = self.core.states()
         for connection in self.world.open:
             state, lanes = states[connection.id]
@@ -347,7 +350,6 @@ class PoolMachine(RuleBasedStateMachine):
         self.world.wanted[waiter] = min_remaining
         goes_on = self.world.may_go_on(waiter, self.now)
         commands = self.step("acquire", waiter, min_remaining=min_remaining, prefer=prefer, warm=warm)
-        self.world.asking = None
         if goes_on:
             granted = [command for command in commands if isinstance(command, Grant)]
             assert granted, "it was not granted the lane that remembers it"
@@ -490,12 +492,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert verdict is Verdict.MOVE, "a waiter was passed over too often"
         elif not (movable and connection.retiring):
             assert verdict is Verdict.GO
-        if verdict is Verdict.GO:
-            self.world.track(lease).on = On.TURN
-            self.world.track(lease).movable = movable
-            self.world.track(lease).parked_at = None
-            self.world.forget(self.world.track(lease))
-        elif counted and first in self.world.skips:
+        if verdict is not Verdict.GO and counted and first in self.world.skips:
             self.world.skips[first] -= 1
 
     @rule(pick=picks)

@@ -326,6 +326,12 @@ class World:
         track.created, track.response = None, response
         track.warm, track.over, track.used_at = warm, False, now
 
+    def began(self, lease: LeaseId, *, movable: bool) -> None:
+        """A turn has begun on it."""
+        track = self.track(lease)
+        track.on, track.movable, track.parked_at = On.TURN, movable, None
+        self.forget(track)
+
     def forget(self, track: Lane) -> None:
         """Another turn begins on it, or it ends."""
         track.response = None

@@ -127,6 +127,10 @@ class Allocation(Line):
         # Now that the pool is full, those in line may starve who could hope for a dial before.
         if self.waiters and (roster.available or roster.parked):
             self._match(now, commands)
+        if self.waiters and not roster.dialing and self.is_hopeless(now):
+            # Whatever it was that ended the last hope: a dial, the last connection, or time.
+            self.refuse_all(RefuseReason.DIAL_FAILED, commands)
+            self._grow(now, commands)  # for spare, which may be due although nobody else is
         return commands
 
     def next_deadline(self) -> float:
@@ -136,10 +140,15 @@ class Allocation(Line):
         probe_at = self._dial_at()
         if probe_at > -math.inf and roster.dialing < outage.dial_limit and self._wants_dial():
             deadline = probe_at
-            if self.waiters and self.is_hopeless(outage.give_up_at):
-                deadline = min(deadline, outage.give_up_at)
         if not self.waiters:
             return deadline
+        # A pool may be full of what is closing, so that there is no room for a dial either.
+        if (
+            not roster.dialing
+            and self._settled_at < outage.give_up_at
+            and self.is_hopeless(outage.give_up_at)
+        ):
+            deadline = min(deadline, outage.give_up_at)
         if self._deferring and self._defers_dials() and roster.size < self.policy.max_size:
             deadline = min(deadline, self._line_since + DEFERRAL)
         if (roster.available or roster.parked) and self._is_starving():

@@ -74,6 +74,8 @@ class Connection:
     key: tuple[float, ConnectionId] = (math.inf, ConnectionId(0))
     #: From when on no lane of it is granted: the last start of a turn, or earlier if cleared.
     grant_end: float = math.inf
+    #: Since when it is not trusted, whatever is known of lifetimes.
+    cleared_at: float = math.inf
     #: From when on no turn is started on it.
     last_start: float = math.inf
     #: When the server ends it.

@@ -91,12 +91,9 @@ class Lives:
     def _plan(self, connection: Connection) -> float:
         """Set the limits of its life, and book and return the time of its retirement."""
         schedule, born = self._schedule, connection.born
-        cleared = connection.grant_end < connection.last_start
         connection.expires_at = born + schedule.lifetime
         connection.last_start = born + schedule.last_start
-        connection.grant_end = (
-            min(connection.grant_end, connection.last_start) if cleared else connection.last_start
-        )
+        connection.grant_end = min(connection.last_start, connection.cleared_at)
         return self.calendar.book(born + schedule.retire_from, born + schedule.retire_to, connection.jitter)
 
     def _arm(self, connection: Connection) -> None:
@@ -176,15 +173,21 @@ class Lives:
         if connection.state is ConnectionState.DIALING or (interrupt and connection.usable):
             self.hang_up(connection, CloseReason.CLEARED, commands, polite=False)
         elif connection.usable:
-            connection.grant_end = min(connection.grant_end, now)
-            self.end_grants(connection, commands, CloseReason.CLEARED)
+            self._distrust(connection, now, commands, CloseReason.CLEARED)
 
     def meet_limit(self, connection: Connection, now: float, commands: list[Command]) -> None:
         """The server ended it for its age: whatever is older would be refused its next turn as well."""
         for older in [*self._roster.connections.values()]:
             if older.usable and older.born <= connection.born:
-                older.grant_end = min(older.grant_end, now)
-                self.end_grants(older, commands, CloseReason.LIMIT)
+                self._distrust(older, now, commands, CloseReason.LIMIT)
+
+    def _distrust(
+        self, connection: Connection, now: float, commands: list[Command], reason: CloseReason
+    ) -> None:
+        """No lane of it is granted any more, whatever is planned later."""
+        connection.cleared_at = min(connection.cleared_at, now)
+        connection.grant_end = min(connection.grant_end, now)
+        self.end_grants(connection, commands, reason)
 
     def check_expiry(self, connection: Connection, now: float, commands: list[Command]) -> None:
         """Hang up past the server's limit, if nothing is lost by it."""

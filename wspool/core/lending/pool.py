@@ -370,8 +370,6 @@ class PoolCore(Whole):
         unreported = self._roster.unreported
         while unreported and next(iter(unreported.values())) <= now:
             commands.append(Leaking(unreported.popitem(last=False)[0]))
-        if self._allocation.is_hopeless(now) and not self._roster.dialing:
-            self._allocation.refuse_all(RefuseReason.DIAL_FAILED, commands)
         return self._allocation.settle(now, commands)
 
     # -- queries ------------------------------------------------------------------------------
