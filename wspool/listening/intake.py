@@ -9,6 +9,7 @@
 4. Whoever breaks a limit gets an answer that says which, if it still listens.
 """
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -109,24 +110,37 @@ class Intake:
         body, pieces = bytearray(), 0
         deadline = trio.current_time() + self._limits.body_timeout
         try:
-            while True:
-                event = self._next()
-                if isinstance(event, h11.Data):
-                    body += event.data
-                    pieces += 1
-                    self._unfinished.size += len(event.data)
-                    self._check_size(len(body), pieces, limit)
-                elif event is h11.NEED_DATA:
-                    if self.http.they_are_waiting_for_100_continue:
-                        await send(h11.InformationalResponse(status_code=100, headers=[]))
-                    with trio.move_on_at(min(deadline, trio.current_time() + self._limits.silence)) as scope:
-                        await self._read()
-                    if scope.cancelled_caught:
-                        raise _too_slow("The body of the request")
-                else:
-                    return bytes(body)
+            while piece := await self.piece(send, deadline):
+                body += piece
+                pieces += 1
+                self._unfinished.size += len(piece)
+                self._check_size(len(body), pieces, limit)
+            return bytes(body)
         finally:
             self._unfinished.size -= len(body)
+
+    async def piece(
+        self, send: Callable[[h11.Event], Awaitable[None]], deadline: float = math.inf
+    ) -> bytes | bytearray:
+        """The next piece of a body, for who passes it on; nothing at its end. As `body`.
+
+        Args:
+          deadline: by when it is there, on trio's clock.
+        """
+        while True:
+            event = self._next()
+            if isinstance(event, h11.Data):
+                if event.data:
+                    return event.data
+            elif event is h11.NEED_DATA:
+                if self.http.they_are_waiting_for_100_continue:
+                    await send(h11.InformationalResponse(status_code=100, headers=[]))
+                with trio.move_on_at(min(deadline, trio.current_time() + self._limits.silence)) as scope:
+                    await self._read()
+                if scope.cancelled_caught:
+                    raise _too_slow("The body of the request")
+            else:
+                return b""
 
     def _check_size(self, size: int, pieces: int, limit: int) -> None:
         if size > limit:

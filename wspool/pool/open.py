@@ -35,7 +35,7 @@ from wspool.wire.headers import check_subprotocols
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.wire import Connector, Endpoint
 
-__all__ = ["DEFAULT_URL", "open_pool"]
+__all__ = ["DEFAULT_URL", "endpoint_of", "open_pool", "provider_of"]
 
 logger = logging.getLogger("wspool.pool")
 
@@ -98,8 +98,8 @@ def open_pool(
         ImportError: a wire, truststore or SOCKS was asked for and is not installed.
     """
     policy = policy if policy is not None else PoolPolicy()
-    endpoint = _endpoint(url, policy, _context(ssl_context), proxy, allow_insecure, subprotocols)
-    known = _provider(provider, endpoint.host)
+    endpoint = endpoint_of(url, policy, ssl_context, proxy, allow_insecure, subprotocols)
+    known = provider_of(provider, endpoint.host)
     renewable, ask_headers = upgrade_headers(api_key, headers, endpoint, known)
     setup = Setup(
         **_ways(wire, fallback, policy, known),
@@ -125,23 +125,26 @@ def _instruments(given: Instrument | Sequence[Instrument] | None) -> Sequence[In
     return several
 
 
-def _provider(provider: Provider | str | None, host: str) -> Provider:
+def provider_of(provider: Provider | str | None, host: str) -> Provider:
+    """Return the provider that is given, or named, or at *host*. Raises ValueError: there is none."""
     if provider is None:
         return provider_at(host)
     return provider_named(provider) if isinstance(provider, str) else provider
 
 
-def _endpoint(
+def endpoint_of(
     url: str,
-    policy: PoolPolicy,
-    context: ssl.SSLContext | None,
-    proxy: str | None,
-    allow_insecure: bool,
-    subprotocols: Sequence[str],
+    policy: PoolPolicy | None = None,
+    ssl_context: ssl.SSLContext | Literal["truststore"] | None = None,
+    proxy: str | Literal["environment"] | None = None,
+    allow_insecure: bool = False,
+    subprotocols: Sequence[str] = (),
 ) -> Endpoint:
+    """Return where a pool goes that is opened so. Takes and raises what `open_pool` does."""
+    policy = policy if policy is not None else PoolPolicy()
     endpoint = parse_url(
         url,
-        ssl_context=context,
+        ssl_context=_context(ssl_context),
         allow_insecure=allow_insecure,
         connect_timeout=policy.connect_timeout,
         close_timeout=policy.close_timeout,

@@ -26,7 +26,7 @@ from wspool.listening.intake import Intake, IntakeLimits, Unfinished
 from wspool.proxy.gate import Gate
 from wspool.proxy.handshake import is_upgrade
 from wspool.proxy.target import Target
-from wspool.proxy.turns import read_body, take_turn
+from wspool.proxy.turns import pass_turn, read_body, take_turn
 from wspool.proxy.visit import Services, Visit
 
 __all__ = ["Front", "Handler"]
@@ -38,6 +38,16 @@ _EXPECTED: Final = (trio.BrokenResourceError, trio.ClosedResourceError, h11.Prot
 
 #: Of a body that is not answered so much is read, in bytes, to keep the connection; more ends it.
 _UNWANTED: Final = 65536
+
+#: What is spoken by others, in front of this.
+_ELSEWHERE: Final = {
+    path: f"{path} is not spoken here, only the Responses API: put LiteLLM in front of this proxy, with the "
+    "proxy's address as the base URL of its openai/responses models."
+    for path in ("/chat/completions", "/completions", "/messages")
+}
+
+#: Paths that are never the provider's.
+_OWN: Final = frozenset({"/", "/favicon.ico", "/metrics"})
 
 #: Answers a request whose body was not read yet, or takes its connection over.
 Handler = Callable[[Visit], Awaitable[None]]
@@ -160,10 +170,23 @@ class Front:
             body = read_body(visit, raw)
             identity = visit.identity
             if identity is None or http_only(body) is not None:
-                raise RequestError(_not_found())
-            await take_turn(visit, identity, body, len(raw))
-        else:
+                await pass_turn(visit, body, raw)
+            else:
+                await take_turn(visit, identity, body, raw)
+        elif target.path in _ELSEWHERE:
+            raise RequestError(invalid_request(_ELSEWHERE[target.path], status=404))
+        elif target.path in _OWN:
             raise RequestError(_not_found())
+        else:
+            await self._pass_on(visit)
+
+    async def _pass_on(self, visit: Visit) -> None:
+        record = visit.record("http")
+        try:
+            await visit.services.passage.pass_on(visit, record)
+        finally:
+            record.total = trio.current_time() - visit.since
+            visit.services.records.end(record, "left")
 
     async def _upgrade(self, visit: Visit) -> bool:
         if self.draining:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -10,15 +10,19 @@ from typing import Any, Final
 import trio
 import trio.testing
 
+from wspool.core.providers import header_of
 from wspool.http.pools import Pools
 from wspool.listening.listen import listen
-from wspool.pool.open import DEFAULT_URL
+from wspool.pool.open import DEFAULT_URL, endpoint_of, open_pool, provider_of
+from wspool.pool.setup import opener_of
 from wspool.proxy.front import Front
 from wspool.proxy.gate import Gate, Token
+from wspool.proxy.passing import Passage
 from wspool.proxy.record import Records
 from wspool.proxy.settings import Settings
 from wspool.proxy.target import Upstream
 from wspool.proxy.visit import Services
+from wspool.wire import dial
 
 __all__ = ["Proxy", "open_proxy"]
 
@@ -91,6 +95,8 @@ async def open_proxy(
         raise ValueError("a proxy with a key of its own needs tokens: any process here could use that key")
     for name in {"headers", "url"} & pool.keys():
         raise TypeError(f"{name}= is said by each request itself")
+    pool.setdefault("fallback", "http")
+    open_pool(url, api_key="unused", **pool)  # whether that will do is to be known now
     gate = Gate(
         Upstream(url),
         api_key,
@@ -106,6 +112,7 @@ async def open_proxy(
                 settings=settings,
                 pools=Pools(pool, nursery=nursery),
                 records=Records(),
+                passage=_passage(url, api_key, pool),
             )
             proxy = Proxy(Front(gate, services), services, nursery, authority)
             if listeners:
@@ -120,3 +127,14 @@ async def open_proxy(
     finally:
         if problem is not None:
             raise problem
+
+
+def _passage(url: str, api_key: str | None, pool: Mapping[str, Any]) -> Passage:
+    """Return the way to the provider over HTTP: the same as that of the pools."""
+    names = ("policy", "ssl_context", "proxy", "allow_insecure")
+    endpoint = endpoint_of(url, **{name: pool[name] for name in names if name in pool})
+    wire = pool.get("wire", "auto")
+    credential = None
+    if api_key is not None:
+        credential = header_of(api_key, provider_of(pool.get("provider"), endpoint.host))
+    return Passage(endpoint, dial.open_stream if isinstance(wire, str) else opener_of(wire), credential)

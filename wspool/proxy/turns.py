@@ -14,13 +14,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, cast
 
 import trio
 
 from wspool.core.frames import Event, has_too_many_values
-from wspool.errors import DialFailedError
+from wspool.errors import DialFailedError, RequestTooLargeError, WebSocketNotOfferedError
 from wspool.http.identity import Asked, Identity
 from wspool.listening.decoding import decoded
 from wspool.listening.errors import RequestError, invalid_request
@@ -30,7 +31,7 @@ from wspool.proxy.events import EventWriter
 from wspool.proxy.record import Outcome, Record
 from wspool.proxy.visit import Visit
 
-__all__ = ["read_body", "take_turn"]
+__all__ = ["pass_turn", "read_body", "take_turn"]
 
 logger: Final = logging.getLogger("wspool.proxy")
 
@@ -66,22 +67,39 @@ def read_body(visit: Visit, raw: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", body)
 
 
-async def take_turn(visit: Visit, identity: Identity, body: Mapping[str, Any], size: int) -> None:
+async def take_turn(visit: Visit, identity: Identity, body: Mapping[str, Any], raw: bytes) -> None:
     """Take one turn, and answer *visit* with it. A checkpoint; cancelling it gives the turn up.
 
     Args:
         identity: as whom the provider is asked.
         body: what `read_body` has read, and what `http_only` has nothing against.
-        size: bytes of it, as it came.
+        raw: it as it came.
     """
-    streamed = body.get("stream") is True
-    model = body.get("model")
+    with _recorded(visit, body, raw) as record:
+        visit.answers.headers = {"x-request-id": f"wspool-{record.number}"}
+        course = _Course(visit, Asked(identity, body, visit.session), record)
+        if not await course.run():
+            visit.answers.headers = {}
+            await visit.services.passage.pass_on(visit, record, raw)
+
+
+async def pass_turn(visit: Visit, body: Mapping[str, Any], raw: bytes) -> None:
+    """Pass a turn on that is not for WebSocket. Takes and raises what `take_turn` does."""
+    with _recorded(visit, body, raw) as record:
+        await visit.services.passage.pass_on(visit, record, raw)
+
+
+@contextmanager
+def _recorded(visit: Visit, body: Mapping[str, Any], raw: bytes) -> Generator[Record]:
+    model, given = body.get("model"), body.get("input")
     record = visit.record(
-        "sse" if streamed else "json", model=model if isinstance(model, str) else None, bytes_in=size
+        "sse" if body.get("stream") is True else "json",
+        model=model[:200] if isinstance(model, str) else None,
+        bytes_in=len(raw),
+        items_given=len(cast("list[object]", given)) if isinstance(given, list) else 1,
     )
-    visit.answers.headers = {"x-request-id": f"wspool-{record.number}"}
     try:
-        await _Course(visit, Asked(identity, body, visit.session), record, streamed=streamed).run()
+        yield record
     finally:
         record.total = trio.current_time() - visit.since
         visit.services.records.end(record, "left")
@@ -90,20 +108,21 @@ async def take_turn(visit: Visit, identity: Identity, body: Mapping[str, Any], s
 class _Course:
     """The course of one turn."""
 
-    def __init__(self, visit: Visit, asked: Asked, record: Record, *, streamed: bool) -> None:
+    def __init__(self, visit: Visit, asked: Asked, record: Record) -> None:
         self._visit = visit
         self._answers = visit.answers
         self._asked = asked
         self._record = record
         self._outlet = Outlet()
-        self._writer = EventWriter(record.number, record.model) if streamed else None
+        self._writer = EventWriter(record.number, record.model) if record.door == "sse" else None
         self._sending = trio.CancelScope()
         self._begun = trio.current_time()
         self._first_at: float | None = None
         #: True once the client has left before the end.
         self._left = False
 
-    async def run(self) -> None:
+    async def run(self) -> bool:
+        """Take it; return False if nothing of it was sent, and it has to go by HTTP."""
         self._record.own = self._begun - self._visit.since
         sent_before = self._answers.sent
         try:
@@ -121,8 +140,18 @@ class _Course:
         finally:
             self._record.bytes_out = self._answers.sent - sent_before
             self._account()
+        if self._goes_by_http():
+            self._record.outcome = None
+            self._record.status = self._record.error = None
+            return False
         if self._sending.cancelled_caught or self._left:
             raise trio.BrokenResourceError("the client has left")
+        return True
+
+    def _goes_by_http(self) -> bool:
+        # Over the limit of a frame, also with what is new alone; or there is no WebSocket at all.
+        by_http = isinstance(self._outlet.error, (RequestTooLargeError, WebSocketNotOfferedError))
+        return by_http and self._outlet.sent_at is None and not self._answers.begun and not self._left
 
     async def _perform(self) -> None:
         write = None if self._writer is None else self._write
@@ -167,7 +196,8 @@ class _Course:
             over = outlet.ended and not data
             error = outlet.error if over else None
             if error is not None and not answers.begun:
-                await self._send_error(error)
+                if not self._goes_by_http():
+                    await self._send_error(error)
                 return
             if writer is None:
                 if error is not None:

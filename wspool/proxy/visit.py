@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import attrs
 import h11
@@ -25,6 +25,12 @@ _READ: Final = 65536
 _AHEAD: Final = 65536
 
 
+class Passing(Protocol):
+    """The way to the provider over HTTP."""
+
+    async def pass_on(self, visit: Visit, record: Record, body: bytes | None = None) -> None: ...
+
+
 @attrs.frozen(kw_only=True)
 class Services:
     """What all requests of one proxy share."""
@@ -33,6 +39,7 @@ class Services:
     settings: Settings
     pools: Pools
     records: Records
+    passage: Passing
 
 
 @attrs.define(kw_only=True, eq=False)

@@ -1,0 +1,289 @@
+"""What is not for WebSocket passes to the provider over HTTP, as it is, both ways."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import h11
+import pytest
+import trio
+import trio.testing
+
+from tests.proxy.asking import Scene, scene
+from wspool.core.policy import UNKNOWN
+from wspool.core.usage import Usage
+from wspool.server import EchoModel, Rejection
+
+
+@attrs.define
+class Peer:
+    """An endpoint that speaks bytes: what it was sent, and what it says to that."""
+
+    says: bytes
+    heard: bytearray = attrs.field(factory=bytearray)
+    gone: trio.Event = attrs.field(factory=trio.Event)
+    holds: bool = False
+
+    transport = "websocket"
+
+    async def open_stream(self, endpoint: Any) -> trio.abc.Stream:
+        near, far = trio.testing.memory_stream_pair()
+        self._nursery.start_soon(self._serve, far)
+        await trio.lowlevel.checkpoint()
+        return near
+
+    async def connect(self, *_: Any) -> Any:
+        raise AssertionError("not dialled")
+
+    _nursery: Any = None
+
+    async def _serve(self, stream: trio.abc.Stream) -> None:
+        http = h11.Connection(h11.SERVER)
+        while True:
+            try:
+                event = http.next_event()
+            except h11.RemoteProtocolError:
+                return
+            if event is h11.NEED_DATA:
+                data = await stream.receive_some()
+                self.heard += data
+                http.receive_data(bytes(data))
+            elif isinstance(event, h11.EndOfMessage):
+                break
+        await stream.send_all(self.says)
+        if self.holds:
+            while await stream.receive_some():
+                pass
+            self.gone.set()
+        await stream.aclose()
+
+    @property
+    def head(self) -> h11.Request:
+        http = h11.Connection(h11.SERVER)
+        http.receive_data(bytes(self.heard))
+        event = http.next_event()
+        assert isinstance(event, h11.Request)
+        return event
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return {name.decode(): value.decode("latin-1") for name, value in self.head.headers}
+
+
+@asynccontextmanager
+async def before(says: bytes, **options: Any) -> AsyncGenerator[tuple[Scene, Peer]]:
+    """A proxy before an endpoint that speaks bytes."""
+    async with trio.open_nursery() as nursery:
+        peer = Peer(says)
+        peer._nursery = nursery
+        async with scene(EchoModel(), wire=peer, **options) as it:
+            yield it, peer
+        nursery.cancel_scope.cancel()
+
+
+def answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"content-length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+async def test_everything_else_is_answered_by_the_provider(autojump_clock) -> None:
+    """Models, stored responses, compaction, counting: on one connection of the client's."""
+    async with scene(EchoModel()) as it:
+        client = await it.client()
+        assert "list" == (await client.ask("GET", "/v1/models")).json["object"]
+        assert "m" == (await client.ask("GET", "/models/m")).json["id"]
+        stored = (await client.turn(store=True)).json["id"]
+        assert stored == (await client.ask("GET", f"/v1/responses/{stored}")).json["id"]
+        assert 404 == (await client.ask("GET", "/v1/responses/resp_none")).status
+        compacted = await client.ask(
+            "POST", "/v1/responses/compact", {"model": "m", "input": [{"role": "user", "content": "hi"}]}
+        )
+        assert 200 == compacted.status
+        assert 200 == (await client.ask("HEAD", "/v1/models")).status
+        records = await it.records()
+
+    assert ["http", "http", "json", "http", "http", "http", "http"] == [record.door for record in records]
+    assert [200, 200, 200, 200, 404, 200, 200] == [record.status for record in records]
+    assert [*["completed"] * 4, "refused", *["completed"] * 2] == [record.outcome for record in records]
+    assert Usage.of(compacted.json["usage"]) == records[5].usage
+
+
+async def test_a_turn_for_http_only_is_passed_on_and_recorded(autojump_clock) -> None:
+    """As a stream and as a body: the same record, with its tokens, as over WebSocket."""
+    async with scene(EchoModel()) as it:
+        client = await it.client()
+        for stream in (True, False):
+            got = await client.turn(stream=stream, conversation="conv_1")
+            assert got.status in (200, 400)
+        no_key = await client.turn(headers=(("authorization", "Basic YTpi"),), stream=True)
+        records = await it.records()
+
+    assert "response.completed" == no_key.types[-1]
+    assert [("sse", "http"), ("json", "http"), ("sse", "http")] == [(r.door, r.way) for r in records]
+    assert Usage.of(no_key.events[-1]["response"]["usage"]) == records[2].usage
+    assert ("completed", 1, 1) == (records[2].outcome, records[2].items_given, records[2].items_sent)
+
+
+async def test_what_a_client_says_passes_by_name(autojump_clock) -> None:
+    """Nothing of where it is, of proxies before, of cookies, and nothing that `Connection` names."""
+    async with before(answer(b"{}")) as (it, peer):
+        dropped = {
+            "cookie": "a=b",
+            "origin": "http://localhost:3000",
+            "referer": "http://localhost/",
+            "forwarded": "for=1.2.3.4",
+            "x-forwarded-for": "1.2.3.4",
+            "x-real-ip": "1.2.3.4",
+            "x-wspool-token": "secret",
+            "x-codex-named": "x",
+            "connection": "x-codex-named",
+            "te": "trailers",
+            "x-anything": "x",
+        }
+        passed = {
+            "authorization": "Bearer k",
+            "user-agent": "codex_exec/0.171",
+            "x-codex-turn-state": "s",
+            "session_id": "s",
+            "openai-beta": "b",
+            "content-encoding": "zstd",
+            "accept-encoding": "gzip, br",
+            "x-stainless-retry-count": "1",
+            "chatgpt-account-id": "acc",
+        }
+        client = await it.client()
+        await client.ask("POST", "/v1/embeddings?a=b", b"x", headers=[*dropped.items(), *passed.items()])
+        assert b"/v1/embeddings?a=b" == peer.head.target
+        assert {**passed, "host": "localhost", "connection": "close", "content-length": "1"} == peer.fields
+
+
+async def test_what_the_provider_says_passes_but_for_its_connection(autojump_clock) -> None:
+    """Bytes as they are, with their encoding; what a browser would believe of us is dropped."""
+    body = gzip.compress(b'{"a": 1}')
+    says = answer(
+        body,
+        "content-encoding: gzip",
+        "x-ratelimit-remaining-tokens: 7",
+        "x-request-id: req_1",
+        "x-codex-primary-used-percent: 3",
+        "set-cookie: a=b",
+        "access-control-allow-origin: *",
+        "keep-alive: timeout=5",
+        "connection: keep-alive, x-hop",
+        "x-hop: 1",
+    )
+    async with before(says) as (it, _):
+        got = await (await it.client()).ask("GET", "/v1/models")
+        (record,) = await it.records()
+
+    assert body == got.body
+    assert {
+        "content-encoding": "gzip",
+        "content-length": str(len(body)),
+        "x-ratelimit-remaining-tokens": "7",
+        "x-request-id": "req_1",
+        "x-codex-primary-used-percent": "3",
+    } == got.headers
+    assert "req_1" == record.request_id
+
+
+async def test_no_redirect_is_followed(autojump_clock) -> None:
+    """The credential goes where it was meant to go."""
+    async with before(answer(b"", "location: https://evil.example/", status="307 X")) as (it, _):
+        assert 307 == (await (await it.client()).ask("GET", "/v1/models")).status
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 200", b"no http\r\n\r\n", b"HTTP/1.1 100 x\r\n\r\n" * 20])
+async def test_an_endpoint_without_an_answer_is_a_502(autojump_clock, says: bytes) -> None:
+    """In the provider's shape, and not to be sent again by an SDK that knows no better."""
+    async with before(says) as (it, _):
+        client = await it.client()
+        got = await client.ask("POST", "/v1/files", b"x")
+        (record,) = await it.records()
+        assert 200 == (await client.ask("GET", "/livez")).status
+
+    assert (502, "upstream_no_answer", "false") == (
+        got.status,
+        got.json["error"]["code"],
+        got.headers["x-should-retry"],
+    )
+    assert "lost" == record.outcome
+
+
+async def test_a_cut_answer_is_a_cut_answer(autojump_clock) -> None:
+    """The client sees that something is missing."""
+    async with before(answer(b"12345")[:-2]) as (it, _):
+        got = await (await it.client()).ask("GET", "/v1/models")
+        (record,) = await it.records()
+
+    assert (b"123", False, "lost") == (got.body, got.whole, record.outcome)
+
+
+async def test_a_client_that_leaves_ends_its_request(autojump_clock) -> None:
+    """Also while the provider thinks."""
+    async with before(b"") as (it, peer):
+        peer.holds = True
+        client = await it.client()
+        await client.send("POST", "/v1/files", b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        await client.stream.aclose()
+        await peer.gone.wait()
+        (record,) = await it.records()
+
+    assert "left" == record.outcome
+
+
+async def test_bytes_pass_in_the_moment_they_come(autojump_clock) -> None:
+    """Up and down: no piece waits for the next."""
+    async with before(b"") as (it, peer):
+        client = await it.client()
+        head = b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer k\r\n"
+        await client.stream.send_all(head + b"transfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        assert b"first" in peer.heard
+
+
+async def test_what_is_too_large_for_a_frame_goes_by_http(autojump_clock) -> None:
+    """Before anything is sent; and the conversation comes back once its delta fits."""
+    async with scene(EchoModel(), provider=attrs.evolve(UNKNOWN, max_request=4000)) as it:
+        client = await it.client()
+        history: list[Any] = [{"role": "user", "content": "x" * 5000}]
+        first = await client.turn(history, store=True)
+        history += [*first.json["output"], {"role": "user", "content": "short"}]
+        second = await client.turn(history)
+        records = await it.records()
+
+    assert (200, 200) == (first.status, second.status)
+    assert ["http", "http"] == [record.way for record in records]
+    assert ["http", "http"] == [entry["transport"] for entry in it.ledger]
+
+
+async def test_an_endpoint_without_websocket_is_asked_over_http(autojump_clock) -> None:
+    """Clients notice nothing; nothing was sent before."""
+    async with scene(EchoModel()) as it:
+        it.server.reject_handshakes(*[Rejection(status=404)] * 20)
+        client = await it.client()
+        streamed = await client.turn("one", stream=True)
+        plain = await client.turn("two")
+        records = await it.records()
+
+    assert "response.completed" == streamed.types[-1]
+    assert (200, "completed") == (plain.status, plain.json["status"])
+    assert ["http", "http"] == [record.way for record in records]
+    assert [Usage.of(r["usage"]) for r in (streamed.events[-1]["response"], plain.json)] == [
+        r.usage for r in records
+    ]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/completions"])
+async def test_what_is_not_spoken_here_is_said(autojump_clock, path: str) -> None:
+    """With what to do instead."""
+    async with scene(EchoModel()) as it:
+        got = await (await it.client()).ask("POST", path, {"model": "m"})
+
+    assert 404 == got.status
+    assert "LiteLLM" in got.json["error"]["message"]

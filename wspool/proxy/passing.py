@@ -1,0 +1,303 @@
+"""Passing: what is not for WebSocket goes to the provider over HTTP, streamed both ways.
+
+Rules of this module:
+
+* The endpoint is the one that the proxy was started with; no redirect is followed.
+* Bytes pass as they are, in the moment they come; what one side does not take, the other has to wait for.
+* What is known of the answer to a turn is taken from what passes by, bounded: tokens, its id, how it ended.
+* A connection of its own for each request: nothing of one client's can be read by another.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import h11
+import trio
+
+from wspool.core.usage import Usage
+from wspool.listening.errors import RequestError, TurnError
+from wspool.proxy.headers import answered, asked
+from wspool.proxy.record import Outcome, Record
+from wspool.proxy.visit import Visit
+from wspool.wire import dial
+from wspool.wire.event_stream import EventStreamReader, EventTooLongError
+from wspool.wire.wire import ConnectError, Endpoint
+
+__all__ = ["Passage"]
+
+logger: Final = logging.getLogger("wspool.proxy")
+
+_READ: Final = 65536
+
+#: Bytes of a head at most. Providers send less than 8 KiB.
+_MAX_HEAD: Final = 64 * 1024
+
+#: Bytes of an answer that are looked at for its tokens; what is longer has none.
+_MAX_LOOK: Final = 16 * 2**20
+
+#: What says where a body ends.
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+#: Interim answers before the real one. Servers send one or two (RFC 9110 section 15.2).
+_MAX_INTERIM: Final = 16
+
+_ENDS: Final[Sequence[Outcome]] = ("completed", "incomplete", "failed")
+
+
+class Passage:
+    """The way to the provider over HTTP.
+
+    Args:
+        endpoint: where it is.
+        open_stream: how to get a byte stream there.
+        credential: the header that goes with each request instead of the client's own.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, open_stream: dial.OpenStream, credential: tuple[str, str] | None
+    ) -> None:
+        self._endpoint = endpoint
+        self._open_stream = open_stream
+        self._credential = credential
+
+    async def pass_on(self, visit: Visit, record: Record, body: bytes | None = None) -> None:
+        """Pass the request of *visit* on, and its answer back. A checkpoint.
+
+        Args:
+            record: its record; it is not ended here.
+            body: its body as it came, if that was read already.
+
+        Raises:
+            RequestError: nothing of an answer was sent; this is one.
+            trio.BrokenResourceError: the client has left, or the answer was cut, which its client sees.
+        """
+        record.way, record.items_sent = "http", record.items_given
+        crossing = _Crossing(visit, record, self._endpoint)
+        head = self._head(visit, crossing.looks, body)
+        try:
+            with dial.time_limit(self._endpoint):
+                stream = await self._open_stream(self._endpoint)
+        except ConnectError as error:
+            logger.warning("request %d: %s", record.number, error)
+            record.outcome, record.status, record.error = "lost", 502, "upstream_unreachable"
+            raise RequestError(_unreachable(str(error))) from None
+        try:
+            await crossing.run(stream, head, body)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(stream)
+
+    def _head(self, visit: Visit, looks: bool, body: bytes | None) -> h11.Request:
+        request = visit.request
+        own = self._credential
+        fields = asked(request.headers, credentials=own is None)
+        if looks:  # what is encoded cannot be looked at
+            fields = [(name, value) for name, value in fields if name != b"accept-encoding"]
+        every: list[tuple[bytes, bytes]] = [
+            (b"host", dial.host_header(self._endpoint).encode("ascii")),
+            (b"connection", b"close"),
+            *fields,
+        ]
+        if looks:
+            every.append((b"accept-encoding", b"identity"))
+        if own is not None:
+            every.append((own[0].encode("ascii"), own[1].encode("ascii")))
+        if body is not None:
+            every.append((b"content-length", b"%d" % len(body)))
+        else:
+            every += [field for field in request.headers if field[0] in _FRAMING]
+        target = visit.target.at(visit.services.upstream)
+        resource = target[target.index("/", target.index("//") + 2) :]
+        return h11.Request(method=request.method, target=resource.encode("ascii"), headers=every)
+
+
+class _Crossing:
+    """One request on its way, and its answer on its way back."""
+
+    def __init__(self, visit: Visit, record: Record, endpoint: Endpoint) -> None:
+        self._visit = visit
+        self._record = record
+        self._endpoint = endpoint
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
+        self.looks = visit.target.path.startswith("/responses")
+        self._look: _Look | None = None
+
+    async def run(self, stream: trio.abc.Stream, head: h11.Request, body: bytes | None) -> None:
+        visit, record = self._visit, self._record
+        sent_before, begun = visit.answers.sent, trio.current_time()
+        record.own = record.own if record.own is not None else begun - visit.since
+        left = False
+        problem: Exception | None = None
+        try:
+            try:
+                await self._send(stream, head, body)
+            except trio.BrokenResourceError:
+                pass  # it may have said why
+            async with trio.open_nursery() as nursery:
+
+                async def notice() -> None:
+                    nonlocal left
+                    await visit.watch()
+                    left = True
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(notice)
+                try:
+                    await self._bring_back(stream, trio.current_time())
+                except (RequestError, trio.BrokenResourceError) as error:
+                    problem = error  # out of the nursery's sight, which would wrap it in a group
+                nursery.cancel_scope.cancel()
+        finally:
+            record.bytes_out = visit.answers.sent - sent_before
+            if self._look is not None:
+                self._look.tell(record)
+            if left:
+                record.outcome = "left"
+        if left:
+            raise trio.BrokenResourceError("the client has left")
+        if problem is not None:
+            raise problem
+
+    async def _send(self, stream: trio.abc.Stream, head: h11.Request, body: bytes | None) -> None:
+        http, record = self._http, self._record
+        intake, answers = self._visit.intake, self._visit.answers
+        record.requests, record.bytes_sent = record.requests + 1, 0
+        await stream.send_all(http.send(head) or b"")
+        while True:
+            piece = body if body is not None else await intake.piece(answers.send)
+            if body is None:
+                record.bytes_in += len(piece)
+            if piece:
+                record.bytes_sent += len(piece)
+                await stream.send_all(http.send(h11.Data(data=bytes(piece))) or b"")
+            if not piece or body is not None:
+                break
+        await stream.send_all(http.send(h11.EndOfMessage()) or b"")
+
+    async def _bring_back(self, stream: trio.abc.Stream, sent_at: float) -> None:
+        answers, record = self._visit.answers, self._record
+        interim = 0
+        while True:
+            event = await self._next(stream)
+            match event:
+                case h11.InformationalResponse():
+                    interim += 1
+                    if interim > _MAX_INTERIM:
+                        raise self._lost()
+                case h11.Response():
+                    now = trio.current_time()
+                    record.first_event, record.stream = now - sent_at, 0.0
+                    record.line, record.dial = 0.0, sent_at - self._visit.since - (record.own or 0.0)
+                    self._begin(event)
+                    await answers.send_head(event.status_code, answered(event.headers))
+                case h11.Data():
+                    record.stream = trio.current_time() - sent_at - (record.first_event or 0.0)
+                    if self._look is not None:
+                        self._look.feed(bytes(event.data))
+                    await answers.send_data(bytes(event.data))
+                case h11.EndOfMessage():
+                    await answers.send_end()
+                    return
+                case _:
+                    raise self._lost()
+
+    def _lost(self) -> Exception:
+        """There is no answer, or no more of it: return what says so."""
+        self._record.outcome = "lost"
+        if self._visit.answers.begun:
+            return trio.BrokenResourceError("the answer was cut")
+        self._record.status, self._record.error = 502, "upstream_no_answer"
+        return RequestError(_no_answer())
+
+    async def _next(self, stream: trio.abc.Stream) -> object:
+        """Return the next event of the answer.
+
+        Raises:
+            RequestError: there is none, and nothing was sent to the client.
+            trio.BrokenResourceError: there is none, and it was.
+        """
+        try:
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                try:
+                    data = bytes(await stream.receive_some(_READ))
+                except trio.BrokenResourceError:
+                    data = b""
+                self._http.receive_data(data)
+        except h11.RemoteProtocolError:
+            raise self._lost() from None
+        return event
+
+    def _begin(self, head: h11.Response) -> None:
+        record = self._record
+        record.status = head.status_code
+        record.outcome = "completed" if head.status_code < 400 else "refused"
+        fields = {name: value.decode("latin-1") for name, value in head.headers}
+        record.request_id = fields.get(b"x-request-id", "")[:200] or None
+        if self.looks and fields.get(b"content-encoding", "identity") == "identity":
+            self._look = _Look(events=fields.get(b"content-type", "").startswith("text/event-stream"))
+
+
+class _Look:
+    """Looks at an answer that passes by."""
+
+    def __init__(self, *, events: bool) -> None:
+        self._reader = EventStreamReader(_MAX_LOOK) if events else None
+        self._last = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        if len(self._last) > _MAX_LOOK:
+            return
+        if self._reader is None:
+            self._last += data
+            return
+        try:
+            found = self._reader.feed(data)
+        except EventTooLongError:
+            self._reader = EventStreamReader(_MAX_LOOK)
+            self._last = bytearray(_MAX_LOOK + 1)  # nothing is known from here on
+            return
+        ends = [event for event in found if b"response." in event[:200] or b'"error"' in event[:200]]
+        if ends:
+            self._last = bytearray(ends[-1])
+
+    def tell(self, record: Record) -> None:
+        """Write down what the answer has said."""
+        try:
+            said: object = json.loads(bytes(self._last)) if len(self._last) <= _MAX_LOOK else None
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(said, dict):
+            return
+        whole = cast("dict[str, Any]", said)
+        response: object = whole.get("response", whole)
+        if not isinstance(response, dict):
+            return
+        response = cast("dict[str, Any]", response)
+        usage: object = response.get("usage")
+        if isinstance(usage, dict):
+            record.usage = Usage.of(cast("object", usage))
+        if isinstance(name := response.get("id"), str):
+            record.response_id = name[:200]
+        for end in _ENDS:
+            if end == response.get("status"):
+                record.outcome = end
+        if isinstance(error := response.get("error"), dict):
+            error = cast("dict[str, Any]", error)
+            record.error = str(error.get("code") or error.get("type"))[:100]
+
+
+def _unreachable(message: str) -> TurnError:
+    return TurnError(code="upstream_unreachable", message=message, status=502)
+
+
+def _no_answer() -> TurnError:
+    return TurnError(
+        code="upstream_no_answer",
+        message="The provider's answer was no HTTP, or its connection ended before it.",
+        status=502,
+        headers={"x-should-retry": "false"},
+    )
