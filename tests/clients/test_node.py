@@ -1,0 +1,99 @@
+"""Clients of npm, as they are: their answers, and what the provider's ledger says of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.clients.conftest import Way
+from tests.clients.installed import installed
+from tests.clients.model import ANSWER, LINES
+
+KEY = "sk-test"
+
+
+def test_openai(way: Way) -> None:
+    """A tool loop that brings all of its history, and one that streams."""
+    assert [ANSWER, ANSWER] == installed("openai").ask("openai.mjs", BASE_URL=way.base_url)
+    way.check([1, 4], [1, 4], given="http")
+
+
+def test_openai_by_websocket(way: Way) -> None:
+    """It goes on from a parent of its own."""
+    if way.through:
+        pytest.skip("the proxy takes no WebSocket yet")
+    said = installed("openai").ask("openai.mjs", BASE_URL=way.base_url, TRANSPORT="websocket")
+    assert [ANSWER] == said
+    way.check([1, 4], given="websocket")
+
+
+@pytest.mark.parametrize("transport", ["http", "websocket"])
+def test_agents(way: Way, transport: str) -> None:
+    """A run, and one that streams."""
+    if way.through and transport == "websocket":
+        pytest.skip("the proxy takes no WebSocket yet")
+    said = installed("agents").ask("agents.mjs", BASE_URL=way.base_url, TRANSPORT=transport)
+    assert [ANSWER, ANSWER] == said
+    way.check([1, 4], [1, 4], given=transport)
+
+
+@pytest.mark.parametrize("store", ["false", "true"])
+def test_ai_sdk(way: Way, store: str) -> None:
+    """Three turns with reasoning items are three different turns; and a tool loop."""
+    said = installed("ai").ask("ai.mjs", BASE_URL=way.base_url, STORE=store)
+    assert ["heard one", "heard two", "heard three", ANSWER] == said
+    way.check([1, 4, 7], [1, 4], given="http")
+
+
+def test_pi(way: Way) -> None:
+    """A tool loop, whole and streamed."""
+    assert [ANSWER, ANSWER] == installed("pi").ask("pi.mjs", BASE_URL=way.base_url)
+    way.check([2, 5], [2, 5], given="http")
+
+
+@pytest.mark.parametrize("transport", ["http", "websocket"])
+def test_codex(way: Way, transport: str, tmp_path: Path) -> None:
+    """It has three commands run in a folder, and says what it was told."""
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    config = f"""
+        model = "gpt-5.2"
+        model_provider = "local"
+        approval_policy = "never"
+        sandbox_mode = "danger-full-access"
+        [model_providers.local]
+        name = "local"
+        base_url = "{way.base_url}"
+        wire_api = "responses"
+        env_key = "LOCAL_KEY"
+        supports_websockets = {json.dumps(transport == "websocket")}
+    """
+    (home / "config.toml").write_text(config)
+    command = ("codex", "exec", "--json", "--skip-git-repo-check", "-C", str(work), "write lines")
+    said = installed("codex").run(*command, env={"CODEX_HOME": str(home), "LOCAL_KEY": KEY})
+    events = [json.loads(line) for line in said.splitlines()]
+    items = [event["item"] for event in events if event["type"] == "item.completed"]
+    assert [ANSWER] == [item["text"] for item in items if item["type"] == "agent_message"]
+    assert _lines(work) == [str(number) for number in range(LINES)]
+    way.check([4, 7, 10, 13], given=transport)
+
+
+def test_cline(way: Way, tmp_path: Path) -> None:
+    """The same; it sends its calls without id and status, and leaves reasoning out."""
+    data, work = tmp_path / "data", tmp_path / "work"
+    work.mkdir()
+    cline, env = installed("cline"), {"HOME": str(tmp_path)}
+    who = ("-m", "gpt-5.2", "-k", KEY, "--data-dir", str(data))
+    cline.run("cline", "auth", "-p", "openai-native", *who, "-b", way.base_url, env=env)
+    task = ("-P", "openai-native", *who, "-c", str(work), "-t", "60", "--json", "write lines")
+    said = cline.run("cline", *task, env=env, cwd=work)
+    assert ANSWER == json.loads(said.strip().splitlines()[-1])["text"]
+    assert _lines(work) == [str(number) for number in range(LINES)]
+    way.check([2, 4, 6, 8], given="http", alone=True)
+
+
+def _lines(folder: Path) -> list[str]:
+    return (folder / "lines.txt").read_text().split()
