@@ -43,6 +43,9 @@ MAY_IMPORT = {
     "blocking": {"core", "pool", "runtime", "facade"},
     "contrib": {"core", "wire", "errors", "pool", "contrib", ""},
     "http": {"core", "wire", "errors", "pool", "runtime", "http"},
+    "prometheus": {"core", "pool"},
+    "otel": {"core", "pool"},
+    "timeline": {"core", "pool"},
     "": {"core", "errors", "pool", "runtime", "aio", "blocking"},
 }
 
@@ -180,6 +183,15 @@ def test_importing_wspool_loads_no_extra() -> None:
     code = "import sys, wspool; print(*sorted(sys.modules))"
     loaded = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
 
-    unwanted = {"typer", "rich", "httpx", "openai", "websockets", "orjson"}
+    unwanted = {
+        "typer",
+        "rich",
+        "httpx",
+        "openai",
+        "websockets",
+        "orjson",
+        "opentelemetry",
+        "prometheus_client",
+    }
     assert set() == {name.split(".")[0] for name in loaded} & unwanted
     assert not any(name.startswith(("wspool.server", "wspool.rollout", "wspool.cli")) for name in loaded)
