@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from collections.abc import Generator
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 import wspool
+from tests.clients.installed import FOLDER
 from tests.clients.model import Tasks
 from wspool.proxy.open import open_proxy
 from wspool.runtime import Residence, Runtime
@@ -22,6 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All of this is other people's: real sockets, real time, and warnings that are not ours."""
     for item in items:
         if _HERE in item.path.parents:
+            if not os.environ.get(FOLDER):
+                item.add_marker(pytest.mark.skip(reason=f"set {FOLDER} to a folder to install clients into"))
             for mark in ("network", "foreign", "filterwarnings"):
                 arguments = ("default",) if mark == "filterwarnings" else ()
                 item.add_marker(getattr(pytest.mark, mark)(*arguments))
@@ -42,6 +45,11 @@ class Way:
     server: LocalServer
     model: Tasks
     through: bool
+
+    def needs_websocket(self) -> None:
+        """Skip the test if this way takes none."""
+        if self.through:
+            pytest.skip("the proxy takes no WebSocket yet")
 
     def check(self, *talks: list[int], given: str, alone: bool = False) -> None:
         """Assert that the provider saw *talks*, in any order, each by the items of its contexts.
@@ -81,4 +89,3 @@ def way(request: pytest.FixtureRequest) -> Generator[Way]:
         finally:
             runtime.run(residence.leave)
             runtime.close()
-            logging.getLogger("wspool").debug("the proxy of a test has ended")

