@@ -287,7 +287,7 @@ class OpenTelemetryInstrument(Instrument):
         server, count = self._server(record.pool), self._metrics
         if record.requests:
             kind = {"wspool.turn.continuation.kind": "full" if record.full else "delta"}
-            count.continuation.add(record.requests, server | kind)
+            count.continuation.add(record.requests, {**server, **kind})
             count.items.add(record.items_given, server | {"wspool.turn.items.kind": "given"})
             count.items.add(record.items_sent, server | {"wspool.turn.items.kind": "sent"})
         count.turns.add(1, server | {"wspool.turn.status": record.status})
