@@ -136,7 +136,7 @@ async def scene(
 ) -> AsyncGenerator[Scene]:
     """A proxy before a provider, over memory streams."""
     ledger: list[Entry] = []
-    with trio.fail_after(3600):
+    with trio.fail_after(100_000):
         async with open_server(model, port=None, ledger=ledger, **(server or {})) as provider:
             wire = TrioWebSocketConnector(provider.open_stream)
             async with open_proxy(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,7 +11,8 @@ import trio
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
-from wspool.proxy.lanes import SocketLimits, Way
+from wspool import Pool, Turn
+from wspool.proxy.lanes import SocketLimits
 from wspool.proxy.socket import Socket
 from wspool.server.line import MemoryEnd
 
@@ -27,7 +28,7 @@ class Client:
         closed: the close code of the server, once it has said goodbye; 1006 if it left without.
     """
 
-    def __init__(self, stream: MemoryEnd) -> None:
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.said: list[dict[str, Any]] = []
         self.raw: list[str] = []
@@ -119,11 +120,47 @@ class Client:
         self._changed = trio.Event()
 
 
+class Account:
+    """One request, straight to a pool; nothing is written down but its end."""
+
+    def __init__(self, way: PoolWay, body: Mapping[str, Any]) -> None:
+        self._way = way
+        self._body = body
+
+    def turn(self) -> Turn:
+        return self._way.pool.turn(self._body)
+
+    def wrote(self, size: int) -> None:
+        self._way.written += size
+
+    def end(self, error: Exception | None, *, left: bool) -> None:
+        self._way.ends.append("left" if left else "ended" if error is None else type(error).__name__)
+
+
+class PoolWay:
+    """Requests go straight to a pool.
+
+    Attributes:
+        ends: how they ended.
+        written: bytes for the client.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.ends: list[str] = []
+        self.written = 0
+
+    def begin(self, body: Mapping[str, Any], size: int) -> Account:
+        return Account(self, body)
+
+
 @asynccontextmanager
-async def talking(way: Way, limits: SocketLimits | None = None) -> AsyncGenerator[tuple[Client, Socket]]:
-    """A client of a socket whose turns go by *way*; at the end both are gone."""
+async def talking(
+    pool: Pool | PoolWay, limits: SocketLimits | None = None
+) -> AsyncGenerator[tuple[Client, Socket]]:
+    """A client of a socket whose turns go to *pool*; at the end both are gone."""
     near, far = MemoryEnd.pair()
-    socket = Socket(far, way, limits or SocketLimits())
+    socket = Socket(far, PoolWay(pool) if isinstance(pool, Pool) else pool, limits or SocketLimits())
     client = Client(near)
     problem: BaseException | None = None
     async with trio.open_nursery() as nursery:

@@ -26,10 +26,11 @@ from tests.helpers import (
     serving,
     user,
 )
-from tests.proxy.talking import talking
+from tests.proxy.talking import PoolWay, talking
 from wspool import OPENAI
 from wspool.proxy.lanes import SocketLimits
 from wspool.server import OPENAI as OPENAI_SERVER, EchoModel, ModelRequest, ModelTurn, message
+from wspool.server.line import MemoryEnd
 
 
 def text_of(said: dict[str, Any]) -> str:
@@ -379,12 +380,15 @@ async def test_a_client_that_vanishes_costs_its_turns_only(autojump_clock, polit
         world.pool(limits=policy(max_size=2), instrument=recorder) as pool,
     ):
         async with talking(pool) as (other, _):
-            async with talking(pool) as (client, _):
+            async with talking(way := PoolWay(pool)) as (client, _):
                 await client.create("one")
                 await client.create("two", stream_id="b")
-                await other.create("mine")
-                await client.until(lambda: client.said)
+                await client.until(lambda: len({said.get("stream_id") for said in client.said}) == 2)
+                await client.create("three", stream_id="c")
                 await trio.sleep(1)
+                await other.create("mine")
+                await trio.sleep(1)
+                assert (2, 2) == (pool.statistics().leased, pool.statistics().waiting)
                 if politely:
                     await client.goodbye()
                     await client.until(lambda: client.closed is not None)
@@ -393,8 +397,10 @@ async def test_a_client_that_vanishes_costs_its_turns_only(autojump_clock, polit
         await trio.sleep(100)
         assert (0, 0) == (pool.statistics().leased, pool.statistics().waiting)
 
-    outcomes = sorted(record.status for record in recorder.records)
+    outcomes = sorted(record.status for record in recorder.records if record.requests)
     assert ["cancelled", "cancelled", "completed"] == outcomes
+    assert 3 == len(world.ledger)
+    assert ["left"] * 3 == way.ends
 
 
 async def test_a_turn_may_be_read_to_its_end_without_its_client(autojump_clock) -> None:
@@ -433,6 +439,7 @@ async def test_a_client_that_reads_nothing_is_left(autojump_clock) -> None:
         fake_pool(FakeConnector(answer)) as pool,
         talking(pool, SocketLimits(unread=30)) as (client, socket),
     ):
+        assert isinstance(client.stream, MemoryEnd)
         client.stream.stop_reading()
         await client.create()
         await trio.sleep(100)

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import trio
@@ -85,17 +85,43 @@ class Pools:
         """Have one exchange, see there, in the pool that it is for. Raises no `Exception`."""
         identity = asked.identity
         try:
-            if trio.current_time() < self._refused.get(identity.url, -math.inf):
-                raise WebSocketNotOfferedError(
-                    "the endpoint offered no WebSocket a while ago", phase="upgrade", permanent=True
-                )
+            self._check_offer(identity)
             with self.using(identity) as slot:
                 await exchange(
                     slot.opened, asked.body, outlet, limits=limits, session=asked.session, write=write
                 )
         except Exception as error:
             outlet.end(error)
-        if isinstance(outlet.error, WebSocketNotOfferedError):
+        self._learn(identity, outlet.error)
+
+    @asynccontextmanager
+    async def pool(self, identity: Identity) -> AsyncGenerator[Pool]:
+        """Use the pool of *identity* while the body runs, once it is open. A checkpoint.
+
+        Raises:
+            WebSocketNotOfferedError: its endpoint offered no WebSocket a while ago.
+            PoolClosedError, LeaseRefusedError: now is no time for that; or what opening it has raised.
+        """
+        self._check_offer(identity)
+        with self.using(identity) as slot:
+            try:
+                yield await slot.opened()
+            except WebSocketNotOfferedError as error:
+                self._learn(identity, error)
+                raise
+
+    def is_refused(self, identity: Identity) -> bool:
+        """Whether its endpoint offered no WebSocket a while ago, and is not asked again yet."""
+        return trio.current_time() < self._refused.get(identity.url, -math.inf)
+
+    def _check_offer(self, identity: Identity) -> None:
+        if self.is_refused(identity):
+            raise WebSocketNotOfferedError(
+                "the endpoint offered no WebSocket a while ago", phase="upgrade", permanent=True
+            )
+
+    def _learn(self, identity: Identity, error: Exception | None) -> None:
+        if isinstance(error, WebSocketNotOfferedError):
             self._refused.setdefault(identity.url, trio.current_time() + NOT_OFFERED)
 
     @contextmanager

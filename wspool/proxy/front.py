@@ -28,6 +28,7 @@ from wspool.proxy.handshake import is_upgrade
 from wspool.proxy.target import Target
 from wspool.proxy.turns import pass_turn, read_body, take_turn
 from wspool.proxy.visit import Services, Visit
+from wspool.proxy.websocket import Sockets, upgrade_required
 
 __all__ = ["Front", "Handler"]
 
@@ -59,14 +60,14 @@ class Front:
     Attributes:
         routes: answers to requests for a path below no endpoint, such as `/metrics`, by that path. They are
             behind the gate.
-        socket: takes over a connection whose client asks for a WebSocket; None: nobody does.
+        sockets: takes over a connection whose client asks for a WebSocket.
         draining: True once no further request is taken.
         open: connections now.
     """
 
     def __init__(self, gate: Gate, services: Services) -> None:
         self.routes: dict[str, Handler] = {}
-        self.socket: Handler | None = None
+        self.sockets = Sockets(gate)
         self.draining = False
         self.open = 0
         self.failures = 0
@@ -164,7 +165,7 @@ class Front:
         elif self.draining:
             raise RequestError(_stopping())
         elif target.is_turns and method == b"GET":
-            raise RequestError(_upgrade_required("This endpoint answers GET only as a WebSocket upgrade."))
+            raise RequestError(upgrade_required("This endpoint answers GET only as a WebSocket upgrade."))
         elif target.is_turns and method == b"POST":
             raw = await visit.intake.body(visit.services.settings.max_body, visit.answers.send)
             body = read_body(visit, raw)
@@ -191,11 +192,11 @@ class Front:
     async def _upgrade(self, visit: Visit) -> bool:
         if self.draining:
             raise RequestError(_stopping())
-        if self.socket is None or not visit.services.settings.websocket:
-            raise RequestError(_upgrade_required("This proxy takes no WebSocket; ask by HTTP."))
+        if not visit.services.settings.websocket:
+            raise RequestError(upgrade_required("This proxy takes no WebSocket; ask by HTTP."))
         if not visit.target.is_turns or visit.request.method != b"GET":
             raise RequestError(_not_found())
-        await self.socket(visit)
+        await self.sockets.take_over(visit)
         return True
 
     def _health(self, path: str) -> tuple[int, Mapping[str, str]] | None:
@@ -231,14 +232,4 @@ def _stopping() -> TurnError:
         message="The proxy is stopping; ask again.",
         status=503,
         headers={"Retry-After": "1", "Connection": "close"},
-    )
-
-
-def _upgrade_required(message: str) -> TurnError:
-    return TurnError(
-        type="invalid_request_error",
-        code="websocket_upgrade_required",
-        message=message,
-        status=426,
-        headers={"Upgrade": "websocket", "Connection": "Upgrade, close"},
     )

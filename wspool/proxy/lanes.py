@@ -24,11 +24,11 @@ import attrs
 import trio
 
 from wspool.core.frames import Event
-from wspool.errors import SteeringRefusedError, WsPoolError
+from wspool.errors import SteeringRefusedError, TooManyWaitingError, WsPoolError
 from wspool.pool.turn import Turn
 from wspool.proxy.frames import error_frame, failed, joined, labelled, refusal, steer_failed
 
-__all__ = ["Lanes", "SocketLimits", "Way"]
+__all__ = ["Account", "Lanes", "SocketLimits", "Way"]
 
 logger = logging.getLogger("wspool.proxy")
 
@@ -72,11 +72,32 @@ class SocketLimits:
     max_waiting_bytes: int = 128 * 1024 * 1024
 
 
-class Way(Protocol):
-    """How the turns of one client go."""
+class Account(Protocol):
+    """One request of a client: how it goes, and what is written down of it."""
 
-    def turn(self, body: Mapping[str, Any]) -> AbstractAsyncContextManager[Turn]:
-        """Return a block that takes one turn with *body*: in its place in line, of the pool it is for."""
+    def turn(self) -> AbstractAsyncContextManager[Turn]:
+        """Return a block that takes the turn: in its place in line, in the pool that it is for. Once."""
+        ...
+
+    def wrote(self, size: int) -> None:
+        """Events came, which are so many bytes for the client. Never waits."""
+        ...
+
+    def end(self, error: Exception | None, *, left: bool) -> None:
+        """It is over. Never waits.
+
+        Args:
+            error: what ended it, if that was not the end of its turn.
+            left: True if its client was gone before.
+        """
+        ...
+
+
+class Way(Protocol):
+    """How the requests of one client go."""
+
+    def begin(self, body: Mapping[str, Any], size: int) -> Account:
+        """Take a request in: the *body* of a turn, in a message of *size* bytes. Never waits."""
         ...
 
 
@@ -89,7 +110,7 @@ class _Request:
         size: bytes of its message.
     """
 
-    body: Mapping[str, Any] = attrs.field(repr=False)
+    account: Account
     lane: str | None
     size: int
 
@@ -101,6 +122,8 @@ class _Running:
     request: _Request
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     turn: Turn | None = None
+    #: True once its client has left before its end.
+    left: bool = False
 
 
 class Lanes:
@@ -160,11 +183,15 @@ class Lanes:
     def leave(self) -> None:
         """The client is gone. Never waits."""
         self._left = True
+        for request in (*self._ready, *(request for behind in self._behind.values() for request in behind)):
+            request.account.end(None, left=True)
         self._behind.clear()
         self._ready.clear()
         now = trio.current_time()
         for running in self._running:
-            sent = running.turn is not None and running.turn.delivery != "not_sent"
+            turn = running.turn
+            running.left = turn is None or not turn.ended
+            sent = turn is not None and turn.delivery != "not_sent"
             running.scope.deadline = now + max(self._limits.drain, _LAST_MOMENT) if sent else now
 
     # -- requests -------------------------------------------------------------------------------
@@ -181,8 +208,10 @@ class Lanes:
             )
         if self._on_rest is not None:
             return error_frame(lane, _RETIRING, code="websocket_connection_limit_reached")
-        limits = self._limits
+        fields = {name: value for name, value in body.items() if name not in ("type", "stream_id")}
+        account, limits = self._way.begin(fields, size), self._limits
         if self._waiting >= limits.max_waiting or self._waiting_bytes + size > limits.max_waiting_bytes:
+            account.end(TooManyWaitingError("too many requests wait on its socket"), left=False)
             return error_frame(
                 lane,
                 f"Too many requests wait on this connection ({self._waiting}); wait for some of them to end.",
@@ -190,8 +219,7 @@ class Lanes:
                 code="websocket_queue_full",
                 kind="rate_limit_error",
             )
-        fields = {name: value for name, value in body.items() if name not in ("type", "stream_id")}
-        request = _Request(fields, lane, size)
+        request = _Request(account, lane, size)
         self._waiting += 1
         self._waiting_bytes += size
         if lane in self._behind:
@@ -233,21 +261,27 @@ class Lanes:
             self._on_rest()
 
     async def _take_turn(self, running: _Running, request: _Request) -> None:
+        account, lane = request.account, request.lane
         last: Event | None = None
+        ended: Exception | None = None
+        turn: Turn | None = None
         try:
-            async with self._way.turn(request.body) as turn:
+            async with account.turn() as turn:
                 running.turn = turn
                 while events := await turn.batch():
                     last = events[-1]
-                    await self._say(joined([labelled(event, request.lane) for event in events]))
+                    frames = joined([labelled(event, lane) for event in events])
+                    account.wrote(len(frames))
+                    await self._say(frames)
         except Exception as error:
+            ended = error
             if not isinstance(error, (WsPoolError, TypeError, ValueError)):
                 logger.exception("a turn of a WebSocket client ended in an error")
-            response_id = running.turn.response_id if running.turn is not None else None
-            if response_id is None:
-                await self._say(joined([refusal(error, request.lane)]))
-            else:
-                await self._say(joined([failed(error, response_id, last, request.lane)]))
+            response_id = turn.response_id if turn is not None else None
+            begun = None if response_id is None else failed(error, response_id, last, lane)
+            await self._say(joined([refusal(error, lane) if begun is None else begun]))
+        finally:
+            account.end(ended, left=running.left)
 
     # -- further input --------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
@@ -18,12 +19,19 @@ from typing import Any, Final, Literal
 
 import attrs
 
+from wspool.core.plain import plain
 from wspool.core.statistics import TurnRecord
 from wspool.core.usage import Usage
+from wspool.errors import DialFailedError
+from wspool.pool.http_answer import error_answer
 
 __all__ = ["KEPT", "Door", "Listener", "Outcome", "Record", "Records"]
 
 logger: Final = logging.getLogger("wspool.proxy")
+
+#: Characters of an error's code, and of its text.
+_LONGEST_CODE: Final = 100
+_LONGEST: Final = 300
 
 #: Records that are kept of requests that have ended.
 KEPT: Final = 1000
@@ -36,6 +44,7 @@ Door = Literal["sse", "json", "websocket", "http"]
 #: `rejected` by the proxy, `lost` on the way; `left`: the client went away before the end.
 Outcome = Literal["completed", "incomplete", "failed", "refused", "rejected", "lost", "left"]
 
+#: What a turn that was sent comes to.
 _ENDS: Final[Mapping[str, Outcome]] = {
     "completed": "completed",
     "incomplete": "incomplete",
@@ -79,6 +88,7 @@ class Record:
         outcome: how it ended.
         status: HTTP status of its answer.
         error: code of the error, if there is one.
+        said: its text, as it may be shown.
         response_id: id of the response.
         request_id: of the provider's answer (`x-request-id`).
         joined: number of the request that it was a repetition of, and was answered with.
@@ -114,6 +124,7 @@ class Record:
     outcome: Outcome | None = None
     status: int | None = None
     error: str | None = None
+    said: str | None = None
     response_id: str | None = None
     request_id: str | None = None
     joined: int | None = None
@@ -121,7 +132,7 @@ class Record:
 
     def learn(self, turn: TurnRecord) -> None:
         """Take over what the pool knows of its turn, which has ended."""
-        self.outcome = _ENDS.get(turn.status, "lost")
+        self.outcome = _ENDS.get(turn.status)
         self.way = "http" if turn.transport == "http" else "websocket"
         self.why_full = turn.why_full
         if turn.requests:
@@ -131,6 +142,18 @@ class Record:
         self.response_id = turn.response_id
         if turn.usage is not None:
             self.usage = Usage.of(turn.usage)
+
+    def fail(self, error: Exception) -> None:
+        """It went wrong, by *error*. After `learn`, if anything was sent."""
+        status, _, content = error_answer(error)
+        about: dict[str, Any] = json.loads(content)["error"] or {}
+        self.status = status if self.status is None else self.status
+        self.error = str(about.get("code") or about.get("type"))[:_LONGEST_CODE]
+        self.said = plain(str(error), _LONGEST)
+        if self.outcome is None:
+            self.outcome = "rejected"
+            if isinstance(error, DialFailedError):
+                self.outcome = "lost" if error.status is None else "refused"
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""

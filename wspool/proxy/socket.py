@@ -47,6 +47,7 @@ _NORMAL: Final = 1000
 _GOING_AWAY: Final = 1001
 _NO_STATUS: Final = 1005
 _PROTOCOL_ERROR: Final = 1002
+_POLICY: Final = 1008
 _TOO_BIG: Final = 1009
 
 # Opcodes. Source: RFC 6455, 11.8.
@@ -78,6 +79,8 @@ class Socket:
         #: When the first ping left that nothing has come after.
         self._pinged_at = math.inf
         self._reading = trio.CancelScope()
+        #: What is said where this side hangs up.
+        self._code = _GOING_AWAY
 
     async def serve(self, received: bytes = b"") -> None:
         """Serve the client until it or this side hangs up. Raises no `Exception`.
@@ -98,7 +101,7 @@ class Socket:
                 with self._reading:
                     code = await self._read(Connection(ConnectionType.SERVER, trailing_data=received))
                 if self._reading.cancelled_caught and not self._gone:
-                    code = _GOING_AWAY
+                    code = self._code
                 self._lanes.leave()
                 if code is not None:
                     await self._say_goodbye(code)
@@ -115,6 +118,11 @@ class Socket:
         self._retiring = True
         if self._lanes is not None:
             self._retire()
+
+    def cut_off(self) -> None:
+        """The client may not ask any more: drop it with its turns. Never waits."""
+        self._code = _POLICY
+        self._reading.cancel()
 
     def _retire(self) -> None:
         assert self._lanes is not None

@@ -21,14 +21,14 @@ from typing import Any, Final, cast
 import trio
 
 from wspool.core.frames import Event, has_too_many_values
-from wspool.errors import DialFailedError, RequestTooLargeError, WebSocketNotOfferedError
+from wspool.errors import RequestTooLargeError, WebSocketNotOfferedError
 from wspool.http.identity import Asked, Identity
 from wspool.listening.decoding import decoded
 from wspool.listening.errors import RequestError, invalid_request
 from wspool.pool.exchange import Limits, Outlet
 from wspool.pool.http_answer import error_answer
 from wspool.proxy.events import EventWriter
-from wspool.proxy.record import Outcome, Record
+from wspool.proxy.record import Record
 from wspool.proxy.visit import Visit
 
 __all__ = ["pass_turn", "read_body", "take_turn"]
@@ -142,7 +142,7 @@ class _Course:
             self._account()
         if self._goes_by_http():
             self._record.outcome = None
-            self._record.status = self._record.error = None
+            self._record.status = self._record.error = self._record.said = None
             return False
         if self._sending.cancelled_caught or self._left:
             raise trio.BrokenResourceError("the client has left")
@@ -270,19 +270,6 @@ class _Course:
             record.learn(outlet.record)
         error = outlet.error
         if error is not None:
-            status, _, content = error_answer(error)
-            if record.status is None:
-                record.status = status
-            said: dict[str, Any] = json.loads(content)["error"] or {}
-            record.error = str(said.get("code") or said.get("type"))[:100]
-            if outlet.record is None:
-                record.outcome = _outcome(error)
+            record.fail(error)
         if self._left:
             record.outcome = "left"
-
-
-def _outcome(error: Exception) -> Outcome:
-    """Return what *error* is, with which nothing was sent."""
-    if isinstance(error, DialFailedError) and error.status is not None:
-        return "refused"
-    return "lost" if isinstance(error, DialFailedError) else "rejected"

@@ -1,0 +1,279 @@
+"""WebSocket clients through the front: who is let in, what is written down, and how long a socket lasts."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import tracemalloc
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from tests.helpers import policy
+from tests.proxy.asking import KEY, Answer, Client as HttpClient, Scene, scene
+from tests.proxy.talking import Client
+from wspool.core.usage import Usage
+from wspool.proxy import Settings
+from wspool.proxy.gate import Token
+from wspool.proxy.handshake import accepted_head, what_is_wrong
+from wspool.server import OPENAI as OPENAI_SERVER, EchoModel
+
+UPGRADE = [
+    ("connection", "keep-alive, Upgrade"),
+    ("upgrade", "websocket"),
+    ("sec-websocket-version", "13"),
+    ("sec-websocket-key", base64.b64encode(b"0123456789abcdef").decode()),
+]
+
+
+async def upgraded(
+    it: Scene, headers: Iterable[tuple[str, str]] = (KEY,), target: str = "/v1/responses"
+) -> tuple[trio.abc.Stream, bytes]:
+    """Ask for an upgrade; the stream, and all that has come until the end of a head."""
+    stream = await it.proxy.open_stream()
+    lines = [f"GET {target} HTTP/1.1", "host: localhost"]
+    lines += [f"{name}: {value}" for name, value in [*UPGRADE, *headers]]
+    await stream.send_all(("\r\n".join(lines) + "\r\n\r\n").encode())
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = bytes(await stream.receive_some(65536))
+        assert more, data
+        data += more
+    return stream, data
+
+
+@asynccontextmanager
+async def connected(it: Scene, **more: Any) -> AsyncGenerator[Client]:
+    """A WebSocket client of the proxy."""
+    stream, data = await upgraded(it, **more)
+    assert data.startswith(b"HTTP/1.1 101 "), data
+    client = Client(stream)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.run)
+        yield client
+        await stream.aclose()
+
+
+async def refused(it: Scene, headers: Iterable[tuple[str, str]], target: str = "/v1/responses") -> Answer:
+    """Ask for an upgrade that is turned down."""
+    client: HttpClient = await it.client()
+    await client.send("GET", target, headers=headers)
+    return await client.receive()
+
+
+async def test_a_turn_is_recorded_like_any_other(autojump_clock) -> None:
+    """Who, how long, how much, how it ended: what a record of a turn by HTTP has."""
+    async with scene(EchoModel(), server={"delay_per_token": 0.5}) as it:
+        async with connected(it, target="/s/job-7/v1/responses") as client:
+            await client.create("one", store=False)
+            first = await client.answer()
+            await client.create(
+                "two", store=False, previous_response_id=first["response"]["id"], stream_id="b"
+            )
+            second = await client.answer("b")
+        one, two = await it.records()
+
+    assert ["websocket", "websocket"] == [one.door, two.door]
+    assert ("completed", "websocket", 1, "job-7", "m") == (
+        one.outcome,
+        one.way,
+        one.requests,
+        one.session,
+        one.model,
+    )
+    for record, said in ((one, first), (two, second)):
+        assert Usage.of(said["response"]["usage"]) == record.usage
+        assert said["response"]["id"] == record.response_id
+        assert None not in (record.own, record.line, record.dial, record.first_event, record.stream)
+        assert record.stream
+        assert (record.total or 0) >= record.stream
+        assert record.bytes_in > 0
+        assert record.bytes_out > 0
+    assert "lane" == it.ledger[1]["parent_from"]
+    assert {} == it.proxy.records.running
+
+
+async def test_what_goes_wrong_is_recorded(autojump_clock) -> None:
+    """A refusal with its code, a request that cannot be sent, and a client that leaves."""
+    async with scene(EchoModel(), server={"delay_per_token": 5}) as it:
+        async with connected(it) as client:
+            await client.create("x", store=False, previous_response_id="resp_none")
+            assert "previous_response_not_found" == (await client.answer())["error"]["code"]
+            await client.create("x", background=True)
+            await client.answer()
+            await client.create("a long answer")
+            await client.until(lambda: client.said[-1]["type"] == "response.created")
+        await trio.sleep(100)
+        unknown, unfit, left = await it.records()
+
+    assert ("refused", "previous_response_not_found", 400) == (unknown.outcome, unknown.error, unknown.status)
+    assert unknown.said
+    assert "resp_none" in unknown.said
+    assert ("rejected", 400) == (unfit.outcome, unfit.status)
+    assert "left" == left.outcome
+
+
+async def test_a_client_that_leaves_is_read_to_the_end_for_its_tokens(autojump_clock) -> None:
+    """Where the settings say so, and no longer than they do."""
+    settings = Settings(on_hangup="drain", drain_for=500)
+    async with scene(EchoModel(), server={"delay_per_token": 5}, settings=settings) as it:
+        async with connected(it) as client:
+            await client.create("one two")
+            await client.until(lambda: client.said)
+        await trio.sleep(400)
+        (record,) = await it.records()
+
+    assert record.usage
+    assert record.drained
+
+
+async def test_the_lifetimes_of_connections_are_not_a_clients(autojump_clock) -> None:
+    """Its socket outlives all of them; a restart, too. It holds no lease meanwhile."""
+    profile = attrs.evolve(OPENAI_SERVER, lifetime=600)
+    async with (
+        scene(EchoModel(), server={"profile": profile}, policy=policy(turn_reserve=60)) as it,
+        connected(it) as client,
+    ):
+        for number in range(10):
+            await client.create(f"{number}")
+            assert "response.completed" == (await client.answer())["type"]
+            await trio.sleep(1000)
+        pools = it.proxy.pools.open.values()
+        assert [0] * len(pools) == [pool.statistics().leased for pool in pools]
+        assert client.closed is None
+        assert client.pings > 500
+
+    assert 10 == len(it.ledger)
+    assert len({entry["connection"] for entry in it.ledger}) > 5
+
+
+async def test_without_websocket_at_the_provider_a_socket_goes_on_by_http(autojump_clock) -> None:
+    """It notices nothing but time; whoever comes then is told to ask by HTTP."""
+    async with scene(EchoModel(), policy=policy(), fallback="http") as it:
+        async with connected(it) as client:
+            await client.create("one", store=False)
+            await client.answer()
+            it.server.reject_handshakes(*[426] * 100)
+            for number in range(3):
+                await trio.sleep(4000)
+                await client.create(f"{number}", store=False)
+                assert "response.completed" == (await client.answer())["type"]
+        records = await it.records()
+
+    assert ["websocket", "http", "http", "http"] == [record.way for record in records]
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({"sec-websocket-version": "8"}, 426),
+        ({"sec-websocket-key": "short"}, 400),
+        ({"connection": "keep-alive"}, 400),
+        ({"authorization": "Basic YTpi"}, 401),
+    ],
+)
+async def test_an_upgrade_that_is_wrong_is_refused(autojump_clock, changed: Any, status: int) -> None:
+    """With the reason, as HTTP; and the provider is not asked."""
+    headers = [(name, changed.get(name, value)) for name, value in [*UPGRADE, KEY]]
+    async with scene(EchoModel()) as it:
+        answer = await refused(it, headers)
+        assert {} == it.proxy.pools.open
+
+    assert status == answer.status
+    assert answer.json["error"]["message"]
+    if status == 426:
+        assert "13" == answer.headers["sec-websocket-version"]
+
+
+async def test_a_proxy_may_take_no_websocket(autojump_clock) -> None:
+    """426 is what programs understand."""
+    async with scene(EchoModel(), settings=Settings(websocket=False)) as it:
+        answer = await refused(it, [*UPGRADE, KEY])
+
+    assert (426, "websocket_upgrade_required") == (answer.status, answer.json["error"]["code"])
+    assert "close" in answer.headers["connection"]
+
+
+async def test_a_web_page_cannot_open_a_socket(autojump_clock) -> None:
+    """Browsers let any page try: `Origin` shows it, and a token has to be shown where there are some."""
+    tokens = [Token("editor", "tok-1234567890")]
+    async with scene(EchoModel(), api_key="sk-proxy", tokens=tokens) as it:
+        assert 401 == (await refused(it, UPGRADE)).status
+        async with connected(it, headers=[("authorization", "Bearer tok-1234567890")]) as client:
+            await client.create("hi")
+            await client.answer()
+        (record,) = await it.records()
+
+    assert "editor" == record.token
+
+
+async def test_a_token_that_is_no_more_is_cut_off(autojump_clock) -> None:
+    """At once, with its turns; others go on."""
+    tokens = [Token("one", "tok-1"), Token("two", "tok-2")]
+    async with (
+        scene(EchoModel(), api_key="sk-proxy", tokens=tokens, server={"delay_per_token": 5}) as it,
+        connected(it, headers=[("authorization", "Bearer tok-1")]) as one,
+        connected(it, headers=[("authorization", "Bearer tok-2")]) as two,
+    ):
+        await one.create("hi")
+        await two.create("hi")
+        await trio.sleep(3)
+        it.proxy.front._gate.tokens = {"two": tokens[1]}
+        it.proxy.front.sockets.look_again()
+        assert "response.completed" == (await two.answer())["type"]
+        await one.until(lambda: one.closed is not None)
+
+    assert 1008 == one.closed
+    assert two.closed is None or two.closed == 1006
+
+
+async def test_many_quiet_clients_weigh_little(autojump_clock) -> None:
+    """Under 64 kB each, all of it counted, after a turn with a large message each."""
+    async with scene(EchoModel(), policy=policy(max_size=2)) as it:
+        streams: list[trio.abc.Stream] = []
+
+        async def come(count: int) -> int:
+            """Let more clients come, and be quiet; what is in memory then."""
+            for _ in range(count):
+                stream, _ = await upgraded(it)
+                client = Client(stream)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(client.run)
+                    await client.create("hi", instructions="x" * 200_000, store=False)
+                    await client.answer()
+                    nursery.cancel_scope.cancel()
+                streams.append(stream)
+                del client
+            it.proxy.records.ended.clear()
+            it.ledger.clear()
+            await trio.sleep(1)
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+
+        tracemalloc.start()
+        try:
+            before = await come(20)  # what the pool keeps of its last turns is no client's
+            each = (await come(40) - before) / 40
+        finally:
+            tracemalloc.stop()
+        assert 0 == sum(pool.statistics().leased for pool in it.proxy.pools.open.values())
+        for stream in streams:
+            await stream.aclose()
+
+    assert each < 64_000, each
+
+
+def test_the_key_is_answered_as_the_standard_says() -> None:
+    """Its own example. Source: RFC 6455, 1.3."""
+    headers = [
+        (b"connection", b"Upgrade"),
+        (b"sec-websocket-version", b"13"),
+        (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+    ]
+
+    assert what_is_wrong(headers) is None
+    assert b"\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in accepted_head(headers)

@@ -1,0 +1,179 @@
+"""WebSocket: clients of the proxy that come that way, from the upgrade on, and what is written down of them.
+
+A turn of theirs goes where one that came by HTTP would go, and its record is the same. Rules of this module:
+
+* The upgrade is answered at once: a client that has nothing to ask costs no connection to the provider.
+* Where the provider has no WebSocket for us it is said in the upgrade (426), which programs understand; a
+  socket that is open already goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import trio
+
+from wspool.http.identity import Identity
+from wspool.listening.admission import not_authorized
+from wspool.listening.errors import RequestError, TurnError, invalid_request
+from wspool.pool.turn import Turn
+from wspool.proxy.gate import Gate
+from wspool.proxy.handshake import VERSION, accepted_head, what_is_wrong
+from wspool.proxy.lanes import SocketLimits
+from wspool.proxy.settings import Settings
+from wspool.proxy.socket import Socket
+from wspool.proxy.visit import Visit, header
+
+__all__ = ["Sockets", "upgrade_required"]
+
+
+class Sockets:
+    """The WebSocket clients of one proxy.
+
+    Args:
+        gate: says who may still ask.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._open: dict[Socket, Visit] = {}
+        self._retiring = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def take_over(self, visit: Visit) -> None:
+        """Answer an upgrade, and serve its client to the end. A checkpoint.
+
+        Raises:
+            RequestError: it is no upgrade that can be accepted.
+            trio.BrokenResourceError: the client went away.
+        """
+        headers = visit.request.headers
+        if (wrong := what_is_wrong(headers)) is not None:
+            old = header(visit.request, b"sec-websocket-version").encode("latin-1") != VERSION
+            raise RequestError(upgrade_required(wrong) if old else invalid_request(wrong))
+        identity = visit.identity
+        if identity is None:
+            raise RequestError(not_authorized())
+        if visit.services.pools.is_refused(identity):
+            raise RequestError(upgrade_required("The provider offers no WebSocket now; ask by HTTP."))
+        await visit.stream.send_all(accepted_head(headers, visit.answers.headers.items()))
+        way = _Way(visit, identity)
+        socket = Socket(visit.stream, way, _limits(visit.services.settings))
+        self._open[socket] = visit
+        try:
+            if self._retiring:
+                socket.retire()
+            await socket.serve(bytes(visit.intake.http.trailing_data[0]))
+        finally:
+            del self._open[socket]
+
+    def retire(self) -> None:
+        """Take no further request, and let clients go once what they have asked has ended. Never waits."""
+        self._retiring = True
+        for socket in list(self._open):
+            socket.retire()
+
+    def look_again(self) -> None:
+        """The tokens have changed: whoever shows one that is no more is cut off. Never waits."""
+        for socket, visit in list(self._open.items()):
+            if not self._gate.still_admits(visit.caller):
+                socket.cut_off()
+
+
+def upgrade_required(message: str) -> TurnError:
+    """Return the answer to a client that shall ask by HTTP. Codex goes there at once on this status only."""
+    return TurnError(
+        type="invalid_request_error",
+        code="websocket_upgrade_required",
+        message=message,
+        status=426,
+        headers={
+            "Upgrade": "websocket",
+            "Connection": "Upgrade, close",
+            "Sec-WebSocket-Version": VERSION.decode(),
+        },
+    )
+
+
+def _limits(settings: Settings) -> SocketLimits:
+    fewest = SocketLimits()
+    return SocketLimits(
+        keepalive=settings.keepalive,
+        drain=settings.drain_for if settings.on_hangup == "drain" else 0.0,
+        max_message=settings.max_body,
+        max_turns=int(min(fewest.max_turns, settings.max_turns_per_client)),
+    )
+
+
+class _Way:
+    """How the requests of one client go: into the pool of who it is, each with a record."""
+
+    def __init__(self, visit: Visit, identity: Identity) -> None:
+        self._visit = visit
+        self._identity = identity
+
+    def begin(self, body: Mapping[str, Any], size: int) -> _Account:
+        return _Account(self._visit, self._identity, body, size)
+
+
+class _Account:
+    """One request of a client, and its record."""
+
+    def __init__(self, visit: Visit, identity: Identity, body: Mapping[str, Any], size: int) -> None:
+        self._visit = visit
+        self._identity = identity
+        self._body = body
+        model = body.get("model")
+        self._record = visit.record(
+            "websocket", model=model if isinstance(model, str) else None, bytes_in=size
+        )
+        self._record.began = time.time()
+        self._came = self._begun = trio.current_time()
+        self._dials = False
+        self._turn: Turn | None = None
+        self._sent_at: float | None = None
+        self._first_at: float | None = None
+
+    def turn(self) -> AbstractAsyncContextManager[Turn]:
+        return self._take()
+
+    @asynccontextmanager
+    async def _take(self) -> AsyncGenerator[Turn]:
+        self._begun = trio.current_time()
+        async with self._visit.services.pools.pool(self._identity) as pool:
+            self._dials = not pool.statistics().open
+            turn = self._turn = pool.turn(self._body, session=self._visit.session)
+            async with turn:
+                self._sent_at = trio.current_time()
+                yield turn
+
+    def wrote(self, size: int) -> None:
+        record = self._record
+        record.bytes_out += size
+        if self._first_at is None:
+            self._first_at = trio.current_time()
+        if self._turn is not None:
+            record.response_id = self._turn.response_id
+
+    def end(self, error: Exception | None, *, left: bool) -> None:
+        record, turn, now = self._record, self._turn, trio.current_time()
+        sent = self._sent_at
+        waited = (now if sent is None else sent) - self._begun
+        record.own = self._begun - self._came
+        record.line, record.dial = (0.0, waited) if self._dials else (waited, 0.0)
+        if sent is not None:
+            first = now if self._first_at is None else self._first_at
+            record.first_event, record.stream = first - sent, now - first
+        record.total = now - self._came
+        if turn is not None and turn.record is not None:
+            record.learn(turn.record)
+        if error is not None:
+            record.fail(error)
+        if left:
+            record.outcome, record.drained = "left", turn is not None and turn.ended
+        self._visit.services.records.end(record, "left" if left else "lost")
