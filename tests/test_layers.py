@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "facade": {"core", "pool", "runtime"},
     "aio": {"core", "pool", "runtime", "facade"},
     "blocking": {"core", "pool", "runtime", "facade"},
-    "contrib": {"core", "wire", "errors", "pool", "contrib", ""},
+    "contrib": {"core", "errors", "http", "blocking", "contrib", ""},
     "http": {"core", "wire", "errors", "pool", "runtime", "http"},
     "prometheus": {"core", "pool"},
     "otel": {"core", "pool"},
