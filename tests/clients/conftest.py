@@ -46,11 +46,6 @@ class Way:
     model: Tasks
     through: bool
 
-    def needs_websocket(self) -> None:
-        """Skip the test if this way takes none."""
-        if self.through:
-            pytest.skip("the proxy takes no WebSocket yet")
-
     def check(self, *talks: list[int], given: str, alone: bool = False) -> None:
         """Assert that the provider saw *talks*, in any order, each by the items of its contexts.
 
@@ -68,7 +63,9 @@ class Way:
         if self.through:
             given = "websocket"
             possible = 0 if alone else sum(len(talk) - 1 for talk in talks)
-            assert possible == sum(entry["parent_from"] is not None for entry in entries), shown
+            continued = sum(entry["parent_from"] is not None for entry in entries)
+            assert continued >= possible, shown  # a client's warm-up may be gone on from as well
+            assert not (alone and continued), shown
         assert {given} == {entry["transport"] for entry in entries}, shown
 
 

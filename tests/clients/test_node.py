@@ -22,7 +22,6 @@ def test_openai(way: Way) -> None:
 
 def test_openai_by_websocket(way: Way) -> None:
     """It goes on from a parent of its own."""
-    way.needs_websocket()
     said = installed("openai").ask("openai.mjs", BASE_URL=way.base_url, TRANSPORT="websocket")
     assert [ANSWER] == said
     way.check([1, 4], given="websocket")
@@ -31,8 +30,6 @@ def test_openai_by_websocket(way: Way) -> None:
 @pytest.mark.parametrize("transport", ["http", "websocket"])
 def test_agents(way: Way, transport: str) -> None:
     """A run, and one that streams."""
-    if transport == "websocket":
-        way.needs_websocket()
     said = installed("agents").ask("agents.mjs", BASE_URL=way.base_url, TRANSPORT=transport)
     assert [ANSWER, ANSWER] == said
     way.check([1, 4], [1, 4], given=transport)

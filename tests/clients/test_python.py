@@ -19,7 +19,6 @@ def test_openai(way: Way, version: int) -> None:
 
 def test_openai_by_websocket(way: Way) -> None:
     """It goes on from a parent of its own."""
-    way.needs_websocket()
     said = installed("python-openai-3").ask("by_openai.py", BASE_URL=way.base_url, TRANSPORT="websocket")
     assert [ANSWER] == said
     way.check([1, 4], given="websocket")
@@ -28,8 +27,6 @@ def test_openai_by_websocket(way: Way) -> None:
 @pytest.mark.parametrize("transport", ["http", "websocket"])
 def test_agents(way: Way, transport: str) -> None:
     """A run, one that streams, and four at once."""
-    if transport == "websocket":
-        way.needs_websocket()
     said = installed("python-agents").ask("by_agents.py", BASE_URL=way.base_url, TRANSPORT=transport)
     assert [ANSWER] * 6 == said
     way.check(*[[1, 4]] * 6, given=transport)
@@ -38,8 +35,6 @@ def test_agents(way: Way, transport: str) -> None:
 @pytest.mark.parametrize("transport", ["http", "websocket"])
 def test_pydantic_ai(way: Way, transport: str) -> None:
     """A run, and a second that goes on from it."""
-    if transport == "websocket":
-        way.needs_websocket()
     place = installed("python-pydantic-ai")
     said = place.ask("by_pydantic_ai.py", BASE_URL=way.base_url, TRANSPORT=transport)
     assert [ANSWER, ANSWER] == said
