@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 import wspool
-from wspool.rollout.outcomes import answer_of, ends_run, judge
+from wspool.rollout.method import Method
+from wspool.rollout.outcomes import answer_of, ends_run
 from wspool.rollout.tasks import Task
 
 TASK = Task(id="a", body={}, source={})
@@ -56,11 +57,11 @@ def response(*output: Any, status: str = "completed", reason: str | None = None)
         (KNOWN, 42, "wrong", 42),
     ],
 )  # fmt: skip
-def test_what_was_said_is_looked_at(task: Task, given: object, outcome: str, answer: object) -> None:
+async def test_what_was_said_is_looked_at(task: Task, given: object, outcome: str, answer: object) -> None:
     """What is no answer is told from what is one."""
     found, data = answer_of(given)
 
-    assert (outcome, answer) == (judge(task, found, data), found)
+    assert (outcome, answer) == ((await Method().judge(task, found, data, ()))[0], found)
 
 
 class Shy:

@@ -6,6 +6,7 @@ import typer
 
 import wspool
 from wspool.cli.doctor import doctor
+from wspool.cli.merge import merge
 from wspool.cli.probe import probe
 from wspool.cli.proxy import proxy
 from wspool.cli.rollout import rollout
@@ -17,6 +18,7 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 app.command()(rollout)
+app.command()(merge)
 app.command()(serve)
 app.command()(proxy)
 app.command()(doctor)

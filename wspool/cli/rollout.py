@@ -25,6 +25,7 @@ from wspool.rollout.provenance import RUN, Provenance, changed_tasks, read_prove
 from wspool.rollout.results import ResultFile, ResultsError, open_results
 from wspool.rollout.runner import run_batch
 from wspool.rollout.summary import Meter, Summary
+from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import WELL, Task
 from wspool.server.echo import EchoModel
 from wspool.server.lookup import LookupModel
@@ -55,19 +56,23 @@ def rollout(given: Given) -> None:
 
 def _prepare(plan: Plan, results: ResultFile) -> None:
     """Make the results ready to be added to. Whatever is in the way ends the command."""
-    given, ids = plan.given, {task.id for task in plan.batch}
+    given, keys = plan.given, {task.key for task in plan.batch}
     now = plan.provenance()
     try:
-        if plan.resume is False or (plan.resume is None and ids <= results.earlier.keys()):
+        if plan.resume is False or (plan.resume is None and keys <= results.earlier.keys()):
             results.start_over(plan.out / RUN, plan.out / TURNS)
         elif results.earlier and not given.state.allow_mixed:
             _refuse_others(plan, now, results)
         again = {
-            id
-            for id in ids & results.earlier.keys()
-            if (given.state.redo_errors and results.earlier[id] not in WELL)
-            or (given.state.redo_wrong and results.earlier[id] == "wrong")
+            key
+            for key in keys & results.earlier.keys()
+            if (given.state.redo_errors and results.earlier[key] not in WELL)
+            or (given.state.redo_wrong and results.earlier[key] == "wrong")
         }
+        if given.state.redo_errors or given.state.redo_wrong:
+            counts = Counter(results.earlier[key] for key in again)
+            named = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+            warn(f"{len(again)} tasks run again ({named})" if again else "there is nothing to run again")
         results.drop(again)
         now.write(plan.out)
         results.begin()
@@ -90,7 +95,7 @@ def _refuse_others(plan: Plan, now: Provenance, results: ResultFile) -> None:
     differences += changed_tasks(plan.batch, results.digests)
     if differences:
         if given.telling.as_json:
-            skipped = len({task.id for task in plan.batch} & results.earlier.keys())
+            skipped = len({task.key for task in plan.batch} & results.earlier.keys())
             refused = Summary(
                 tasks=len(plan.batch), skipped=skipped, max_connections=0, problem=differences[0]
             )
@@ -104,16 +109,20 @@ def _refuse_others(plan: Plan, now: Provenance, results: ResultFile) -> None:
 
 def _run(plan: Plan, results: ResultFile) -> int:
     batch, given = plan.batch, plan.given
-    ids = {task.id for task in batch}
+    tasks = {task.key: task for task in batch}
     _prepare(plan, results)
-    owed = [task for task in batch if task.id not in results.earlier]
-    earlier = {id: outcome for id, outcome in results.earlier.items() if id in ids}
+    owed = [task for task in batch if task.key not in results.earlier]
+    earlier = {key: outcome for key, outcome in results.earlier.items() if key in tasks}
+    tally = Tally()
+    for key, score in results.scores.items():
+        if key in tasks:
+            tally.add(tasks[key].id, score, right=earlier[key] == "right")
     summary: Summary | None = None
     try:
         with (
             open_checkpoints(plan.out, owed) if given.state.checkpoint_turns else nullcontext() as checkpoints
         ):
-            summary = trio.run(_rollout, plan, owed, results, checkpoints)
+            summary = trio.run(_rollout, plan, owed, results, checkpoints, tally)
     except* KeyboardInterrupt:
         pass
     if summary is None:
@@ -144,7 +153,11 @@ def _tell(summary: Summary, results: ResultFile, not_well: Sequence[str], *, as_
 
 
 async def _rollout(
-    plan: Plan, owed: Sequence[Task], results: ResultFile, checkpoints: Checkpoints | None
+    plan: Plan,
+    owed: Sequence[Task],
+    results: ResultFile,
+    checkpoints: Checkpoints | None,
+    tally: Tally,
 ) -> Summary:
     meter = Meter()
     policy, total = plan.policy, len(plan.batch)
@@ -170,9 +183,10 @@ async def _rollout(
                 total=total,
                 checkpoints=checkpoints,
                 limits=plan.limits,
+                tally=tally,
                 quiet=plan.given.telling.quiet,
             )
-    return summary
+    return attrs.evolve(summary, samples=plan.given.input.samples)
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from wspool.core.frames import encode
 from wspool.pool.toolbox import DefinedTool, Tool, Toolbox
 from wspool.rollout.fields import BODY_FIELDS
 from wspool.rollout.method import Agent, Method
+from wspool.rollout.scoring import SCORES, Scorer
 from wspool.rollout.tasks import Task
 from wspool.rollout.tools import TOOL_SCHEMAS, Tools
 
@@ -62,6 +63,7 @@ def make_method(
         repeatable=bundled,
         defaults={"model": model} if model is not None else {},
         overrides=overrides,
+        scorer=_scorer(how.score, batch) if how.score is not None else None,
         retries=how.retries,
     )
 
@@ -114,6 +116,23 @@ def _agent(name: str, arguments: Mapping[str, Any]) -> Agent:
     check_arity("--agent", name, found, "conversation", "task", **arguments)
     agent: Agent = found
     return agent
+
+
+def _scorer(name: str, batch: Sequence[Task]) -> Scorer:
+    form = f"{', '.join(SCORES)}, pkg.mod:function or ./file.py:function"
+    found: Any = SCORES.get(name) or imported("--score", name, form)
+    if not callable(found):
+        usage_error(f"--score {name!r} must be a function")
+    try:
+        scorer = Scorer.of(found)
+    except TypeError as problem:
+        usage_error(f"--score {name!r} cannot be called: {problem}")
+    if "expected" in scorer.names and batch and all(task.expected is None for task in batch):
+        usage_error(
+            f"--score {name!r} compares with expected answers, and no task has one; --expected-field says "
+            "where they are"
+        )
+    return scorer
 
 
 def _tools(name: str, batch: Sequence[Task], overrides: Mapping[str, Any]) -> dict[str, DefinedTool]:

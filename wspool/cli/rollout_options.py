@@ -49,7 +49,30 @@ class Input:
             "does not have. May be repeated.",
         ),
     ] = attrs.field(factory=list[str])
+    select: Annotated[
+        list[str],
+        typer.Option(
+            metavar="PATTERN",
+            help="Only tasks with this id or pattern of ids (* and ?), or FIELD=VALUE of their rows. May be "
+            "repeated.",
+        ),
+    ] = attrs.field(factory=list[str])
+    shuffle: Annotated[
+        bool, typer.Option("--shuffle", help="In a random order, the same every time; see --seed.")
+    ] = False
+    seed: Annotated[int | None, typer.Option(help="Of the order of --shuffle; 0 if not given.")] = None
     limit: Annotated[int | None, typer.Option(min=1, help="Run only the first N tasks.")] = None
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Only the I-th of N parts, in a directory of its own; `wspool merge` puts them together.",
+        ),
+    ] = None
+    samples: Annotated[
+        int,
+        typer.Option("-n", "--samples", min=1, help="Attempts at each task; more later add to those there."),
+    ] = 1
 
 
 @attrs.frozen(kw_only=True)
@@ -129,6 +152,15 @@ class How:
             "the task says; VALUE as JSON or else a text. May be repeated.",
         ),
     ] = attrs.field(factory=list[str])
+    score: Annotated[
+        str | None,
+        typer.Option(
+            help="pkg.mod:function or ./file.py:function, which takes by name what it needs of answer, "
+            "expected, task, response and items, and returns a number (1 is right) or a dict of some, "
+            '"score" first; async or not. "exact" (as without it) and "number" (the last one) compare with '
+            "the expected answer.",
+        ),
+    ] = None
     retries: Annotated[
         int,
         typer.Option(
@@ -160,12 +192,17 @@ class State:
         bool,
         typer.Option(
             "--redo-errors",
-            help="Run again what did not go well: failed, cut off, filtered, refused, unanswered, or wrong.",
+            help="Run again what did not go well: failed, cut off, filtered, refused, unanswered, or wrong; "
+            "what was there is kept in redone.jsonl.",
         ),
     ] = False
     redo_wrong: Annotated[
         bool,
-        typer.Option("--redo-wrong", help="Run again what was answered wrongly, and nothing else."),
+        typer.Option(
+            "--redo-wrong",
+            help="Run again what was answered wrongly, and nothing else; "
+            "what was there is kept in redone.jsonl.",
+        ),
     ] = False
     allow_mixed: Annotated[
         bool,

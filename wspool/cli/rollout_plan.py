@@ -4,9 +4,7 @@ What is for the bundled batch, such as its server, its model and its tools, is f
 tasks go to the endpoint of the user, as they are.
 """
 
-import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,17 +12,14 @@ from typing import Any, Final
 import attrs
 
 import wspool
+from wspool.cli.rollout_input import name_unsent, read_batch
 from wspool.cli.rollout_method import make_method, set_fields
 from wspool.cli.rollout_options import Given
 from wspool.cli.target import Target, find_target, no_key
-from wspool.cli.usage import usage_error, warn
-from wspool.rollout.batch import BatchError, Columns, read_tasks
-from wspool.rollout.bundled import bundled_tasks
-from wspool.rollout.fields import ANSWERS
+from wspool.cli.usage import usage_error
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Method
 from wspool.rollout.provenance import BUNDLED, Provenance, directory_for, source_digest
-from wspool.rollout.rows import FORMATS
 from wspool.rollout.tasks import Task
 from wspool.wire.secret import Secret
 
@@ -38,9 +33,6 @@ _BUNDLED_MODEL: Final = "lookup"
 
 #: Turns of a task in the tool loop: a model may call tools for ever.
 _MOST_TURNS: Final = 100
-
-#: Names of fields in one message.
-_MOST_NAMED: Final = 20
 
 
 @attrs.frozen(kw_only=True)
@@ -106,6 +98,11 @@ class Plan:
             "tools": given.how.tools,
             "tools_source": None if method.repeatable else source_digest(*method.tools.values()),
             "set": method.overrides or None,
+            "score": given.how.score,
+            "score_source": source_digest(method.scorer.function) if method.scorer is not None else None,
+            "input_field": given.input.input_field,
+            "expected_field": given.input.expected_field,
+            "leave_out": sorted(given.input.leave_out) or None,
         }
         more = {"options": _shown(given), "command": "rollout", "wspool": wspool.__version__}
         return Provenance.of(given.input.tasks, self.batch, settings, more)
@@ -125,35 +122,22 @@ def _shown(given: Given) -> dict[str, Any]:
 def make_plan(given: Given) -> Plan:
     """Return what to do. A mistake ends the command."""
     own = given.input.tasks is not None
-    batch = _batch(given)
+    batch = read_batch(given)
     overrides = set_fields(given.how.set)
     target = _target(given, batch, overrides)
     model = target.model if target is not None else given.place.model or _BUNDLED_MODEL
     method = make_method(given.how, batch, model, overrides, own=own)
-    _name_unsent(batch, method)
+    name_unsent(batch, method)
     return Plan(
         given=given,
         batch=batch,
         own=own,
         target=target,
         method=method,
-        out=given.state.out or directory_for(given.input.tasks),
+        out=given.state.out or _directory(given),
         provider=_provider(given.place.provider),
         limits=_limits(given),
     )
-
-
-def _batch(given: Given) -> Sequence[Task]:
-    if given.input.tasks is None:
-        batch = bundled_tasks()
-        if not batch:
-            usage_error("no bundled task can be run: this Python has no source code of its standard library")
-    else:
-        try:
-            batch = read_tasks(given.input.tasks, _columns(given), given.input.format)
-        except BatchError as problem:
-            usage_error(f"nothing was run, because of mistakes in the tasks\n{problem}")
-    return batch[: given.input.limit]
 
 
 def _target(given: Given, batch: Sequence[Task], overrides: Mapping[str, Any]) -> Target | None:
@@ -217,26 +201,9 @@ def _limits(given: Given) -> Limits:
     return limits
 
 
-def _columns(given: Given) -> Columns:
-    if given.input.format not in (None, *FORMATS):
-        usage_error(f"--format {given.input.format!r} must be one of {', '.join(FORMATS)}")
-    return Columns(
-        id=given.input.id_field,
-        input=given.input.input_field,
-        expected=given.input.expected_field,
-        leave_out=frozenset(given.input.leave_out),
-        for_agent=given.how.agent is not None,
-    )
-
-
-def _name_unsent(batch: Sequence[Task], method: Method) -> None:
-    """Say which columns of a data set no request has. With an agent they are its business."""
-    if method.agent is not None:
-        return
-    unsent = Counter(name for task in batch for name in task.unsent)
-    if unsent:
-        named = ", ".join(json.dumps(name) for name, _ in unsent.most_common(_MOST_NAMED))
-        more = f" and {len(unsent) - _MOST_NAMED} more" if len(unsent) > _MOST_NAMED else ""
-        right = next((name for name in unsent if name in ANSWERS), None)
-        hint = f"; with --expected-field {right} answers are compared with that" if right else ""
-        warn(f"fields that no request has are not sent: {named}{more}{hint}")
+def _directory(given: Given) -> Path:
+    """Where the results go, if nobody says so: each shard has its own place."""
+    place = directory_for(given.input.tasks)
+    if given.input.shard is None:
+        return place
+    return place.with_name(f"{place.name}-shard-{given.input.shard.replace('/', '-of-')}")

@@ -44,13 +44,13 @@ class Checkpoints:
     """The file of one directory. Made by `open_checkpoints`.
 
     Attributes:
-      owed: the conversations that can be gone on with, by task id.
+      owed: the conversations that can be gone on with, by the keys of tasks.
     """
 
     def __init__(self, path: Path, tasks: Sequence[Task]) -> None:
         self.owed: dict[str, Checkpoint] = {}
         self._path = path
-        self._digests = {task.id: task.digest for task in tasks}
+        self._digests = {task.key: task.digest for task in tasks}
         self._last: dict[str, tuple[int, Sequence[bytes]]] = {}
         self._file: BinaryIO | None = None
 

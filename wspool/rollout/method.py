@@ -4,11 +4,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import attrs
+import trio
 
 import wspool
 from wspool.errors import ResponseFailedError, TurnLostError
 from wspool.pool.tools import Tool, open_calls
-from wspool.rollout.tasks import Task
+from wspool.rollout.outcomes import outcome_of
+from wspool.rollout.scoring import Score, Scorer, exact
+from wspool.rollout.tasks import Outcome, Task
 from wspool.rollout.tools import NoFilesError, patient
 
 __all__ = ["Agent", "Method"]
@@ -31,6 +34,7 @@ class Method:
       repeatable: True if a call of them that could open no file may be made again.
       defaults: request fields for tasks that lack them.
       overrides: request fields for all tasks; one that is an object goes into that of the task.
+      scorer: scores the answers; without one those are compared that are known.
       retries: how often a turn of a task is taken again that was lost, or failed for a moment. An agent
         decides for itself.
     """
@@ -42,6 +46,7 @@ class Method:
     repeatable: bool = False
     defaults: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     overrides: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    scorer: Scorer | None = None
     retries: int = 0
 
     def fields(self, task: Task) -> dict[str, Any]:
@@ -95,6 +100,30 @@ class Method:
                 if not (left and passes):
                     raise
                 left -= 1
+
+    async def judge(
+        self,
+        task: Task,
+        answer: object,
+        response: Mapping[str, Any] | None,
+        items: Sequence[Mapping[str, Any]],
+    ) -> tuple[Outcome, Score | None]:
+        """How *task* ended that did not fail, and its score; None if nobody can say one. A checkpoint.
+
+        Raises:
+          BaseException: whatever the user's function raises.
+        """
+        await trio.lowlevel.checkpoint()
+        outcome = outcome_of(response)
+        if self.scorer is None and task.expected is None:
+            return outcome, None
+        if outcome not in ("done", "called"):
+            return outcome, Score(0.0)  # it is no answer, and so no right one
+        if self.scorer is not None:
+            score = await self.scorer.score(task, answer, response, items)
+        else:
+            score = Score(float(exact(answer, task.expected)))
+        return "right" if score.is_right else "wrong", score
 
     @property
     def _is_one_turn(self) -> bool:

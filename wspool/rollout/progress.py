@@ -32,6 +32,9 @@ class Progress:
     seconds: float
     draining: bool
     pool: PoolStatistics
+    right: int = 0
+    wrong: int = 0
+    score: float | None = None
 
     @property
     def _waiting(self) -> str:
@@ -39,12 +42,19 @@ class Progress:
             return ""
         return f"waiting for {self.pool.held_for} until {_clock(self.pool.held)}, "
 
+    @property
+    def _scored(self) -> str:
+        if self.score is None:
+            return ""
+        return f"{self.right} right, {self.wrong} wrong, mean score {self.score:.3f}, "
+
     def __str__(self) -> str:
         left = self.total - self.finished
         eta = f"{self.seconds / self.finished * left:.0f} s" if self.finished else "?"
         rate = self.turns / self.seconds if self.seconds else 0.0
         return (
-            f"{self.finished}/{self.total} done, {self.failed} failed, {self.in_flight} in flight, "
+            f"{self.finished}/{self.total} done, {self.failed} failed, {self._scored}"
+            f"{self.in_flight} in flight, "
             f"{rate:.0f} turns/s, pool {self.pool.idle} idle {self.pool.leased} leased "
             f"{self.pool.dialing} dialing {self.pool.waiting} waiting, "
             + self._waiting

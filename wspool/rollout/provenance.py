@@ -100,9 +100,9 @@ def changed_tasks(batch: Sequence[Task], digests: Mapping[str, str]) -> list[str
 
     Args:
       batch: the tasks as they are.
-      digests: those of the results, by task id.
+      digests: those of the results, by the keys of tasks.
     """
-    changed = [task.id for task in batch if digests.get(task.id, task.digest) != task.digest]
+    changed = [task.id for task in batch if digests.get(task.key, task.digest) != task.digest]
     if not changed:
         return []
     named = ", ".join(repr(id) for id in changed[:_MOST_NAMED])

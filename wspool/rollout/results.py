@@ -18,12 +18,24 @@ from typing import Any, BinaryIO, Final, cast
 
 from wspool.core.frames import encode_received
 from wspool.rollout.files import append_to, aside, read_from, replace
-from wspool.rollout.tasks import OUTCOMES, Outcome
+from wspool.rollout.tasks import OUTCOMES, Outcome, attempt_key
 
-__all__ = ["RESULTS", "ResultFile", "ResultsError", "open_results"]
+__all__ = [
+    "REDONE",
+    "RESULTS",
+    "ResultFile",
+    "ResultsError",
+    "digest_of",
+    "key_of",
+    "open_results",
+    "outcome_of_line",
+    "parse_line",
+]
 
 #: Name of the file in its directory.
 RESULTS: Final = "results.jsonl"
+#: Name of the file that those are put into which are run again.
+REDONE: Final = "redone.jsonl"
 #: Name of the file that is locked where a directory cannot be.
 LOCK: Final = ".lock"
 
@@ -37,8 +49,9 @@ class ResultFile:
 
     Attributes:
       path: the file.
-      earlier: how the tasks ended whose results were there already, by id.
+      earlier: how the attempts ended whose results were there already, by their keys (`Task.key`).
       digests: of those tasks, where their results say them.
+      scores: of those that have one.
       unlocked: why nobody is kept from using the directory at the same time; empty if they are.
     """
 
@@ -46,6 +59,7 @@ class ResultFile:
         self.path = path
         self.earlier: dict[str, Outcome] = {}
         self.digests: dict[str, str] = {}
+        self.scores: dict[str, float] = {}
         self.unlocked = ""
         self._file: BinaryIO | None = None
 
@@ -55,13 +69,20 @@ class ResultFile:
             aside(self.path, *beside)
             self.earlier.clear()
             self.digests.clear()
+            self.scores.clear()
 
-    def drop(self, ids: Collection[str]) -> None:
-        """Take the results of these tasks out of the file."""
-        if any(id in self.earlier for id in ids):
-            self._rewrite(lambda line: _id(line) not in ids)
-            for id in ids:
-                self.earlier.pop(id, None)
+    def drop(self, keys: Collection[str]) -> None:
+        """Take the results with these keys out of the file; they are kept, in `redone.jsonl`."""
+        if any(key in self.earlier for key in keys):
+            with read_from(self.path) as lines, append_to(self.path.with_name(REDONE)) as redone:
+                for raw in lines:
+                    if (line := parse_line(raw)) is not None and key_of(line) in keys:
+                        redone.write(raw.rstrip(b"\r\n") + b"\n")
+            self._rewrite(lambda line: key_of(line) not in keys)
+            for key in keys:
+                self.earlier.pop(key, None)
+                self.digests.pop(key, None)
+                self.scores.pop(key, None)
 
     def begin(self) -> None:
         """Open the file for what will be added, before there are connections that might take the last place.
@@ -117,7 +138,7 @@ class ResultFile:
                 if not raw.strip():
                     clean = False
                     continue
-                line = _parse(raw)
+                line = parse_line(raw)
                 if line is None:
                     if raw.endswith(b"\n"):
                         raise ResultsError(
@@ -125,16 +146,21 @@ class ResultFile:
                         )
                     clean = False  # torn: the run was killed while it wrote
                     continue
-                clean = clean and raw.endswith(b"\n") and _id(line) not in self.earlier
-                self.earlier.setdefault(_id(line), _outcome(line))
-                if (digest := _digest(line)) is not None:
-                    self.digests.setdefault(_id(line), digest)
+                key = key_of(line)
+                clean = clean and raw.endswith(b"\n") and key not in self.earlier
+                if key in self.earlier:
+                    continue
+                self.earlier[key] = outcome_of_line(line)
+                if (digest := digest_of(line)) is not None:
+                    self.digests[key] = digest
+                if (score := _score(line)) is not None:
+                    self.scores[key] = score
         if not clean:
             seen: set[str] = set()
 
             def is_first(line: Mapping[str, Any]) -> bool:
-                first = _id(line) not in seen
-                seen.add(_id(line))
+                first = key_of(line) not in seen
+                seen.add(key_of(line))
                 return first
 
             self._rewrite(is_first)
@@ -146,7 +172,7 @@ class ResultFile:
                 (
                     raw.rstrip(b"\r\n") + b"\n"
                     for raw in old
-                    if (line := _parse(raw)) is not None and keep(line)
+                    if (line := parse_line(raw)) is not None and keep(line)
                 ),
             )
 
@@ -215,7 +241,8 @@ def _locked(directory: Path) -> Generator[str, None, None]:
         yield unlocked
 
 
-def _parse(raw: bytes) -> Mapping[str, Any] | None:
+def parse_line(raw: bytes) -> Mapping[str, Any] | None:
+    """Return the result that a line is, None if it is none."""
     try:
         line: object = json.loads(raw)
     except ValueError:
@@ -233,9 +260,11 @@ def _is_id(value: object) -> bool:
     return isinstance(value, str | int) and not isinstance(value, bool)
 
 
-def _id(line: Mapping[str, Any]) -> str:
+def key_of(line: Mapping[str, Any]) -> str:
+    """The key of the attempt that a result line is of (`Task.key`)."""
     # The `id` of a Batch line is the line's own.
-    return str(line.get("custom_id", line.get("id")))
+    attempt = _ours(line).get("attempt")
+    return attempt_key(str(line.get("custom_id", line.get("id"))), attempt if isinstance(attempt, int) else 1)
 
 
 def _ours(line: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -246,12 +275,19 @@ def _ours(line: Mapping[str, Any]) -> Mapping[str, Any]:
     return cast("dict[str, Any]", ours) if isinstance(ours, dict) else {}
 
 
-def _digest(line: Mapping[str, Any]) -> str | None:
+def _score(line: Mapping[str, Any]) -> float | None:
+    score = _ours(line).get("score")
+    return float(score) if isinstance(score, int | float) else None
+
+
+def digest_of(line: Mapping[str, Any]) -> str | None:
+    """The digest of the task that a result line is of, None if it does not say it."""
     digest = _ours(line).get("digest")
     return digest if isinstance(digest, str) else None
 
 
-def _outcome(line: Mapping[str, Any]) -> Outcome:
+def outcome_of_line(line: Mapping[str, Any]) -> Outcome:
+    """How the task of a result line ended."""
     outcome = _ours(line).get("outcome")
     for known in OUTCOMES:
         if known == outcome:

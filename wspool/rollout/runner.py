@@ -24,15 +24,19 @@ from wspool.rollout.checkpoints import Checkpoints
 from wspool.rollout.errors import Errors
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Method
-from wspool.rollout.outcomes import answer_of, ends_run, judge
+from wspool.rollout.outcomes import answer_of, ends_run
 from wspool.rollout.progress import Progress, show_progress
+from wspool.rollout.scoring import Score
 from wspool.rollout.summary import Meter, Summary
+from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import OUTCOMES, WELL, Failure, Outcome, Result, Task
 from wspool.rollout.tools import NoFilesError
 
 __all__ = ["run_batch"]
 
 
+#: Outcomes with an answer, whatever it is worth.
+_ENDED: Final = WELL | {"wrong"}
 _SIGNALS: Final = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
@@ -49,6 +53,7 @@ async def run_batch(
     total: int | None = None,
     checkpoints: Checkpoints | None = None,
     limits: Limits | None = None,
+    tally: Tally | None = None,
     quiet: bool = False,
 ) -> Summary:
     """Hold a conversation for every task.
@@ -64,6 +69,7 @@ async def run_batch(
       checkpoints: where each finished turn is kept, and what an earlier run has left to go on with. An
         agent of the caller's then has to look at `conversation.items` to see where it is.
       limits: what the run and each task may take.
+      tally: of the scores of earlier runs, to go on with.
       quiet: no progress.
 
     Returns:
@@ -71,7 +77,7 @@ async def run_batch(
 
     Cancellation: running tasks are cancelled and have no result.
     """
-    run = _Run(pool, tasks, method, meter, sink, checkpoints, limits or Limits())
+    run = _Run(pool, tasks, method, meter, sink, checkpoints, limits or Limits(), tally or Tally())
     async with trio.open_nursery() as watchers:
         await watchers.start(run.watch_signals)
         watchers.start_soon(run.watch_clock)
@@ -96,6 +102,7 @@ class _Run:
         sink: Callable[[Mapping[str, Any]], None],
         checkpoints: Checkpoints | None,
         limits: Limits,
+        tally: Tally,
     ) -> None:
         self._pool = pool
         self._tasks = tasks
@@ -108,6 +115,7 @@ class _Run:
         self._outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         self._draining = self._interrupted = False
         self._limits = limits
+        self._tally = tally
         self._budget = limits.of_run()
         self._errors = Errors()
         self._scope = trio.CancelScope()
@@ -149,7 +157,7 @@ class _Run:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 for task in self._tasks:
-                    await limiter.acquire_on_behalf_of(task.id)
+                    await limiter.acquire_on_behalf_of(task.key)
                     if (spent := self._budget.problem) is not None:
                         self._drain(spent)
                     if self._draining:
@@ -163,6 +171,8 @@ class _Run:
             if result is not None:
                 self._sink(result.as_line())
                 self._outcomes[result.outcome] += 1
+                if result.score is not None:
+                    self._tally.add(task.id, result.score, right=result.outcome == "right")
                 if result.failure is not None:
                     self._errors.add(task.id, result.failure)
                 failed, ended = self._outcomes["failed"], sum(self._outcomes.values())
@@ -173,7 +183,7 @@ class _Run:
         finally:
             self._in_flight -= 1
             self._peak = max(self._peak, self._pool.statistics().size)
-            limiter.release_on_behalf_of(task.id)
+            limiter.release_on_behalf_of(task.key)
 
     async def _hold(self, task: Task) -> Result | None:
         """Hold the conversation of *task*; None if it is owed after all."""
@@ -183,6 +193,8 @@ class _Run:
         response: Mapping[str, Any] | None = None
         failure: Failure | None = None
         returned: object = None
+        outcome: Outcome = "failed"
+        score: Score | None = None
         scope = trio.CancelScope()
 
         def give_up(problem: NoFilesError) -> None:
@@ -208,7 +220,10 @@ class _Run:
                     raise trio.TooSlowError(f"the task took longer than {limit:g} s")
             if scope.cancel_called and failure is None:
                 return None
-            answer, response = answer_of(returned)
+            if failure is None:
+                answer, response = answer_of(returned)
+                items = conversation.items if conversation is not None else ()
+                outcome, score = await self._method.judge(task, answer, response, items)
         except BaseException as error:  # noqa: ASYNC103  # raised again by the next line, if it is not the task's
             _let_pass(error)
             if scope.cancel_called and failure is None:
@@ -226,7 +241,7 @@ class _Run:
                 self._meter.conversation_ended(conversation.statistics())
         return Result(
             task=task,
-            outcome="failed" if failure is not None else judge(task, answer, response),
+            outcome=outcome,
             answer=answer,
             response=response,
             failure=failure,
@@ -236,11 +251,13 @@ class _Run:
             began=began_at,
             model=_model(response, self._method.fields(task)),
             price=self._limits.price,
+            score=score.value if score is not None else None,
+            scores=score.parts if score is not None else None,
         )
 
     def _resumed(self, task: Task) -> Mapping[str, Any] | None:
         """What an earlier run has left of the conversation, if it can be gone on with."""
-        checkpoint = self._checkpoints.owed.get(task.id) if self._checkpoints is not None else None
+        checkpoint = self._checkpoints.owed.get(task.key) if self._checkpoints is not None else None
         if checkpoint is None or not self._method.goes_on(checkpoint.snapshot["items"]):
             return None  # with no call to answer it had ended, in the moment before its result was written
         self._saved_turns += checkpoint.turns
@@ -251,7 +268,7 @@ class _Run:
         if running is not None and self._checkpoints is not None:
             task, conversation = running
             try:
-                self._checkpoints.append(task.id, *conversation.checkpoint())
+                self._checkpoints.append(task.key, *conversation.checkpoint())
             except OSError as error:
                 self._stop(f"a finished turn could not be written: {error}")
 
@@ -263,7 +280,10 @@ class _Run:
         return Progress(
             total=len(self._tasks),
             finished=sum(self._outcomes.values()),
-            failed=sum(count for outcome, count in self._outcomes.items() if outcome not in WELL),
+            failed=sum(count for outcome, count in self._outcomes.items() if outcome not in _ENDED),
+            right=self._outcomes["right"],
+            wrong=self._outcomes["wrong"],
+            score=self._tally.mean,
             in_flight=self._in_flight,
             turns=self._meter.turns,
             seconds=trio.current_time() - self._started_at,
@@ -286,6 +306,8 @@ class _Run:
             problem=self._problem,
             cost=self._meter.usage.cost(self._limits.price) if self._limits.price is not None else None,
             errors=self._errors.commonest(),
+            score=self._tally.mean,
+            pass_at=self._tally.pass_at(),
         )
 
 

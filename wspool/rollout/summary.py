@@ -115,6 +115,9 @@ class Summary:
       reasoning_tokens: those of reasoning.
       cost: what that costs, None if nobody said a price.
       errors: the commonest errors, with their counts and one traceback each.
+      score: the mean score of the batch, what an earlier run has scored included; None if nothing has one.
+      samples: attempts at each task; `tasks` and the outcomes count attempts.
+      pass_at: the share of tasks of which one of k attempts is right, by k.
     """
 
     tasks: int
@@ -154,6 +157,9 @@ class Summary:
     reasoning_tokens: int = 0
     cost: float | None = None
     errors: Sequence[Mapping[str, Any]] = ()
+    score: float | None = None
+    samples: int = 1
+    pass_at: Mapping[str, float] = attrs.field(factory=dict[str, float])
 
     @classmethod
     def of(cls, meter: Meter, pool: PoolStatistics, **fields: Any) -> "Summary":
@@ -189,12 +195,20 @@ class Summary:
         """One flat JSON object."""
         return attrs.asdict(self)
 
+    @property
+    def _scores(self) -> str:
+        several = {k: share for k, share in self.pass_at.items() if len(self.pass_at) > 1}
+        return f"mean {self.score:.4f}" + "".join(f", pass@{k} {share:.4f}" for k, share in several.items())
+
     def __str__(self) -> str:
         """A table, for people."""
         outcomes: list[tuple[int, str]] = [(getattr(self, name), name) for name in OUTCOMES]
+        each = f" ({self.samples} attempts at each)" if self.samples > 1 else ""
         outcomes += [(self.owed, "owed"), (self.skipped, "done before")]
+        counts = ", ".join(f"{count} {name}" for count, name in outcomes if count)
         rows = [
-            ("tasks", f"{self.tasks}: " + ", ".join(f"{count} {name}" for count, name in outcomes if count)),
+            ("tasks", f"{self.tasks}{each}: {counts}"),
+            *([("score", self._scores)] if self.score is not None else []),
             (
                 "turns",
                 f"{self.turns}, with {self.tool_calls} tool calls"

@@ -16,7 +16,7 @@ from wspool.core.statistics import ConversationStatistics
 from wspool.errors import ResponseFailedError, WsPoolError
 from wspool.rollout.completion import completion_of
 
-__all__ = ["OUTCOMES", "WELL", "Failure", "Outcome", "Result", "Task"]
+__all__ = ["OUTCOMES", "WELL", "Failure", "Outcome", "Result", "Task", "attempt_key"]
 
 #: How a task ended. With an answer: `right` or `wrong` where the right one is known, else `done`, or `called`
 #: if it is a call of a tool that nobody here can run. Without: `truncated` (the response was cut off),
@@ -45,6 +45,7 @@ class Task:
       chat: whether that was one of the Chat Completions API, whose answer has the shape of that.
       expected: the right answer, as JSON; None if nobody knows it.
       number: the id as the file has it, if that is a number.
+      attempt: which of several, from 1; None if there is one.
       unsent: columns of the row that are not sent.
     """
 
@@ -55,7 +56,13 @@ class Task:
     chat: bool = False
     expected: Any = None
     number: int | None = None
+    attempt: int | None = None
     unsent: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Unique among all attempts at all tasks; the first attempt, or the only one, has the id."""
+        return attempt_key(self.id, self.attempt or 1)
 
     @property
     def digest(self) -> str:
@@ -66,6 +73,11 @@ class Task:
     def given_id(self) -> str | int:
         """The id as the file has it, for who joins results with tasks."""
         return self.id if self.number is None else self.number
+
+
+def attempt_key(id: str, attempt: int) -> str:
+    """The key of an attempt at the task *id*."""
+    return id if attempt == 1 and "\0" not in id else f"{id}\0{attempt}"
 
 
 @attrs.frozen(kw_only=True)
@@ -119,6 +131,8 @@ class Result:
       began: when it was begun, in seconds since 1970.
       model: the model that answered, or was asked; None if nobody said which.
       price: of a million tokens of input, of input from the cache, and of output; None if nobody said.
+      score: how good the answer is, None if nobody can say.
+      scores: what a function said of it by name, None if it said one number.
     """
 
     task: Task
@@ -132,16 +146,20 @@ class Result:
     began: float = 0.0
     model: str | None = None
     price: Sequence[float] | None = None
+    score: float | None = None
+    scores: Mapping[str, Any] | None = None
 
     def as_line(self) -> dict[str, Any]:
         """The result as one JSON object, in the shape that the task came in."""
         return self._batch_line() if self.task.batch else self._plain_line()
 
     def _plain_line(self) -> dict[str, Any]:
-        line: dict[str, Any] = {"id": self.task.given_id, "outcome": self.outcome, "answer": self.answer}
+        line: dict[str, Any] = {"id": self.task.given_id, **self._attempt}
+        line |= {"outcome": self.outcome, "answer": self.answer}
         if self.task.expected is not None:
             line["expected"] = self.task.expected
         return line | {
+            **self._scores,
             "error": attrs.asdict(self.failure) if self.failure else None,
             "response_id": self.response.get("id") if self.response else None,
             "status": self.response.get("status") if self.response else None,
@@ -170,8 +188,22 @@ class Result:
             "custom_id": self.task.given_id,
             "response": response,
             "error": error,
-            "wspool": {"outcome": self.outcome, **self._provenance()},
+            "wspool": {
+                **self._attempt,
+                "outcome": self.outcome,
+                **self._scores,
+                **self._provenance(),
+            },
         }
+
+    @property
+    def _attempt(self) -> dict[str, Any]:
+        return {} if self.task.attempt is None else {"attempt": self.task.attempt}
+
+    @property
+    def _scores(self) -> dict[str, Any]:
+        scores = {} if self.scores is None else {"scores": dict(self.scores)}
+        return scores if self.score is None else {"score": self.score, **scores}
 
     @property
     def _sent(self) -> bool:

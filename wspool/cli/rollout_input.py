@@ -1,0 +1,85 @@
+"""Which tasks a rollout does: read, chosen, and with what is not sent of them named."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from wspool.cli.rollout_options import Given
+from wspool.cli.usage import usage_error, warn
+from wspool.rollout.batch import BatchError, Columns, read_tasks
+from wspool.rollout.bundled import bundled_tasks
+from wspool.rollout.fields import ANSWERS
+from wspool.rollout.method import Method
+from wspool.rollout.rows import FORMATS
+from wspool.rollout.selection import Selection, parse_shard
+from wspool.rollout.tasks import Task
+
+__all__ = ["name_unsent", "read_batch"]
+
+#: Names of fields in one message.
+_MOST_NAMED: Final = 20
+
+
+def read_batch(given: Given) -> Sequence[Task]:
+    """Return the tasks that are to be done. A mistake ends the command."""
+    if given.input.tasks is None:
+        batch = bundled_tasks()
+        if not batch:
+            usage_error("no bundled task can be run: this Python has no source code of its standard library")
+    else:
+        try:
+            batch = read_tasks(given.input.tasks, _columns(given), given.input.format)
+        except BatchError as problem:
+            usage_error(f"nothing was run, because of mistakes in the tasks\n{problem}")
+    try:
+        return _selection(given).of(batch)
+    except ValueError as problem:
+        usage_error(f"--select {problem}")
+
+
+def _selection(given: Given) -> Selection:
+    asked = given.input
+    if asked.seed is not None and not asked.shuffle:
+        usage_error("--seed is of the order of --shuffle; give both")
+    try:
+        shard = parse_shard(asked.shard) if asked.shard is not None else None
+    except ValueError as problem:
+        usage_error(f"--shard {problem}")
+    return Selection(
+        patterns=asked.select,
+        seed=(asked.seed or 0) if asked.shuffle else None,
+        limit=asked.limit,
+        shard=shard,
+        samples=asked.samples,
+    )
+
+
+def _columns(given: Given) -> Columns:
+    if given.input.format not in (None, *FORMATS):
+        usage_error(f"--format {given.input.format!r} must be one of {', '.join(FORMATS)}")
+    return Columns(
+        id=given.input.id_field,
+        input=given.input.input_field,
+        expected=given.input.expected_field,
+        leave_out=frozenset(given.input.leave_out),
+        for_agent=given.how.agent is not None,
+    )
+
+
+def name_unsent(batch: Sequence[Task], method: Method) -> None:
+    """Say which columns of a data set no request has. With an agent they are its business."""
+    if method.agent is not None:
+        return
+    unsent = Counter(name for task in batch for name in task.unsent)
+    if unsent:
+        named = ", ".join(json.dumps(name) for name, _ in unsent.most_common(_MOST_NAMED))
+        more = f" and {len(unsent) - _MOST_NAMED} more" if len(unsent) > _MOST_NAMED else ""
+        known = any(task.expected is not None for task in batch) or method.scorer is not None
+        right = next((name for name in unsent if name in ANSWERS), None)
+        hint = (
+            ""
+            if known or right is None
+            else f"; with --expected-field {right} answers are compared with that"
+        )
+        warn(f"fields that no request has are not sent: {named}{more}{hint}")
