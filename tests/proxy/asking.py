@@ -12,7 +12,7 @@ import h11
 import trio
 import trio.testing
 
-from wspool.proxy import Proxy, Record, Settings, open_proxy
+from wspool.proxy import Proxy, Record, Settings, Where, open_proxy
 from wspool.server import Entry, Model, Server, open_server
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 
@@ -141,7 +141,7 @@ async def scene(
             wire = TrioWebSocketConnector(provider.open_stream)
             async with open_proxy(
                 "ws://localhost/v1/responses",
-                port=None,
+                where=Where(port=None),
                 settings=settings or Settings(),
                 **{"wire": wire, **options},
             ) as proxy:

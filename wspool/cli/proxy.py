@@ -1,56 +1,169 @@
 """`wspool proxy`: any program through one pool, until it is stopped."""
 
+import os
 import signal
+import ssl
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import trio
 import typer
 
 from wspool.cli.serving import shown_log
-from wspool.cli.usage import usage_error
+from wspool.cli.usage import say, usage_error
+from wspool.core.policy import PoolPolicy
 from wspool.pool.open import DEFAULT_URL
-from wspool.proxy.open import open_proxy
-from wspool.proxy.settings import Settings
+from wspool.proxy.listeners import Where
+from wspool.proxy.open import Proxy, open_proxy
+from wspool.proxy.settings import KeepaliveStyle, OnHangup, Settings
+from wspool.proxy.tokens import TokenFile
 
 __all__ = ["proxy"]
 
 _Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
-_Host = Annotated[str, typer.Option(help="Address to listen on; one that others can reach needs a token.")]
+_Host = Annotated[
+    str | None,
+    typer.Option(help="Address to listen on, if not this machine's own; one that others reach needs tokens."),
+]
 _Url = Annotated[str, typer.Option(help="The provider's endpoint.")]
 _Provider = Annotated[
     str | None, typer.Option(help="What it can do: openai, azure, xai, vercel, litellm; else by its host.")
 ]
+_KeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-env",
+        help="Variable with the proxy's own key, sent instead of the clients'; then they need tokens.",
+    ),
+]
+_TokenFile = Annotated[
+    Path | None,
+    typer.Option(help="Lines of NAME TOKEN [limit=N] [weight=X] [budget=N]; read again when it changes."),
+]
+_AllowHost = Annotated[
+    list[str] | None, typer.Option(help="A further name for this machine, such as host.docker.internal.")
+]
+_Uds = Annotated[str | None, typer.Option(help="Listen on a Unix socket, too, for this user only.")]
+_Certfile = Annotated[Path | None, typer.Option(help="Certificates for https, as PEM.")]
+_Keyfile = Annotated[Path | None, typer.Option(help="Their key, if it is in another file.")]
+_MaxSize = Annotated[int | None, typer.Option(min=1, help="WebSocket connections for each key.")]
 _Keepalive = Annotated[float, typer.Option(min=0.1, help="Longest silence towards a client, in seconds.")]
+_Style = Annotated[KeepaliveStyle, typer.Option(help="How silence is broken: comment for SDKs that fail.")]
+_Hangup = Annotated[OnHangup, typer.Option(help="What becomes of the turn of a client that has left.")]
+_WebSocket = Annotated[
+    bool, typer.Option("--websocket/--no-websocket", help="Whether clients may come over WebSocket.")
+]
+_MaxClients = Annotated[int | None, typer.Option(min=1, help="Connections of clients at once.")]
+_MaxTurns = Annotated[int | None, typer.Option(min=1, help="Turns at once, for each key.")]
+_PerClient = Annotated[int | None, typer.Option(min=1, help="Turns at once of one client.")]
+_Grace = Annotated[float, typer.Option(min=0, help="Seconds that turns have to end when this is stopped.")]
+_Succeed = Annotated[
+    bool, typer.Option("--take-over", help="Take the port over from a proxy that is running; then stop that.")
+]
+_Inherit = Annotated[bool, typer.Option("--inherit", help="Take the sockets that systemd has opened.")]
 _Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say a line about every refusal.")]
 
 
 def proxy(
     port: _Port = 8787,
-    host: _Host = "127.0.0.1",
+    host: _Host = None,
     url: _Url = DEFAULT_URL,
     provider: _Provider = None,
+    api_key_env: _KeyEnv = None,
+    token_file: _TokenFile = None,
+    allow_host: _AllowHost = None,
+    uds: _Uds = None,
+    certfile: _Certfile = None,
+    keyfile: _Keyfile = None,
+    max_size: _MaxSize = None,
     keepalive: _Keepalive = 15.0,
+    keepalive_style: _Style = "auto",
+    on_hangup: _Hangup = "drain",
+    websocket: _WebSocket = True,
+    max_clients: _MaxClients = None,
+    max_turns: _MaxTurns = None,
+    max_turns_per_client: _PerClient = None,
+    grace: _Grace = 600.0,
+    take_over: _Succeed = False,
+    inherit: _Inherit = False,
     verbose: _Verbose = False,
 ) -> None:
-    """Run a proxy until Ctrl-C: programs ask it by HTTP, and it asks the provider over WebSocket.
+    """Run a proxy until it is told to stop: programs ask it by HTTP, and it asks the provider over WebSocket.
 
-    Prints the base URL that programs need (OPENAI_BASE_URL).
+    Prints the base URL that programs need (OPENAI_BASE_URL). What is said of a key goes for each of them.
+    SIGTERM and the first Ctrl-C let turns end; the second Ctrl-C does not.
     """
+    given = {
+        "max_clients": max_clients,
+        "max_turns": max_turns,
+        "max_turns_per_client": max_turns_per_client,
+    }
+    settings = Settings(
+        keepalive=keepalive,
+        keepalive_style=keepalive_style,
+        on_hangup=on_hangup,
+        websocket=websocket,
+        grace=grace,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    where = Where(host=host, port=port, uds=uds, inherit=inherit, succeed=take_over)
     try:
-        settings = Settings(keepalive=keepalive)
-        options = {"host": host, "port": port, "provider": provider, "settings": settings}
-        with shown_log("wspool.proxy", verbose=verbose):
+        with ExitStack() as stack:
+            stack.enter_context(shown_log("wspool.proxy", verbose=verbose))
+            options: dict[str, Any] = {
+                "where": where,
+                "api_key": _key(api_key_env),
+                "tokens": None if token_file is None else TokenFile(token_file),
+                "allowed": allow_host or (),
+                "tls": _tls(certfile, keyfile),
+                "settings": settings,
+                "provider": provider,
+            }
+            if max_size is not None:
+                options["policy"] = PoolPolicy(max_size=max_size, min_idle=0)
             trio.run(partial(_run, url, **options))
     except OSError as problem:
-        usage_error(f"cannot listen on {host}:{port}: {problem}")
-    except ValueError as problem:
+        usage_error(f"{_place(where, problem)}: {problem.strerror or problem}")
+    except (ValueError, ImportError) as problem:
         usage_error(str(problem))
+
+
+def _key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    if not (key := os.environ.get(variable, "")):
+        usage_error(f"--api-key-env {variable}: there is no such variable, or it is empty")
+    return key
+
+
+def _tls(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:
+    if certfile is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certfile, keyfile)
+    return context
+
+
+def _place(where: Where, problem: OSError) -> str:
+    if problem.filename is not None:
+        return f"{problem.filename!r} cannot be used"
+    return f"cannot listen on {where.host or 'this machine'}, port {where.port}"
 
 
 async def _run(url: str, **options: Any) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with open_proxy(url, **options) as running:
-            typer.echo(running.base_url)
-            async for _ in signals:
-                return
+            say(running.base_url)
+            await anext(signals)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_drain, running, nursery.cancel_scope)
+                await anext(signals)
+                nursery.cancel_scope.cancel()
+
+
+async def _drain(running: Proxy, scope: trio.CancelScope) -> None:
+    await running.drain()
+    scope.cancel()

@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+import attrs
 import h11
 import trio
 
@@ -23,7 +24,7 @@ from wspool.core.sending.brought import http_only
 from wspool.listening.answers import Answers, linger
 from wspool.listening.errors import RequestError, TurnError, invalid_request
 from wspool.listening.intake import Intake, IntakeLimits, Unfinished
-from wspool.proxy.gate import Gate
+from wspool.proxy.gate import Caller, Gate
 from wspool.proxy.handshake import is_upgrade
 from wspool.proxy.target import Target
 from wspool.proxy.turns import pass_turn, read_body, take_turn
@@ -54,6 +55,22 @@ _OWN: Final = frozenset({"/", "/favicon.ico", "/metrics"})
 Handler = Callable[[Visit], Awaitable[None]]
 
 
+@attrs.define(eq=False)
+class _Connection:
+    """One connection of a client.
+
+    Attributes:
+        caller: who asked last.
+        busy: whether a request is being answered.
+        crowded: whether there were too many others already.
+    """
+
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    caller: Caller | None = None
+    busy: bool = False
+    crowded: bool = False
+
+
 class Front:
     """What all clients meet.
 
@@ -62,18 +79,45 @@ class Front:
             behind the gate.
         sockets: takes over a connection whose client asks for a WebSocket.
         draining: True once no further request is taken.
-        open: connections now.
+        failures: connections that ended in an error of ours; anything but 0 is a bug.
     """
 
     def __init__(self, gate: Gate, services: Services) -> None:
         self.routes: dict[str, Handler] = {}
         self.sockets = Sockets(gate)
         self.draining = False
-        self.open = 0
         self.failures = 0
+        self._connections: set[_Connection] = set()
+        self._changed = trio.Event()
         self._gate = gate
         self._services = services
         self._limits, self._unfinished = IntakeLimits(), Unfinished()
+
+    @property
+    def open(self) -> int:
+        """Connections now."""
+        return len(self._connections)
+
+    def drain(self) -> None:
+        """Take no further request; what is being answered goes on. Never waits."""
+        self.draining = True
+        self.sockets.retire()
+        for connection in self._connections:
+            if not connection.busy and connection.caller is not None:
+                connection.scope.cancel()
+
+    async def quiet(self) -> None:
+        """Wait until nobody is answered any more. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        while any(connection.busy for connection in self._connections):
+            await self._changed.wait()
+
+    def look_again(self) -> None:
+        """The tokens have changed: whoever shows one that is no more is cut off. Never waits."""
+        self.sockets.look_again()
+        for connection in self._connections:
+            if connection.caller is not None and not self._gate.still_admits(connection.caller):
+                connection.scope.cancel()
 
     async def serve(self, stream: trio.abc.Stream, *, stranger: bool = False) -> None:
         """Serve one connection to its end. Raises nothing but cancellation; *stream* is closed afterwards.
@@ -81,20 +125,24 @@ class Front:
         Args:
             stranger: it may come from a web page, so that `Host` and `Origin` have to show that it does not.
         """
-        self.open += 1
+        connection = _Connection(crowded=self.open >= self._services.settings.max_clients)
+        self._connections.add(connection)
         try:
             try:
-                await self._serve(stream, stranger=stranger)
+                with connection.scope:
+                    await self._serve(stream, connection, stranger=stranger)
             except* _EXPECTED:
                 pass
         except Exception:
             self.failures += 1
             logger.exception("a connection ended in an error")
         finally:
-            self.open -= 1
+            self._connections.discard(connection)
+            changed, self._changed = self._changed, trio.Event()
+            changed.set()
             await trio.aclose_forcefully(stream)
 
-    async def _serve(self, stream: trio.abc.Stream, *, stranger: bool) -> None:
+    async def _serve(self, stream: trio.abc.Stream, connection: _Connection, *, stranger: bool) -> None:
         intake = Intake(stream, self._limits, self._unfinished)
         answers = Answers(stream, intake.http)
         http = intake.http
@@ -107,13 +155,21 @@ class Front:
                 return
             if request is None:
                 return
+            if connection.crowded:
+                await self._refuse(answers, _crowded())
+                await linger(stream)
+                return
+            connection.busy = True
             answers.bare, answers.headers = request.method == b"HEAD", {}
-            taken_over = await self._answer(stream, intake, answers, request, stranger=stranger)
+            taken_over = await self._answer(stream, intake, answers, request, connection, stranger=stranger)
             if taken_over:
                 return
+            connection.busy = False
             if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
                 if http.their_state in (h11.SEND_BODY, h11.ERROR):
                     await linger(stream)
+                return
+            if self.draining:
                 return
             http.start_next_cycle()
 
@@ -123,6 +179,7 @@ class Front:
         intake: Intake,
         answers: Answers,
         request: h11.Request,
+        connection: _Connection,
         *,
         stranger: bool,
     ) -> bool:
@@ -136,6 +193,7 @@ class Front:
                 await answers.send_json(*status)
                 return False
             caller = self._gate.admit(request.method, request.headers, stranger=stranger)
+            connection.caller = caller
             if target is None:
                 raise RequestError(_not_found())
             visit = Visit(
@@ -150,6 +208,7 @@ class Front:
                 began=time.time(),
             )
             if is_upgrade(request.headers):
+                connection.caller = None  # its socket knows
                 return await self._upgrade(visit)
             await self._show(visit)
         except RequestError as refused:
@@ -167,6 +226,7 @@ class Front:
         elif target.is_turns and method == b"GET":
             raise RequestError(upgrade_required("This endpoint answers GET only as a WebSocket upgrade."))
         elif target.is_turns and method == b"POST":
+            visit.check_budget()
             raw = await visit.intake.body(visit.services.settings.max_body, visit.answers.send)
             body = read_body(visit, raw)
             identity = visit.identity
@@ -230,6 +290,15 @@ def _stopping() -> TurnError:
     return TurnError(
         code="server_is_overloaded",
         message="The proxy is stopping; ask again.",
+        status=503,
+        headers={"Retry-After": "1", "Connection": "close"},
+    )
+
+
+def _crowded() -> TurnError:
+    return TurnError(
+        code="server_is_overloaded",
+        message="Too many clients are connected (max_clients); try again later.",
         status=503,
         headers={"Retry-After": "1", "Connection": "close"},
     )

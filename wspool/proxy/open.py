@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,23 +11,36 @@ from typing import Any, Final
 import trio
 import trio.testing
 
+from wspool.core.policy import PoolPolicy
 from wspool.core.providers import header_of
 from wspool.http.pools import Pools
-from wspool.listening.listen import listen
 from wspool.pool.open import DEFAULT_URL, endpoint_of, open_pool, provider_of
 from wspool.pool.setup import opener_of
 from wspool.proxy.front import Front
 from wspool.proxy.gate import Gate, Token
+from wspool.proxy.listeners import Listeners, Where, listen_there
 from wspool.proxy.passing import Passage
 from wspool.proxy.record import Records
 from wspool.proxy.settings import Settings
 from wspool.proxy.target import Upstream
+from wspool.proxy.tokens import Account, TokenFile
+from wspool.proxy.turnstile import Turnstile
 from wspool.proxy.visit import Services
 from wspool.wire import dial
 
 __all__ = ["Proxy", "open_proxy"]
 
 _DEFAULTS: Final = Settings()
+_HERE: Final = Where()
+
+#: How often it is looked whether the file of tokens has changed, in seconds.
+_LOOK: Final = 2.0
+
+#: Longest time of a TLS handshake, in seconds.
+_HANDSHAKE: Final = 15.0
+
+#: Time for last words to leave once the grace is over, in seconds.
+_LAST_WORDS: Final = 5.0
 
 
 class Proxy:
@@ -36,14 +50,18 @@ class Proxy:
         front: what all clients meet.
         records: what is known of all requests.
         pools: one for each identity.
-        base_url: what SDKs call so; without a listener a name that only `open_stream` can reach.
+        base_url: what SDKs call so; without a port a name that only `open_stream` can reach.
     """
 
-    def __init__(self, front: Front, services: Services, nursery: trio.Nursery, authority: str) -> None:
+    def __init__(
+        self, front: Front, services: Services, nursery: trio.Nursery, listeners: Listeners, scheme: str
+    ) -> None:
         self.front = front
         self.records = services.records
         self.pools = services.pools
-        self.base_url = f"http://{authority}/v1"
+        self.base_url = f"{scheme}://{listeners.authority or 'localhost'}/v1"
+        self._settings = services.settings
+        self._listeners = listeners
         self._nursery = nursery
 
     async def open_stream(self, endpoint: object = None) -> trio.abc.Stream:
@@ -57,6 +75,24 @@ class Proxy:
         await trio.lowlevel.checkpoint()
         return client
 
+    async def drain(self, grace: float | None = None) -> None:
+        """Take no further request, let what runs end, then end it, each with a last word. A checkpoint.
+
+        Args:
+            grace: seconds for that; by default that of the settings.
+
+        Cancelling cuts the grace short.
+        """
+        if self._listeners.has_successor:
+            self._listeners.let_go()
+        self.front.drain()
+        with trio.move_on_after(self._settings.grace if grace is None else grace):
+            await self.front.quiet()
+        self._listeners.let_go()
+        self.pools.close()
+        with trio.move_on_after(_LAST_WORDS):
+            await self.front.quiet()
+
     def __repr__(self) -> str:
         return f"<Proxy {self.base_url}: {self.front.open} connections, {len(self.records.running)} requests>"
 
@@ -65,23 +101,23 @@ class Proxy:
 async def open_proxy(
     url: str = DEFAULT_URL,
     *,
-    host: str = "127.0.0.1",
-    port: int | None = 8787,
+    where: Where = _HERE,
     api_key: str | None = None,
-    tokens: Iterable[Token] | None = None,
+    tokens: Iterable[Token] | TokenFile | None = None,
     allowed: Iterable[str] = (),
+    tls: ssl.SSLContext | None = None,
     settings: Settings = _DEFAULTS,
     **pool: Any,
 ) -> AsyncGenerator[Proxy]:
-    """Run a proxy while the body runs; leaving drops all connections.
+    """Run a proxy while the body runs; leaving drops all connections (see `Proxy.drain`).
 
     Args:
         url: the provider's endpoint, as for `open_pool`.
-        host: the address to listen on; without tokens a loopback one.
-        port: 0 takes a free one; None opens no listener, and `Proxy.open_stream` is the only way in.
+        where: where to listen; by default port 8787 of this machine itself.
         api_key: the proxy's own for the provider; None sends each client's. With one, tokens are needed.
-        tokens: what clients have to show; None asks for none.
+        tokens: what clients have to show; None asks for none. A file is read again when it changes.
         allowed: further names by which the proxy may be asked for, such as `host.docker.internal`.
+        tls: for https.
         settings: how it treats its clients.
         **pool: what the pools are opened with: `policy`, `provider`, `fallback`, `ssl_context`, `proxy` ...,
             as for `open_pool`.
@@ -91,19 +127,12 @@ async def open_proxy(
         ValueError: others could reach it, and there is no token; or a key of its own and no token.
         TypeError: an option of the pools is said by each request itself.
     """
-    if api_key is not None and tokens is None:
-        raise ValueError("a proxy with a key of its own needs tokens: any process here could use that key")
+    gate = _gate(url, api_key, tokens, allowed)
     for name in {"headers", "url"} & pool.keys():
         raise TypeError(f"{name}= is said by each request itself")
     pool.setdefault("fallback", "http")
     open_pool(url, api_key="unused", **pool)  # whether that will do is to be known now
-    gate = Gate(
-        Upstream(url),
-        api_key,
-        None if tokens is None else {token.name: token for token in tokens},
-        frozenset(name.lower() for name in allowed),
-    )
-    listeners, authority = ([], "localhost") if port is None else await listen(host, port, gate.may_listen)
+    listeners = await listen_there(where, gate.may_listen)
     problem: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
@@ -113,20 +142,68 @@ async def open_proxy(
                 pools=Pools(pool, nursery=nursery),
                 records=Records(),
                 passage=_passage(url, api_key, pool),
+                turnstile=Turnstile(_places(settings, pool, gate.upstream.host)),
+                account=Account(),
             )
-            proxy = Proxy(Front(gate, services), services, nursery, authority)
-            if listeners:
-                serve = partial(proxy.front.serve, stranger=True)
-                await nursery.start(partial(trio.serve_listeners, serve, listeners, handler_nursery=nursery))
+            front = Front(gate, services)
+            proxy = Proxy(front, services, nursery, listeners, "http" if tls is None else "https")
+            nursery.start_soon(listeners.serve, partial(_serve, front, tls), nursery)
+            if isinstance(tokens, TokenFile):
+                nursery.start_soon(_follow, tokens, gate, front)
             try:
-                yield proxy
+                with services.records.listen(services.account.note):
+                    yield proxy
             except BaseException as raised:  # noqa: ASYNC103  # raised again below
                 # Out of the nursery's sight, which would wrap it in a group.
                 problem = raised
             nursery.cancel_scope.cancel()
     finally:
+        listeners.close()
         if problem is not None:
             raise problem
+
+
+def _gate(
+    url: str, api_key: str | None, tokens: Iterable[Token] | TokenFile | None, allowed: Iterable[str]
+) -> Gate:
+    if api_key is not None and tokens is None:
+        raise ValueError("a proxy with a key of its own needs tokens: any process here could use that key")
+    known: Mapping[str, Token] | None = None
+    if isinstance(tokens, TokenFile):
+        known = tokens.tokens
+    elif tokens is not None:
+        known = {token.name: token for token in tokens}
+    return Gate(Upstream(url), api_key, known, frozenset(name.lower() for name in allowed))
+
+
+async def _follow(file: TokenFile, gate: Gate, front: Front) -> None:
+    """Look for changes of the file of tokens."""
+    while True:
+        await trio.sleep(_LOOK)
+        if file.refresh():
+            gate.tokens = file.tokens
+            front.look_again()
+
+
+async def _serve(front: Front, tls: ssl.SSLContext | None, stream: trio.abc.Stream, stranger: bool) -> None:
+    """Serve one stream, in TLS if there is a context for that."""
+    if tls is not None and stranger:
+        secure = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+        try:
+            with trio.fail_after(_HANDSHAKE):
+                await secure.do_handshake()
+        except (trio.BrokenResourceError, trio.TooSlowError):
+            await trio.aclose_forcefully(secure)
+            return
+        stream = secure
+    await front.serve(stream, stranger=stranger)
+
+
+def _places(settings: Settings, pool: Mapping[str, Any], host: str) -> float:
+    """Return how many turns may be at work at once in one pool."""
+    policy = pool.get("policy") or PoolPolicy()
+    lanes = min(policy.lanes, provider_of(pool.get("provider"), host).lanes)
+    return min(settings.max_turns, policy.max_size * lanes)
 
 
 def _passage(url: str, api_key: str | None, pool: Mapping[str, Any]) -> Passage:

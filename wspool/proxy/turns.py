@@ -115,7 +115,7 @@ class _Course:
         self._record = record
         self._outlet = Outlet()
         self._writer = EventWriter(record.number, record.model) if record.door == "sse" else None
-        self._sending = trio.CancelScope()
+        self._sending, self._performing = trio.CancelScope(), trio.CancelScope()
         self._begun = trio.current_time()
         self._first_at: float | None = None
         #: True once the client has left before the end.
@@ -155,7 +155,11 @@ class _Course:
 
     async def _perform(self) -> None:
         write = None if self._writer is None else self._write
-        await self._visit.services.pools.perform(self._asked, self._outlet, _NO_LIMITS, write=write)
+        visit, asked, outlet = self._visit, self._asked, self._outlet
+        with self._performing:
+            async with visit.turn(asked.identity):
+                await visit.services.pools.perform(asked, outlet, _NO_LIMITS, write=write)
+        outlet.end()  # it may have been given up in line
 
     def _write(self, events: Sequence[Event], response: dict[str, Any] | None) -> bytes:
         if self._first_at is None:
@@ -173,7 +177,7 @@ class _Course:
         """The client has left: see what becomes of its turn."""
         settings, outlet = self._visit.services.settings, self._outlet
         if outlet.sent_at is None:
-            outlet.scope.cancel()  # it has cost nothing yet
+            self._performing.cancel()  # it has cost nothing yet
         elif settings.on_hangup == "drain":
             with trio.move_on_after(settings.drain_for):
                 await self._read_to_the_end()
@@ -266,8 +270,9 @@ class _Course:
         """Write down how it went. Once its exchange is over."""
         record, outlet = self._record, self._outlet
         self._stamp()
-        if outlet.record is not None:
-            record.learn(outlet.record)
+        turn = outlet.record
+        if turn is not None and turn.status != "unsent":
+            record.learn(turn)
         error = outlet.error
         if error is not None:
             record.fail(error)

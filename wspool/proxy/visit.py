@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
 import attrs
@@ -11,11 +12,14 @@ import trio
 from wspool.http.identity import Identity
 from wspool.http.pools import Pools
 from wspool.listening.answers import Answers
+from wspool.listening.errors import RequestError, TurnError
 from wspool.listening.intake import Intake
 from wspool.proxy.gate import Caller
 from wspool.proxy.record import Door, Record, Records
 from wspool.proxy.settings import Settings
 from wspool.proxy.target import Target, Upstream
+from wspool.proxy.tokens import Account
+from wspool.proxy.turnstile import Turnstile
 
 __all__ = ["Services", "Visit", "header"]
 
@@ -40,6 +44,8 @@ class Services:
     pools: Pools
     records: Records
     passage: Passing
+    turnstile: Turnstile
+    account: Account
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -93,6 +99,30 @@ class Visit:
     def identity(self) -> Identity | None:
         """As whom the provider is asked over WebSocket; None if it cannot be."""
         return self.caller.identity
+
+    def check_budget(self) -> None:
+        """Raise RequestError if its token has used what it may use today."""
+        token, account = self.caller.token, self.services.account
+        if token is not None and token.budget is not None and account.used(token.name) >= token.budget:
+            raise RequestError(
+                TurnError(
+                    type="insufficient_quota",
+                    code="insufficient_quota",
+                    message=f"The budget of {token.name} is spent: {token.budget} tokens a day.",
+                    status=429,
+                    headers={"Retry-After": f"{account.left_today():.0f}", "x-should-retry": "false"},
+                )
+            )
+
+    def turn(self, identity: Identity) -> AbstractAsyncContextManager[None]:
+        """Wait for a place among all clients, and have it while the body runs. See `Turnstile.turn`."""
+        token, most = self.caller.token, self.services.settings.max_turns_per_client
+        return self.services.turnstile.turn(
+            identity,
+            self.caller.name,
+            weight=1.0 if token is None else token.weight,
+            limit=most if token is None or token.limit is None else min(most, token.limit),
+        )
 
     async def watch(self) -> None:
         """Return once the client has hung up. A checkpoint; what it sends meanwhile is kept for later."""

@@ -145,7 +145,10 @@ class _Account:
     @asynccontextmanager
     async def _take(self) -> AsyncGenerator[Turn]:
         self._begun = trio.current_time()
-        async with self._visit.services.pools.pool(self._identity) as pool:
+        async with (
+            self._visit.turn(self._identity),
+            self._visit.services.pools.pool(self._identity) as pool,
+        ):
             self._dials = not pool.statistics().open
             turn = self._turn = pool.turn(self._body, session=self._visit.session)
             async with turn:

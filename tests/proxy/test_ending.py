@@ -1,0 +1,218 @@
+"""How a proxy goes, and where it is found: turns end, nobody is refused who came in time."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.proxy.asking import KEY, Client, scene
+from wspool.proxy import Settings, Where, open_proxy
+from wspool.proxy.listeners import listen_there
+from wspool.server import EchoModel
+
+SLOW = {"delay_per_token": 10}
+SHARED = pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="a port cannot be shared")
+POSIX = pytest.mark.skipif(os.name != "posix", reason="there are no such sockets on Windows")
+
+
+def anywhere(_: str) -> bool:
+    return True
+
+
+async def test_what_runs_ends_and_what_comes_is_told(autojump_clock) -> None:
+    """Ready no more at once, alive to the end; an idle connection ends, a turn is whole."""
+    async with scene(EchoModel(), server=SLOW) as it:
+        busy, idle = await it.client(), await it.client()
+        await idle.ask("GET", "/v1/models")
+        await busy.send("POST", "/v1/responses", {"model": "m", "input": "a b c", "stream": True})
+        await trio.sleep(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.proxy.drain)
+            await trio.testing.wait_all_tasks_blocked()
+            assert b"" == await idle.stream.receive_some()
+            assert 503 == (await (await it.client()).ask("GET", "/readyz")).status
+            assert 200 == (await (await it.client()).ask("GET", "/livez")).status
+            refused = await (await it.client()).turn()
+            assert (503, "1") == (refused.status, refused.headers["retry-after"])
+            answer = await busy.receive()
+            since = trio.current_time()
+        assert trio.current_time() - since < 1
+
+    assert "response.completed" == answer.types[-1]
+
+
+async def test_whoever_takes_too_long_gets_a_last_word(autojump_clock) -> None:
+    """A terminal that its SDK understands, and an orderly end; not a reset."""
+    async with scene(EchoModel(), server=SLOW) as it:
+        client = await it.client()
+        await client.send("POST", "/v1/responses", {"model": "m", "input": "a b c d", "stream": True})
+        await trio.sleep(1)
+        since = trio.current_time()
+        await it.proxy.drain(grace=5)
+        assert trio.current_time() - since == pytest.approx(5, abs=1)
+        answer = await client.receive()
+
+    assert answer.whole
+    assert ("response.created", "response.failed") == (answer.types[0], answer.types[-1])
+    assert list(range(len(answer.events))) == [event["sequence_number"] for event in answer.events]
+
+
+# -- where it is found -----------------------------------------------------------------------------
+
+
+async def answers(host: str, port: int) -> bool:
+    """Whether a proxy is there."""
+    async with await trio.open_tcp_stream(host, port) as stream:
+        return 200 == (await Client(stream).ask("GET", "/livez", host=f"localhost:{port}")).status
+
+
+def port_of(base_url: str) -> int:
+    return int(base_url.rsplit(":", 1)[1].split("/")[0])
+
+
+@pytest.mark.network
+async def test_both_loopbacks_lead_to_it() -> None:
+    """At one port; and others do not."""
+    async with open_proxy("ws://127.0.0.1:9/v1/responses", where=Where(port=0)) as proxy:
+        port = port_of(proxy.base_url)
+        assert await answers("127.0.0.1", port)
+        if socket.has_ipv6:
+            assert await answers("::1", port)
+
+
+@SHARED
+@pytest.mark.network
+async def test_a_port_that_is_taken_is_an_error() -> None:
+    """Never another port, and never one that is shared by chance; a successor says so."""
+    async with open_proxy("ws://127.0.0.1:9/v1/responses", where=Where(port=0)) as proxy:
+        port = port_of(proxy.base_url)
+        with pytest.raises(OSError, match="in use"):
+            async with open_proxy("ws://127.0.0.1:9/v1/responses", where=Where(port=port)):
+                pass
+        shared = [proxy._listeners.has_successor]
+        where = Where(port=port, succeed=True)
+        async with open_proxy("ws://127.0.0.1:9/v1/responses", where=where) as successor:
+            shared.append(proxy._listeners.has_successor)
+            assert [False, True] == shared
+            await proxy.drain()
+            for _ in range(20):
+                assert await answers("127.0.0.1", port)
+            assert not successor.front.draining
+
+
+@SHARED
+@pytest.mark.network
+async def test_nobody_is_refused_in_a_handover() -> None:
+    """Who has connected already when the old one lets go is answered by it, or by the next."""
+    url = "ws://127.0.0.1:9/v1/responses"
+    async with open_proxy(url, where=Where(host="127.0.0.1", port=0)) as proxy:
+        port = port_of(proxy.base_url)
+        async with open_proxy(url, where=Where(host="127.0.0.1", port=port, succeed=True)):
+            clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+            proxy._listeners.let_go()
+            for client in clients:
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(_nonblocking(client)))
+                assert 200 == (await Client(stream).ask("GET", "/livez", host="localhost")).status
+                await stream.aclose()
+
+
+def _nonblocking(one: socket.socket) -> socket.socket:
+    one.setblocking(False)
+    return one
+
+
+@POSIX
+@pytest.mark.network
+async def test_a_unix_socket_is_for_its_owner(tmp_path: Path) -> None:
+    """One that somebody listens on is taken, one that nobody does is not; a file is left alone."""
+    path = str(tmp_path / "s")
+    url, where = "ws://127.0.0.1:9/v1/responses", Where(port=None, uds=path)
+    async with open_proxy(url, where=where):
+        assert 0o600 == stat.S_IMODE((await trio.Path(path).stat()).st_mode)
+        async with await trio.open_unix_socket(path) as stream:
+            assert 200 == (await Client(stream).ask("GET", "/livez", host="anything")).status
+        with pytest.raises(OSError, match="in use"):
+            async with open_proxy(url, where=where):
+                pass
+    assert not await trio.Path(path).exists()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(path)
+    async with open_proxy(url, where=where):
+        pass
+    await trio.Path(path).write_text("mine")
+    with pytest.raises(OSError, match="no socket"):
+        async with open_proxy(url, where=where):
+            pass
+    assert "mine" == await trio.Path(path).read_text()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+@pytest.mark.network
+async def test_others_reach_it_with_tokens_only(host: str) -> None:
+    """Whatever the address is called."""
+    with pytest.raises(ValueError, match="without tokens"):
+        async with open_proxy("ws://127.0.0.1:9/v1/responses", where=Where(host=host, port=0)):
+            pass
+
+
+@POSIX
+@pytest.mark.network
+async def test_sockets_of_systemd_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If they are for this process; else it listens itself."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        one.listen()
+        port = one.getsockname()[1]
+        copy = os.dup(one.fileno())
+        monkeypatch.setattr("wspool.proxy.listeners._FIRST", copy)
+        monkeypatch.setenv("LISTEN_FDS", "1")
+        monkeypatch.setenv("LISTEN_PID", "1")
+        other = await listen_there(Where(port=0, inherit=True), anywhere)
+        assert not other.inherited
+        other.close()
+        monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+        ours = await listen_there(Where(inherit=True), anywhere)
+        assert (True, f"127.0.0.1:{port}") == (ours.inherited, ours.authority)
+        ours.close()
+
+
+async def test_no_more_clients_than_were_agreed(autojump_clock) -> None:
+    """One more is told so, and to come back; once somebody has gone there is room."""
+    async with scene(EchoModel(), settings=Settings(max_clients=2)) as it:
+        first, second, third = [await it.client() for _ in range(3)]
+        assert [200, 200] == [(await client.turn()).status for client in (first, second)]
+        refused = await third.turn()
+        assert (503, "1") == (refused.status, refused.headers["retry-after"])
+        await first.stream.aclose()
+        await third.stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert 200 == (await (await it.client()).turn()).status
+
+
+async def test_a_batch_does_not_starve_an_editor(autojump_clock) -> None:
+    """Through the whole proxy: two lanes, forty turns of one program, then one of another."""
+    done: list[str] = []
+    async with scene(EchoModel(), server=SLOW, settings=Settings(max_turns=2)) as it:
+
+        async def ask(agent: str) -> None:
+            headers = (KEY, ("user-agent", agent))
+            assert 200 == (await (await it.client()).turn("a", headers=headers)).status
+            done.append(agent)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(ask, "batch/1.0")
+            await trio.sleep(1)
+            nursery.start_soon(partial(ask, "editor/2.0"))
+        records: list[Any] = await it.records()
+
+    assert done.index("editor/2.0") < 6
+    assert {"batch", "editor"} == {record.client for record in records}
+    assert max(record.line for record in records) > 100
