@@ -3,8 +3,9 @@
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -30,6 +31,7 @@ from wspool.rollout.tasks import WELL, Task
 from wspool.server.echo import EchoModel
 from wspool.server.lookup import LookupModel
 from wspool.server.server import open_server
+from wspool.timeline import Timeline
 
 __all__ = ["rollout"]
 
@@ -46,6 +48,9 @@ def rollout(given: Given) -> None:
     2 wrong usage, 130 interrupted.
     """
     plan = make_plan(given)
+    timeline = given.telling.timeline
+    if timeline is not None and (timeline.is_dir() or not timeline.absolute().parent.is_dir()):
+        usage_error(f"--timeline {plain(str(timeline))} is no place for a file")
     try:
         with open_results(plan.out) as results:
             code = _run(plan, results)
@@ -172,21 +177,39 @@ async def _rollout(
             problem = await _unreachable(endpoint, policy)
             if problem is not None:
                 return attrs.evolve(summary, problem=problem)
-        async with wspool.open_pool(**endpoint, fallback="http", policy=policy, instrument=meter) as pool:
-            summary = await run_batch(
-                pool,
-                owed,
-                plan.method,
-                meter=meter,
-                sink=results.append,
-                concurrency=plan.given.place.concurrency,
-                total=total,
-                checkpoints=checkpoints,
-                limits=plan.limits,
-                tally=tally,
-                quiet=plan.given.telling.quiet,
-            )
+        with _watched(meter, plan.given.telling.timeline) as instruments:
+            manager = wspool.open_pool(**endpoint, fallback="http", policy=policy, instrument=instruments)
+            async with manager as pool:
+                summary = await run_batch(
+                    pool,
+                    owed,
+                    plan.method,
+                    meter=meter,
+                    sink=results.append,
+                    concurrency=plan.given.place.concurrency,
+                    total=total,
+                    checkpoints=checkpoints,
+                    limits=plan.limits,
+                    tally=tally,
+                    quiet=plan.given.telling.quiet,
+                )
     return attrs.evolve(summary, samples=plan.given.input.samples)
+
+
+@contextmanager
+def _watched(meter: Meter, path: Path | None) -> Generator[list[wspool.Instrument]]:
+    """What watches the pool; what it has seen is written to *path* at the end, however that comes."""
+    if path is None:
+        yield [meter]
+        return
+    timeline = Timeline()
+    try:
+        yield [meter, timeline]
+    finally:
+        try:
+            timeline.save(path)
+        except OSError as problem:
+            warn(f"{plain(str(path))} cannot be written: {problem.strerror}; there is no timeline")
 
 
 @asynccontextmanager

@@ -265,6 +265,14 @@ class Limiting:
 class Telling:
     """What it says."""
 
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write what happened when to this file, to be opened at https://ui.perfetto.dev: turns, "
+            "dials, waits in line, tools.",
+        ),
+    ] = None
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")] = False
 

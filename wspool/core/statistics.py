@@ -355,7 +355,9 @@ class TurnRecord:
         lane: number of the lane it ended on, None if it never got one.
         model: the model that was asked for, None if the request named none.
         started: when the turn was entered, on trio's clock.
-        ended: when it was over.
+        ended: when it was over, that is, left.
+        sent: when its last request was sent, None if none was.
+        heard: when something of it came last, None if nothing did.
         first_event: seconds from the first send to the first event, None if none came.
         items_given: input items that the caller gave.
         items_sent: input items of the last request.
@@ -391,6 +393,8 @@ class TurnRecord:
     model: str | None = None
     started: float = 0.0
     ended: float = 0.0
+    sent: float | None = None
+    heard: float | None = None
     first_event: float | None = None
     items_given: int = 0
     items_sent: int = 0

@@ -55,7 +55,7 @@ class Attempt:
         conversation: number of the conversation that it is a turn of, if it is of one.
         sent_at: when it was begun, on trio's clock.
         first_at: when something of it came first, on trio's clock, if anything did.
-        heard_at: when something of it came last, on the pool's clock.
+        heard_at: when something of it came last, on trio's clock.
         overrun: True once it was given up because nobody read it while others share its connection.
         give_up: gives it up, while its lease holds the lane.
     """

@@ -13,12 +13,12 @@ from wspool.pool.connection import Connection
 __all__ = ["in_flight"]
 
 
-def in_flight(connections: Iterable[Connection], now: float) -> list[TurnInFlight]:
-    """Return the turns in flight on *connections*, the oldest first; *now* is the pool's time.
+def in_flight(connections: Iterable[Connection]) -> list[TurnInFlight]:
+    """Return the turns in flight on *connections*, the oldest first.
 
     Not a warm-up, nor the rest of a turn that was given up: nobody waits for those.
     """
-    clock = trio.current_time()
+    now = trio.current_time()
     found: list[tuple[float, int, int, Attempt]] = [
         (lane.attempt.sent_at, connection.id, lane.id, lane.attempt)
         for connection in connections
@@ -32,7 +32,7 @@ def in_flight(connections: Iterable[Connection], now: float) -> list[TurnInFligh
             lane=lane,
             response_id=attempt.machine.response_id,
             delivery=attempt.machine.delivery,
-            since=clock - sent_at,
+            since=now - sent_at,
             last_event=None if attempt.first_at is None else now - attempt.heard_at,
             events=len(attempt.events),
             received=attempt.received,

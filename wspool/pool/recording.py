@@ -93,6 +93,8 @@ class TurnNotes:
             duration=0.0 if sent_at is None or not sent else now - sent_at,
             started=self.started,
             ended=now,
+            sent=attempt.sent_at if sent and attempt is not None else None,
+            heard=attempt.heard_at if attempt is not None and attempt.first_at is not None else None,
             first_event=None if first is None or sent_at is None else first - sent_at,
             events=len(attempt.events) if attempt is not None else 0,
             items_given=items[0],

@@ -97,10 +97,11 @@ class Router:
         finally:
             # Whatever ended this batch: a turn that has ended in it is no lane's any more, so
             # nobody else would tell its consumer.
+            heard_at = trio.current_time() if fed else 0.0
             for attempt in fed:
-                attempt.heard_at = self._link.heard_at
+                attempt.heard_at = heard_at
                 if attempt.first_at is None:
-                    attempt.first_at = trio.current_time()
+                    attempt.first_at = heard_at
                 attempt.wake()
         return fed
 

@@ -432,7 +432,7 @@ class Shell:
 
     def turns(self) -> list[TurnInFlight]:
         """Return what is in flight now. As `Pool.turns`."""
-        return in_flight(self._connections.values(), self.now())
+        return in_flight(self._connections.values())
 
     def refusal(self, command: Refuse) -> WsPoolError:
         """Return the error that tells of *command*."""
