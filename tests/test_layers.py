@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "server": {"listening", "server"},
     "testing": {"core", "wire", "errors", "pool", "listening", "server", "testing"},
     "rollout": {"core", "errors", "pool", "server", "rollout", ""},
-    "cli": {"core", "wire", "errors", "pool", "server", "rollout", "proxy", "cli", ""},
+    "cli": {"core", "wire", "errors", "pool", "server", "rollout", "proxy", "cli", "timeline", ""},
     "runtime": {"errors"},
     "facade": {"core", "pool", "runtime"},
     "aio": {"core", "pool", "runtime", "facade"},
