@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "errors": {"core"},
     "pool": {"core", "wire", "errors", "pool"},
     "listening": {"listening"},
-    "proxy": {"core", "wire", "errors", "pool", "listening", "http", "proxy", ""},
+    "proxy": {"prometheus", "core", "wire", "errors", "pool", "listening", "http", "proxy", ""},
     "server": {"listening", "server"},
     "testing": {"core", "wire", "errors", "pool", "listening", "server", "testing"},
     "rollout": {"core", "errors", "pool", "server", "rollout", ""},

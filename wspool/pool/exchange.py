@@ -110,6 +110,7 @@ class Outlet:
         abandoned: True once the reader has left.
         scope: ends the exchange.
         dials: True if there was no connection at all when its turn began to wait.
+        notice: called with its turn, once its request was sent.
         sent_at: when its request was sent, on trio's clock.
         record: how its turn went, once it is over, if anything was sent.
     """
@@ -126,12 +127,14 @@ class Outlet:
         "ended",
         "error",
         "head",
+        "notice",
         "record",
         "scope",
         "sent_at",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, notice: Callable[[Turn], object] = lambda _: None) -> None:
+        self.notice = notice
         self.head: Head | None = None
         self.ended = self.abandoned = self.dials = False
         self.sent_at: float | None = None
@@ -246,6 +249,7 @@ async def exchange(
         with outlet.scope:
             turn = await _enter(await pool(), body, limits, session, outlet)
             outlet.sent_at = trio.current_time()
+            outlet.notice(turn)
             try:
                 if body.get("stream") is True:
                     await _stream(turn, outlet, limits.read, write or server_sent)

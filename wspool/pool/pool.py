@@ -287,6 +287,11 @@ class Pool:
         return self._shell.turns()
 
     @property
+    def number(self) -> int:
+        """Its number in this process, as records have it (`PoolRecord.pool`)."""
+        return self._shell.announcer.pool
+
+    @property
     def transport(self) -> str:
         """What new connections speak: "websocket", or "http" (see `open_pool(wire=, fallback=)`)."""
         return self._shell.dialer.transport

@@ -164,6 +164,14 @@ class Turn:
             raise RuntimeError("the turn has no response yet: iterate over it to its end")
         return self._response
 
+    @property
+    def failure(self) -> WsPoolError | None:
+        """What `result` raises of a response that failed, once its end was given to the caller; else None."""
+        attempt = self._driver.attempt
+        if attempt is None or self._response is None or self._response.status != "failed":
+            return None
+        return failed_response(attempt)
+
     @enable_ki_protection
     async def result(self) -> Response:
         """Wait for the end of the turn and return its response, completed or incomplete.

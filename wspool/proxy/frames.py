@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 from wspool.core.frames import Event, encode_received, lane_of
 from wspool.errors import MalformedMessageError, ResponseFailedError
+from wspool.listening.errors import RequestError
 from wspool.pool.http_answer import error_answer
 
 __all__ = [
@@ -112,6 +113,8 @@ def refusal(error: Exception, lane: str | None) -> bytes:
     """
     if isinstance(error, ResponseFailedError) and isinstance(error.raw.get("type"), str):
         return _labelled(error.raw, lane)
+    if isinstance(error, RequestError):
+        return _labelled({"type": "error", "status": error.error.status, "error": error.error.body()}, lane)
     status, headers, body = error_answer(error)
     advice = {name: value for name, value in headers if name != "content-type"}
     said: dict[str, Any] = {"type": "error", "status": status, **json.loads(body)}

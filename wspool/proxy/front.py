@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
@@ -28,10 +28,10 @@ from wspool.proxy.gate import Caller, Gate
 from wspool.proxy.handshake import is_upgrade
 from wspool.proxy.target import Target
 from wspool.proxy.turns import pass_turn, read_body, take_turn
-from wspool.proxy.visit import Services, Visit
+from wspool.proxy.visit import Handler, Services, Visit
 from wspool.proxy.websocket import Sockets, upgrade_required
 
-__all__ = ["Front", "Handler"]
+__all__ = ["Front"]
 
 logger: Final = logging.getLogger("wspool.proxy")
 
@@ -49,10 +49,7 @@ _ELSEWHERE: Final = {
 }
 
 #: Paths that are never the provider's.
-_OWN: Final = frozenset({"/", "/favicon.ico", "/metrics"})
-
-#: Answers a request whose body was not read yet, or takes its connection over.
-Handler = Callable[[Visit], Awaitable[None]]
+_OWN: Final = frozenset({"/", "/favicon.ico"})
 
 
 @attrs.define(eq=False)
@@ -75,8 +72,8 @@ class Front:
     """What all clients meet.
 
     Attributes:
-        routes: answers to requests for a path below no endpoint, such as `/metrics`, by that path. They are
-            behind the gate.
+        routes: answers to requests for a path below no endpoint, such as `/metrics`, by that path. Where
+            tokens are asked for each looks itself whether one was shown, which browsers do in their own way.
         sockets: takes over a connection whose client asks for a WebSocket.
         draining: True once no further request is taken.
         failures: connections that ended in an error of ours; anything but 0 is a bug.
@@ -192,7 +189,8 @@ class Front:
                 await intake.body(_UNWANTED, answers.send)
                 await answers.send_json(*status)
                 return False
-            caller = self._gate.admit(request.method, request.headers, stranger=stranger)
+            path = target.path if target is not None else ""
+            caller = self._caller(request, path, stranger=stranger)
             connection.caller = caller
             if target is None:
                 raise RequestError(_not_found())
@@ -215,6 +213,15 @@ class Front:
             if not answers.begun:
                 await self._refuse_unread(intake, answers, refused.error)
         return False
+
+    def _caller(self, request: h11.Request, path: str, *, stranger: bool) -> Caller:
+        """Return who asks for *path*. Raises RequestError: who may not."""
+        try:
+            return self._gate.admit(request.method, request.headers, stranger=stranger)
+        except RequestError:
+            if self._gate.tokens is None or path not in self.routes:
+                raise
+            return Caller("a browser", None, None, None)
 
     async def _show(self, visit: Visit) -> None:
         """Show *visit* to its door."""

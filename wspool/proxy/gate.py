@@ -116,6 +116,14 @@ class Gate:
             said.session if said is not None else (),
         )
 
+    def token_of(self, text: str) -> Token | None:
+        """Return the token that is *text*, None if none is."""
+        found: Token | None = None
+        for token in (self.tokens or {}).values():
+            if hmac.compare_digest(text.encode(), token.text.encode()):
+                found = token
+        return found
+
     def still_admits(self, caller: Caller) -> bool:
         """Whether what *caller* has shown is still a token: those are read again while it is connected."""
         if self.tokens is None or caller.token is None:

@@ -25,6 +25,7 @@ import trio
 
 from wspool.core.frames import Event
 from wspool.errors import SteeringRefusedError, TooManyWaitingError, WsPoolError
+from wspool.listening.errors import RequestError
 from wspool.pool.turn import Turn
 from wspool.proxy.frames import error_frame, failed, joined, labelled, refusal, steer_failed
 
@@ -273,9 +274,10 @@ class Lanes:
                     frames = joined([labelled(event, lane) for event in events])
                     account.wrote(len(frames))
                     await self._say(frames)
+                ended = turn.failure
         except Exception as error:
             ended = error
-            if not isinstance(error, (WsPoolError, TypeError, ValueError)):
+            if not isinstance(error, (WsPoolError, RequestError, TypeError, ValueError)):
                 logger.exception("a turn of a WebSocket client ended in an error")
             response_id = turn.response_id if turn is not None else None
             begun = None if response_id is None else failed(error, response_id, last, lane)

@@ -22,6 +22,7 @@ from wspool.proxy.listeners import Listeners, Where, listen_there
 from wspool.proxy.passing import Passage
 from wspool.proxy.record import Records
 from wspool.proxy.settings import Settings
+from wspool.proxy.shown import Shown
 from wspool.proxy.target import Upstream
 from wspool.proxy.tokens import Account, TokenFile
 from wspool.proxy.turnstile import Turnstile
@@ -131,6 +132,8 @@ async def open_proxy(
     for name in {"headers", "url"} & pool.keys():
         raise TypeError(f"{name}= is said by each request itself")
     pool.setdefault("fallback", "http")
+    shown = Shown(Upstream(url).host)
+    pool["instrument"] = shown.instruments(pool.get("instrument"))
     open_pool(url, api_key="unused", **pool)  # whether that will do is to be known now
     listeners = await listen_there(where, gate.may_listen)
     problem: BaseException | None = None
@@ -146,6 +149,7 @@ async def open_proxy(
                 account=Account(),
             )
             front = Front(gate, services)
+            front.routes.update(shown.routes(gate, services.records, front))
             proxy = Proxy(front, services, nursery, listeners, "http" if tls is None else "https")
             nursery.start_soon(listeners.serve, partial(_serve, front, tls), nursery)
             if isinstance(tokens, TokenFile):

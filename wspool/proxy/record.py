@@ -23,7 +23,9 @@ from wspool.core.plain import plain
 from wspool.core.statistics import TurnRecord
 from wspool.core.usage import Usage
 from wspool.errors import DialFailedError
+from wspool.listening.errors import RequestError
 from wspool.pool.http_answer import error_answer
+from wspool.pool.turn import Turn
 
 __all__ = ["KEPT", "Door", "Listener", "Outcome", "Record", "Records"]
 
@@ -92,6 +94,7 @@ class Record:
         response_id: id of the response.
         request_id: of the provider's answer (`x-request-id`).
         joined: number of the request that it was a repetition of, and was answered with.
+        turn: its turn, once it is there and until it has ended.
         drained: True if its turn was read to its end after the client had left.
     """
 
@@ -129,6 +132,7 @@ class Record:
     request_id: str | None = None
     joined: int | None = None
     drained: bool = False
+    turn: Turn | None = attrs.field(default=None, repr=False)
 
     def learn(self, turn: TurnRecord) -> None:
         """Take over what the pool knows of its turn, which has ended."""
@@ -145,8 +149,12 @@ class Record:
 
     def fail(self, error: Exception) -> None:
         """It went wrong, by *error*. After `learn`, if anything was sent."""
-        status, _, content = error_answer(error)
-        about: dict[str, Any] = json.loads(content)["error"] or {}
+        about: dict[str, Any]
+        if isinstance(error, RequestError):
+            status, about = error.error.status, error.error.body()
+        else:
+            status, _, content = error_answer(error)
+            about = json.loads(content)["error"] or {}
         self.status = status if self.status is None else self.status
         self.error = str(about.get("code") or about.get("type"))[:_LONGEST_CODE]
         self.said = plain(str(error), _LONGEST)
@@ -155,9 +163,14 @@ class Record:
             if isinstance(error, DialFailedError):
                 self.outcome = "lost" if error.status is None else "refused"
 
+    @property
+    def sent(self) -> bool:
+        """Whether its request may have left already."""
+        return self.turn is not None and self.turn.delivery != "not_sent"
+
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
-        told = attrs.asdict(self, recurse=False)
+        told = attrs.asdict(self, recurse=False, filter=lambda field, _: field.name != "turn")
         told["usage"] = None if self.usage is None else attrs.asdict(self.usage)
         return told
 
@@ -197,9 +210,14 @@ class Records:
         """
         if self.running.pop(record.number, None) is None:
             return
+        record.turn = None  # which has all of its events
         record.outcome = record.outcome or outcome or "lost"
         self.ended.append(record)
         self._tell(record)
+
+    def add(self, listener: Listener) -> None:
+        """Have *listener* called from now on, as in `listen`."""
+        self._listeners.append(listener)
 
     @contextmanager
     def listen(self, listener: Listener) -> Generator[None]:

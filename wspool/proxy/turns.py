@@ -16,6 +16,7 @@ import logging
 import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, cast
 
 import trio
@@ -113,7 +114,7 @@ class _Course:
         self._answers = visit.answers
         self._asked = asked
         self._record = record
-        self._outlet = Outlet()
+        self._outlet = Outlet(partial(setattr, record, "turn"))
         self._writer = EventWriter(record.number, record.model) if record.door == "sse" else None
         self._sending, self._performing = trio.CancelScope(), trio.CancelScope()
         self._begun = trio.current_time()
@@ -274,6 +275,8 @@ class _Course:
         if turn is not None and turn.status != "unsent":
             record.learn(turn)
         error = outlet.error
+        if error is None and record.turn is not None:
+            error = record.turn.failure
         if error is not None:
             record.fail(error)
         if self._left:

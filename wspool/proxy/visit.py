@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import attrs
 import h11
@@ -21,7 +22,7 @@ from wspool.proxy.target import Target, Upstream
 from wspool.proxy.tokens import Account
 from wspool.proxy.turnstile import Turnstile
 
-__all__ = ["Services", "Visit", "header"]
+__all__ = ["Handler", "Services", "Visit", "header"]
 
 _READ: Final = 65536
 
@@ -137,6 +138,10 @@ class Visit:
             ahead += len(data)
             self.intake.http.receive_data(bytes(data))
         await trio.sleep_forever()
+
+
+#: Answers a request whose body was not read yet.
+Handler: TypeAlias = Callable[[Visit], Awaitable[None]]
 
 
 def header(request: h11.Request, name: bytes) -> str:

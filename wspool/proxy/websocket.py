@@ -145,12 +145,13 @@ class _Account:
     @asynccontextmanager
     async def _take(self) -> AsyncGenerator[Turn]:
         self._begun = trio.current_time()
+        self._visit.check_budget()
         async with (
             self._visit.turn(self._identity),
             self._visit.services.pools.pool(self._identity) as pool,
         ):
             self._dials = not pool.statistics().open
-            turn = self._turn = pool.turn(self._body, session=self._visit.session)
+            turn = self._turn = self._record.turn = pool.turn(self._body, session=self._visit.session)
             async with turn:
                 self._sent_at = trio.current_time()
                 yield turn
@@ -160,8 +161,6 @@ class _Account:
         record.bytes_out += size
         if self._first_at is None:
             self._first_at = trio.current_time()
-        if self._turn is not None:
-            record.response_id = self._turn.response_id
 
     def end(self, error: Exception | None, *, left: bool) -> None:
         record, turn, now = self._record, self._turn, trio.current_time()
