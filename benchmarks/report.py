@@ -1,4 +1,4 @@
-"""The numbers for people: tables between two marks in the README, and two plots in docs.
+"""The numbers for people: tables between two marks in `docs/benchmarks.md`, and two plots beside it.
 
 Everything comes from the JSON that `python -m benchmarks --json FILE` has written; nothing is
 measured here. The plots are written by hand, a bar each, because a bar needs no library.
@@ -25,14 +25,14 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def write(rows: Rows) -> None:
-    """Put the tables into the README and the plots into docs."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    """Put the tables into their page and the plots beside it."""
+    page = ROOT / "docs" / "benchmarks.md"
+    text = page.read_text(encoding="utf-8")
     between = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
     if not between.search(text):
-        raise SystemExit(f"README.md has no place for the tables: a line {BEGIN} and a line {END}")
+        raise SystemExit(f"{page} has no place for the tables: a line {BEGIN} and a line {END}")
     made = f"{BEGIN}\n{tables(rows)}\n{END}"
-    readme.write_text(between.sub(lambda _: made, text), encoding="utf-8")
+    page.write_text(between.sub(lambda _: made, text), encoding="utf-8")
     for name, drawing in (("events", _events(rows)), ("rollout", _rollout(rows))):
         if drawing is not None:
             (ROOT / "docs" / f"{name}.svg").write_text(drawing, encoding="utf-8")

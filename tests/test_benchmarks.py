@@ -71,11 +71,11 @@ def test_a_missing_peer_is_null_and_not_zero() -> None:
     assert "absent missing" in harness.table([row])
 
 
-def test_the_report_fills_the_readme_from_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_fills_its_page_from_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables go between the two marks and nowhere else, and each plot is there."""
     monkeypatch.setattr(report, "ROOT", tmp_path)
     (tmp_path / "docs").mkdir()
-    (tmp_path / "README.md").write_text(
+    (tmp_path / "docs" / "benchmarks.md").write_text(
         f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", encoding="utf-8"
     )
     peers: dict[str, float | None] = dict.fromkeys(
@@ -98,7 +98,7 @@ def test_the_report_fills_the_readme_from_the_json(tmp_path: Path, monkeypatch: 
 
     assert 0 == command_line.main(["report", "--json", str(numbers)])
 
-    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    text = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 
-from tests.spec.diagrams import connection_diagram, lane_diagram, turn_diagram
 from wspool.core.states import (
     CONNECTION_TABLE,
     LANE_TABLE,
@@ -135,11 +132,3 @@ def test_an_abandoned_turn_must_end_before_its_lane_is_granted() -> None:
             advance(LANE_TABLE, state, LaneInput.GRANT)
         with pytest.raises(IllegalInputError):
             advance(LANE_TABLE, state, LaneInput.START)
-
-
-def test_the_diagrams_are_the_tables() -> None:
-    """What the README draws is what the code does; `python -m tests.spec.diagrams` prints it anew."""
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
-
-    drawn = re.findall(r"```mermaid\n(.*?)```", readme, re.DOTALL)
-    assert [connection_diagram(), lane_diagram(), turn_diagram()] == drawn

@@ -1,4 +1,4 @@
-"""The three legality tables as diagrams, for the README: `python -m tests.spec.diagrams` prints them."""
+"""The three legality tables as diagrams, for the site: `python -m tests.spec.diagrams` prints them."""
 
 from __future__ import annotations
 

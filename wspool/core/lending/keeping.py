@@ -20,7 +20,7 @@ from typing import Final
 __all__ = ["Keeping"]
 
 #: What a full send adds to a turn, as a share of it: a rollout with 25 tool calls is a quarter faster than
-#: one that sends all of it each time (README, "Measured").
+#: one that sends all of it each time (docs/benchmarks.md).
 SHARE: Final = 0.25
 #: What it takes to read a history again, in seconds per byte: some 50,000 tokens a second of four bytes each,
 #: as most of it is in the provider's prompt cache. A judgement; what is measured of a turn counts for more.
