@@ -151,3 +151,15 @@ def test_every_page_is_found() -> None:
                     listed.add(Path(os.path.relpath(there, DOCS)).as_posix())
 
     assert set(PAGES) == listed
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """Of the package itself; the other modules are put there whole."""
+    import wspool
+
+    pages = "".join(_text(page) for page in PAGES if page.startswith("reference/api/"))
+    errors = set(wspool.errors.__all__)
+
+    assert [] == [
+        name for name in wspool.__all__ if name not in errors and not re.search(rf"\b{name}\b", pages)
+    ]

@@ -18,6 +18,8 @@ FOLDER = ROOT / "examples"
 SAYS = {
     "django_view": r"Question 0\nQuestion 1\nQuestion 2\nQuestion 3\n",
     "fastapi_app": r"uvicorn: Who are you\?\nhypercorn: Who are you\?\n",
+    "opentelemetry_spans": r"chat gpt-5\.2 below look after the boat.*\n(.*\n)*execute_tool tide below",
+    "prometheus_metrics": r"wspool_turns_total\{model=\"gpt-5\.2\",status=\"completed\"\} 8\.0",
     "gsm8k": r"3 of 3 right, 0 were there already",
     "live_terminal": r"(?s)rivers.*docks.*4 of 4",
     "parallel_with_budget": r"20 answers, \d+ of them cut short by the budget\n\d+ turns",

@@ -4,10 +4,11 @@ A table that is written by hand is wrong a month later. What is here is read whe
 line from its own `--help`, settings from the docstrings of their classes, states from the legality tables.
 """
 
+import enum
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import click
@@ -121,6 +122,32 @@ def server_faults() -> str:
     return _table("name|kind|where, unless asked otherwise|what happens", rows)
 
 
+def prometheus_metrics() -> str:
+    """Every metric of the Prometheus instrument."""
+    from wspool.prometheus import METRICS
+
+    rows = [
+        (f"`{name}`", one.kind, ", ".join(f"`{label}`" for label in one.labels), one.help)
+        for name, one in METRICS.items()
+    ]
+    return _table("metric|kind|labels|what it is", rows)
+
+
+def _values(kind: Any) -> list[str]:
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return [str(member.value) for member in kind]
+    return [str(value) for value in get_args(kind)]
+
+
+def literals() -> str:
+    """What each literal may be."""
+    names = ("Delivery", "TurnStatus", "MoveReason", "CloseReason", "SteerState")
+    rows = [
+        (f"`{name}`", ", ".join(f"`{value}`" for value in _values(getattr(wspool, name)))) for name in names
+    ]
+    return _table("type|one of", rows)
+
+
 def _diagram(text: str) -> str:
     return f"```{{mermaid}}\n{text}```\n"
 
@@ -131,6 +158,8 @@ MADE: dict[str, Callable[[], str]] = {
     "providers": providers,
     "commands": commands,
     "server-faults": server_faults,
+    "metrics": prometheus_metrics,
+    "literals": literals,
     "connection": lambda: _diagram(connection_diagram()),
     "lane": lambda: _diagram(lane_diagram()),
     "turn": lambda: _diagram(turn_diagram()),
