@@ -34,11 +34,18 @@ NODE: Final[Mapping[str, Sequence[str]]] = {
     "pi": ("@earendil-works/pi-ai",),
 }
 
+#: What this package needs where it is not installed itself.
+_OURS: Final = ("attrs", "httpx", "trio", "trio-websocket")
+
 #: What comes from PyPI, by the name of its environment.
 PYTHON: Final[Mapping[str, Sequence[str]]] = {
     "python-openai-2": ("openai[realtime]>=2,<3",),
     "python-openai-3": ("openai[realtime]>=3.54",),
     "python-agents": ("openai-agents>=0.24",),
+    "python-inspect": ("inspect_ai", "openai>=3.54", *_OURS),
+    "python-langchain": ("langchain-openai", *_OURS),
+    "python-litellm": ("litellm", *_OURS),
+    "python-mini-swe-agent": ("mini-swe-agent", *_OURS),
     "python-pydantic-ai": ("pydantic-ai-slim[openai]>=2.60", "websockets"),
 }
 

@@ -11,6 +11,9 @@ __all__ = ["ANSWER", "LINES", "Tasks"]
 
 ANSWER: Final = "It is sunny."
 
+#: How mini-swe-agent is told that its task is done: by a command that says so.
+SUBMIT: Final = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
+
 #: How many lines an agent that has a shell is told to write.
 LINES: Final = 3
 
@@ -35,7 +38,9 @@ class Tasks:
             if "sunny" not in str(done[-1]["output"]):
                 self.problems.append(f"a tool answered {done[-1]['output']!r}")
             return ModelTurn(output=[*said, message(ANSWER)])
-        if (call := _shell(names, f"echo {len(done)} >> lines.txt")) is not None and len(done) < LINES:
+        command = f"echo {len(done)} >> lines.txt" if len(done) < LINES else SUBMIT
+        call = _shell(names, command)
+        if call is not None and (len(done) < LINES or call["name"] == "bash"):
             return ModelTurn(output=[*said, call])
         if call is not None:
             return ModelTurn(output=[*said, message(ANSWER)])
@@ -55,6 +60,8 @@ def _shell(names: set[str], command: str) -> Item | None:
     """The call that has a shell do *command*, for a client that has one."""
     if "exec_command" in names:
         return function_call("exec_command", {"cmd": command})
+    if "bash" in names:
+        return function_call("bash", {"command": command})
     if "run_commands" in names:
         return function_call("run_commands", {"commands": [command]})
     return None
