@@ -62,6 +62,7 @@ class Proxy:
         self.pools = services.pools
         self.base_url = f"{scheme}://{listeners.authority or 'localhost'}/v1"
         self._settings = services.settings
+        self._turnstile = services.turnstile
         self._listeners = listeners
         self._nursery = nursery
 
@@ -75,6 +76,11 @@ class Proxy:
         self._nursery.start_soon(self.front.serve, ours)
         await trio.lowlevel.checkpoint()
         return client
+
+    @property
+    def waiting(self) -> int:
+        """Turns that wait for a place among all clients."""
+        return self._turnstile.waiting
 
     async def drain(self, grace: float | None = None) -> None:
         """Take no further request, let what runs end, then end it, each with a last word. A checkpoint.

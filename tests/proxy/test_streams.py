@@ -1,0 +1,310 @@
+"""Streams in silence, in failure, and without their reader."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from tests.proxy.asking import KEY, Client, Scene, scene
+from wspool.core.usage import Usage
+from wspool.proxy import Settings
+from wspool.proxy.settings import KeepaliveStyle
+from wspool.server import (
+    EchoModel,
+    Fault,
+    FaultRule,
+    FaultScript,
+    ModelRequest,
+    ModelTurn,
+    TurnError,
+    message,
+)
+
+
+class Thinks:
+    """A model that thinks for so long, after `response.created`, and says two words."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        return ModelTurn(output=[message("yes it is")], delay=self._seconds)
+
+
+def numbers(events: list[dict[str, Any]]) -> list[int]:
+    return [event["sequence_number"] for event in events]
+
+
+async def test_silence_is_broken_by_numbered_events_once_it_has_begun(autojump_clock) -> None:
+    """And what comes later is numbered after them: the numbers have no gap and no pair."""
+    async with scene(Thinks(100), settings=Settings(keepalive=15)) as it:
+        answer = await (await it.client()).turn(stream=True)
+        (record,) = await it.records()
+
+    kept = [event for event in answer.events if event["type"] == "keepalive"]
+    assert 6 == len(kept)
+    assert list(range(len(answer.events))) == numbers(answer.events)
+    assert ("response.created", "response.completed") == (answer.types[0], answer.types[-1])
+    assert "completed" == record.outcome
+    gaps = [later - earlier for earlier, later in zip(answer.times, answer.times[1:], strict=False)]
+    assert max(gaps) <= 15
+
+
+@pytest.mark.parametrize(("style", "typed", "comments"), [("auto", 6, 0), ("comment", 0, 6), ("off", 0, 0)])
+async def test_the_style_is_the_client_s(
+    autojump_clock, style: KeepaliveStyle, typed: int, comments: int
+) -> None:
+    """For SDKs that fail at an event that they do not know."""
+    async with scene(Thinks(100), settings=Settings(keepalive=15, keepalive_style=style)) as it:
+        answer = await (await it.client()).turn(stream=True)
+
+    assert typed == answer.types.count("keepalive")
+    assert comments == answer.body.count(b": keepalive\n\n")
+
+
+async def test_before_the_first_event_there_are_comments_only(autojump_clock) -> None:
+    """In line behind others, too; the head goes with the first of them."""
+    settings = Settings(keepalive=15, max_turns=1)
+    async with scene(Thinks(40), settings=settings) as it:
+        first, second = await it.client(), await it.client()
+        await first.send("POST", "/v1/responses", {"model": "m", "input": "one", "stream": True})
+        await trio.testing.wait_all_tasks_blocked()
+        answer = await second.turn("two", stream=True)
+
+    assert answer.body.startswith(b": keepalive\n\n: keepalive\n\nevent: response.created\n")
+    assert "response.created" == answer.types[0]
+
+
+async def test_a_body_is_not_begun_before_it_is_there(autojump_clock) -> None:
+    """However long it takes: a refusal keeps its status."""
+    async with scene(Refuses(60), settings=Settings(keepalive=15, max_turns=1)) as it:
+        first, second = await it.client(), await it.client()
+        await first.send("POST", "/v1/responses", {"model": "m", "input": "one"})
+        await trio.testing.wait_all_tasks_blocked()
+        assert 400 == (await second.turn("two")).status
+
+
+class Refuses:
+    """A model that takes its time for the first, and refuses everybody else."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._turns = 0
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        self._turns += 1
+        if self._turns == 1:
+            return ModelTurn(output=[message("yes")], delay=self._seconds)
+        error = TurnError(
+            message="Not like this.", code="invalid_prompt", type="invalid_request_error", status=400
+        )
+        return ModelTurn(status="rejected", error=error)
+
+
+# -- what went wrong -------------------------------------------------------------------------------
+
+
+async def test_a_late_refusal_is_a_failed_response(autojump_clock) -> None:
+    """The head is out: a response that was created, and failed, with the provider's code and text."""
+    async with scene(Refuses(60), settings=Settings(keepalive=15, max_turns=1)) as it:
+        first, second = await it.client(), await it.client()
+        await first.send("POST", "/v1/responses", {"model": "m", "input": "one"})
+        await trio.testing.wait_all_tasks_blocked()
+        answer = await second.turn("two", stream=True)
+        record = (await it.records())[-1]
+
+    assert answer.whole
+    assert ["response.created", "response.failed"] == answer.types
+    assert [0, 1] == numbers(answer.events)
+    created, failed = (event["response"] for event in answer.events)
+    assert {"code": "invalid_prompt", "message": "Not like this."} == failed["error"]
+    assert ("in_progress", "failed", created["id"]) == (created["status"], failed["status"], failed["id"])
+    assert ("refused", 200, "invalid_prompt") == (record.outcome, record.status, record.error)
+
+
+@pytest.mark.parametrize(
+    "at",
+    ["response.created", "response.output_item.added", "response.output_text.delta", "response.completed"],
+)
+async def test_a_stream_that_is_cut_ends_with_a_failed_response(autojump_clock, at: str) -> None:
+    """At whatever event; never a bare end, and nothing is sent again after output was shown."""
+    faults = FaultScript(FaultRule(Fault("reset", at=f"response.{at}")), seed=1)
+    async with scene(EchoModel(), server={"faults": faults}) as it:
+        answer = await (await it.client()).turn("one two three four five", stream=True)
+        (record,) = await it.records()
+
+    assert answer.whole
+    assert answer.types[-1] in ("response.failed", "response.completed")
+    assert list(range(len(answer.events))) == numbers(answer.events)
+    if answer.types[-1] == "response.failed":
+        response = answer.events[-1]["response"]
+        assert response["id"] == answer.events[0]["response"]["id"]
+        assert response["error"]["code"]
+        assert "lost" == record.outcome
+
+
+@pytest.mark.parametrize("status", ["failed", "incomplete"])
+async def test_a_response_that_ends_badly_is_passed_as_it_came(autojump_clock, status: Any) -> None:
+    """As a stream its own terminal, as a body a whole response; its tokens are those that it was counted for,
+    and unknown if it was counted for none."""
+    usage = {
+        "input_tokens": 6,
+        "input_tokens_details": {"cached_tokens": 4},
+        "output_tokens": 5,
+        "output_tokens_details": {"reasoning_tokens": 3},
+        "total_tokens": 11,
+    }
+
+    class Ends:
+        def respond(self, request: ModelRequest) -> ModelTurn:
+            return ModelTurn(output=[message("well")], status=status, usage=usage)
+
+    async with scene(Ends()) as it:
+        client = await it.client()
+        streamed, plain = await client.turn(stream=True), await client.turn()
+        records = await it.records()
+
+    assert (f"response.{status}", status) == (streamed.types[-1], plain.json["status"])
+    assert 200 == plain.status
+    counted = None if plain.json["usage"] is None else Usage(6, 4, 5, 3)
+    assert [(status, counted)] * 2 == [(record.outcome, record.usage) for record in records]
+
+
+async def test_what_is_cut_before_its_first_event_has_a_status(autojump_clock) -> None:
+    """It may have run: the SDK is told not to send it again."""
+    faults = FaultScript(FaultRule(Fault("reset", at="response.created")), seed=1)
+    async with scene(EchoModel(), server={"faults": faults}) as it:
+        answer = await (await it.client()).turn(stream=True)
+        (record,) = await it.records()
+
+    assert (502, "false") == (answer.status, answer.headers["x-should-retry"])
+    assert ("lost", 502) == (record.outcome, record.status)
+
+
+# -- clients that have left ------------------------------------------------------------------------
+
+
+async def leave(it: Scene, after: float, **fields: Any) -> None:
+    """Ask, and hang up after so many seconds."""
+    client = await it.client()
+    await client.send("POST", "/v1/responses", {"model": "m", "input": "a b c d e", **fields}, headers=(KEY,))
+    await trio.sleep(after)
+    await trio.aclose_forcefully(client.stream)
+
+
+def leased(it: Scene) -> int:
+    return sum(pool.statistics().leased for pool in it.proxy.pools.open.values())
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_in_line_it_costs_nothing(autojump_clock, stream: bool) -> None:
+    """Nothing was sent; the line goes on without it."""
+    async with scene(Thinks(50), settings=Settings(max_turns=1)) as it:
+        first = await it.client()
+        await first.send("POST", "/v1/responses", {"model": "m", "input": "one"})
+        await trio.testing.wait_all_tasks_blocked()
+        await leave(it, 5, stream=stream)
+        await trio.sleep(1)
+        (record,) = await it.records()
+        assert 200 == (await first.receive()).status
+        assert 1 == len(it.ledger)
+        assert 0 == leased(it)
+
+    assert ("left", None, 0) == (record.outcome, record.usage, record.requests)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_turn_that_runs_is_read_to_its_end(autojump_clock, stream: bool) -> None:
+    """For what it costs; noticed while the model thinks."""
+    async with scene(Thinks(20)) as it:
+        await leave(it, 2, stream=stream)
+        await trio.sleep(30)
+        (record,) = await it.records()
+        assert ["completed"] == [entry["outcome"] for entry in it.ledger]
+        assert 0 == leased(it)
+
+    assert ("left", True) == (record.outcome, record.drained)
+    assert record.usage is not None
+    assert 18 < (record.total or 0) < 25
+
+
+async def test_not_for_ever(autojump_clock) -> None:
+    """A bound; after that it is given up, and its tokens are not known."""
+    async with scene(Thinks(2000), settings=Settings(drain_for=30)) as it:
+        await leave(it, 2, stream=True)
+        await trio.sleep(40)
+        (record,) = await it.records()
+
+    assert ("left", False, None) == (record.outcome, record.drained, record.usage)
+    assert 30 < (record.total or 0) < 35
+
+
+async def test_or_given_up_at_once(autojump_clock) -> None:
+    """Where that is asked for."""
+    async with scene(Thinks(2000), settings=Settings(on_hangup="abandon")) as it:
+        await leave(it, 2, stream=True)
+        await trio.sleep(5)
+        (record,) = await it.records()
+        assert 0 == leased(it)
+
+    assert ("left", False) == (record.outcome, record.drained)
+
+
+async def test_to_leave_at_the_end_is_to_have_had_it(autojump_clock) -> None:
+    """The terminal was there."""
+    async with scene(EchoModel(), server={"delay_per_token": 1}) as it:
+        client = await it.client()
+        await client.send("POST", "/v1/responses", {"model": "m", "input": "a b c", "stream": True})
+        seen = b""
+        while b"response.completed" not in seen:
+            seen += await client.stream.receive_some()
+        await trio.aclose_forcefully(client.stream)
+        (record,) = await it.records()
+
+    assert "completed" == record.outcome
+    assert record.usage is not None
+
+
+async def test_slots_are_freed_whatever_clients_do(autojump_clock) -> None:
+    """A hundred that leave at any time; then as many places as before."""
+    settings = Settings(max_turns=3, drain_for=5)
+    async with scene(EchoModel(), server={"delay_per_token": 1}, settings=settings) as it:
+        async with trio.open_nursery() as nursery:
+            for number in range(60):
+                nursery.start_soon(partial(leave, it, number * 0.37, stream=number % 2 == 0))
+        await trio.sleep(200)
+        assert (0, 0) == (leased(it), it.proxy.front.open)
+        assert 0 == it.proxy.waiting
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon((await it.client()).turn)
+        assert 63 == len(await it.records())
+
+
+# -- readers that do not read ----------------------------------------------------------------------
+
+
+async def test_a_slow_reader_holds_one_turn_and_little_memory(autojump_clock) -> None:
+    """What it does not take waits at the provider; others go on."""
+
+    class Long:
+        def respond(self, request: ModelRequest) -> ModelTurn:
+            return ModelTurn(output=[message("word " * 12_000)])
+
+    near, far = trio.testing.lockstep_stream_pair()
+    async with scene(Long()) as it, trio.open_nursery() as nursery:
+        nursery.start_soon(it.proxy.front.serve, far)
+        client = Client(near)
+        await client.send("POST", "/v1/responses", {"model": "m", "input": "a", "stream": True})
+        await trio.sleep(30)
+        assert 1 == len(it.proxy.records.running)
+        assert 200 == (await (await it.client()).turn("b")).status
+        await trio.sleep(120)
+        records = await it.records()
+        nursery.cancel_scope.cancel()
+
+    assert {"left", "completed"} == {record.outcome for record in records}
