@@ -15,7 +15,9 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["Fields", "answered", "asked"]
+import h11
+
+__all__ = ["Fields", "answered", "asked", "header"]
 
 #: Header fields: names in lower case, values as they came.
 Fields = Iterable[tuple[bytes, bytes]]
@@ -86,3 +88,8 @@ def _named(headers: list[tuple[bytes, bytes]]) -> set[bytes]:
         if name == b"connection"
         for token in value.split(b",")
     }
+
+
+def header(request: h11.Request, name: bytes) -> str:
+    """Return one header of *request*, its name in lower case; empty if it is missing."""
+    return next((value.decode("latin-1") for key, value in request.headers if key == name), "")

@@ -21,6 +21,7 @@ from wspool.proxy.gate import Gate, Token
 from wspool.proxy.listeners import Listeners, Where, listen_there
 from wspool.proxy.passing import Passage
 from wspool.proxy.record import Records
+from wspool.proxy.repeats import Repeats
 from wspool.proxy.settings import Settings
 from wspool.proxy.shown import Shown
 from wspool.proxy.target import Upstream
@@ -153,6 +154,7 @@ async def open_proxy(
                 passage=_passage(url, api_key, pool),
                 turnstile=Turnstile(_places(settings, pool, gate.upstream.host)),
                 account=Account(),
+                repeats=Repeats(settings.replay_for),
             )
             front = Front(gate, services)
             front.routes.update(shown.routes(gate, services.records, front))

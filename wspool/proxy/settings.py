@@ -43,8 +43,8 @@ class Settings:
         max_turns_per_client: of these, those of one client.
         grace: longest time that turns have to end when the proxy is told to stop. Source: the longest turns
             that users report, ten minutes.
-        replay_for: how long the answer to a request is kept for a client that asks for the same again;
-            0 for not at all.
+        replay_for: how long the answer to a turn is kept whose client has left, in case it asks again; 0 for
+            not at all, also not while it runs. SDKs come back within 8 s (`MAX_RETRY_DELAY` of openai).
     """
 
     keepalive: float = attrs.field(default=15.0, validator=_positive)
@@ -57,4 +57,4 @@ class Settings:
     max_turns: float = attrs.field(default=math.inf, validator=_positive)
     max_turns_per_client: float = attrs.field(default=math.inf, validator=_positive)
     grace: float = 600.0
-    replay_for: float = 0.0
+    replay_for: float = 30.0

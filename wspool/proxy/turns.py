@@ -29,7 +29,9 @@ from wspool.listening.errors import RequestError, invalid_request
 from wspool.pool.exchange import Limits, Outlet
 from wspool.pool.http_answer import error_answer
 from wspool.proxy.events import EventWriter
+from wspool.proxy.joining import join
 from wspool.proxy.record import Record
+from wspool.proxy.repeats import Run
 from wspool.proxy.visit import Visit
 
 __all__ = ["pass_turn", "read_body", "take_turn"]
@@ -78,10 +80,30 @@ async def take_turn(visit: Visit, identity: Identity, body: Mapping[str, Any], r
     """
     with _recorded(visit, body, raw) as record:
         visit.answers.headers = {"x-request-id": f"wspool-{record.number}"}
-        course = _Course(visit, Asked(identity, body, visit.session), record)
+        repeats = visit.services.repeats
+        if (run := repeats.find(visit.request, visit.whose, raw)) is not None and await _join(
+            visit, run, record
+        ):
+            return
+        run = repeats.begin(visit.request, visit.whose, raw, record.number)
+        course = _Course(visit, Asked(identity, body, visit.session), record, run)
         if not await course.run():
             visit.answers.headers = {}
             await visit.services.passage.pass_on(visit, record, raw)
+
+
+async def _join(visit: Visit, run: Run, record: Record) -> bool:
+    """Answer a request that was asked before with that answer; return False if there is none."""
+    record.joined = run.number
+    sent_before = visit.answers.sent
+    try:
+        if not await join(visit, run, visit.services.settings.keepalive):
+            record.joined = None
+            return False
+    finally:
+        record.bytes_out = visit.answers.sent - sent_before
+    record.outcome, record.status = "completed" if run.good else "lost", 200
+    return True
 
 
 async def pass_turn(visit: Visit, body: Mapping[str, Any], raw: bytes) -> None:
@@ -109,12 +131,13 @@ def _recorded(visit: Visit, body: Mapping[str, Any], raw: bytes) -> Generator[Re
 class _Course:
     """The course of one turn."""
 
-    def __init__(self, visit: Visit, asked: Asked, record: Record) -> None:
+    def __init__(self, visit: Visit, asked: Asked, record: Record, run: Run | None) -> None:
         self._visit = visit
         self._answers = visit.answers
         self._asked = asked
         self._record = record
         self._outlet = Outlet(partial(setattr, record, "turn"))
+        self._run = run
         self._writer = EventWriter(record.number, record.model) if record.door == "sse" else None
         self._sending, self._performing = trio.CancelScope(), trio.CancelScope()
         self._begun = trio.current_time()
@@ -139,6 +162,7 @@ class _Course:
                     await self._part()
                 nursery.cancel_scope.cancel()
         finally:
+            self._end_run()
             self._record.bytes_out = self._answers.sent - sent_before
             self._account()
         if self._goes_by_http():
@@ -181,6 +205,8 @@ class _Course:
             self._performing.cancel()  # it has cost nothing yet
         elif settings.on_hangup == "drain":
             with trio.move_on_after(settings.drain_for):
+                await self._read_to_the_end()
+            if self._run is not None and self._run.joined:
                 await self._read_to_the_end()
             self._record.drained = outlet.ended
         outlet.leave()
@@ -232,13 +258,25 @@ class _Course:
         data, waits = self._outlet.take()
         if waits:
             self._outlet.make_room()
+        if self._run is not None:
+            if self._run.headers is None and self._outlet.head is not None:
+                self._run.headers = self._headers()
+            self._run.write(data)
         return data
 
-    async def _send_head(self) -> None:
+    def _end_run(self) -> None:
+        turn = self._outlet.record
+        if self._run is not None:
+            self._run.end(good=turn is not None and turn.status == "completed", left=self._left)
+
+    def _headers(self) -> list[tuple[str, str]]:
+        """Return the headers of an answer that is there."""
         head = self._outlet.head
-        headers = _SSE if self._writer is not None or head is None else head.headers
+        return list(_SSE if self._writer is not None or head is None else head.headers)
+
+    async def _send_head(self) -> None:
         self._record.status = 200
-        await self._answers.send_head(200, [*headers, ("server-timing", self._timing())])
+        await self._answers.send_head(200, [*self._headers(), ("server-timing", self._timing())])
 
     async def _send_error(self, error: Exception) -> None:
         status, headers, content = error_answer(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -16,7 +16,9 @@ from wspool.listening.answers import Answers
 from wspool.listening.errors import RequestError, TurnError
 from wspool.listening.intake import Intake
 from wspool.proxy.gate import Caller
+from wspool.proxy.headers import header
 from wspool.proxy.record import Door, Record, Records
+from wspool.proxy.repeats import Repeats
 from wspool.proxy.settings import Settings
 from wspool.proxy.target import Target, Upstream
 from wspool.proxy.tokens import Account
@@ -47,6 +49,7 @@ class Services:
     passage: Passing
     turnstile: Turnstile
     account: Account
+    repeats: Repeats
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -125,6 +128,11 @@ class Visit:
             limit=most if token is None or token.limit is None else min(most, token.limit),
         )
 
+    @property
+    def whose(self) -> Hashable:
+        """What tells this client's requests from those of others, for `Repeats`."""
+        return self.caller.identity, self.caller.name, self.target.session, self.target.path
+
     async def watch(self) -> None:
         """Return once the client has hung up. A checkpoint; what it sends meanwhile is kept for later."""
         ahead = 0
@@ -142,8 +150,3 @@ class Visit:
 
 #: Answers a request whose body was not read yet.
 Handler: TypeAlias = Callable[[Visit], Awaitable[None]]
-
-
-def header(request: h11.Request, name: bytes) -> str:
-    """Return one header of *request*, its name in lower case; empty if it is missing."""
-    return next((value.decode("latin-1") for key, value in request.headers if key == name), "")
