@@ -19,10 +19,14 @@ import json
 import re
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from wspool.core.encoding import write, write_received, write_sorted
 from wspool.core.error import Delivery, WsPoolError
+from wspool.core.openai_types import openai_event
+
+if TYPE_CHECKING:
+    from openai.types.responses import ResponseStreamEvent
 
 __all__ = [
     "Event",
@@ -143,6 +147,16 @@ class Event:
             return None
         agent = self.data.get("agent")
         return as_text(cast("dict[str, Any]", agent).get("agent_name")) if isinstance(agent, dict) else None
+
+    def to_openai(self) -> ResponseStreamEvent:
+        """Return it as the event of the package `openai`, if that is installed. Made anew each time.
+
+        Raises:
+            ImportError: it is not.
+            ValueError: the installed version has no such event.
+            MalformedMessageError: the message is no JSON object after all.
+        """
+        return openai_event(self.data)
 
     def __repr__(self) -> str:
         return f"<Event {self.type}, {len(self.raw)} bytes>"

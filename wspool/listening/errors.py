@@ -13,9 +13,13 @@ class TurnError:
     """Why a turn failed or was rejected."""
 
     message: str
+    """What it says."""
     code: str | None = None
+    """Its machine-readable code."""
     type: str = "server_error"
+    """Its family."""
     param: str | None = None
+    """The field that it blames."""
     status: int = 500
     """The HTTP status of a rejection; a failed turn has none."""
     headers: Mapping[str, str] | None = None

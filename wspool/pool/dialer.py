@@ -13,7 +13,7 @@ import trio
 
 from wspool.core.failures import DialFailure, FailureKind, classify_dial
 from wspool.core.plain import plain
-from wspool.core.statistics import DialRecord
+from wspool.core.statistics import DialRecord, TransportName
 from wspool.pool.credentials import CredentialError, Redactor, forget
 from wspool.pool.instrument import Announcer
 from wspool.pool.link import Link
@@ -44,9 +44,10 @@ class Dialer:
         self.road = road
 
     @property
-    def transport(self) -> str:
-        """What new connections speak, "websocket" or "http"."""
-        return str(getattr(self._setup.connector, "transport", self.road.transport.value))
+    def transport(self) -> TransportName:
+        """What new connections speak."""
+        by_http = getattr(self._setup.connector, "transport", self.road.transport.value) == "http"
+        return "http" if by_http else "websocket"
 
     async def dial(self, link: Link, nursery: trio.Nursery) -> Wire:
         """Open the wire of *link*, whose tasks live in *nursery*."""

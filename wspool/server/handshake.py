@@ -28,6 +28,7 @@ class Rejection:
     body: bytes = b""
     """Sent as it is; edges have been seen to send nothing, and HTML."""
     close_code: int = 1008
+    """The close code that follows if it was accepted."""
     delay: float = 0.0
     """Seconds before the answer."""
 

@@ -106,6 +106,7 @@ class AgentTurn:
     name: str
     """Such as `/root/critic`. It goes with each of the agent's events."""
     output: Sequence[Item] = ()
+    """Its output items."""
 
 
 @attrs.frozen(kw_only=True)
@@ -113,6 +114,7 @@ class ModelTurn:
     """What a model says in one turn."""
 
     output: Sequence[Item] = ()
+    """The output items."""
     status: Literal["completed", "incomplete", "failed", "rejected"] = "completed"
     """`failed` streams its output, then an `error` event, then `response.failed`.
     `rejected` is one error frame and nothing else: the turn never began."""

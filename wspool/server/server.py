@@ -77,16 +77,21 @@ class ServerStatistics:
     """A snapshot of a server."""
 
     connections_open: int
+    """WebSocket connections now."""
     connections_total: int
+    """Those that there have been."""
     connections_peak: int
-    """Of WebSocket connections; `_open` at its highest."""
+    """The most that there were at once."""
     handshakes_rejected: int
+    """Handshakes that were turned down."""
     http_connections: int
+    """Connections that came with requests of HTTP."""
     creates: int
     """Requests received, over WebSocket and HTTP."""
     creates_active: int
     """Of these, in progress now."""
     responses_stored: int
+    """Responses that can be continued on any connection."""
     failures: int
     """Connections that ended in an unexpected error of the server; anything but 0 is a bug."""
 

@@ -55,6 +55,7 @@ class Exchange:
     parent: str | None = None
     """What it continues that is in no exchange before it."""
     played: bool = False
+    """Whether it was given as an answer already."""
     meaning: Meaning = attrs.field(init=False)
     """What the request means."""
 

@@ -5,7 +5,12 @@ Servers have sent every shape there is: a look never raises, it is empty where i
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+from wspool.core.openai_types import openai_response
+
+if TYPE_CHECKING:
+    import openai.types.responses
 
 __all__ = ["Response"]
 
@@ -66,6 +71,14 @@ class Response:
     def prompt_cache_diagnostics(self) -> dict[str, Any] | None:
         """Why the prompt cache was missed or not, or None if that was not asked for."""
         return _object(self.data.get("prompt_cache_diagnostics"))
+
+    def to_openai(self) -> openai.types.responses.Response:
+        """Return it as the response of the package `openai`, if that is installed. Made anew each time.
+
+        Raises:
+            ImportError: it is not.
+        """
+        return openai_response(self.data)
 
     def __repr__(self) -> str:
         return f"<Response {self.id} {self.status}, {len(self.output)} items>"

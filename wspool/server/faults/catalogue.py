@@ -41,6 +41,7 @@ class FaultKind:
     """A fault that can be asked for by name."""
 
     name: str
+    """What it is asked for by."""
     group: str
     """`transport`, `framing`, `grammar`, `errors` or `notices`."""
     at: str
@@ -50,6 +51,7 @@ class FaultKind:
     silent: bool
     """Nothing tells the client: only its own clock finds this out."""
     make: Callable[..., tuple[Step, ...]]
+    """Makes what is done, of the options of a `Fault`."""
 
     @property
     def doc(self) -> str:

@@ -63,6 +63,7 @@ class Fault:
     options: Mapping[str, Any] = attrs.field(hash=False)
     """The arguments of the function in `FAULTS`."""
     steps: tuple[Step, ...] = attrs.field(repr=False, eq=False)
+    """What is done, as its function has made it of the options."""
 
     def __init__(
         self,
@@ -129,6 +130,7 @@ class FaultRule:
     """Which connections or requests get a fault. Everything that is given has to hold."""
 
     fault: Fault
+    """What they get."""
     connection: int | None = attrs.field(default=None, kw_only=True)
     """The number of the connection, as in the ledger."""
     create: int | None = attrs.field(default=None, kw_only=True)

@@ -38,6 +38,7 @@ class ServerProfile:
     """What one provider's endpoint does. Durations are seconds on trio's clock."""
 
     name: str
+    """Whose endpoint it is, for messages."""
 
     active_lanes: int = 1
     """Responses in progress at once, over all lanes of a connection; more requests wait in line."""
