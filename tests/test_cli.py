@@ -243,6 +243,45 @@ def test_the_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     assert (json.loads(out)["owed"], len(results(tmp_path / "out"))) == (8, 1)
 
 
+def test_the_third_interrupt_always_ends(tmp_path: Path) -> None:
+    """Whatever an agent does: this one never gives the word back, and hears no interrupt."""
+    (tmp_path / "my_agent.py").write_text(AGENT)
+    tasks = write_tasks(tmp_path / "tasks.jsonl", {"id": "a", "input": "x"})
+    process = start(tmp_path, "rollout", tasks, "--agent", "my_agent:deaf", "--out", "out", "--local")
+    wait_for(tmp_path / "deaf", process)
+    for _ in range(3):
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    process.communicate(timeout=20)
+
+    assert 130 == process.returncode
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell the peak")
+def test_no_command_holds_what_only_another_needs(tmp_path: Path) -> None:
+    """Its version costs none of them anything, and who goes elsewhere has no server."""
+    said = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv[1:] = ['--version']; from wspool.cli import main; main(); "
+            "from wspool.cli import app, rollout; "
+            "print([name for name in sys.modules if name.startswith(('wspool.server', 'wspool.proxy'))]); "
+            "print(*(line for line in open('/proc/self/status') if line.startswith('VmHWM')))",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    found = re.fullmatch(r"wspool \S+\n\[\]\nVmHWM:\s+(\d+) kB\s+", said.stdout)
+    assert found is not None, said.stdout
+    assert int(found[1]) < 60 * 1024
+
+
 def test_batch_in_gives_batch_out(tmp_path: Path) -> None:
     """The result lines of an OpenAI Batch file have the shape of its output file."""
     tasks = write_tasks(
@@ -278,6 +317,12 @@ calls = Calls()
 async def endless(conversation, task):
     await conversation.respond(task["input"])
     if task["id"] != "8": await trio.sleep_forever()
+async def deaf(conversation, task):
+    import pathlib, time
+    pathlib.Path("deaf").write_text("\\n")
+    while True:
+        try: time.sleep(0.1)
+        except BaseException: pass
 def no_agent(conversation, task): pass
 async def greedy(conversation, task, more): pass
 async def unfit(conversation, task): return object()

@@ -81,3 +81,28 @@ def test_the_summary_in_words() -> None:
     assert "tasks 3: 1 done, 2 owed turns" in text
     assert "wait for one p50 250 ms, p95 -" in text
     assert "turn p50 -, p95 12.0 s" in text
+
+
+class Broken(Terminal):
+    """A stream that nobody takes anything from any more."""
+
+    def __init__(self, *, terminal: bool, problem: Exception) -> None:
+        super().__init__()
+        self._terminal, self._problem = terminal, problem
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def write(self, text: str) -> int:
+        raise self._problem
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("problem", [OSError(5, "Input/output error"), ValueError("closed")])
+async def test_what_only_reports_ends_nothing(
+    autojump_clock: MockClock, terminal: bool, problem: Exception
+) -> None:
+    """A terminal that is gone, a closed pipe, no stream at all: there is no progress, and that is all."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(show_progress, lambda: PROGRESS, Broken(terminal=terminal, problem=problem))
+        nursery.start_soon(show_progress, lambda: PROGRESS, None)

@@ -11,11 +11,16 @@ this package. Rules for commands:
 import importlib.util
 import sys
 
+import wspool
+
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command that the arguments name."""
+    if sys.argv[1:] == ["--version"]:  # without what commands need
+        sys.stdout.write(f"wspool {wspool.__version__}\n")
+        return
     if missing := [name for name in ("typer", "rich") if importlib.util.find_spec(name) is None]:
         sys.stderr.write(
             f"wspool: the command line needs {' and '.join(missing)}: pip install 'wspool[cli]'\n"

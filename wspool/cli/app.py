@@ -1,28 +1,40 @@
-"""The commands by name."""
+"""The commands by name. The module of one is imported when it is wanted: none waits for, and holds, what only
+another needs."""
 
-from typing import Annotated
+import importlib
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 import wspool
-from wspool.cli.doctor import doctor
-from wspool.cli.merge import merge
-from wspool.cli.probe import probe
-from wspool.cli.proxy import proxy
-from wspool.cli.rollout import rollout
-from wspool.cli.serve import serve
 
 __all__ = ["app"]
 
+#: Each is a function in the module of its name.
+_COMMANDS: Final = ("rollout", "merge", "serve", "proxy", "doctor", "probe")
+
+
+class _Commands(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"wspool.cli.{cmd_name}")
+        one = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+        one.command(cmd_name)(getattr(module, cmd_name))
+        return typer.main.get_command(one)
+
+
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
-app.command()(rollout)
-app.command()(merge)
-app.command()(serve)
-app.command()(proxy)
-app.command()(doctor)
-app.command()(probe)
 
 
 def _version(wanted: bool) -> None:

@@ -28,9 +28,6 @@ from wspool.rollout.runner import run_batch
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import WELL, Task
-from wspool.server.echo import EchoModel
-from wspool.server.lookup import LookupModel
-from wspool.server.server import open_server
 from wspool.timeline import Timeline
 
 __all__ = ["rollout"]
@@ -224,6 +221,11 @@ async def _endpoint(plan: Plan) -> AsyncGenerator[dict[str, Any], None]:
             "provider": plan.provider,
         }
         return
+    # Imported here: who goes elsewhere needs no server.
+    from wspool.server.echo import EchoModel
+    from wspool.server.lookup import LookupModel
+    from wspool.server.server import open_server
+
     model = LookupModel(otherwise=EchoModel()) if plan.own else LookupModel()
     # Ids of its own: a conversation of an earlier run may go on here.
     async with open_server(model, seed=random.getrandbits(32)) as server:

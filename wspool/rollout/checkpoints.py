@@ -10,14 +10,13 @@ import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import attrs
 
 from wspool.rollout.files import append_to, read_from, replace
 from wspool.rollout.results import ResultsError
 from wspool.rollout.tasks import Task
-from wspool.server.models import is_array
 
 __all__ = ["TURNS", "Checkpoint", "Checkpoints", "open_checkpoints"]
 
@@ -147,6 +146,6 @@ def _begins_with(items: Sequence[bytes], before: Sequence[bytes]) -> bool:
 
 
 def _list(value: object) -> list[Any]:
-    if not is_array(value):
+    if not isinstance(value, list):
         raise TypeError("not a list")
-    return value
+    return [*cast("Sequence[Any]", value)]

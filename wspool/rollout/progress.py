@@ -5,6 +5,7 @@ a terminal is there to draw on."""
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, TextIO
 
 import attrs
@@ -67,15 +68,28 @@ def _clock(seconds: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
 
 
-async def show_progress(look: Callable[[], Progress], file: TextIO) -> None:
-    """Show what *look* says, until cancelled.
+async def show_progress(look: Callable[[], Progress], file: TextIO | None) -> None:
+    """Show what *look* says, until cancelled, or until nobody can take it: what only reports ends nothing.
 
     A checkpoint between two looks.
+
+    Args:
+      look: says how far the run is.
+      file: where to; None, as `sys.stderr` is in a process that was begun without one, for nowhere.
     """
-    if not file.isatty():
-        while True:
-            await trio.sleep(PLAIN_INTERVAL)
-            print(look(), file=file, flush=True)
+    if file is None:
+        return
+    # A closed pipe, a full disk, a terminal that is gone or has other letters.
+    with suppress(OSError, ValueError):
+        if file.isatty():
+            await _draw(look, file)
+        else:
+            while True:
+                await trio.sleep(PLAIN_INTERVAL)
+                print(look(), file=file, flush=True)
+
+
+async def _draw(look: Callable[[], Progress], file: TextIO) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.progress_bar import ProgressBar

@@ -6,11 +6,10 @@
    because every other task would only find out the same, and results that cannot be written.
 3. What did not end is owed: it has no result, and the next run does it.
 4. The first Ctrl-C, SIGTERM or SIGHUP starts no other task, puts those back that have sent nothing yet, and
-   lets the others finish. The second cancels them.
+   lets the others finish. The second cancels them, and the third ends the process (`signals.py`).
 """
 
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from wspool.rollout.method import Method
 from wspool.rollout.outcomes import answer_of, ends_run
 from wspool.rollout.progress import Progress, show_progress
 from wspool.rollout.scoring import Score
+from wspool.rollout.signals import heard_signals
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import OUTCOMES, WELL, Failure, Outcome, Result, Task
@@ -37,9 +37,6 @@ __all__ = ["run_batch"]
 
 #: Outcomes with an answer, whatever it is worth.
 _ENDED: Final = WELL | {"wrong"}
-_SIGNALS: Final = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
 
 
 async def run_batch(
@@ -128,15 +125,15 @@ class _Run:
         self._problem: str | None = None
 
     async def watch_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        # What schedulers and terminals send before they kill. One that is ignored stays so (nohup).
-        ours = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
-        with trio.open_signal_receiver(*ours) as signals:
+        with heard_signals(self._heard):
             task_status.started()
-            async for _ in signals:
-                if self._interrupted:
-                    self._scope.cancel()
-                self._interrupted = True
-                self._drain()
+            await trio.sleep_forever()
+
+    def _heard(self) -> None:
+        if self._interrupted:
+            self._scope.cancel()
+        self._interrupted = True
+        self._drain()
 
     async def watch_clock(self) -> None:
         if self._limits.max_seconds is not None:

@@ -14,7 +14,18 @@ from typing import Final
 import trio
 import trio.testing
 
-__all__ = ["BINARY", "CLOSE", "CONTINUATION", "PING", "PONG", "TEXT", "Line", "MemoryEnd", "frame"]
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "CONTINUATION",
+    "PING",
+    "PONG",
+    "TEXT",
+    "Line",
+    "MemoryEnd",
+    "frame",
+    "frame_head",
+]
 
 # Opcodes. Source: RFC 6455, 11.8.
 CONTINUATION: Final = 0x0
@@ -42,13 +53,17 @@ def frame(opcode: int, payload: bytes = b"", *, final: bool = True, rsv: int = 0
     Args:
       rsv: the three reserved bits; 4 is RSV1, which marks a compressed message.
     """
+    return frame_head(opcode, len(payload), final=final, rsv=rsv) + payload
+
+
+def frame_head(opcode: int, size: int, *, final: bool = True, rsv: int = 0) -> bytes:
+    """What stands before the *size* bytes of an unmasked frame; see `frame`."""
     head = bytes([(0x80 if final else 0) | rsv << 4 | opcode])
-    size = len(payload)
     if size < 126:
-        return head + bytes([size]) + payload
+        return head + bytes([size])
     if size < 0x10000:
-        return head + b"\x7e" + size.to_bytes(2) + payload
-    return head + b"\x7f" + size.to_bytes(8) + payload
+        return head + b"\x7e" + size.to_bytes(2)
+    return head + b"\x7f" + size.to_bytes(8)
 
 
 class MemoryEnd(trio.abc.HalfCloseableStream):

@@ -28,12 +28,14 @@ from wspool.server.faults.steps import (
     Wait,
     Write,
 )
-from wspool.server.line import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+from wspool.server.line import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame, frame_head
 
 __all__ = ["FAULTS", "FaultKind", "named"]
 
 #: Longer than any patience: what stalls for this long has to be found out by the client, in seconds.
 _FOR_EVER: Final = 3600.0
+#: Bytes of a message that is written in portions.
+_PORTION: Final = 64 * 1024
 
 
 @attrs.frozen(kw_only=True)
@@ -235,8 +237,13 @@ def empty_fragments(count: int = 100_000) -> tuple[Step, ...]:
 def oversized_message(size: int = 64 * 1024 * 1024) -> tuple[Step, ...]:
     """A text message of so many bytes: an event of a kind that nobody knows."""
     head = b'{"type":"response.padding","padding":"'
-    padding = b"x" * (size - len(head) - 2)
-    return (Write(data=frame(TEXT, head + padding + b'"}')),)
+    count, rest = divmod(size - len(head) - 2, _PORTION)
+    # In portions: faults are made when the module is imported, and nobody should hold this text then.
+    return (
+        Write(data=frame_head(TEXT, size) + head),
+        Write(data=b"x" * _PORTION, times=count),
+        Write(data=b"x" * rest + b'"}'),
+    )
 
 
 @named("framing", at="delta", silent=True)
