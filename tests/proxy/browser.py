@@ -149,3 +149,5 @@ def browsing() -> Generator[str]:
     finally:
         driver.terminate()
         driver.wait(10)
+        if driver.stdout is not None:
+            driver.stdout.close()

@@ -19,6 +19,7 @@ from typing import Any, Final
 import attrs
 import trio
 
+from wspool.core.commands import CloseReason
 from wspool.core.plain import plain
 from wspool.core.statistics import CloseRecord, DialRecord, Move, PoolRecord, TurnInFlight, TurnRecord
 from wspool.pool.instrument import Instrument
@@ -40,6 +41,7 @@ _MOST_TURNS: Final = 100
 _MOST_NAMES: Final = 200
 _MOST_KINDS: Final = 50
 _MOST_CONNECTIONS: Final = 1000
+_MOST_ENDED: Final = 64
 _LONGEST: Final = 300
 
 _REST: Final = "all others"
@@ -328,14 +330,18 @@ class Scene(Instrument):
                 busy[_key(pool, turn.connection, turn.lane)] = turn
         for bar in self._bars:
             place = (bar.record.pool, bar.record.connection or 0)
-            if place in self._open and bar.record.lane is not None:
-                lanes[place].add(bar.record.lane)
+            if bar.record.lane is not None:
+                lanes.setdefault(place, set()).add(bar.record.lane)
         rows: list[dict[str, Any]] = []
-        for (pool, connection), numbers in sorted(lanes.items()):
+        # Those that have ended come last, the latest first, for as long as a bar of theirs is seen.
+        ended = sorted((place for place in lanes if place not in self._open), reverse=True)[:_MOST_ENDED]
+        for pool, connection in (*sorted(place for place in lanes if place in self._open), *ended):
+            numbers = lanes[pool, connection]
             for lane in sorted(numbers):
                 key = _key(pool, connection, lane)
                 row: dict[str, Any] = {"key": key, "pool": pool, "connection": connection, "lane": lane}
-                row |= {"lanes": len(numbers), "state": "idle", "since": None, "who": None, "model": None}
+                state = "idle" if (pool, connection) in self._open else "ended"
+                row |= {"lanes": len(numbers), "state": state, "since": None, "who": None, "model": None}
                 opened = self._open.get((pool, connection))
                 row["age"] = None if opened is None else now - opened
                 if (at_work := busy.get(key)) is not None:
@@ -357,8 +363,18 @@ _MOVED: Final[Mapping[str, str]] = {
 }
 
 
+_ENDED: Final[Mapping[CloseReason, str]] = {
+    CloseReason.LIFETIME: "its retirement was planned",
+    CloseReason.IDLE: "nobody needed it",
+    CloseReason.DIRTY: "what came on it could not be told apart",
+    CloseReason.LIMIT: "the provider lets none live longer",
+    CloseReason.LOST: "it was lost",
+    CloseReason.POOL_CLOSED: "its pool was closed",
+}
+
+
 def _why(record: CloseRecord) -> str:
-    return record.reason.value.replace("_", " ")
+    return _ENDED.get(record.reason, record.reason.value.replace("_", " "))
 
 
 def _key(pool: int, connection: int, lane: int) -> str:
