@@ -81,6 +81,7 @@ class Intake:
             event = self._next()
             if isinstance(event, h11.Request):
                 _check_framing(event)
+                self._check_head(event)
                 self._requests += 1
                 return event
             if event is not h11.NEED_DATA:
@@ -141,6 +142,12 @@ class Intake:
                     raise _too_slow("The body of the request")
             else:
                 return b""
+
+    def _check_head(self, request: h11.Request) -> None:
+        # Of one that came in large pieces h11 sees the size only when it is whole.
+        size = len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
+        if size > self._limits.head_size:
+            raise RequestError(invalid_request("The head of the request is too large.", status=431))
 
     def _check_size(self, size: int, pieces: int, limit: int) -> None:
         if size > limit:
