@@ -3,18 +3,21 @@
 import os
 import signal
 import ssl
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import trio
 import typer
 
+from wspool.cli.proxy_config import PROGRAMS, config_for
 from wspool.cli.serving import shown_log
 from wspool.cli.usage import say, usage_error
 from wspool.core.policy import PoolPolicy
 from wspool.pool.open import DEFAULT_URL
+from wspool.proxy.journal import Journal
 from wspool.proxy.listeners import Where
 from wspool.proxy.open import Proxy, open_proxy
 from wspool.proxy.settings import KeepaliveStyle, OnHangup, Settings
@@ -63,6 +66,14 @@ _Succeed = Annotated[
     bool, typer.Option("--take-over", help="Take the port over from a proxy that is running; then stop that.")
 ]
 _Inherit = Annotated[bool, typer.Option("--inherit", help="Take the sockets that systemd has opened.")]
+_Replay = Annotated[
+    float, typer.Option(min=0, help="Seconds for which a client that asks again gets the answer of before.")
+]
+_Log = Annotated[Path | None, typer.Option(help="A JSONL file that gets one line per request.")]
+_PrintConfig = Annotated[
+    str | None,
+    typer.Option(metavar="PROGRAM", help=f"Say how to set up {', '.join(PROGRAMS)}, and end."),
+]
 _Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say a line about every refusal.")]
 
 
@@ -86,26 +97,29 @@ def proxy(
     max_turns: _MaxTurns = None,
     max_turns_per_client: _PerClient = None,
     grace: _Grace = 600.0,
+    replay_for: _Replay = 30.0,
     take_over: _Succeed = False,
     inherit: _Inherit = False,
+    log: _Log = None,
+    print_config: _PrintConfig = None,
     verbose: _Verbose = False,
 ) -> None:
     """Run a proxy until it is told to stop: programs ask it by HTTP, and it asks the provider over WebSocket.
 
     Prints the base URL that programs need (OPENAI_BASE_URL). What is said of a key goes for each of them.
-    SIGTERM and the first Ctrl-C let turns end; the second Ctrl-C does not.
+    SIGTERM and the first Ctrl-C let turns end, the second Ctrl-C does not; SIGHUP has files opened again.
     """
-    given = {
-        "max_clients": max_clients,
-        "max_turns": max_turns,
-        "max_turns_per_client": max_turns_per_client,
-    }
+    if print_config is not None:
+        _print_config(print_config, host, port, tls=certfile is not None, websocket=websocket)
+        return
+    given = {"max_clients": max_clients, "max_turns": max_turns, "max_turns_per_client": max_turns_per_client}
     settings = Settings(
         keepalive=keepalive,
         keepalive_style=keepalive_style,
         on_hangup=on_hangup,
         websocket=websocket,
         grace=grace,
+        replay_for=replay_for,
         **{name: value for name, value in given.items() if value is not None},
     )
     where = Where(host=host, port=port, uds=uds, inherit=inherit, succeed=take_over)
@@ -123,11 +137,20 @@ def proxy(
             }
             if max_size is not None:
                 options["policy"] = PoolPolicy(max_size=max_size, min_idle=0)
-            trio.run(partial(_run, url, **options))
+            journal = None if log is None else stack.enter_context(closing(Journal(log)))
+            trio.run(partial(_run, url, journal, **options))
     except OSError as problem:
         usage_error(f"{_place(where, problem)}: {problem.strerror or problem}")
     except (ValueError, ImportError) as problem:
         usage_error(str(problem))
+
+
+def _print_config(program: str, host: str | None, port: int, *, tls: bool, websocket: bool) -> None:
+    if program not in PROGRAMS:
+        usage_error(f"--print-config {program!r}: there are {', '.join(PROGRAMS)}")
+    name = "127.0.0.1" if host in (None, "0.0.0.0") else f"[{host}]" if ":" in str(host) else host
+    base_url = f"{'https' if tls else 'http'}://{name}:{port}/v1"
+    say(config_for(program, base_url, websocket=websocket).rstrip())
 
 
 def _key(variable: str | None) -> str | None:
@@ -143,7 +166,10 @@ def _tls(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certfile, keyfile)
+    try:
+        context.load_cert_chain(certfile, keyfile)
+    except OSError as problem:
+        usage_error(f"--certfile {str(certfile)!r} cannot be used: {problem.strerror or problem}")
     return context
 
 
@@ -153,15 +179,36 @@ def _place(where: Where, problem: OSError) -> str:
     return f"cannot listen on {where.host or 'this machine'}, port {where.port}"
 
 
-async def _run(url: str, **options: Any) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+#: Not everywhere (Windows has none).
+_HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)
+
+
+async def _run(url: str, journal: Journal | None, **options: Any) -> None:
+    every = [one for one in (signal.SIGINT, signal.SIGTERM, _HANGUP) if one is not None]
+    with trio.open_signal_receiver(*every) as signals:
         async with open_proxy(url, **options) as running:
             say(running.base_url)
-            await anext(signals)
-            async with trio.open_nursery() as nursery:
+            with ExitStack() as stack:
+                if journal is not None:
+                    stack.enter_context(running.records.listen(journal.write))
+                await _until_told(running, signals, journal)
+
+
+async def _until_told(running: Proxy, signals: AsyncIterator[int], journal: Journal | None) -> None:
+    """Return once nothing is left to do."""
+    stopping = False
+    async with trio.open_nursery() as nursery:
+        async for one in signals:
+            if one == _HANGUP:
+                running.reread()
+                if journal is not None:
+                    journal.reopen()
+            elif stopping:
+                break
+            else:
+                stopping = True
                 nursery.start_soon(_drain, running, nursery.cancel_scope)
-                await anext(signals)
-                nursery.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
 
 
 async def _drain(running: Proxy, scope: trio.CancelScope) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -56,7 +56,13 @@ class Proxy:
     """
 
     def __init__(
-        self, front: Front, services: Services, nursery: trio.Nursery, listeners: Listeners, scheme: str
+        self,
+        front: Front,
+        services: Services,
+        nursery: trio.Nursery,
+        listeners: Listeners,
+        scheme: str,
+        reread: Callable[[], None],
     ) -> None:
         self.front = front
         self.records = services.records
@@ -66,6 +72,7 @@ class Proxy:
         self._turnstile = services.turnstile
         self._listeners = listeners
         self._nursery = nursery
+        self._reread = reread
 
     async def open_stream(self, endpoint: object = None) -> trio.abc.Stream:
         """The client's half of a new in-memory connection. Always a checkpoint.
@@ -82,6 +89,10 @@ class Proxy:
     def waiting(self) -> int:
         """Turns that wait for a place among all clients."""
         return self._turnstile.waiting
+
+    def reread(self) -> None:
+        """Read the file of tokens again now, if there is one and it has changed. Never raises."""
+        self._reread()
 
     async def drain(self, grace: float | None = None) -> None:
         """Take no further request, let what runs end, then end it, each with a last word. A checkpoint.
@@ -158,10 +169,12 @@ async def open_proxy(
             )
             front = Front(gate, services)
             front.routes.update(shown.routes(gate, services.records, front))
-            proxy = Proxy(front, services, nursery, listeners, "http" if tls is None else "https")
+            reread = partial(_reread, tokens, gate, front)
+            scheme = "http" if tls is None else "https"
+            proxy = Proxy(front, services, nursery, listeners, scheme, reread)
             nursery.start_soon(listeners.serve, partial(_serve, front, tls), nursery)
             if isinstance(tokens, TokenFile):
-                nursery.start_soon(_follow, tokens, gate, front)
+                nursery.start_soon(_follow, reread)
             try:
                 with services.records.listen(services.account.note):
                     yield proxy
@@ -188,13 +201,17 @@ def _gate(
     return Gate(Upstream(url), api_key, known, frozenset(name.lower() for name in allowed))
 
 
-async def _follow(file: TokenFile, gate: Gate, front: Front) -> None:
+def _reread(tokens: object, gate: Gate, front: Front) -> None:
+    if isinstance(tokens, TokenFile) and tokens.refresh():
+        gate.tokens = tokens.tokens
+        front.look_again()
+
+
+async def _follow(reread: Callable[[], None]) -> None:
     """Look for changes of the file of tokens."""
     while True:
         await trio.sleep(_LOOK)
-        if file.refresh():
-            gate.tokens = file.tokens
-            front.look_again()
+        reread()
 
 
 async def _serve(front: Front, tls: ssl.SSLContext | None, stream: trio.abc.Stream, stranger: bool) -> None:

@@ -1,0 +1,100 @@
+"""What is written down of each request, and what the command line says."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.proxy.asking import KEY, scene
+from wspool.cli.proxy_config import PROGRAMS, config_for
+from wspool.proxy.journal import Journal
+from wspool.server import EchoModel
+
+
+async def test_one_line_for_each_request(autojump_clock, tmp_path: Path) -> None:
+    """Whatever door; no key, no prompt, no answer; a file that was moved away is begun anew."""
+    path = tmp_path / "log.jsonl"
+    journal = Journal(path)
+    async with scene(EchoModel()) as it:
+        with it.proxy.records.listen(journal.write):
+            client = await it.client()
+            await client.turn("my secret words", target="/s/rollout%207/v1/responses", stream=True)
+            await client.ask("GET", "/v1/models")
+            await it.records()
+            path.rename(tmp_path / "old.jsonl")
+            journal.reopen()
+            await client.turn("my secret words")
+            await it.records()
+    journal.close()
+    old, new = (tmp_path / "old.jsonl").read_text(), path.read_text()
+    lines = [json.loads(line) for line in (old + new).splitlines()]
+
+    assert (2, 1) == (old.count("\n"), new.count("\n"))
+    assert ["sse", "http", "json"] == [line["door"] for line in lines]
+    assert ["rollout 7", None, None] == [line["session"] for line in lines]
+    assert lines[0]["usage"]["input"] > 0
+    assert "secret" not in old + new
+    assert KEY[1].split()[1] not in old + new
+    if os.name == "posix":
+        assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+async def test_a_full_disk_costs_lines_only(autojump_clock, caplog: pytest.LogCaptureFixture) -> None:
+    """It is said once."""
+    journal = Journal("/dev/full")
+    async with scene(EchoModel()) as it:
+        with it.proxy.records.listen(journal.write):
+            client = await it.client()
+            for _ in range(3):
+                assert 200 == (await client.turn()).status
+            await it.records()
+    journal.close()
+
+    assert 1 == caplog.text.count("not written down")
+
+
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_what_programs_are_told_names_the_proxy(program: str) -> None:
+    """And is what they read: TOML, JSON, a shell."""
+    text = config_for(program, "http://127.0.0.1:8787/v1", websocket=False)
+
+    assert "http://127.0.0.1:8787/v1" in text
+    assert "<" not in text
+    if program == "env":
+        assert 'export OPENAI_BASE_URL="http://127.0.0.1:8787/v1"' in text
+    if program == "codex":
+        provider = tomllib.loads(text)["model_providers"]["wspool"]
+        assert (False, "responses") == (provider["supports_websockets"], provider["wire_api"])
+        assert "NO_PROXY" in text
+    if program == "opencode":
+        assert json.loads(text)["provider"]["openai"]["options"]["baseURL"].endswith(":8787/v1")
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--api-key-env", "NOT_THERE"], "no such variable"),
+        (["--token-file", "/nowhere"], "'/nowhere' cannot be used"),
+        (["--host", "0.0.0.0", "--port", "0"], "without tokens"),
+        (["--url", "ftp://x"], "must start with wss://"),
+        (["--print-config", "word"], "there are ai-sdk"),
+        (["--certfile", "/nowhere"], "cannot be used"),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments: list[str], said: str) -> None:
+    """With exit code 2, and no traceback."""
+    command = [sys.executable, "-m", "wspool.cli", "proxy", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert 2 == done.returncode
+    assert said in done.stderr
+    assert 1 == done.stderr.strip().count("\n") + 1
