@@ -210,9 +210,9 @@ def test_an_event_costs_a_few_calls(streamed: bool, most: int) -> None:
 def test_a_turn_costs_a_bounded_number_of_calls() -> None:
     """The part of a turn that does not depend on its events.
 
-    A third of it asks whose the two events are that say so, and whether the caller may be here at all.
+    A quarter of it asks whose the two events are that say so, and whether the caller may be here at all.
     """
-    assert cost(0, streamed=False).calls <= 160
+    assert cost(0, streamed=False).calls <= 138
 
 
 def test_an_event_is_two_objects() -> None:

@@ -766,8 +766,7 @@ def test_a_turn_goes_to_a_connection_with_a_past() -> None:
     """What that has carried is held against what comes; and an endpoint may have no lanes after all."""
     past = Past()
     past.begin(OURS)
-    machine = TurnMachine(None, "lane0")
-    machine.begin_on(past, Trust())
+    machine = TurnMachine(None, "lane0", past)
     machine.unname()
     machine.handed()
 

@@ -653,7 +653,7 @@ MUTANTS = [
     Mutant(
         "the late end of a turn is a bug",
         LEASES,
-        "        if connection.state is ConnectionState.CLOSING:\n            return False\n",
+        "        if connection.state is _CLOSING:\n            return False\n",
         "",
     ),
     Mutant(
@@ -673,8 +673,7 @@ MUTANTS = [
     Mutant(
         "what is leased survives a clear",
         LIVES,
-        "            connection.grant_end = min(connection.grant_end, now)\n"
-        "            self.end_grants(connection, commands, CloseReason.CLEARED)",
+        "            self._distrust(connection, now, commands, CloseReason.CLEARED)",
         "            self.end_grants(connection, commands, CloseReason.CLEARED)",
     ),
     Mutant(
@@ -723,7 +722,7 @@ MUTANTS = [
     Mutant(
         "a tail that comes too late is taken for something else",
         LEASES,
-        "        if lane.state is LaneState.DEAD:\n",
+        "        if lane.state is _DEAD:\n",
         "        if False:\n",
     ),
     # -- what is learnt from how connections end --
@@ -1018,8 +1017,8 @@ MUTANTS = [
     Mutant(
         "the end of a turn is not reported",
         ROUTER,
-        "            link.report(finished, lane.id, completed=completed, response=held, calls=calls)\n",
-        "",
+        "                step(finished, link.id, lane.id, completed=completed, response=held, calls=calls)\n",
+        "                pass\n",
     ),
     Mutant(
         "the reader swallows the end",

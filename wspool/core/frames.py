@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from openai.types.responses import ResponseStreamEvent
 
 __all__ = [
+    "ARRAY",
+    "OBJECT",
     "Event",
     "Likeness",
     "MalformedMessageError",
@@ -80,6 +82,11 @@ _VALUES_BYTES: Final = re.compile(_VALUE.encode(), re.DOTALL)
 MAX_DEPTH: Final = 256
 
 _CONTAINERS: Final[tuple[type, ...]] = (dict, list)
+
+#: What JSON calls an object, and an array. To ask so is to be told nothing of what is in it, and what is not
+#: known needs no `cast`, which is a call.
+OBJECT: Final[type[Any]] = dict
+ARRAY: Final[type[Any]] = list
 
 
 class MalformedMessageError(WsPoolError):
@@ -215,9 +222,10 @@ def _decode(raw: str | bytes) -> dict[str, Any]:
     # Raised out here: in the context of ours, theirs would hold the whole message.
     if problem:
         raise MalformedMessageError(problem)
-    if not isinstance(data, dict):
+    if not isinstance(data, OBJECT):
         raise MalformedMessageError("not a JSON object")
-    return cast("dict[str, Any]", data)
+    found: dict[str, Any] = data
+    return found
 
 
 def _is_deep(data: Any) -> bool:

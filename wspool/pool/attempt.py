@@ -13,6 +13,8 @@ from typing import Final
 import outcome
 import trio
 
+from wspool.core.events.past import Past
+from wspool.core.events.trust import EXACT, Trust
 from wspool.core.events.turn import Reception, TurnMachine, TurnState
 from wspool.core.frames import Event
 from wspool.core.policy import PoolPolicy
@@ -29,11 +31,16 @@ EVENT: Final = 256
 # An attribute of an enum costs as much as the rest of a line in the hot path.
 _ENDED: Final = TurnState.ENDED
 _NEW: Final = TurnState.NEW
+_DELIVER: Final = Reception.DELIVER
+_END: Final = Reception.END
 _UNHEARD: Final = frozenset({TurnState.NEW, TurnState.SENT})
 
 
 class Attempt:
     """One request on one lane.
+
+    Args:
+        parent: as for `TurnMachine`, and so are the others.
 
     Attributes:
         machine: its state.
@@ -91,8 +98,14 @@ class Attempt:
         "withheld",
     )
 
-    def __init__(self, parent: str | None, lane: str | None = None) -> None:
-        self.machine = TurnMachine(parent, lane)
+    def __init__(
+        self,
+        parent: str | None,
+        lane: str | None = None,
+        past: Past | None = None,
+        trust: Trust = EXACT,
+    ) -> None:
+        self.machine = TurnMachine(parent, lane, past, trust)
         self.overrun = False
         self.overdue = ""
         self.conversation: int | None = None
@@ -138,9 +151,9 @@ class Attempt:
         """Take an event from the reader. `wake` must follow, at the latest after its batch."""
         reception = self.machine.receive(event, wall_clock=wall_clock)
         if (
-            reception is Reception.DELIVER
+            reception is _DELIVER
             # A refusal is raised, not delivered: there is no response it could be an event of.
-            or (reception is Reception.END and not self.machine.refused)
+            or (reception is _END and (self.machine.error is None or not self.machine.refused))
         ):
             raw = event.raw
             size = len(raw) if raw.isascii() else _size(raw)

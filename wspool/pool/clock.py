@@ -76,7 +76,7 @@ class Timekeeper:
 
     def look(self) -> None:
         """Something has been decided: wake up if it is due sooner than what is slept for. Never waits."""
-        if self._core.is_due_before(self._sleeping_until):
+        if self._core.next_deadline() < self._sleeping_until:
             self._wake_up.set()
 
     async def run(self) -> None:

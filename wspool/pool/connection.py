@@ -15,7 +15,7 @@ waits for a slow consumer only while no other turn is in flight.
 from __future__ import annotations
 
 import logging
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import trio
 
@@ -32,6 +32,10 @@ from wspool.wire.wire import ConnectError, Gauged, Stateless, Wire, WireClosedEr
 __all__ = ["Connection", "Owner"]
 
 logger = logging.getLogger("wspool.connection")
+
+# A member of an enum is looked up by a function call in Python 3.11, a global is not.
+_NONE: Final = Naming.NONE
+_NAMED: Final = Naming.NAMED
 
 
 class Owner(Host, Protocol):
@@ -81,7 +85,7 @@ class Connection:
 
     def stream_id(self, lane: Lane) -> str | None:
         """Return the name that a request on *lane* must give, if any."""
-        return None if self._router.naming is Naming.NONE else lane.name
+        return None if self._router.naming is _NONE else lane.name
 
     async def run(self) -> None:
         """Live: dial, serve until told to hang up or lost, wind up. How it ended is reported exactly once."""
@@ -120,7 +124,7 @@ class Connection:
         attempt.redactor = self.link.redactor
         if (slow := self._waiting_for) is not None and slow is not attempt:
             slow.overflow()  # its answer would have to wait behind what that one does not read
-        await self._sender.send(message, attempt, apart=self._router.naming is Naming.NAMED)
+        await self._sender.send(message, attempt, apart=self._router.naming is _NAMED)
 
     async def steer(self, message: bytes, attempt: Attempt, steer: Steer) -> bool:
         """Put a steer for *attempt* on the wire; return False if its response ended before.

@@ -231,7 +231,9 @@ class ConversationDriver:
             continuity.say_what_was_changed()
         else:
             continuity.delta_turns += 1
-        self.attempt = attempt = Attempt(plan.previous_response_id, stream_id)
+        self.attempt = attempt = Attempt(
+            plan.previous_response_id, stream_id, lease.lane.past, continuity.owner.announcer.trust
+        )
         attempt.machine.keeps = attempt.waits_for_holds = True
         attempt.conversation, attempt.sent_at = continuity.number, now
         return request, attempt

@@ -8,13 +8,14 @@ pool's: whatever does anything looks at that first (`check_use`).
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import trio
 from trio.lowlevel import (
     Abort,
     cancel_shielded_checkpoint,
     checkpoint_if_cancelled,
+    current_task,
     enable_ki_protection,
     wait_task_rescheduled,
 )
@@ -43,6 +44,9 @@ from wspool.pool.turn import Turn
 from wspool.wire.wire import WireClosedError
 
 __all__ = ["Lease", "LeaseBlock", "LeaseOwner"]
+
+# A member of an enum is looked up by a function call in Python 3.11, a global is not.
+_MOVE: Final = Verdict.MOVE
 
 #: Fields that have no meaning on a connection, and what to do instead.
 _REFUSED_FIELDS = {
@@ -135,7 +139,7 @@ class Lease:
         for name, advice in _REFUSED_FIELDS.items():
             if body.get(name):
                 raise ValueError(f"{name!r} cannot be sent: {advice}")
-        return Turn(_LeaseDriver(self, self._lane, self._owner, body))
+        return Turn(_LeaseDriver(self, self._lane, self._owner, body), current_task())
 
     def begin(self, *, movable: bool, history: int = 0) -> Verdict:
         """Start a turn, if the connection is young enough. See `PoolCore.begin`. Never waits.
@@ -333,12 +337,12 @@ class _LeaseDriver:
             request = b'%b,"stream_id":%b}' % (request[:-1], encode(lane))
         lease.check_size(request)
         await trio.lowlevel.checkpoint_if_cancelled()
-        if lease.begin(movable=False) is Verdict.MOVE:
+        if lease.begin(movable=False) is _MOVE:
             raise lost("its connection is too close to its lifetime limit for another turn")
         now = trio.current_time()
         if self._started_at is None:
             self._started_at = now
-        self.attempt = attempt = Attempt(self._parent, lane)
+        self.attempt = attempt = Attempt(self._parent, lane, lease.lane.past, self._owner.announcer.trust)
         attempt.sent_at = now
         try:
             await lease.send(request, attempt)

@@ -19,7 +19,6 @@ from trio.lowlevel import enable_ki_protection
 from wspool.core.commands import CloseReason, Command, ConnectionId, LaneId
 from wspool.core.events.naming import lane_name
 from wspool.core.events.past import Past
-from wspool.core.events.trust import Trust
 from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.sending.chain import WarmUp
@@ -109,7 +108,6 @@ class Link:
         lanes: its lanes, by number.
         past: what it has carried so far.
         host: its pool.
-        trust: how far the words of its endpoint are evidence.
         wire: what carries its messages, while it serves.
         gauge: says what that holds of messages that are on their way, if it can.
         nursery: in which its tasks live, once it runs.
@@ -133,7 +131,6 @@ class Link:
         self.past = Past()
         self.lanes = [Lane(LaneId(index), self.past) for index in range(lanes)]
         self.host = host
-        self.trust: Trust = host.announcer.trust
         self.wire: Wire | None = None
         self.gauge: Gauge | None = None
         self.nursery: trio.Nursery | None = None

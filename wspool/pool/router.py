@@ -54,6 +54,7 @@ _WITH_HINTS: Final = frozenset({"error", "response.error", "response.failed"})
 
 #: An attribute of an enum costs as much as the rest of a line in the hot path.
 _DELIVER: Final = Reception.DELIVER
+_END: Final = Reception.END
 _STREAMING: Final = TurnState.STREAMING
 
 
@@ -127,7 +128,7 @@ class Router:
             # Only error frames hold dates.
             wall_clock = time.time() if event.type in _WITH_HINTS else 0.0
             reception = attempt.feed(event, wall_clock)
-            if wall_clock and (reception is _DELIVER or reception is Reception.END):
+            if wall_clock and (reception is _DELIVER or reception is _END):
                 self._heed(attempt.machine.error)
         except MalformedMessageError as error:
             if not message.strip():
@@ -147,11 +148,12 @@ class Router:
             and attempt.received <= attempt.weighed
         ):
             return attempt  # nearly all that ever comes
+        if reception is _END:
+            self._end(lane, attempt)
+            return attempt
         match reception:
             case Reception.DELIVER:
                 self._look(lane, attempt)
-            case Reception.END:
-                self._end(lane, attempt)
             case Reception.EXPIRING:
                 self._link.report(self._link.host.core.retire)
             case Reception.CUT:
@@ -286,8 +288,9 @@ class Router:
             # A response to the warm-up request that nobody can continue from is nothing to remember.
             held = None if lane.latest is None or useless else hash(lane.latest)
             calls = held is not None and machine.keeps and asks_for_tools(machine.response)
-            finished = link.host.core.finished
-            link.report(finished, lane.id, completed=completed, response=held, calls=calls)
+            if not link.over:  # as `Link.report`, but each turn comes here
+                step, finished = link.host.step, link.host.core.finished
+                step(finished, link.id, lane.id, completed=completed, response=held, calls=calls)
 
     def _end_suspect(self, why: CloseReason | None) -> CloseReason | None:
         """A turn has ended on a connection that is suspect; return why that must go, None if not yet."""

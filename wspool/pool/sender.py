@@ -41,7 +41,6 @@ class Sender:
 
     def send(self, message: bytes, attempt: Attempt, *, apart: bool) -> Awaitable[object]:
         """Put the request of *attempt* on the wire. See `Connection.send`."""
-        attempt.machine.begin_on(self._link.past, self._link.trust)
         if apart:
             return self._hand_over(attempt, self._send_apart, message)
         return self._transmit(message, attempt.machine.handed)

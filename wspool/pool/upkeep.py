@@ -66,7 +66,7 @@ async def warm_up(connection: Connection, lane: Lane, body: Mapping[str, Any]) -
         link.report(link.host.core.finished, lane.id, completed=False)
         return
     name = connection.stream_id(lane)
-    attempt = lane.attempt = Attempt(None, name)
+    attempt = lane.attempt = Attempt(None, name, link.past, link.host.announcer.trust)
     lane.warming = body
     request = warm_up_request(body)
     if name is not None:

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import enum
 import json
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from wspool.core.events.past import Past, name_of
-from wspool.core.frames import Event
+from wspool.core.frames import ARRAY, OBJECT, Event
 from wspool.core.items import Item
 
 __all__ = ["Assembly", "Kinship"]
@@ -73,7 +73,7 @@ class Assembly:
     @property
     def numbered(self) -> bool:
         """Whether each of its events has a number."""
-        return all(event.sequence_number is not None for event in self._events)
+        return not self._events or all(event.sequence_number is not None for event in self._events)
 
     @property
     def whole(self) -> bool:
@@ -169,15 +169,10 @@ def _is_whole(announced: list[_Announced], done: dict[int, Item]) -> bool:
     return True
 
 
-def _items_of(own: object) -> list[Item]:
-    if not isinstance(own, list):
+def _items_of(own: Any) -> list[Item]:
+    if not isinstance(own, ARRAY):
         return []
-    given = cast("list[object]", own)
-    return [
-        item
-        for item in cast("list[Item]", given)
-        if isinstance(cast("object", item), dict) and isinstance(item.get("type"), str)
-    ]
+    return [item for item in own if isinstance(item, OBJECT) and isinstance(item.get("type"), str)]
 
 
 def _words(item: Item) -> str:

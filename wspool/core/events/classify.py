@@ -14,7 +14,7 @@ import enum
 import functools
 import re
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import attrs
 
@@ -24,10 +24,18 @@ from wspool.core.events.past import Past
 from wspool.core.events.reading import FOREIGN, REPEATED, STALE, Reading
 from wspool.core.events.steering import steer_of
 from wspool.core.events.table import TurnInput, TurnState
-from wspool.core.frames import Event, MalformedMessageError
+from wspool.core.frames import OBJECT, Event, MalformedMessageError
 from wspool.core.server_error import ServerError, parse_error
 
-__all__ = ["Sort", "classify", "is_harmless", "is_harmless_after", "sort_of"]
+__all__ = [
+    "Sort",
+    "classify",
+    "is_harmless",
+    "is_harmless_after",
+    "sort_of",
+    "usual_end",
+    "usual_start",
+]
 
 
 class Sort(enum.Enum):
@@ -172,6 +180,32 @@ def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: flo
 _NEVER_MISSED: Final = frozenset({TurnInput.STALE, TurnInput.UNKNOWN, TurnInput.DOUBTFUL, TurnInput.FOREIGN})
 
 
+def usual_start(event: Event, known: Evidence) -> str | None:
+    """Return the id of the response that begins with *event*, where nothing about that needs a second look.
+
+    What `classify` would say of nearly every first event of a turn whose request was sent, and when it would
+    call it CREATED, for a third of the time; None for all else. A test holds the two against each other.
+    """
+    if event.type != "response.created" or event.stream_id != known.lane or known.next is not None:
+        return None
+    data = event.data
+    response = _response_in(data)
+    name, parent = response.get("id"), response.get("previous_response_id")
+    plain = isinstance(name, str) and (parent is None or parent == known.parent) and data.get("agent") is None
+    return name if plain and name != known.parent and not known.past.knows(name) else None
+
+
+def usual_end(event: Event, known: Evidence) -> Reading | None:
+    """As `usual_start`, of a `response.completed` that is of ours and has the next number; else None."""
+    if event.sequence_number != known.next or event.stream_id != known.lane:
+        return None
+    data = event.data
+    response = _response_in(data)
+    name = response.get("id")
+    seen = name is not None and name == known.response_id and data.get("agent") is None
+    return Reading(_TERMINAL, response, None, "completed") if seen else None
+
+
 def _created(event: Event, state: TurnState, known: Evidence) -> Reading:
     """`response.created`: the only event that says which response is ours."""
     data = event.data
@@ -300,5 +334,5 @@ def _response_of(event: Event) -> dict[str, Any]:
 
 
 def _response_in(data: Mapping[str, Any]) -> dict[str, Any]:
-    response = data.get("response")
-    return cast("dict[str, Any]", response) if isinstance(response, dict) else {}
+    response: Any = data.get("response")
+    return response if isinstance(response, OBJECT) else {}

@@ -15,7 +15,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-__all__ = ["Rewrite", "Trust"]
+__all__ = ["EXACT", "Rewrite", "Trust"]
 
 #: Turns after which something rewritten is taken for a habit. Source: `Provider.trust`.
 HABIT: Final = 2
@@ -82,3 +82,7 @@ class Trust:
             return ("its profile says so",)
         learnt = (Rewrite.IDS, self.ids), (Rewrite.NUMBERS, self.numbers)
         return tuple(_SAID[what] for what, trusted in learnt if not trusted)
+
+
+#: Of an endpoint whose every word counts. Never taught anything.
+EXACT: Final = Trust()

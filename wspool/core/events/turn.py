@@ -13,28 +13,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, assert_never
 
-import attrs
-
 from wspool.core.commands import CloseReason
 from wspool.core.error import Delivery
 from wspool.core.events.assembly import Assembly
-from wspool.core.events.classify import classify
+from wspool.core.events.classify import classify, usual_end, usual_start
 from wspool.core.events.doubt import is_proved
 from wspool.core.events.evidence import Evidence, item_of
+from wspool.core.events.part import Part
 from wspool.core.events.past import Past
 from wspool.core.events.reading import GAP, Reading
 from wspool.core.events.steering import Steer, Steers
 from wspool.core.events.table import DIRTY, TURN_TABLE, Reception, TurnInput, TurnState, follow
-from wspool.core.events.trust import Rewrite, Trust
+from wspool.core.events.trust import EXACT, Rewrite, Trust
 from wspool.core.frames import Event, Likeness
-from wspool.core.items import Output
 from wspool.core.server_error import ServerError
 
-__all__ = ["Delivery", "Part", "Reception", "TurnMachine", "TurnState"]
+__all__ = ["Delivery", "Reception", "TurnMachine", "TurnState"]
 
 # An attribute of an enum costs as much as the rest of a line in the hot path.
+_NEW: Final = TurnState.NEW
+_SENT: Final = TurnState.SENT
 _STREAMING: Final = TurnState.STREAMING
 _SETTLING: Final = TurnState.SETTLING
+_ENDED: Final = TurnState.ENDED
 _DELIVER: Final = Reception.DELIVER
 _END: Final = Reception.END
 _TERMINAL: Final = TurnInput.TERMINAL
@@ -42,8 +43,11 @@ _OUTPUT: Final = TurnInput.OUTPUT
 _PROGRESS: Final = TurnInput.PROGRESS
 _CREATED: Final = TurnInput.CREATED
 _SUCCESSOR: Final = TurnInput.SUCCESSOR
+_HANDED: Final = TurnInput.HANDED
+_SETTLED: Final = TurnInput.SETTLED
 
 _STEER: Final = "response.steer."
+_COMPLETED: Final = "response.completed"
 
 #: What has been seen with numbers of its own, beside those of the response.
 _OWN_NUMBERS: Final = frozenset(
@@ -61,38 +65,7 @@ _OWN_NUMBERS: Final = frozenset(
 )
 
 
-_NOT_KEPT: Final = Output()
-
-_EXACT: Final = Trust()
 _NOTHING: Final[frozenset[Rewrite]] = frozenset()
-
-
-@attrs.frozen
-class Part:
-    """One response of a turn that ended, and what it was steered by to begin with.
-
-    The first of a turn began with its input. The caller is given the same response, and may do with it
-    what it likes: whatever is needed of it later is taken out here.
-
-    Attributes:
-        steered_by: the items that it began with.
-        response: the response as it came, its output complete.
-        id: its id.
-        status: how it ended.
-        output: its output as a history keeps it, if there is one that does.
-    """
-
-    steered_by: list[dict[str, Any]]
-    response: dict[str, Any]
-    id: str
-    status: str
-    output: Output = attrs.field(repr=False)
-
-    @classmethod
-    def of(cls, steered_by: list[dict[str, Any]], response: dict[str, Any], *, keep: bool) -> Part:
-        """Return the part that *response* has ended; *keep* its output for a history."""
-        output = Output.of(response["output"]) if keep else _NOT_KEPT
-        return cls(steered_by, response, str(response.get("id")), str(response["status"]), output)
 
 
 class TurnMachine:
@@ -111,6 +84,7 @@ class TurnMachine:
         response: the response object of the last terminal event, with its output complete.
         parts: its responses that have ended, more than one if it was steered.
         output_seen: True once any output of the model was received.
+        steered: True once it was steered.
         suspect: True if no other turn may follow on the connection, though this one goes on.
         unproved: True once an end was dropped that may have been its own.
         rewritten: what the endpoint was caught rewriting; proved once the turn has ended.
@@ -131,6 +105,7 @@ class TurnMachine:
         "response",
         "rewritten",
         "state",
+        "steered",
         "suspect",
         "unproved",
     )
@@ -140,14 +115,14 @@ class TurnMachine:
         parent: str | None = None,
         lane: str | None = None,
         past: Past | None = None,
-        trust: Trust = _EXACT,
+        trust: Trust = EXACT,
     ) -> None:
-        self.state = TurnState.NEW
+        self.state = _NEW
         self.keeps = False
         self.parts: list[Part] = []
         self.error: ServerError | None = None
         self.response: dict[str, Any] | None = None
-        self.output_seen = self.suspect = self.unproved = False
+        self.output_seen = self.suspect = self.unproved = self.steered = False
         self.rewritten = _NOTHING
         self.complaint = ""
         self._known = Evidence(parent, lane, past if past is not None else Past(), trust)
@@ -172,11 +147,6 @@ class TurnMachine:
     def steers(self) -> Steers:
         """What it was steered by."""
         return self._known.steers
-
-    @property
-    def steered(self) -> bool:
-        """True once it was steered."""
-        return self._known.steered
 
     @property
     def delivery(self) -> Delivery:
@@ -205,12 +175,12 @@ class TurnMachine:
     def refused(self) -> bool:
         """True when the request was refused by an error frame before anything was created:
         it provably did not run."""
-        return self.state is TurnState.ENDED and self.error is not None and self.response_id is None
+        return self.error is not None and self.state is _ENDED and self.response_id is None
 
     @property
     def status(self) -> str | None:
         """`completed`, `incomplete`, `failed` or `rejected` once ended, else None."""
-        if self.state is not TurnState.ENDED:
+        if self.state is not _ENDED:
             return None
         if self.response is not None:
             return self.parts[-1].status
@@ -236,23 +206,18 @@ class TurnMachine:
             return CloseReason.DIRTY
         return None
 
-    def begin_on(self, past: Past, trust: Trust) -> None:
-        """It goes to a connection that has carried *past*, of an endpoint that deserves that *trust*."""
-        known = self._known
-        known.past, known.ids, known.numbers = past, trust.ids, trust.numbers
-
     def handed(self) -> None:
         """The first byte of the request may now be on its way."""
-        if self.state is not TurnState.NEW:
+        if self.state is not _NEW:
             raise AssertionError(f"bug: a request was handed over twice ({self.state.value})")
-        self.state = follow(self.state, TurnInput.HANDED).state
+        self.state = TURN_TABLE[_NEW][_HANDED].state
 
     def steer(self, steer: Steer) -> bool:
         """A steer is about to be handed over; return whether it may be: its target is still in progress."""
         if self.state is not TurnState.STREAMING or steer.target != self.response_id:
             return False
         self.steers.add(steer)
-        self._known.steered = True
+        self.steered = self._known.steered = True
         return True
 
     def receive_run(self, messages: Sequence[str | bytes]) -> list[Event]:
@@ -293,7 +258,11 @@ class TurnMachine:
             return _DELIVER
         self.like = None
         before = self.state
-        reading = classify(event, before, known, wall_clock=wall_clock)
+        if before is _SENT and (name := usual_start(event, known)) is not None:
+            return self._start(event, name)
+        reading = usual_end(event, known) if before is _STREAMING and event.type == _COMPLETED else None
+        if reading is None:
+            reading = classify(event, before, known, wall_clock=wall_clock)
         what = reading.what
         if reading.suspect:
             self._suspect(reading)
@@ -331,6 +300,18 @@ class TurnMachine:
         if reception is _END or (step.state is _SETTLING and reception is _DELIVER):
             return self._settle()
         return reception
+
+    def _start(self, event: Event, name: str) -> Reception:
+        """Its response has begun, as nearly all do."""
+        known = self._known
+        if event.sequence_number is not None:
+            known.take(event.sequence_number)
+            known.last = event
+        known.past.begin(name)
+        known.response_id = name
+        step = TURN_TABLE[_SENT][_CREATED]
+        self.state = step.state
+        return step.reception
 
     def expire_failing(self) -> None:
         """`response.failed` did not follow its stream error: the turn failed all the same.
@@ -442,5 +423,5 @@ class TurnMachine:
         if self.state is _SETTLING:
             if known.steered and known.steers.open:
                 return _DELIVER
-            self.state = TURN_TABLE[_SETTLING][TurnInput.SETTLED].state
+            self.state = TURN_TABLE[_SETTLING][_SETTLED].state
         return _END

@@ -35,6 +35,11 @@ _TAILS: Final = frozenset({LaneState.DRAINING, LaneState.QUARANTINED})
 _IN_FLIGHT: Final = LaneState.IN_FLIGHT
 _RELEASE: Final = LaneInput.RELEASE
 _START: Final = LaneInput.START
+_FINISH: Final = LaneInput.FINISH
+_PARKED: Final = LaneState.PARKED
+_DEAD: Final = LaneState.DEAD
+_RETIRING: Final = ConnectionState.RETIRING
+_CLOSING: Final = ConnectionState.CLOSING
 
 
 class Verdict(enum.Enum):
@@ -45,6 +50,9 @@ class Verdict(enum.Enum):
     #: It has not: take another lease. The connection may end before the turn does, or another
     #: one is ready in its place, or somebody else starves for it.
     MOVE = "move"
+
+
+_GO: Final = Verdict.GO
 
 
 class Leases:
@@ -85,11 +93,11 @@ class Leases:
             advance(LANE_TABLE, lane.state, _START)  # illegal before anything else
         if now >= connection.last_start:
             return Verdict.MOVE
-        retiring = connection.state is ConnectionState.RETIRING
+        retiring = connection.state is _RETIRING
         replaced = retiring and self._roster.affinity.fresh > 0 and not self._allocation.waiters
         if movable and (now >= connection.grant_end or replaced):
             return Verdict.MOVE
-        if lane.state is LaneState.PARKED:
+        if lane.state is _PARKED:
             if self._allocation.yields(lease, now, commands):
                 return Verdict.MOVE
             self._allocation.keeping.came_back(now - self._roster.parked.pop(lease))
@@ -100,7 +108,7 @@ class Leases:
         connection.used = True
         connection.touched_at = now
         self._tally.turns += 1
-        return Verdict.GO
+        return _GO
 
     def park(self, lease: LeaseId, now: float, commands: list[Command]) -> None:
         """No turn will start for a while."""
@@ -122,13 +130,13 @@ class Leases:
         calls: bool,
     ) -> bool:
         """The end of what was on a lane has come; return False if nobody waits for it any longer."""
-        if connection.state is ConnectionState.CLOSING:
+        if connection.state is _CLOSING:
             return False
         lane = connection.lanes[number]
-        if lane.state is LaneState.DEAD:
+        if lane.state is _DEAD:
             return False
         before, began = lane.state, lane.used_at
-        self._roster.move_lane(lane, LaneInput.FINISH)
+        self._roster.move_lane(lane, _FINISH)
         self._roster.affinity.remember(connection, lane, response, now)
         # Who gave a turn up does not go on from its response.
         lane.warm, lane.over = before is _WARMING and response is not None, before in _TAILS

@@ -359,10 +359,6 @@ class PoolCore(Whole):
             deadline = min(deadline, next(iter(self._roster.unreported.values())))
         return deadline
 
-    def is_due_before(self, when: float) -> bool:
-        """Return whether `next_deadline` is before *when*."""
-        return self.next_deadline() < when
-
     def tick(self, now: float) -> list[Command]:
         """Do what is due at *now*."""
         commands: list[Command] = []
@@ -398,7 +394,7 @@ class PoolCore(Whole):
 
     def is_live(self, lease: LeaseId) -> bool:
         """Return whether *lease* still holds its lane."""
-        return self._roster.is_live(lease)
+        return lease in self._roster.leases
 
     def states(self) -> dict[ConnectionId, tuple[ConnectionState, tuple[LaneState, ...]]]:
         """Return the state of every connection that is not gone, and of its lanes (for tests)."""
