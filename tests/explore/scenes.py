@@ -229,7 +229,8 @@ async def end_against_turn() -> None:
                 await ask(stage, text)
 
         async def die() -> None:
-            await trio.lowlevel.checkpoint()
+            for _ in range(1 + choose(8, "more steps before it dies")):
+                await trio.lowlevel.checkpoint()
             stage.far.connector.wire.hang_up()
 
         async with trio.open_nursery() as nursery:

@@ -150,6 +150,7 @@ class Stage:
 async def staged(
     *,
     lanes: int = 1,
+    size: int = 1,
     lanes_each: int = 1,
     warm: bool = True,
     provider: wspool.Provider = wspool.AZURE,
@@ -159,7 +160,8 @@ async def staged(
 
     Args:
         lanes: that must be there in the end, 0 if the scene itself closes the pool.
-        lanes_each: of a connection.
+        size: connections at most.
+        lanes_each: lanes of a connection.
         warm: False for a pool that has not dialed yet.
         provider: the far end's profile; by default one without lanes.
         **limits: of its policy.
@@ -169,7 +171,7 @@ async def staged(
         async with trio.open_nursery() as nursery:
             far = FarEnd(nursery)
             manager = fake_manager(
-                far.connector, limits=policy(max_size=1, lanes=lanes_each, **limits), provider=provider
+                far.connector, limits=policy(max_size=size, lanes=lanes_each, **limits), provider=provider
             )
             stage = Stage(manager, far)
             async with manager as stage.pool:
