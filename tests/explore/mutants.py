@@ -146,34 +146,6 @@ MUTANTS: Final = (
         "        self.wire = None\n",
     ),
     one(
-        "a turn that is given up is not reported",
-        LEASE,
-        "            self._owner.step(self._owner.core.give_up, self._id, heard=attempt.begun, sent=sent)",
-        "            pass",
-    ),
-    one(
-        "a turn is given up in silence while it is sent",
-        LEASE,
-        "            sent = not attempt.sending\n",
-        "            if attempt.sending:\n                return\n            sent = True\n",
-    ),
-    one(
-        "a conversation that is closed in line is sent",
-        DRIVER,
-        "            while True:\n                errand.check()\n",
-        "            while True:\n",
-    ),
-    Mutant(
-        "a conversation that is closed as it is granted keeps the lane",
-        (
-            (
-                CONTINUITY,
-                "if errand.stopped:\n                    lease.release()",
-                "if False:\n                    lease.release()",
-            ),
-        ),
-    ),
-    one(
         "closing a conversation does not end its wait",
         CONTINUITY,
         '            self._errand.stop("the conversation is closed")\n',
@@ -183,12 +155,6 @@ MUTANTS: Final = (
         "closing does not end the waits for a hold",
         ERRANDS,
         "        for errand in [*self._waiting]:\n            errand.stop(_POOL_CLOSED)\n",
-        "",
-    ),
-    one(
-        "whoever begins to wait as the pool closes waits for ever",
-        ERRANDS,
-        "        if self._closed:\n            errand.stop(_POOL_CLOSED)\n        errand.check()\n",
         "",
     ),
     one(
@@ -211,22 +177,10 @@ MUTANTS: Final = (
         "            begun = attempt.machine.steer(steer) or True\n",
     ),
     one(
-        "a steer waits for its answer on a connection that is gone",
-        ATTEMPT,
-        "        self.machine.steers.lose()\n",
-        "",
-    ),
-    one(
         "whoever steers is not woken by the answer",
         ATTEMPT,
         "        if self._news is not None:\n            self._news.set()\n            self._news = None\n",
         "",
-    ),
-    one(
-        "commands of one step are performed inside of another",
-        SHELL,
-        "            if self._performing:\n",
-        "            if False:\n",
     ),
     one(
         "the end of a dial is not told to who waits",
@@ -241,10 +195,28 @@ MUTANTS: Final = (
         "        self._changed = trio.Event()\n        self._changed.set()\n",
     ),
     one(
-        "a conversation forgets to give the lane back when it is cancelled in line",
-        DRIVER,
-        "                continuity.rest()\n            raise",
-        "                pass\n            raise",
+        "a connection that is hung up reads on",
+        CONNECTION,
+        "        self.link.told = self.link.ending = True\n        self._reading.cancel()\n",
+        "        self.link.told = self.link.ending = True\n",
+    ),
+    one(
+        "the timekeeper is not woken",
+        CLOCK,
+        "            self._wake_up.set()\n",
+        "            pass\n",
+    ),
+    one(
+        "a sender that is cancelled keeps the wire",
+        SENDER,
+        "                self._sending.release()\n",
+        "                if sent:\n                    self._sending.release()\n",
+    ),
+    one(
+        "a consumer that is cancelled is woken all the same",
+        ATTEMPT,
+        "        self._parked = None\n        return trio.lowlevel.Abort.SUCCEEDED\n",
+        "        return trio.lowlevel.Abort.SUCCEEDED\n",
     ),
 )
 

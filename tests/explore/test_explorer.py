@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from collections.abc import Awaitable, Callable
@@ -361,6 +362,45 @@ def test_what_never_ends_is_called_so() -> None:
     assert report.failure is not None
     assert report.failure.sort == "endless"
     assert "steps, first in, first out" in str(report) or report.failure.step == 50
+
+
+def test_what_swallows_its_cancellation_is_given_up() -> None:
+    """It waits again and again for what never comes."""
+
+    async def program() -> None:
+        while True:
+            with contextlib.suppress(BaseException):
+                await trio.sleep_forever()
+
+    report = explore(program, max_steps=50)
+
+    assert report.failure is not None
+    assert report.failure.sort == "deadlock"
+
+
+def test_what_breaks_trio_is_told() -> None:
+    """A task that is woken twice: trio gives up, which is nobody's fault but the program's."""
+
+    async def program() -> None:
+        task = trio.lowlevel.current_task()
+
+        async def wake() -> None:
+            way = choose(2, "how often")
+            for _ in range(1 + way):
+                task._next_send_fn = None
+                trio.lowlevel.reschedule(task)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wake)
+            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+            nursery.start_soon(trio.sleep, 1)
+
+    report = explore(program)
+
+    assert report.failure is not None
+    assert report.failure.sort == "error"
+    assert "trio itself broke" in report.story
+    assert len(report.tape) == 1
 
 
 # -- shrinking ---------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 from collections.abc import Awaitable, Callable, Generator, MutableSequence, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, Literal, TypeAlias, cast
@@ -124,12 +125,13 @@ class Run(trio.abc.Instrument):
         with governed(self), _at_rest():
             try:
                 trio.run(self._main, clock=trio.testing.MockClock(autojump_threshold=0), instruments=[self])
-            except trio.TrioInternalError:
-                if not self._abandoned:
-                    raise
-                for task in self._living:
-                    with suppress(BaseException):
-                        task.coro.close()
+            except trio.TrioInternalError as error:
+                if self.failure is None:  # the program has broken trio, by waking a task twice for example
+                    said = f"trio itself broke: {_said(error.__cause__ or error)}"
+                    self.failure = Failure("error", said, trio.TrioInternalError(said), self.steps)
+                self._abandoned = True
+            if self._abandoned:
+                self._bury()
         assert self._finished or self._abandoned, "bug: the explorer's instrument has failed"
         return self
 
@@ -279,6 +281,23 @@ class Run(trio.abc.Instrument):
         count = self._bearers[name] = self._bearers.get(name, 0) + 1
         return name if count == 1 else f"{name} {count}"
 
+    def _bury(self) -> None:
+        """Get rid of what a run that was given up has left; what that complains of is of no interest."""
+        before, sys.unraisablehook = sys.unraisablehook, _ignore
+        try:
+            while self._living:  # the youngest first
+                with suppress(BaseException):
+                    self._living.popitem()[0].coro.close()
+            self._ages.clear()
+            self._names.clear()
+            self._scheduled.clear()
+            self.scopes.clear()
+            self.checks.clear()
+            self._root = trio.CancelScope()
+            gc.collect()
+        finally:
+            sys.unraisablehook = before
+
     def _mine(self) -> list[trio.lowlevel.Task]:
         """Return the tasks of the program that are alive."""
         return [task for task in self._living if self._ages[task] not in _OWN]
@@ -324,3 +343,7 @@ def _said(error: BaseException) -> str:
     """Say *error* in a line."""
     first = str(error).strip().splitlines()
     return f"{type(error).__name__}: {first[0]}" if first else type(error).__name__
+
+
+def _ignore(_: object) -> None:
+    """Take an unraisable exception, and do nothing."""
