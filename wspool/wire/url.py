@@ -78,7 +78,11 @@ def parse_url(
     """
     parts, host, port = split_url(url, "URL", "wss://host:port/path")
     if parts.scheme not in DEFAULT_PORTS:
-        raise ValueError("the URL must start with wss:// (or ws:// for this machine)")
+        # Most who write another one have that of an SDK.
+        raise ValueError(
+            "the URL must start with wss:// (or ws:// for this machine); "
+            "of an SDK's base URL, https://HOST/v1, that is wss://HOST/v1/responses"
+        )
     if "@" in parts.netloc:
         raise ValueError("the URL holds credentials: remove the part before '@' and pass them as api_key")
     resource = (parts.path or "/") + ("?" + parts.query if "?" in url else "")
