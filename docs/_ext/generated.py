@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import attrs
-import click
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -104,12 +103,14 @@ def commands() -> str:
     from wspool.cli.app import app
 
     top = get_command(app)
-    assert isinstance(top, click.Group) or hasattr(top, "commands")
     parts = []
-    for name, command in top.commands.items():  # type: ignore[attr-defined]
-        with command.make_context(f"wspool {name}", [], resilient_parsing=True) as context:
-            context.terminal_width = context.max_content_width = 100
-            parts.append(f"## wspool {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
+    with top.make_context("wspool", [], resilient_parsing=True) as above:
+        for name in top.list_commands(above):  # type: ignore[attr-defined]
+            command = top.get_command(above, name)  # type: ignore[attr-defined]
+            with command.make_context(name, [], parent=above, resilient_parsing=True) as context:
+                context.terminal_width = context.max_content_width = 100
+                parts.append(f"## wspool {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
+    assert parts, "there are no commands"
     return "\n".join(parts)
 
 
