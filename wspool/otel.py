@@ -68,6 +68,13 @@ _PROVIDERS: Final = {"azure": "azure.ai.openai", "xai": "x_ai"}
 _INFERENCE: Final = frozenset({"chat", "generate_content", "text_completion"})
 #: What of a server is taken for a code, and not for a text.
 _CODE: Final = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
+#: By what a counter is told apart.
+_KINDS: Final = {
+    "wspool.turns": "wspool.turn.status",
+    "wspool.turn.continuation": "wspool.turn.continuation.kind",
+    "wspool.turn.input_items": "wspool.turn.items.kind",
+    "wspool.conversation.moves": "wspool.move.reason",
+}
 #: Models of which metrics are kept apart, at most.
 _MOST: Final = 100
 
@@ -94,18 +101,6 @@ class _Metrics:
         self.create = histogram("wspool.connection.create_time", "s", "Dials, failed ones too.", _SECONDS)
         self.wait = histogram("wspool.connection.wait_time", "s", "In line for a lease.", _SECONDS)
         self.age = histogram("wspool.connection.age", "s", "Age of a connection at its end.", _AGES)
-        self.turns = meter.create_counter(
-            "wspool.turns", unit="{turn}", description="Turns, by how they ended."
-        )
-        self.continuation = meter.create_counter(
-            "wspool.turn.continuation", unit="{request}", description="Requests in full, or with what is new."
-        )
-        self.items = meter.create_counter(
-            "wspool.turn.input_items", unit="{item}", description="Input items, given and sent."
-        )
-        self.moves = meter.create_counter(
-            "wspool.conversation.moves", unit="{move}", description="Conversations that went on elsewhere."
-        )
         for name, unit, field in (
             ("wspool.connection.count", "{connection}", "count"),
             ("wspool.connection.max", "{connection}", "max"),
@@ -117,6 +112,14 @@ class _Metrics:
             ("wspool.lease.stolen", "{lease}", "stolen"),
         ):
             meter.create_observable_counter(name, [observe.of(field)], unit=unit)
+        # What turns count is read when somebody collects: to add to a counter takes some microseconds.
+        for name, unit in (
+            ("wspool.turns", "{turn}"),
+            ("wspool.turn.continuation", "{request}"),
+            ("wspool.turn.input_items", "{item}"),
+            ("wspool.conversation.moves", "{move}"),
+        ):
+            meter.create_observable_counter(name, [observe.counted(name)], unit=unit)
 
 
 class _Observer:
@@ -128,9 +131,32 @@ class _Observer:
         #: What pools have counted that are closed, by their name and what it was.
         self._past: Counter[tuple[str, str]] = Counter()
 
+        #: What turns have counted, by the metric, the pool and what tells it apart.
+        self._counts: Counter[tuple[str, int, str]] = Counter()
+        self._names: dict[int, str] = {}
+
     def watch(self, record: PoolRecord) -> None:
         with self._lock:
             self._pools[record.pool] = record
+            self._names[record.pool] = _name(record)
+
+    def count(self, name: str, pool: int, kind: str, value: int = 1) -> None:
+        with self._lock:
+            self._counts[name, pool, kind] += value
+
+    def counted(self, name: str) -> Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]:
+        def observe(_: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+            found: Counter[tuple[str, str]] = Counter()
+            with self._lock:
+                for (each, pool, kind), value in self._counts.items():
+                    if each == name:
+                        found[self._names.get(pool, ""), kind] += value
+            return [
+                metrics.Observation(value, {"wspool.pool.name": pool, _KINDS[name]: kind})
+                for (pool, kind), value in found.items()
+            ]
+
+        return observe
 
     def of(self, field: str) -> Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]:
         def observe(_: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
@@ -255,7 +281,7 @@ class OpenTelemetryInstrument(Instrument):
 
     def conversation_moved(self, move: Move) -> None:
         """Count it."""
-        self._metrics.moves.add(1, self._server(move.pool) | {"wspool.move.reason": move.reason})
+        self._observer.count("wspool.conversation.moves", move.pool, move.reason)
 
     def tool_ended(self, record: ToolRecord) -> None:
         """Make its span."""
@@ -284,16 +310,16 @@ class OpenTelemetryInstrument(Instrument):
 
     def turn_ended(self, record: TurnRecord) -> None:
         """Make its span, or tell the host's."""
-        server, count = self._server(record.pool), self._metrics
+        count, pool = self._observer.count, record.pool
+        count("wspool.turns", pool, record.status)
         if record.requests:
-            kind = {"wspool.turn.continuation.kind": "full" if record.full else "delta"}
-            count.continuation.add(record.requests, {**server, **kind})
-            count.items.add(record.items_given, server | {"wspool.turn.items.kind": "given"})
-            count.items.add(record.items_sent, server | {"wspool.turn.items.kind": "sent"})
-        count.turns.add(1, server | {"wspool.turn.status": record.status})
-        parent = None if record.context is None else record.context.run(otel_context.get_current)
+            kind = "full" if record.full else "delta"
+            count("wspool.turn.continuation", pool, kind, record.requests)
+            count("wspool.turn.input_items", pool, "given", record.items_given)
+            count("wspool.turn.input_items", pool, "sent", record.items_sent)
         if self._spans == "never":
             return
+        parent = None if record.context is None else record.context.run(otel_context.get_current)
         host = trace.get_current_span(parent)
         if self._spans == "auto" and _is_inference(host):
             if host.is_recording():
@@ -301,30 +327,31 @@ class OpenTelemetryInstrument(Instrument):
                 if (dial := self._dial(record)) is not None:
                     host.add_link(dial)
             return
-        self._make(record, parent)
-        self._measure(record)
-
-    def _make(self, record: TurnRecord, parent: otel_context.Context | None) -> None:
         error = _error(record)
-        attributes = self._request(record) | _of_response(record) | _of_pool(record)
-        if error is not None:
-            attributes["error.type"] = error
-        ended = time.time_ns()
-        dial = self._dial(record)
+        self._make(record, parent, error)
+        self._measure(record, error)
+
+    def _make(self, record: TurnRecord, parent: otel_context.Context | None, error: str | None) -> None:
+        ended, dial = time.time_ns(), self._dial(record)
         span = self._tracer.start_span(
             f"chat {record.model}" if record.model is not None else "chat",
             parent,
             SpanKind.CLIENT,
-            attributes,
+            self._request(record),  # what a sampler may decide by
             links=None if dial is None else [Link(dial)],
             start_time=_wall(record.started, record.ended, ended),
         )
-        if error is not None:
-            span.set_status(Status(StatusCode.ERROR, record.error or error))
+        if span.is_recording():
+            found = _of_pool(record)
+            _add_response(record, found)
+            if error is not None:
+                found["error.type"] = error
+                span.set_status(Status(StatusCode.ERROR, record.error or error))
+            span.set_attributes(found)
         span.end(ended)
 
-    def _measure(self, record: TurnRecord) -> None:
-        labels, count, error = self._labels(record), self._metrics, _error(record)
+    def _measure(self, record: TurnRecord, error: str | None) -> None:
+        labels, count = self._labels(record), self._metrics
         told = labels if error is None else {**labels, "error.type": error}
         count.duration.record(record.ended - record.started, told)
         if record.first_event is not None:
@@ -382,8 +409,7 @@ def _is_inference(span: Span) -> bool:
     return cast("Mapping[str, object]", attributes).get("gen_ai.operation.name") in _INFERENCE
 
 
-def _of_response(record: TurnRecord) -> _Attributes:
-    found: _Attributes = {}
+def _add_response(record: TurnRecord, found: _Attributes) -> None:
     if record.response_id is not None:
         found["gen_ai.response.id"] = record.response_id
     if record.response_model is not None:
@@ -400,7 +426,6 @@ def _of_response(record: TurnRecord) -> _Attributes:
         found["gen_ai.usage.cache_read.input_tokens"] = tokens.cached
         found["gen_ai.usage.output_tokens"] = tokens.output
         found["gen_ai.usage.reasoning.output_tokens"] = tokens.reasoning
-    return found
 
 
 def _of_pool(record: TurnRecord) -> _Attributes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
+import math
 from collections.abc import Callable, Sequence
 from traceback import StackSummary
 from typing import Any, Final, ParamSpec
@@ -142,7 +143,7 @@ class LoggingInstrument(Instrument):
 
     def connection_closed(self, record: CloseRecord) -> None:
         """Write a line."""
-        self._logger.log(self._level, "%s", line_of(record))
+        self._write(record, math.inf, well=True)
 
     def turn_ended(self, record: TurnRecord) -> None:
         """Write a line."""
@@ -151,14 +152,15 @@ class LoggingInstrument(Instrument):
 
     def conversation_moved(self, move: Move) -> None:
         """Write a line."""
-        self._logger.log(self._level, "%s", line_of(move))
+        self._write(move, math.inf, well=True)
 
     def tool_ended(self, record: ToolRecord) -> None:
         """Write a line."""
         self._write(record, record.duration, well=record.error is None)
 
     def _write(self, record: Line, seconds: float, *, well: bool) -> None:
-        if self._slow is None or seconds >= self._slow or not well:
+        told = self._slow is None or seconds >= self._slow or not well
+        if told and self._logger.isEnabledFor(self._level):
             self._logger.log(self._level, "%s", line_of(record))
 
 
