@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "contrib": {"core", "errors", "http", "blocking", "contrib", ""},
     "http": {"core", "wire", "errors", "pool", "runtime", "http"},
     "prometheus": {"core", "pool"},
-    "otel": {"core", "pool"},
+    "otel": {"core", "pool", "otel"},
     "timeline": {"core", "pool"},
     "": {"core", "errors", "pool", "runtime", "aio", "blocking"},
 }

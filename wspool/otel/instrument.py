@@ -1,31 +1,14 @@
-"""wspool for OpenTelemetry: spans and metrics of turns, dials, tools and connections (extra: otel).
-
-    async with wspool.open_pool(instrument=OpenTelemetryInstrument()) as pool: ...
-
-Rules of this module:
-
-* Only the API is needed; without an SDK everything here does nothing. Names are those of OpenTelemetry's
-  conventions for generative AI (`gen_ai.*`, `openai.*`: its repository `semantic-conventions-genai`, status
-  Development, hence written out here), and of its conventions for database clients where a pool is concerned:
-  `db.client.connection.*` is `wspool.connection.*` here.
-* A turn's span is a child of the span that its caller was in when it was entered, on trio, in asyncio and in
-  threads. It begins there, so waiting in line is part of it, and is made when the turn is over.
-* A dial belongs to no turn: its span is the root of its own trace, and every turn on that connection has a
-  link to it.
-* Content (input, output, instructions, arguments of tools) is in no span and no metric, nor is a server's
-  text but for its codes.
-* Where the host makes a span for the same call (`gen_ai.operation.name` of an inference), that one is given
-  what only the pool knows, and there is neither a second span nor a second count of tokens.
-"""
+"""The instrument of `wspool.otel`; its rules are there."""
 
 from __future__ import annotations
 
 import re
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, TypeAlias, cast
+
+from opentelemetry import context as otel_context, metrics, trace
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 
 from wspool.core import version
 from wspool.core.statistics import (
@@ -34,17 +17,11 @@ from wspool.core.statistics import (
     GrantRecord,
     Move,
     PoolRecord,
-    PoolStatistics,
     ToolRecord,
     TurnRecord,
 )
+from wspool.otel.metrics import Metrics, Observer
 from wspool.pool.instrument import Instrument
-
-try:
-    from opentelemetry import context as otel_context, metrics, trace
-    from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
-except ImportError as error:
-    raise ImportError("wspool.otel needs opentelemetry-api: pip install 'wspool[otel]'") from error
 
 __all__ = ["OpenTelemetryInstrument", "Spans"]
 
@@ -53,149 +30,14 @@ Spans: TypeAlias = Literal["auto", "always", "never"]
 
 _Attributes: TypeAlias = dict[str, "str | bool | int | float | Sequence[str]"]
 
-#: Boundaries that the conventions give, in seconds; the last four are ours: a model may think for long.
-_SECONDS: Final = [
-    *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
-    *(163.84, 327.68, 655.36, 1310.72),
-]
-#: The same, in tokens.
-_TOKENS: Final = [4**power for power in range(14)]
-_AGES: Final = [1, 10, 60, 300, 600, 1200, 1800, 2400, 3000, 3600, 7200]
-
 #: What providers are called there. Whoever else speaks this protocol has the flavour of OpenAI.
 _PROVIDERS: Final = {"azure": "azure.ai.openai", "xai": "x_ai"}
 #: Operations of a host's span that mean the same call.
 _INFERENCE: Final = frozenset({"chat", "generate_content", "text_completion"})
 #: What of a server is taken for a code, and not for a text.
 _CODE: Final = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
-#: By what a counter is told apart.
-_KINDS: Final = {
-    "wspool.turns": "wspool.turn.status",
-    "wspool.turn.continuation": "wspool.turn.continuation.kind",
-    "wspool.turn.input_items": "wspool.turn.items.kind",
-    "wspool.conversation.moves": "wspool.move.reason",
-}
 #: Models of which metrics are kept apart, at most.
 _MOST: Final = 100
-
-
-class _Metrics:
-    """The metrics. Their names are fixed."""
-
-    def __init__(self, meter: metrics.Meter, observe: _Observer) -> None:
-        def histogram(name: str, unit: str, about: str, bounds: Sequence[float]) -> metrics.Histogram:
-            return meter.create_histogram(
-                name, unit=unit, description=about, explicit_bucket_boundaries_advisory=bounds
-            )
-
-        self.duration = histogram(
-            "gen_ai.client.operation.duration", "s", "GenAI operation duration.", _SECONDS
-        )
-        self.first = histogram(
-            "gen_ai.client.operation.time_to_first_chunk", "s", "Time to receive the first chunk.", _SECONDS
-        )
-        self.tokens = histogram(
-            "gen_ai.client.token.usage", "{token}", "Input and output tokens used.", _TOKENS
-        )
-        self.tool = histogram("gen_ai.execute_tool.duration", "s", "Tool execution duration.", _SECONDS)
-        self.create = histogram("wspool.connection.create_time", "s", "Dials, failed ones too.", _SECONDS)
-        self.wait = histogram("wspool.connection.wait_time", "s", "In line for a lease.", _SECONDS)
-        self.age = histogram("wspool.connection.age", "s", "Age of a connection at its end.", _AGES)
-        for name, unit, field in (
-            ("wspool.connection.count", "{connection}", "count"),
-            ("wspool.connection.max", "{connection}", "max"),
-            ("wspool.connection.pending_requests", "{request}", "pending"),
-        ):
-            meter.create_observable_up_down_counter(name, [observe.of(field)], unit=unit)
-        for name, unit, field in (
-            ("wspool.connection.timeouts", "{timeout}", "refused"),
-            ("wspool.lease.stolen", "{lease}", "stolen"),
-        ):
-            meter.create_observable_counter(name, [observe.of(field)], unit=unit)
-        # What turns count is read when somebody collects: to add to a counter takes some microseconds.
-        for name, unit in (
-            ("wspool.turns", "{turn}"),
-            ("wspool.turn.continuation", "{request}"),
-            ("wspool.turn.input_items", "{item}"),
-            ("wspool.conversation.moves", "{move}"),
-        ):
-            meter.create_observable_counter(name, [observe.counted(name)], unit=unit)
-
-
-class _Observer:
-    """Asks the pools what is the case now, when somebody collects."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pools: dict[int, PoolRecord] = {}
-        #: What pools have counted that are closed, by their name and what it was.
-        self._past: Counter[tuple[str, str]] = Counter()
-
-        #: What turns have counted, by the metric, the pool and what tells it apart.
-        self._counts: Counter[tuple[str, int, str]] = Counter()
-        self._names: dict[int, str] = {}
-
-    def watch(self, record: PoolRecord) -> None:
-        with self._lock:
-            self._pools[record.pool] = record
-            self._names[record.pool] = _name(record)
-
-    def count(self, name: str, pool: int, kind: str, value: int = 1) -> None:
-        with self._lock:
-            self._counts[name, pool, kind] += value
-
-    def counted(self, name: str) -> Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]:
-        def observe(_: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
-            found: Counter[tuple[str, str]] = Counter()
-            with self._lock:
-                for (each, pool, kind), value in self._counts.items():
-                    if each == name:
-                        found[self._names.get(pool, ""), kind] += value
-            return [
-                metrics.Observation(value, {"wspool.pool.name": pool, _KINDS[name]: kind})
-                for (pool, kind), value in found.items()
-            ]
-
-        return observe
-
-    def of(self, field: str) -> Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]:
-        def observe(_: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
-            with self._lock:
-                return list(self._observe(field))
-
-        return observe
-
-    def _observe(self, field: str) -> Iterable[metrics.Observation]:
-        found: Counter[tuple[str, str]] = Counter()
-        for (name, counted), value in self._past.items():
-            if counted == field:
-                found[name, ""] += value
-        for number, record in [*self._pools.items()]:
-            statistics, name = record.statistics(), _name(record)
-            for state, value in _values(statistics, field).items():
-                found[name, state] += value
-            if statistics.closed_pool and not statistics.size + statistics.closing:
-                del self._pools[number]
-                for each in ("refused", "stolen"):
-                    self._past[name, each] += _values(statistics, each)[""]
-        for (name, state), value in found.items():
-            attributes = {"wspool.pool.name": name}
-            yield metrics.Observation(
-                value, attributes | {"wspool.connection.state": state} if state else attributes
-            )
-
-
-def _values(statistics: PoolStatistics, field: str) -> Mapping[str, int]:
-    match field:
-        case "count":
-            used = min(statistics.leased + statistics.warming, statistics.open + statistics.retiring)
-            return {"used": used, "idle": statistics.open + statistics.retiring - used}
-        case "max":
-            return {"": 0 if statistics.closed_pool else statistics.max_size}
-        case "pending":
-            return {"": statistics.waiting}
-        case _:
-            return {"": cast("int", getattr(statistics, field))}
 
 
 class OpenTelemetryInstrument(Instrument):
@@ -221,9 +63,9 @@ class OpenTelemetryInstrument(Instrument):
             raise ValueError(f"spans={spans!r} is none of 'auto', 'always', 'never'")
         self._spans = spans
         self._tracer = trace.get_tracer("wspool", version.VERSION, tracer_provider)
-        self._observer = _Observer()
+        self._observer = Observer()
         meter = metrics.get_meter("wspool", version.VERSION, meter_provider)
-        self._metrics = _Metrics(meter, self._observer)
+        self._metrics = Metrics(meter, self._observer)
         #: What every span of a pool says.
         self._servers: dict[int, _Attributes] = {}
         self._dials: dict[tuple[int, int], SpanContext] = {}
@@ -390,10 +232,6 @@ class OpenTelemetryInstrument(Instrument):
                 found["gen_ai.request.model"] = model
             self._models[key] = found
         return found
-
-
-def _name(record: PoolRecord) -> str:
-    return f"{record.host}:{record.port}"
 
 
 def _wall(when: float, now: float, wall: int) -> int:

@@ -1,0 +1,160 @@
+"""The metrics of `wspool.otel`: what is recorded as it happens, and what is read when somebody collects."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, cast
+
+from opentelemetry import metrics
+
+from wspool.core.statistics import PoolRecord, PoolStatistics
+
+__all__ = ["Metrics", "Observer"]
+
+#: Boundaries that the conventions give, in seconds; the last four are ours: a model may think for long.
+_SECONDS: Final = [
+    *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+    *(163.84, 327.68, 655.36, 1310.72),
+]
+#: The same, in tokens.
+_TOKENS: Final = [4**power for power in range(14)]
+_AGES: Final = [1, 10, 60, 300, 600, 1200, 1800, 2400, 3000, 3600, 7200]
+
+
+#: By what a counter is told apart.
+_KINDS: Final = {
+    "wspool.turns": "wspool.turn.status",
+    "wspool.turn.continuation": "wspool.turn.continuation.kind",
+    "wspool.turn.input_items": "wspool.turn.items.kind",
+    "wspool.conversation.moves": "wspool.move.reason",
+}
+
+
+def _name(record: PoolRecord) -> str:
+    return f"{record.host}:{record.port}"
+
+
+class Observer:
+    """What is read when somebody collects: what the pools say now, and what turns have counted."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pools: dict[int, PoolRecord] = {}
+        #: What pools have counted that are closed, by their name and what it was.
+        self._past: Counter[tuple[str, str]] = Counter()
+
+        #: What turns have counted, by the metric, the pool and what tells it apart.
+        self._counts: Counter[tuple[str, int, str]] = Counter()
+        self._names: dict[int, str] = {}
+
+    def watch(self, record: PoolRecord) -> None:
+        with self._lock:
+            self._pools[record.pool] = record
+            self._names[record.pool] = _name(record)
+
+    def count(self, name: str, pool: int, kind: str, value: int = 1) -> None:
+        with self._lock:
+            self._counts[name, pool, kind] += value
+
+    def counted(self, name: str) -> Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]:
+        def observe(_: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+            found: Counter[tuple[str, str]] = Counter()
+            with self._lock:
+                for (each, pool, kind), value in self._counts.items():
+                    if each == name:
+                        found[self._names.get(pool, ""), kind] += value
+            return [
+                metrics.Observation(value, {"wspool.pool.name": pool, _KINDS[name]: kind})
+                for (pool, kind), value in found.items()
+            ]
+
+        return observe
+
+    def of(self, field: str) -> Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]:
+        def observe(_: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+            with self._lock:
+                return list(self._observe(field))
+
+        return observe
+
+    def _observe(self, field: str) -> Iterable[metrics.Observation]:
+        found: Counter[tuple[str, str]] = Counter()
+        for (name, counted), value in self._past.items():
+            if counted == field:
+                found[name, ""] += value
+        for number, record in [*self._pools.items()]:
+            statistics, name = record.statistics(), _name(record)
+            for state, value in _values(statistics, field).items():
+                found[name, state] += value
+            if statistics.closed_pool and not statistics.size + statistics.closing:
+                del self._pools[number]
+                for each in ("refused", "stolen"):
+                    self._past[name, each] += _values(statistics, each)[""]
+        for (name, state), value in found.items():
+            attributes = {"wspool.pool.name": name}
+            yield metrics.Observation(
+                value, attributes | {"wspool.connection.state": state} if state else attributes
+            )
+
+
+class Metrics:
+    """The metrics. Their names are fixed.
+
+    Args:
+        meter: makes them.
+        observe: what those are read from that nobody records.
+    """
+
+    def __init__(self, meter: metrics.Meter, observe: Observer) -> None:
+        def histogram(name: str, unit: str, about: str, bounds: Sequence[float]) -> metrics.Histogram:
+            return meter.create_histogram(
+                name, unit=unit, description=about, explicit_bucket_boundaries_advisory=bounds
+            )
+
+        self.duration = histogram(
+            "gen_ai.client.operation.duration", "s", "GenAI operation duration.", _SECONDS
+        )
+        self.first = histogram(
+            "gen_ai.client.operation.time_to_first_chunk", "s", "Time to receive the first chunk.", _SECONDS
+        )
+        self.tokens = histogram(
+            "gen_ai.client.token.usage", "{token}", "Input and output tokens used.", _TOKENS
+        )
+        self.tool = histogram("gen_ai.execute_tool.duration", "s", "Tool execution duration.", _SECONDS)
+        self.create = histogram("wspool.connection.create_time", "s", "Dials, failed ones too.", _SECONDS)
+        self.wait = histogram("wspool.connection.wait_time", "s", "In line for a lease.", _SECONDS)
+        self.age = histogram("wspool.connection.age", "s", "Age of a connection at its end.", _AGES)
+        for name, unit, field in (
+            ("wspool.connection.count", "{connection}", "count"),
+            ("wspool.connection.max", "{connection}", "max"),
+            ("wspool.connection.pending_requests", "{request}", "pending"),
+        ):
+            meter.create_observable_up_down_counter(name, [observe.of(field)], unit=unit)
+        for name, unit, field in (
+            ("wspool.connection.timeouts", "{timeout}", "refused"),
+            ("wspool.lease.stolen", "{lease}", "stolen"),
+        ):
+            meter.create_observable_counter(name, [observe.of(field)], unit=unit)
+        # What turns count is read when somebody collects: to add to a counter takes some microseconds.
+        for name, unit in (
+            ("wspool.turns", "{turn}"),
+            ("wspool.turn.continuation", "{request}"),
+            ("wspool.turn.input_items", "{item}"),
+            ("wspool.conversation.moves", "{move}"),
+        ):
+            meter.create_observable_counter(name, [observe.counted(name)], unit=unit)
+
+
+def _values(statistics: PoolStatistics, field: str) -> Mapping[str, int]:
+    match field:
+        case "count":
+            used = min(statistics.leased + statistics.warming, statistics.open + statistics.retiring)
+            return {"used": used, "idle": statistics.open + statistics.retiring - used}
+        case "max":
+            return {"": 0 if statistics.closed_pool else statistics.max_size}
+        case "pending":
+            return {"": statistics.waiting}
+        case _:
+            return {"": cast("int", getattr(statistics, field))}
