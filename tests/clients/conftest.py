@@ -12,7 +12,7 @@ import pytest
 import wspool
 from tests.clients.installed import FOLDER
 from tests.clients.model import Tasks
-from wspool.proxy.open import open_proxy
+from wspool.proxy import Where, open_proxy
 from wspool.runtime import Residence, Runtime
 from wspool.testing.local import LocalServer, local_server
 
@@ -79,7 +79,7 @@ def way(request: pytest.FixtureRequest) -> Generator[Way]:
             return
         runtime = Runtime()
         policy = wspool.PoolPolicy(max_size=8, min_idle=0)
-        residence = Residence(lambda: open_proxy(server.url, port=0, policy=policy))
+        residence = Residence(lambda: open_proxy(server.url, where=Where(port=0), policy=policy))
         proxy = runtime.run(residence.enter)
         try:
             yield Way(proxy.base_url, server, model, through=True)
