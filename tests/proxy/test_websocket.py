@@ -16,6 +16,7 @@ import trio
 from tests.helpers import policy
 from tests.proxy.asking import KEY, Answer, Client as HttpClient, Scene, scene
 from tests.proxy.talking import Client
+from wspool import OPENAI
 from wspool.core.usage import Usage
 from wspool.proxy import Settings
 from wspool.proxy.gate import Token
@@ -165,6 +166,26 @@ async def test_without_websocket_at_the_provider_a_socket_goes_on_by_http(autoju
         records = await it.records()
 
     assert ["websocket", "http", "http", "http"] == [record.way for record in records]
+
+
+async def test_what_is_over_the_limit_of_a_frame_goes_by_http(autojump_clock) -> None:
+    """And what is new alone comes back to the WebSocket; nothing was sent that could not arrive."""
+    small = attrs.evolve(OPENAI, max_request=20_000)
+    limits = policy(max_size=1)
+    async with scene(EchoModel(), provider=small, policy=limits) as it:
+        async with connected(it) as client:
+            await client.create("hi", instructions="x" * 30_000, store=True)
+            large = await client.answer()
+            assert "response.completed" == large["type"]
+            await client.create("more", store=True, previous_response_id=large["response"]["id"])
+            assert "response.completed" == (await client.answer())["type"]
+        records = await it.records()
+
+    assert ["http", "websocket"] == [entry["transport"] for entry in it.ledger]
+    assert [("http", "completed"), ("websocket", "completed")] == [
+        (record.way, record.outcome) for record in records
+    ]
+    assert [None, None] == [record.error for record in records]
 
 
 @pytest.mark.parametrize(

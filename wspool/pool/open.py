@@ -35,7 +35,7 @@ from wspool.wire.headers import check_subprotocols
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.wire import Connector, Endpoint
 
-__all__ = ["DEFAULT_URL", "endpoint_of", "open_pool", "provider_of"]
+__all__ = ["DEFAULT_URL", "endpoint_of", "http_connector", "open_pool", "provider_of"]
 
 logger = logging.getLogger("wspool.pool")
 
@@ -259,7 +259,7 @@ def _connector(wire: str) -> Connector:
             f"wire={wire!r} is none of 'auto', 'trio-websocket', 'websockets', 'http'; or pass a Connector"
         )
     if wire == "http":
-        return _http_connector(dial.open_stream)
+        return http_connector(dial.open_stream)
     if wire != "trio-websocket":
         try:
             from wspool.wire.websockets import WebSocketsConnector
@@ -273,7 +273,8 @@ def _connector(wire: str) -> Connector:
     return TrioWebSocketConnector()
 
 
-def _http_connector(opener: dial.OpenStream) -> Connector:
+def http_connector(opener: dial.OpenStream) -> Connector:
+    """Return what makes one POST of each turn, on streams of *opener*."""
     # Here, as h11 is not needed by anybody else.
     from wspool.wire.http_wire import HttpConnector
 
@@ -294,7 +295,7 @@ def _ways(wire: str | Connector, fallback: str | None, policy: PoolPolicy, provi
     connector = _connector(wire) if isinstance(wire, str) else wire
     return {
         "connector": connector,
-        "fallback": None if fallback is None else _http_connector(opener_of(connector)),
+        "fallback": None if fallback is None else http_connector(opener_of(connector)),
     }
 
 

@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
+import attrs
 import trio
 import trio.testing
 
 from wspool.core.policy import PoolPolicy
 from wspool.core.providers import header_of
 from wspool.http.pools import Pools
-from wspool.pool.open import DEFAULT_URL, endpoint_of, open_pool, provider_of
+from wspool.pool.open import DEFAULT_URL, endpoint_of, http_connector, open_pool, provider_of
 from wspool.pool.setup import opener_of
 from wspool.proxy.front import Front
 from wspool.proxy.gate import Gate, Token
@@ -157,16 +158,7 @@ async def open_proxy(
     problem: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            services = Services(
-                upstream=gate.upstream,
-                settings=settings,
-                pools=Pools(pool, nursery=nursery),
-                records=Records(),
-                passage=_passage(url, api_key, pool),
-                turnstile=Turnstile(_places(settings, pool, gate.upstream.host)),
-                account=Account(),
-                repeats=Repeats(settings.replay_for),
-            )
+            services = _services(url, api_key, gate, settings, pool, nursery)
             front = Front(gate, services)
             front.routes.update(shown.routes(gate, services.records, front))
             reread = partial(_reread, tokens, gate, front)
@@ -186,6 +178,27 @@ async def open_proxy(
         listeners.close()
         if problem is not None:
             raise problem
+
+
+def _services(
+    url: str,
+    api_key: str | None,
+    gate: Gate,
+    settings: Settings,
+    pool: Mapping[str, Any],
+    nursery: trio.Nursery,
+) -> Services:
+    return Services(
+        upstream=gate.upstream,
+        settings=settings,
+        pools=Pools(pool, nursery=nursery),
+        pools_by_http=Pools(_by_http(pool, gate.upstream.host, settings), nursery=nursery),
+        records=Records(),
+        passage=_passage(url, api_key, pool),
+        turnstile=Turnstile(_places(settings, pool, gate.upstream.host)),
+        account=Account(),
+        repeats=Repeats(settings.replay_for),
+    )
 
 
 def _gate(
@@ -226,6 +239,20 @@ async def _serve(front: Front, tls: ssl.SSLContext | None, stream: trio.abc.Stre
             return
         stream = secure
     await front.serve(stream, stranger=stranger)
+
+
+def _by_http(pool: Mapping[str, Any], host: str, settings: Settings) -> Mapping[str, Any]:
+    """Return the options of pools that go by HTTP, where a request may be as long as a client may send it."""
+    wire, policy = pool.get("wire", "auto"), pool.get("policy") or PoolPolicy()
+    known = provider_of(pool.get("provider"), host)
+    return {
+        **pool,
+        "wire": http_connector(dial.open_stream if isinstance(wire, str) else opener_of(wire)),
+        "fallback": None,
+        "warm_up": None,
+        "policy": attrs.evolve(policy, lanes=1, min_idle=0),
+        "provider": attrs.evolve(known, max_request=max(2 * settings.max_body, known.max_request)),
+    }
 
 
 def _places(settings: Settings, pool: Mapping[str, Any], host: str) -> float:

@@ -40,11 +40,16 @@ class Passing(Protocol):
 
 @attrs.frozen(kw_only=True)
 class Services:
-    """What all requests of one proxy share."""
+    """What all requests of one proxy share.
+
+    Attributes:
+        pools_by_http: for turns of WebSocket clients that cannot go that way; requests of any size.
+    """
 
     upstream: Upstream
     settings: Settings
     pools: Pools
+    pools_by_http: Pools
     records: Records
     passage: Passing
     turnstile: Turnstile

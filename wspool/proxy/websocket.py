@@ -4,19 +4,21 @@ A turn of theirs goes where one that came by HTTP would go, and its record is th
 
 * The upgrade is answered at once: a client that has nothing to ask costs no connection to the provider.
 * Where the provider has no WebSocket for us it is said in the upgrade (426), which programs understand; a
-  socket that is open already goes on.
+  socket that is open already goes on, by HTTP. So does a request that is over the limit of a frame.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import trio
 
+from wspool.errors import RequestTooLargeError, WebSocketNotOfferedError
 from wspool.http.identity import Identity
+from wspool.http.pools import Pools
 from wspool.listening.admission import not_authorized
 from wspool.listening.errors import RequestError, TurnError, invalid_request
 from wspool.pool.turn import Turn
@@ -146,15 +148,27 @@ class _Account:
     async def _take(self) -> AsyncGenerator[Turn]:
         self._begun = trio.current_time()
         self._visit.check_budget()
-        async with (
-            self._visit.turn(self._identity),
-            self._visit.services.pools.pool(self._identity) as pool,
-        ):
+        services = self._visit.services
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._visit.turn(self._identity))
+            try:
+                turn = await self._enter(stack, services.pools)
+            except (RequestTooLargeError, WebSocketNotOfferedError):
+                # Nothing of it was sent. It is over the limit of a frame, or there is no WebSocket at all.
+                turn = await self._enter(stack, services.pools_by_http)
+            self._sent_at = trio.current_time()
+            yield turn
+
+    async def _enter(self, stack: AsyncExitStack, pools: Pools) -> Turn:
+        """Return its turn in one of *pools*, sent; *stack* ends it."""
+        async with AsyncExitStack() as inner:
+            pool = await inner.enter_async_context(pools.pool(self._identity))
             self._dials = not pool.statistics().open
-            turn = self._turn = self._record.turn = pool.turn(self._body, session=self._visit.session)
-            async with turn:
-                self._sent_at = trio.current_time()
-                yield turn
+            turn = pool.turn(self._body, session=self._visit.session)
+            self._turn = self._record.turn = turn
+            await inner.enter_async_context(turn)
+            stack.push_async_exit(inner.pop_all())
+            return turn
 
     def wrote(self, size: int) -> None:
         record = self._record
