@@ -26,8 +26,10 @@ def anywhere(_: str) -> bool:
     return True
 
 
-async def test_what_runs_ends_and_what_comes_is_told(autojump_clock) -> None:
-    """Ready no more at once, alive to the end; an idle connection ends, a turn is whole."""
+async def test_f160_what_runs_ends_and_what_comes_is_told(autojump_clock) -> None:
+    """F160: the proxy is told to stop (SIGTERM) -> what runs ends, for up to 600 s; new requests get 503
+    with `retry-after`, `/readyz` 503 at once, `/livez` 200.
+    """
     async with scene(EchoModel(), server=SLOW) as it:
         busy, idle = await it.client(), await it.client()
         await idle.ask("GET", "/v1/models")
@@ -48,8 +50,10 @@ async def test_what_runs_ends_and_what_comes_is_told(autojump_clock) -> None:
     assert "response.completed" == answer.types[-1]
 
 
-async def test_whoever_takes_too_long_gets_a_last_word(autojump_clock) -> None:
-    """A terminal that its SDK understands, and an orderly end; not a reset."""
+async def test_f161_whoever_takes_too_long_gets_a_last_word(autojump_clock) -> None:
+    """F161: the grace of a stopping proxy is over -> `response.failed` and an orderly end of the stream; no
+    reset.
+    """
     async with scene(EchoModel(), server=SLOW) as it:
         client = await it.client()
         await client.send("POST", "/v1/responses", {"model": "m", "input": "a b c d", "stream": True})
@@ -196,8 +200,10 @@ async def test_no_more_clients_than_were_agreed(autojump_clock) -> None:
         assert 200 == (await (await it.client()).turn()).status
 
 
-async def test_a_batch_does_not_starve_an_editor(autojump_clock) -> None:
-    """Through the whole proxy: two lanes, forty turns of one program, then one of another."""
+async def test_f169_a_batch_does_not_starve_an_editor(autojump_clock) -> None:
+    """F169: one program asks for many more turns than there are lanes -> another one's turn is among the
+    next; the batch goes on with the rest.
+    """
     done: list[str] = []
     async with scene(EchoModel(), server=SLOW, settings=Settings(max_turns=2)) as it:
 

@@ -64,8 +64,10 @@ def statuses(said: bytes) -> list[int]:
         b"GET /v1/a HTTP/1.1\r\nHost: localhost\r\nX: a\x00b\r\n\r\n" + ABSENT,
     ],
 )
-async def test_a_request_that_can_be_read_in_two_ways_is_not_read(autojump_clock, head: bytes) -> None:
-    """What follows could be taken for somebody else's: the connection ends, nothing went to the provider."""
+async def test_f165_a_request_that_can_be_read_in_two_ways_is_not_read(autojump_clock, head: bytes) -> None:
+    """F165: a request to the proxy whose end can be read in two ways -> 400, and the end of its connection;
+    nothing of it goes to the provider.
+    """
     async with scene(EchoModel()) as it:
         said = await talk(it, head, eof=False)
         assert 0 == it.server.statistics().http_connections + len(it.ledger)
@@ -96,8 +98,10 @@ async def test_what_is_too_much_or_no_http_is_refused(autojump_clock, data: byte
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd", "gzip, gzip"])
-async def test_a_bomb_does_not_go_off(autojump_clock, coding: str) -> None:
-    """What it unpacks to is read up to the limit, and no further."""
+async def test_f166_a_bomb_does_not_go_off(autojump_clock, coding: str) -> None:
+    """F166: a compressed body that unpacks to gigabytes -> 413 once the limit is reached; 415 for a coding
+    that is not known.
+    """
     plain = b" " * 50_000_000
     if coding == "zstd":
         zstandard = pytest.importorskip("zstandard")
@@ -120,8 +124,9 @@ async def test_a_bomb_does_not_go_off(autojump_clock, coding: str) -> None:
 
 
 @pytest.mark.parametrize("sent", [0, 10, len(START), len(GOOD) - 1])
-async def test_a_slow_client_is_not_waited_for(autojump_clock, sent: int) -> None:
-    """A byte now and then holds a connection for a minute, not for ever; others are not held up at all."""
+async def test_f167_a_slow_client_is_not_waited_for(autojump_clock, sent: int) -> None:
+    """F167: a client sends a byte now and then -> 408, or the end, within a minute or so; nobody
+    else waits."""
     async with scene(EchoModel()) as it:
         stream = await it.proxy.open_stream()
         ended = trio.Event()

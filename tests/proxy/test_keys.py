@@ -85,8 +85,10 @@ async def test_a_key_of_its_own_needs_tokens() -> None:
             pass
 
 
-async def test_a_file_of_tokens_is_read_again(autojump_clock, tmp_path: Path) -> None:
-    """Who was revoked is cut off in the middle of a turn; a broken file changes nothing."""
+async def test_f162_a_file_of_tokens_is_read_again(autojump_clock, tmp_path: Path) -> None:
+    """F162: a token is taken out of the file -> its connections are cut off within seconds, in mid-turn;
+    nobody else notices. A broken file changes nothing.
+    """
     path = tmp_path / "tokens"
 
     def write(text: str) -> None:
@@ -117,8 +119,10 @@ async def test_a_file_of_tokens_is_read_again(autojump_clock, tmp_path: Path) ->
         assert 401 == (await (await it.client()).turn(headers=shows(ALICE))).status
 
 
-async def test_a_budget_stops_before_the_next_turn(autojump_clock) -> None:
-    """What the provider has counted, of this token only."""
+async def test_f163_a_budget_stops_before_the_next_turn(autojump_clock) -> None:
+    """F163: a token has used its tokens of the day -> 429 `insufficient_quota` before its next turn, with
+    the seconds until midnight UTC.
+    """
     usage = {
         "input_tokens": 60,
         "input_tokens_details": {"cached_tokens": 0},

@@ -247,8 +247,10 @@ async def test_bytes_pass_in_the_moment_they_come(autojump_clock) -> None:
         assert b"first" in peer.heard
 
 
-async def test_what_is_too_large_for_a_frame_goes_by_http(autojump_clock) -> None:
-    """Before anything is sent; and the conversation comes back once its delta fits."""
+async def test_f159_what_is_too_large_for_a_frame_goes_by_http(autojump_clock) -> None:
+    """F159: a request to the proxy is over the provider's limit for a frame, also with what is new alone ->
+    nothing: it goes by HTTP before anything is sent.
+    """
     async with scene(EchoModel(), provider=attrs.evolve(UNKNOWN, max_request=4000)) as it:
         client = await it.client()
         history: list[Any] = [{"role": "user", "content": "x" * 5000}]
@@ -262,8 +264,10 @@ async def test_what_is_too_large_for_a_frame_goes_by_http(autojump_clock) -> Non
     assert ["http", "http"] == [entry["transport"] for entry in it.ledger]
 
 
-async def test_an_endpoint_without_websocket_is_asked_over_http(autojump_clock) -> None:
-    """Clients notice nothing; nothing was sent before."""
+async def test_f158_an_endpoint_without_websocket_is_asked_over_http(autojump_clock) -> None:
+    """F158: the endpoint offers no WebSocket, behind a proxy -> nothing: the turn goes by HTTP, and its
+    record says so.
+    """
     async with scene(EchoModel()) as it:
         it.server.reject_handshakes(*[Rejection(status=404)] * 20)
         client = await it.client()

@@ -31,8 +31,10 @@ async def ask(it: Any, headers: Any, *, leave: float | None = None, **fields: An
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("after", [0, 5, 15])
-async def test_a_retry_joins_the_first_run(autojump_clock, stream: bool, after: float) -> None:
-    """While it goes on, or a moment after its end: all of it, once, and paid for once."""
+async def test_f157_a_retry_joins_the_first_run(autojump_clock, stream: bool, after: float) -> None:
+    """F157: an SDK lost its connection and asks the same again -> the answer of the first run, from its
+    first byte, while that goes on or up to 30 s later; it runs once and is paid for once.
+    """
     async with scene(EchoModel(), server=SLOW) as it:
         await ask(it, FIRST, leave=3, stream=stream)
         await trio.sleep(after)

@@ -39,8 +39,10 @@ def numbers(events: list[dict[str, Any]]) -> list[int]:
     return [event["sequence_number"] for event in events]
 
 
-async def test_silence_is_broken_by_numbered_events_once_it_has_begun(autojump_clock) -> None:
-    """And what comes later is numbered after them: the numbers have no gap and no pair."""
+async def test_f151_silence_is_broken_by_numbered_events_once_it_has_begun(autojump_clock) -> None:
+    """F151: the model thinks for long, before a client that streams -> a numbered `keepalive` event each 15
+    s, which resets Codex's watch over silence; the numbers of later events go on after them.
+    """
     async with scene(Thinks(100), settings=Settings(keepalive=15)) as it:
         answer = await (await it.client()).turn(stream=True)
         (record,) = await it.records()
@@ -66,8 +68,11 @@ async def test_the_style_is_the_client_s(
     assert comments == answer.body.count(b": keepalive\n\n")
 
 
-async def test_before_the_first_event_there_are_comments_only(autojump_clock) -> None:
-    """In line behind others, too; the head goes with the first of them."""
+async def test_f150_before_the_first_event_there_are_comments_only(autojump_clock) -> None:
+    """F150: a turn waits in line, or for a connection, for longer than `--keepalive`, before a client that
+    streams -> the head and a comment each 15 s, nothing typed: SDKs fail at any event before
+    `response.created`.
+    """
     settings = Settings(keepalive=15, max_turns=1)
     async with scene(Thinks(40), settings=settings) as it:
         first, second = await it.client(), await it.client()
@@ -108,8 +113,11 @@ class Refuses:
 # -- what went wrong -------------------------------------------------------------------------------
 
 
-async def test_a_late_refusal_is_a_failed_response(autojump_clock) -> None:
-    """The head is out: a response that was created, and failed, with the provider's code and text."""
+async def test_f152_a_late_refusal_is_a_failed_response(autojump_clock) -> None:
+    """F152: the provider refuses a turn whose client was kept alive already -> `response.created` and
+    `response.failed` with the provider's code and text, and an orderly end; before that it is a real
+    status.
+    """
     async with scene(Refuses(60), settings=Settings(keepalive=15, max_turns=1)) as it:
         first, second = await it.client(), await it.client()
         await first.send("POST", "/v1/responses", {"model": "m", "input": "one"})
@@ -130,8 +138,10 @@ async def test_a_late_refusal_is_a_failed_response(autojump_clock) -> None:
     "at",
     ["response.created", "response.output_item.added", "response.output_text.delta", "response.completed"],
 )
-async def test_a_stream_that_is_cut_ends_with_a_failed_response(autojump_clock, at: str) -> None:
-    """At whatever event; never a bare end, and nothing is sent again after output was shown."""
+async def test_f153_a_stream_that_is_cut_ends_with_a_failed_response(autojump_clock, at: str) -> None:
+    """F153: the connection to the provider is cut after output was shown -> `response.failed` with what
+    happened, in the numbers of the stream; never a bare end, and nothing is sent again.
+    """
     faults = FaultScript(FaultRule(Fault("reset", at=f"response.{at}")), seed=1)
     async with scene(EchoModel(), server={"faults": faults}) as it:
         answer = await (await it.client()).turn("one two three four five", stream=True)
@@ -174,8 +184,10 @@ async def test_a_response_that_ends_badly_is_passed_as_it_came(autojump_clock, s
     assert [(status, counted)] * 2 == [(record.outcome, record.usage) for record in records]
 
 
-async def test_what_is_cut_before_its_first_event_has_a_status(autojump_clock) -> None:
-    """It may have run: the SDK is told not to send it again."""
+async def test_f154_what_is_cut_before_its_first_event_has_a_status(autojump_clock) -> None:
+    """F154: the connection to the provider is cut before the first event -> 502 with `x-should-retry:
+    false`: it may have run.
+    """
     faults = FaultScript(FaultRule(Fault("reset", at="response.created")), seed=1)
     async with scene(EchoModel(), server={"faults": faults}) as it:
         answer = await (await it.client()).turn(stream=True)
@@ -201,8 +213,10 @@ def leased(it: Scene) -> int:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_in_line_it_costs_nothing(autojump_clock, stream: bool) -> None:
-    """Nothing was sent; the line goes on without it."""
+async def test_f155_in_line_it_costs_nothing(autojump_clock, stream: bool) -> None:
+    """F155: a client hangs up while its turn is in line -> nothing was sent, nobody waits for it; its record
+    says `left`.
+    """
     async with scene(Thinks(50), settings=Settings(max_turns=1)) as it:
         first = await it.client()
         await first.send("POST", "/v1/responses", {"model": "m", "input": "one"})
@@ -218,8 +232,10 @@ async def test_in_line_it_costs_nothing(autojump_clock, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_turn_that_runs_is_read_to_its_end(autojump_clock, stream: bool) -> None:
-    """For what it costs; noticed while the model thinks."""
+async def test_f156_a_turn_that_runs_is_read_to_its_end(autojump_clock, stream: bool) -> None:
+    """F156: a client hangs up while its turn runs -> the turn is read to its end for its tokens, for 30 s at
+    most (`--on-hangup abandon`: it is given up); no lease is left.
+    """
     async with scene(Thinks(20)) as it:
         await leave(it, 2, stream=stream)
         await trio.sleep(30)
@@ -288,8 +304,10 @@ async def test_slots_are_freed_whatever_clients_do(autojump_clock) -> None:
 # -- readers that do not read ----------------------------------------------------------------------
 
 
-async def test_a_slow_reader_holds_one_turn_and_little_memory(autojump_clock) -> None:
-    """What it does not take waits at the provider; others go on."""
+async def test_f168_a_slow_reader_holds_one_turn_and_little_memory(autojump_clock) -> None:
+    """F168: a client does not read its answer -> its turn waits, at most 1 MiB of it here, and is given up
+    after 60 s; others go on.
+    """
 
     class Long:
         def respond(self, request: ModelRequest) -> ModelTurn:

@@ -133,8 +133,10 @@ async def test_health_needs_nothing(autojump_clock) -> None:
         assert 0 == it.server.statistics().connections_total
 
 
-async def test_a_client_is_recognised_by_name_only_here(autojump_clock) -> None:
-    """A page of another origin, and a name that was rebound, are turned away on every path."""
+async def test_f164_a_client_is_recognised_by_name_only_here(autojump_clock) -> None:
+    """F164: a page of a browser asks the proxy, or a name that was rebound to this machine -> 403, on every
+    path and before an upgrade; nothing goes to the provider.
+    """
     async with scene(EchoModel()) as it:
         near, far = trio.testing.memory_stream_pair()
         async with trio.open_nursery() as nursery:
