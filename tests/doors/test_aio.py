@@ -108,7 +108,7 @@ def test_tools_run_in_the_callers_loop_and_context(far: Far) -> None:
             with pytest.raises(ValueError, match="no"):
                 await talk.run("call bad", tools={"bad": bad}, tool_errors="raise")
             with pytest.raises(TypeError, match="function"):
-                await talk.run("call bad", tools={"bad": 1})  # type: ignore[dict-item]
+                await talk.run("call bad", tools={"bad": 1})  # type: ignore[dict-item] # the point of it
 
     run(main())
 

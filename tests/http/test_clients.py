@@ -251,7 +251,7 @@ def test_pydantic_ai(server: LocalServer, runtime: Runtime) -> None:
             model = OpenAIResponsesModel("gpt-5.2", provider=OpenAIProvider(openai_client=client))
             agent = pydantic_ai.Agent(model)
 
-            @agent.tool_plain  # type: ignore[untyped-decorator, unused-ignore]
+            @agent.tool_plain  # type: ignore[untyped-decorator, unused-ignore] # if it is not installed
             def get_weather(city: str, days: float) -> str:
                 """The weather of a city."""
                 return "mild"

@@ -54,22 +54,38 @@ def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Any]], Any]:
     return (lambda main: asyncio.run(main())) if request.param == "asyncio" else trio.run
 
 
-def leases(runtime: Runtime, client: Any) -> int:
-    """Leases that are out of all pools of a client."""
-
-    def count() -> int:
-        slots = client._transport._pools._slots.values()
-        return sum(slot.pool.statistics().leased for slot in slots if slot.pool is not None)
-
-    return runtime.run_sync(count)
+def leases(client: Any) -> int:
+    """Leases that are out of all pools of a client. For the runtime's thread."""
+    slots = client._transport._pools._slots.values()
+    return sum(slot.pool.statistics().leased for slot in slots if slot.pool is not None)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> float:
-    """Wait until *condition* holds; return how long that took."""
+class Look(trio.abc.Instrument):
+    """Looks after each step of any task of the runtime whether something has come true."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self.true = trio.Event()
+        self._condition = condition
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self._condition():
+            self.true.set()
+
+
+def wait_for(runtime: Runtime, condition: Callable[[], bool], seconds: float = 5.0) -> float:
+    """Wait until *condition* holds in the runtime; return how long that took."""
+
+    async def wait() -> None:
+        look = Look(condition)
+        trio.lowlevel.add_instrument(look)
+        try:
+            with trio.fail_after(seconds):
+                await look.true.wait()
+        finally:
+            trio.lowlevel.remove_instrument(look)
+
     since = time.monotonic()
-    while not condition():
-        assert time.monotonic() - since < seconds, "it does not come true"
-        time.sleep(0.002)
+    runtime.run(wait)
     return time.monotonic() - since
 
 
@@ -195,7 +211,7 @@ def test_silence_is_a_read_timeout(runtime: Runtime, library: Any) -> None:
         for stream in (True, False):
             with pytest.raises(module.ReadTimeout):
                 client.post(server.http_url, json=body(stream=stream), headers=KEY, timeout=0.2)
-        wait_for(lambda: leases(runtime, client) == 0)
+        wait_for(runtime, lambda: leases(client) == 0)
 
 
 # The libraries' own generators, left unfinished by who drops a response, are not ours to close.
@@ -227,10 +243,10 @@ def test_who_leaves_a_stream_gives_its_lease_back(
         await how()
 
     run(lambda: main(close))
-    assert 1.0 > wait_for(lambda: leases(runtime, client) == 0)
+    assert 1.0 > wait_for(runtime, lambda: leases(client) == 0)
     run(lambda: main(drop))
     gc.collect()
-    assert 1.0 > wait_for(lambda: leases(runtime, client) == 0)
+    assert 1.0 > wait_for(runtime, lambda: leases(client) == 0)
     run(client.aclose)
 
 
@@ -251,7 +267,7 @@ def test_a_cancelled_request_gives_its_lease_back(runtime: Runtime, run: Any) ->
                 await main()
 
         run(in_trio if run is trio.run else in_asyncio)
-        assert 1.0 > wait_for(lambda: leases(runtime, client) == 0)
+        assert 1.0 > wait_for(runtime, lambda: leases(client) == 0)
         run(client.aclose)
 
 
@@ -277,7 +293,7 @@ def test_a_closed_client_says_so(server: LocalServer, runtime: Runtime) -> None:
     client.post(server.http_url, json=body(), headers=KEY)
     pools = client._transport._pools
     client.close()
-    wait_for(lambda: not pools._slots)
+    wait_for(runtime, lambda: not pools._slots)
     transport = PoolTransport(runtime=runtime)
     transport.close()
     with (
@@ -294,7 +310,7 @@ def test_a_client_that_is_forgotten_closes_its_pools(server: LocalServer, runtim
     pools = client._transport._pools
     del client
     gc.collect()
-    wait_for(lambda: not pools._slots)
+    wait_for(runtime, lambda: not pools._slots)
 
 
 def test_a_failed_response_is_an_answer(server: LocalServer, runtime: Runtime) -> None:

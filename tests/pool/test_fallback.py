@@ -197,7 +197,7 @@ async def test_a_request_that_may_have_run_is_not_sent_by_http(autojump_clock) -
 
     async with world() as w:
         connector = FakeConnector(close)
-        connector.open_stream = w.open_stream  # type: ignore[attr-defined]
+        connector.open_stream = w.open_stream  # type: ignore[attr-defined] # a fake with a way for HTTP
         async with fake_manager(connector, fallback="http") as pool, pool.conversation(model="m") as talk:
             with pytest.raises(Exception, match="lost") as caught:
                 await talk.respond("hello")

@@ -212,6 +212,7 @@ def test_other_files_are_told_what_to_do() -> None:
         (json.dumps([{"id": "a", "input": Q}]).encode(), ""),
         (table({"id": "a", "input": Q}), "--format csv"),
     ],
+    ids=["lines", "gzip", "json", "csv"],  # what gzip makes has the time in it, and workers must agree
 )
 def test_standard_input(content: bytes, options: str) -> None:
     """Looked at, as it has no name; compressed or not."""

@@ -1,0 +1,230 @@
+"""What the doors cost: CPU per turn by asyncio, an httpx client and the OpenAI SDK; bytes of a tool loop.
+
+Turns are streamed and read to their end, one after the other on one connection, against a server in another
+process; the CPU is that of all threads of this one. The peer is the SDK over its own HTTP. A tool loop is 21
+requests of the SDK with 20 calls, whose client is told nothing but another `http_client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import trio
+
+import wspool
+import wspool.http
+from benchmarks.harness import Row, Sample, Stopwatch, in_turn, installed, median, ratio
+from benchmarks.processes import Server, open_blaster
+from benchmarks.script import Say
+from wspool import aio
+from wspool.server import ModelRequest, ModelTurn, function_call, message
+from wspool.testing import local_server
+
+__all__ = ["run"]
+
+#: The most that a door may cost, times what the native form costs; by events of a turn.
+FACADE: Final = {10: 2.4, 200: 2.0}
+CLIENT: Final = {10: 3.5, 200: 2.5}
+#: The most that goes out, as a part of what HTTP sends; by bytes of a tool's output.
+BYTES: Final = {10_000: 9.0, 2_000: 6.0}
+CALLS: Final = 20
+
+_POLICY: Final = wspool.PoolPolicy(max_size=1, min_idle=0, close_timeout=0.1)
+_MODEL: Final = "bench"
+
+
+def run(*, quick: bool) -> list[Row]:
+    """Measure all of it."""
+    rows: list[Row] = []
+    with open_blaster() as server:
+        for events in (10, 200):
+            rows += _cpu(server, events, rounds=3 if quick else 9, turns=50 if quick else 200)
+    if installed("openai"):
+        rows += [_bytes(size) for size in BYTES]
+    return rows
+
+
+def _cpu(server: Server, events: int, *, rounds: int, turns: int) -> list[Row]:
+    say = Say(events=events)
+    url, base = server.url(say), server.url(say, http=True)
+    contestants: dict[str, Callable[[], Sample]] = {
+        "native": lambda: _native(url, turns),
+        "aio": lambda: _facade(url, turns),
+        "client": lambda: _client(base, turns),
+    }
+    if installed("openai"):
+        contestants["SDK, door"] = lambda: _sdk(base, turns, door=True)
+        contestants["SDK, HTTP"] = lambda: _sdk(base, turns, door=False)
+    samples = in_turn(contestants, rounds)
+    cost = {name: median(found) for name, found in samples.items()}
+    note = ", ".join(f"{name} {micros:.0f} us" for name, micros in cost.items())
+    rows = [
+        Row(
+            metric=f"{name}, {events} events, over native",
+            value=ratio(samples[key], samples["native"]),
+            unit="x",
+            most=most[events],
+            note=note,
+        )
+        for key, name, most in (("aio", "asyncio facade", FACADE), ("client", "httpx client", CLIENT))
+    ]
+    if "SDK, door" in samples:
+        over = ratio(samples["SDK, door"], samples["SDK, HTTP"])
+        metric = f"AsyncOpenAI through the door, {events} events, over its own HTTP"
+        rows.append(Row(metric=metric, value=over, unit="x", most=1.0))
+    return rows
+
+
+def _native(url: str, turns: int) -> Sample:
+    watch = Stopwatch()
+
+    async def main() -> None:
+        async with wspool.open_pool(url, policy=_POLICY) as pool, pool.lease() as lease:
+
+            async def turn() -> None:
+                async with lease.create(model=_MODEL, input="hi") as one:
+                    async for _ in one:
+                        pass
+
+            await turn()
+            with watch.over(turns):
+                for _ in range(turns):
+                    await turn()
+
+    trio.run(main)
+    return watch.sample
+
+
+def _facade(url: str, turns: int) -> Sample:
+    watch = Stopwatch()
+
+    async def main() -> None:
+        async with aio.open_pool(url, policy=_POLICY) as pool, pool.lease() as lease:
+
+            async def turn() -> None:
+                async with lease.create(model=_MODEL, input="hi") as one:
+                    async for _ in one:
+                        pass
+
+            await turn()
+            with watch.over(turns):
+                for _ in range(turns):
+                    await turn()
+
+    asyncio.run(main())
+    return watch.sample
+
+
+def _client(url: str, turns: int) -> Sample:
+    async def open_it(watch: Stopwatch) -> None:
+        async with wspool.http.async_client(policy=_POLICY) as client:
+
+            async def turn() -> None:
+                body = {"model": _MODEL, "input": "hi", "stream": True}
+                async with client.stream("POST", url, json=body) as answer:
+                    async for _ in answer.aiter_raw():
+                        pass
+
+            await turn()
+            with watch.over(turns):
+                for _ in range(turns):
+                    await turn()
+
+    return _watched(open_it)
+
+
+def _sdk(url: str, turns: int, *, door: bool) -> Sample:
+    openai: Any = importlib.import_module("openai")
+    base, _, query = url.partition("?")
+    options: dict[str, Any] = {"http_client": wspool.http.async_client(policy=_POLICY)} if door else {}
+    options["default_query"] = dict(part.split("=") for part in query.split("&"))
+
+    async def open_it(watch: Stopwatch) -> None:
+        where = base.removesuffix("/responses")
+        async with openai.AsyncOpenAI(api_key="none", base_url=where, **options) as client:
+
+            async def turn() -> None:
+                async for _ in await client.responses.create(model=_MODEL, input="hi", stream=True):
+                    pass
+
+            await turn()
+            with watch.over(turns):
+                for _ in range(turns):
+                    await turn()
+
+    return _watched(open_it)
+
+
+def _watched(main: Callable[[Stopwatch], Coroutine[Any, Any, None]]) -> Sample:
+    watch = Stopwatch()
+    asyncio.run(main(watch))
+    return watch.sample
+
+
+class _Caller:
+    """Calls a tool so many times, then answers."""
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        done = sum(item.get("type") == "function_call_output" for item in request.context)
+        said = function_call("read", {"part": done}) if done < CALLS else message("read")
+        return ModelTurn(output=[said])
+
+
+def _bytes(size: int) -> Row:
+    sent = {door: _sent(size, door=door) for door in (True, False)}
+    return Row(
+        metric=f"bytes of {CALLS + 1} requests, outputs of {size // 1000} kB, less than HTTP",
+        value=sent[False] / sent[True],
+        unit="x",
+        least=BYTES[size],
+        note=f"{sent[True] / 1e3:,.0f} kB, by HTTP {sent[False] / 1e3:,.0f} kB; as the SDK made them",
+    )
+
+
+def _sent(size: int, *, door: bool) -> int:
+    openai: Any = importlib.import_module("openai")
+    module: Any = importlib.import_module("httpx2" if installed("httpx2") else "httpx")
+    tool = {"type": "function", "name": "read", "strict": False, "parameters": {"type": "object"}}
+    sent = 0
+
+    async def main(base_url: str) -> None:
+        nonlocal sent
+
+        async def count(request: Any) -> None:
+            nonlocal sent
+            sent += len(request.content)
+
+        records = _Records()
+        if door:
+            http = wspool.http.async_client(policy=_POLICY, instrument=records)
+        else:
+            http = module.AsyncClient(event_hooks={"request": [count]})
+        async with openai.AsyncOpenAI(api_key="none", base_url=base_url, http_client=http) as client:
+            items: list[Any] = [{"role": "user", "content": "read it"}]
+            for _ in range(CALLS + 1):
+                response = await client.responses.create(model=_MODEL, input=items, tools=[tool])
+                items += [json.loads(item.to_json()) for item in response.output]
+                items += [
+                    {"type": "function_call_output", "call_id": item.call_id, "output": "x" * size}
+                    for item in response.output
+                    if item.type == "function_call"
+                ]
+        sent += records.sent
+
+    with local_server(model=_Caller()) as server:
+        asyncio.run(main(server.base_url))
+    return sent
+
+
+class _Records(wspool.Instrument):
+    """Adds up what turns have sent."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def turn_ended(self, record: wspool.TurnRecord) -> None:
+        self.sent += record.bytes_sent
