@@ -21,7 +21,7 @@ from wspool.cli.app import app
 
 pytestmark = pytest.mark.network
 
-COMMAND = (sys.executable, "-m", "wspool.cli")
+COMMAND = (sys.executable, "-m", "wspool")
 #: For questions of one's own that need the bundled tools.
 TOOLS = ("--tools", "bundled")
 THIRTY = ("rollout", "--json", "--limit", "30", "--max-connections", "4")

@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "otel": {"core", "pool", "otel"},
     "timeline": {"core", "pool"},
     "": {"core", "errors", "pool", "runtime", "aio", "blocking"},
+    "__main__": {"cli"},
 }
 
 #: Room by room: what each room of the core may import of the core, beside the words that are outside of all.

@@ -92,7 +92,7 @@ def test_what_programs_are_told_names_the_proxy(program: str) -> None:
 )
 def test_what_is_wrong_is_one_line(arguments: list[str], said: str) -> None:
     """With exit code 2, and no traceback."""
-    command = [sys.executable, "-m", "wspool.cli", "proxy", *arguments]
+    command = [sys.executable, "-m", "wspool", "proxy", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert 2 == done.returncode

@@ -1,4 +1,4 @@
-"""`python -m wspool.cli` is `wspool`."""
+"""`python -m wspool` is `wspool`."""
 
 from wspool.cli import main
 
