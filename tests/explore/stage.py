@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -28,10 +28,25 @@ from tests.helpers import (
 )
 from wspool.testing.explore import always, fixed
 
-__all__ = ["FarEnd", "Stage", "ask", "staged"]
+__all__ = ["FarEnd", "Stage", "ask", "staged", "traced"]
 
 #: Virtual seconds within which a pool must show that it is whole.
 _SOON = 100.0
+
+
+#: What is given the trace of each pool.
+_trace: Callable[[str], None] | None = None
+
+
+@contextmanager
+def traced(write: Callable[[str], None]) -> Generator[None, None, None]:
+    """Give the lines of the traces of the pools of the block to *write*."""
+    global _trace
+    _trace = write
+    try:
+        yield
+    finally:
+        _trace = None
 
 
 class FarEnd:
@@ -170,9 +185,8 @@ async def staged(
         calm.enter_context(fixed())
         async with trio.open_nursery() as nursery:
             far = FarEnd(nursery)
-            manager = fake_manager(
-                far.connector, limits=policy(max_size=size, lanes=lanes_each, **limits), provider=provider
-            )
+            mine = policy(max_size=size, lanes=lanes_each, **limits)
+            manager = fake_manager(far.connector, limits=mine, provider=provider, trace=_trace)
             stage = Stage(manager, far)
             async with manager as stage.pool:
                 stage.shell._random = random.Random(0)
