@@ -48,7 +48,7 @@ def command(*arguments: object, stdin: bytes | None = None) -> Ended:
     result = CliRunner().invoke(app, [str(each) for each in arguments], input=stdin)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     file = Path("out/results.jsonl")
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     return Ended(result.exit_code, result.stdout, result.stderr, lines)
 
 

@@ -48,6 +48,24 @@ async def test_grep_finds_lines_in_python_files_only(tools: Tools) -> None:
     }
 
 
+@pytest.mark.parametrize("path", [".env", ".git/config", "pkg/.secret.py", "pkg/__pycache__/hidden.py"])
+async def test_hidden_files_are_not_there(tools: Tools, path: str) -> None:
+    """Their names hold secrets, or nothing of anybody's own; no tool reads, finds or lists them."""
+    file = tools.root / path
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("class Secret: pass\n")
+
+    for refused in (lambda: tools.read_file(path, 1, 1), lambda: tools.count_lines(path)):
+        with pytest.raises(ToolError, match="there is no"):
+            refused()
+    with pytest.raises(ToolError, match="there is no"):
+        await tools.grep("Secret", path)
+    assert [] == json.loads(await tools.grep("Secret", "."))["matches"]
+    listed = json.loads(tools.list_dir(".")) | {"in": json.loads(tools.list_dir("pkg"))}
+    assert file.name not in json.dumps(listed)
+    assert ".git" not in json.dumps(listed)
+
+
 async def test_grep_searches_one_file(tools: Tools) -> None:
     """A file is searched whatever its name."""
     found = json.loads(await tools.grep("class", "pkg/notes.txt"))

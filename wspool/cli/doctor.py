@@ -8,7 +8,7 @@ import typer
 
 import wspool
 from wspool.cli.examine import Check, examine
-from wspool.cli.target import ApiKeyEnv, Model, ProxyUrl, Url, find_target
+from wspool.cli.target import ApiKeyEnv, Header, Model, ProxyUrl, Url, find_target
 from wspool.cli.usage import run
 
 __all__ = ["doctor"]
@@ -21,13 +21,14 @@ def doctor(
     model: Model = None,
     api_key_env: ApiKeyEnv = None,
     proxy: ProxyUrl = None,
+    header: Header = [],  # noqa: B006  # as Typer has it, and nobody changes it
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
 ) -> None:
     """Check the way to an endpoint: DNS, TCP, proxy, TLS, upgrade, key, and one turn of a few tokens.
 
     Each line says ok, or what to do. Exit codes: 0 all is well, 1 something is not, 2 wrong usage.
     """
-    target = find_target(url, model, api_key_env, proxy, wspool.PoolPolicy())
+    target = find_target(url, model, api_key_env, proxy, wspool.PoolPolicy(), headers=header)
     checks: list[Check] = []
 
     def tell(check: Check) -> None:

@@ -154,7 +154,13 @@ def _key(target: Target) -> tuple[Secret | None, str]:
 
 def _headers(target: Target, key: Secret | None) -> list[tuple[str, str]]:
     who = ("User-Agent", USER_AGENT)
-    return [who] if key is None else [who, header_of(key.reveal(), provider_at(target.endpoint.host))]
+    if any(name.lower() == "user-agent" for name, _ in target.headers):
+        return [*target.headers, *_credential(target, key)]
+    return [who, *target.headers, *_credential(target, key)]
+
+
+def _credential(target: Target, key: Secret | None) -> list[tuple[str, str]]:
+    return [] if key is None else [header_of(key.reveal(), provider_at(target.endpoint.host))]
 
 
 def _refused(target: Target, key: Secret | None, status: int | None, code: str | None) -> str:

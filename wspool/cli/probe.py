@@ -14,7 +14,7 @@ import trio
 import typer
 
 import wspool
-from wspool.cli.target import ApiKeyEnv, Model, ProxyUrl, Target, Url, find_target, no_key
+from wspool.cli.target import ApiKeyEnv, Header, Model, ProxyUrl, Target, Url, find_target, no_key
 from wspool.cli.usage import run, usage_error
 from wspool.core.frames import encode
 from wspool.core.plain import plain
@@ -36,6 +36,7 @@ def probe(
     model: Model = None,
     api_key_env: ApiKeyEnv = None,
     proxy: ProxyUrl = None,
+    header: Header = [],  # noqa: B006  # as Typer has it, and nobody changes it
     rounds: Annotated[int, typer.Option("-n", "--rounds", min=1, help="Connections to measure on.")] = 5,
     history: Annotated[int, typer.Option(min=0, help="Bytes of history in a full turn.")] = 20_000,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
@@ -45,7 +46,7 @@ def probe(
     A round is one connection, a warm-up and three short turns, two of them with the whole history, which are
     paid for. Numbers are medians. Exit codes: 0 measured, 1 the endpoint failed, 2 wrong usage.
     """
-    target = find_target(url, model, api_key_env, proxy, wspool.PoolPolicy())
+    target = find_target(url, model, api_key_env, proxy, wspool.PoolPolicy(), headers=header)
     if target.model is None:
         usage_error("the turns need a model; say which with --model")
     if target.key is None and not target.local:
@@ -83,7 +84,12 @@ async def _measure(target: Target, rounds: int, history: int, samples: Samples) 
             dials = _Dials()
             async with (
                 wspool.open_pool(
-                    target.url, api_key=target.key, policy=policy, proxy=target.proxy_url, instrument=dials
+                    target.url,
+                    api_key=target.key,
+                    headers=target.headers,
+                    policy=policy,
+                    proxy=target.proxy_url,
+                    instrument=dials,
                 ) as pool,
                 pool.lease() as lease,
             ):

@@ -16,13 +16,13 @@ import wspool
 from wspool.cli.grouped import together
 from wspool.cli.rollout_options import Given
 from wspool.cli.rollout_plan import Plan, make_plan
+from wspool.cli.rollout_state import prepare
 from wspool.cli.target import Target
-from wspool.cli.usage import say, usage_error, warn
+from wspool.cli.usage import aside_stdout, say, usage_error, warn
 from wspool.core.plain import plain
 from wspool.errors import DialFailedError
 from wspool.pool.setup import carried
-from wspool.rollout.checkpoints import TURNS, Checkpoints, open_checkpoints
-from wspool.rollout.provenance import RUN, Provenance, changed_tasks, read_provenance
+from wspool.rollout.checkpoints import Checkpoints, open_checkpoints
 from wspool.rollout.results import ResultFile, ResultsError, open_results
 from wspool.rollout.runner import run_batch
 from wspool.rollout.summary import Meter, Summary
@@ -44,7 +44,11 @@ def rollout(given: Given) -> None:
     runs, a second one stops. Exit codes: 0 all done (and right, if the answers are known), 1 some not,
     2 wrong usage, 130 interrupted.
     """
-    plan = make_plan(given)
+    try:
+        with aside_stdout():  # what the user's modules print
+            plan = make_plan(given)
+    except OSError as problem:  # of a working directory that is gone, or of a disk that is
+        usage_error(f"nothing was run: {problem}")
     timeline = given.telling.timeline
     if timeline is not None and (timeline.is_dir() or not timeline.absolute().parent.is_dir()):
         usage_error(f"--timeline {plain(str(timeline))} is no place for a file")
@@ -56,63 +60,10 @@ def rollout(given: Given) -> None:
     raise typer.Exit(code)
 
 
-def _prepare(plan: Plan, results: ResultFile) -> None:
-    """Make the results ready to be added to. Whatever is in the way ends the command."""
-    given, keys = plan.given, {task.key for task in plan.batch}
-    now = plan.provenance()
-    try:
-        if plan.resume is False or (plan.resume is None and keys <= results.earlier.keys()):
-            results.start_over(plan.out / RUN, plan.out / TURNS)
-        elif results.earlier and not given.state.allow_mixed:
-            _refuse_others(plan, now, results)
-        again = {
-            key
-            for key in keys & results.earlier.keys()
-            if (given.state.redo_errors and results.earlier[key] not in WELL)
-            or (given.state.redo_wrong and results.earlier[key] == "wrong")
-        }
-        if given.state.redo_errors or given.state.redo_wrong:
-            counts = Counter(results.earlier[key] for key in again)
-            named = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-            warn(f"{len(again)} tasks run again ({named})" if again else "there is nothing to run again")
-        results.drop(again)
-        now.write(plan.out)
-        results.begin()
-    except OSError as problem:
-        usage_error(f"{plan.out} cannot be written: {problem.strerror}; use another --out")
-    if results.unlocked:
-        warn(
-            f"{plan.out} cannot be locked ({results.unlocked}): let no other run use it",
-        )
-
-
-def _refuse_others(plan: Plan, now: Provenance, results: ResultFile) -> None:
-    """End the command if the results that are there are other ones than those that are to come."""
-    given, before = plan.given, read_provenance(plan.out)
-    if before is None:
-        warn(
-            f"there is no {RUN} in {plan.out}: nobody knows how its results were made",
-        )
-    differences = now.differences(before) if before is not None else []
-    differences += changed_tasks(plan.batch, results.digests)
-    if differences:
-        if given.telling.as_json:
-            skipped = len({task.key for task in plan.batch} & results.earlier.keys())
-            refused = Summary(
-                tasks=len(plan.batch), skipped=skipped, max_connections=0, problem=differences[0]
-            )
-            say(json.dumps(refused.as_json()))
-        lines = "\n".join(f"  {each}" for each in differences)
-        usage_error(
-            f"the results in {plan.out} were made otherwise\n{lines}\nuse another --out, start over with "
-            "--no-resume (what is there is kept), or add to them all the same with --allow-mixed"
-        )
-
-
 def _run(plan: Plan, results: ResultFile) -> int:
     batch, given = plan.batch, plan.given
     tasks = {task.key: task for task in batch}
-    _prepare(plan, results)
+    prepare(plan, results)
     owed = [task for task in batch if task.key not in results.earlier]
     earlier = {key: outcome for key, outcome in results.earlier.items() if key in tasks}
     tally = Tally()
@@ -121,9 +72,8 @@ def _run(plan: Plan, results: ResultFile) -> int:
             tally.add(tasks[key].id, score, right=earlier[key] == "right")
     summary: Summary | None = None
     try:
-        with (
-            open_checkpoints(plan.out, owed) if given.state.checkpoint_turns else nullcontext() as checkpoints
-        ):
+        kept = open_checkpoints(plan.out, owed) if given.state.checkpoint_turns else nullcontext()
+        with kept as checkpoints, aside_stdout():
             summary = trio.run(_rollout, plan, owed, results, checkpoints, tally)
     except* KeyboardInterrupt:
         pass
@@ -217,6 +167,7 @@ async def _endpoint(plan: Plan) -> AsyncGenerator[dict[str, Any], None]:
         yield {
             "url": target.url,
             "api_key": target.key,
+            "headers": target.headers,
             "proxy": target.proxy_url,
             "provider": plan.provider,
         }

@@ -6,7 +6,7 @@ from typing import Annotated
 import attrs
 import typer
 
-from wspool.cli.target import ApiKeyEnv, ProxyUrl, Url
+from wspool.cli.target import ApiKeyEnv, Header, ProxyUrl, Url
 
 __all__ = ["Given", "How", "Input", "Limiting", "Place", "State", "Telling"]
 
@@ -95,6 +95,7 @@ class Place:
         ),
     ] = None
     proxy: ProxyUrl = None
+    header: Header = attrs.field(factory=list[str])
     model: Annotated[str | None, typer.Option(help="Model for tasks that name none.")] = None
     api_key_env: ApiKeyEnv = None
     concurrency: Annotated[

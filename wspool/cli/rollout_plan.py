@@ -115,7 +115,7 @@ def _shown(given: Given) -> dict[str, Any]:
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in options.items()
-        if name not in ("url", "proxy")
+        if name not in ("url", "proxy", "header")
     }
 
 
@@ -149,8 +149,15 @@ def _target(given: Given, batch: Sequence[Task], overrides: Mapping[str, Any]) -
         return None
     if place.url is None and given.input.tasks is None:
         return None
-    target = find_target(place.url, place.model, place.api_key_env, place.proxy, wspool.PoolPolicy())
-    if target.key is None and not target.local:
+    target = find_target(
+        place.url,
+        place.model,
+        place.api_key_env,
+        place.proxy,
+        wspool.PoolPolicy(),
+        headers=place.header,
+    )
+    if target.key is None and not target.local and not target.headers:
         usage_error(
             f"the tasks go to {target} ({target.source}), and {no_key(target.key_name)}, or say --local, and "
             "the bundled server answers"

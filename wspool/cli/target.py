@@ -6,7 +6,7 @@ OPENAI_BASE_URL, with which it is set.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 import attrs
@@ -14,12 +14,14 @@ import typer
 
 import wspool
 from wspool.cli.usage import usage_error
-from wspool.core.providers import key_variable
+from wspool.core.providers import key_variable, provider_at
+from wspool.pool.upgrade import upgrade_headers
 from wspool.wire.dial import check_library, environment_proxy, host_header, parse_proxy, parse_url
 from wspool.wire.wire import Endpoint
 
 __all__ = [
     "ApiKeyEnv",
+    "Header",
     "Model",
     "ProxyUrl",
     "Target",
@@ -57,6 +59,16 @@ ProxyUrl = Annotated[
 ]
 
 
+Header = Annotated[
+    list[str],
+    typer.Option(
+        metavar="NAME:VALUE",
+        help="A further header of the upgrade request; $VARIABLE as VALUE stands for what that holds, so "
+        "that a secret stays in the environment. May be repeated.",
+    ),
+]
+
+
 @attrs.frozen(kw_only=True)
 class Target:
     """An endpoint, as the user means it.
@@ -70,6 +82,7 @@ class Target:
         key: the key, None if there is none. Not checked yet.
         key_name: the variable that it is looked for in, None if there is none for this host.
         proxy_url: the proxy's URL, None for none.
+        headers: further ones of the upgrade request.
         unused_proxy: True if the environment names a proxy that is not used.
     """
 
@@ -81,6 +94,7 @@ class Target:
     key: str | None = attrs.field(repr=False)
     key_name: str | None
     proxy_url: str | None = attrs.field(repr=False)
+    headers: tuple[tuple[str, str], ...] = attrs.field(repr=False)
     unused_proxy: bool
 
     def __str__(self) -> str:
@@ -96,10 +110,16 @@ def find_target(
     proxy: str | None,
     policy: wspool.PoolPolicy,
     environment: Mapping[str, str] = os.environ,
+    headers: Sequence[str] = (),
 ) -> Target:
     """Return what the options and the environment name; a mistake in them ends the command."""
     try:
-        return _find(url, model, api_key_env, proxy, policy, environment)
+        target = _find(url, model, api_key_env, proxy, policy, environment)
+        if not headers:
+            return target
+        found = tuple(_header(each, environment) for each in headers)
+        upgrade_headers(target.key, found, target.endpoint, provider_at(target.endpoint.host))
+        return attrs.evolve(target, headers=found)
     except (ValueError, ImportError) as problem:
         # What a program may do instead, a command may not.
         usage_error(str(problem).replace(", or pass allow_insecure=True", ""))
@@ -144,8 +164,21 @@ def _find(
         key=key,
         key_name=key_name,
         proxy_url=proxy,
+        headers=(),
         unused_proxy=named is not None and proxy is None,
     )
+
+
+def _header(given: str, environment: Mapping[str, str]) -> tuple[str, str]:
+    name, colon, value = (part.strip() for part in given.partition(":"))
+    if not colon or not name or not value:
+        raise ValueError(f"--header {name!r} must be NAME:VALUE")  # a value may be a secret
+    if value.startswith("$"):
+        variable = value[1:].removeprefix("{").removesuffix("}")
+        if variable not in environment:
+            raise ValueError(f"--header {name!r}: there is no environment variable {variable}")
+        value = environment[variable]
+    return name, value
 
 
 def _find_key(

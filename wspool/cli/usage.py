@@ -1,8 +1,10 @@
 """What commands have in common: how they say that they were called wrongly, and how they are interrupted."""
 
+import io
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Never, TextIO, TypeVar, TypeVarTuple
 
 import trio
@@ -10,7 +12,7 @@ import typer
 
 from wspool.core.plain import plain
 
-__all__ = ["run", "say", "usage_error", "warn"]
+__all__ = ["aside_stdout", "run", "say", "usage_error", "warn"]
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -42,6 +44,27 @@ def warn(message: str) -> None:
         typer.echo(plain(f"wspool: {message}"), err=True)
     except (OSError, ValueError):
         sys.stderr = _nowhere()
+
+
+@contextmanager
+def aside_stdout() -> Generator[None, None, None]:
+    """Have what modules and agents of the user's print go to standard error: the other holds what was asked
+    for. It is no trouble of theirs if nobody takes it."""
+    with redirect_stdout(_Aside()):
+        yield
+
+
+class _Aside(io.TextIOBase):
+    encoding = "utf-8"
+
+    def write(self, text: str, /) -> int:
+        with suppress(OSError, ValueError, AttributeError):  # gone, closed, or not there from the beginning
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
 
 
 def _nowhere() -> TextIO:

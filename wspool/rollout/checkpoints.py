@@ -123,10 +123,15 @@ def open_checkpoints(directory: Path, tasks: Sequence[Task]) -> Generator[Checkp
     The directory must be locked, as by `open_results`.
 
     Raises:
-      ResultsError: the file holds something else.
+      ResultsError: the file holds something else, or cannot be used.
     """
     checkpoints = Checkpoints(directory / TURNS, tasks)
-    checkpoints._load()  # pyright: ignore[reportPrivateUsage]  # only here: a file is read under its lock
+    try:
+        checkpoints._load()  # pyright: ignore[reportPrivateUsage]  # only here: a file is read under its lock
+    except OSError as problem:
+        raise ResultsError(
+            f"{directory / TURNS} cannot be used: {problem.strerror}; make room or use another --out"
+        ) from problem
     try:
         yield checkpoints
     finally:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["MAX_LINE", "MAX_MATCHES", "MAX_PATTERN", "is_tame", "search"]
+__all__ = ["MAX_LINE", "MAX_MATCHES", "MAX_PATTERN", "is_hidden", "is_tame", "search"]
 
 #: Most matches that are returned.
 MAX_MATCHES: Final = 200
@@ -25,7 +25,7 @@ MAX_PATTERN: Final = 1000
 _MOST_SEEN: Final = 2000
 #: Directories that are not looked into: compiled files, and packages that are not part of the root's own
 #: code.
-_HIDDEN: Final = frozenset({"__pycache__", "site-packages", "dist-packages"})
+_LEFT_OUT: Final = frozenset({"__pycache__", "site-packages", "dist-packages"})
 
 #: What an expression is made of: an escaped character, a class, or one character.
 _PARTS: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
@@ -74,17 +74,21 @@ def search(pattern: str, root: str, place: str) -> str:
     return json.dumps({"matches": matches, "truncated": False})
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether tools do not see a file or a directory of this name: those with a dot hold secrets."""
+    return name.startswith(".") or name in _LEFT_OUT
+
+
 def _sources(place: Path) -> Iterator[Path]:
     """The file itself, or all `*.py` files below the directory, in order."""
     if place.is_file():
         yield place
         return
     for entry in sorted(place.iterdir()):
-        if entry.is_symlink():
-            continue  # it may lead out of the root
+        if entry.is_symlink() or is_hidden(entry.name):
+            continue  # a link may lead out of the root
         if entry.is_dir():
-            if entry.name not in _HIDDEN:
-                yield from _sources(entry)
+            yield from _sources(entry)
         elif entry.suffix == ".py":
             yield entry
 

@@ -3,7 +3,7 @@
 Rules:
 
 1. Every path is relative to the root, written with `/`; a path that leads out of the root (`..`, absolute,
-   through a symbolic link) is refused.
+   through a symbolic link) is refused, and hidden files are not there.
 2. Output is one JSON object, bounded in size: `truncated` says that there would have been more.
 3. A tool that cannot do what it was asked raises `ToolError`, whose message is meant for the model.
 4. Nothing is written, and nothing is run but a search.
@@ -27,7 +27,7 @@ import trio
 
 import wspool
 from wspool.rollout import search as search_module
-from wspool.rollout.search import MAX_LINE, MAX_PATTERN, is_tame, search
+from wspool.rollout.search import MAX_LINE, MAX_PATTERN, is_hidden, is_tame, search
 
 __all__ = ["TOOL_SCHEMAS", "NoFilesError", "ToolError", "Tools", "patient", "standard_library"]
 
@@ -35,9 +35,6 @@ __all__ = ["TOOL_SCHEMAS", "NoFilesError", "ToolError", "Tools", "patient", "sta
 SEARCH_TIMEOUT: Final = 10.0
 #: Most entries that one `list_dir` returns, and most lines that one `read_file` returns.
 MAX_ENTRIES: Final = 500
-#: Directories that are not looked into: compiled files, and packages that are not part of the root's own
-#: code.
-_HIDDEN: Final = frozenset({"__pycache__", "site-packages", "dist-packages"})
 #: Seconds between the tries of a tool that may open no file. Other tools are done in milliseconds, so what
 #: lasts longer than all of these will not pass.
 _PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -134,7 +131,7 @@ class Tools:
         place = self._find(path)
         if not place.is_dir():
             raise ToolError(f"{path} is no directory")
-        names = sorted(entry for entry in place.iterdir() if entry.name not in _HIDDEN)
+        names = sorted(entry for entry in place.iterdir() if not is_hidden(entry.name))
         shown = names[:MAX_ENTRIES]
         directories = [entry.name for entry in shown if entry.is_dir()]
         files = [entry.name for entry in shown if not entry.is_dir()]
@@ -152,7 +149,7 @@ class Tools:
         try:
             place = (self.root / path).resolve()
             inside = place.is_relative_to(self.root)
-            if inside and place.exists():
+            if inside and place.exists() and not any(map(is_hidden, place.relative_to(self.root).parts)):
                 return place
         except (OSError, ValueError):  # a name that no file can have
             inside = True

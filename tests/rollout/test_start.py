@@ -1,0 +1,94 @@
+"""What is in the way at the start is one line, and what others say or print disturbs nobody."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.rollout.command import Saying, command, place, rollout, write
+from wspool.testing import local_server
+
+__all__ = ["place"]  # a fixture
+
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("place")]
+
+MINE = """
+print("imported")
+async def agent(conversation, task):
+    print("working")
+    return await conversation.respond(task["input"])
+"""
+
+
+def test_what_an_agent_prints_is_not_what_was_asked_for() -> None:
+    """It goes to standard error, at its import and in its work."""
+    Path("mine.py").write_text(MINE)
+    write("tasks.jsonl", {"id": "a", "input": "x"})
+
+    ended = rollout("tasks.jsonl", "--local", "--agent", "./mine.py:agent")
+
+    assert (0, 1) == (ended.code, ended.summary["done"])
+    assert "imported\nworking\n" == ended.err
+
+
+def test_a_headers_value_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes with the upgrade request, and is never shown or written down."""
+    monkeypatch.setenv("TEAM", "very-secret")
+    write("tasks.jsonl", {"id": "a", "input": "x"})
+    with local_server(model=Saying(), api_key="very-secret", profile="azure") as server:
+        ended = rollout("tasks.jsonl", "--url", server.url, "--header", "Authorization: Bearer x")
+        assert (2, "") == (ended.code, ended.out)
+        assert "not as a header" in ended.err
+    with local_server() as server:
+        ended = rollout(
+            "tasks.jsonl", "--url", server.url, "--header", "X-Team: $TEAM", "--header", "X-A:${TEAM}"
+        )
+        checked = command("doctor", "--url", server.url, "--header", "X-Team: $TEAM")
+
+    assert (0, 0) == (ended.code, checked.code)
+    assert "very-secret" not in ended.out + ended.err + checked.out + checked.err
+    assert "very-secret" not in Path("out/run.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [
+        ("very-secret", "must be NAME:VALUE"),
+        ("X-Team:", "must be NAME:VALUE"),
+        ("X-Team: $NOBODY", "there is no environment variable NOBODY"),
+        ("Sec-WebSocket-Key: very-secret", "belongs to the handshake itself"),
+        ("X-Te am: very-secret", "header"),
+    ],
+)
+def test_a_header_that_cannot_be_sent(header: str, named: str) -> None:
+    """Is named beforehand, and its value never."""
+    write("tasks.jsonl", {"id": "a", "input": "x"})
+    for arguments in (("rollout", "tasks.jsonl", "--out", "out"), ("doctor",), ("probe", "--model", "m")):
+        ended = command(*arguments, "--url", "ws://localhost:1/", "--header", header)
+
+        assert (2, "") == (ended.code, ended.out)
+        assert named in ended.err
+        assert "secret" not in ended.err or header == "very-secret"
+
+
+def test_what_is_in_the_way_of_the_files_is_one_line() -> None:
+    """A pipe, a link or a directory where a file belongs; a place that is gone."""
+    write("tasks.jsonl", {"id": "a", "input": "x"})
+    options = ("tasks.jsonl", "--local", "--checkpoint-turns")
+    for name in ("results.jsonl", "run.json", "turns.jsonl"):
+        for plant in (os.mkfifo, os.mkdir, lambda path: os.symlink("/nowhere", path)):
+            Path("out").mkdir()
+            plant(Path("out") / name)
+            ended = rollout(*options)
+            # A file that is written anew takes the place of what was there.
+            assert ended.code in ((2,) if name == "results.jsonl" else (0, 2)), (name, plant)
+            assert ended.err.startswith("wspool: ") or 0 == ended.code
+            Path("out").rename(f"kept-{name}-{id(plant)}")
+    place = Path("gone").absolute()
+    place.mkdir()
+    os.chdir(place)
+    place.rmdir()
+    ended = command("rollout", place.parent / "tasks.jsonl", "--local")
+    assert 2 == ended.code
+    assert ended.err.startswith("wspool: ")
+    os.chdir(place.parent)
