@@ -14,8 +14,10 @@ import trio
 
 from tests.helpers import policy
 from tests.proxy.asking import KEY, Answer, Client, Scene, scene
+from wspool.core.commands import CloseReason
+from wspool.core.statistics import CloseRecord, DialRecord, TurnRecord
 from wspool.proxy.gate import Token
-from wspool.proxy.scene import SPAN
+from wspool.proxy.scene import SPAN, Look, Scene as Seen
 from wspool.server import EchoModel, ModelTurn, message
 from wspool.testing.local import refusal
 
@@ -134,6 +136,56 @@ async def test_errors_are_counted_by_kind_with_their_last_text(autojump_clock) -
     assert 2 == all["sums"]["errors"]
     assert {"invalid_prompt": 1, "server_error": 1} == {one["kind"]: one["count"] for one in all["errors"]}
     assert all["errors"][-1]["text"]
+
+
+async def test_a_long_past_is_told_in_pieces(autojump_clock) -> None:
+    """Each bar once, the latest at once, so that nobody waits for a page; ended connections, too."""
+    seen = Seen("host", "version")
+    for connection in (1, 2):
+        seen.dial_ended(DialRecord(phases={}, duration=0.1, failure=None, connection=connection, pool=1))
+    for number in range(1200):
+        await trio.sleep(0.1)
+        seen.turn_ended(turn_record(number, connection=1 + number % 2))
+    closed = CloseRecord(pool=1, connection=2, reason=CloseReason.LOST, age=60, closed=0, close_code=1011)
+    seen.connection_closed(closed)
+    all, look = seen.seen([], {}, Look())
+    pieces = [all["bars"], *seen.past(look)]
+    tick, _ = seen.seen([], {}, look)
+
+    assert all["now"] == pytest.approx(all["bars"][-1]["b"], abs=0.01)
+    assert max(map(len, pieces)) <= 500
+    models = [bar["m"] for piece in pieces for bar in piece]
+    assert sorted(f"m{number}" for number in range(1200)) == sorted(models)
+    assert "m1199" == pieces[0][-1]["m"]
+    assert [] == tick["bars"]
+    assert [(1, "idle"), (2, "ended")] == [(lane["connection"], lane["state"]) for lane in all["lanes"]]
+    assert ["Connection 2 ended after 60 s: it was lost (close code 1011)."] == [
+        one["text"] for one in all["news"]
+    ]
+
+
+def turn_record(number: int, *, connection: int) -> TurnRecord:
+    """A turn that has just ended, of the model `m` and its number."""
+    now = trio.current_time()
+    return TurnRecord(
+        conversation=None,
+        connection=connection,
+        lane=0,
+        pool=1,
+        model=f"m{number}",
+        response_id=f"resp_{number}",
+        full=False,
+        status="completed",
+        delivery="terminal",
+        waited=0.0,
+        duration=2.0,
+        requests=1,
+        bytes_sent=1,
+        bytes_saved=1,
+        events=1,
+        started=now - 2,
+        ended=now,
+    )
 
 
 async def test_what_is_old_is_forgotten(autojump_clock) -> None:

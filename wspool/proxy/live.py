@@ -31,6 +31,9 @@ __all__ = ["Live"]
 #: Seconds between two updates.
 _TICK: Final = 1.0
 
+#: Seconds between two pieces of what was before.
+_GAP: Final = 0.05
+
 #: Pages that are fed at once.
 _MOST_PAGES: Final = 64
 
@@ -155,6 +158,11 @@ class Live:
             told, look = self._see(visit, look)
             said = json.dumps(told, separators=(",", ":"))
             await visit.answers.send_data(f"event: {name}\ndata: {said}\n\n".encode())
+            if name == "all":
+                for bars in self._scene.past(look):
+                    await trio.sleep(_GAP)
+                    said = json.dumps(bars, separators=(",", ":"))
+                    await visit.answers.send_data(f"event: past\ndata: {said}\n\n".encode())
             name = "tick"
             await trio.sleep(_TICK)
         await visit.answers.send_end()

@@ -67,7 +67,7 @@ class Proxy:
     ) -> None:
         self.front = front
         self.records = services.records
-        self.pools = services.pools
+        self.pools, self._by_http = services.pools, services.pools_by_http
         self.base_url = f"{scheme}://{listeners.authority or 'localhost'}/v1"
         self._settings = services.settings
         self._turnstile = services.turnstile
@@ -110,6 +110,7 @@ class Proxy:
             await self.front.quiet()
         self._listeners.let_go()
         self.pools.close()
+        self._by_http.close()
         with trio.move_on_after(_LAST_WORDS):
             await self.front.quiet()
 

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 import trio
 
-from wspool.core.commands import CloseReason
 from wspool.core.plain import plain
 from wspool.core.statistics import CloseRecord, DialRecord, Move, PoolRecord, TurnInFlight, TurnRecord
 from wspool.pool.instrument import Instrument
+from wspool.proxy.news import closed, moved, not_dialed, span
 from wspool.proxy.record import Record
 from wspool.proxy.sums import WRONG, Sums
 
@@ -37,6 +37,10 @@ BEAT: Final = 5.0
 #: Turns that are kept for it: more than 2,000 a minute are not drawn one by one anyway.
 _MOST_BARS: Final = 10_000
 _MOST_NEWS: Final = 50
+#: Requests whose times are looked at for percentiles: of more, the latest say the same.
+_MOST_WAITS: Final = 2000
+#: Bars that are told in one go: more would keep everybody else waiting.
+_AT_ONCE: Final = 500
 _MOST_TURNS: Final = 100
 _MOST_NAMES: Final = 200
 _MOST_KINDS: Final = 50
@@ -54,8 +58,13 @@ class _Bar:
     key: str
     began: float
     ended: float
-    record: TurnRecord
-    request: Record | None = None
+    status: str
+    full: bool
+    waited: float
+    model: str | None
+    error: str | None
+    who: str | None = None
+    why_full: str | None = None
 
 
 @attrs.define(eq=False)
@@ -67,15 +76,17 @@ class _Kind:
     at: float
 
 
-@attrs.frozen
-class _Ended:
-    """What is kept of a request for the figures of the last minutes. `at` is trio's time."""
+@attrs.define(eq=False)
+class _Beat:
+    """Requests that have ended within one beat."""
 
-    at: float
-    wait: float | None
-    first: float | None
-    delta: bool | None
-    wrong: bool
+    turns: int = 0
+    wrong: int = 0
+    delta: int = 0
+    full: int = 0
+
+
+_NOTHING: Final = _Beat()
 
 
 @attrs.frozen
@@ -110,11 +121,17 @@ class Scene(Instrument):
         self._bars: deque[_Bar] = deque(maxlen=_MOST_BARS)
         #: Those whose request has not ended, by response.
         self._unnamed: OrderedDict[str, _Bar] = OrderedDict()
-        self._ended: deque[_Ended] = deque(maxlen=_MOST_BARS)
+        #: Which lanes were used, and when last; by pool and number of the connection.
+        self._used: dict[tuple[int, int], dict[int, float]] = {}
+        #: By their number since trio's clock began.
+        self._beats: OrderedDict[int, _Beat] = OrderedDict()
+        #: When requests have ended, how long they were in line, and how long to their first event.
+        self._waits: deque[tuple[float, float | None, float | None]] = deque(maxlen=_MOST_WAITS)
         self._turns: deque[Record] = deque(maxlen=_MOST_TURNS)
         self._news: deque[tuple[float, str]] = deque(maxlen=_MOST_NEWS)
         self._kinds: dict[str, _Kind] = {}
-        self._last = Look()
+        #: How many of each there were so far.
+        self._count_bars = self._count_turns = self._count_news = 0
 
     # -- what happens in the pools ----------------------------------------------------------------
 
@@ -128,7 +145,7 @@ class Scene(Instrument):
     def dial_ended(self, record: DialRecord) -> None:
         """A connection is there, or it is news that it is not."""
         if record.failure is not None:
-            self._tell(f"A connection could not be opened: {record.failure}")
+            self._tell(not_dialed(record))
             return
         self._open[record.pool, record.connection] = trio.current_time()
         while len(self._open) > _MOST_CONNECTIONS:
@@ -137,22 +154,30 @@ class Scene(Instrument):
     def connection_closed(self, record: CloseRecord) -> None:
         """It is gone, and why is news."""
         self._open.pop((record.pool, record.connection), None)
-        code = "" if record.close_code is None else f" (close code {record.close_code})"
-        self._tell(f"Connection {record.connection} ended after {_span(record.age)}: {_why(record)}{code}.")
+        self._tell(closed(record))
 
     def conversation_moved(self, move: Move) -> None:
         """That it did is news."""
-        self._tell(f"A turn moved from connection {move.before} to {move.after}: {_MOVED[move.reason]}.")
+        self._tell(moved(move))
 
     def turn_ended(self, record: TurnRecord) -> None:
         """It is a bar on its lane."""
         if record.connection is None or record.lane is None:
             return
         key = _key(record.pool, record.connection, record.lane)
-        slim = attrs.evolve(record, context=None, usage=None, input_transformations=())
-        bar = _Bar(key, record.ended - record.duration, record.ended, slim)
+        bar = _Bar(
+            key,
+            record.ended - record.duration,
+            record.ended,
+            record.status,
+            record.full,
+            record.waited,
+            record.model,
+            record.error_code or record.error,
+        )
         self._bars.append(bar)
-        self._last = attrs.evolve(self._last, bars=self._last.bars + 1)
+        self._count_bars += 1
+        self._used.setdefault((record.pool, record.connection), {})[record.lane] = record.ended
         if record.response_id is not None:
             self._unnamed[record.response_id] = bar
             if len(self._unnamed) > _MOST_TURNS:
@@ -168,7 +193,7 @@ class Scene(Instrument):
 
     def pool_recovered(self, lasted: float) -> None:
         """That is news."""
-        self._tell(f"The endpoint is back after {_span(lasted)}.")
+        self._tell(f"The endpoint is back after {span(lasted)}.")
 
     def transport_changed(self, transport: str, message: str) -> None:
         """That is news."""
@@ -177,7 +202,7 @@ class Scene(Instrument):
 
     def _tell(self, text: str) -> None:
         self._news.append((trio.current_time(), plain(text, _LONGEST)))
-        self._last = attrs.evolve(self._last, news=self._last.news + 1)
+        self._count_news += 1
 
     # -- what happens to requests -----------------------------------------------------------------
 
@@ -188,25 +213,24 @@ class Scene(Instrument):
         self.sums.add(record)
         self._sums_of(record.token or record.client).add(record)
         self._turns.append(record)
-        self._last = attrs.evolve(self._last, turns=self._last.turns + 1)
+        self._count_turns += 1
         if record.response_id is not None:
             bar = self._unnamed.pop(record.response_id, None)
             if bar is not None:
-                bar.request = record
+                bar.who, bar.why_full = record.token or record.client, record.why_full
         now = trio.current_time()
-        sent = record.items_sent is not None
         wait = None if record.line is None else record.line + (record.dial or 0.0)
-        self._ended.append(
-            _Ended(
-                now,
-                wait,
-                record.first_event,
-                record.why_full is None if sent else None,
-                record.outcome in WRONG,
-            )
-        )
+        self._waits.append((now, wait, record.first_event))
+        beat = self._beats.setdefault(int(now / BEAT), _Beat())
+        beat.turns += 1
+        if record.items_sent is not None:
+            beat.delta += record.why_full is None
+            beat.full += record.why_full is not None
         if record.outcome in WRONG:
+            beat.wrong += 1
             self._count_error(record, now)
+        while len(self._beats) > 2 * SPAN / BEAT:
+            self._beats.popitem(last=False)
 
     def _sums_of(self, name: str) -> Sums:
         if name not in self.names and len(self.names) >= _MOST_NAMES:
@@ -238,7 +262,7 @@ class Scene(Instrument):
         epoch = time.time() - now
         self._forget(now)
         running = list(running)
-        last = self._last
+        last = Look(self._count_bars, self._count_turns, self._count_news)
         told = {
             "now": now + epoch,
             "up": now - self._since,
@@ -247,7 +271,7 @@ class Scene(Instrument):
             "state": self._state(),
             "sums": self.sums.as_json(),
             "recent": self._recent(now),
-            "beats": self._beats(now),
+            "beats": self._line(now),
             "lanes": self._lanes(
                 now, epoch, in_flight, {one.turn.response_id: one for one in running if one.turn is not None}
             ),
@@ -256,7 +280,7 @@ class Scene(Instrument):
                 for one in running
                 if one.door != "http" and not one.sent
             ],
-            "bars": [_bar(bar, epoch) for bar in _latest(self._bars, last.bars - since.bars)],
+            "bars": [_bar(bar, epoch) for bar in _latest(self._bars, min(last.bars - since.bars, _AT_ONCE))],
             "turns": [_turn(one) for one in _latest(self._turns, last.turns - since.turns)],
             "news": [
                 {"at": at + epoch, "text": text} for at, text in _latest(self._news, last.news - since.news)
@@ -275,8 +299,12 @@ class Scene(Instrument):
     def _forget(self, now: float) -> None:
         while self._bars and self._bars[0].ended < now - SPAN:
             self._bars.popleft()
-        while self._ended and self._ended[0].at < now - SPAN:
-            self._ended.popleft()
+        for place, lanes in list(self._used.items()):
+            kept = {lane: at for lane, at in lanes.items() if at >= now - SPAN or place in self._open}
+            if kept:
+                self._used[place] = kept
+            else:
+                del self._used[place]
 
     def _state(self) -> dict[str, str]:
         pools = [pool.statistics() for pool in self._pools.values()]
@@ -286,33 +314,42 @@ class Scene(Instrument):
         held = max((pool.held for pool in pools), default=0.0)
         if held:
             why = next(pool.held_for for pool in pools if pool.held == held)
-            return {"word": "held", "text": plain(f"waits for {_span(held)}: {why}", _LONGEST)}
+            return {"word": "held", "text": plain(f"waits for {span(held)}: {why}", _LONGEST)}
         return {"word": "open", "text": "open"}
 
     def _recent(self, now: float) -> dict[str, Any]:
-        ended = self._ended
-        minute = sum(one.at > now - 60 for one in ended)
-        told = [one.delta for one in ended if one.delta is not None]
-        waits = sorted(one.wait for one in ended if one.wait is not None)
-        firsts = sorted(one.first for one in ended if one.first is not None)
+        beats = self._span(now)
+        latest = [one for one in self._waits if one[0] >= now - SPAN]
+        waits = sorted(wait for _, wait, _ in latest if wait is not None)
+        firsts = sorted(first for _, _, first in latest if first is not None)
         age = min(max(now - self._since, 1.0), 60.0)
+        delta, full = sum(beat.delta for beat in beats), sum(beat.full for beat in beats)
         return {
-            "turns": len(ended),
-            "rate": minute / age,
-            "delta": sum(told) / len(told) if told else None,
+            "turns": sum(beat.turns for beat in beats),
+            "rate": sum(beat.turns for beat in beats[-round(60 / BEAT) :]) / age,
+            "delta": delta / (delta + full) if delta + full else None,
             "wait50": _quantile(waits, 0.5),
             "wait95": _quantile(waits, 0.95),
             "first50": _quantile(firsts, 0.5),
             "first95": _quantile(firsts, 0.95),
         }
 
-    def _beats(self, now: float) -> list[list[int]]:
-        beats = [[0, 0] for _ in range(round(SPAN / BEAT))]
-        for one in self._ended:
-            beat = beats[-1 - min(int((now - one.at) / BEAT), len(beats) - 1)]
-            beat[0] += 1
-            beat[1] += one.wrong
-        return beats
+    def _span(self, now: float) -> list[_Beat]:
+        """Return the beats of the last minutes, oldest first."""
+        last = int(now / BEAT)
+        return [
+            self._beats.get(number, _NOTHING) for number in range(last - round(SPAN / BEAT) + 1, last + 1)
+        ]
+
+    def _line(self, now: float) -> list[list[int]]:
+        return [[beat.turns, beat.wrong] for beat in self._span(now)]
+
+    def past(self, since: Look) -> Iterator[list[dict[str, Any]]]:
+        """Yield the bars before those that `seen` has told first, the latest first, some at a time."""
+        epoch = time.time() - trio.current_time()
+        told = list(self._bars)[: max(len(self._bars) - (self._count_bars - since.bars) - _AT_ONCE, 0)]
+        for start in range(len(told), 0, -_AT_ONCE):
+            yield [_bar(bar, epoch) for bar in told[max(start - _AT_ONCE, 0) : start]]
 
     def _lanes(
         self,
@@ -328,10 +365,8 @@ class Scene(Instrument):
             for turn in turns:
                 lanes.setdefault((pool, turn.connection), set()).add(turn.lane)
                 busy[_key(pool, turn.connection, turn.lane)] = turn
-        for bar in self._bars:
-            place = (bar.record.pool, bar.record.connection or 0)
-            if bar.record.lane is not None:
-                lanes.setdefault(place, set()).add(bar.record.lane)
+        for place, used in self._used.items():
+            lanes.setdefault(place, set()).update(used)
         rows: list[dict[str, Any]] = []
         # Those that have ended come last, the latest first, for as long as a bar of theirs is seen.
         ended = sorted((place for place in lanes if place not in self._open), reverse=True)[:_MOST_ENDED]
@@ -354,29 +389,6 @@ class Scene(Instrument):
         return rows
 
 
-_MOVED: Final[Mapping[str, str]] = {
-    "rotation": "its connection was near the end of its life",
-    "lost": "its connection was lost",
-    "taken": "its lane was given to somebody else",
-    "busy": "the turn before had not ended there",
-    "refused": "the provider refused it there",
-}
-
-
-_ENDED: Final[Mapping[CloseReason, str]] = {
-    CloseReason.LIFETIME: "its retirement was planned",
-    CloseReason.IDLE: "nobody needed it",
-    CloseReason.DIRTY: "what came on it could not be told apart",
-    CloseReason.LIMIT: "the provider lets none live longer",
-    CloseReason.LOST: "it was lost",
-    CloseReason.POOL_CLOSED: "its pool was closed",
-}
-
-
-def _why(record: CloseRecord) -> str:
-    return _ENDED.get(record.reason, record.reason.value.replace("_", " "))
-
-
 def _key(pool: int, connection: int, lane: int) -> str:
     return f"{pool}.{connection}.{lane}"
 
@@ -387,19 +399,17 @@ def _latest(all: deque[Any], count: int) -> list[Any]:
 
 
 def _bar(bar: _Bar, epoch: float) -> dict[str, Any]:
-    record, request = bar.record, bar.request
-    error = record.error_code or record.error
     return {
         "k": bar.key,
         "a": bar.began + epoch,
         "b": bar.ended + epoch,
-        "o": {"rejected": "refused", "cancelled": "left"}.get(record.status, record.status),
-        "d": "full" if record.full else "delta",
-        "wait": record.waited,
-        "w": None if request is None else request.token or request.client,
-        "m": record.model,
-        "why": None if request is None else request.why_full,
-        "e": None if error is None else plain(error, _LONGEST),
+        "o": {"rejected": "refused", "cancelled": "left"}.get(bar.status, bar.status),
+        "d": "full" if bar.full else "delta",
+        "wait": bar.waited,
+        "w": bar.who,
+        "m": bar.model,
+        "why": bar.why_full,
+        "e": None if bar.error is None else plain(bar.error, _LONGEST),
     }
 
 
@@ -412,10 +422,3 @@ def _turn(record: Record) -> dict[str, Any]:
 
 def _quantile(values: Sequence[float], share: float) -> float | None:
     return values[min(int(len(values) * share), len(values) - 1)] if values else None
-
-
-def _span(seconds: float) -> str:
-    """Return a length of time in words that people use."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
