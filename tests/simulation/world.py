@@ -42,6 +42,7 @@ from wspool import (
 )
 from wspool.core.policy import Provider
 from wspool.core.sending.sendable import NO_OUTPUT
+from wspool.core.statistics import TurnRecord
 from wspool.server import (
     LITELLM,
     LOCALAI,
@@ -123,6 +124,18 @@ def simulate(seed: int, size: Size = SMALL) -> Journal:
     return world.journal
 
 
+class _Looking(Recorder):
+    """Looks at what is in flight whenever a turn has ended."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def turn_ended(self, record: TurnRecord) -> None:
+        super().turn_ended(record)
+        self._world.look()
+
+
 class World:
     """One seed."""
 
@@ -163,7 +176,7 @@ class World:
         self._warm_up = {"model": "m"} if choice.random() < 0.3 else None
         schedule = self._policy.schedule(self._provider)
         self.journal = Journal(self._policy, schedule.last_start)
-        self._recorder = Recorder()
+        self._recorder = _Looking(self)
         #: When the pool is closed under all of them, in seconds, if it is.
         self._ends_at = choice.expovariate(1 / 60) if choice.random() < 0.25 else None
         #: What the ids of a connection begin with: None are unique, 0 are counted by each for itself, and
@@ -176,6 +189,12 @@ class World:
         self._pool: Pool
         self._server: Server
         self._nursery: trio.Nursery
+
+    def look(self) -> None:
+        """What is said to be in flight is what the core knows of."""
+        turns, statistics = self._pool.turns(), self._pool.statistics()
+        if len(turns) != statistics.in_flight:
+            self.journal.violate(f"{len(turns)} turns are shown, {statistics.in_flight} are in flight")
 
     # -- the parts ----------------------------------------------------------------------------
 
@@ -209,7 +228,7 @@ class World:
         self.journal.check()
         sent = {request.word for requests in self.journal.requests.values() for request in requests}
         # A turn that was entered has one record, and counts what has left.
-        assert len(sent - {None}) <= len(self._recorder.records) <= len(self.journal.turns)
+        assert len(sent - {None}) <= len(self._recorder.records) == len(self.journal.turns)
         statistics = pool.statistics()
         assert sum(record.requests for record in self._recorder.records) <= statistics.turns, statistics
 

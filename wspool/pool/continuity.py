@@ -289,6 +289,8 @@ def _reason(lease: Lease) -> MoveReason:
     """Why no turn can be tried on *lease*."""
     if lease.alive:
         return "busy"
+    if (gone := lease.gone) is not None:
+        return gone
     if lease.taken:
-        return lease.gone or "taken"
+        return "taken"
     return "rotation" if lease.expiring else "lost"

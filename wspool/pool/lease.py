@@ -20,7 +20,7 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-from wspool.core.commands import LeaseId, WaiterId
+from wspool.core.commands import CloseReason, LeaseId, WaiterId
 from wspool.core.events.steering import Steer
 from wspool.core.events.turn import TurnState
 from wspool.core.frames import encode
@@ -53,6 +53,10 @@ _REFUSED_FIELDS = {
     "background": "background responses are not offered over WebSocket; use HTTP",
     "stream_id": "lanes are the pool's business; leave it out",
 }
+
+
+#: Why a connection ends, where that was nobody's plan.
+_UNPLANNED: Final = frozenset({CloseReason.LOST, CloseReason.DIRTY, CloseReason.UNSUITABLE})
 
 
 class LeaseOwner(Host, Protocol):
@@ -111,7 +115,7 @@ class Lease:
     def gone(self) -> MoveReason | None:
         """Why its connection is ending, if it is."""
         link = self._connection.link
-        return None if not link.ending else "rotation" if link.told else "lost"
+        return None if not link.ending else "lost" if link.why in _UNPLANNED else "rotation"
 
     @property
     def stream_id(self) -> str | None:
