@@ -34,6 +34,8 @@ def test_a_line_of_progress() -> None:
         "3/9 done, 1 failed, 4 in flight, 10 turns/s, pool 1 idle 2 leased 3 dialing 4 waiting, 4 s left"
     )
     assert str(attrs.evolve(PROGRESS, finished=0, seconds=0.0)).endswith("waiting, ? left")
+    scored = attrs.evolve(PROGRESS, right=2, wrong=1, score=2 / 3)
+    assert "1 failed, 2 right, 1 wrong, mean score 0.667, 4 in flight" in str(scored)
     assert str(attrs.evolve(PROGRESS, draining=True)).endswith("(Ctrl-C again to stop now)")
 
 

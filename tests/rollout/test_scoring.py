@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from tests.rollout.command import Saying, command, place, rollout, write
 from wspool.rollout.scoring import Score, Scorer, exact, number
+from wspool.rollout.summary import Summary
 from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import Task
 from wspool.server import ModelRequest, ModelTurn, message
@@ -196,6 +198,15 @@ class TestSamples:
         with local_server(model=Saying(echo)) as server:
             ended = rollout("good.jsonl", "--url", server.url, "--redo-errors", "--allow-mixed")
         assert "there is nothing to run again" in ended.err
+
+
+def test_a_summary_for_people_says_how_good_the_answers_are() -> None:
+    """The mean, and pass@k where there are several attempts."""
+    summary = Summary(tasks=4, samples=2, right=1, wrong=3, max_connections=1, score=0.25)
+    assert "4 (2 attempts at each): 1 right, 3 wrong" in str(summary)
+    assert "score         mean 0.2500\n" in str(summary)
+    several = attrs.evolve(summary, pass_at={"1": 0.25, "2": 0.5})
+    assert "score         mean 0.2500, pass@1 0.2500, pass@2 0.5000\n" in str(several)
 
 
 def ids(*options: str) -> list[str]:

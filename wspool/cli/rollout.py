@@ -41,8 +41,8 @@ def rollout(given: Given) -> None:
     """Run a batch of agent conversations over a pool of connections.
 
     Results go to results.jsonl in the output directory, one line per task as it ends. Ctrl-C finishes what
-    runs, a second one stops. Exit codes: 0 all done (and right, if the answers are known), 1 some not,
-    2 wrong usage, 130 interrupted.
+    runs, a second one stops, a third ends it whatever happens. Exit codes: 0 all done (and right, if the
+    answers are known), 1 some not, 2 wrong usage, 130 interrupted.
     """
     try:
         with aside_stdout():  # what the user's modules print
