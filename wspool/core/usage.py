@@ -79,7 +79,8 @@ class Usage:
 class Budget:
     """What the turns of a conversation may cost, or those of many: whoever is given it spends from it.
 
-    A turn is not begun once it is spent. What a turn costs is known at its end, so the last one may go over.
+    A turn is not begun once it is spent. What a turn costs is known at its end, so those that have begun by
+    then, in line or on their way, may go over it.
 
     Args:
         max_tokens: tokens at most, of input and output; None for no limit, as with the others.
