@@ -170,7 +170,7 @@ class Lanes:
                 return self._create(body, size)
             case "response.steer":
                 return self._steer(body)
-            case kind if kind in _IGNORED:
+            case str() as kind if kind in _IGNORED:
                 return None
             case unknown:
                 return error_frame(None, f"Unknown event type: {unknown!r:.80}.", param="type")
