@@ -34,6 +34,7 @@ CASES: list[tuple[WsPoolError, int]] = [
     (said(message="what?"), 500),
     (said(status=200, message="what?"), 500),
     (said(code="websocket_connection_limit_reached"), 503),
+    (said(400, code="websocket_connection_limit_reached"), 503),
     (wspool.RequestTooLargeError(size=2, limit=1), 413),
     (wspool.AuthenticationError("no", phase="upgrade"), 401),
     (wspool.AuthenticationError("no", phase="upgrade", status=403), 403),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import stat
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,9 @@ import pytest
 import trio
 
 from tests.proxy.asking import KEY, Client, scene
-from wspool.proxy import Settings, Where, open_proxy
+from wspool.proxy import Settings, Token, Where, open_proxy
 from wspool.proxy.listeners import listen_there
-from wspool.server import EchoModel
+from wspool.server import EchoModel, open_server
 
 SLOW = {"delay_per_token": 10}
 SHARED = pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="a port cannot be shared")
@@ -164,6 +165,41 @@ async def test_others_reach_it_with_tokens_only(host: str) -> None:
     with pytest.raises(ValueError, match="without tokens"):
         async with open_proxy("ws://127.0.0.1:9/v1/responses", where=Where(host=host, port=0)):
             pass
+
+
+@pytest.mark.network
+async def test_others_reach_it_by_https_with_a_token() -> None:
+    """Who speaks plain HTTP there, or nothing, gets no answer and holds up nobody."""
+    trustme = pytest.importorskip("trustme")
+    authority = trustme.CA()
+    ours, theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    authority.issue_cert("proxy.test").configure_cert(ours)
+    authority.configure_trust(theirs)
+    token, where = Token("alice", "wsp-1234567890123456"), Where(host="0.0.0.0", port=0)
+    async with (
+        open_server(EchoModel()) as server,
+        open_proxy(server.url, where=where, api_key="k", tokens=[token], tls=ours) as proxy,
+    ):
+        assert proxy.base_url.startswith("https://127.0.0.1:")
+        port = port_of(proxy.base_url)
+        async with await trio.open_tcp_stream("127.0.0.1", port):  # says nothing
+            async with await trio.open_tcp_stream("127.0.0.1", port) as plain:
+                await plain.send_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                with trio.fail_after(5):
+                    said = b"-"
+                    while said:
+                        try:
+                            said = bytes(await plain.receive_some())
+                        except trio.BrokenResourceError:
+                            said = b""
+                        assert b"HTTP/1.1" not in said
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            secure = trio.SSLStream(stream, theirs, server_hostname="proxy.test", https_compatible=True)
+            async with secure:
+                client = Client(secure)
+                assert 401 == (await client.turn()).status
+                shown = (("authorization", f"Bearer {token.text}"),)
+                assert 200 == (await client.turn(headers=shown)).status
 
 
 @POSIX

@@ -283,6 +283,25 @@ async def test_f158_an_endpoint_without_websocket_is_asked_over_http(autojump_cl
     ]
 
 
+async def test_an_outage_of_its_websockets_costs_time_only(autojump_clock) -> None:
+    """The turn waits, is kept alive, and goes by HTTP once they have been of no use for long enough."""
+    async with scene(EchoModel()) as it:
+        it.server.reject_handshakes(*[Rejection(status=503)] * 500)
+        client = await it.client()
+        since = trio.current_time()
+        first = await client.turn("one", stream=True)
+        waited = trio.current_time() - since
+        second = await client.turn("two")
+        later = trio.current_time() - since - waited
+        records = await it.records()
+
+    assert "response.completed" == first.types[-1]
+    assert first.body.startswith(b": keepalive")
+    assert (200, "completed") == (second.status, second.json["status"])
+    assert later < 5 < waited < 120
+    assert ["http", "http"] == [record.way for record in records]
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/completions"])
 async def test_what_is_not_spoken_here_is_said(autojump_clock, path: str) -> None:
     """With what to do instead."""

@@ -18,6 +18,7 @@ from wspool.core.plain import plain
 from wspool.core.server_error import parse_error
 from wspool.errors import (
     AuthenticationError,
+    ConnectionLimitError,
     DialFailedError,
     ForeignUseError,
     LeaseRefusedError,
@@ -71,9 +72,12 @@ def http_status(error: WsPoolError) -> int:
     """Return the HTTP status that *error* is, for a door that answers over HTTP.
 
     That of the server where it gave one, else by the code of its error; 413 for a request over the
-    provider's limit, 401 for a key that is refused, 503 where the line is full or the pool closed, 502
-    where the endpoint cannot be reached or the turn was lost, 504 where nothing came of it in time.
+    provider's limit, 401 for a key that is refused, 503 where the line is full, the pool closed or a
+    connection at the end of its life, 502 where the endpoint cannot be reached or the turn was lost, 504
+    where nothing came of it in time.
     """
+    if isinstance(error, ConnectionLimitError):
+        return 503  # of a connection that whoever asks by HTTP knows nothing of; nothing ran
     if isinstance(error, (ResponseFailedError, DialFailedError)) and _is_refusal(error.status):
         return cast("int", error.status)
     if isinstance(error, ResponseFailedError):
