@@ -14,8 +14,9 @@ import pytest
 import trio
 
 from tests.proxy.asking import KEY, scene
-from wspool.proxy import Settings, Token, TokenFile, open_proxy
-from wspool.proxy.tokens import parse_tokens
+from wspool.core.usage import Usage
+from wspool.proxy import Record, Settings, Token, TokenFile, open_proxy
+from wspool.proxy.tokens import Account, parse_tokens
 from wspool.server import EchoModel, ModelTurn, message
 
 OWN = "sk-own-canary-0987654321"
@@ -164,6 +165,19 @@ def test_what_is_wrong_in_a_file_is_said(text: str, what: str) -> None:
         parse_tokens("# tokens\n\n" + text)
     assert "line " in str(caught.value)
     assert "wsp-" not in str(caught.value)
+
+
+def test_a_day_ends_at_midnight() -> None:
+    """UTC; then everything is there again."""
+    now = 86400.0 * 3 - 10
+    account = Account(lambda: now)
+    spent = Record(number=1, door="json", token="a", outcome="completed", usage=Usage(6, 0, 4, 0))
+    account.note(spent)
+    account.note(spent)
+    account.note(Record(number=2, door="json", token="a", usage=Usage(6, 0, 4, 0)))  # it has not ended
+    assert (20, 0, 10.0) == (account.used("a"), account.used("b"), account.left_today())
+    now += 11
+    assert 0 == account.used("a")
 
 
 @pytest.fixture

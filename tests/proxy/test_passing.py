@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.proxy.asking import Scene, scene
+from tests.proxy.asking import KEY, Scene, scene
 from wspool.core.policy import UNKNOWN
 from wspool.core.usage import Usage
 from wspool.server import EchoModel, Rejection
@@ -159,6 +159,15 @@ async def test_what_a_client_says_passes_by_name(autojump_clock) -> None:
         await client.ask("POST", "/v1/embeddings?a=b", b"x", headers=[*dropped.items(), *passed.items()])
         assert b"/v1/embeddings?a=b" == peer.head.target
         assert {**passed, "host": "localhost", "connection": "close", "content-length": "1"} == peer.fields
+
+
+async def test_what_is_looked_at_comes_as_it_is(autojump_clock) -> None:
+    """The answer to a turn holds its tokens: it is asked for without an encoding."""
+    async with before(answer(b"{}")) as (it, peer):
+        shown = [KEY, ("accept-encoding", "gzip")]
+        await (await it.client()).ask("POST", "/v1/responses/compact", b"x", headers=shown)
+        names = [name for name, _ in peer.head.headers]
+        assert ("identity", 1) == (peer.fields["accept-encoding"], names.count(b"accept-encoding"))
 
 
 async def test_what_the_provider_says_passes_but_for_its_connection(autojump_clock) -> None:

@@ -77,8 +77,8 @@ class Target:
         path, _, query = target.partition("?")
         if not path.startswith("/") or "#" in target:
             return None
-        once = unquote(path, errors="replace")
-        if _STEP.search(once) or _STEP.search(unquote(once, errors="replace")):  # some decode twice
+        decoded = unquote(unquote(path, errors="replace"), errors="replace")  # some decode twice
+        if _STEP.search(decoded):
             return None
         path = _SLASHES.sub("/", path)
         session = None

@@ -21,7 +21,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -148,9 +148,14 @@ def _said(problem: Exception) -> str:
 
 
 class Account:
-    """What each token has used today."""
+    """What each token has used today.
 
-    def __init__(self) -> None:
+    Args:
+        clock: returns seconds since the epoch.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._day = 0
         self._used: dict[str, int] = {}
 
@@ -167,10 +172,10 @@ class Account:
 
     def left_today(self) -> float:
         """Return the seconds until all is forgotten."""
-        return _DAY - time.time() % _DAY
+        return _DAY - self._clock() % _DAY
 
     def _turn_over(self) -> None:
-        today = int(time.time() // _DAY)
+        today = int(self._clock() // _DAY)
         if today != self._day:
             self._day = today
             self._used.clear()

@@ -112,8 +112,6 @@ class Turnstile:
             if not ready:
                 return
             one = min(ready, key=lambda client: client.passed)
-            if not one.inside:
-                one.passed = max(one.passed, place.now)  # no credit for what was not asked for
             place.now = one.passed
             one.passed += 1 / one.weight
             one.inside += 1
