@@ -165,3 +165,11 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert [] == [
         name for name in wspool.__all__ if name not in errors and not re.search(rf"\b{name}\b", pages)
     ]
+
+
+def test_every_logger_is_on_its_page() -> None:
+    """Whoever filters logs finds the names there."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "wspool").rglob("*.py"))
+
+    for name in set(re.findall(r'getLogger\("([^"]+)"\)', sources)):
+        assert f"`{name}`" in _text("reference/logs.md"), name

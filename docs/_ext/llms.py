@@ -10,7 +10,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-_ABOUT = "A trio connection pool for the Responses API over WebSocket, for who runs many agents at once."
+_ABOUT = "A trio connection pool for the Responses API over WebSocket, for people with many agents."
 
 
 def _order(app: Sphinx, page: str, seen: list[str]) -> list[str]:
@@ -23,10 +23,10 @@ def _order(app: Sphinx, page: str, seen: list[str]) -> list[str]:
 
 def _first_sentence(source: str) -> str:
     """The first sentence of the first paragraph that is neither heading, fence, directive nor table."""
-    for paragraph in re.split(r"\n\s*\n", source):
+    for paragraph in re.split(r"\n\s*\n", re.sub(r"^```.*?^```", "", source, flags=re.DOTALL | re.MULTILINE)):
         text = " ".join(paragraph.split())
-        if text and not re.match(r"[#`:|<!({>-]|\*\*It", text):
-            return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.split(r"(?<=[.:])\s", text)[0]).rstrip(":")
+        if text and not re.match(r"[#|<!({>-]|:::", text):
+            return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.split(r"(?<=\.)\s", text)[0])
     return ""
 
 
