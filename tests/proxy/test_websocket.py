@@ -252,6 +252,26 @@ async def test_a_token_that_is_no_more_is_cut_off(autojump_clock) -> None:
     assert two.closed is None or two.closed == 1006
 
 
+async def test_a_budget_ends_turns_and_no_socket(autojump_clock) -> None:
+    """The next turn is refused as a provider refuses it, before anything is sent."""
+    spender = Token("spender", "tok-1", budget=1)
+    async with scene(EchoModel(), api_key="sk-proxy", tokens=[spender]) as it:
+        async with connected(it, headers=[("authorization", "Bearer tok-1")]) as client:
+            await client.create("hi")
+            assert "response.completed" == (await client.answer())["type"]
+            await client.create("more", stream_id="a")
+            refused = await client.answer("a")
+        _, record = await it.records()
+
+    assert ("error", 429, "insufficient_quota") == (
+        refused["type"],
+        refused["status"],
+        refused["error"]["code"],
+    )
+    assert ("rejected", "insufficient_quota", 429) == (record.outcome, record.error, record.status)
+    assert 1 == len(it.ledger)
+
+
 async def test_many_quiet_clients_weigh_little(autojump_clock) -> None:
     """Under 64 kB each, all of it counted, after a turn with a large message each."""
     async with scene(EchoModel(), policy=policy(max_size=2)) as it:
