@@ -226,3 +226,21 @@ def test_nobody_waits_for_ever_and_never_too_many_are_at_work(
         assert pace.at_work == len(at_work) <= most
         if not at_work:  # somebody may begin, soon
             assert pace.wait(max(now, pace.held_until)) == 0
+
+
+def test_a_limit_that_falls_is_met_by_ever_larger_steps() -> None:
+    """Who is refused although less is at work than was answered before takes a tenth more off each time."""
+    pace = Pace()
+    tickets = [pace.begin() for _ in range(10)]
+    for ticket in tickets[:-1]:
+        pace.answered(ticket)
+    pace.refused(tickets.pop(), 0.0, rate=True, wait=0.0, jitter=0.5)
+    assert 9.0 == pace.room
+
+    for shrunk, left in enumerate((8, 6), 1):
+        while len(tickets) > left:
+            pace.ended(tickets.pop())
+        pace.answered(tickets[0])
+        pace.refused(pace.begin(), 0.0, rate=True, wait=0.0, jitter=0.5)
+
+        assert left * SHRINK**shrunk == pytest.approx(pace.room)

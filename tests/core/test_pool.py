@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -1127,3 +1128,47 @@ def test_alarms_of_the_dead_do_not_pile_up() -> None:
 
     assert len(core._lives.alarms) <= 100
     assert math.inf == core.next_deadline()
+
+
+def test_who_loses_the_last_hope_is_told_at_once() -> None:
+    """In an outage that is old already, whatever ends the last connection and the last dial."""
+    failure = DialFailure(kind=FailureKind.TRANSIENT, message="no", phase="tcp", retry_after=400.0)
+    one, two = ConnectionId(1), ConnectionId(2)
+    ends = [
+        partial(PoolCore.lost, connection=one, now=50.0, jitter=0.5),
+        partial(PoolCore.hang_up, connection=one, reason=CloseReason.DIRTY, now=50.0),
+        partial(PoolCore.clear, now=50.0, interrupt=True),
+        partial(PoolCore.release, lease=LeaseId(1), now=50.0),
+    ]
+    for end in ends:
+        core = make(give_up_after=5.0)
+        core.acquire(WaiterId(1), 0.0)
+        core.connected(one, 0.0, 0.5)
+        core.begin(LeaseId(1), 0.0)
+        core.acquire(WaiterId(2), 1.0)
+        core.tick(2.0)
+        core.dial_failed(two, 3.0, failure, 0.5)
+        assert [] == core.tick(20.0), "the connection may come back"
+
+        commands = end(core)
+
+        assert Refuse(WaiterId(2), RefuseReason.DIAL_FAILED, failure) in commands
+        assert [] == core.tick(50.0)
+
+
+def test_who_waits_in_a_pool_full_of_goodbyes_is_told_when_it_is_hopeless() -> None:
+    """There is no room for a dial, so no dial is due: the end of patience is."""
+    failure = DialFailure(kind=FailureKind.TRANSIENT, message="no", phase="tcp", retry_after=400.0)
+    core = make(give_up_after=5.0, count_closing=True)
+    core.acquire(WaiterId(1), 0.0)
+    core.connected(ConnectionId(1), 0.0, 0.5)
+    core.begin(LeaseId(1), 0.0)
+    core.acquire(WaiterId(2), 1.0)
+    core.tick(2.0)
+    core.dial_failed(ConnectionId(2), 3.0, failure, 0.5)
+    core.resize(3.0, max_size=1)
+    core.release(LeaseId(1), 4.0)
+
+    assert 8.0 == core.next_deadline()
+    assert [] == core.tick(7.9)
+    assert [Refuse(WaiterId(2), RefuseReason.DIAL_FAILED, failure)] == core.tick(8.0)

@@ -5,7 +5,8 @@ cannot rot. Each is tried in an interpreter of its own, in which the module is l
 edit, with a fixed seed. `python -m tests.spec.mutants` tries all and prints what killed them.
 
 What a pool learns from how connections end shows in hours, not in steps. Its specification are the storms of
-`tests.core.test_storms` and the tests of what is learnt (`HOURS`), and its mutants are tried on those.
+`tests.core.test_storms` and the tests of what is learnt (`HOURS`), and its mutants are tried on those. So are
+those of rules beside the pool's core (pace, fallback, what an endpoint takes) on tests of theirs.
 
 An equivalent mutant is listed with the reason why nobody could tell; it must survive.
 """
@@ -45,6 +46,8 @@ LINE, AFFINITY = "wspool.core.lending.line", "wspool.core.lending.affinity"
 LEASES, ALARMS = "wspool.core.lending.leases", "wspool.core.lending.alarms"
 ENDINGS, AGES = "wspool.core.lending.endings", "wspool.core.lending.ages"
 CALENDAR = "wspool.core.lending.calendar"
+PACE, TAKES = "wspool.core.sending.pace", "wspool.core.sending.takes"
+FALLBACK, CLASSIFY = "wspool.core.fallback", "wspool.core.events.classify"
 SHELL, CONNECTION, LEASE = "wspool.pool.shell", "wspool.pool.connection", "wspool.pool.lease"
 ROUTER, CLOCK = "wspool.pool.router", "wspool.pool.clock"
 
@@ -64,6 +67,7 @@ class Mutant:
         new: what it says instead.
         equivalent: why nobody can tell, if so.
         hours: True if it shows in hours only.
+        tests: the tests of `tests.core` that must see it, where no part of the machine has what it changes.
     """
 
     what: str
@@ -72,12 +76,15 @@ class Mutant:
     new: str
     equivalent: str | None = None
     hours: bool = False
+    tests: tuple[str, ...] = ()
 
     @property
     def driver(self) -> str:
         """What the specification must be run on to see it: the core alone, for hours, or the real pool."""
         if self.hours:
             return "hours"
+        if self.tests:
+            return "tests"
         return "core" if self.module.startswith("wspool.core") else "pool"
 
     def source(self) -> str:
@@ -1063,6 +1070,140 @@ MUTANTS = [
         "self.link.note_close(error)\n        finally:\n            self.link.ending = True\n"
         "            await trio.lowlevel.checkpoint()\n            self.link.lose()",
     ),
+    # -- rules beside the core of the pool --
+    Mutant(
+        "nobody waits as long as the server asks",
+        PACE,
+        "        if now < self.held_until:\n",
+        "        if False:\n",
+        tests=("pace",),
+    ),
+    Mutant(
+        "the known limit is never tried again",
+        PACE,
+        "if self._calm >= (CALM if self._step == 1.0 else self.room):",
+        "if False:",
+        tests=("pace",),
+    ),
+    Mutant(
+        "a limit that falls is met one turn at a time",
+        PACE,
+        "takes *= SHRINK**self._waves",
+        "takes *= 1.0",
+        tests=("pace",),
+    ),
+    Mutant(
+        "an answer does not end the trouble",
+        PACE,
+        "self._strikes, self._try = 0, None",
+        "self._try = None",
+        tests=("pace",),
+    ),
+    Mutant(
+        "what had begun when more was thought to be taken shrinks room as well",
+        PACE,
+        "if ticket.number > self._shrunk_at:",
+        "if True:",
+        tests=("pace",),
+    ),
+    Mutant(
+        "HTTP is for ever",
+        FALLBACK,
+        "if self.until is None or (now >= self.until and not self._probing):",
+        "if self.until is None:",
+        tests=("fallback",),
+    ),
+    Mutant(
+        "many look at once whether WebSockets are back",
+        FALLBACK,
+        "(now >= self.until and not self._probing)",
+        "(now >= self.until)",
+        tests=("fallback",),
+    ),
+    Mutant(
+        "the look for WebSockets never gets rarer",
+        FALLBACK,
+        "self._pause = min(2 * self._pause, PROBE_MOST)",
+        "pass",
+        tests=("fallback",),
+    ),
+    Mutant(
+        "who cannot be reached offers no WebSocket",
+        FALLBACK,
+        "            return self._go_on(now)\n",
+        "            return self._was_useless(now)\n",
+        tests=("fallback",),
+    ),
+    Mutant(
+        "a connection that opens and closes was of use",
+        FALLBACK,
+        "        else:\n            self._was_useless(now)\n",
+        "",
+        tests=("fallback",),
+    ),
+    Mutant(
+        "one refused parent speaks for all",
+        TAKES,
+        "STRIKES: Final = 2",
+        "STRIKES: Final = 1",
+        tests=("takes",),
+    ),
+    Mutant(
+        "a parent that was taken says nothing",
+        TAKES,
+        "        self._taken = True\n",
+        "        pass\n",
+        tests=("takes",),
+    ),
+    Mutant(
+        "a call id that is too long speaks against parents",
+        TAKES,
+        "            return False\n        self._strikes += held\n",
+        "        self._strikes += held\n",
+        tests=("takes",),
+    ),
+    Mutant(
+        "what is not taken is said each time",
+        TAKES,
+        "return known and not self.parents",
+        "return not self.parents",
+        tests=("takes",),
+    ),
+    Mutant(
+        "a response that was here before begins by the short way",
+        CLASSIFY,
+        " and name != known.parent and not known.past.knows(name) else None",
+        " and name != known.parent else None",
+        tests=("usual",),
+    ),
+    Mutant(
+        "an end with a wrong number goes the short way",
+        CLASSIFY,
+        "    if event.sequence_number != known.next or event.stream_id != known.lane:\n",
+        "    if event.stream_id != known.lane:\n",
+        tests=("usual",),
+    ),
+    Mutant(
+        "what was cleared is trusted again when a lifetime is learnt",
+        LIVES,
+        "connection.grant_end = min(connection.last_start, connection.cleared_at)",
+        "connection.grant_end = connection.last_start",
+        hours=True,
+    ),
+    Mutant(
+        "whoever loses the last hope is not told",
+        ALLOCATION,
+        "if self.waiters and not roster.dialing and self.is_hopeless(now):",
+        "if False:",
+        tests=("pool",),
+    ),
+    Mutant(
+        "nobody looks again when it becomes hopeless",
+        ALLOCATION,
+        "            and self.is_hopeless(outage.give_up_at)\n",
+        "            and False\n",
+        tests=("pool",),
+    ),
 ]
 
 
@@ -1101,8 +1242,8 @@ def try_here(mutant: Mutant) -> str | None:
     """Run the specification against *mutant* in this interpreter; return what killed it."""
     sys.meta_path.insert(0, _Finder(mutant))
 
-    if mutant.hours:
-        return _first_red()
+    if mutant.hours or mutant.tests:
+        return _first_red(mutant.tests or HOURS)
 
     import logging
 
@@ -1130,8 +1271,8 @@ def try_here(mutant: Mutant) -> str | None:
     return None
 
 
-def _first_red() -> str | None:
-    """Run the tests of what shows in hours; return the first that fails."""
+def _first_red(names: Sequence[str]) -> str | None:
+    """Run the tests of those names; return the first that fails."""
     import pytest
 
     red: list[str] = []
@@ -1141,7 +1282,7 @@ def _first_red() -> str | None:
             if report.failed:
                 red.append(report.nodeid.rpartition("/")[2])
 
-    tests = [str(ROOT / "tests" / "core" / f"test_{name}.py") for name in HOURS]
+    tests = [str(ROOT / "tests" / "core" / f"test_{name}.py") for name in names]
     pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", "--hypothesis-seed=1", *tests], plugins=[Ear()])
     return red[0] if red else None
 

@@ -17,8 +17,6 @@ from wspool.core.commands import (
     HangUp,
     LeaseId,
     Recovered,
-    Refuse,
-    RefuseReason,
     WaiterId,
 )
 from wspool.core.failures import DialFailure, FailureKind
@@ -155,48 +153,3 @@ def test_who_was_passed_over_too_often_is_served_by_the_tick_that_follows_the_tu
     assert 1 == len(pool.world.dials)
     assert "tick" == pool.trace[-1][0]
     assert HangUp(ConnectionId(1), CloseReason.UNSUITABLE, True) in pool.trace[-1][-1]
-
-
-def test_who_loses_the_last_hope_is_told_at_once() -> None:
-    """In an outage that is old already, whatever ends the last connection and the last dial."""
-    failure = DialFailure(kind=FailureKind.TRANSIENT, message="no", phase="tcp", retry_after=400.0)
-    one, two = ConnectionId(1), ConnectionId(2)
-    ends = [
-        partial(PoolCore.lost, connection=one, now=50.0, jitter=0.5),
-        partial(PoolCore.hang_up, connection=one, reason=CloseReason.DIRTY, now=50.0),
-        partial(PoolCore.clear, now=50.0, interrupt=True),
-        partial(PoolCore.release, lease=LeaseId(1), now=50.0),
-    ]
-    for end in ends:
-        core = PoolCore(PoolPolicy(max_size=2, min_idle=0, give_up_after=5.0, ping_interval=None), OPENAI)
-        core.acquire(WaiterId(1), 0.0)
-        core.connected(one, 0.0, 0.5)
-        core.begin(LeaseId(1), 0.0)
-        core.acquire(WaiterId(2), 1.0)
-        core.tick(2.0)
-        core.dial_failed(two, 3.0, failure, 0.5)
-        assert [] == core.tick(20.0), "the connection may come back"
-
-        commands = end(core)
-
-        assert Refuse(WaiterId(2), RefuseReason.DIAL_FAILED, failure) in commands
-        assert [] == core.tick(50.0)
-
-
-def test_who_waits_in_a_pool_full_of_goodbyes_is_told_when_it_is_hopeless() -> None:
-    """There is no room for a dial, so no dial is due: the end of patience is."""
-    failure = DialFailure(kind=FailureKind.TRANSIENT, message="no", phase="tcp", retry_after=400.0)
-    policy = PoolPolicy(max_size=2, min_idle=0, give_up_after=5.0, ping_interval=None, count_closing=True)
-    core = PoolCore(policy, OPENAI)
-    core.acquire(WaiterId(1), 0.0)
-    core.connected(ConnectionId(1), 0.0, 0.5)
-    core.begin(LeaseId(1), 0.0)
-    core.acquire(WaiterId(2), 1.0)
-    core.tick(2.0)
-    core.dial_failed(ConnectionId(2), 3.0, failure, 0.5)
-    core.resize(3.0, max_size=1)
-    core.release(LeaseId(1), 4.0)
-
-    assert 8.0 == core.next_deadline()
-    assert [] == core.tick(7.9)
-    assert [Refuse(WaiterId(2), RefuseReason.DIAL_FAILED, failure)] == core.tick(8.0)

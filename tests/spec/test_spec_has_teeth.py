@@ -49,4 +49,4 @@ def test_the_mutants_are_up_to_date() -> None:
 
     assert len(MUTANTS) == len({mutant.what for mutant in MUTANTS})
     assert len(MUTANTS) >= 34
-    assert {"core", "hours", "pool"} == {mutant.driver for mutant in MUTANTS}
+    assert {"core", "hours", "pool", "tests"} == {mutant.driver for mutant in MUTANTS}

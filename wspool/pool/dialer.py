@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import trio
 
 from wspool.core.failures import DialFailure, FailureKind, classify_dial
+from wspool.core.fallback import Transport
 from wspool.core.plain import plain
 from wspool.core.statistics import DialRecord, TransportName
 from wspool.pool.credentials import CredentialError, Redactor, forget
@@ -24,7 +25,7 @@ from wspool.wire.answer import Answer
 from wspool.wire.descriptors import is_shortage
 from wspool.wire.dial import stopwatch
 from wspool.wire.url import below
-from wspool.wire.wire import ConnectError, Connector, Wire
+from wspool.wire.wire import ByHttp, ConnectError, Connector, Wire
 
 __all__ = ["Dialer", "classified"]
 
@@ -46,7 +47,7 @@ class Dialer:
     @property
     def transport(self) -> TransportName:
         """What new connections speak."""
-        by_http = getattr(self._setup.connector, "transport", self.road.transport.value) == "http"
+        by_http = isinstance(self._setup.connector, ByHttp) or self.road.transport is Transport.HTTP
         return "http" if by_http else "websocket"
 
     async def dial(self, link: Link, nursery: trio.Nursery) -> Wire:
@@ -138,7 +139,7 @@ class Dialer:
                 phases=dict(seconds),
                 duration=trio.current_time() - began,
                 failure=failure or None,
-                transport="http" if getattr(connector, "transport", None) == "http" else "websocket",
+                transport="http" if isinstance(connector, ByHttp) else "websocket",
                 connection=link.id,
                 pool=self._announcer.pool,
                 started=began,

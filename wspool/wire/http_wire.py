@@ -84,7 +84,7 @@ class HttpConnector:
         transport: "http", as records say it.
     """
 
-    transport: Final = "http"
+    transport: Final[Literal["http"]] = "http"
 
     def __init__(self, read: ReadObject, open_stream: dial.OpenStream = dial.open_stream) -> None:
         self.open_stream = open_stream

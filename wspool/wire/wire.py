@@ -27,6 +27,7 @@ from wspool.wire.secret import Secret
 
 __all__ = [
     "ABNORMAL_CLOSURE",
+    "ByHttp",
     "ConnectError",
     "Connector",
     "Endpoint",
@@ -238,6 +239,18 @@ class Gauged(Protocol):
     """
 
     gauge: Gauge
+
+
+@runtime_checkable
+class ByHttp(Protocol):
+    """A connector whose wires carry requests by HTTP. Of one that says nothing they are WebSockets.
+
+    Attributes:
+        transport: "http", as records say it.
+    """
+
+    @property
+    def transport(self) -> Literal["http"]: ...
 
 
 class Connector(Protocol):
