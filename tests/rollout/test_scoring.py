@@ -1,5 +1,6 @@
 """How good an answer is: compared, or scored by a function; and what that comes to over many attempts."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,8 @@ class TestCommand:
 
         ended = scored("--input-field", "question", "--expected-field", "answer", "--score", "number")
         assert (0, 1) == (ended.code, ended.summary["right"])
+        settings = json.loads(Path("out/run.json").read_text())["settings"]
+        assert ("number", None) == (settings["score"], settings["score_source"])
 
     @pytest.mark.parametrize(
         ("options", "named"),

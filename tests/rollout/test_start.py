@@ -13,9 +13,13 @@ __all__ = ["place"]  # a fixture
 pytestmark = [pytest.mark.network, pytest.mark.usefixtures("place")]
 
 MINE = """
+import sys
+sys.stdout.reconfigure(errors="replace")
 print("imported")
 async def agent(conversation, task):
     print("working")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(b"as bytes\\n")
     return await conversation.respond(task["input"])
 """
 
@@ -28,7 +32,7 @@ def test_what_an_agent_prints_is_not_what_was_asked_for() -> None:
     ended = rollout("tasks.jsonl", "--local", "--agent", "./mine.py:agent")
 
     assert (0, 1) == (ended.code, ended.summary["done"])
-    assert "imported\nworking\n" == ended.err
+    assert "imported\nworking\nas bytes\n" == ended.err
 
 
 def test_a_headers_value_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from wspool.cli.usage import usage_error
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Method
 from wspool.rollout.provenance import BUNDLED, Provenance, directory_for, source_digest
+from wspool.rollout.scoring import SCORES
 from wspool.rollout.tasks import Task
 from wspool.wire.secret import Secret
 
@@ -99,7 +100,7 @@ class Plan:
             "tools_source": None if method.repeatable else source_digest(*method.tools.values()),
             "set": method.overrides or None,
             "score": given.how.score,
-            "score_source": source_digest(method.scorer.function) if method.scorer is not None else None,
+            "score_source": _score_source(given, method),
             "input_field": given.input.input_field,
             "expected_field": given.input.expected_field,
             "leave_out": sorted(given.input.leave_out) or None,
@@ -117,6 +118,13 @@ def _shown(given: Given) -> dict[str, Any]:
         for name, value in options.items()
         if name not in ("url", "proxy", "header")
     }
+
+
+def _score_source(given: Given, method: Method) -> str | None:
+    """Of a function of the user's; ours are known by their names."""
+    if method.scorer is None or given.how.score in SCORES:
+        return None
+    return source_digest(method.scorer.function)
 
 
 def make_plan(given: Given) -> Plan:

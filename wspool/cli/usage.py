@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import Never, TextIO, TypeVar, TypeVarTuple
+from typing import BinaryIO, Never, TextIO, TypeVar, TypeVarTuple
 
 import trio
 import typer
@@ -61,6 +61,13 @@ class _Aside(io.TextIOBase):
         with suppress(OSError, ValueError, AttributeError):  # gone, closed, or not there from the beginning
             sys.stderr.write(text)
         return len(text)
+
+    @property
+    def buffer(self) -> BinaryIO:
+        return sys.stderr.buffer
+
+    def reconfigure(self, **_: object) -> None:
+        """As of any standard output; this one takes every letter."""
 
     def flush(self) -> None:
         with suppress(OSError, ValueError, AttributeError):
