@@ -163,6 +163,7 @@ async def test_without_websocket_at_the_provider_a_socket_goes_on_by_http(autoju
                 await trio.sleep(4000)
                 await client.create(f"{number}", store=False)
                 assert "response.completed" == (await client.answer())["type"]
+            assert 426 == (await refused(it, [*UPGRADE, KEY])).status
         records = await it.records()
 
     assert ["websocket", "http", "http", "http"] == [record.way for record in records]

@@ -61,7 +61,9 @@ class Sockets:
         identity = visit.identity
         if identity is None:
             raise RequestError(not_authorized())
-        if visit.services.pools.is_refused(identity):
+        pools = visit.services.pools
+        pool = pools.open.get(identity)
+        if pools.is_refused(identity) or (pool is not None and pool.transport == "http"):
             raise RequestError(upgrade_required("The provider offers no WebSocket now; ask by HTTP."))
         await visit.stream.send_all(accepted_head(headers, visit.answers.headers.items()))
         way = _Way(visit, identity)
