@@ -9,6 +9,7 @@ import sys
 import textwrap
 
 import pytest
+import trio
 
 import wspool
 from tests.doors.conftest import Far
@@ -95,6 +96,22 @@ def test_what_belongs_to_a_process_is_not_pickled(far: Far) -> None:
         for thing in (pool, talk, wspool.Runtime.shared()):
             with pytest.raises(TypeError, match="each process"):
                 pickle.dumps(thing)
+
+
+def test_nor_is_what_belongs_to_a_pool_on_trio(far: Far) -> None:
+    async def main() -> None:
+        async with (
+            wspool.open_pool(far.url) as pool,
+            pool.conversation(model="m") as talk,
+            pool.lease() as lease,
+            talk.turn("hi") as turn,
+        ):
+            for thing in (pool, talk, lease, turn):
+                with pytest.raises(TypeError, match="each process"):
+                    pickle.dumps(thing)
+            await turn.result()
+
+    trio.run(main)
 
 
 def test_a_pool_of_processes_each_with_its_own(far: Far) -> None:

@@ -12,7 +12,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, assert_never, cast
+from typing import Any, NoReturn, assert_never, cast
 
 import outcome
 import trio
@@ -133,6 +133,9 @@ class Shell:
         return await LeaseBlock(self, min_remaining, prefer, warm=warm).__aenter__()
 
     @enable_ki_protection
+    def __reduce__(self) -> NoReturn:  # whatever belongs to a pool holds it
+        raise TypeError("what belongs to a pool cannot be pickled: open a pool in each process")
+
     def acquire_nowait(self) -> Lease:
         """Take a lease at once or raise. As `Pool.acquire_nowait`."""
         self.check_use()
