@@ -16,6 +16,7 @@ import trio
 from tests.proxy.asking import KEY, scene
 from wspool.core.usage import Usage
 from wspool.proxy import Record, Settings, Token, TokenFile, open_proxy
+from wspool.proxy.headers import asked
 from wspool.proxy.tokens import Account, parse_tokens
 from wspool.server import EchoModel, ModelTurn, message
 
@@ -54,6 +55,15 @@ async def test_a_key_of_its_own_goes_instead(autojump_clock) -> None:
         assert {f"Bearer {OWN}"} == keys(it)
 
     assert ["alice"] * 3 == [record.token for record in records]
+
+
+def test_no_credential_of_a_client_goes_beside_it() -> None:
+    """In whatever spelling: the provider is asked as the proxy, or as the client, never as both."""
+    spellings = ("authorization", "api-key", "x-api-key", "x-goog-api-key", "openai-auth", "x-wspool-token")
+    given = [(name.encode(), ALICE.text.encode()) for name in spellings]
+
+    assert [] == asked(given, credentials=False)
+    assert given[:-1] == asked(given, credentials=True)
 
 
 @pytest.mark.parametrize("shown", [(), shows("wsp-mallory-1234567890"), shows(OWN), (("cookie", "a=b"),)])

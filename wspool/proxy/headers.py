@@ -65,7 +65,7 @@ def asked(headers: Fields, *, credentials: bool) -> list[tuple[bytes, bytes]]:
         for name, value in given
         if name not in named
         and name not in _OF_CONNECTION
-        and (_ASKED.fullmatch(name) or (credentials and _CREDENTIAL.fullmatch(name)))
+        and (credentials if _CREDENTIAL.fullmatch(name) else _ASKED.fullmatch(name))
     ]
 
 
