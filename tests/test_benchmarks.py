@@ -15,6 +15,7 @@ from benchmarks import (
     harness,
     processes,
     report,
+    rollout,
     script,
 )
 
@@ -47,6 +48,16 @@ def test_the_core_costs_the_same_at_any_size() -> None:
         few = min(sample.cpu / sample.operations for sample in small[name])
         many = min(sample.cpu / sample.operations for sample in large[name])
         assert many <= FLAT * few, name
+
+
+def test_the_outputs_of_a_rollout_answer_the_calls_of_its_script() -> None:
+    """A call that is left open is refused before it is sent, and then nothing is measured."""
+    end = script.events_of(script.Say(events=20, call=True))[-1]
+    calls = [item["call_id"] for item in end["response"]["output"] if item["type"] == "function_call"]
+
+    assert 1 == len(calls)
+    for number in (0, 1, rollout.CALLS - 1):
+        assert calls == [rollout._output(number)["call_id"]]
 
 
 def test_no_cancel_loses_a_slot_or_a_waiter() -> None:
