@@ -375,6 +375,11 @@ class Pool(Facade[native_pool.Pool]):
         return self.native.provider
 
     @property
+    @mirrors(native_pool.Pool.number)
+    def number(self) -> int:
+        return self.native.number
+
+    @property
     @mirrors(native_pool.Pool.transport)
     def transport(self) -> str:
         return self.native.transport
