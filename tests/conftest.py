@@ -68,7 +68,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown() -> Generator[None, None, None]:
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
     """Fail a test that leaves a logger of ours quieter than it was: those behind it would read nothing."""
     yield
     for name, logger in logging.root.manager.loggerDict.items():
@@ -80,3 +80,7 @@ def pytest_runtest_teardown() -> Generator[None, None, None]:
     problems = judge.PROBLEMS[:]
     judge.PROBLEMS.clear()
     assert not problems, f"the server sent what is against the specification: {problems[0]}"
+    asked = judge.ASKED[:]
+    judge.ASKED.clear()
+    if item.get_closest_marker("odd_requests") is None:
+        assert not asked, f"a pool sent what is against the specification: {asked[0]}"

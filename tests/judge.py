@@ -1,8 +1,10 @@
-"""The judge: whether what our server sends is what the Open Responses specification says.
+"""The judge: whether what our server and our client send is what the Open Responses specification says.
 
 Nobody here wrote it: the models are those of PyPI's `openresponses-types`, made from the specification. Every
-frame and every answer of every test that runs a server is judged, but for what a fault put in its place. What
-is not as the specification says is on the list of deviations, each with its reason, or the test fails.
+frame and every answer of every test that runs a server is judged, but for what a fault put in its place; and
+every request of every pool of every test. What is not as the specification says is on a list of deviations,
+each with its reason, or the test fails. A test that has a caller give what nobody may send says so
+(`@pytest.mark.odd_requests`).
 
 It is cheap: one compiled validator for each type of event, some microseconds for each frame.
 """
@@ -10,6 +12,7 @@ It is cheap: one compiled validator for each type of event, some microseconds fo
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,15 +20,19 @@ import openresponses_types as specification
 import pydantic
 
 from wspool.listening.answers import Answers
+from wspool.pool.sender import Sender
 from wspool.server.http import _EventStream
 from wspool.server.session import Session
 
-__all__ = ["DEVIATIONS", "JUDGED", "problem_of", "start"]
+__all__ = ["ASKED", "DEVIATIONS", "JUDGED", "REQUESTS", "problem_in_request", "problem_of", "start"]
 
 Frame = dict[str, Any]
 
 #: What was sent against the specification since the last look: (the problem, the frame).
 PROBLEMS: Final[list[tuple[str, Frame]]] = []
+
+#: What a pool sent against it since the last look.
+ASKED: Final[list[tuple[str, Frame]]] = []
 
 #: How many frames were judged, by type.
 JUDGED: Final[dict[str, int]] = {}
@@ -145,8 +152,85 @@ def problem_of(frame: Frame) -> str | None:
     JUDGED[kind] = JUDGED.get(kind, 0) + 1
     if model is None:
         return f"there is no event {kind!r}"
+    return _problem(model, frame)
+
+
+#: The model of each kind of item that a request may have.
+_GIVEN: Final[dict[str, type[pydantic.BaseModel]]] = {
+    "compaction": specification.types.CompactionSummaryItemParam,
+    "function_call": specification.types.FunctionCallItemParam,
+    "function_call_output": specification.types.FunctionCallOutputItemParam,
+    "item_reference": specification.types.ItemReferenceParam,
+    "reasoning": specification.types.ReasoningItemParam,
+}
+_SAID: Final[dict[str, type[pydantic.BaseModel]]] = {
+    "assistant": specification.types.AssistantMessageItemParam,
+    "developer": specification.types.DeveloperMessageItemParam,
+    "system": specification.types.SystemMessageItemParam,
+    "user": specification.types.UserMessageItemParam,
+}
+
+
+def _other_tools(request: Frame) -> bool:
+    given = request.get("tools")
+    return isinstance(given, list) and any(
+        isinstance(tool, dict) and tool.get("type", "function") != "function" for tool in given
+    )
+
+
+def _includes_more(request: Frame) -> bool:
+    known = ("reasoning.encrypted_content", "message.output_text.logprobs")
+    given = request.get("include")
+    return isinstance(given, list) and any(name not in known for name in given)
+
+
+#: What requests have although the specification has it otherwise: (the reason, whether a request is such).
+REQUESTS: Final[tuple[tuple[str, Callable[[Frame], bool]], ...]] = (
+    ("the providers have tools of their own", _other_tools),
+    ("the providers can be asked to include more", _includes_more),
+    ("its own model of `stream_options` fails at any value", lambda request: "stream_options" in request),
+)
+
+
+#: The provider takes names of calls that are longer than those of its tools. Source: the refusals of
+#: api.openai.com (`wspool.server.protocol.history`).
+LONGEST_NAME: Final = 128
+
+
+def problem_in_request(request: Frame) -> str | None:
+    """What is wrong with the `response.create` *request*, or None.
+
+    Items of kinds that the specification does not have are those of the providers, and messages without a
+    type are what they take as well (`EasyInputMessage`): neither is judged.
+    """
+    rest = {name: value for name, value in request.items() if name != "input"}
+    if not any(is_such(rest) for _, is_such in REQUESTS):
+        problem = _problem(specification.types.WebSocketResponseCreateEvent, rest)
+        if problem is not None:
+            return problem
+    items = request.get("input", [])
+    if isinstance(items, str):
+        return None
+    for place, item in enumerate(items):
+        if not isinstance(item, dict):
+            return f"input.{place}: no object"
+        kind = item.get("type")
+        model = _SAID.get(str(item.get("role"))) if kind == "message" else _GIVEN.get(str(kind))
+        if kind == "message" and model is None:
+            return f"input.{place}: nobody says it"
+        if kind == "function_call" and len(str(item.get("name"))) <= LONGEST_NAME:
+            item = {**item, "name": str(item.get("name"))[:64]}
+        if kind == "function_call_output" and request.get("previous_response_id"):
+            # It answers a call that its server has, by whatever name that has it: none, or one too long.
+            item = {**item, "call_id": str(item.get("call_id"))[:64]}
+        if model is not None and (problem := _problem(model, item)) is not None:
+            return f"input.{place}: {kind}: {problem}"
+    return None
+
+
+def _problem(model: type[pydantic.BaseModel], value: Any) -> str | None:
     try:
-        model.__pydantic_validator__.validate_python(frame)
+        model.__pydantic_validator__.validate_python(value)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -161,10 +245,24 @@ def judge(frame: Frame) -> None:
 
 
 def start() -> None:
-    """Judge everything that any server of this process sends from now on."""
+    """Judge everything that any server or pool of this process sends from now on."""
+    Sender._transmit = _judging_requests(Sender._transmit)  # type: ignore[method-assign] # what tests do
     Session.send = _judging(Session.send)  # type: ignore[method-assign] # what tests do
     _EventStream.send = _judging(_EventStream.send)  # type: ignore[method-assign] # the same
     Answers.send_json = _judging_answers(Answers.send_json)  # type: ignore[method-assign] # the same
+
+
+def _judging_requests(transmit: Any) -> Any:
+    @functools.wraps(transmit)
+    async def judged(self: Any, message: bytes, *rest: Any) -> Any:
+        request: Frame = json.loads(message)
+        if request.get("type") == "response.create":
+            JUDGED["response.create"] = JUDGED.get("response.create", 0) + 1
+            if (problem := problem_in_request(request)) is not None:
+                ASKED.append((problem, request))
+        return await transmit(self, message, *rest)
+
+    return judged
 
 
 def _judging(send: Any) -> Any:

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
+import wspool
 from tests import judge
 from tests.server.client import connected
 from wspool.server import EchoModel, ModelTurn, ScriptedModel, TurnError, message, open_server
+from wspool.wire.trio_websocket import TrioWebSocketConnector
 
 
 async def frames(**fields: Any) -> list[dict[str, Any]]:
@@ -82,3 +84,56 @@ async def test_a_deviation_is_one(
 
     assert wrong
     assert all(map(is_such, wrong))
+
+
+REQUEST: dict[str, Any] = {
+    "type": "response.create",
+    "model": "m",
+    "store": False,
+    "include": ["reasoning.encrypted_content"],
+    "previous_response_id": "resp_1",
+    "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}],
+    "input": [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+        {"type": "function_call_output", "call_id": "c", "output": "done"},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "response.made"},
+        {"previous_response_id": 5},
+        {"metadata": {"a": 1}},
+        {"include": "all"},
+        {"temperature": "hot"},
+        {"input": [{"type": "message", "role": "user", "content": ["hi"]}]},
+        {"input": [{"type": "message", "role": "nobody", "content": "hi"}]},
+        {"input": [{"type": "function_call_output", "call_id": "c"}]},
+        {"input": [{"type": "function_call", "call_id": "c", "name": "f" * 129, "arguments": "{}"}]},
+        {"input": [{"type": "reasoning", "encrypted_content": "x"}]},
+    ],
+    ids=str,
+)
+def test_a_request_that_is_wrong_is_seen(change: dict[str, Any]) -> None:
+    """In its fields, and in its items."""
+    assert judge.problem_in_request(REQUEST) is None
+    assert judge.problem_in_request({**REQUEST, **change}) is not None
+
+
+async def test_what_a_pool_sends_is_judged(autojump_clock: MockClock) -> None:
+    """All of it; what is wrong fails the test."""
+    async with (
+        open_server(EchoModel(), port=None) as server,
+        wspool.open_pool(server.url, wire=TrioWebSocketConnector(server.open_stream)) as pool,
+        pool.conversation(model="m") as conversation,
+    ):
+        before = judge.JUDGED.get("response.create", 0)
+        await conversation.respond("hi")
+        await conversation.respond("hi", metadata={"a": "b"})
+        assert 2 == judge.JUDGED["response.create"] - before
+        with pytest.raises(wspool.ResponseFailedError):
+            await conversation.respond("hi", metadata={"a": 1})
+    found, judge.ASKED[:] = judge.ASKED[:], []
+    assert {"valid string"} == {problem[-12:] for problem, _ in found}

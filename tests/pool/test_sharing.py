@@ -226,6 +226,7 @@ def sent(program: Sequence[str], *, changes: bool) -> list[bytes]:
     return trio.run(run, program, Hands(changes=changes), clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+@pytest.mark.odd_requests
 @settings(max_examples=60)
 @given(PROGRAMS)
 @example(STEPS)
@@ -287,6 +288,7 @@ def share_fields(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(conversation_module, "encode_fields", LateFields)
 
 
+@pytest.mark.odd_requests
 @pytest.mark.parametrize("fault", [share_input, share_output, share_fields])
 def test_sharing_is_seen(
     fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch

@@ -92,6 +92,7 @@ async def go_on(conversation: wspool.Conversation) -> None:
     await conversation.respond(outputs)
 
 
+@pytest.mark.odd_requests
 @given(st.sampled_from(PLACES), HOWS, JSON)
 def test_any_other_value_is_refused_in_a_sentence_or_works(
     place: tuple[str | int, ...], how: str, other: Any

@@ -129,6 +129,7 @@ _BROKEN = {
 }
 
 
+@pytest.mark.odd_requests
 @pytest.mark.parametrize("what", _BROKEN)
 def test_a_broken_replay_is_seen(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A history that is sent in a form that is not taken, or not all of it, breaks a world."""
