@@ -248,5 +248,6 @@ async def test_who_comes_back_does_not_wait_behind_those_who_have_no_lane(
         assert 0 == pool.statistics().waiting
 
     assert 7 * 56 == len(full)
-    assert full.count(True) <= 76
+    # 69 to 78 by the luck of the scheduler; were those in line at work: 200.
+    assert full.count(True) <= 90
     assert took < 7.0
