@@ -59,15 +59,20 @@ def test_a_budget_ends(limits: dict[str, Any], turns: int, problem: str) -> None
     budget = Budget(**limits)
     for _ in range(turns):
         assert budget.problem is None
+        budget.begin()
         budget.spend(SAID)
 
     assert budget.problem == problem
+
+    budget.begin(-turns)  # which were not sent after all
+    assert budget.turns == 0
 
 
 def test_a_budget_within_another() -> None:
     """Both are spent from; whichever ends first ends it."""
     run = Budget(max_tokens=2000, name="the run")
     one, two = Budget(max_turns=1, within=run), Budget(within=run)
+    one.begin()
     one.spend(SAID)
 
     assert (one.problem, two.problem) == ("the budget is spent: turns 1 of 1", None)

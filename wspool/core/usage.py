@@ -79,12 +79,12 @@ class Usage:
 class Budget:
     """What the turns of a conversation may cost, or those of many: whoever is given it spends from it.
 
-    A turn is not begun once it is spent. What a turn costs is known at its end, so those that have begun by
-    then, in line or on their way, may go over it.
+    Nothing is sent once it is spent, by turns that are in line by then neither. What a turn costs is known at
+    its end, so those that are on their way by then may go over it; turns are counted as they are sent.
 
     Args:
         max_tokens: tokens at most, of input and output; None for no limit, as with the others.
-        max_turns: turns at most, however they end.
+        max_turns: turns at most, however they end; one that is sent again is one.
         max_cost: most cost, in the currency of *price*.
         price: of a million tokens of input, of input from the cache, and of output.
         within: another budget that this one is a part of.
@@ -139,13 +139,19 @@ class Budget:
                 return f"{self.name} is spent: {what} {used:g} of {most:g}"
         return self.within.problem if self.within is not None else None
 
+    def begin(self, turns: int = 1) -> None:
+        """So many turns are sent; fewer than none were not sent after all."""
+        budget: Budget | None = self
+        while budget is not None:
+            budget.turns += turns
+            budget = budget.within
+
     def spend(self, usage: object) -> None:
-        """A turn has ended, and the server said this of its usage."""
+        """A turn, or a compaction, has ended, and the server said this of its usage."""
         budget: Budget | None = self
         used = Usage.of(usage)
         while budget is not None:
             budget.spent += used
-            budget.turns += 1
             budget = budget.within
 
 

@@ -28,7 +28,7 @@ from wspool.core.sending.warm_up import Fields
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import ConversationStatistics, Move, MoveReason
 from wspool.core.usage import Budget, Usage
-from wspool.errors import PoolClosedError, TurnInFlightError
+from wspool.errors import BudgetExceededError, PoolClosedError, TurnInFlightError
 from wspool.pool.errands import Errand, Errands
 from wspool.pool.instrument import Announcer
 from wspool.pool.lease import Lease
@@ -230,6 +230,11 @@ class Continuity(Generic[LineageT_co]):
         if self._lease is not None:
             lease, self._lease = self._lease, None
             lease.release()
+
+    def check_budget(self) -> None:
+        """Raise BudgetExceededError if nothing more may be sent."""
+        if self.budget is not None and (problem := self.budget.problem) is not None:
+            raise BudgetExceededError(f"{problem}; nothing more is sent")
 
     def spend(self, usage: object) -> None:
         """A turn, or a compaction, has ended, and the server said this of its usage."""

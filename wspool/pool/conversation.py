@@ -22,7 +22,6 @@ from wspool.core.items import as_items, encode_fields, encode_items, with_encryp
 from wspool.core.sending.chain import Chain, Fields, Item
 from wspool.core.statistics import ConversationStatistics
 from wspool.core.usage import Budget
-from wspool.errors import BudgetExceededError
 from wspool.pool.calling import ToolErrors, check_tool_errors
 from wspool.pool.compaction import compacted
 from wspool.pool.continuity import Continuity, ContinuityOwner
@@ -205,9 +204,7 @@ class Conversation:
         return await ToolLoop(it, self._runner, partial(self._begin, fields), limits).run(given)
 
     def _begin(self, fields: Fields, items: Sequence[Encoded]) -> Turn:
-        budget = self._continuity.budget
-        if budget is not None and (problem := budget.problem) is not None:
-            raise BudgetExceededError(f"{problem}; no other turn is begun")
+        self._continuity.check_budget()
         return Turn(ConversationDriver(self._continuity, items, fields), current_task())
 
     @enable_ki_protection
@@ -224,12 +221,13 @@ class Conversation:
         Raises:
             ResponseFailedError: the server refused; the history is as it was.
             TurnLostError: the answer did not come; the history is as it was.
-            TurnInFlightError, DialFailedError: nothing was sent.
+            BudgetExceededError, TurnInFlightError, DialFailedError: nothing was sent.
             PoolClosedError: the pool or the conversation was closed, before or meanwhile; the history is
                 as it was.
         """
         it = self._continuity
         it.owner.check_use()
+        it.check_budget()
         body = _checked({**self._defaults, **overrides})
         errand = it.enter()
         if it.chain.root is not None:

@@ -196,6 +196,8 @@ class ConversationDriver:
     def _begin(self, lease: Lease) -> tuple[bytes, Attempt] | None:
         """Begin the turn on *lease*; return what to send at once, or None if that cannot carry it."""
         continuity, lane = self._continuity, lease.lane
+        if continuity.budget is not None and not self._requests:
+            continuity.check_budget()  # again: others have spent from it while this was in line
         key = ConnectionId(lease.connection), lane.id
         latest = lane.latest
         takes = continuity.owner.takes
@@ -221,6 +223,8 @@ class ConversationDriver:
             self._started_at = now
         elif self._notes is not None and self._notes.first_at is None and self.attempt is not None:
             self._notes.first_at = self.attempt.first_at
+        if continuity.budget is not None and not self._requests:
+            continuity.budget.begin()
         self._requests += 1
         self._size += len(request)
         self._saved += plan.saved
@@ -244,6 +248,8 @@ class ConversationDriver:
         if plan is None:
             raise AssertionError("bug: taken back before it was planned")
         self._requests -= 1
+        if continuity.budget is not None and not self._requests:
+            continuity.budget.begin(-1)
         self._size -= size
         self._saved -= plan.saved
         continuity.bytes_sent -= size
@@ -289,7 +295,7 @@ class ConversationDriver:
         said = remarks(machine.response)
         if withheld := len(said.get("input_transformations", ())):
             continuity.note_withheld(withheld)
-        if (usage := said.get("usage")) is not None or (continuity.budget is not None and self._requests):
+        if (usage := said.get("usage")) is not None:
             continuity.spend(usage)
 
     def _record(self, attempt: Attempt | None, failure: WsPoolError | None, *, told: bool) -> None:

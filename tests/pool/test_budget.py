@@ -1,0 +1,69 @@
+"""Budget: what the turns of many conversations may cost, whoever is in line, however they end."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+import wspool
+from tests.helpers import FakeConnector, echo, fake_pool, policy, serving
+from wspool.server import EchoModel
+
+SILENT = "never answered"
+
+
+async def test_what_is_in_line_when_it_is_spent_is_not_sent(autojump_clock) -> None:
+    """Twenty agents on four connections share one: as many turns are sent as it has, and not one more."""
+    budget = wspool.Budget(max_turns=40)
+    told: list[str] = []
+    async with serving(EchoModel()) as world, world.pool(limits=policy(max_size=4)) as pool:
+
+        async def work() -> None:
+            async with pool.conversation(model="m", budget=budget) as conversation:
+                try:
+                    while True:
+                        await conversation.respond("go on")
+                except wspool.BudgetExceededError as error:
+                    told.append(f"{error} [{error.delivery}]")
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(work)
+        assert 0 == pool.statistics().leased
+        assert 40 == len(world.ledger)
+
+    assert 20 * ["the budget is spent: turns 40 of 40; nothing more is sent [not_sent]"] == told
+    assert 40 == budget.turns
+
+
+async def test_a_turn_that_is_left_in_line_was_none(autojump_clock) -> None:
+    """One that was sent is one, though nobody waits for its end."""
+    budget = wspool.Budget()
+    connector = FakeConnector(lambda *_: None)
+    async with (
+        fake_pool(connector, limits=policy(max_size=1)) as pool,
+        pool.conversation(model="m", budget=budget) as one,
+        pool.conversation(model="m", budget=budget) as two,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(one.respond, SILENT)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(two.respond, SILENT)
+        await trio.testing.wait_all_tasks_blocked()
+        assert 1 == budget.turns
+        nursery.cancel_scope.cancel()
+
+    assert 1 == budget.turns
+
+
+async def test_nothing_is_compacted_once_it_is_spent(autojump_clock) -> None:
+    """A compaction costs tokens as well."""
+    budget = wspool.Budget(max_turns=1)
+    async with (
+        fake_pool(FakeConnector(echo)) as pool,
+        pool.conversation(model="m", budget=budget) as conversation,
+    ):
+        await conversation.respond("hello")
+        with pytest.raises(wspool.BudgetExceededError, match="turns 1 of 1"):
+            await conversation.compact()
