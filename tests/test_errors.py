@@ -72,6 +72,9 @@ MADE: dict[str, BaseException] = {
         close_code=1001,
         close_reason="bye",
     ),
+    "UnknownEffectsError": wspool.UnknownEffectsError(
+        [{"type": "function_call", "name": "f", "call_id": "c"}]
+    ),
     "WebSocketNotOfferedError": refused(RefuseReason.DIAL_FAILED, FailureKind.NOT_OFFERED),
     "WsPoolError": wspool.WsPoolError("anything"),
 }

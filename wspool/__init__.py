@@ -19,6 +19,7 @@ import typing as _typing
 from wspool import errors
 from wspool.core import version as _version
 from wspool.core.commands import CloseReason
+from wspool.core.effects import Effect
 from wspool.core.error import Delivery
 from wspool.core.events.response import Response
 from wspool.core.events.steering import Steer, SteerState
@@ -43,6 +44,7 @@ from wspool.core.usage import Budget, Usage
 from wspool.errors import *  # noqa: F403  # all of them are public
 from wspool.pool.conversation import Conversation, Input
 from wspool.pool.credentials import ApiKey
+from wspool.pool.effects import EffectLedger, FileLedger
 from wspool.pool.http_answer import http_status
 from wspool.pool.instrument import Instrument, LoggingInstrument
 from wspool.pool.lease import Lease
@@ -59,7 +61,8 @@ __version__ = _version.VERSION
 # fmt: off
 __all__ = [
     "AZURE", "DEFAULT_URL", "OPENAI", "PROVIDERS", "VERCEL", "XAI", "ApiKey", "Budget", "CloseReason",
-    "CloseRecord", "Conversation", "ConversationStatistics", "DefinedTool", "Delivery", "DialRecord", "Event",
+    "CloseRecord", "Conversation", "ConversationStatistics", "DefinedTool", "Delivery", "DialRecord",
+    "Effect", "EffectLedger", "Event", "FileLedger",
     "GrantRecord", "Input", "Instrument", "Lease", "LoggingInstrument", "Move", "MoveReason", "Pool",
     "PoolPolicy", "PoolRecord", "PoolStatistics", "Provider", "Response", "Runtime", "Steer", "SteerState",
     "Tool", "ToolError", "ToolRecord", "Turn", "TurnInFlight", "TurnRecord", "TurnStatus", "Usage",

@@ -8,6 +8,7 @@
       ForeignUseError                               you: another trio run, thread or process
       RequestTooLargeError                          you: over the provider's frame limit
       OpenCallsError                                you: calls of the model have no output
+      UnknownEffectsError                           you: nobody knows what came of calls of the model
       MaxTurnsError                                 you: the tool loop did not end in time
       BudgetExceededError                           you: what the turns may cost is spent
       SteeringRefusedError                          you: further input was not taken
@@ -65,6 +66,7 @@ __all__ = [
     "TurnInFlightError",
     "TurnLostError",
     "TurnTimeoutError",
+    "UnknownEffectsError",
     "WebSocketNotOfferedError",
     "WsPoolError",
 ]
@@ -113,6 +115,21 @@ class OpenCallsError(WsPoolError):
         super().__init__(
             f"calls in the history have no output: {described(calls)}; nothing was sent, for it would be "
             "refused: send their outputs, let run() make those of functions, or drop them with edit()"
+        )
+        self.calls = list(calls)
+
+
+class UnknownEffectsError(WsPoolError):
+    """Calls were begun by a process that was ended, and nobody knows what came of them; nothing was sent.
+
+    Attributes:
+        calls: the calls, as they are in the history.
+    """
+
+    def __init__(self, calls: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(
+            f"calls were begun and their outcome is unknown: {described(calls)}; nothing was made or sent: "
+            "look what they did, then go on with unknown_effects='tell', or send their outputs"
         )
         self.calls = list(calls)
 

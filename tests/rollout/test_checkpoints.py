@@ -143,6 +143,7 @@ async def run(
                     Method(
                         agent=agent,
                         tools={} if agent is not None else Tools().callables(),
+                        repeatable=True,  # they only read
                         defaults={"model": "lookup"},
                     ),
                     meter=meter,

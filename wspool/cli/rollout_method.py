@@ -8,11 +8,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import iscoroutinefunction
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 from wspool.cli.imported import check_arity, imported
 from wspool.cli.rollout_options import How
 from wspool.cli.usage import usage_error
+from wspool.core.effects import UnknownEffects
 from wspool.core.encoding import Encoded
 from wspool.core.frames import encode
 from wspool.pool.toolbox import DefinedTool, Tool, Toolbox
@@ -61,11 +62,18 @@ def make_method(
         tools=tools,
         definitions=TOOL_SCHEMAS if bundled else (),
         repeatable=bundled,
+        unknown_effects=_unknown_effects(how.unknown_effects),
         defaults={"model": model} if model is not None else {},
         overrides=overrides,
         scorer=_scorer(how.score, batch) if how.score is not None else None,
         retries=how.retries,
     )
+
+
+def _unknown_effects(given: str) -> UnknownEffects:
+    if given not in get_args(UnknownEffects):
+        usage_error(f"--unknown-effects {given!r} must be tell or stop")
+    return cast("UnknownEffects", given)
 
 
 def set_fields(given: Sequence[str]) -> dict[str, Any]:

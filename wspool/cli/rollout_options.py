@@ -162,6 +162,14 @@ class How:
             "the expected answer.",
         ),
     ] = None
+    unknown_effects: Annotated[
+        str,
+        typer.Option(
+            metavar="tell|stop",
+            help="With --checkpoint-turns: of a call that a killed run had begun, and whose tool is not "
+            "repeatable, tell the model that its outcome is unknown, or stop the task for a person to look.",
+        ),
+    ] = "tell"
     retries: Annotated[
         int,
         typer.Option(
@@ -217,8 +225,9 @@ class State:
         bool,
         typer.Option(
             "--checkpoint-turns",
-            help="Keep every finished turn, so that a killed run loses none; give it to the next run as "
-            "well. An agent must look at conversation.items to see where it is.",
+            help="Keep every finished turn and what tools did, so that a killed run loses no turn and "
+            "repeats no call; give it to the next run as well. An agent must look at conversation.items to "
+            "see where it is, and bring a ledger of its own.",
         ),
     ] = False
 

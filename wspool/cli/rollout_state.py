@@ -5,7 +5,7 @@ from collections import Counter
 
 from wspool.cli.rollout_plan import Plan
 from wspool.cli.usage import say, usage_error, warn
-from wspool.rollout.checkpoints import TURNS
+from wspool.rollout.checkpoints import EFFECTS, TURNS
 from wspool.rollout.provenance import RUN, Provenance, changed_tasks, read_provenance
 from wspool.rollout.results import ResultFile
 from wspool.rollout.summary import Summary
@@ -25,7 +25,7 @@ def prepare(plan: Plan, results: ResultFile) -> None:
     now = plan.provenance()
     try:
         if plan.resume is False or (plan.resume is None and keys <= results.earlier.keys()):
-            results.start_over(plan.out / RUN, plan.out / TURNS)
+            results.start_over(plan.out / RUN, plan.out / TURNS, plan.out / EFFECTS)
         elif results.earlier and not given.state.allow_mixed:
             _refuse_others(plan, now, results)
         again = {

@@ -19,7 +19,7 @@ from wspool.core.items import Item
 from wspool.core.plain import plain
 from wspool.pool.toolbox import DefinedTool, Tool
 
-__all__ = ["ToolErrors", "bound", "check_tool_errors"]
+__all__ = ["ToolErrors", "bound", "check_tool_errors", "is_repeatable"]
 
 #: What becomes of a tool's exception: told to the model, or raised to the caller.
 ToolErrors: TypeAlias = Literal["return", "raise"]
@@ -61,6 +61,13 @@ def bound(call: Item, tools: Mapping[str, Tool]) -> tuple[str, Callable[[], Awai
     if isinstance(tool, DefinedTool):
         tool = tool.function
     return name, lambda: _called(tool, args, keywords)
+
+
+def is_repeatable(call: Item, tools: Mapping[str, Tool]) -> bool:
+    """Return whether *call* may be made again that was begun: its tool is declared to be repeatable."""
+    names = names_of(call.get("name"), call.get("namespace"))
+    tool = next((tools[name] for name in names if name in tools), None)
+    return isinstance(tool, DefinedTool) and tool.repeatable
 
 
 @disable_ki_protection  # an interrupt may come where the tool's own frames are

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias, cast
 from trio.lowlevel import current_task, enable_ki_protection
 
 from wspool.core.definitions import async_tools
+from wspool.core.effects import UnknownEffects
 from wspool.core.encoding import Encoded, read
 from wspool.core.events.response import Response
 from wspool.core.frames import encode
@@ -26,6 +27,7 @@ from wspool.pool.calling import ToolErrors, check_tool_errors
 from wspool.pool.compaction import compacted
 from wspool.pool.continuity import Continuity, ContinuityOwner
 from wspool.pool.driver import ConversationDriver
+from wspool.pool.effects import EffectLedger, effects_of
 from wspool.pool.loop import Limits, OnEvent, ToolLoop
 from wspool.pool.toolbox import Tool, Toolbox
 from wspool.pool.tools import CallRunner
@@ -147,6 +149,8 @@ class Conversation:
         retries: int = 0,
         eager: bool = False,
         on_event: OnEvent | None = None,
+        ledger: EffectLedger | None = None,
+        unknown_effects: UnknownEffects = "tell",
         **overrides: Any,
     ) -> Response:
         """Take turns until the model calls no more tools; return the last response.
@@ -157,31 +161,32 @@ class Conversation:
                 those that come without a name, and of all if the requests define nothing; else
                 definitions and functions must be the same.
             max_turns: turns at most, None for no limit.
-            tool_errors: `"return"` tells the model that its call failed, and logs the exception; `"raise"`
-                ends the loop.
-            retries: how often in all a turn is taken again that was lost, or failed with `may_pass`. A
-                lost turn may have run, so this may pay twice; tools are not called again for it.
+            tool_errors: `"return"` tells the model of exceptions, and logs them; `"raise"` ends the loop.
+            retries: how often in all a turn is taken again that was lost, or failed with `may_pass`. It may
+                have run, so this may pay twice; tools are not called again for it.
             eager: True to make each call as soon as the server has said all of it, while the response goes
-                on. Off unless asked for: such a call has happened even if its response comes to nothing.
-            on_event: is given each event of each turn, those of turns that are taken again too; waited for if
-                it returns something to wait for. What it raises ends the loop.
+                on: it has happened even if its response comes to nothing.
+            on_event: is given each event of each turn, of retries too; waited for if it returns something to
+                wait for. What it raises ends the loop.
+            ledger: notes calls before they are made and their outputs after: no crash has one made twice, if
+                the history is kept after each turn. Not with *eager*.
+            unknown_effects: of interrupted calls, not repeatable: `"tell"` tells the model, `"stop"` raises.
             **overrides: body fields for these turns only.
 
         The calls of one turn run at the same time (`PoolPolicy.max_tool_calls`); their outputs are sent in
         call order. Those of async tools (`async: true`) run on beside the turns that follow. A tool returns a
         text, content parts (`input_text`, `input_image`, `input_file`), or what JSON can hold.
 
-        Calls that are open when it begins are answered with what came of them, else closed as cancelled; if
-        *input* is None or answers some of them, they are made. A response with calls that only the caller can
-        answer is returned before any tool has run.
+        Calls that are open at first are answered with what came of them, else closed as cancelled; made, if
+        *input* is None or answers some. What only the caller can answer is returned before any tool runs.
 
         A checkpoint. Cancelling cancels the async tools and waits for the threads of the others. What has run
         is not run again: a later `run` sends what came of it.
 
         Raises:
-            MaxTurnsError: the model still calls tools after *max_turns*. The outputs are not lost:
-                the response is in `items`.
+            MaxTurnsError: the model still calls tools after *max_turns*; the response is in `items`.
             OpenCallsError: calls are open that only the caller can answer; nothing was sent.
+            UnknownEffectsError: with `unknown_effects="stop"`; nothing was sent.
             ValueError: *input* is None, and the history has no call to go on with.
             TypeError, ValueError: an argument is not usable; the text says why, and nothing was sent.
             Exception: whatever a tool raised, with `tool_errors="raise"`; bare if it was one.
@@ -199,7 +204,8 @@ class Conversation:
             fields["tools"] = box.definitions
         given = None if input is None else as_items(input)
         it.check_free()
-        self._runner.tools, self._runner.tool_errors = box.tools, tool_errors
+        effects = effects_of(ledger, unknown_effects, it.chain, eager=eager)
+        self._runner.prepare(box.tools, tool_errors, effects)
         limits = Limits(max_turns, retries, eager, async_tools(fields), on_event)
         return await ToolLoop(it, self._runner, partial(self._begin, fields), limits).run(given)
 

@@ -36,7 +36,8 @@ from wspool.errors import (
     TurnLostError,
 )
 from wspool.pool.continuity import Continuity
-from wspool.pool.tools import CallRunner, Job
+from wspool.pool.job import Job
+from wspool.pool.tools import CallRunner
 from wspool.pool.turn import Turn
 
 __all__ = ["Limits", "OnEvent", "ToolLoop"]
@@ -143,6 +144,7 @@ class ToolLoop:
         plan = opening(calls, given)
         if plan.stuck:
             raise OpenCallsError(plan.stuck)
+        self._runner.recall(plan)
         before = self._runner.hand_out(self._runner.claim(plan.close))
         if plan.run:
             before += await self._outputs(plan.run, wait=given is None)

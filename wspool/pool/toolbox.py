@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast, overload
 
 import attrs
 
@@ -29,6 +29,13 @@ Tool: TypeAlias = Callable[..., Any]
 _FIT: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
+class _NotGiven:
+    """No function, in place of the one of `tool`: that may be anything, and is refused then."""
+
+
+_NOT_GIVEN: Final = _NotGiven()
+
+
 class ToolError(Exception):
     """What a tool raises to tell the model something: no bug of the tool's, and not logged."""
 
@@ -43,6 +50,7 @@ class DefinedTool:
         name: what the model calls it.
         function: what is called.
         definition: its definition, for the `tools` field of a request.
+        repeatable: whether a call that was begun and not ended may be made again.
     """
 
     name: str
@@ -51,6 +59,7 @@ class DefinedTool:
     _readers: Mapping[str, Callable[[Any], Any]] = attrs.field(
         repr=False, factory=dict[str, Callable[[Any], Any]]
     )
+    repeatable: bool = attrs.field(repr=False, default=False)
 
     def read(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return *arguments*, as JSON has them, as the function takes them.
@@ -65,6 +74,7 @@ class DefinedTool:
         return self.function(*args, **keywords)
 
 
+@overload
 def tool(
     function: Tool,
     /,
@@ -73,8 +83,32 @@ def tool(
     description: str | None = None,
     strict: bool = False,
     async_: bool = False,
-) -> DefinedTool:
-    """Return *function* with a definition made from it. Also a decorator.
+    repeatable: bool = False,
+) -> DefinedTool: ...
+
+
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    strict: bool = False,
+    async_: bool = False,
+    repeatable: bool = False,
+) -> Callable[[Tool], DefinedTool]: ...
+
+
+def tool(
+    function: Tool | _NotGiven = _NOT_GIVEN,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    strict: bool = False,
+    async_: bool = False,
+    repeatable: bool = False,
+) -> DefinedTool | Callable[[Tool], DefinedTool]:
+    """Return *function* with a definition made from it. Also a decorator, with arguments or without.
 
     Args:
         function: what a model shall call. Its signature says what it takes, its docstring what it does.
@@ -82,15 +116,31 @@ def tool(
         description: what it does; its docstring without the part about parameters if not given.
         strict: True to have the model's arguments follow the schema to the letter; then all must be required.
         async_: True if the model shall go on before the output is there (`async` of the definition).
+        repeatable: True if a call may be made twice, as of what only reads: one that a crash has interrupted
+            is made again then (`ledger=` of `Conversation.run`).
 
     Where pydantic is installed it makes the schema, and arguments come as what the annotations say.
 
     Raises:
         TypeError, ValueError: no definition can be made of it; the text says why.
     """
+    if isinstance(function, _NotGiven):
+
+        def decorate(function: Tool) -> DefinedTool:
+            return tool(
+                function,
+                name=name,
+                description=description,
+                strict=strict,
+                async_=async_,
+                repeatable=repeatable,
+            )
+
+        return decorate
     if not callable(function):
         raise TypeError(f"a tool is a function, not {function!r:.60}")
     if isinstance(function, DefinedTool):
+        repeatable = repeatable or function.repeatable
         name, function = name or function.name, function.function
     called = name if name is not None else str(getattr(function, "__name__", type(function).__name__))
     if not _FIT.fullmatch(called):
@@ -105,7 +155,7 @@ def tool(
     definition |= {"parameters": parameters.schema, "strict": strict}
     if async_:
         definition["async"] = True
-    return DefinedTool(called, function, definition, parameters.readers)
+    return DefinedTool(called, function, definition, parameters.readers, repeatable)
 
 
 class Toolbox:

@@ -18,22 +18,24 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from wspool.core.calls import answer, described, open_calls, output_of, retold, signature, tool_calls
+from wspool.core.calls import Opening, answer, described, open_calls, output_of, retold, signature, tool_calls
 from wspool.core.encoding import Encoded
 from wspool.core.frames import encode
 from wspool.core.items import Item
 from wspool.core.plain import plain
 from wspool.core.statistics import ToolRecord
 from wspool.pool.calling import ToolErrors, bound
+from wspool.pool.effects import Effects
 from wspool.pool.instrument import Announcer
+from wspool.pool.job import Job
 from wspool.pool.toolbox import Tool, ToolError
 
 __all__ = [
@@ -49,12 +51,8 @@ __all__ = [
 
 logger = logging.getLogger("wspool.pool")
 
-#: Outputs of calls that were not made, or not to their end.
 #: Longest name of a tool that is told of, in characters: a model may write any.
 _LONGEST_NAME: Final = 200
-_NOT_RUN: Final = "Cancelled: this call was not run."
-_INTERRUPTED: Final = "Cancelled: this call was interrupted while it ran; it may have had effects."
-_TOO_LARGE: Final = "Error: this call was run, and what it returned is too large to be sent."
 
 
 class CallAccount(Protocol):
@@ -80,68 +78,6 @@ class _Apart:
     tool_errors: int = 0
 
 
-@attrs.define(eq=False)
-class Job:
-    """One call, and what came of it.
-
-    Attributes:
-        call: the call.
-        state: whether it was made.
-        output: what it is answered with, once it has ended.
-        failed: True if that says that it failed.
-        interrupted: True if it was begun once and did not end.
-        oversized: True if what came of it once could not be sent.
-        claimed: True while the turn in hand, or the history, has the call.
-        counts: True once the history has it.
-        sent: True while the turn in hand carries its output: then another call of its name is another one.
-        error: name of the class of what it failed with, if it did.
-        scope: what it runs in.
-        over: set once it has ended, or will not.
-    """
-
-    call: Item
-    state: Literal["new", "queued", "running", "ended"] = "new"
-    output: str | list[Item] | None = None
-    failed: bool = False
-    interrupted: bool = False
-    oversized: bool = False
-    claimed: bool = True
-    counts: bool = False
-    sent: bool = False
-    error: str | None = None
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    over: trio.Event = attrs.field(factory=trio.Event)
-
-    @property
-    def answer(self) -> Item:
-        """The item that answers it, such as it is."""
-        if self.output is not None:
-            return answer(self.call, self.output)
-        if self.oversized:
-            return answer(self.call, _TOO_LARGE)
-        return answer(self.call, _INTERRUPTED if self.begun else _NOT_RUN)
-
-    @property
-    def begun(self) -> bool:
-        """Whether it was begun, however it ended."""
-        return self.interrupted or self.oversized or self.state in ("running", "ended")
-
-    def drop(self) -> None:
-        """What came of it can not be sent: forget that, so that it can be made again."""
-        self.output, self.state, self.oversized = None, "new", True
-        self.scope, self.over = trio.CancelScope(), trio.Event()
-
-    def rest(self) -> None:
-        """It has ended, or does not go on: then it can be made again."""
-        if self.output is not None:
-            self.state = "ended"
-        else:
-            self.interrupted = self.interrupted or self.state == "running"
-            self.state, self.scope = "new", trio.CancelScope()
-        over, self.over = self.over, trio.Event() if self.output is None else self.over
-        over.set()
-
-
 class CallRunner:
     """Makes the calls of one conversation, and keeps what came of them until it is history.
 
@@ -154,6 +90,7 @@ class CallRunner:
         tools: what to call, by name.
         tool_errors: what becomes of a tool's exception.
         nursery: where calls run beside everything else, while there is one.
+        effects: notes calls where a crash does not reach them, if anybody asked for it.
     """
 
     def __init__(self, account: CallAccount, limit: int, announcer: Announcer | None = None) -> None:
@@ -161,6 +98,7 @@ class CallRunner:
         self.tools: Mapping[str, Tool] = {}
         self.tool_errors: ToolErrors = "return"
         self.nursery: trio.Nursery | None = None
+        self.effects: Effects | None = None
         self._account = account
         self._limit = limit
         self._jobs: dict[str, list[Job]] = {}  # by what they ask for
@@ -173,6 +111,10 @@ class CallRunner:
         self._lost: list[Encoded] | None = None
         #: Woken whenever a job is over.
         self._news = trio.lowlevel.ParkingLot()
+
+    def prepare(self, tools: Mapping[str, Tool], tool_errors: ToolErrors, effects: Effects | None) -> None:
+        """A loop begins, with these."""
+        self.tools, self.tool_errors, self.effects = tools, tool_errors, effects
 
     # -- what is known ------------------------------------------------------------------------
 
@@ -215,6 +157,12 @@ class CallRunner:
         for job in jobs:
             job.sent = True
         return [job.answer for job in jobs]
+
+    def recall(self, plan: Opening) -> None:
+        """Ask the ledger, if there is one, what came of the calls of *plan*; see `Effects.recall`."""
+        if self.effects is not None:
+            self.effects.recall(self.claim(plan.run), self.tools, make=True)
+            self.effects.recall(self.claim(plan.close), self.tools, make=False)
 
     def is_retry(self, new: Sequence[Encoded]) -> bool:
         """Whether a turn with the input *new* did not end well after calls of its response had been made."""
@@ -400,26 +348,44 @@ class CallRunner:
                 except Exception as error:
                     self._failed(job, error, by_model=True)
                     return
+                if self.effects is not None and not self._noted(self.effects.begin, job):
+                    return
                 try:
                     job.output = output_of(await call(), name)
                     job.error = None
                 except Exception as error:
                     self._failed(job, error, by_model=isinstance(error, ToolError))
+                if self.effects is not None:
+                    self._noted(self.effects.end, job)
         finally:
             del self._running[id(job)]
             job.rest()
             self._news.unpark_all()
+
+    def _noted(self, note: Callable[[Job], None], job: Job) -> bool:
+        """Tell the ledger; return whether that went well. Else the loop ends."""
+        try:
+            note(job)
+        except Exception as error:
+            if not self._failures:  # the others fail with the same
+                self._raise(job, error)
+            return False
+        return True
+
+    def _raise(self, job: Job, error: Exception) -> None:
+        """End the loop with *error*, of the call of *job*."""
+        self._failures.append(error)
+        for other in self._running.values():
+            if other is not job:
+                other.scope.cancel()
+        self._drop_queue()
 
     def _failed(self, job: Job, error: Exception, *, by_model: bool) -> None:
         """The call of *job* has failed; *by_model* if nothing is wrong but what the model asked for."""
         self._account.tool_errors += 1
         job.failed, job.error = True, type(error).__name__
         if self.tool_errors == "raise":
-            self._failures.append(error)
-            for other in self._running.values():
-                if other is not job:
-                    other.scope.cancel()
-            self._drop_queue()
+            self._raise(job, error)
             return
         job.output = f"Error: {type(error).__name__}: {error}"
         if by_model:
@@ -445,5 +411,5 @@ async def call_tools(
         Exception: what a tool raised, with `tool_errors="raise"`.
     """
     runner = CallRunner(_Apart(), limit)
-    runner.tools, runner.tool_errors = tools, tool_errors
+    runner.prepare(tools, tool_errors, None)
     return [job.answer for job in await runner.answers(calls)]

@@ -3,25 +3,30 @@
 1. One line per finished turn, with what is new since the line before, appended at once and whole: a killed
    run loses no finished turn, and a long conversation costs no more than its length.
 2. It is read once, at the start of a run. Then the file is written anew with what is still owed.
-3. A conversation is found again by its task's id, if the task still says the same.
+3. Beside it is the effect ledger: which calls of tools were begun, and what came of them. The last turn of a
+   conversation is not written: should its result be lost, it is taken again, and no call is made again.
+4. A conversation is found again by its task's id, if the task still says the same.
 """
 
 import json
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 import attrs
 
+from wspool.pool.effects import EffectLedger, FileLedger
 from wspool.rollout.files import append_to, read_from, replace
 from wspool.rollout.results import ResultsError
 from wspool.rollout.tasks import Task
 
-__all__ = ["TURNS", "Checkpoint", "Checkpoints", "open_checkpoints"]
+__all__ = ["EFFECTS", "TURNS", "Checkpoint", "Checkpoints", "open_checkpoints"]
 
 #: Name of the file in the directory of the results.
 TURNS: Final = "turns.jsonl"
+#: And that of the effect ledger.
+EFFECTS: Final = "effects.jsonl"
 
 
 @attrs.frozen
@@ -46,9 +51,10 @@ class Checkpoints:
       owed: the conversations that can be gone on with, by the keys of tasks.
     """
 
-    def __init__(self, path: Path, tasks: Sequence[Task]) -> None:
+    def __init__(self, path: Path, tasks: Sequence[Task], effects: FileLedger) -> None:
         self.owed: dict[str, Checkpoint] = {}
         self._path = path
+        self._effects = effects
         self._digests = {task.key: task.digest for task in tasks}
         self._last: dict[str, tuple[int, Sequence[bytes]]] = {}
         self._file: BinaryIO | None = None
@@ -74,6 +80,21 @@ class Checkpoints:
         data = json.dumps(line).encode()[:-1] + b', "items": [' + b", ".join(items[kept:]) + b"]}\n"
         if self._file.write(data) != len(data):
             raise OSError(f"a finished turn could not be written whole to {self._path}")
+
+    def ledger(self, id: str) -> EffectLedger:
+        """The effect ledger of task *id*."""
+        return self._effects.of(self._effects_of(id))
+
+    def ended(self, id: str) -> None:
+        """Task *id* has its result: nothing goes on with its conversation.
+
+        Raises:
+          OSError: that could not be written.
+        """
+        self._effects.forget(self._effects_of(id))
+
+    def _effects_of(self, id: str) -> str:
+        return json.dumps([id, self._digests[id]])  # of the same task, as long as it says the same
 
     def _load(self) -> None:
         if self._path.exists():
@@ -125,7 +146,20 @@ def open_checkpoints(directory: Path, tasks: Sequence[Task]) -> Generator[Checkp
     Raises:
       ResultsError: the file holds something else, or cannot be used.
     """
-    checkpoints = Checkpoints(directory / TURNS, tasks)
+    try:
+        effects = FileLedger(directory / EFFECTS)
+    except ValueError as problem:
+        raise ResultsError(f"{problem}; move the file away or use another --out") from problem
+    except OSError as problem:
+        why = problem.strerror or problem
+        raise ResultsError(
+            f"{directory / EFFECTS} cannot be used: {why}; make room or use another --out"
+        ) from problem
+    with closing(effects):
+        yield from _opened(Checkpoints(directory / TURNS, tasks, effects), directory)
+
+
+def _opened(checkpoints: Checkpoints, directory: Path) -> Generator[Checkpoints, None, None]:
     try:
         checkpoints._load()  # pyright: ignore[reportPrivateUsage]  # only here: a file is read under its lock
     except OSError as problem:

@@ -7,7 +7,11 @@ import attrs
 import trio
 
 import wspool
+from wspool.core.calls import OpenCalls
+from wspool.core.effects import UnknownEffects
+from wspool.core.encoding import Encoded
 from wspool.errors import ResponseFailedError, TurnLostError
+from wspool.pool.effects import EffectLedger
 from wspool.pool.tools import Tool, open_calls
 from wspool.rollout.outcomes import outcome_of
 from wspool.rollout.scoring import Score, Scorer, exact
@@ -31,7 +35,8 @@ class Method:
       agent_arguments: what it is called with besides, by name.
       tools: what the model may call, by name.
       definitions: of those tools, for tasks that define none; not needed for those that have their own.
-      repeatable: True if a call of them that could open no file may be made again.
+      repeatable: True if they only read, so that each call may be made again.
+      unknown_effects: what becomes of calls that a crash has interrupted, see `Conversation.run`.
       defaults: request fields for tasks that lack them.
       overrides: request fields for all tasks; one that is an object goes into that of the task.
       scorer: scores the answers; without one those are compared that are known.
@@ -44,6 +49,7 @@ class Method:
     tools: Mapping[str, Tool] = attrs.field(factory=dict[str, Tool])
     definitions: Sequence[Mapping[str, Any]] = ()
     repeatable: bool = False
+    unknown_effects: UnknownEffects = "tell"
     defaults: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     overrides: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     scorer: Scorer | None = None
@@ -66,6 +72,12 @@ class Method:
         """Whether a conversation with this history can be gone on with."""
         return self.agent is not None or (bool(self.tools) and bool(open_calls([dict(i) for i in items])))
 
+    def goes_on_from(self, items: Sequence[bytes]) -> bool:
+        """The same of a history that is JSON."""
+        return self.agent is not None or (
+            bool(self.tools) and bool(OpenCalls().of(cast("Sequence[Encoded]", items), 0))
+        )
+
     async def hold(
         self,
         conversation: "wspool.Conversation",
@@ -73,6 +85,7 @@ class Method:
         give_up: Callable[[NoFilesError], None],
         *,
         resumed: bool,
+        ledger: EffectLedger | None = None,
     ) -> object:
         """Hold *conversation*, and return the answer: a response, or what the agent returned.
 
@@ -81,6 +94,7 @@ class Method:
         Args:
           give_up: told of a tool that cannot be had; it must cancel this.
           resumed: whether its history ends with calls of an earlier run.
+          ledger: of its effects; an agent brings its own.
 
         Raises:
           BaseException: whatever the agent raises, or `Conversation.run`.
@@ -89,8 +103,16 @@ class Method:
             return await self.agent(conversation, dict(task.source), **self.agent_arguments)
         new = task.body.get("input", [])
         if self.tools:
-            tools = patient(self.tools, give_up) if self.repeatable else self.tools
-            return await conversation.run(None if resumed else new, tools=tools, retries=self.retries)
+            given = None if resumed else new
+            if self.repeatable:
+                return await conversation.run(given, tools=patient(self.tools, give_up), retries=self.retries)
+            return await conversation.run(
+                given,
+                tools=self.tools,
+                retries=self.retries,
+                ledger=ledger,
+                unknown_effects=self.unknown_effects,
+            )
         left = self.retries
         while True:
             try:

@@ -18,7 +18,9 @@ from typing import Any, Final, cast
 import trio
 
 import wspool
-from wspool.errors import BudgetExceededError
+from wspool.core.calls import described
+from wspool.errors import BudgetExceededError, UnknownEffectsError
+from wspool.pool.effects import EffectLedger
 from wspool.rollout.checkpoints import Checkpoints
 from wspool.rollout.errors import Errors
 from wspool.rollout.limits import Limits
@@ -120,6 +122,8 @@ class _Run:
         self._checkpoints = checkpoints
         self._running: dict[int, tuple[Task, wspool.Conversation]] = {}
         self._saved_turns = 0
+        self._stopped: list[str] = []
+        self._unknown: str | None = None
         if checkpoints is not None:
             meter.on_turn = self._turn_ended
         self._problem: str | None = None
@@ -167,6 +171,8 @@ class _Run:
             result = await self._hold(task)
             if result is not None:
                 self._sink(result.as_line())
+                if self._checkpoints is not None:
+                    self._checkpoints.ended(task.key)
                 self._outcomes[result.outcome] += 1
                 if result.score is not None:
                     self._tally.add(task.id, result.score, right=result.outcome == "right")
@@ -212,7 +218,9 @@ class _Run:
                         self._conversations[conversation] = scope
                         self._running[conversation.number] = (task, conversation)
                         resumed = snapshot is not None
-                        returned = await self._method.hold(conversation, task, give_up, resumed=resumed)
+                        returned = await self._method.hold(
+                            conversation, task, give_up, resumed=resumed, ledger=self._ledger(task)
+                        )
                 if clock.cancelled_caught:
                     raise trio.TooSlowError(f"the task took longer than {limit:g} s")
             if scope.cancel_called and failure is None:
@@ -225,11 +233,7 @@ class _Run:
             _let_pass(error)
             if scope.cancel_called and failure is None:
                 return None  # noqa: ASYNC104  # the same
-            if isinstance(error, BudgetExceededError) and (spent := self._budget.problem) is not None:
-                self._drain(spent)
-                return None  # noqa: ASYNC104  # the same
-            if ends_run(error):
-                self._stop(Failure.of(error).message)
+            if self._is_owed_after(task, error):
                 return None  # noqa: ASYNC104  # the same
             failure = failure or Failure.of(error)
         finally:
@@ -260,12 +264,45 @@ class _Run:
         self._saved_turns += checkpoint.turns
         return checkpoint.snapshot
 
+    def _ledger(self, task: Task) -> EffectLedger | None:
+        return self._checkpoints.ledger(task.key) if self._checkpoints is not None else None
+
+    def _is_owed_after(self, task: Task, error: BaseException) -> bool:
+        """Whether *error* is no result of *task*: it is the run's, or there is something to look at first."""
+        if isinstance(error, UnknownEffectsError):
+            self._left_to_a_person(task, error)
+            return True
+        if isinstance(error, BudgetExceededError) and (spent := self._budget.problem) is not None:
+            self._drain(spent)
+            return True
+        if isinstance(error, OSError) and self._method.agent is None and self._checkpoints is not None:
+            self._stop(
+                f"a call of a tool could not be noted: {error}"
+            )  # the model is told of what tools raise
+            return True
+        if ends_run(error):
+            self._stop(Failure.of(error).message)
+            return True
+        return False
+
+    def _left_to_a_person(self, task: Task, error: UnknownEffectsError) -> None:
+        """The task stays owed; the others go on."""
+        self._stopped.append(f"{task.id}: {described(error.calls)}")
+        more = f", and {len(self._stopped) - 1} tasks more" if len(self._stopped) > 1 else ""
+        self._unknown = (
+            f"nobody knows what came of calls that were begun before (task {self._stopped[0]}{more}); see "
+            "what they did, then go on with --unknown-effects tell"
+        )
+
     def _turn_ended(self, number: int) -> None:
         running = self._running.get(number)  # a branch that an agent has made is not the task's conversation
         if running is not None and self._checkpoints is not None:
             task, conversation = running
+            state, items = conversation.checkpoint()
+            if not self._method.goes_on_from(items):
+                return  # it has ended: should its result be lost, only this turn is taken again
             try:
-                self._checkpoints.append(task.key, *conversation.checkpoint())
+                self._checkpoints.append(task.key, state, items)
             except OSError as error:
                 self._stop(f"a finished turn could not be written: {error}")
 
@@ -300,7 +337,7 @@ class _Run:
             peak_connections=self._peak,
             seconds=trio.current_time() - self._started_at,
             interrupted=self._interrupted,
-            problem=self._problem,
+            problem=self._problem or self._unknown,
             cost=self._meter.usage.cost(self._limits.price) if self._limits.price is not None else None,
             errors=self._errors.commonest(),
             score=self._tally.mean,

@@ -1,0 +1,282 @@
+"""The effect ledger: what was begun is noted before, what came of it after, and nothing is made twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import wspool
+from tests.pool.tooling import FarEnd, Says, call, outputs, talking
+from wspool.core.effects import UNKNOWN
+
+TWO = Says([(0, call("quick", "q")), (0, call("slow", "s"))])
+
+
+class Tools:
+    """A quick tool and one that does not end, and how often each was called."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.ends = False
+
+    async def quick(self) -> str:
+        """Do something at once."""
+        self.calls.append("quick")
+        await trio.lowlevel.checkpoint()
+        return "done"
+
+    async def slow(self) -> str:
+        """Do something."""
+        self.calls.append("slow")
+        await trio.sleep(0 if self.ends else 60)
+        return "done at last"
+
+    def named(self, *, repeatable: bool = False) -> dict[str, Any]:
+        return {"quick": self.quick, "slow": wspool.tool(self.slow, repeatable=repeatable)}
+
+
+async def crashed(ledger: wspool.EffectLedger, tools: Tools, says: Says = TWO) -> dict[str, Any]:
+    """The history that is kept of a process that ends in the middle of its calls."""
+    async with talking(says) as (_, pool, conversation):
+        with trio.move_on_after(1):
+            await conversation.run("go", tools=tools.named(), ledger=ledger)
+        assert pool.statistics().size
+        return conversation.snapshot()
+
+
+async def gone_on(
+    snapshot: Mapping[str, Any], ledger: wspool.EffectLedger, tools: Mapping[str, Any], **options: Any
+) -> tuple[FarEnd, wspool.Response]:
+    """What another process does with it."""
+    async with (
+        talking() as (far, pool, _),
+        pool.conversation(resume={**snapshot, "parent": None}) as conversation,
+    ):
+        response = await conversation.run(options.pop("given", None), tools=tools, ledger=ledger, **options)
+        return far, response
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "effects.jsonl"
+
+
+async def test_what_has_ended_is_not_made_again(autojump_clock, path: Path) -> None:
+    """Its output is sent; of what had not ended the model is told that nobody knows."""
+    tools = Tools()
+    with wspool.FileLedger(path) as ledger:
+        snapshot = await crashed(ledger.of("a"), tools)
+    assert ["quick", "slow"] == sorted(tools.calls)
+    with wspool.FileLedger(path) as ledger:
+        far, _ = await gone_on(snapshot, ledger.of("a"), tools.named())
+
+    assert {"q": "done", "s": UNKNOWN} == outputs(far.requests[-1])
+    assert ["quick", "slow"] == sorted(tools.calls)
+
+
+async def test_what_is_repeatable_is_made_again(autojump_clock, path: Path) -> None:
+    """If it had not ended."""
+    tools = Tools()
+    with wspool.FileLedger(path) as ledger:
+        snapshot = await crashed(ledger.of("a"), tools)
+        tools.ends = True
+        far, _ = await gone_on(snapshot, ledger.of("a"), tools.named(repeatable=True))
+
+    assert {"q": "done", "s": "done at last"} == outputs(far.requests[-1])
+    assert ["quick", "slow", "slow"] == sorted(tools.calls)
+
+
+async def test_a_person_can_look_first(autojump_clock, path: Path) -> None:
+    """Nothing is sent or made, however often it is tried; and then the model is told after all."""
+    tools = Tools()
+    with wspool.FileLedger(path) as ledger:
+        snapshot = await crashed(ledger.of("a"), tools)
+        for _ in range(2):
+            async with (
+                talking() as (far, pool, _),
+                pool.conversation(resume={**snapshot, "parent": None}) as conversation,
+            ):
+                with pytest.raises(wspool.UnknownEffectsError, match=r"function_call 'slow' \(s\)") as caught:
+                    await conversation.run(
+                        None, tools=tools.named(), ledger=ledger.of("a"), unknown_effects="stop"
+                    )
+            assert ["s"] == [one["call_id"] for one in caught.value.calls]
+            assert [] == far.requests
+        far, _ = await gone_on(snapshot, ledger.of("a"), tools.named())
+
+    assert {"q": "done", "s": UNKNOWN} == outputs(far.requests[-1])
+
+
+async def test_a_message_closes_what_is_known(autojump_clock, path: Path) -> None:
+    """With what is known of it; nothing is made, whatever is repeatable."""
+    tools = Tools()
+    with wspool.FileLedger(path) as ledger:
+        snapshot = await crashed(ledger.of("a"), tools)
+        named = tools.named(repeatable=True)
+        far, _ = await gone_on(snapshot, ledger.of("a"), named, given="never mind", unknown_effects="stop")
+
+    assert {"q": "done", "s": UNKNOWN} == outputs(far.requests[-1])
+    assert ["quick", "slow"] == sorted(tools.calls)
+
+
+async def test_what_was_not_begun_is_made(autojump_clock, path: Path) -> None:
+    """As by a process that ended between the turn and its calls, or for another conversation."""
+    tools = Tools()
+    with wspool.FileLedger(path) as ledger:
+        snapshot = await crashed(ledger.of("a"), tools)
+        tools.ends = True
+        far, _ = await gone_on(snapshot, ledger.of("b"), tools.named(), unknown_effects="stop")
+
+    assert {"q": "done", "s": "done at last"} == outputs(far.requests[-1])
+
+
+async def test_a_call_is_noted_before_it_is_made(autojump_clock, path: Path) -> None:
+    """And what the model is told of a failure is its output; a call that cannot be made is not noted."""
+    seen: list[str] = []
+
+    async def fails() -> str:
+        await trio.lowlevel.checkpoint()
+        seen.extend(map(bytes.decode, lines_of(path)))
+        raise wspool.ToolError("no such thing")
+
+    says = Says([(0, call("fails", "f")), (0, call("nobody", "n"))])
+    with wspool.FileLedger(path) as ledger:
+        async with talking(says) as (_, _, conversation):
+            await conversation.run("go", tools={"fails": fails}, ledger=ledger.of("a"))
+
+    (begun,) = [json.loads(line) for line in seen]
+    assert ("a", "fails", "f") == (begun["conversation"], begun["call"]["name"], begun["call"]["call_id"])
+    lines = [json.loads(line) for line in lines_of(path)]
+    assert [None, "Error: ToolError: no such thing"] == [line.get("output") for line in lines]
+    assert 1 == len({line["key"] for line in lines})
+
+
+def lines_of(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines()
+
+
+class Broken:
+    """A ledger on a disk that is full."""
+
+    def __init__(self, *, begins: bool) -> None:
+        self._begins = begins
+
+    def past(self, key: str) -> None:
+        return None
+
+    def begin(self, key: str, call: Mapping[str, Any]) -> None:
+        if not self._begins:
+            raise OSError(28, "no room")
+
+    def end(self, key: str, output: object) -> None:
+        raise OSError(28, "no room")
+
+
+@pytest.mark.parametrize("begins", [False, True])
+async def test_what_cannot_be_noted_ends_the_loop(autojump_clock, begins: bool) -> None:
+    """And is not made, if that was not noted; the error is bare, however many calls there were."""
+    tools = Tools()
+    tools.ends = True
+    async with talking(Says([(0, call("quick", "1")), (0, call("quick", "2"))])) as (far, _, conversation):
+        with pytest.raises(OSError, match="no room"):
+            await conversation.run("go", tools=tools.named(), ledger=Broken(begins=begins))
+    assert bool(tools.calls) == begins
+    assert 1 == len(far.requests)
+
+
+async def test_arguments_that_do_not_fit(autojump_clock, path: Path) -> None:
+    """Are named at the call."""
+    async with talking() as (far, _, conversation):
+        with wspool.FileLedger(path) as ledger:
+            with pytest.raises(ValueError, match="eager=True do not go together"):
+                await conversation.run("go", tools={}, ledger=ledger.of("a"), eager=True)
+            with pytest.raises(ValueError, match="must be 'tell' or 'stop'"):
+                await conversation.run("go", tools={}, unknown_effects="ask")  # type: ignore[arg-type]
+    assert [] == far.requests
+
+
+def test_a_tool_stays_repeatable_under_another_name() -> None:
+    """However it is named."""
+
+    @wspool.tool
+    def reads() -> str:
+        """Read."""
+        return ""
+
+    again = wspool.tool(reads, repeatable=True)
+    assert (False, True) == (reads.repeatable, again.repeatable)
+    decorated = wspool.tool(name="looks", repeatable=True)(reads)
+    assert ("looks", True) == (decorated.name, decorated.repeatable)
+    assert wspool.tool(again, name="other").repeatable
+
+
+# -- the file ---------------------------------------------------------------------------------------
+
+
+def test_a_file_is_private_and_only_added_to(path: Path) -> None:
+    """Whatever was there stays, but for a torn last line; and what comes next does not stick to that."""
+    with wspool.FileLedger(path) as ledger:
+        ledger.of("a").begin("1", {"name": "f"})
+        ledger.of("a").end("1", "x")
+        ledger.of("a").begin("2", {"name": "f"})
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    before = path.read_bytes()
+
+    for torn in (b"{", b'{"conversation": "a", "key": "2", "output": "y"}'):
+        path.write_bytes(before + torn)
+        with wspool.FileLedger(path) as ledger:
+            part = ledger.of("a")
+            assert (wspool.Effect("x"), wspool.Effect(), None) == tuple(map(part.past, "123"))
+            part.begin("3", {})
+        assert path.read_bytes().startswith(before)
+        with wspool.FileLedger(path) as ledger:
+            assert wspool.Effect() == ledger.of("a").past("3")
+
+
+def test_what_is_forgotten_counts_no_more(path: Path) -> None:
+    """Now and after; what nobody has noted needs no line."""
+    with wspool.FileLedger(path) as ledger:
+        for name in ("a", "b"):
+            ledger.of(name).begin("1", {})
+        ledger.forget("a")
+        ledger.forget("c")
+        assert ledger.of("a").past("1") is None
+    assert 3 == len(path.read_bytes().splitlines())
+    with wspool.FileLedger(path) as ledger:
+        assert (None, wspool.Effect()) == (ledger.of("a").past("1"), ledger.of("b").past("1"))
+
+
+@pytest.mark.parametrize(
+    "line", ["3", "[]", "{}", '{"conversation": "a"}', '{"conversation": "a", "key": "1", "output": 3}']
+)
+def test_another_file_is_not_touched(path: Path, line: str) -> None:
+    """It is named, with the number of its line."""
+    path.write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"effects.jsonl:1: no line of an effect ledger"):
+        wspool.FileLedger(path)
+    assert f"{line}\n" == path.read_text()
+
+
+def test_no_link_is_followed(path: Path) -> None:
+    """And a pipe or a directory is no ledger; one that is closed takes nothing."""
+    path.symlink_to(path.with_name("elsewhere"))
+    with pytest.raises(OSError, match="symbolic"):
+        wspool.FileLedger(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="no regular file"):
+        wspool.FileLedger(path)
+    path.unlink()
+    ledger = wspool.FileLedger(path)
+    ledger.close()
+    ledger.close()
+    with pytest.raises(OSError, match="closed"):
+        ledger.of("a").begin("1", {})
+    assert b"" == path.read_bytes()

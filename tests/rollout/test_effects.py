@@ -1,0 +1,233 @@
+"""No effect twice: rollouts are killed at random points, and what their tools have done is counted.
+
+Few points here; `python -m tests.rollout.test_effects 500` takes as many as it is told.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import pytest
+
+import wspool
+from tests.rollout.command import place, rollout, write
+from wspool.core.effects import UNKNOWN
+from wspool.rollout.checkpoints import EFFECTS
+from wspool.server import ModelRequest, ModelTurn, function_call, message
+from wspool.testing import local_server
+
+__all__ = ["place"]  # a fixture
+
+pytestmark = pytest.mark.network
+
+TASKS: Final = 8
+ROUNDS: Final = 4
+#: What is done in each round, at the same time: once only, or as often as one likes.
+KINDS: Final = ("pay", "read")
+
+MINE: Final = '''
+import os, time
+import wspool
+
+def done(kind, name):
+    fd = os.open(f"did-{kind}-{name}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, b"x")
+    os.close(fd)
+    time.sleep(0.01)
+    return f"{kind} {name}"
+
+def pay(name: str) -> str:
+    """Pay once."""
+    return done("pay", name)
+
+@wspool.tool(repeatable=True)
+def read(name: str) -> str:
+    """Look."""
+    return done("read", name)
+
+tools = [pay, read]
+'''
+
+
+class Paying:
+    """Has tools called in each round, says at last what they gave, and counts what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[tuple[str, int]] = Counter()
+        self.begun = threading.Event()
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        self.begun.set()
+        task = str(request.context[0]["content"][0]["text"])
+        outputs = {item["call_id"]: item["output"] for item in request.context if "output" in item}
+        number = len(outputs) // len(KINDS)
+        self.asked[task, number] += 1
+        if number == ROUNDS:
+            return ModelTurn(output=[message(json.dumps(outputs, sort_keys=True))], delay=0.01)
+        calls = [
+            function_call(kind, {"name": f"{task}-{number}"}, call_id=f"{kind}-{task}-{number}")
+            for kind in KINDS
+        ]
+        return ModelTurn(output=calls, delay=0.01)
+
+
+@attrs.define
+class Seen:
+    """What was seen of all kills."""
+
+    kills: int = 0
+    unknown: int = 0
+    repeated: int = 0
+    paid_twice: int = 0
+
+
+def check(kills: int, seed: int, seen: Seen) -> None:
+    """Kill one rollout *kills* times in the working directory, let it end, and look at everything."""
+    chance = random.Random(seed)
+    model = Paying()
+    write("tasks.jsonl", *({"id": f"t{n}", "input": f"t{n}"} for n in range(TASKS)))
+    Path("mine.py").write_text(MINE)
+    with local_server(model=model) as server:
+        options = [
+            "rollout", "tasks.jsonl", "--url", server.url, "--model", "m", "--tools", "./mine.py:tools",
+            "--out", "out", "--quiet", "--checkpoint-turns", "-c", "4",
+        ]  # fmt: skip
+        command = [sys.executable, "-m", "wspool", *options]
+        environment = {**os.environ, "PYTHONPATH": str(Path(wspool.__file__).parent.parent)}
+        while True:
+            model.begun.clear()
+            process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+            with process:
+                if kills > 0:
+                    while not model.begun.wait(0.05) and process.poll() is None:
+                        pass
+                    time.sleep(chance.uniform(0, 0.35))
+                    process.send_signal(signal.SIGKILL)
+                    kills -= 1
+                errors = process.communicate()[1]
+            if process.returncode != -signal.SIGKILL:
+                break
+            seen.kills += 1
+    assert 0 == process.returncode, errors.decode()
+    look(model, seen)
+
+
+def look(model: Paying, seen: Seen) -> None:
+    """What was done, what was paid, and what came of it."""
+    lines = [json.loads(line) for line in Path("out/results.jsonl").read_text().splitlines()]
+    assert sorted(f"t{n}" for n in range(TASKS)) == sorted(line["id"] for line in lines)
+    for line in lines:
+        task, given = line["id"], json.loads(line["answer"])
+        for number in range(ROUNDS):
+            did = {kind: Path(f"did-{kind}-{task}-{number}") for kind in KINDS}
+            counts = {kind: path.stat().st_size if path.exists() else 0 for kind, path in did.items()}
+            said = {kind: given.pop(f"{kind}-{task}-{number}") for kind in KINDS}
+            assert f"read {task}-{number}" == said["read"]
+            assert 1 <= counts["read"]
+            seen.repeated += counts["read"] > 1
+            if said["pay"] == UNKNOWN:
+                seen.unknown += 1
+                assert counts["pay"] <= 1
+            else:
+                assert (f"pay {task}-{number}", 1) == (said["pay"], counts["pay"])
+        assert {} == given
+        again = sum(model.asked[task, number] - 1 for number in range(ROUNDS + 1))
+        assert 0 <= again
+        seen.paid_twice += again
+    per_task = Counter(task for (task, _), asked in model.asked.items() for _ in range(asked - 1))
+    assert all(again <= seen.kills for again in per_task.values())
+
+
+def test_a_killed_rollout_does_nothing_twice(place: Path) -> None:
+    """Each effect once at most unless it is repeatable, one turn of each conversation paid twice at most for
+    a kill; and the results are those of an undisturbed run, but for what nobody can know.
+    """
+    seen = Seen()
+    check(4, 1, seen)
+    assert 0 < seen.kills <= 4
+
+
+class Once:
+    """Has one call made, and says what came of it."""
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        if "output" in request.context[-1]:
+            return ModelTurn(output=[message(str(request.context[-1]["output"]))])
+        return ModelTurn(output=[function_call("die", {}, call_id="c")])
+
+
+DYING: Final = '''
+import os, signal
+
+def die() -> str:
+    """Do something, and take the process with it."""
+    with open("did", "a") as file:
+        file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+def test_a_person_can_look_first(place: Path) -> None:
+    """The task stays owed, and the command says why; then it goes on, and the call is not made again."""
+    Path("mine.py").write_text(DYING)
+    write("tasks.jsonl", {"id": "a", "input": "x"})
+    with local_server(model=Once()) as server:
+        options: list[Any] = [
+            "tasks.jsonl", "--url", server.url, "--model", "m", "--tools", "./mine.py:die",
+            "--checkpoint-turns",
+        ]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": str(Path(wspool.__file__).parent.parent)}
+        killed = subprocess.run(
+            [sys.executable, "-m", "wspool", "rollout", *options, "--out", "out", "--quiet"],
+            env=environment,
+            check=False,
+        )
+        assert -signal.SIGKILL == killed.returncode
+        ended = rollout(*options, "--unknown-effects", "stop")
+        assert (1, []) == (ended.code, ended.results)
+        assert "task a: function_call 'die' (c)" in ended.err
+        assert "--unknown-effects tell" in ended.err
+        ended = rollout(*options)
+    assert (0, [UNKNOWN]) == (ended.code, [line["answer"] for line in ended.results])
+    assert "x" == Path("did").read_text()
+    assert json.loads(Path("out", EFFECTS).read_text().splitlines()[-1])["over"] is True
+
+
+def test_what_becomes_of_the_unknown_has_two_ways(place: Path) -> None:
+    """Another one is named before anything is sent."""
+    write("tasks.jsonl", {"id": "a", "input": "x"})
+    ended = rollout("tasks.jsonl", "--local", "--unknown-effects", "ask")
+    assert (2, "wspool: --unknown-effects 'ask' must be tell or stop\n") == (ended.code, ended.err)
+
+
+def main(points: int) -> None:
+    """Take so many points, in runs that are killed a few times each, and say what was seen."""
+    total, began = Seen(), time.monotonic()
+    for seed in range(points):
+        with tempfile.TemporaryDirectory() as directory:
+            os.chdir(directory)
+            seen = Seen()
+            check(1 + seed % 5, seed, seen)
+        for name in attrs.fields_dict(Seen):
+            setattr(total, name, getattr(total, name) + getattr(seen, name))
+        print(f"{time.monotonic() - began:.0f} s, {seed + 1} runs: {total}", flush=True)  # noqa: T201
+        if total.kills >= points:
+            return
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
