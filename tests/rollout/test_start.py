@@ -79,7 +79,7 @@ def test_what_is_in_the_way_of_the_files_is_one_line() -> None:
     """A pipe, a link or a directory where a file belongs; a place that is gone."""
     write("tasks.jsonl", {"id": "a", "input": "x"})
     options = ("tasks.jsonl", "--local", "--checkpoint-turns")
-    for name in ("results.jsonl", "run.json", "turns.jsonl"):
+    for name in ("results.jsonl", "run.json", "turns.jsonl", "effects.jsonl"):
         for plant in (os.mkfifo, os.mkdir, lambda path: os.symlink("/nowhere", path)):
             Path("out").mkdir()
             plant(Path("out") / name)
