@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from wspool.core.commands import Command, ConnectionId, Dial, Grant, LaneId, LeaseId, Stolen, WaiterId
+from wspool.core.commands import (
+    CloseReason,
+    Command,
+    ConnectionId,
+    Dial,
+    Grant,
+    HangUp,
+    LaneId,
+    LeaseId,
+    Stolen,
+    WaiterId,
+)
 from wspool.core.lending.affinity import _AWAY
 from wspool.core.lending.line import MAX_SKIPS
 from wspool.core.lending.pool import PoolCore
@@ -89,6 +100,34 @@ def test_newcomers_get_what_nobody_will_miss() -> None:
     pool.core.over(999, 4.0)  # which nobody knows
 
     assert [5, 4, 3, 2, 1] == [pool.ask(5.0)[1] for _ in range(5)]
+
+
+def test_what_was_kept_for_a_conversation_is_of_use_as_soon_as_it_is_over() -> None:
+    """Whoever is in line meanwhile has it at once, and does not wait for the dial that runs."""
+    pool = Pool()
+    pool.opened(1)
+    pool.ask(1.0)
+    pool.core.begin(pool.leases[1], 1.0, movable=True)
+    pool.core.finished(ConnectionId(1), LANE, 2.0, response=101, calls=False)
+    waiter, connection = pool.ask(3.0)
+    assert connection is None, "it may come back, and there is room for another one"
+
+    assert 1 == pool.take(pool.core.over(101, 3.1), waiter)
+
+
+def test_what_was_kept_for_a_conversation_is_spare_as_soon_as_it_is_over() -> None:
+    """What is about to go does not wait for the dial that runs: its replacement is there."""
+    pool = Pool(max_size=3)
+    pool.opened(2)
+    for _ in range(2):
+        pool.ask(1.0)
+    pool.core.begin(pool.leases[1], 1.0, movable=True)
+    pool.core.finished(ConnectionId(1), LANE, 2.0, response=101, calls=False)
+    pool.core.release(pool.leases[2], 2.0)
+    pool.core.resize(2.0, min_idle=1)
+    assert [Dial(ConnectionId(3))] == pool.core.retire(ConnectionId(2), 2.0)
+
+    assert [HangUp(ConnectionId(2), CloseReason.LIFETIME, polite=True)] == pool.core.over(101, 2.5)
 
 
 def test_what_is_granted_and_not_used_is_remembered() -> None:

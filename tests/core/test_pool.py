@@ -121,6 +121,22 @@ def test_what_is_in_use_may_come_back_sooner_than_a_dial_ends() -> None:
     assert 7 == len(of(core.tick(5.0 + DEFERRAL), Dial)), "nine in line, two dials run"
 
 
+def test_what_proves_too_old_for_those_who_starve_makes_room_for_a_dial() -> None:
+    """A late tick: what was kept for a conversation is found too old only once the pool is full."""
+    core = make(max_size=4, lifetime=100.0)
+    opened(core)
+    core.begin(LeaseId(1), 0.0, movable=True)
+    core.finished(ONE, LANE, 1.0, response=101, calls=False)
+    too_late = core.schedule.last_start
+    for number in range(2, 6):
+        core.acquire(WaiterId(number), too_late - 0.9 * DEFERRAL)
+    assert 2 == core.statistics().dialing
+
+    commands = core.acquire(WaiterId(6), too_late + 0.9 * DEFERRAL)
+    assert [CloseReason.LIFETIME] == reasons(commands)
+    assert 2 == len(of(commands, Dial)), "five in line, four may be dialled"
+
+
 def test_a_dial_survives_the_waiter_who_asked() -> None:
     """Cancelling a waiter cancels nothing but its place in line."""
     core = make()

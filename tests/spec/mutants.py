@@ -570,8 +570,22 @@ MUTANTS = [
     Mutant(
         "that a conversation is over changes nothing",
         AFFINITY,
-        "            lane.over = True\n",
-        "            pass\n",
+        "        lane.over = True\n",
+        "        pass\n",
+    ),
+    Mutant(
+        "who waits is not looked at when a conversation is over",
+        POOL,
+        "return self._allocation.settle(now, []) if self._roster.affinity.over(response) else []",
+        "self._roster.affinity.over(response)\n        return []",
+        tests=("affinity",),
+    ),
+    Mutant(
+        "who starves is not dialled for when what is free proves too old",
+        ALLOCATION,
+        "            if roster.size == size:\n                break\n",
+        "            break\n",
+        tests=("pool",),
     ),
     Mutant(
         "a lane that was used lately goes before one that was not",

@@ -126,13 +126,16 @@ class Affinity:
         lane.calls = False
         return lane.used_at
 
-    def over(self, response: ResponseKey) -> None:
-        """The conversation that *response* is the latest of is over: nobody will come back to it."""
-        if (held := self.held.get(response)) is not None:
-            connection, lane = held
-            lane.over = True
-            if lane.entry is not None:
-                self._sort(connection, lane)
+    def over(self, response: ResponseKey) -> bool:
+        """The conversation that *response* is the latest of is over; return whether a free lane held it."""
+        if (held := self.held.get(response)) is None:
+            return False
+        connection, lane = held
+        lane.over = True
+        if lane.entry is None:
+            return False
+        self._sort(connection, lane)
+        return True
 
     # -- what is free -------------------------------------------------------------------------
 

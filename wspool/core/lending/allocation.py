@@ -124,9 +124,14 @@ class Allocation(Line):
             if left == len(roster.leaving):
                 break
             self._grow(now, commands)
-        # Now that the pool is full, those in line may starve who could hope for a dial before.
-        if self.waiters and (roster.available or roster.parked):
+        # Now that the pool is full, those in line may starve who could hope for a dial before. What is found
+        # to be too old for them then makes room again.
+        while self.waiters and (roster.available or roster.parked):
+            size = roster.size
             self._match(now, commands)
+            if roster.size == size:
+                break
+            self._grow(now, commands)
         if self.waiters and not roster.dialing and self.is_hopeless(now):
             # Whatever it was that ended the last hope: a dial, the last connection, or time.
             self.refuse_all(RefuseReason.DIAL_FAILED, commands)

@@ -188,8 +188,8 @@ class PoolCore(Whole):
 
     def over(self, response: ResponseKey, now: float) -> list[Command]:
         """The conversation that *response* is the latest of is over: nobody will come back to it."""
-        self._roster.affinity.over(response)
-        return []
+        # What was kept for it is spare from now on: of use to those in line, or instead of what retires.
+        return self._allocation.settle(now, []) if self._roster.affinity.over(response) else []
 
     def give_up(self, lease: LeaseId, now: float, *, heard: bool = True, sent: bool = True) -> list[Command]:
         """The holder gave its turn up. By policy: hang up, or drain the rest of it.
