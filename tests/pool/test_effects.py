@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -191,6 +192,27 @@ async def test_what_cannot_be_noted_ends_the_loop(autojump_clock, begins: bool) 
     assert 1 == len(far.requests)
 
 
+async def test_what_is_too_large_to_be_sent_is_not_made_again(autojump_clock, path: Path) -> None:
+    """The model is told so instead."""
+    calls: list[str] = []
+
+    async def large() -> str:
+        calls.append("large")
+        await trio.lowlevel.checkpoint()
+        return "x" * 10_000
+
+    provider = attrs.evolve(wspool.OPENAI, max_request=5_000)
+    says = Says([(0, call("large", "l"))])
+    with wspool.FileLedger(path) as ledger:
+        async with talking(says, provider=provider) as (far, _, conversation):
+            with pytest.raises(wspool.RequestTooLargeError):
+                await conversation.run("go", tools={"large": large}, ledger=ledger.of("a"))
+            await conversation.run(None, tools={"large": large}, ledger=ledger.of("a"))
+
+    assert ["large"] == calls
+    assert "too large to be sent" in outputs(far.requests[-1])["l"]
+
+
 async def test_arguments_that_do_not_fit(autojump_clock, path: Path) -> None:
     """Are named at the call."""
     async with talking() as (far, _, conversation):
@@ -238,6 +260,20 @@ def test_a_file_is_private_and_only_added_to(path: Path) -> None:
         assert path.read_bytes().startswith(before)
         with wspool.FileLedger(path) as ledger:
             assert wspool.Effect() == ledger.of("a").past("3")
+
+
+def test_a_disk_that_is_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes a line whole or not at all: what comes next does not stick to a half."""
+    write = os.write
+    with wspool.FileLedger(path) as ledger:
+        ledger.of("a").begin("1", {})
+        before = path.read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", lambda file, data: write(file, data[:7]))
+            with pytest.raises(OSError, match="no room"):
+                ledger.of("a").begin("2", {})
+        assert before == path.read_bytes()
+        assert ledger.of("a").past("2") is None
 
 
 def test_what_is_forgotten_counts_no_more(path: Path) -> None:

@@ -11,7 +11,7 @@ import trio
 
 import wspool
 from wspool.rollout.bundled import bundled_tasks
-from wspool.rollout.checkpoints import TURNS, Checkpoints, open_checkpoints
+from wspool.rollout.checkpoints import EFFECTS, TURNS, Checkpoints, open_checkpoints
 from wspool.rollout.method import Agent, Method
 from wspool.rollout.results import ResultsError
 from wspool.rollout.runner import run_batch
@@ -99,6 +99,24 @@ def test_a_file_of_something_else_is_not_touched(tmp_path: Path, line: str) -> N
     with pytest.raises(ResultsError, match=f"{TURNS}:1: not a checkpoint"), open_checkpoints(tmp_path, [A]):
         pass
     assert f"{line}\n" == (tmp_path / TURNS).read_text()
+
+
+def test_a_task_that_begins_anew_has_no_effects_yet(tmp_path: Path) -> None:
+    """A server may give its calls the names that they had."""
+    with open_checkpoints(tmp_path, [A, B]) as checkpoints:
+        append(checkpoints, "a", snapshot("1"))
+        for id in "ab":
+            checkpoints.ledger(id).begin("k", {})
+    with open_checkpoints(tmp_path, [A, B]) as checkpoints:
+        noted = [checkpoints.ledger(id).past("k") for id in "ab"]
+    assert [wspool.Effect(), None] == noted
+
+
+def test_another_ledger_is_not_touched(tmp_path: Path) -> None:
+    """It is named."""
+    (tmp_path / EFFECTS).write_text("[]\n")
+    with pytest.raises(ResultsError, match=f"{EFFECTS}:1: no line"), open_checkpoints(tmp_path, [A]):
+        pass
 
 
 # -- with a run -------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def done(kind, name):
     fd = os.open(f"did-{kind}-{name}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(fd, b"x")
     os.close(fd)
-    time.sleep(0.01)
+    time.sleep(0.03)
     return f"{kind} {name}"
 
 def pay(name: str) -> str:
@@ -115,7 +115,7 @@ def check(kills: int, seed: int, seen: Seen) -> None:
                 if kills > 0:
                     while not model.begun.wait(0.05) and process.poll() is None:
                         pass
-                    time.sleep(chance.uniform(0, 0.35))
+                    time.sleep(chance.uniform(0, 0.3))
                     process.send_signal(signal.SIGKILL)
                     kills -= 1
                 errors = process.communicate()[1]
@@ -157,8 +157,8 @@ def test_a_killed_rollout_does_nothing_twice(place: Path) -> None:
     a kill; and the results are those of an undisturbed run, but for what nobody can know.
     """
     seen = Seen()
-    check(4, 1, seen)
-    assert 0 < seen.kills <= 4
+    check(6, 1, seen)
+    assert 0 < seen.kills <= 6
 
 
 class Once:
@@ -205,6 +205,44 @@ def test_a_person_can_look_first(place: Path) -> None:
     assert (0, [UNKNOWN]) == (ended.code, [line["answer"] for line in ended.results])
     assert "x" == Path("did").read_text()
     assert json.loads(Path("out", EFFECTS).read_text().splitlines()[-1])["over"] is True
+
+
+JUDGING: Final = (
+    MINE
+    + """
+
+def judge(answer):
+    if not os.path.exists("judged"):
+        open("judged", "w").close()
+        os.kill(os.getpid(), 9)
+    return 1
+"""
+)
+
+
+def test_a_result_that_is_lost_costs_one_turn(place: Path) -> None:
+    """Killed after the last turn, before the result is written: that turn is taken again, and no
+    call is made again.
+    """
+    model = Paying()
+    write("tasks.jsonl", {"id": "t0", "input": "t0"})
+    Path("mine.py").write_text(JUDGING)
+    with local_server(model=model) as server:
+        options: list[Any] = [
+            "tasks.jsonl", "--url", server.url, "--model", "m", "--tools", "./mine.py:tools",
+            "--score", "./mine.py:judge", "--checkpoint-turns",
+        ]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": str(Path(wspool.__file__).parent.parent)}
+        killed = subprocess.run(
+            [sys.executable, "-m", "wspool", "rollout", *options, "--out", "out", "--quiet"],
+            env=environment,
+            check=False,
+        )
+        assert (-signal.SIGKILL, True) == (killed.returncode, Path("judged").exists())
+        ended = rollout(*options)
+    assert (0, ["right"]) == (ended.code, [line["outcome"] for line in ended.results])
+    assert [1] * (len(KINDS) * ROUNDS) == [path.stat().st_size for path in Path().glob("did-*")]
+    assert {("t0", number): 1 + (number == ROUNDS) for number in range(ROUNDS + 1)} == model.asked
 
 
 def test_what_becomes_of_the_unknown_has_two_ways(place: Path) -> None:

@@ -114,6 +114,8 @@ class Checkpoints:
             for id, checkpoint in self.owed.items()
             if checkpoint.line["task"] == self._digests.get(id)
         }
+        for id in self._digests.keys() - self.owed.keys():
+            self._effects.forget(self._effects_of(id))  # it begins anew, and so do its effects
         replace(
             self._path,
             (json.dumps(checkpoint.line).encode() + b"\n" for checkpoint in self.owed.values()),
