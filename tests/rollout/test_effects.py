@@ -245,6 +245,26 @@ def test_a_result_that_is_lost_costs_one_turn(place: Path) -> None:
     assert {("t0", number): 1 + (number == ROUNDS) for number in range(ROUNDS + 1)} == model.asked
 
 
+def test_what_cannot_be_noted_ends_the_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was done; the task stays owed, and the next run does it."""
+
+    def full(ledger: wspool.FileLedger, line: object) -> None:
+        raise OSError(28, "no room")
+
+    Path("mine.py").write_text(MINE.replace("pay", "die").replace("(name: str)", '(name: str = "x")'))
+    write("tasks.jsonl", {"id": "a", "input": "x"})
+    with local_server(model=Once()) as server:
+        options = ("tasks.jsonl", "--url", server.url, "--model", "m", "--checkpoint-turns")
+        with monkeypatch.context() as patch:
+            patch.setattr(wspool.FileLedger, "write", full)
+            ended = rollout(*options, "--tools", "./mine.py:die")
+        assert (1, []) == (ended.code, ended.results)
+        assert "a call of a tool could not be noted: [Errno 28] no room" in ended.err
+        assert [] == [*Path().glob("did-*")]
+        ended = rollout(*options, "--tools", "./mine.py:die")
+    assert (0, ["die x"]) == (ended.code, [line["answer"] for line in ended.results])
+
+
 def test_what_becomes_of_the_unknown_has_two_ways(place: Path) -> None:
     """Another one is named before anything is sent."""
     write("tasks.jsonl", {"id": "a", "input": "x"})
