@@ -78,7 +78,7 @@ def test_codex(way: Way, transport: str, tmp_path: Path) -> None:
 
 
 def test_cline(way: Way, tmp_path: Path) -> None:
-    """The same; it sends its calls without id and status, and leaves reasoning out."""
+    """The same; it sends its calls without id and status, and no reasoning: each tool turn is a delta all the same."""
     data, work = tmp_path / "data", tmp_path / "work"
     work.mkdir()
     cline, env = installed("cline"), {"HOME": str(tmp_path)}
@@ -88,7 +88,7 @@ def test_cline(way: Way, tmp_path: Path) -> None:
     said = cline.run("cline", *task, env=env, cwd=work)
     assert ANSWER == json.loads(said.strip().splitlines()[-1])["text"]
     assert _lines(work) == [str(number) for number in range(LINES)]
-    way.check([2, 4, 6, 8], given="http", alone=True)
+    way.check([2, 4, 6, 8], given="http", forgets=True)
 
 
 def _lines(folder: Path) -> list[str]:

@@ -57,7 +57,7 @@ def found(
 ) -> list[tuple[str, int]]:
     """What a request goes on from, and how many of its items that stands for."""
     read = index.read({"model": "m", "input": items, **body}, now, session=session)
-    return [(known.response_id, known.length) for known in index.find(read, now)]
+    return [(known.response_id, read.skip) for known in index.find(read, now)]
 
 
 # -- what real hosts send ---------------------------------------------------------------------------
@@ -184,6 +184,8 @@ def test_any_change_of_what_is_said_does_not_match(data: st.DataObject) -> None:
         del whole[place]
         if whole[place : len(history)] == history[place : len(history) - 1]:
             return  # one of a row of equal ones at the end: what is left is the earlier turn's
+        if history[place]["type"] == "reasoning" and "reasoning" not in {item["type"] for item in whole}:
+            return  # all of it left out, as some hosts do: test_a_host_may_leave_out_all_reasoning
     elif kind == "order":
         other = data.draw(st.sampled_from(others))
         whole[place], whole[other] = whole[other], whole[place]
@@ -370,6 +372,72 @@ def test_reasoning_is_known_by_its_id_or_its_content(kept: Item, matches: bool) 
     take(index, [HI], [THOUGHT, YES])
 
     assert matches is bool(found(index, [HI, {"type": "reasoning", **kept}, YES, HI]))
+
+
+def _spoken(items: Sequence[Item]) -> list[Item]:
+    return [item for item in items if item["type"] != "reasoning"]
+
+
+@given(st.data())
+def test_a_host_may_leave_out_all_reasoning(data: st.DataObject) -> None:
+    """It goes on from its last turn each time, whose server knows more; one of some of it does not."""
+    index = make()
+    history: list[Item] = []
+    for number, (new, output) in enumerate(data.draw(conversations())):
+        output = [*output, CALL] if output[-1:] and output[-1]["type"] == "reasoning" else output
+        history = [*_spoken(history), *new]
+        read = index.read({"model": "m", "input": history}, 0.0)
+        known = index.find(read, 0.0)
+        assert (number > 0) == bool(known)
+        if known:
+            assert (f"resp_{number - 1}", len(history) - len(new)) == (known[0].response_id, read.skip)
+        index.remember(read, f"resp_{number}", output, 0.0)
+        history += output
+
+
+def test_some_of_the_reasoning_is_none_of_it() -> None:
+    """Of two thoughts one is left out: whoever does that may have changed the rest as well."""
+    index = make()
+    other = {**THOUGHT, "id": "rs_2", "encrypted_content": "gBBB"}
+    take(index, [HI], [THOUGHT, CALL])
+    take(index, [HI, THOUGHT, CALL, SEEN], [other, YES], "resp_2")
+
+    assert [("resp_2", 6)] == found(index, [HI, THOUGHT, CALL, SEEN, other, YES, HI])
+    assert [("resp_2", 4)] == found(index, [HI, CALL, SEEN, YES, HI])
+    assert [("resp_1", 3)] == found(index, [HI, THOUGHT, CALL, SEEN, YES, HI])
+    assert [] == found(index, [HI, CALL, SEEN, other, YES, HI])
+    assert [] == found(index, [HI, {**THOUGHT, "id": "x", "encrypted_content": "x"}, CALL, SEEN, YES, HI])
+
+
+def test_a_turn_that_ends_in_a_thought_is_not_found_without_it() -> None:
+    """Such as one that had no room for an answer: what is left of it is what it was asked."""
+    index = make()
+    take(index, [HI], [THOUGHT])
+
+    assert [("resp_1", 2)] == found(index, [HI, THOUGHT, HI])
+    assert [] == found(index, [HI, HI])
+
+
+def test_who_left_out_reasoning_may_keep_what_comes_after() -> None:
+    """What a turn is compared with is what its own request had, not what the server knows besides."""
+    index = make()
+    other = {**THOUGHT, "id": "rs_2", "encrypted_content": "gBBB"}
+    take(index, [HI], [THOUGHT, CALL])
+    take(index, [HI, CALL, SEEN], [other, YES], "resp_2")
+
+    assert [("resp_2", 5)] == found(index, [HI, CALL, SEEN, other, YES, HI])
+    assert [("resp_2", 4)] == found(index, [HI, CALL, SEEN, YES, HI])
+    assert [("resp_1", 3)] == found(index, [HI, THOUGHT, CALL, SEEN, other, YES, HI])
+
+
+def test_a_parent_that_is_named_has_its_reasoning_left_out_as_well() -> None:
+    """What was said after it is found with all of it, or none."""
+    index = make()
+    take(index, [HI], [THOUGHT, CALL])
+    take(index, [SEEN], [YES], "resp_2", previous_response_id="resp_1")
+
+    assert [("resp_2", 5)] == found(index, [HI, THOUGHT, CALL, SEEN, YES, HI])
+    assert [("resp_2", 4)] == found(index, [HI, CALL, SEEN, YES, HI])
 
 
 def test_reasoning_is_verified_through_the_whole_history() -> None:
@@ -630,4 +698,4 @@ def test_an_item_costs_few_calls() -> None:
     finally:
         sys.setprofile(None)
 
-    assert calls <= 11 * len(items)
+    assert calls <= 12 * len(items)

@@ -9,7 +9,8 @@ Rules of this module:
 * Equal items make equal hashes, so a hash has as many turns as ended there. All that are found go on from
   the very same words; which of them a request means is a guess, and a wrong one costs bytes, never context.
 * Reasoning has only its place in the hash. Each one is compared with the candidate's: the same `id`, or the
-  same `encrypted_content`; where neither can be compared there is no match.
+  same `encrypted_content`; where neither can be compared there is no match. A request may leave out all of
+  it, as some hosts do, and goes on from where the server knows more; some of it is no match.
 * An `item_reference` counts as the item that it names. A name that two different items have had names none,
   and then nothing is matched.
 * What repeats a history and adds nothing matches only what it adds to. Another model's turn never matches.
@@ -52,6 +53,7 @@ MOST_ALIKE: Final = 1024
 _COST_OF_TURN: Final = 680
 _COST_OF_THOUGHTS: Final = 110
 _COST_OF_REFERENCE: Final = 290
+_COST_OF_SPOKEN: Final = 230
 
 #: Fields of a body that put something before its input that no item says.
 _BEFORE_INPUT: Final = ("conversation", "prompt")
@@ -62,6 +64,11 @@ def _digest(data: bytes) -> bytes:
 
 
 _REASONING: Final = _digest(REASONING)
+
+
+def _hashes(known: Known) -> tuple[bytes, ...]:
+    """By which a turn is found."""
+    return (known.hash,) if known.spoken is None else (known.hash, known.spoken)
 
 
 class Index:
@@ -116,7 +123,7 @@ class Index:
             origin = self._by_id.get(parent)
             # Nobody here knows the items of an unknown one, nor which of two a name means.
             if isinstance(origin, Known) and origin.model == read.model:
-                read.base, read.origin = origin.hash, origin
+                read.base, read.origin, read.spoken = origin.hash, origin, origin.spoken
                 self._touch(origin, now)
             else:
                 read.certain = False
@@ -145,6 +152,10 @@ class Index:
                     self._touch(owner, now)
                 if digest is None:
                     digest = _digest(canonical(item))
+                if digest == _REASONING:
+                    given.spoken = given.spoken or running
+                elif given.spoken is not None:
+                    given.spoken = _digest(given.spoken + digest)
                 running = _digest(running + digest)
                 hashes.append(running)
                 digests.append(digest)
@@ -155,7 +166,7 @@ class Index:
     def find(self, given: Given, now: float) -> list[Known]:
         """Return the turns that a request goes on from, the likeliest first; none if there is any doubt.
 
-        All of them have the same `length`: items of its input that need not be sent.
+        `Given.skip` says how many items of its input need not be sent.
         """
         if not given.certain or given.parent is not None:
             return []
@@ -163,8 +174,9 @@ class Index:
         for length in range(len(hashes) - 1, 0, -1):
             if (alike := by_hash.get(hashes[length - 1])) is None:
                 continue
-            found = [known for known in reversed(alike) if thinks_the_same(known, given)]
+            found = [known for known in reversed(alike) if thinks_the_same(known, given, length)]
             if found:
+                given.skip = length
                 found.sort(key=lambda known: likelihood(known, given), reverse=True)
                 for known in reversed(found):
                     self._touch(known, now)
@@ -205,12 +217,19 @@ class Index:
         known = Known(response_id, length, lane, stored=stored, hash=given.hash, used=now)
         known.model, known.session = given.model, given.session
         known.names = b"".join([name_of(item.get("id")) for item in output])
+        # One that ends in a thought cannot be told, without it, from what came before.
+        if given.spoken is not None and digests[-1:] != [_REASONING]:
+            known.spoken = given.spoken
         known.thoughts = thoughts_of(given, before)
         self._hold(known.thoughts)
         if refers:
             known.references = self._refer(known, output, digests)
         known.cost = (
-            _COST_OF_TURN + len(response_id) + len(known.names) + _COST_OF_REFERENCE * len(known.references)
+            _COST_OF_TURN
+            + len(response_id)
+            + len(known.names)
+            + _COST_OF_REFERENCE * len(known.references)
+            + (_COST_OF_SPOKEN if known.spoken is not None else 0)
         )
         self._add(known)
         self._expire(now)
@@ -221,10 +240,11 @@ class Index:
         if known not in self._turns:
             return
         del self._turns[known]
-        alike = self._by_hash[known.hash]
-        alike.remove(known)
-        if not alike:
-            del self._by_hash[known.hash]
+        for hash in _hashes(known):
+            alike = self._by_hash[hash]
+            alike.remove(known)
+            if not alike:
+                del self._by_hash[hash]
         named = self._by_id[known.response_id]
         if isinstance(named, Known) or named == 1:
             del self._by_id[known.response_id]
@@ -243,10 +263,11 @@ class Index:
         self._by_id[known.response_id] = (
             known if named is None else 2 if isinstance(named, Known) else named + 1
         )
-        alike = self._by_hash.setdefault(known.hash, [])
-        alike.append(known)
-        if len(alike) > MOST_ALIKE:
-            self.forget(alike[0])
+        for hash in _hashes(known):
+            alike = self._by_hash.setdefault(hash, [])
+            alike.append(known)
+            if len(alike) > MOST_ALIKE:
+                self.forget(alike[0])
 
     def _refer(
         self, known: Known, output: Sequence[Mapping[str, Any]], digests: Sequence[bytes]

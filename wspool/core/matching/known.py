@@ -69,6 +69,7 @@ class Known:
         "references",
         "response_id",
         "session",
+        "spoken",
         "stored",
         "thoughts",
         "used",
@@ -82,6 +83,8 @@ class Known:
         self.lane = lane
         self.stored = stored
         self.hash = hash
+        #: Its hash as one has it who leaves out all reasoning; None if that says nothing else, or too little.
+        self.spoken: bytes | None = None
         #: Which model it was.
         self.model = NO_NAME
         self.used = used
@@ -108,9 +111,22 @@ class Given:
         items: its input.
         parent: the id of the response that it names itself, if it does.
         certain: False if nothing may be concluded from it.
+        skip: how many of its items the turns that it goes on from stand for, once these are known.
     """
 
-    __slots__ = ("base", "certain", "hashes", "items", "model", "origin", "parent", "session", "thoughts")
+    __slots__ = (
+        "base",
+        "certain",
+        "hashes",
+        "items",
+        "model",
+        "origin",
+        "parent",
+        "session",
+        "skip",
+        "spoken",
+        "thoughts",
+    )
 
     def __init__(
         self, items: Sequence[Mapping[str, Any]], parent: str | None, model: bytes, session: bytes
@@ -120,6 +136,9 @@ class Given:
         self.certain = True
         #: The running hash before all items.
         self.model = self.base = model
+        #: The running hash without reasoning; None as long as there is none.
+        self.spoken: bytes | None = None
+        self.skip = 0
         self.session = session
         #: The running hash after each item.
         self.hashes: list[bytes] = []
@@ -135,22 +154,27 @@ class Given:
 
 
 def thoughts_of(given: Given, before: Known | None) -> Thoughts | None:
-    """Return the reasoning of a history: that of the turn *before*, if there is one, and what came after."""
-    if before is None:
+    """Return the reasoning of a history: that of the turn *before*, if there is one, and what came after.
+
+    Of one that leaves out what the turn before knows, it is its own.
+    """
+    if before is None or (given.parent is None and given.hashes[given.skip - 1] != before.hash):
         known, start = None, 0
     else:
-        known, start = before.thoughts, 0 if given.parent is not None else before.length
+        known, start = before.thoughts, given.skip
     own = b"".join([name for place, name in given.thoughts if place >= start])
     return Thoughts(known, own) if own else known
 
 
-def thinks_the_same(known: Known, given: Given) -> bool:
-    """Whether the reasoning of *known* is that of the items with which *given* begins.
+def thinks_the_same(known: Known, given: Given, length: int) -> bool:
+    """Whether the reasoning of *known* is that of the items with which *given* begins, or *given* has none at all.
 
-    Their hashes are equal, so it is as much, in the same places.
+    Their hashes are equal, so it is as much, in the same places; or *given* has the one without any.
     """
+    if given.hashes[length - 1] != known.hash:
+        return not given.thoughts
     thoughts = given.thoughts
-    left = bisect_left(thoughts, (known.length, b""))
+    left = bisect_left(thoughts, (length, b""))
     node = known.thoughts
     while node is not None:
         own = node.own
@@ -169,11 +193,8 @@ def thinks_the_same(known: Known, given: Given) -> bool:
 
 def likelihood(known: Known, given: Given) -> tuple[int, bool, bool, float]:
     """How likely it is that *given* means *known*, of all that have the same words."""
-    names = known.names
-    said = given.items[known.length - len(names) // NAME : known.length]
-    same = sum(
-        names[place * NAME : (place + 1) * NAME] == name_of(item.get("id")) != NO_NAME
-        for place, item in enumerate(said)
-    )
+    names = [known.names[place : place + NAME] for place in range(0, len(known.names), NAME)]
+    said = given.items[max(0, given.skip - len(names)) : given.skip]
+    same = sum(name_of(item.get("id")) in names for item in said if item.get("id"))
     ours = known.session == given.session != NO_NAME
     return same, ours, not known.continued, known.used

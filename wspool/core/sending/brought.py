@@ -87,7 +87,7 @@ class BroughtHistory:
         self._given = index.read(body, now, session=session)
         #: What it may go on from, the likeliest first; the others have the same words.
         self._known: Sequence[Known] = index.find(self._given, now)
-        start = self._known[0].length if self._known else 0
+        start = self._given.skip
         self._new = _row(items[start:]) if start else self._whole
         self._saved = len(self._whole[0]) - len(self._new[0]) if start else 0
         #: Items that there are, and those that are new.
