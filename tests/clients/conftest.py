@@ -50,8 +50,8 @@ class Way:
         """Assert that the provider saw *talks*, in any order, each by the items of its contexts.
 
         Straight, they come as they are *given*: over HTTP each with all of its items. Through the proxy they
-        come over WebSocket, and of each turn but the first of a talk only what is new. A client that *forgets*
-        leaves out the reasoning, one item of each turn, that the provider goes on knowing then.
+        come over WebSocket, and of each turn but the first of a talk only what is new. A client that
+        *forgets* leaves out the reasoning, one item of each turn, that the provider goes on knowing.
         """
         entries = [entry for entry in self.server.ledger if entry["generate"]]
         shown = [

@@ -78,7 +78,7 @@ def test_codex(way: Way, transport: str, tmp_path: Path) -> None:
 
 
 def test_cline(way: Way, tmp_path: Path) -> None:
-    """The same; it sends its calls without id and status, and no reasoning: each tool turn is a delta all the same."""
+    """The same, with a delta for each tool turn, though it sends calls without id, and no reasoning."""
     data, work = tmp_path / "data", tmp_path / "work"
     work.mkdir()
     cline, env = installed("cline"), {"HOME": str(tmp_path)}

@@ -78,15 +78,16 @@ async def test_a_warm_up_that_was_answered_is_no_parent(warms, autojump_clock) -
 async def test_what_a_pool_warms_up_with_is_its_own(autojump_clock) -> None:
     """Whoever changes the body afterwards changes no request."""
     connector = FakeConnector(Counting())
-    body: dict[str, Any] = {"model": "m", "tools": [{"name": "f"}]}
+    tool = {"type": "function", "name": "f"}
+    body: dict[str, Any] = {"model": "m", "tools": [{**tool}]}
     async with fake_pool(connector, limits=policy(min_idle=1, max_size=1), warm_up=body) as pool:
         body["tools"][0]["name"] = "g"
         await pool.wait_ready()
-        async with pool.conversation(model="m", tools=[{"name": "f"}]) as conversation:
+        async with pool.conversation(model="m", tools=[tool]) as conversation:
             await conversation.respond("q")
 
     warm, first = connector.wire.requests
-    assert [{"name": "f"}] == warm["tools"] == first["tools"]
+    assert [tool] == warm["tools"] == first["tools"]
     assert "resp_1" == first["previous_response_id"]
 
 

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import attrs
+import pytest
 import trio
 from hypothesis import HealthCheck, given, settings, strategies as st
 from wsproto.connection import Connection, ConnectionType
@@ -37,6 +38,7 @@ TEXTS = st.one_of(
 )
 
 
+@pytest.mark.odd_requests
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pieces=st.lists(st.one_of(st.binary(max_size=60), TEXTS), max_size=12), cut=st.booleans())
 def test_no_bytes_bring_a_socket_down(pieces: list[bytes | str], cut: bool) -> None:

@@ -128,4 +128,5 @@ def test_who_is_not_watched_pays_for_no_record() -> None:
         def dial_ended(self, record: wspool.DialRecord) -> None:
             pass
 
-    assert calls(None) == calls(Elsewhere)
+    # A record takes ten times as many; a finalizer of somebody else may come in between.
+    assert calls(Elsewhere) - calls(None) <= 5

@@ -167,7 +167,7 @@ def thoughts_of(given: Given, before: Known | None) -> Thoughts | None:
 
 
 def thinks_the_same(known: Known, given: Given, length: int) -> bool:
-    """Whether the reasoning of *known* is that of the items with which *given* begins, or *given* has none at all.
+    """Whether the reasoning of *known* is that with which *given* begins, or *given* has none at all.
 
     Their hashes are equal, so it is as much, in the same places; or *given* has the one without any.
     """
