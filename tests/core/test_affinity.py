@@ -21,6 +21,7 @@ from wspool.core.commands import (
 from wspool.core.lending.affinity import _AWAY
 from wspool.core.lending.line import MAX_SKIPS
 from wspool.core.lending.pool import PoolCore
+from wspool.core.outage import FORGIVEN
 from wspool.core.policy import PoolPolicy, Provider
 
 LANE = LaneId(0)
@@ -128,6 +129,28 @@ def test_what_was_kept_for_a_conversation_is_spare_as_soon_as_it_is_over() -> No
     assert [Dial(ConnectionId(3))] == pool.core.retire(ConnectionId(2), 2.0)
 
     assert [HangUp(ConnectionId(2), CloseReason.LIFETIME, polite=True)] == pool.core.over(101, 2.5)
+
+
+def test_what_was_kept_for_a_conversation_is_granted_while_no_dial_is_of_use() -> None:
+    """What was dialled last has proved nothing yet, and the next dial has to wait: what is free does not."""
+    pool = Pool()
+    pool.opened(1)
+    pool.ask(0.0)
+    pool.core.begin(pool.leases[1], 0.0, movable=True)
+    now = 1.0
+    for connection in range(2, FORGIVEN + 4):
+        pool.ask(now)
+        now = max(now, pool.core._outage.dial_at(waited_for=True))
+        pool.core.tick(now)
+        pool.take(pool.core.connected(ConnectionId(connection), now, 0.5))
+        if connection < FORGIVEN + 3:  # the last one is at work still
+            pool.core.begin(pool.leases[connection], now)
+            pool.core.lost(ConnectionId(connection), now, 0.5)
+    pool.core.finished(ConnectionId(1), LANE, now, response=101, calls=False)
+    assert not pool.core.statistics().degraded
+    assert now < pool.core._outage.dial_at(waited_for=True)
+
+    assert 1 == pool.ask(now)[1]
 
 
 def test_what_is_granted_and_not_used_is_remembered() -> None:

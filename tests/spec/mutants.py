@@ -581,6 +581,13 @@ MUTANTS = [
         tests=("affinity",),
     ),
     Mutant(
+        "who waits for a dial that has to wait is not starving",
+        OUTAGE,
+        "return self._failures > 0 or self._useless\n",
+        "return self._failures > 0\n",
+        tests=("affinity",),
+    ),
+    Mutant(
         "who starves is not dialled for when what is free proves too old",
         ALLOCATION,
         "            if roster.size == size:\n                break\n",

@@ -152,8 +152,8 @@ class Outage:
 
     @property
     def down(self) -> bool:
-        """True while the last dial that counts failed."""
-        return self._failures > 0
+        """True while the last dial that counts failed, or led to what is of no use as far as is known."""
+        return self._failures > 0 or self._useless
 
     @property
     def give_up_at(self) -> float:
