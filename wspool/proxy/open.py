@@ -165,7 +165,8 @@ async def open_proxy(
             reread = partial(_reread, tokens, gate, front)
             scheme = "http" if tls is None else "https"
             proxy = Proxy(front, services, nursery, listeners, scheme, reread)
-            nursery.start_soon(listeners.serve, partial(_serve, front, tls), nursery)
+            # They listen already: whoever comes before this runs is in line.
+            nursery.start_soon(listeners.serve, partial(_serve, front, tls), nursery)  # noqa: ASYNC113
             if isinstance(tokens, TokenFile):
                 nursery.start_soon(_follow, reread)
             try:
