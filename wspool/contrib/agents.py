@@ -11,7 +11,8 @@ The SDK's own WebSocket mode has one connection and one lock for each model and 
 together wait for each other. Here they do not.
 """
 
-# pyright: basic, reportMissingImports=false
+# Where the SDK is not installed, pyright takes this module, which is beside itself, for it.
+# pyright: basic, reportMissingImports=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
