@@ -52,6 +52,7 @@ CASES: list[tuple[WsPoolError, int]] = [
     (wspool.TurnInFlightError("two"), 500),
     (wspool.MaxTurnsError(3), 500),
     (wspool.OpenCallsError([{"type": "function_call", "call_id": "c", "name": "n"}]), 500),
+    (wspool.UnknownEffectsError([{"type": "function_call", "call_id": "c", "name": "n"}]), 500),
     (wspool.BudgetExceededError("the budget is spent: turns 2 of 2"), 500),
     (wspool.SteeringRefusedError("no", delivery="terminal", code=None), 500),
 ]
