@@ -428,6 +428,7 @@ MUTANTS = [
         LINE,
         "        if self._parked_for(wanted, now) is not None:\n            return None\n",
         "",
+        tests=("pool",),
     ),
     Mutant(
         "room is made from under what is at work",
@@ -506,6 +507,7 @@ MUTANTS = [
         "            if (held := self._preferred(wanted, now)) is not None and held[1].state is _IDLE:\n"
         "                return held\n",
         "",
+        tests=("affinity",),
     ),
     Mutant(
         "who prefers a lane waits in line for it",
