@@ -79,21 +79,26 @@ def _cpu(server: Server, events: int, *, rounds: int, turns: int) -> list[Row]:
     return rows
 
 
+async def _measure(watch: Stopwatch, lease: Any, turns: int) -> None:
+    """Take turns on a lease, of trio's or of asyncio's; the first is for the caches."""
+
+    async def turn() -> None:
+        async with lease.create(model=_MODEL, input="hi") as one:
+            async for _ in one:
+                pass
+
+    await turn()
+    with watch.over(turns):
+        for _ in range(turns):
+            await turn()
+
+
 def _native(url: str, turns: int) -> Sample:
     watch = Stopwatch()
 
     async def main() -> None:
         async with wspool.open_pool(url, policy=_POLICY) as pool, pool.lease() as lease:
-
-            async def turn() -> None:
-                async with lease.create(model=_MODEL, input="hi") as one:
-                    async for _ in one:
-                        pass
-
-            await turn()
-            with watch.over(turns):
-                for _ in range(turns):
-                    await turn()
+            await _measure(watch, lease, turns)
 
     trio.run(main)
     return watch.sample
@@ -104,16 +109,7 @@ def _facade(url: str, turns: int) -> Sample:
 
     async def main() -> None:
         async with aio.open_pool(url, policy=_POLICY) as pool, pool.lease() as lease:
-
-            async def turn() -> None:
-                async with lease.create(model=_MODEL, input="hi") as one:
-                    async for _ in one:
-                        pass
-
-            await turn()
-            with watch.over(turns):
-                for _ in range(turns):
-                    await turn()
+            await _measure(watch, lease, turns)
 
     asyncio.run(main())
     return watch.sample

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
 
-from wspool import __version__  # noqa: E402
+from wspool import __version__  # noqa: E402  # found by the path above
 
 project = "wspool"
 author = "wspool contributors"

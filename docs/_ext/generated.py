@@ -104,6 +104,7 @@ def commands() -> str:
 
     top = get_command(app)
     parts = []
+    # A group, which typer types as any command: hence the ignores.
     with top.make_context("wspool", [], resilient_parsing=True) as above:
         for name in top.list_commands(above):  # type: ignore[attr-defined]
             command = top.get_command(above, name)  # type: ignore[attr-defined]

@@ -169,7 +169,7 @@ async def talking(
         try:
             yield client, socket
         except BaseException as error:
-            problem = error
+            problem = error  # raised again below, out of the nursery's sight, which would wrap it in a group
             nursery.cancel_scope.cancel()
         await near.aclose()
     if problem is not None:
