@@ -4,7 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from wspool.pool.setup import carried
 from wspool.rollout.checkpoints import Checkpoints, open_checkpoints
 from wspool.rollout.results import ResultFile, ResultsError, open_results
 from wspool.rollout.runner import run_batch
+from wspool.rollout.samples import Samples
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import WELL, Task
@@ -124,7 +125,10 @@ async def _rollout(
             problem = await _unreachable(endpoint, policy)
             if problem is not None:
                 return attrs.evolve(summary, problem=problem)
-        with _watched(meter, plan.given.telling.timeline) as instruments:
+        with (
+            _watched(meter, plan.given.telling.timeline) as instruments,
+            closing(Samples(results.path.parent)) as samples,
+        ):
             manager = wspool.open_pool(**endpoint, fallback="http", policy=policy, instrument=instruments)
             async with manager as pool:
                 summary = await run_batch(
@@ -138,6 +142,7 @@ async def _rollout(
                     checkpoints=checkpoints,
                     limits=plan.limits,
                     tally=tally,
+                    samples=samples,
                     quiet=plan.given.telling.quiet,
                 )
     return attrs.evolve(summary, samples=plan.given.input.samples)

@@ -8,6 +8,7 @@ from wspool.cli.usage import say, usage_error, warn
 from wspool.rollout.checkpoints import EFFECTS, TURNS
 from wspool.rollout.provenance import RUN, Provenance, changed_tasks, read_provenance
 from wspool.rollout.results import ResultFile
+from wspool.rollout.samples import SAMPLES
 from wspool.rollout.summary import Summary
 from wspool.rollout.tasks import WELL
 
@@ -25,7 +26,7 @@ def prepare(plan: Plan, results: ResultFile) -> None:
     now = plan.provenance()
     try:
         if plan.resume is False or (plan.resume is None and keys <= results.earlier.keys()):
-            results.start_over(plan.out / RUN, plan.out / TURNS, plan.out / EFFECTS)
+            results.start_over(*(plan.out / name for name in (RUN, TURNS, EFFECTS, SAMPLES)))
         elif results.earlier and not given.state.allow_mixed:
             _refuse_others(plan, now, results)
         again = {

@@ -27,6 +27,7 @@ from wspool.rollout.limits import Limits
 from wspool.rollout.method import Method
 from wspool.rollout.outcomes import answer_of, ends_run
 from wspool.rollout.progress import Progress, show_progress
+from wspool.rollout.samples import Samples, take_samples
 from wspool.rollout.scoring import Score
 from wspool.rollout.signals import heard_signals
 from wspool.rollout.summary import Meter, Summary
@@ -53,6 +54,7 @@ async def run_batch(
     checkpoints: Checkpoints | None = None,
     limits: Limits | None = None,
     tally: Tally | None = None,
+    samples: Samples | None = None,
     quiet: bool = False,
 ) -> Summary:
     """Hold a conversation for every task.
@@ -69,6 +71,7 @@ async def run_batch(
         agent of the caller's then has to look at `conversation.items` to see where it is.
       limits: what the run and each task may take.
       tally: of the scores of earlier runs, to go on with.
+      samples: where it is noted how many connections there were.
       quiet: no progress.
 
     Returns:
@@ -80,6 +83,8 @@ async def run_batch(
     async with trio.open_nursery() as watchers:
         await watchers.start(run.watch_signals)
         watchers.start_soon(run.watch_clock)
+        if samples is not None:
+            watchers.start_soon(take_samples, run.progress, samples)
         if not quiet:
             watchers.start_soon(show_progress, run.progress, sys.stderr)
         try:
@@ -217,6 +222,7 @@ class _Run:
                     async with self._pool.conversation(budget=budget, **fields) as conversation:
                         self._conversations[conversation] = scope
                         self._running[conversation.number] = (task, conversation)
+                        self._meter.phases.begin(conversation.number)
                         resumed = snapshot is not None
                         returned = await self._method.hold(
                             conversation, task, give_up, resumed=resumed, ledger=self._ledger(task)
@@ -254,6 +260,7 @@ class _Run:
             price=self._limits.price,
             score=score.value if score is not None else None,
             scores=score.parts if score is not None else None,
+            phases=self._meter.phases.take(conversation.number) if conversation is not None else None,
         )
 
     def _resumed(self, task: Task) -> Mapping[str, Any] | None:

@@ -11,8 +11,16 @@ import attrs
 
 import wspool
 from wspool.core.plain import plain
-from wspool.core.statistics import ConversationStatistics, PoolStatistics, TurnRecord
+from wspool.core.statistics import (
+    CloseRecord,
+    ConversationStatistics,
+    DialRecord,
+    PoolStatistics,
+    ToolRecord,
+    TurnRecord,
+)
 from wspool.core.usage import Usage
+from wspool.rollout.phases import Phases
 from wspool.rollout.tasks import OUTCOMES, WELL
 
 __all__ = ["Meter", "Summary", "percentile"]
@@ -37,6 +45,7 @@ class Meter(wspool.Instrument):
       on_turn: called with the number of a conversation when a turn of it has ended well.
       durations: seconds from request to end, of turns that came to an end.
       waits: seconds in line for a connection, whenever a conversation had to get one.
+      phases: where the time of each task goes.
     """
 
     def __init__(self) -> None:
@@ -52,10 +61,24 @@ class Meter(wspool.Instrument):
         self.moves = 0
         self.retries = 0
         self.usage = Usage()
+        self.phases = Phases()
+
+    def dial_ended(self, record: DialRecord) -> None:
+        """Note how long it took."""
+        self.phases.dialed(record)
+
+    def connection_closed(self, record: CloseRecord) -> None:
+        """Forget it."""
+        self.phases.closed(record)
+
+    def tool_ended(self, record: ToolRecord) -> None:
+        """Note how long it took."""
+        self.phases.called(record)
 
     def turn_ended(self, record: TurnRecord) -> None:
         """Count a turn."""
         self.turns += 1
+        self.phases.turned(record)
         self.usage += Usage.of(record.usage)
         if record.status in ("completed", "incomplete", "failed"):
             self.durations.append(record.duration)

@@ -133,6 +133,7 @@ class Result:
       price: of a million tokens of input, of input from the cache, and of output; None if nobody said.
       score: how good the answer is, None if nobody can say.
       scores: what a function said of it by name, None if it said one number.
+      phases: seconds of each phase (`wspool.rollout.phases`), None if it never was a conversation.
     """
 
     task: Task
@@ -148,6 +149,7 @@ class Result:
     price: Sequence[float] | None = None
     score: float | None = None
     scores: Mapping[str, Any] | None = None
+    phases: Mapping[str, float] | None = None
 
     def as_line(self) -> dict[str, Any]:
         """The result as one JSON object, in the shape that the task came in."""
@@ -163,10 +165,7 @@ class Result:
             "error": attrs.asdict(self.failure) if self.failure else None,
             "response_id": self.response.get("id") if self.response else None,
             "status": self.response.get("status") if self.response else None,
-            "turns": self.statistics.turns if self.statistics else 0,
-            "tool_calls": self.statistics.tool_calls if self.statistics else 0,
-            "moves": self.statistics.moves if self.statistics else 0,
-            "seconds": round(self.seconds, 4),
+            **self._counts(),
             **self._provenance(),
             "items": list(self.items),
         }
@@ -192,6 +191,7 @@ class Result:
                 **self._attempt,
                 "outcome": self.outcome,
                 **self._scores,
+                **self._counts(),
                 **self._provenance(),
             },
         }
@@ -209,6 +209,15 @@ class Result:
     def _sent(self) -> bool:
         return self.statistics is not None and bool(self.statistics.full_turns + self.statistics.delta_turns)
 
+    def _counts(self) -> dict[str, Any]:
+        its = self.statistics
+        return {
+            "turns": its.turns if its else 0,
+            "tool_calls": its.tool_calls if its else 0,
+            "moves": its.moves if its else 0,
+            "seconds": round(self.seconds, 4),
+        }
+
     def _provenance(self) -> dict[str, Any]:
         return {
             "usage": self.statistics.usage.as_json() if self.statistics and self._sent else None,
@@ -217,7 +226,21 @@ class Result:
             "digest": self.task.digest,
             "began": _time(self.began),
             "ended": _time(self.began + self.seconds),
+            **self._way(),
         }
+
+    def _way(self) -> dict[str, Any]:
+        """How it was sent, and where its time went."""
+        its = self.statistics
+        if its is None:
+            return {}
+        requests = {
+            "delta": its.delta_turns,
+            "full": its.full_turns,
+            "bytes_sent": its.bytes_sent,
+            "bytes_saved": its.bytes_saved,
+        }
+        return {"requests": requests, "phases": dict(self.phases or {})}
 
 
 def _text(error: BaseException) -> str:
