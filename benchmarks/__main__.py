@@ -23,6 +23,7 @@ def main(arguments: list[str]) -> int:
         nargs="?",
         help="which benchmark, or report; without one they are listed, or all run with --json",
     )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="parts of a benchmark that has such: proxy")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the numbers there as well; report reads them there"
     )
@@ -42,12 +43,19 @@ def main(arguments: list[str]) -> int:
     if options.name not in (None, *names):
         print(f"no benchmark {options.name!r}; there are: {', '.join(names)}, report", file=sys.stderr)
         return 2
+    known = getattr(harness.load(options.name), "PARTS", {}) if options.parts else {}
+    for part in options.parts:
+        if part not in known:
+            there = f"there are: {', '.join(known)}" if known else "it has none"
+            print(f"no part {part!r} of {options.name}; {there}", file=sys.stderr)
+            return 2
+    some = {"parts": options.parts} if options.parts else {}
     # Some benchmarks make outages; what the pool has to say about them is no news here.
     logging.getLogger("wspool").addHandler(logging.NullHandler())
     found: list[dict[str, Any]] = []
     for name in [options.name] if options.name else names:
         began = time.monotonic()
-        rows = harness.load(name).run(quick=options.quick)
+        rows = harness.load(name).run(quick=options.quick, **some)
         found += harness.as_json(name, rows)
         if options.json is not None:  # after each, so that a later failure loses nothing
             options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")

@@ -1,8 +1,8 @@
 """The server of the benchmarks: a process of its own that sends what was made before.
 
 It understands as little as it can: frames are counted and not unmasked, bodies are not read, and
-every request gets the turn that the query of its URL describes (`benchmarks.script.Say`), over
-WebSocket or as server-sent events. So it costs a small part of what any client does; how busy it
+every request gets the turn that the query of its URL describes (`benchmarks.script.Say`), or the first part of
+its path if that has no query, over WebSocket or as server-sent events. So it costs a small part of what any client does; how busy it
 was is told with every number.
 
     python -m benchmarks.blaster [CERTIFICATE KEY]
@@ -224,7 +224,8 @@ class Peer:
         lines = bytes(self._in[:end]).split(b"\r\n")
         del self._in[: end + 4]
         method, target, _ = lines[0].split(b" ")
-        self._say = Say.parse(target.partition(b"?")[2].decode())
+        path, _, query = target.decode().partition("?")
+        self._say = Say.parse(query or path.split("/")[1])
         headers = {
             name.strip().lower(): value.strip()
             for name, _, value in (line.partition(b":") for line in lines[1:])

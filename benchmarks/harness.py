@@ -44,7 +44,7 @@ __all__ = [
 
 #: Modules of this package that measure nothing.
 _NOT_BENCHMARKS: Final = frozenset(
-    {"__main__", "blaster", "clients", "fakes", "harness", "link", "processes", "report", "script"}
+    {"__main__", "blaster", "clients", "fakes", "harness", "link", "processes", "proxied", "report", "script"}
 )
 #: What a number depends on, as far as it is installed.
 _PACKAGES: Final = (
@@ -119,7 +119,7 @@ class Stopwatch:
 
 
 class Benchmark(Protocol):
-    """A module with a benchmark."""
+    """A module with a benchmark. One with `PARTS`, a mapping by name, takes some of those names as `parts`."""
 
     def run(self, *, quick: bool) -> list[Row]:
         """Measure."""

@@ -92,6 +92,10 @@ class Server:
         scheme = ("http" if http else "ws") + ("s" if self.tls else "")
         return f"{scheme}://{self.authority(port)}/v1/responses?{say.query}"
 
+    def base_url(self, say: Say) -> str:
+        """The same for programs that take a base URL, and put paths behind it."""
+        return f"http{'s' if self.tls else ''}://{self.authority()}/{say.query}/v1"
+
 
 @functools.cache
 def _certificate() -> tuple[tempfile.TemporaryDirectory[str], str, str, str]:

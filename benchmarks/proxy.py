@@ -1,0 +1,26 @@
+"""The proxy: CPU and time of an answer, beside LiteLLM's proxy; its clients, its programs, and what it bears.
+
+    python -m benchmarks proxy [PART...] [--quick]
+
+runs its parts, or those that are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from benchmarks.harness import Row
+from benchmarks.proxied import cpu
+
+__all__ = ["PARTS", "run"]
+
+PARTS: Final[Mapping[str, Callable[..., list[Row]]]] = {
+    "cpu": cpu.cost,
+    "peers": cpu.peers,
+}
+
+
+def run(*, quick: bool, parts: Sequence[str] = ()) -> list[Row]:
+    """Measure all of it, or those parts."""
+    return [row for name in parts or PARTS for row in PARTS[name](quick=quick)]
