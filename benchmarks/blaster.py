@@ -230,6 +230,9 @@ class Peer:
             name.strip().lower(): value.strip()
             for name, _, value in (line.partition(b":") for line in lines[1:])
         }
+        if method == b"GET" and b"sec-websocket-key" not in headers:
+            self.write([b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"])  # proxies look for models
+            return True
         if method == b"GET":
             key = base64.b64encode(hashlib.sha1(headers[b"sec-websocket-key"] + _GUID).digest())
             answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

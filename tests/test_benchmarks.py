@@ -40,6 +40,16 @@ def test_the_command_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'cores'" in capsys.readouterr().err
 
 
+def test_parts_are_those_of_the_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong part is an error that says which there are, and so is one of a benchmark that has none."""
+    assert 2 == command_line.main(["proxy", "cpus"])
+    assert "'cpus'" in (said := capsys.readouterr().err)
+    assert "cpu, " in said
+
+    assert 2 == command_line.main(["core", "cpu"])
+    assert "it has none" in capsys.readouterr().err
+
+
 def test_the_core_costs_the_same_at_any_size() -> None:
     """1,000 x 1,000 costs per operation what 10 x 10 does, and 2,000 waiters what 100 do."""
     small, large = core.scaling(rounds=2, times=500, parked=2000)

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from benchmarks.proxied.running import KEY
+
 __all__ = ["MODEL", "Answer", "Caller", "body", "request"]
 
 MODEL: Final = "bench"
@@ -23,7 +25,7 @@ def body(*, stream: bool, **more: Any) -> bytes:
     return json.dumps(said).encode()
 
 
-def request(base_url: str, content: bytes, *, key: str = "sk-bench") -> bytes:
+def request(base_url: str, content: bytes, *, key: str = KEY) -> bytes:
     """Return a whole request."""
     parts = urlsplit(base_url)
     return (

@@ -56,9 +56,7 @@ def cost(*, quick: bool) -> list[Row]:
                 stack.callback(caller.close)
                 what = request(proxy.base_url, body(stream=door == "SSE"))
 
-                def measured(
-                    proxy: Program = proxy, caller: Caller = caller, what: bytes = what
-                ) -> Sample:
+                def measured(proxy: Program = proxy, caller: Caller = caller, what: bytes = what) -> Sample:
                     return _measured(proxy, caller, what, turns)
 
                 contestants[f"{door}, {events}"] = measured
@@ -76,7 +74,7 @@ def cost(*, quick: bool) -> list[Row]:
 
 def peers(*, quick: bool) -> list[Row]:
     """CPU and added time per turn of `wspool proxy`, and of LiteLLM's, in front of the same server."""
-    turns = 200 if quick else 2000
+    turns = 100 if quick else 1000
     with open_blaster() as server:
         return [row for events in (10, 200) for row in _beside(server, events, turns)]
 
@@ -135,5 +133,7 @@ def _compared(metric: str, unit: str, found: Mapping[str, float]) -> list[Row]:
         )
     ]
     if theirs is not None:
-        rows.append(Row(metric=f"{metric}: LiteLLM's over wspool's", value=theirs / own, unit="x", least=LESS))
+        rows.append(
+            Row(metric=f"{metric}: LiteLLM's over wspool's", value=theirs / own, unit="x", least=LESS)
+        )
     return rows

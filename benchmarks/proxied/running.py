@@ -20,10 +20,13 @@ from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-__all__ = ["LITELLM", "Program", "free_port", "litellm", "open_litellm", "open_proxy", "starting"]
+__all__ = ["KEY", "LITELLM", "Program", "free_port", "litellm", "open_litellm", "open_proxy", "starting"]
 
 #: Names the executable of LiteLLM, if it is in an environment of its own.
 LITELLM: Final = "WSPOOL_BENCH_LITELLM"
+
+#: What clients show.
+KEY: Final = "sk-bench-of-the-proxy-0123456789"
 
 #: Seconds for a program to come up, and for one to end.
 _PATIENCE: Final = 120.0
@@ -104,7 +107,7 @@ def starting(
     command: Sequence[str], env: Mapping[str, str] | None = None, *, log: Path | None = None
 ) -> Generator[subprocess.Popen[str]]:
     """Run *command* in a session of its own; what it says on standard error goes to *log*, or is shown."""
-    with (log.open("w") if log is not None else open(os.devnull)) as errors:
+    with log.open("w") if log is not None else open(os.devnull) as errors:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -162,8 +165,14 @@ def open_litellm(base_url: str, model: str) -> Generator[Program | None]:
             "litellm_settings: {telemetry: false}\n",
             encoding="utf-8",
         )
-        # It fetches a list of prices when it starts, unless it is told not to.
-        env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+        # It fetches a list of prices when it starts, unless it is told not to; and wants its clients to have a
+        # key, as `benchmarks.proxied.asking` has one.
+        env = {
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_LOG": "ERROR",
+            "LITELLM_MASTER_KEY": KEY,
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+        }
         command = (found, "--config", str(config), "--host", "127.0.0.1", "--port", str(port))
         with starting(command, env, log=Path(folder) / "log") as process:
             deadline = time.monotonic() + _PATIENCE
