@@ -1,9 +1,9 @@
 """The server of the benchmarks: a process of its own that sends what was made before.
 
 It understands as little as it can: frames are counted and not unmasked, bodies are not read, and
-every request gets the turn that the query of its URL describes (`benchmarks.script.Say`), or the first part of
-its path if that has no query, over WebSocket or as server-sent events. So it costs a small part of what any client does; how busy it
-was is told with every number.
+every request gets the turn that the query of its URL describes (`benchmarks.script.Say`), or the first
+part of its path if that has no query, over WebSocket or as server-sent events. So it costs a small part
+of what any client does; how busy it was is told with every number.
 
     python -m benchmarks.blaster [CERTIFICATE KEY]
 

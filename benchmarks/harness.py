@@ -119,7 +119,7 @@ class Stopwatch:
 
 
 class Benchmark(Protocol):
-    """A module with a benchmark. One with `PARTS`, a mapping by name, takes some of those names as `parts`."""
+    """A module with a benchmark. One with `PARTS`, a mapping by name, takes names of it as `parts`."""
 
     def run(self, *, quick: bool) -> list[Row]:
         """Measure."""

@@ -1,4 +1,4 @@
-"""CPU of the proxy per answer, and beside LiteLLM's: the same turns, asked one after the other by one client."""
+"""CPU of the proxy per answer, and beside LiteLLM's: one client asks the same turns one after the other."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The provider of the benchmark `proxy`: the reference server in a process of its own, with a model that has work.
+"""The provider of the benchmark `proxy`: the reference server as a process, with a model that has work.
 
     python -m benchmarks.proxied.provider OPTIONS
 
-prints its port, then for each line on its standard input one line of JSON about itself, until the input ends.
-OPTIONS is JSON, the fields of `Options`. The model wants a tool called so many times and then answers; it writes
-down each turn that it takes, with who asked for it, if it can see that. What a turn costs can be told from
-the ledger alone: `tokens`.
+prints its port, then for each line on its standard input one line of JSON about itself, until the input
+ends. OPTIONS is JSON, the fields of `Options`. The model wants a tool called so many times and then answers;
+it writes down each turn that it takes, and whose it is. What a turn costs can be told from the ledger
+alone: `tokens`.
 """
 
 from __future__ import annotations

@@ -165,8 +165,7 @@ def open_litellm(base_url: str, model: str) -> Generator[Program | None]:
             "litellm_settings: {telemetry: false}\n",
             encoding="utf-8",
         )
-        # It fetches a list of prices when it starts, unless it is told not to; and wants its clients to have a
-        # key, as `benchmarks.proxied.asking` has one.
+        # It fetches a list of prices when it starts, unless it is told not to; and wants a key of its own.
         env = {
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "LITELLM_LOG": "ERROR",
