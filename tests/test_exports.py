@@ -33,7 +33,12 @@ def test_all_names_of_the_package_are_listed() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_exports_what_it_says(name: str) -> None:
     """Every name in `__all__` exists, and every public function and class is documented."""
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if name.startswith("wspool.contrib."):  # whose classes are made of a host's
+            pytest.skip(f"not installed: {error.name}")
+        raise
 
     assert (module.__doc__ or "").strip(), f"{name} has no docstring"
     for exported in getattr(module, "__all__", ()):
