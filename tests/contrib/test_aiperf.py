@@ -68,7 +68,8 @@ def test_a_load_test_of_conversations_goes_over_websocket(tmp_path: Path) -> Non
         )
         assert done.returncode == 0, done.stdout[-3000:]
         [records] = tmp_path.rglob("profile_export.jsonl")
-        assert [bool(json.loads(line).get("error")) for line in records.read_text().splitlines()] == [False] * 60
+        lines = [json.loads(line) for line in records.read_text().splitlines()]
+        assert [bool(line.get("error")) for line in lines] == [False] * 60
         server.expect(requests=60, continued=40, transport="websocket")
 
 
