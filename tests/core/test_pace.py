@@ -52,7 +52,7 @@ class World:
             act()
 
     def begin(self) -> None:
-        ticket = self.pace.begin()
+        ticket = self.pace.begin(self.now)
         self.later(0.05, lambda: self.arrive(ticket))
 
     def arrive(self, ticket: Ticket) -> None:
@@ -177,16 +177,16 @@ def test_trouble_now_and_then_holds_nobody_up() -> None:
 
 def test_one_at_a_time_tries_in_trouble() -> None:
     pace = Pace()
-    tickets = [pace.begin() for _ in range(5)]
+    tickets = [pace.begin(0.0) for _ in range(5)]
     for ticket in tickets:
         pace.refused(ticket, 0.0, rate=False, wait=0.0, jitter=0.5)
     assert pace.troubled
     assert 0 < pace.wait(0.0) < 1
-    trial = pace.begin()
+    trial = pace.begin(0.0)
     assert pace.wait(100.0) == math.inf
     pace.ended(trial)  # it left without an answer: another may try
     assert pace.wait(100.0) == 0
-    trial = pace.begin()
+    trial = pace.begin(0.0)
     pace.answered(trial)
     pace.answered(trial)
     assert (pace.troubled, pace.wait(100.0)) == (False, 0)
@@ -194,7 +194,7 @@ def test_one_at_a_time_tries_in_trouble() -> None:
 
 def test_what_has_ended_is_refused_no_more() -> None:
     pace = Pace()
-    ticket = pace.begin()
+    ticket = pace.begin(0.0)
     pace.ended(ticket)
     pace.refused(ticket, 0.0, rate=True, wait=9.0, jitter=0.0)
     pace.answered(ticket)
@@ -215,7 +215,7 @@ def test_nobody_waits_for_ever_and_never_too_many_are_at_work(
     for step, seconds in steps:
         now += seconds
         if step == "b" and pace.wait(now) == 0:
-            at_work.append(pace.begin())
+            at_work.append(pace.begin(now))
         elif step == "a" and at_work:
             pace.answered(at_work[-1])
         elif step == "n" and at_work:
@@ -231,7 +231,7 @@ def test_nobody_waits_for_ever_and_never_too_many_are_at_work(
 def test_a_limit_that_falls_is_met_by_ever_larger_steps() -> None:
     """Who is refused although less is at work than was answered before takes a tenth more off each time."""
     pace = Pace()
-    tickets = [pace.begin() for _ in range(10)]
+    tickets = [pace.begin(0.0) for _ in range(10)]
     for ticket in tickets[:-1]:
         pace.answered(ticket)
     pace.refused(tickets.pop(), 0.0, rate=True, wait=0.0, jitter=0.5)
@@ -241,6 +241,6 @@ def test_a_limit_that_falls_is_met_by_ever_larger_steps() -> None:
         while len(tickets) > left:
             pace.ended(tickets.pop())
         pace.answered(tickets[0])
-        pace.refused(pace.begin(), 0.0, rate=True, wait=0.0, jitter=0.5)
+        pace.refused(pace.begin(0.0), 0.0, rate=True, wait=0.0, jitter=0.5)
 
         assert left * SHRINK**shrunk == pytest.approx(pace.room)

@@ -3,6 +3,7 @@ not asked more than it must be."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -193,3 +194,107 @@ async def test_a_cancelled_turn_leaves_its_place(autojump_clock) -> None:
             assert pool.statistics().at_work == 0
             async with pool.conversation(model="m") as talk:
                 assert (await talk.respond("hello")).status == "completed"
+
+
+LIMIT = 10
+
+
+class Minute:
+    """An endpoint that takes `LIMIT` requests a minute, and says so in one way.
+
+    Attributes:
+        requests: how many came.
+        refused: how many were refused.
+        taken: how many were answered, by minute.
+    """
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+        self.requests = self.refused = 0
+        self.began = trio.current_time()
+        self.taken: dict[int, int] = {}
+
+    def headers(self) -> dict[str, str]:
+        minute, at = divmod(trio.current_time() - self.began, 60)
+        return {
+            "x-ratelimit-limit-requests": str(LIMIT),
+            "x-ratelimit-remaining-requests": str(LIMIT - self.taken.get(int(minute), 0)),
+            "x-ratelimit-reset-requests": f"{60 - at:.3f}s",
+        }
+
+    def prepare(self, wire: FakeWire) -> None:
+        if self.way == "handshake":
+            wire.headers = tuple(self.headers().items())
+
+    def answer(self, wire: FakeWire, request: dict[str, Any]) -> None:
+        self.requests += 1
+        minute = int((trio.current_time() - self.began) // 60)
+        if self.taken.get(minute, 0) >= LIMIT:
+            self.refused += 1
+            said = {"headers": self.headers()} if self.way == "refusal" else {}
+            wire.push({**RATE, "error": {**RATE["error"], **said}})
+            return
+        self.taken[minute] = self.taken.get(minute, 0) + 1
+        if self.way == "each answer":  # as the wire that speaks HTTP has them
+            wire.headers = tuple(self.headers().items())
+        if self.way == "event":
+            wire.push({"type": "response.metadata", "headers": self.headers()})
+        name = f"resp_{self.requests}"
+        wire.push(created(name))
+        wire.push(completed(name))
+
+
+@pytest.mark.parametrize(
+    ("way", "refused"), [("handshake", 0), ("each answer", 3), ("event", 3), ("refusal", 12), ("nowhere", 30)]
+)
+async def test_a_limit_that_is_said_is_kept_before_it_refuses(autojump_clock, way: str, refused: int) -> None:
+    """Where nothing is said until the first answers, those of the first moment may be too many."""
+    endpoint = Minute(way)
+    connector = FakeConnector(endpoint.answer)
+    connector.prepare = endpoint.prepare
+    async with fake_pool(connector, limits=policy(max_size=4, refusal_patience=math.inf)) as pool:
+
+        async def one(pool: Pool) -> None:
+            for _ in range(6):
+                async with pool.conversation(model="m") as talk:
+                    await talk.respond("hello")
+
+        async with trio.open_nursery() as agents:
+            for _ in range(4):
+                agents.start_soon(one, pool)
+    assert endpoint.requests - endpoint.refused == 24
+    assert endpoint.refused <= refused
+    assert trio.current_time() - endpoint.began < 200
+
+
+async def test_the_wait_for_a_limit_that_was_said_is_told_and_ends_with_retry_now(autojump_clock) -> None:
+    endpoint = Minute("event")
+    began = trio.current_time()
+    async with (
+        fake_pool(FakeConnector(endpoint.answer), limits=policy(refusal_patience=math.inf)) as pool,
+        pool.conversation(model="m") as talk,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def lift() -> None:
+            await trio.sleep(20)
+            statistics = pool.statistics()
+            assert (round(statistics.held), statistics.held_for) == (40, "a rate limit")
+            endpoint.taken.clear()
+            pool.retry_now()
+
+        nursery.start_soon(lift)
+        for _ in range(LIMIT + 1):
+            await talk.respond("hello")
+        assert trio.current_time() - began == pytest.approx(20, abs=1)
+        assert (endpoint.refused, pool.statistics().held) == (0, 0)
+
+
+async def test_without_patience_what_is_said_holds_nobody(autojump_clock) -> None:
+    endpoint = Minute("event")
+    async with fake_pool(FakeConnector(endpoint.answer)) as pool, pool.conversation(model="m") as talk:
+        for _ in range(LIMIT):
+            await talk.respond("hello")
+        with pytest.raises(RateLimitedError):
+            await talk.respond("hello")
+        assert trio.current_time() - endpoint.began < 30

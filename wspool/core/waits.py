@@ -21,7 +21,15 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-__all__ = ["LONGEST", "MAX_RETRY_AFTER", "wait_in_fields", "wait_in_headers", "wait_in_text"]
+__all__ = [
+    "LONGEST",
+    "MAX_RETRY_AFTER",
+    "number_in",
+    "wait_in",
+    "wait_in_fields",
+    "wait_in_headers",
+    "wait_in_text",
+]
 
 #: Longest wait that is told, in seconds: a leap year. Nobody means more, and clocks hold it.
 LONGEST: Final = 366 * 86400.0
@@ -103,7 +111,7 @@ def wait_in_fields(fields: Mapping[str, Any], wall_clock: float) -> float | None
     for name, value in fields.items():
         if len(name) <= 32:
             known.setdefault("".join(filter(str.isalpha, name)).lower(), value)
-    for names, read in ((_IN_MILLISECONDS, _milliseconds), (_IN_SECONDS, _seconds), (_MOMENTS, _moment)):
+    for names, read in ((_IN_MILLISECONDS, _milliseconds), (_IN_SECONDS, wait_in), (_MOMENTS, _moment)):
         for name, value in known.items():
             if name in names and (wait := read(value, wall_clock)) is not None:
                 return wait
@@ -133,9 +141,10 @@ def _duration(text: str, at: int, *, whole: bool = False) -> float | None:
     return None if seconds is None or (whole and at < len(text)) else _bounded(seconds)
 
 
-def _seconds(value: object, wall_clock: float) -> float | None:
+def wait_in(value: object, wall_clock: float) -> float | None:
+    """Return the seconds that *value* is: a number, a duration ("6m0s") or a date, else None."""
     if not isinstance(value, str):
-        return _bounded(number) if (number := _number(value)) is not None else None
+        return _bounded(number) if (number := number_in(value)) is not None else None
     text = value.strip()[:_LONGEST_TEXT]
     if _NUMBER.fullmatch(text):
         return _bounded(float(text))
@@ -143,7 +152,7 @@ def _seconds(value: object, wall_clock: float) -> float | None:
 
 
 def _milliseconds(value: object, wall_clock: float) -> float | None:
-    number = _number(value)
+    number = number_in(value)
     return None if number is None else _bounded(number / 1000)
 
 
@@ -151,7 +160,7 @@ def _moment(value: object, wall_clock: float) -> float | None:
     """Return the seconds from now until *value*: since the epoch, or a date. It may be over: then 0."""
     if not wall_clock:
         return None  # nobody knows what time it is
-    number = _number(value)
+    number = number_in(value)
     if number is None:
         return _date(value.strip()[:_LONGEST_TEXT], wall_clock) if isinstance(value, str) else None
     return _bounded((number / 1000 if number > _MILLISECONDS_FROM else number) - wall_clock)
@@ -168,7 +177,7 @@ def _date(text: str, wall_clock: float) -> float | None:
     return _bounded(moment - wall_clock)
 
 
-def _number(value: object) -> float | None:
+def number_in(value: object) -> float | None:
     """Return *value*, a number or its digits, if it is not negative; at most what can be a moment."""
     if isinstance(value, str):
         text = value.strip()

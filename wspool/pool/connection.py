@@ -192,11 +192,16 @@ class Connection:
 
     async def _read(self, wire: Wire) -> None:
         """Read until the wire or the connection ends, or a request could not be sent in time."""
-        policy = self.link.host.policy
+        policy, heard = self.link.host.policy, wire.headers
+        self.link.host.errands.stated(heard, answering=False)
         try:
             with self._reading:
                 while not self.link.ending:
-                    for attempt in self._router.take(await wire.receive()):
+                    messages = await wire.receive()
+                    if wire.headers is not heard:  # by HTTP each answer has its own
+                        heard = wire.headers
+                        self.link.host.errands.stated(heard)
+                    for attempt in self._router.take(messages):
                         if attempt.unread > policy.max_buffered:
                             await self._wait_for(attempt, policy.max_buffered)
             if self._reading.cancelled_caught and not self.link.ending:

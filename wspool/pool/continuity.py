@@ -239,6 +239,7 @@ class Continuity(Generic[LineageT_co]):
     def spend(self, usage: object) -> None:
         """A turn, or a compaction, has ended, and the server said this of its usage."""
         if usage is not None:
+            self.owner.errands.used(usage)
             self._usages.append(usage)  # read when somebody looks
             if len(self._usages) >= _MOST_UNREAD:
                 self._read_usages()

@@ -20,6 +20,7 @@ happens in a task of the user's, so no nursery of the pool would end it. Rules o
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
@@ -30,9 +31,11 @@ import trio
 from wspool.core.commands import Refuse, RefuseReason, WaiterId
 from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import PoolPolicy
+from wspool.core.sending.allowance import stated_in
 from wspool.core.sending.pace import Pace, Ticket
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import PoolStatistics
+from wspool.core.usage import Usage
 from wspool.errors import PoolClosedError
 from wspool.pool.credentials import forget
 from wspool.pool.dialer import classified
@@ -145,7 +148,7 @@ class Errands:
     def _admit(self, pace: Pace, errand: Errand, has_lane: bool) -> None:
         errand.admitted = True
         if has_lane or self._core.has_lane:
-            errand.ticket = pace.begin()
+            errand.ticket = pace.begin(self._now())
             self._paced[errand.ticket] = errand
 
     def _pace_wait(self, pace: Pace) -> float:
@@ -177,8 +180,27 @@ class Errands:
     def _forget(self, errand: Errand, ticket: Ticket) -> None:
         del self._paced[ticket]
         errand.ticket = errand.is_answered = None
+        self._move()
+
+    def _move(self) -> None:
+        """Let who waits for the pace look again."""
         self._moved.set()
         self._moved = trio.Event()
+
+    def used(self, usage: object) -> None:
+        """A turn has ended, and the server said this of its usage. Never waits."""
+        if self.pace is not None:
+            used = Usage.of(usage)
+            self.pace.allowance.used(used.input + used.output)
+
+    def stated(self, said: object, *, answering: bool = True) -> None:
+        """The endpoint has sent these headers, or this event, which may say what it takes. Never waits.
+
+        *answering* if they come with the answer to a turn.
+        """
+        if self.pace is not None and (stated := stated_in(said, time.time())):
+            self.pace.told(stated, self._now(), answering=answering)
+            self._move()
 
     def pause(self, errand: Errand, seconds: float) -> None:
         """Let *errand* not send for so many seconds, unless all is lifted before. Never waits."""
@@ -220,7 +242,7 @@ class Errands:
             WireClosedError: the answer did not come, or not whole.
         """
         try:
-            return await self._post(suffix, body)
+            answer = await self._post(suffix, body)
         except ConnectError as error:
             forget(error)
             refused = Refuse(WaiterId(0), RefuseReason.DIAL_FAILED, classified(error))
@@ -228,6 +250,8 @@ class Errands:
         except WireClosedError as error:
             forget(error)
             raise
+        self.stated(answer.headers, answering=False)
+        return answer
 
     def waiting(self, errand: Errand) -> AbstractContextManager[None]:
         """Wait inside this `with` block; it ends when the pool begins to close.
@@ -278,7 +302,7 @@ class Errands:
     def _held(self) -> float:
         until = self._core.held_until()
         if self.pace is not None:
-            until = max(until, self.pace.held_until)
+            until = max(until, self.pace.held_until, self.pace.allowance.held_until)
         return max(0.0, until - self._now()) if until > -math.inf else 0.0
 
     # -- for the pool -------------------------------------------------------------------------
@@ -294,8 +318,7 @@ class Errands:
         self._lifted = trio.Event()
         if self.pace is not None:
             self.pace.lift()
-            self._moved.set()
-            self._moved = trio.Event()
+            self._move()
 
     def close(self) -> None:
         """The pool is closing: end every wait. Never waits."""

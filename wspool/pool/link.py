@@ -40,6 +40,12 @@ class Scales(Protocol):
     def weigh(self) -> None: ...
 
 
+class Ears(Protocol):
+    """Hears what the endpoint says that it takes (`wspool.pool.errands`)."""
+
+    def stated(self, said: object, *, answering: bool = True) -> None: ...
+
+
 class Host(Protocol):
     """What a part of a pool needs of it: what decides, and how that is performed."""
 
@@ -48,6 +54,9 @@ class Host(Protocol):
     provider: Provider
     announcer: Announcer
     burden: Scales
+
+    @property
+    def errands(self) -> Ears: ...
 
     def now(self) -> float: ...
     def jitter(self) -> float: ...

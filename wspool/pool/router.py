@@ -20,6 +20,7 @@ from wspool.core.events.steering import steer_of
 from wspool.core.events.turn import Reception, TurnState
 from wspool.core.frames import Event, MalformedMessageError, lane_of, parse_event
 from wspool.core.items import asks_for_tools
+from wspool.core.sending.allowance import LIMITS_EVENTS
 from wspool.core.sending.chain import WarmUp
 from wspool.core.sending.replay import MESSAGE_TOO_BIG
 from wspool.core.server_error import ServerError, parse_error
@@ -49,8 +50,8 @@ _QUOTE: Final = 80
 #: Longest part of the type of an event that a text of ours repeats, in characters.
 _LONGEST_TYPE: Final = 128
 
-#: Events that may hold a retry hint with a date in it.
-_WITH_HINTS: Final = frozenset({"error", "response.error", "response.failed"})
+#: Events that may say when more is taken: a retry hint with a date in it, or what is left of a limit.
+_WITH_HINTS: Final = frozenset({"error", "response.error", "response.failed", *LIMITS_EVENTS})
 
 #: An attribute of an enum costs as much as the rest of a line in the hot path.
 _DELIVER: Final = Reception.DELIVER
@@ -125,11 +126,12 @@ class Router:
             if lane is None or attempt is None:
                 self._receive_stray(event)
                 return None
-            # Only error frames hold dates.
             wall_clock = time.time() if event.type in _WITH_HINTS else 0.0
             reception = attempt.feed(event, wall_clock)
-            if wall_clock and (reception is _DELIVER or reception is _END):
-                self._heed(attempt.machine.error)
+            if wall_clock:
+                self._link.host.errands.stated(event.data)
+                if reception is _DELIVER or reception is _END:
+                    self._heed(attempt.machine.error)
         except MalformedMessageError as error:
             if not message.strip():
                 return None  # some servers keep a connection open so
@@ -237,6 +239,8 @@ class Router:
     def _receive_stray(self, event: Event) -> None:
         """An event that no turn in flight is for: about the connection, or proof that it is dirty."""
         if is_harmless_after(event, self._link.past):
+            if event.type in LIMITS_EVENTS:
+                self._link.host.errands.stated(event.data, answering=False)
             return
         is_error = sort_of(event.type) is Sort.ERROR
         error = parse_error(event.data, wall_clock=time.time()) if is_error else None

@@ -1,6 +1,6 @@
 """Pace: how many turns of a pool are at work at once, where refusals shall be waited out.
 
-An endpoint says how much it takes only by refusing more. What this module makes of that:
+An endpoint says how much it takes by refusing more, and some say it before. What this module makes of that:
 
 * Each turn that the endpoint begins to answer is room for another, until it refuses one. Then as many are at
   work as it was answering, and beyond that one more is tried every now and then.
@@ -9,6 +9,8 @@ An endpoint says how much it takes only by refusing more. What this module makes
 * It refuses one after another, and answers none: then it is in trouble, and everybody waits. One turn at a
   time tries, after a wait that doubles, and the first that is answered ends it.
 * What the server asks to wait is waited for, whatever else there is.
+* What it says that it still takes is heeded before it refuses, as far as its word goes
+  (`wspool.core.sending.allowance`).
 
 Pure: it is told what happened and when, and asked who may begin.
 """
@@ -16,10 +18,12 @@ Pure: it is told what happened and when, and asked who may begin.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 import attrs
 
+from wspool.core.sending.allowance import Allowance, Stated
 from wspool.core.waits import MAX_RETRY_AFTER
 
 __all__ = ["CALM", "FIRST", "SHRINK", "TROUBLE", "Pace", "Ticket"]
@@ -49,10 +53,12 @@ class Ticket:
 
     Attributes:
         number: the order in which they began.
+        tries: True if it began although the endpoint says that it takes no more.
         answered: True once the endpoint has begun to answer it.
     """
 
     number: int
+    tries: bool
     answered: bool = False
 
 
@@ -64,13 +70,16 @@ class Pace:
 
     Attributes:
         room: turns that may be at work.
-        held_until: when the next may begin, in seconds on the pool's clock, as far as that is known.
+        held_until: when the next may begin after a refusal, in seconds on the pool's clock, as far as that
+            is known.
+        allowance: what the endpoint says.
         troubled: True while the endpoint refuses everything.
     """
 
     def __init__(self, most: float = math.inf) -> None:
         self.room = min(float(FIRST), most)
         self.held_until = -math.inf
+        self.allowance = Allowance()
         self._most = most
         self._at_work: dict[Ticket, None] = {}
         self._count = 0
@@ -106,6 +115,7 @@ class Pace:
     def lift(self) -> None:
         """Whoever knows better says that nobody has to wait any more."""
         self.held_until = -math.inf
+        self.allowance.lift()
 
     def wait(self, now: float) -> float:
         """Return how many seconds the next turn must wait: 0 for none, infinity until another has ended."""
@@ -113,12 +123,18 @@ class Pace:
             return self.held_until - now
         if self.troubled:
             return 0.0 if self._try is None else math.inf
-        return 0.0 if len(self._at_work) < max(1, int(self.room)) else math.inf
+        if len(self._at_work) >= max(1, int(self.room)):
+            return math.inf
+        return self.allowance.wait(now)
 
-    def begin(self) -> Ticket:
+    def told(self, stated: Iterable[Stated], now: float, *, answering: bool) -> None:
+        """The endpoint says what it still takes; if *answering*, with the answer to one of those at work."""
+        self.allowance.told(stated, now, max(len(self.unanswered) - answering, 0))
+
+    def begin(self, now: float) -> Ticket:
         """A turn begins."""
         self._count += 1
-        ticket = Ticket(self._count)
+        ticket = Ticket(self._count, self.allowance.begin(now))
         self._at_work[ticket] = None
         if self.troubled:
             self._try = ticket
@@ -129,6 +145,8 @@ class Pace:
         if ticket.answered or ticket not in self._at_work:
             return
         ticket.answered = True
+        if ticket.tries:
+            self.allowance.answered()
         self._refusals = 0
         self._since += 1
         if self._since > self.room:
@@ -142,7 +160,8 @@ class Pace:
 
     def ended(self, ticket: Ticket) -> None:
         """It is over, or was never sent; nothing was refused."""
-        self._at_work.pop(ticket, None)
+        if self._at_work.pop(ticket, ticket) is None and ticket.tries and not ticket.answered:
+            self.allowance.ended()
         if self._try is ticket:
             self._try = None
 
@@ -158,6 +177,10 @@ class Pace:
         """
         if self._at_work.pop(ticket, ticket) is ticket:
             return  # it had ended
+        if rate:
+            self.allowance.refused(tried=ticket.tries)
+        elif ticket.tries:
+            self.allowance.ended()
         tried, self._try = self._try is ticket, None if self._try is ticket else self._try
         before = sum(other.number < ticket.number for other in self._at_work)
         self._refusals += 1
