@@ -12,7 +12,9 @@ Rules of this module:
   What is on a row never overlaps but where one holds the other.
 * What is not on a connection is beside the rows: tasks in line, and calls of tools. These may overlap.
 * A conversation that goes on on another connection is an arrow from its last turn there to its next.
-* Times are microseconds since the first event. No content: numbers, names of models and tools, and codes.
+* Times are whole microseconds since the first event: viewers add a start and a duration to find an end, and
+  with fractions a part would now and then end after the whole.
+* No content: numbers, names of models and tools, and codes.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ MOST: Final = 500_000
 #: Rows of one connection: more lanes than any provider has.
 _LANES: Final = 64
 #: Shortest slice that an arrow can begin and end in, in microseconds.
-_SHORT: Final = 0.001
+_SHORT: Final = 1
 
 _Event: TypeAlias = dict[str, Any]
 
@@ -273,9 +275,9 @@ def _row(connection: int, lane: int) -> int:
     return connection * _LANES + min(lane, _LANES - 1)
 
 
-def _us(when: float, zero: float) -> float:
-    """Return *when* as microseconds after *zero*, to the nanosecond."""
-    return round((when - zero) * 1e6, 3)
+def _us(when: float, zero: float) -> int:
+    """Return *when* as microseconds after *zero*. What was not before another is not now."""
+    return round((when - zero) * 1e6)
 
 
 def _begin(record: _Record) -> float | None:
@@ -317,14 +319,17 @@ def _shown(each: _Slice, pool: int, row: int, zero: float) -> Iterator[_Event]:
     args = _of_dial(record) if isinstance(record, DialRecord) else record.args
     shared = {"ph": "X", "pid": pool, "tid": row}
     start, end = _us(each.start, zero), _us(each.end, zero)
-    yield {**shared, "name": each.name, "cat": each.kind, "ts": start, "dur": _span(start, end), "args": args}
+    yield {
+        **shared,
+        "name": each.name,
+        "cat": each.kind,
+        "ts": start,
+        "dur": max(0, end - start),
+        "args": args,
+    }
     for name, begin, stop in each.phases:
         at, until = max(_us(begin, zero), start), min(_us(stop, zero), end)
-        yield {**shared, "name": name, "cat": "phase", "ts": at, "dur": _span(at, until)}
-
-
-def _span(start: float, end: float) -> float:
-    return max(0.0, round(end - start, 3))
+        yield {**shared, "name": name, "cat": "phase", "ts": at, "dur": max(0, until - at)}
 
 
 def _of_dial(record: DialRecord) -> dict[str, Any]:
@@ -360,7 +365,7 @@ def _of_turn(record: TurnRecord) -> dict[str, Any]:
 
 
 def _aside(
-    name: str, kind: str, pool: int, start: float, end: float, number: int, args: dict[str, Any]
+    name: str, kind: str, pool: int, start: int, end: int, number: int, args: dict[str, Any]
 ) -> Iterator[_Event]:
     """Return what may overlap: its begin and its end."""
     shared = {"name": name, "cat": kind, "id": number, "pid": pool, "tid": 0}
