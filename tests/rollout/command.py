@@ -53,8 +53,8 @@ def command(*arguments: object, stdin: bytes | None = None) -> Ended:
 
 
 def rollout(*arguments: object, stdin: bytes | None = None) -> Ended:
-    """Run `wspool rollout`, with its summary as JSON and its results in `out`."""
-    return command("rollout", *arguments, "--out", "out", "--quiet", "--json", stdin=stdin)
+    """Run `wspool rollout`, with its summary as JSON and its results in `out`, without a report."""
+    return command("rollout", *arguments, "--out", "out", "--quiet", "--json", "--no-report", stdin=stdin)
 
 
 def write(name: str, *rows: Mapping[str, Any]) -> Path:

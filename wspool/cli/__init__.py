@@ -1,4 +1,4 @@
-"""The command line: `wspool rollout`, `merge`, `serve`, `proxy`, `doctor`, `probe`.
+"""The command line: `wspool rollout`, `merge`, `report`, `serve`, `proxy`, `doctor`, `probe`.
 
 Here the parts meet that do not know each other: the pool, the runner, the local provider. Nothing imports
 this package. Rules for commands:

@@ -12,7 +12,7 @@ import wspool
 __all__ = ["app"]
 
 #: Each is a function in the module of its name.
-_COMMANDS: Final = ("rollout", "merge", "serve", "proxy", "doctor", "probe")
+_COMMANDS: Final = ("rollout", "merge", "report", "serve", "proxy", "doctor", "probe")
 
 
 class _Commands(TyperGroup):

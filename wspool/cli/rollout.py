@@ -83,18 +83,44 @@ def _run(plan: Plan, results: ResultFile) -> int:
         warn("interrupted")
         return 130
     not_well = [outcome for outcome in earlier.values() if outcome not in WELL]
-    _tell(summary, results, not_well, as_json=given.telling.as_json)
+    shown = _report(plan, results, summary)
+    _tell(summary, results, not_well, shown, as_json=given.telling.as_json)
     if summary.interrupted:
         return 130
     return 1 if summary.not_well or summary.owed or not_well else 0
 
 
-def _tell(summary: Summary, results: ResultFile, not_well: Sequence[str], *, as_json: bool) -> None:
+def _report(plan: Plan, results: ResultFile, summary: Summary) -> Path | None:
+    """Make the report, if there is something to report on; where it is. Whatever goes wrong ends nothing."""
+    telling = plan.given.telling
+    if not telling.report or summary.interrupted or summary.owed == summary.tasks:
+        return None
+    from wspool.report.making import REPORT, make_report, missing
+
+    path = results.path.with_name(REPORT)
+    if needed := missing():
+        if not telling.quiet:
+            warn(f"there is no report: it needs {' and '.join(needed)} (pip install 'wspool[report]')")
+        return None
+    try:
+        make_report(results.path.parent, path)
+    except (Exception, KeyboardInterrupt) as problem:  # the results are there, and the run has ended
+        warn(f"there is no report: {type(problem).__name__}: {problem}")
+        return None
+    return path
+
+
+def _tell(
+    summary: Summary, results: ResultFile, not_well: Sequence[str], shown: Path | None, *, as_json: bool
+) -> None:
     if as_json:
-        say(json.dumps(summary.as_json() | {"results": str(results.path)}))
+        places = {"results": str(results.path), "report": str(shown) if shown is not None else None}
+        say(json.dumps(summary.as_json() | places))
     elif summary.turns or not summary.problem:
         say(str(summary))
         say(f"results in {plain(str(results.path))}")
+        if shown is not None:
+            say(f"report in {plain(str(shown))}")
     if summary.problem:
         warn(f"{plain(summary.problem)} ({summary.owed} tasks are owed)")
     elif summary.owed:

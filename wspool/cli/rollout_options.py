@@ -283,6 +283,13 @@ class Telling:
             "dials, waits in line, tools.",
         ),
     ] = None
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report/--no-report",
+            help="Make report.html of all results at the end, or not; `wspool report` makes it at any time.",
+        ),
+    ] = True
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")] = False
 

@@ -28,6 +28,7 @@ __all__ = [
     "digest_of",
     "key_of",
     "open_results",
+    "ours_of",
     "outcome_of_line",
     "parse_line",
 ]
@@ -245,7 +246,7 @@ def parse_line(raw: bytes) -> Mapping[str, Any] | None:
     """Return the result that a line is, None if it is none."""
     try:
         line: object = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(line, dict):
         return None
@@ -263,11 +264,11 @@ def _is_id(value: object) -> bool:
 def key_of(line: Mapping[str, Any]) -> str:
     """The key of the attempt that a result line is of (`Task.key`)."""
     # The `id` of a Batch line is the line's own.
-    attempt = _ours(line).get("attempt")
+    attempt = ours_of(line).get("attempt")
     return attempt_key(str(line.get("custom_id", line.get("id"))), attempt if isinstance(attempt, int) else 1)
 
 
-def _ours(line: Mapping[str, Any]) -> Mapping[str, Any]:
+def ours_of(line: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a line says beside the answer; a Batch line has a place for that."""
     if "custom_id" not in line:
         return line
@@ -276,19 +277,19 @@ def _ours(line: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _score(line: Mapping[str, Any]) -> float | None:
-    score = _ours(line).get("score")
+    score = ours_of(line).get("score")
     return float(score) if isinstance(score, int | float) else None
 
 
 def digest_of(line: Mapping[str, Any]) -> str | None:
     """The digest of the task that a result line is of, None if it does not say it."""
-    digest = _ours(line).get("digest")
+    digest = ours_of(line).get("digest")
     return digest if isinstance(digest, str) else None
 
 
 def outcome_of_line(line: Mapping[str, Any]) -> Outcome:
     """How the task of a result line ended."""
-    outcome = _ours(line).get("outcome")
+    outcome = ours_of(line).get("outcome")
     for known in OUTCOMES:
         if known == outcome:
             return known
