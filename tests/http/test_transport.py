@@ -157,14 +157,59 @@ def test_what_is_not_for_websocket_goes_over_http(
     assert {"http"} >= {entry["transport"] for entry in server.ledger}
 
 
-def test_an_endpoint_without_websocket_is_asked_over_http(runtime: Runtime, library: Any) -> None:
-    """Nothing was sent before; and it is not asked again each time."""
+class Records(wspool.Instrument):
+    """The turns of a pool."""
+
+    def __init__(self) -> None:
+        self.turns: list[wspool.TurnRecord] = []
+
+    def turn_ended(self, record: wspool.TurnRecord) -> None:
+        self.turns.append(record)
+
+
+LANES = wspool.PoolPolicy(max_size=1, min_idle=0, lanes=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "by_the_pool"),
+    [({}, True), ({"fallback": None}, False), ({"policy": LANES}, False), ({"http": 1}, False)],
+    ids=["as it is", "no fallback", "lanes", "an own way"],
+)
+def test_an_endpoint_without_websocket_is_asked_over_http(
+    runtime: Runtime, library: Any, options: dict[str, Any], by_the_pool: bool
+) -> None:
+    """By the pool itself, which has one record, one line and one pace; else by the library, as it was.
+
+    Nothing was sent before; and it is not asked again each time.
+    """
+    records, handshakes = Records(), 20
+    if "http" in options:
+        options = {"http": importlib.import_module(library).HTTPTransport()}
     with local_server() as server:
-        server.server.reject_handshakes(*[Rejection(status=404)] * 20)
-        with wspool.http.client(library=library, runtime=runtime) as client:
-            for _ in range(3):
-                assert 200 == client.post(server.http_url, json=body(), headers=KEY).status_code
-        server.expect(requests=3, transport="http")
+        server.server.reject_handshakes(*[Rejection(status=404)] * handshakes)
+        with wspool.http.client(library=library, runtime=runtime, instrument=records, **options) as client:
+            answers = [client.post(server.http_url, json=body(), headers=KEY) for _ in range(3)]
+            with client.stream("POST", server.http_url, json=body(stream=True), headers=KEY) as streamed:
+                lines = list(streamed.iter_lines())
+        server.expect(requests=4, transport="http")
+    assert [200] * 3 == [answer.status_code for answer in answers]
+    assert "event: response.completed" in lines
+    assert by_the_pool is answers[-1].headers["x-request-id"].startswith("wspool-")
+    assert (["http"] * 4 if by_the_pool else []) == [
+        record.transport for record in records.turns if record.requests
+    ]
+
+
+def test_an_endpoint_that_only_has_http_says_itself_what_is_wrong(runtime: Runtime) -> None:
+    with local_server() as server:
+        server.server.reject_handshakes(*[Rejection(status=426)] * 20)
+        server.script(refusal(429, "rate_limit_exceeded", retry_after=100_000))
+        with wspool.http.client(runtime=runtime) as client:
+            refused = client.post(server.http_url, json=body(), headers=KEY)
+            assert (429, "100000") == (refused.status_code, refused.headers["retry-after"])
+            assert "rate_limit_exceeded" == refused.json()["error"]["code"]
+            server.script("after all")
+            assert 200 == client.post(server.http_url, json=body(), headers=KEY).status_code
 
 
 def test_each_credential_has_connections_of_its_own(

@@ -51,6 +51,9 @@ class _Door:
             raise TypeError(f"{name}= is said by each request itself; give it to the client")
         self._http = http
         self._runtime = runtime if runtime is not None else Runtime.shared()
+        policy = pool.get("policy")
+        if http is None and (policy is None or policy.lanes == 1):  # HTTP has no lanes
+            pool.setdefault("fallback", "http")
         self._options: Mapping[str, Any] = pool
         self._pools: Pools | None = None
         self._closed = False
@@ -110,7 +113,9 @@ class AsyncPoolTransport(_Door):
         **pool: what the pools are opened with: `policy`, `provider`, `wire`, `ssl_context`, `proxy` ..., as
             for `open_pool`.
 
-    One pool is opened for each endpoint and credential that requests name, at the first. Closing the client
+    One pool is opened for each endpoint and credential that requests name, at the first. Where WebSockets are
+    of no use it goes by HTTP itself (`fallback="http"`). Not with `fallback=None`, an *http* of one's own, or
+    lanes: then *http* has what is for an endpoint that offers none, for five minutes. Closing the client
     closes them. Limits of time are those of the client: `pool` is for the line, `connect` for a connection
     where there is none at all, `read` for silence.
     """
