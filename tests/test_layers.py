@@ -60,6 +60,16 @@ ROOMS = {
     "": set[str](),
 }
 
+#: And of the proxy, beside what is outside of all: its words, one visit, and what puts all together.
+ROOMS_OF_PROXY = {
+    "records": {"records"},
+    "access": {"access", "records"},
+    "turns": {"turns", "records"},
+    "sockets": {"sockets", "access"},
+    "entrance": {"entrance", "access", "turns", "sockets"},
+    "page": {"page", "access", "records"},
+}
+
 #: What one can read at a sitting, and what one can see at a glance; in lines.
 LONGEST_MODULE = 450
 LONGEST_FUNCTION = 70
@@ -129,6 +139,25 @@ def test_a_room_of_the_core_knows_those_below_it_only() -> None:
 
     assert rooms == ROOMS.keys() - {""}
     assert [] == wrong
+
+
+def test_a_room_of_the_proxy_knows_those_that_it_asks_only() -> None:
+    """Who may ask, how a turn is answered, what is known of it and what is shown are questions apart."""
+    rooms = {path.name for path in (SOURCE / "proxy").iterdir() if (path / "__init__.py").exists()}
+    wrong = [
+        f"{name} imports {target}"
+        for name, path in modules().items()
+        for target in imports(path)
+        if (inside := _room_of_proxy(name)) and _room_of_proxy(target) not in {"", *ROOMS_OF_PROXY[inside]}
+    ]
+
+    assert rooms == ROOMS_OF_PROXY.keys()
+    assert [] == wrong
+
+
+def _room_of_proxy(name: str) -> str:
+    pieces = name.split(".")
+    return pieces[2] if pieces[1:2] == ["proxy"] and pieces[2:3] and pieces[2] in ROOMS_OF_PROXY else ""
 
 
 def test_no_module_is_too_long() -> None:

@@ -12,8 +12,8 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from wspool import Pool, Turn
-from wspool.proxy.lanes import SocketLimits
-from wspool.proxy.socket import Socket
+from wspool.proxy.sockets.lanes import SocketLimits
+from wspool.proxy.sockets.socket import Socket
 from wspool.server.line import MemoryEnd
 
 _ENDS = ("error", "response.completed", "response.failed", "response.incomplete")

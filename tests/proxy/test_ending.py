@@ -15,7 +15,7 @@ import trio
 
 from tests.proxy.asking import KEY, Client, scene
 from wspool.proxy import Settings, Token, Where, open_proxy
-from wspool.proxy.listeners import listen_there
+from wspool.proxy.entrance.listeners import listen_there
 from wspool.server import EchoModel, open_server
 
 SLOW = {"delay_per_token": 10}
@@ -211,7 +211,7 @@ async def test_sockets_of_systemd_are_taken(monkeypatch: pytest.MonkeyPatch) -> 
         one.listen()
         port = one.getsockname()[1]
         copy = os.dup(one.fileno())
-        monkeypatch.setattr("wspool.proxy.listeners._FIRST", copy)
+        monkeypatch.setattr("wspool.proxy.entrance.listeners._FIRST", copy)
         monkeypatch.setenv("LISTEN_FDS", "1")
         monkeypatch.setenv("LISTEN_PID", "1")
         other = await listen_there(Where(port=0, inherit=True), anywhere)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.proxy.asking import KEY, scene
 from wspool.cli.proxy_config import PROGRAMS, config_for
-from wspool.proxy.journal import Journal
+from wspool.proxy.records.journal import Journal
 from wspool.server import EchoModel
 
 

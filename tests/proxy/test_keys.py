@@ -16,8 +16,8 @@ import trio
 from tests.proxy.asking import KEY, scene
 from wspool.core.usage import Usage
 from wspool.proxy import Record, Settings, Token, TokenFile, open_proxy
+from wspool.proxy.access.tokens import Account, parse_tokens
 from wspool.proxy.headers import asked
-from wspool.proxy.tokens import Account, parse_tokens
 from wspool.server import EchoModel, ModelTurn, message
 
 OWN = "sk-own-canary-0987654321"

@@ -16,8 +16,8 @@ from tests.helpers import policy
 from tests.proxy.asking import KEY, Answer, Client, Scene, scene
 from wspool.core.commands import CloseReason
 from wspool.core.statistics import CloseRecord, DialRecord, TurnRecord
-from wspool.proxy.gate import Token
-from wspool.proxy.scene import SPAN, Look, Scene as Seen
+from wspool.proxy.access.gate import Token
+from wspool.proxy.page.scene import SPAN, Look, Scene as Seen
 from wspool.server import EchoModel, ModelTurn, message
 from wspool.testing.local import refusal
 

@@ -10,7 +10,7 @@ import trio.testing
 
 from tests.proxy.asking import KEY, Client, scene
 from wspool.proxy import Settings
-from wspool.proxy.repeats import Repeats
+from wspool.proxy.turns.repeats import Repeats
 from wspool.server import EchoModel, Fault, FaultRule, FaultScript, ModelRequest, ModelTurn, message
 
 FIRST = (KEY, ("x-stainless-retry-count", "0"))

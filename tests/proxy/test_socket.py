@@ -28,7 +28,7 @@ from tests.helpers import (
 )
 from tests.proxy.talking import PoolWay, talking
 from wspool import OPENAI
-from wspool.proxy.lanes import SocketLimits
+from wspool.proxy.sockets.lanes import SocketLimits
 from wspool.server import OPENAI as OPENAI_SERVER, EchoModel, ModelRequest, ModelTurn, message
 from wspool.server.line import MemoryEnd
 

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from hypothesis import given, strategies as st
 
-from wspool.proxy.turnstile import Turnstile
+from wspool.proxy.access.turnstile import Turnstile
 
 
 async def order_of(turnstile: Turnstile, asked: list[str], **of: Mapping[str, Any]) -> list[str]:

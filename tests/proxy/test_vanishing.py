@@ -14,8 +14,8 @@ from wsproto.events import TextMessage
 
 from tests.helpers import FakeConnector, assert_conserved, echo, fake_pool, policy, serving
 from tests.proxy.talking import Client, PoolWay, talking
-from wspool.proxy.lanes import SocketLimits
-from wspool.proxy.socket import Socket
+from wspool.proxy.sockets.lanes import SocketLimits
+from wspool.proxy.sockets.socket import Socket
 from wspool.server import OPENAI as OPENAI_SERVER, EchoModel
 from wspool.server.line import MemoryEnd
 

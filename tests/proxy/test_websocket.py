@@ -19,8 +19,8 @@ from tests.proxy.talking import Client
 from wspool import OPENAI
 from wspool.core.usage import Usage
 from wspool.proxy import Settings
-from wspool.proxy.gate import Token
-from wspool.proxy.handshake import accepted_head, what_is_wrong
+from wspool.proxy.access.gate import Token
+from wspool.proxy.sockets.handshake import accepted_head, what_is_wrong
 from wspool.server import OPENAI as OPENAI_SERVER, EchoModel
 
 UPGRADE = [

@@ -17,11 +17,11 @@ from wspool.cli.serving import shown_log
 from wspool.cli.usage import say, usage_error
 from wspool.core.policy import PoolPolicy
 from wspool.pool.open import DEFAULT_URL
-from wspool.proxy.journal import Journal
-from wspool.proxy.listeners import Where
+from wspool.proxy.access.tokens import TokenFile
+from wspool.proxy.entrance.listeners import Where
 from wspool.proxy.open import Proxy, open_proxy
+from wspool.proxy.records.journal import Journal
 from wspool.proxy.settings import KeepaliveStyle, OnHangup, Settings
-from wspool.proxy.tokens import TokenFile
 
 __all__ = ["proxy"]
 

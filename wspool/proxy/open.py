@@ -17,17 +17,17 @@ from wspool.core.providers import header_of
 from wspool.http.pools import Pools
 from wspool.pool.open import DEFAULT_URL, endpoint_of, http_connector, open_pool, provider_of
 from wspool.pool.setup import opener_of
-from wspool.proxy.front import Front
-from wspool.proxy.gate import Gate, Token
-from wspool.proxy.listeners import Listeners, Where, listen_there
-from wspool.proxy.passing import Passage
-from wspool.proxy.record import Records
-from wspool.proxy.repeats import Repeats
+from wspool.proxy.access.gate import Gate, Token
+from wspool.proxy.access.tokens import Account, TokenFile
+from wspool.proxy.access.turnstile import Turnstile
+from wspool.proxy.entrance.front import Front
+from wspool.proxy.entrance.listeners import Listeners, Where, listen_there
+from wspool.proxy.page.shown import Shown
+from wspool.proxy.records.record import Records
 from wspool.proxy.settings import Settings
-from wspool.proxy.shown import Shown
 from wspool.proxy.target import Upstream
-from wspool.proxy.tokens import Account, TokenFile
-from wspool.proxy.turnstile import Turnstile
+from wspool.proxy.turns.passing import Passage
+from wspool.proxy.turns.repeats import Repeats
 from wspool.proxy.visit import Services
 from wspool.wire import dial
 
@@ -161,7 +161,8 @@ async def open_proxy(
         async with trio.open_nursery() as nursery:
             services = _services(url, api_key, gate, settings, pool, nursery)
             front = Front(gate, services)
-            front.routes.update(shown.routes(gate, services.records, front))
+            routes = shown.routes(gate, services.records, lambda: front.open, lambda: front.draining)
+            front.routes.update(routes)
             reread = partial(_reread, tokens, gate, front)
             scheme = "http" if tls is None else "https"
             proxy = Proxy(front, services, nursery, listeners, scheme, reread)

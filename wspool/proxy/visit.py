@@ -15,14 +15,14 @@ from wspool.http.pools import Pools
 from wspool.listening.answers import Answers
 from wspool.listening.errors import RequestError, TurnError
 from wspool.listening.intake import Intake
-from wspool.proxy.gate import Caller
+from wspool.proxy.access.gate import Caller
+from wspool.proxy.access.tokens import Account
+from wspool.proxy.access.turnstile import Turnstile
 from wspool.proxy.headers import header
-from wspool.proxy.record import Door, Record, Records
-from wspool.proxy.repeats import Repeats
+from wspool.proxy.records.record import Door, Record, Records
 from wspool.proxy.settings import Settings
 from wspool.proxy.target import Target, Upstream
-from wspool.proxy.tokens import Account
-from wspool.proxy.turnstile import Turnstile
+from wspool.proxy.turns.repeats import Repeats
 
 __all__ = ["Handler", "Services", "Visit", "header"]
 

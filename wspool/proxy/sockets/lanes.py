@@ -27,7 +27,7 @@ from wspool.core.frames import Event
 from wspool.errors import SteeringRefusedError, TooManyWaitingError, WsPoolError
 from wspool.listening.errors import RequestError
 from wspool.pool.turn import Turn
-from wspool.proxy.frames import error_frame, failed, joined, labelled, refusal, steer_failed
+from wspool.proxy.sockets.frames import error_frame, failed, joined, labelled, refusal, steer_failed
 
 __all__ = ["Account", "Lanes", "SocketLimits", "Way"]
 

@@ -22,9 +22,9 @@ import trio
 from wspool.core.plain import plain
 from wspool.core.statistics import CloseRecord, DialRecord, Move, PoolRecord, TurnInFlight, TurnRecord
 from wspool.pool.instrument import Instrument
-from wspool.proxy.news import closed, moved, not_dialed, span
-from wspool.proxy.record import Record
-from wspool.proxy.sums import WRONG, Sums
+from wspool.proxy.page.news import closed, moved, not_dialed, span
+from wspool.proxy.records.record import Record
+from wspool.proxy.records.sums import WRONG, Sums
 
 __all__ = ["SPAN", "Look", "Scene"]
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from wspool.pool.instrument import Instrument
-from wspool.proxy.front import Front
-from wspool.proxy.gate import Gate
-from wspool.proxy.live import Live
-from wspool.proxy.metrics import Metrics, exposition
-from wspool.proxy.record import Records
-from wspool.proxy.scene import Scene
+from wspool.proxy.access.gate import Gate
+from wspool.proxy.page.live import Live
+from wspool.proxy.page.scene import Scene
+from wspool.proxy.records.metrics import Metrics, exposition
+from wspool.proxy.records.record import Records
 from wspool.proxy.visit import Handler
 
 __all__ = ["Shown"]
@@ -37,19 +36,22 @@ class Shown:
             more = (given,) if isinstance(given, Instrument) else given
         return [self._scene, *([] if self._pools is None else [self._pools]), *more]
 
-    def routes(self, gate: Gate, records: Records, front: Front) -> Mapping[str, Handler]:
+    def routes(
+        self, gate: Gate, records: Records, clients: Callable[[], int], stopping: Callable[[], bool]
+    ) -> Mapping[str, Handler]:
         """Return what answers which path; from here on it watches *records*.
 
         Args:
             gate: who may see it.
             records: of the requests.
-            front: what clients meet.
+            clients: says how many connections of clients there are.
+            stopping: says whether the proxy takes no further request.
         """
-        metrics = Metrics(records, lambda: front.open)
+        metrics = Metrics(records, clients)
         records.add(self._scene.hear)
         records.add(metrics.hear)
         collectors: list[Any] = [metrics, *([] if self._pools is None else [self._pools])]
-        return Live(self._scene, gate, lambda: front.draining, lambda: exposition(collectors)).routes
+        return Live(self._scene, gate, stopping, lambda: exposition(collectors)).routes
 
 
 def _version() -> str:

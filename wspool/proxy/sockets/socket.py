@@ -1,8 +1,8 @@
 """Socket: one WebSocket client of the proxy, from its first frame to its last.
 
 WebSocket in, pool out: each request of the client is a turn on whatever lane of the pool holds what it goes
-on from (`wspool.proxy.lanes`). So the client's socket outlives the provider's, and one socket has many
-connections behind it.
+on from (`wspool.proxy.sockets.lanes`). So the client's socket outlives the provider's, and one socket has
+many connections behind it.
 
 Rules of this module:
 
@@ -24,8 +24,8 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.utilities import RemoteProtocolError
 
 from wspool.core.frames import decode_fast
-from wspool.proxy.frames import close_frame, control_frame, error_frame, joined
-from wspool.proxy.lanes import Lanes, SocketLimits, Way
+from wspool.proxy.sockets.frames import close_frame, control_frame, error_frame, joined
+from wspool.proxy.sockets.lanes import Lanes, SocketLimits, Way
 
 __all__ = ["Socket"]
 

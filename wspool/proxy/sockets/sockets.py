@@ -22,11 +22,11 @@ from wspool.http.pools import Pools
 from wspool.listening.admission import not_authorized
 from wspool.listening.errors import RequestError, TurnError, invalid_request
 from wspool.pool.turn import Turn
-from wspool.proxy.gate import Gate
-from wspool.proxy.handshake import VERSION, accepted_head, what_is_wrong
-from wspool.proxy.lanes import SocketLimits
+from wspool.proxy.access.gate import Gate
 from wspool.proxy.settings import Settings
-from wspool.proxy.socket import Socket
+from wspool.proxy.sockets.handshake import VERSION, accepted_head, what_is_wrong
+from wspool.proxy.sockets.lanes import SocketLimits
+from wspool.proxy.sockets.socket import Socket
 from wspool.proxy.visit import Visit, header
 
 __all__ = ["Sockets", "upgrade_required"]

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 
 import attrs
 
-from wspool.proxy.gate import Token
+from wspool.proxy.access.gate import Token
 
 __all__ = ["Browsers", "shown_token"]
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import trio
 
-from wspool.proxy.repeats import Run
+from wspool.proxy.turns.repeats import Run
 from wspool.proxy.visit import Visit
 
 __all__ = ["join"]

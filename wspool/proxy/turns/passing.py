@@ -21,7 +21,7 @@ import trio
 from wspool.core.usage import Usage
 from wspool.listening.errors import RequestError, TurnError
 from wspool.proxy.headers import answered, asked
-from wspool.proxy.record import Outcome, Record
+from wspool.proxy.records.record import Outcome, Record
 from wspool.proxy.visit import Visit
 from wspool.wire import dial
 from wspool.wire.event_stream import EventStreamReader, EventTooLongError

@@ -7,7 +7,7 @@ from typing import Final
 import attrs
 
 from wspool.core.usage import Usage
-from wspool.proxy.record import Record
+from wspool.proxy.records.record import Record
 
 __all__ = ["WRONG", "Sums"]
 

@@ -28,10 +28,10 @@ from wspool.listening.decoding import decoded
 from wspool.listening.errors import RequestError, invalid_request
 from wspool.pool.exchange import Limits, Outlet
 from wspool.pool.http_answer import error_answer
-from wspool.proxy.events import EventWriter
-from wspool.proxy.joining import join
-from wspool.proxy.record import Record
-from wspool.proxy.repeats import Run
+from wspool.proxy.records.record import Record
+from wspool.proxy.turns.events import EventWriter
+from wspool.proxy.turns.joining import join
+from wspool.proxy.turns.repeats import Run
 from wspool.proxy.visit import Visit
 
 __all__ = ["pass_turn", "read_body", "take_turn"]

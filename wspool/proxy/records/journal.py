@@ -14,7 +14,7 @@ import logging
 import os
 from typing import Final
 
-from wspool.proxy.record import Record
+from wspool.proxy.records.record import Record
 
 __all__ = ["Journal"]
 

@@ -24,12 +24,12 @@ from wspool.core.sending.brought import http_only
 from wspool.listening.answers import Answers, linger
 from wspool.listening.errors import RequestError, TurnError, invalid_request
 from wspool.listening.intake import Intake, IntakeLimits, Unfinished
-from wspool.proxy.gate import Caller, Gate
-from wspool.proxy.handshake import is_upgrade
+from wspool.proxy.access.gate import Caller, Gate
+from wspool.proxy.sockets.handshake import is_upgrade
+from wspool.proxy.sockets.sockets import Sockets, upgrade_required
 from wspool.proxy.target import Target
-from wspool.proxy.turns import pass_turn, read_body, take_turn
+from wspool.proxy.turns.taking import pass_turn, read_body, take_turn
 from wspool.proxy.visit import Handler, Services, Visit
-from wspool.proxy.websocket import Sockets, upgrade_required
 
 __all__ = ["Front"]
 

@@ -25,8 +25,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from wspool.proxy.gate import Token
-from wspool.proxy.record import Record
+from wspool.proxy.access.gate import Token
+from wspool.proxy.records.record import Record
 
 __all__ = ["Account", "TokenFile", "parse_tokens"]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from wspool.proxy.record import Record, Records
+from wspool.proxy.records.record import Record, Records
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

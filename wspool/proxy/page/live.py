@@ -2,8 +2,8 @@
 
 Rules of this module:
 
-* Where tokens are asked for, a browser shows one once (`wspool.proxy.browsers`); a program shows it with each
-  request, as for everything else. No token is in a URL.
+* Where tokens are asked for, a browser shows one once (`wspool.proxy.access.browsers`); a program shows it
+  with each request, as for everything else. No token is in a URL.
 * A page of another site can neither see the figures nor have a browser show a token here.
 * What is fed is bounded: pages at once, and a page that does not read is let go.
 """
@@ -20,10 +20,10 @@ import trio
 
 from wspool.listening.admission import not_authorized
 from wspool.listening.errors import RequestError, invalid_request
-from wspool.proxy.browsers import Browsers, shown_token
-from wspool.proxy.gate import Gate, Token
-from wspool.proxy.page import View, headers, page
-from wspool.proxy.scene import Look, Scene
+from wspool.proxy.access.browsers import Browsers, shown_token
+from wspool.proxy.access.gate import Gate, Token
+from wspool.proxy.page.html import View, headers, page
+from wspool.proxy.page.scene import Look, Scene
 from wspool.proxy.visit import Handler, Visit, header
 
 __all__ = ["Live"]

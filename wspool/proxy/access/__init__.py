@@ -1,0 +1,1 @@
+"""Who may ask, as whom, how much, and whose turn is next."""

@@ -1,0 +1,1 @@
+"""Clients that come by WebSocket: from the upgrade to the last frame."""
