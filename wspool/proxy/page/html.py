@@ -24,7 +24,7 @@ _VIEW: Final = 'data-view="live"'
 
 @functools.cache
 def _file() -> str:
-    return files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    return files("wspool.proxy.page").joinpath("page.html").read_text(encoding="utf-8")
 
 
 @functools.cache
