@@ -1,18 +1,18 @@
 """`wspool proxy`: any program through one pool, until it is stopped."""
 
 import os
-import signal
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, closing
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import trio
 import typer
 
 from wspool.cli.proxy_config import PROGRAMS, config_for
+from wspool.cli.running import run_until_told
 from wspool.cli.serving import shown_log
 from wspool.cli.usage import say, usage_error
 from wspool.core.policy import PoolPolicy
@@ -179,38 +179,20 @@ def _place(where: Where, problem: OSError) -> str:
     return f"cannot listen on {where.host or 'this machine'}, port {where.port}"
 
 
-#: Not everywhere (Windows has none).
-_HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)
-
-
 async def _run(url: str, journal: Journal | None, **options: Any) -> None:
-    every = [one for one in (signal.SIGINT, signal.SIGTERM, _HANGUP) if one is not None]
-    with trio.open_signal_receiver(*every) as signals:
-        async with open_proxy(url, **options) as running:
-            say(running.base_url)
-            with ExitStack() as stack:
-                if journal is not None:
-                    stack.enter_context(running.records.listen(journal.write))
-                await _until_told(running, signals, journal)
+    def reread(running: Proxy) -> None:
+        running.reread()
+        if journal is not None:
+            journal.reopen()
+
+    opened = _opened(url, journal, **options)
+    await run_until_told(opened, lambda running: running.base_url, drain=Proxy.drain, reread=reread)
 
 
-async def _until_told(running: Proxy, signals: AsyncIterator[int], journal: Journal | None) -> None:
-    """Return once nothing is left to do."""
-    stopping = False
-    async with trio.open_nursery() as nursery:
-        async for one in signals:
-            if one == _HANGUP:
-                running.reread()
-                if journal is not None:
-                    journal.reopen()
-            elif stopping:
-                break
-            else:
-                stopping = True
-                nursery.start_soon(_drain, running, nursery.cancel_scope)
-        nursery.cancel_scope.cancel()
-
-
-async def _drain(running: Proxy, scope: trio.CancelScope) -> None:
-    await running.drain()
-    scope.cancel()
+@asynccontextmanager
+async def _opened(url: str, journal: Journal | None, **options: Any) -> AsyncGenerator[Proxy]:
+    async with open_proxy(url, **options) as running:
+        with ExitStack() as stack:
+            if journal is not None:
+                stack.enter_context(running.records.listen(journal.write))
+            yield running

@@ -1,19 +1,17 @@
 """`wspool serve`: a local provider of the Responses API, until it is stopped."""
 
 import random
-import signal
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import trio
 import typer
 
+from wspool.cli.running import run_until_told
 from wspool.cli.serving import Book, fault_rule, find_model, shown_log
 from wspool.cli.usage import usage_error
 from wspool.server.faults.script import FaultScript
-from wspool.server.models import Model
 from wspool.server.protocol.profiles import PROFILES, LimitMode
 from wspool.server.server import open_server
 
@@ -99,7 +97,7 @@ def serve(
         with ExitStack() as stack:
             stack.enter_context(shown_log("wspool.server", verbose=verbose))
             file = None if ledger is None else stack.enter_context(open(ledger, "ab", buffering=0))
-            options = {
+            options: dict[str, Any] = {
                 "profile": PROFILES[profile],
                 "host": host,
                 "port": port,
@@ -113,16 +111,9 @@ def serve(
                 "seed": seed,
                 "lenient": lenient,
             }
-            trio.run(partial(_serve, who, **options))
+            opened = open_server(who, **options)
+            trio.run(run_until_told, opened, lambda server: f"{server.url}\n{server.base_url}")
     except OSError as problem:
         usage_error(f"cannot serve on {host}:{port}: {problem}")
     except ValueError as problem:  # others could reach it
         usage_error(f"{problem} (--api-key)")
-
-
-async def _serve(model: Model, **options: Any) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with open_server(model, **options) as server:
-            typer.echo(f"{server.url}\n{server.base_url}")
-            async for _ in signals:
-                return

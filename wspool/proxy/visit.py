@@ -138,7 +138,31 @@ class Visit:
         """What tells this client's requests from those of others, for `Repeats`."""
         return self.caller.identity, self.caller.name, self.target.session, self.target.path
 
-    async def watch(self) -> None:
+    async def while_here(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do *work* for as long as the client is there; return whether it still was at the end. A checkpoint.
+
+        Once it has hung up, *work* is cancelled. Raises what *work* raises of a client that is there.
+        """
+        here, problem = True, None
+        async with trio.open_nursery() as nursery:
+
+            async def notice() -> None:
+                nonlocal here
+                await self._watch()
+                here = False
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(notice)
+            try:
+                await work()
+            except Exception as error:
+                problem = error  # out of the nursery's sight, which would wrap it in a group
+            nursery.cancel_scope.cancel()
+        if here and problem is not None:
+            raise problem
+        return here
+
+    async def _watch(self) -> None:
         """Return once the client has hung up. A checkpoint; what it sends meanwhile is kept for later."""
         ahead = 0
         while ahead < _AHEAD:

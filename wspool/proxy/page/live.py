@@ -14,6 +14,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -143,15 +144,12 @@ class Live:
             raise RequestError(invalid_request("Too many pages are open.", status=503))
         self._pages += 1
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, visit, token, nursery.cancel_scope)
-                await visit.watch()
-                nursery.cancel_scope.cancel()
+            await visit.while_here(partial(self._write, visit, token))
         finally:
             self._pages -= 1
         raise trio.BrokenResourceError("the page is gone, or let go")
 
-    async def _write(self, visit: Visit, token: Token | None, scope: trio.CancelScope) -> None:
+    async def _write(self, visit: Visit, token: Token | None) -> None:
         await visit.answers.send_head(200, [*_SSE, *headers()])
         look, name = Look(), "all"
         while not self._stopping() and self._is_valid(token):
@@ -166,7 +164,6 @@ class Live:
             name = "tick"
             await trio.sleep(_TICK)
         await visit.answers.send_end()
-        scope.cancel()
 
     def _see(self, visit: Visit, look: Look) -> tuple[dict[str, Any], Look]:
         services = visit.services

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import trio
@@ -24,25 +25,11 @@ async def join(visit: Visit, run: Run, keepalive: float) -> bool:
         trio.BrokenResourceError: the client has left.
     """
     run.joined += 1
-    left = False
     try:
-        async with trio.open_nursery() as nursery:
-
-            async def notice() -> None:
-                nonlocal left
-                await visit.watch()
-                left = True
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(notice)
-            try:
-                await _follow(visit, run, keepalive)
-            except trio.BrokenResourceError:
-                left = True
-            nursery.cancel_scope.cancel()
+        here = await visit.while_here(partial(_follow, visit, run, keepalive))
     finally:
         run.joined -= 1
-    if left:
+    if not here:
         raise trio.BrokenResourceError("the client has left")
     return visit.answers.begun
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 import h11
@@ -130,37 +131,21 @@ class _Crossing:
         visit, record = self._visit, self._record
         sent_before, begun = visit.answers.sent, trio.current_time()
         record.own = record.own if record.own is not None else begun - visit.since
-        left = False
-        problem: Exception | None = None
+        here = True
         try:
             try:
                 await self._send(stream, head, body)
             except trio.BrokenResourceError:
                 pass  # it may have said why
-            async with trio.open_nursery() as nursery:
-
-                async def notice() -> None:
-                    nonlocal left
-                    await visit.watch()
-                    left = True
-                    nursery.cancel_scope.cancel()
-
-                nursery.start_soon(notice)
-                try:
-                    await self._bring_back(stream, trio.current_time())
-                except (RequestError, trio.BrokenResourceError) as error:
-                    problem = error  # out of the nursery's sight, which would wrap it in a group
-                nursery.cancel_scope.cancel()
+            here = await visit.while_here(partial(self._bring_back, stream, trio.current_time()))
         finally:
             record.bytes_out = visit.answers.sent - sent_before
             if self._look is not None:
                 self._look.tell(record)
-            if left:
+            if not here:
                 record.outcome = "left"
-        if left:
+        if not here:
             raise trio.BrokenResourceError("the client has left")
-        if problem is not None:
-            raise problem
 
     async def _send(self, stream: trio.abc.Stream, head: h11.Request, body: bytes | None) -> None:
         http, record = self._http, self._record

@@ -139,7 +139,7 @@ class _Course:
         self._outlet = Outlet(partial(setattr, record, "turn"))
         self._run = run
         self._writer = EventWriter(record.number, record.model) if record.door == "sse" else None
-        self._sending, self._performing = trio.CancelScope(), trio.CancelScope()
+        self._performing = trio.CancelScope()
         self._begun = trio.current_time()
         self._first_at: float | None = None
         #: True once the client has left before the end.
@@ -152,12 +152,13 @@ class _Course:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._perform)
-                nursery.start_soon(self._notice)
+                here = True
                 try:
-                    with self._sending:
-                        await self._send()
+                    here = await self._visit.while_here(self._send)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     self._left = not self._outlet.ended
+                if not here:
+                    self._left = not self._outlet.ended  # to leave at the end is to have had all
                 if self._left:
                     await self._part()
                 nursery.cancel_scope.cancel()
@@ -169,7 +170,7 @@ class _Course:
             self._record.outcome = None
             self._record.status = self._record.error = self._record.said = None
             return False
-        if self._sending.cancelled_caught or self._left:
+        if not here or self._left:
             raise trio.BrokenResourceError("the client has left")
         return True
 
@@ -191,12 +192,6 @@ class _Course:
             self._first_at = trio.current_time()
         assert self._writer is not None
         return self._writer.write(events, response)
-
-    async def _notice(self) -> None:
-        """Notice that the client has left."""
-        await self._visit.watch()
-        self._left = not self._outlet.ended  # to leave at the end is to have had all
-        self._sending.cancel()
 
     async def _part(self) -> None:
         """The client has left: see what becomes of its turn."""
