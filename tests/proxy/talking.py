@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from wspool import Pool, Turn
+from wspool.core.frames import Event
 from wspool.proxy.sockets.lanes import SocketLimits
 from wspool.proxy.sockets.socket import Socket
 from wspool.server.line import MemoryEnd
@@ -129,6 +130,9 @@ class Account:
 
     def turn(self) -> Turn:
         return self._way.pool.turn(self._body)
+
+    def notices(self) -> Sequence[Event]:
+        return ()
 
     def wrote(self, size: int) -> None:
         self._way.written += size

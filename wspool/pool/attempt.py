@@ -19,6 +19,7 @@ from wspool.core.events.turn import Reception, TurnMachine, TurnState
 from wspool.core.frames import Event
 from wspool.core.policy import PoolPolicy
 from wspool.pool.credentials import NO_SECRETS
+from wspool.wire.wire import Wire
 
 __all__ = ["EVENT", "PIECE", "Attempt"]
 
@@ -65,6 +66,8 @@ class Attempt:
         heard_at: when something of it came last, on trio's clock.
         overrun: True once it was given up because nobody read it while others share its connection.
         give_up: gives it up, while its lease holds the lane.
+        notice: is called with each notice that comes while it is in flight, by whoever reads; never waits.
+        wire: what its request went on.
     """
 
     __slots__ = (
@@ -86,6 +89,7 @@ class Attempt:
         "heard_at",
         "lost",
         "machine",
+        "notice",
         "overdue",
         "overrun",
         "received",
@@ -95,6 +99,7 @@ class Attempt:
         "unread",
         "waits_for_holds",
         "weighed",
+        "wire",
         "withheld",
     )
 
@@ -113,6 +118,8 @@ class Attempt:
         self.sent_at = self.heard_at = 0.0
         self.redactor = NO_SECRETS
         self.give_up: Callable[[Attempt], None] | None = None
+        self.notice: Callable[[Event], object] | None = None
+        self.wire: Wire | None = None
         self.lost = False
         self.close_code: int | None = None
         self.close_reason = ""

@@ -121,7 +121,7 @@ class Connection:
         Raises:
             WireClosedError: it is closed, or the network did not take the message in time.
         """
-        attempt.redactor = self.link.redactor
+        attempt.redactor, attempt.wire = self.link.redactor, self.link.wire
         if (slow := self._waiting_for) is not None and slow is not attempt:
             slow.overflow()  # its answer would have to wait behind what that one does not read
         await self._sender.send(message, attempt, apart=self._router.naming is _NAMED)

@@ -19,7 +19,7 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ import trio
 from wspool.core.commands import ConnectionId
 from wspool.core.encoding import Encoded
 from wspool.core.events.steering import Steer
+from wspool.core.frames import Event
 from wspool.core.items import asks_store, encode_items, without_encrypted_reasoning
 from wspool.core.lending.pool import Verdict
 from wspool.core.sending.chain import Fields, LaneKey, Plan
@@ -52,8 +53,15 @@ class ConversationDriver:
     Also one that brings its history along: then the conversation is that turn.
     """
 
-    def __init__(self, continuity: Continuity[Lineage], items: Sequence[Encoded], fields: Fields) -> None:
+    def __init__(
+        self,
+        continuity: Continuity[Lineage],
+        items: Sequence[Encoded],
+        fields: Fields,
+        notice: Callable[[Event], object] | None = None,
+    ) -> None:
         self._continuity = continuity
+        self._notice = notice
         # Encoded: nothing that happens to what they were made of changes what is sent, also again.
         self._items = items
         self._fields = fields
@@ -239,6 +247,7 @@ class ConversationDriver:
             plan.previous_response_id, stream_id, lease.lane.past, continuity.owner.announcer.trust
         )
         attempt.machine.keeps = attempt.waits_for_holds = True
+        attempt.notice = self._notice
         attempt.conversation, attempt.sent_at = continuity.number, now
         return request, attempt
 

@@ -111,6 +111,7 @@ class Outlet:
         scope: ends the exchange.
         dials: True if there was no connection at all when its turn began to wait.
         notice: called with its turn, once its request was sent.
+        heed: called with each notice that comes while its turn is in flight, see `Pool.turn`.
         sent_at: when its request was sent, on trio's clock.
         record: how its turn went, once it is over, if anything was sent.
     """
@@ -127,6 +128,7 @@ class Outlet:
         "ended",
         "error",
         "head",
+        "heed",
         "notice",
         "record",
         "scope",
@@ -135,6 +137,7 @@ class Outlet:
 
     def __init__(self, notice: Callable[[Turn], object] = lambda _: None) -> None:
         self.notice = notice
+        self.heed: Callable[[Event], object] | None = None
         self.head: Head | None = None
         self.ended = self.abandoned = self.dials = False
         self.sent_at: float | None = None
@@ -274,7 +277,7 @@ async def _enter(
     """Return a turn that is sent, within the limits for that."""
     since = trio.current_time()
     while True:
-        turn = pool.turn(body, session=session)
+        turn = pool.turn(body, session=session, notice=outlet.heed)
         # A connection is waited for if there is none at all; else it is the line.
         is_open = pool.statistics().open > 0
         outlet.dials = outlet.dials or not is_open

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from wspool.core.commands import Refuse, RefuseReason, WaiterId
+from wspool.core.frames import Event
 from wspool.core.items import encode_fields
 from wspool.core.matching.index import Index
 from wspool.core.sending.brought import BroughtHistory, http_only
@@ -144,7 +145,13 @@ class Pool:
             raise ValueError("resume= or previous_response_id=: a conversation goes on from one of them")
         return ConversationBlock(self._shell, defaults, Chain.adopt(previous_response_id), budget)
 
-    def turn(self, body: Mapping[str, Any], *, session: Iterable[str] = ()) -> Turn:
+    def turn(
+        self,
+        body: Mapping[str, Any],
+        *,
+        session: Iterable[str] = (),
+        notice: Callable[[Event], object] | None = None,
+    ) -> Turn:
         """Prepare one turn that brings its whole history along: `async with pool.turn(body) as turn: ...`.
 
         For who keeps the history and sends all of it each time, as over HTTP. Only what is new goes over the
@@ -156,6 +163,8 @@ class Pool:
                 `background`. It is written down here: what happens to it later changes nothing.
             session: what else names the conversation, if anything does; of several with the same words the
                 one that is named the same is gone on from.
+            notice: is called with each event that is about no response (limits, metadata) and comes while the
+                turn is in flight. It must not wait, and must not raise.
 
         Raises:
             TypeError, ValueError: it cannot be sent (see `http_only`); the text says where.
@@ -172,7 +181,8 @@ class Pool:
         history = BroughtHistory(self._index, body, shell.now(), session=session)
         fields = {name: value for name, value in body.items() if name not in _NOT_SENT}
         continuity = OneTurn(shell, None, history)
-        return Turn(ConversationDriver(continuity, (), encode_fields(fields)), trio.lowlevel.current_task())
+        driver = ConversationDriver(continuity, (), encode_fields(fields), notice)
+        return Turn(driver, trio.lowlevel.current_task())
 
     async def wait_ready(self, lanes: int | None = None) -> None:
         """Wait until that many lanes can be granted at once.

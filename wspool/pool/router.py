@@ -53,6 +53,9 @@ _LONGEST_TYPE: Final = 128
 #: Events that may say when more is taken: a retry hint with a date in it, or what is left of a limit.
 _WITH_HINTS: Final = frozenset({"error", "response.error", "response.failed", *LIMITS_EVENTS})
 
+#: Notices that are about whoever asks, whatever for.
+_EVERYBODY_S: Final = frozenset({"codex.rate_limits"})
+
 #: An attribute of an enum costs as much as the rest of a line in the hot path.
 _DELIVER: Final = Reception.DELIVER
 _END: Final = Reception.END
@@ -166,6 +169,8 @@ class Router:
                 self._link.close_reason = f"{attempt.machine.complaint}: {self._name(event)}"
                 self._link.poison(CloseReason.DIRTY)
             case Reception.IGNORE:
+                if attempt.notice is not None and sort_of(event.type) is Sort.NOTICE:
+                    attempt.notice(event)
                 if attempt.machine.unproved and lane.doubted is not attempt:
                     lane.doubted = attempt
                     self._link.spawn(self._expire_doubt, lane, attempt, event)
@@ -241,6 +246,7 @@ class Router:
         if is_harmless_after(event, self._link.past):
             if event.type in LIMITS_EVENTS:
                 self._link.host.errands.stated(event.data, answering=False)
+            self._tell(event)
             return
         is_error = sort_of(event.type) is Sort.ERROR
         error = parse_error(event.data, wall_clock=time.time()) if is_error else None
@@ -254,6 +260,14 @@ class Router:
             self._link.poison(CloseReason.LIMIT if error.is_connection_limit else CloseReason.DIRTY)
         else:
             self._link.poison(CloseReason.DIRTY)
+
+    def _tell(self, event: Event) -> None:
+        """A notice names no lane: limits are everybody's, all else is told where there is but one turn."""
+        if sort_of(event.type) is Sort.NOTICE:
+            busy = [lane.attempt for lane in self._link.lanes if lane.attempt is not None]
+            for attempt in busy:
+                if attempt.notice is not None and (len(busy) == 1 or event.type in _EVERYBODY_S):
+                    attempt.notice(event)
 
     def _cut(self, event: Event) -> None:
         """The connection is at its limit, and so are all turns on it."""

@@ -30,10 +30,11 @@ from wspool.core.events.steering import Steer
 from wspool.core.events.turn import Delivery
 from wspool.core.frames import Event
 from wspool.core.sending.chain import as_items
-from wspool.core.statistics import TurnRecord
+from wspool.core.statistics import TransportName, TurnRecord
 from wspool.errors import PoolClosedError, TurnLostError, WsPoolError
 from wspool.pool.attempt import Attempt
 from wspool.pool.outcome import failed_response, turn_failure
+from wspool.wire.wire import Wire
 
 __all__ = ["Turn", "TurnDriver"]
 
@@ -133,6 +134,25 @@ class Turn:
         """Id of the response, once it was created."""
         attempt = self._driver.attempt
         return attempt.machine.response_id if attempt is not None else None
+
+    @property
+    def headers(self) -> Sequence[tuple[str, str]]:
+        """Headers of the answer that opened its connection; by HTTP those of its own. Names in lower case.
+
+        Empty before its request was sent.
+        """
+        wire = self._wire
+        return () if wire is None else wire.headers
+
+    @property
+    def transport(self) -> TransportName:
+        """What carries it, as far as that is known."""
+        return "http" if getattr(self._wire, "stateless", False) else "websocket"
+
+    @property
+    def _wire(self) -> Wire | None:
+        attempt = self._driver.attempt
+        return None if attempt is None else attempt.wire
 
     @property
     def received(self) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol, cast
 
@@ -78,6 +78,10 @@ class Account(Protocol):
 
     def turn(self) -> AbstractAsyncContextManager[Turn]:
         """Return a block that takes the turn: in its place in line, in the pool that it is for. Once."""
+        ...
+
+    def notices(self) -> Sequence[Event]:
+        """Return what the provider has said beside the turn since, as it came. Never waits."""
         ...
 
     def wrote(self, size: int) -> None:
@@ -271,7 +275,7 @@ class Lanes:
                 running.turn = turn
                 while events := await turn.batch():
                     last = events[-1]
-                    frames = joined([labelled(event, lane) for event in events])
+                    frames = joined([labelled(event, lane) for event in (*account.notices(), *events)])
                     account.wrote(len(frames))
                     await self._say(frames)
                 ended = turn.failure

@@ -10,12 +10,15 @@ A turn of theirs goes where one that came by HTTP would go, and its record is th
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import trio
 
+from wspool.core.frames import Event
 from wspool.errors import RequestTooLargeError, WebSocketNotOfferedError
 from wspool.http.identity import Identity
 from wspool.http.pools import Pools
@@ -23,6 +26,7 @@ from wspool.listening.admission import not_authorized
 from wspool.listening.errors import RequestError, TurnError, invalid_request
 from wspool.pool.turn import Turn
 from wspool.proxy.access.gate import Gate
+from wspool.proxy.notices import Notices, of_connection
 from wspool.proxy.settings import Settings
 from wspool.proxy.sockets.handshake import VERSION, accepted_head, what_is_wrong
 from wspool.proxy.sockets.lanes import SocketLimits
@@ -30,6 +34,10 @@ from wspool.proxy.sockets.socket import Socket
 from wspool.proxy.visit import Visit, header
 
 __all__ = ["Sockets", "upgrade_required"]
+
+
+#: Identities for which it is known what handshakes say.
+_MOST_TOLD: Final = 64
 
 
 class Sockets:
@@ -43,6 +51,8 @@ class Sockets:
         self._gate = gate
         self._open: dict[Socket, Visit] = {}
         self._retiring = False
+        #: What handshakes with the provider have said that is true for all turns, the latest last.
+        self._told: OrderedDict[Identity, list[tuple[str, str]]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -65,8 +75,9 @@ class Sockets:
         pool = pools.open.get(identity)
         if pools.is_refused(identity) or (pool is not None and pool.transport == "http"):
             raise RequestError(upgrade_required("The provider offers no WebSocket now; ask by HTTP."))
-        await visit.stream.send_all(accepted_head(headers, visit.answers.headers.items()))
-        way = _Way(visit, identity)
+        told = {**dict(self._told.get(identity, ())), **visit.answers.headers}
+        await visit.stream.send_all(accepted_head(headers, told.items()))
+        way = _Way(visit, identity, partial(self._hear, identity))
         socket = Socket(visit.stream, way, _limits(visit.services.settings))
         self._open[socket] = visit
         try:
@@ -75,6 +86,12 @@ class Sockets:
             await socket.serve(bytes(visit.intake.http.trailing_data[0]))
         finally:
             del self._open[socket]
+
+    def _hear(self, identity: Identity, turn: Turn) -> None:
+        self._told[identity] = of_connection(turn.headers)
+        self._told.move_to_end(identity)
+        if len(self._told) > _MOST_TOLD:
+            self._told.popitem(last=False)
 
     def retire(self) -> None:
         """Take no further request, and let clients go once what they have asked has ended. Never waits."""
@@ -117,18 +134,27 @@ def _limits(settings: Settings) -> SocketLimits:
 class _Way:
     """How the requests of one client go: into the pool of who it is, each with a record."""
 
-    def __init__(self, visit: Visit, identity: Identity) -> None:
+    def __init__(self, visit: Visit, identity: Identity, heard: Callable[[Turn], object]) -> None:
         self._visit = visit
         self._identity = identity
+        self._heard = heard
 
     def begin(self, body: Mapping[str, Any], size: int) -> _Account:
-        return _Account(self._visit, self._identity, body, size)
+        return _Account(self._visit, self._identity, body, size, self._heard)
 
 
 class _Account:
     """One request of a client, and its record."""
 
-    def __init__(self, visit: Visit, identity: Identity, body: Mapping[str, Any], size: int) -> None:
+    def __init__(
+        self,
+        visit: Visit,
+        identity: Identity,
+        body: Mapping[str, Any],
+        size: int,
+        heard: Callable[[Turn], object],
+    ) -> None:
+        self._heard = heard
         self._visit = visit
         self._identity = identity
         self._body = body
@@ -139,6 +165,7 @@ class _Account:
         self._record.began = time.time()
         self._came = self._begun = trio.current_time()
         self._dials = False
+        self._notices = Notices()
         self._turn: Turn | None = None
         self._sent_at: float | None = None
         self._first_at: float | None = None
@@ -166,17 +193,23 @@ class _Account:
         async with AsyncExitStack() as inner:
             pool = await inner.enter_async_context(pools.pool(self._identity))
             self._dials = not pool.statistics().open
-            turn = pool.turn(self._body, session=self._visit.session)
+            turn = pool.turn(self._body, session=self._visit.session, notice=self._notices.hear)
             self._turn = self._record.turn = turn
             await inner.enter_async_context(turn)
             stack.push_async_exit(inner.pop_all())
             return turn
+
+    def notices(self) -> Sequence[Event]:
+        return self._notices.take()
 
     def wrote(self, size: int) -> None:
         record = self._record
         record.bytes_out += size
         if self._first_at is None:
             self._first_at = trio.current_time()
+            if self._turn is not None:
+                self._notices.sent(self._turn)
+                self._heard(self._turn)
 
     def end(self, error: Exception | None, *, left: bool) -> None:
         record, turn, now = self._record, self._turn, trio.current_time()
@@ -190,6 +223,7 @@ class _Account:
         record.total = now - self._came
         if turn is not None and turn.record is not None:
             record.learn(turn.record)
+        record.request_id = self._notices.request_id
         if error is not None:
             record.fail(error)
         if left:

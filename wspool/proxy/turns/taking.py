@@ -28,11 +28,12 @@ from wspool.listening.decoding import decoded
 from wspool.listening.errors import RequestError, invalid_request
 from wspool.pool.exchange import Limits, Outlet
 from wspool.pool.http_answer import error_answer
+from wspool.proxy.notices import TURN_STATE, Notices
 from wspool.proxy.records.record import Record
 from wspool.proxy.turns.events import EventWriter
 from wspool.proxy.turns.joining import join
 from wspool.proxy.turns.repeats import Run
-from wspool.proxy.visit import Visit
+from wspool.proxy.visit import Visit, header
 
 __all__ = ["pass_turn", "read_body", "take_turn"]
 
@@ -86,10 +87,20 @@ async def take_turn(visit: Visit, identity: Identity, body: Mapping[str, Any], r
         ):
             return
         run = repeats.begin(visit.request, visit.whose, raw, record.number)
-        course = _Course(visit, Asked(identity, body, visit.session), record, run)
+        asked = Asked(identity, _with_turn_state(visit, body), visit.session)
+        course = _Course(visit, asked, record, run)
         if not await course.run():
             visit.answers.headers = {}
             await visit.services.passage.pass_on(visit, record, raw)
+
+
+def _with_turn_state(visit: Visit, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return *body* with the state of a turn, which Codex says by a header and, over WebSocket, there."""
+    state = header(visit.request, TURN_STATE.encode())
+    metadata: object = body.get("client_metadata") or {}
+    if not state or not isinstance(metadata, Mapping) or TURN_STATE in metadata:
+        return body
+    return {**body, "client_metadata": {**cast("Mapping[str, Any]", metadata), TURN_STATE: state}}
 
 
 async def _join(visit: Visit, run: Run, record: Record) -> bool:
@@ -136,7 +147,9 @@ class _Course:
         self._answers = visit.answers
         self._asked = asked
         self._record = record
+        self._notices = Notices()
         self._outlet = Outlet(partial(setattr, record, "turn"))
+        self._outlet.heed = self._notices.hear
         self._run = run
         self._writer = EventWriter(record.number, record.model) if record.door == "sse" else None
         self._performing = trio.CancelScope()
@@ -190,6 +203,7 @@ class _Course:
     def _write(self, events: Sequence[Event], response: dict[str, Any] | None) -> bytes:
         if self._first_at is None:
             self._first_at = trio.current_time()
+            self._hear_answer()
         assert self._writer is not None
         return self._writer.write(events, response)
 
@@ -259,6 +273,10 @@ class _Course:
             self._run.write(data)
         return data
 
+    def _hear_answer(self) -> None:
+        if self._record.turn is not None:
+            self._notices.sent(self._record.turn)
+
     def _end_run(self) -> None:
         turn = self._outlet.record
         if self._run is not None:
@@ -267,7 +285,10 @@ class _Course:
     def _headers(self) -> list[tuple[str, str]]:
         """Return the headers of an answer that is there."""
         head = self._outlet.head
-        return list(_SSE if self._writer is not None or head is None else head.headers)
+        if self._writer is None and head is not None:
+            self._hear_answer()
+        told = self._notices.headers.items()
+        return [*(_SSE if self._writer is not None or head is None else head.headers), *told]
 
     async def _send_head(self) -> None:
         self._record.status = 200
@@ -307,6 +328,7 @@ class _Course:
         turn = outlet.record
         if turn is not None and turn.status != "unsent":
             record.learn(turn)
+        record.request_id = self._notices.request_id
         error = outlet.error
         if error is None and record.turn is not None:
             error = record.turn.failure

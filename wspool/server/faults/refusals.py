@@ -195,7 +195,11 @@ def rate_limits() -> tuple[Step, ...]:
 @named("notices", at="response.created")
 def metadata() -> tuple[Step, ...]:
     """A `codex.response.metadata` event, with response headers."""
-    headers = {"x-codex-turn-state": "opaque", "openai-model": "gpt-6-astra"}
+    headers = {
+        "x-codex-turn-state": "opaque",
+        "openai-model": "gpt-6-astra",
+        "x-request-id": "req_beside",
+    }
     return _notice({"type": "codex.response.metadata", "headers": headers, "metadata": {}})
 
 
