@@ -1,4 +1,4 @@
-"""What a provider says beside a response: limits, and what would be headers over HTTP, to both kinds of client."""
+"""What a provider says beside a response: limits and metadata, which clients get as their protocol has it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Keeps:
 
 
 async def test_the_state_of_a_turn_goes_back_to_the_provider(autojump_clock) -> None:
-    """Codex repeats it in a header of each request of that turn; over WebSocket it has its place in the body."""
+    """Codex repeats it in a header of each request of that turn; over WebSocket it is in the body."""
     model = Keeps()
     async with scene(model) as it:
         client = await it.client()
