@@ -16,7 +16,8 @@ import trio
 from tests.proxy.asking import KEY, scene
 from wspool.core.usage import Usage
 from wspool.proxy import Record, Settings, Token, TokenFile, open_proxy
-from wspool.proxy.access.tokens import Account, parse_tokens
+from wspool.proxy.access.account import Account
+from wspool.proxy.access.tokens import parse_tokens
 from wspool.proxy.headers import asked
 from wspool.server import EchoModel, ModelTurn, message
 
@@ -188,6 +189,89 @@ def test_a_day_ends_at_midnight() -> None:
     assert (20, 0, 10.0) == (account.used("a"), account.used("b"), account.left_today())
     now += 11
     assert 0 == account.used("a")
+
+
+def spent(tokens: int, name: str = "a") -> Record:
+    return Record(number=1, door="json", token=name, outcome="completed", usage=Usage(tokens, 0, 0, 0))
+
+
+async def test_f186_a_budget_outlives_the_proxy(autojump_clock, tmp_path: Path) -> None:
+    """F186: the proxy ends, or is killed, and another one begins -> what tokens have used today still counts,
+    up to two seconds before the kill.
+    """
+    path = tmp_path / "state"
+    small = Token("small", "wsp-small-canary-1234567890", budget=1)
+    async with scene(EchoModel(), api_key=OWN, tokens=[small], state=path) as it:
+        client = await it.client()
+        assert 200 == (await client.turn(headers=shows(small))).status
+        await trio.sleep(3)
+        assert '"small"' in path.read_text()  # were it killed now
+        assert not list(tmp_path.glob(".*"))
+    async with scene(EchoModel(), api_key=OWN, tokens=[small], state=path) as it:
+        assert 429 == (await (await it.client()).turn(headers=shows(small))).status
+    assert 0o600 == path.stat().st_mode & 0o777
+    assert small.text not in path.read_text()
+
+
+def test_two_proxies_count_together(tmp_path: Path) -> None:
+    """One takes over while the other still has turns to end; each adds what the other cannot know."""
+    path = tmp_path / "state"
+    old = Account(path=path)
+    old.note(spent(5))
+    old.save()
+    new = Account(path=path)
+    old.note(spent(10))
+    new.note(spent(100))
+    new.save()
+    old.save()
+
+    assert (115, 115) == (old.used("a"), Account(path=path).used("a"))
+    new.save()  # nothing new of its own
+    assert 115 == Account(path=path).used("a")
+
+
+def test_what_was_used_yesterday_is_not_used_today(tmp_path: Path) -> None:
+    """Also where a file says so, and where nobody has looked at midnight."""
+    path, now = tmp_path / "state", 86400.0 * 3
+    account = Account(lambda: now, path)
+    account.note(spent(5))
+    account.save()
+    now += 86400
+    account.note(spent(1, "b"))
+    account.save()
+
+    assert (0, 1) == (account.used("a"), account.used("b"))
+    assert (0, 1) == (Account(lambda: now, path).used("a"), Account(lambda: now, path).used("b"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"day": 1, "used": {"a": "b"}}', '{"day": "a", "used": {}}']
+)
+def test_a_file_of_something_else_is_not_overwritten(tmp_path: Path, text: str) -> None:
+    """It may be anything: it is said, and left as it was."""
+    path = tmp_path / "state"
+    path.write_text(text)
+
+    with pytest.raises(ValueError, match="move it away"):
+        Account(path=path)
+    assert text == path.read_text()
+
+
+def test_a_full_disk_costs_no_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is said once, and made good once there is room."""
+    place = tmp_path / "place"
+    place.mkdir()
+    account = Account(path=place / "state")
+    place.rename(tmp_path / "gone")
+    for _ in range(3):
+        account.note(spent(5))
+        account.save()
+    assert 1 == len(caplog.records)
+    assert 15 == account.used("a")
+    (tmp_path / "gone").rename(place)
+    account.save()
+
+    assert 15 == Account(path=place / "state").used("a")
 
 
 @pytest.fixture

@@ -45,6 +45,10 @@ _TokenFile = Annotated[
     Path | None,
     typer.Option(help="Lines of NAME TOKEN [limit=N] [weight=X] [budget=N]; read again when it changes."),
 ]
+_State = Annotated[
+    Path | None,
+    typer.Option(help="File that keeps what tokens have used today, so that budgets outlive this."),
+]
 _AllowHost = Annotated[
     list[str] | None, typer.Option(help="A further name for this machine, such as host.docker.internal.")
 ]
@@ -84,6 +88,7 @@ def proxy(
     provider: _Provider = None,
     api_key_env: _KeyEnv = None,
     token_file: _TokenFile = None,
+    state: _State = None,
     allow_host: _AllowHost = None,
     uds: _Uds = None,
     certfile: _Certfile = None,
@@ -133,6 +138,7 @@ def proxy(
                 "allowed": allow_host or (),
                 "tls": _tls(certfile, keyfile),
                 "settings": settings,
+                "state": state,
                 "provider": provider,
             }
             if max_size is not None:

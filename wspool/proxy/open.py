@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -17,8 +18,9 @@ from wspool.core.providers import header_of
 from wspool.http.pools import Pools
 from wspool.pool.open import DEFAULT_URL, endpoint_of, http_connector, open_pool, provider_of
 from wspool.pool.setup import opener_of
+from wspool.proxy.access.account import Account
 from wspool.proxy.access.gate import Gate, Token
-from wspool.proxy.access.tokens import Account, TokenFile
+from wspool.proxy.access.tokens import TokenFile
 from wspool.proxy.access.turnstile import Turnstile
 from wspool.proxy.entrance.front import Front
 from wspool.proxy.entrance.listeners import Listeners, Where, listen_there
@@ -36,7 +38,8 @@ __all__ = ["Proxy", "open_proxy"]
 _DEFAULTS: Final = Settings()
 _HERE: Final = Where()
 
-#: How often it is looked whether the file of tokens has changed, in seconds.
+#: How often it is looked whether the file of tokens has changed, and what tokens have used is written down,
+#: in seconds.
 _LOOK: Final = 2.0
 
 #: Longest time of a TLS handshake, in seconds.
@@ -128,6 +131,7 @@ async def open_proxy(
     allowed: Iterable[str] = (),
     tls: ssl.SSLContext | None = None,
     settings: Settings = _DEFAULTS,
+    state: str | os.PathLike[str] | None = None,
     **pool: Any,
 ) -> AsyncGenerator[Proxy]:
     """Run a proxy while the body runs; leaving drops all connections (see `Proxy.drain`).
@@ -140,12 +144,14 @@ async def open_proxy(
         allowed: further names by which the proxy may be asked for, such as `host.docker.internal`.
         tls: for https.
         settings: how it treats its clients.
+        state: file that keeps what tokens have used today, so that a budget outlives the proxy.
         **pool: what the pools are opened with: `policy`, `provider`, `fallback`, `ssl_context`, `proxy` ...,
             as for `open_pool`.
 
     Raises:
-        OSError: the port is taken.
-        ValueError: others could reach it, and there is no token; or a key of its own and no token.
+        OSError: the port is taken, or the file of the state cannot be used.
+        ValueError: others could reach it, and there is no token; or a key of its own and no token; or the
+            file of the state is another one.
         TypeError: an option of the pools is said by each request itself.
     """
     gate = _gate(url, api_key, tokens, allowed)
@@ -154,12 +160,13 @@ async def open_proxy(
     pool.setdefault("fallback", "http")
     shown = Shown(Upstream(url).host)
     pool["instrument"] = shown.instruments(pool.get("instrument"))
+    account = Account(path=state)
     open_pool(url, api_key="unused", **pool)  # whether that will do is to be known now
     listeners = await listen_there(where, gate.may_listen)
     problem: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            services = _services(url, api_key, gate, settings, pool, nursery)
+            services = _services(url, api_key, gate, settings, account, pool, nursery)
             front = Front(gate, services)
             routes = shown.routes(gate, services.records, lambda: front.open, lambda: front.draining)
             front.routes.update(routes)
@@ -169,7 +176,9 @@ async def open_proxy(
             # They listen already: whoever comes before this runs is in line.
             nursery.start_soon(listeners.serve, partial(_serve, front, tls), nursery)  # noqa: ASYNC113
             if isinstance(tokens, TokenFile):
-                nursery.start_soon(_follow, reread)
+                nursery.start_soon(_repeat, reread)
+            if state is not None:
+                nursery.start_soon(_repeat, account.save)
             try:
                 with services.records.listen(services.account.note):
                     yield proxy
@@ -179,6 +188,7 @@ async def open_proxy(
             nursery.cancel_scope.cancel()
     finally:
         listeners.close()
+        account.save()
         if problem is not None:
             raise problem
 
@@ -188,6 +198,7 @@ def _services(
     api_key: str | None,
     gate: Gate,
     settings: Settings,
+    account: Account,
     pool: Mapping[str, Any],
     nursery: trio.Nursery,
 ) -> Services:
@@ -199,7 +210,7 @@ def _services(
         records=Records(),
         passage=_passage(url, api_key, pool),
         turnstile=Turnstile(_places(settings, pool, gate.upstream.host)),
-        account=Account(),
+        account=account,
         repeats=Repeats(settings.replay_for),
     )
 
@@ -223,11 +234,10 @@ def _reread(tokens: object, gate: Gate, front: Front) -> None:
         front.look_again()
 
 
-async def _follow(reread: Callable[[], None]) -> None:
-    """Look for changes of the file of tokens."""
+async def _repeat(look: Callable[[], None]) -> None:
     while True:
         await trio.sleep(_LOOK)
-        reread()
+        look()
 
 
 async def _serve(front: Front, tls: ssl.SSLContext | None, stream: trio.abc.Stream, stranger: bool) -> None:

@@ -15,8 +15,8 @@ from wspool.http.pools import Pools
 from wspool.listening.answers import Answers
 from wspool.listening.errors import RequestError, TurnError
 from wspool.listening.intake import Intake
+from wspool.proxy.access.account import Account
 from wspool.proxy.access.gate import Caller
-from wspool.proxy.access.tokens import Account
 from wspool.proxy.access.turnstile import Turnstile
 from wspool.proxy.headers import header
 from wspool.proxy.records.record import Door, Record, Records

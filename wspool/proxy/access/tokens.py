@@ -1,4 +1,4 @@
-"""Tokens: who may use a proxy, in a file that is read again when it changes; and what each has used today.
+"""Tokens: who may use a proxy, in a file that is read again when it changes.
 
 The file has one token a line: its name, the token, and what it may, in any order::
 
@@ -10,8 +10,6 @@ Rules of this module:
 
 * A file that cannot be read, or says something wrong, changes nothing; the log says what. No text shows a
   token.
-* What is used is what the provider has counted, from midnight to midnight UTC, and is forgotten when the
-  proxy ends. A budget is looked at before a turn, so that the last one may go over it.
 """
 
 from __future__ import annotations
@@ -20,19 +18,15 @@ import logging
 import os
 import re
 import stat
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from wspool.proxy.access.gate import Token
-from wspool.proxy.records.record import Record
 
-__all__ = ["Account", "TokenFile", "parse_tokens"]
+__all__ = ["TokenFile", "parse_tokens"]
 
 logger: Final = logging.getLogger("wspool.proxy")
-
-_DAY: Final = 86400
 
 #: Characters of a token at least: shorter ones can be guessed.
 _SHORTEST: Final = 16
@@ -145,37 +139,3 @@ class TokenFile:
 
 def _said(problem: Exception) -> str:
     return (problem.strerror or "it cannot be read") if isinstance(problem, OSError) else str(problem)
-
-
-class Account:
-    """What each token has used today.
-
-    Args:
-        clock: returns seconds since the epoch.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        self._day = 0
-        self._used: dict[str, int] = {}
-
-    def note(self, record: Record) -> None:
-        """A request has ended. For `Records.listen`."""
-        if record.outcome is not None and record.usage is not None and record.token:
-            self._turn_over()
-            self._used[record.token] = self._used.get(record.token, 0) + record.usage.total
-
-    def used(self, name: str) -> int:
-        """Return the tokens that it has used today."""
-        self._turn_over()
-        return self._used.get(name, 0)
-
-    def left_today(self) -> float:
-        """Return the seconds until all is forgotten."""
-        return _DAY - self._clock() % _DAY
-
-    def _turn_over(self) -> None:
-        today = int(self._clock() // _DAY)
-        if today != self._day:
-            self._day = today
-            self._used.clear()
