@@ -47,7 +47,7 @@ _TokenFile = Annotated[
 ]
 _State = Annotated[
     Path | None,
-    typer.Option(help="File that keeps what tokens have used today, so that budgets outlive this."),
+    typer.Option(help="File that keeps what tokens have used today, for the next run."),
 ]
 _AllowHost = Annotated[
     list[str] | None, typer.Option(help="A further name for this machine, such as host.docker.internal.")

@@ -1,4 +1,4 @@
-"""Account: what each token has used today; kept in a file, if there is one, so that a budget outlives the proxy.
+"""Account: what each token has used today; in a file, if there is one, so that a budget outlives the proxy.
 
 Rules of this module:
 
