@@ -68,6 +68,54 @@ async def test_the_style_is_the_client_s(
     assert comments == answer.body.count(b": keepalive\n\n")
 
 
+async def test_f187_silence_before_a_json_body_is_broken_by_white_space(autojump_clock) -> None:
+    """F187: the model thinks for long, before a client that waits for one JSON body, with `--keepalive-json`
+    -> white space each 15 s, which every JSON reader passes over.
+    """
+    settings = Settings(keepalive=15, keepalive_json=True)
+    async with scene(Thinks(100), settings=settings) as it:
+        client = await it.client()
+        answer = await client.turn()
+        again = await client.turn()  # its connection goes on
+        (record, _) = await it.records()
+
+    assert answer.body.startswith(b" " * 6 + b"{")
+    assert ("completed", "completed") == (answer.json["status"], again.json["status"])
+    assert "content-length" not in answer.headers
+    assert "no" == answer.headers["x-accel-buffering"]
+    assert ("completed", 200) == (record.outcome, record.status)
+    gaps = [later - earlier for earlier, later in zip(answer.times, answer.times[1:], strict=False)]
+    assert max(gaps) <= 15
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_late_refusal_of_a_json_body(autojump_clock, told: bool) -> None:
+    """Where the silence was broken the status is out, and the response has failed; else it has its status."""
+
+    class Two:
+        def respond(self, request: ModelRequest) -> ModelTurn:
+            if "first" in str(request.context):
+                return ModelTurn(output=[message("yes")], delay=40.0)
+            error = TurnError(message="Not you.", code="no", type="invalid_request_error", status=400)
+            return ModelTurn(status="rejected", error=error)
+
+    settings = Settings(keepalive=15, keepalive_json=told, max_turns=1)
+    async with scene(Two(), settings=settings) as it:
+        first, second = await it.client(), await it.client()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.turn, "first")
+            await trio.testing.wait_all_tasks_blocked()
+            answer = await second.turn("second")
+        records = {record.number: record for record in await it.records()}
+
+    assert (200 if told else 400) == answer.status
+    error = answer.json["error"]
+    assert ("no", "Not you.") == (error["code"], error["message"])
+    if told:
+        assert ("response", "failed") == (answer.json["object"], answer.json["status"])
+    assert "refused" == records[2].outcome
+
+
 async def test_f150_before_the_first_event_there_are_comments_only(autojump_clock) -> None:
     """F150: a turn waits in line, or for a connection, for longer than `--keepalive`, before a client that
     streams -> the head and a comment each 15 s, nothing typed: SDKs fail at any event before

@@ -58,6 +58,10 @@ _Keyfile = Annotated[Path | None, typer.Option(help="Their key, if it is in anot
 _MaxSize = Annotated[int | None, typer.Option(min=1, help="WebSocket connections for each key.")]
 _Keepalive = Annotated[float, typer.Option(min=0.1, help="Longest silence towards a client, in seconds.")]
 _Style = Annotated[KeepaliveStyle, typer.Option(help="How silence is broken: comment for SDKs that fail.")]
+_KeepaliveJson = Annotated[
+    bool,
+    typer.Option("--keepalive-json", help="Break silence before a JSON answer, too, by white space."),
+]
 _Hangup = Annotated[OnHangup, typer.Option(help="What becomes of the turn of a client that has left.")]
 _WebSocket = Annotated[
     bool, typer.Option("--websocket/--no-websocket", help="Whether clients may come over WebSocket.")
@@ -96,6 +100,7 @@ def proxy(
     max_size: _MaxSize = None,
     keepalive: _Keepalive = 15.0,
     keepalive_style: _Style = "auto",
+    keepalive_json: _KeepaliveJson = False,
     on_hangup: _Hangup = "drain",
     websocket: _WebSocket = True,
     max_clients: _MaxClients = None,
@@ -121,6 +126,7 @@ def proxy(
     settings = Settings(
         keepalive=keepalive,
         keepalive_style=keepalive_style,
+        keepalive_json=keepalive_json,
         on_hangup=on_hangup,
         websocket=websocket,
         grace=grace,

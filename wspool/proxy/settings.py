@@ -32,6 +32,8 @@ class Settings:
         keepalive: longest silence towards a client that reads a stream. Load balancers cut at 60 s, and
             Codex gives up after 300 s (`stream_idle_timeout_ms`).
         keepalive_style: what is said then.
+        keepalive_json: whether that goes for answers that are one JSON body, too, by white space before it.
+            The status is said by then: what goes wrong later is a response that has failed, as in a stream.
         on_hangup: `drain` reads a turn to its end whose client has left, so that its tokens are known;
             `abandon` gives it up.
         drain_for: longest time for that.
@@ -49,6 +51,7 @@ class Settings:
 
     keepalive: float = attrs.field(default=15.0, validator=_positive)
     keepalive_style: KeepaliveStyle = "auto"
+    keepalive_json: bool = False
     on_hangup: OnHangup = "drain"
     drain_for: float = attrs.field(default=30.0, validator=_positive)
     max_body: int = attrs.field(default=64 * _MIB, validator=_positive)

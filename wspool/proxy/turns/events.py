@@ -5,6 +5,8 @@ Pure. Rules of this module, each measured with the SDKs themselves:
 * Events go out as they came. Before `response.created` silence is broken by comments: SDKs fail at any other
   event that comes first. After it by numbered events, for comments do not reset Codex's watch over silence;
   what comes later is numbered after them.
+* An answer that is one JSON body has white space before it instead, if that is wanted, and ends with a
+  response that has failed.
 * Every stream ends with a terminal. Codex loses the words of a bare `error`, and takes a bare end for a loss
   of connection. So what went wrong is said by `response.failed`, after a `response.created` if none went out:
   some SDKs fail at any other beginning.
@@ -22,7 +24,7 @@ from wspool.pool.exchange import server_sent
 from wspool.pool.http_answer import error_answer
 from wspool.proxy.settings import KeepaliveStyle
 
-__all__ = ["EventWriter"]
+__all__ = ["EventWriter", "failed_body"]
 
 _COMMENT: Final = b": keepalive\n\n"
 _CREATED: Final = "response.created"
@@ -71,8 +73,6 @@ class EventWriter:
 
     def ending(self, error: Exception) -> bytes:
         """Return the end of a stream that has begun, and in which *error* happened."""
-        _, _, answer = error_answer(error)
-        said: dict[str, Any] = json.loads(answer)["error"] or {}
         response = self._known()
         frames: list[dict[str, Any]] = []
         number = self._next + self._shift
@@ -80,11 +80,7 @@ class EventWriter:
             started = {**response, "status": "in_progress"}
             frames.append({"type": _CREATED, "sequence_number": number, "response": started})
             number += 1
-        failure = {
-            "code": said.get("code") or said.get("type") or "server_error",
-            "message": said.get("message") or str(error),
-        }
-        failed = {**response, "status": "failed", "error": failure}
+        failed = _failed(error, response)
         frames.append({"type": "response.failed", "sequence_number": number, "response": failed})
         self.response = failed
         return b"".join(map(_sse, frames))
@@ -97,22 +93,49 @@ class EventWriter:
             said = None
         if isinstance(said, dict):
             return cast("dict[str, Any]", said)
-        return {
-            "id": f"resp_wspool_{self._number}",
-            "object": "response",
-            "created_at": int(time.time()),
-            "status": "in_progress",
-            "error": None,
-            "incomplete_details": None,
-            "instructions": None,
-            "metadata": {},
-            "model": self._model,
-            "output": [],
-            "parallel_tool_calls": True,
-            "tool_choice": "auto",
-            "tools": [],
-            "usage": None,
-        }
+        return _unnamed(self._number, self._model)
+
+
+def failed_body(error: Exception, number: int, model: str | None) -> bytes:
+    """Return the body of an answer that is one JSON object, and whose status was said before *error*.
+
+    Args:
+        error: what happened.
+        number: of the request.
+        model: the model that it asked for.
+    """
+    return encode_received(_failed(error, _unnamed(number, model)))
+
+
+def _failed(error: Exception, response: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *response* with *error* for its end."""
+    _, _, answer = error_answer(error)
+    said: dict[str, Any] = json.loads(answer)["error"] or {}
+    failure = {
+        "code": said.get("code") or said.get("type") or "server_error",
+        "message": said.get("message") or str(error),
+    }
+    return {**response, "status": "failed", "error": failure}
+
+
+def _unnamed(number: int, model: str | None) -> dict[str, Any]:
+    """Return a response that the provider has not named."""
+    return {
+        "id": f"resp_wspool_{number}",
+        "object": "response",
+        "created_at": int(time.time()),
+        "status": "in_progress",
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "metadata": {},
+        "model": model,
+        "output": [],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": None,
+    }
 
 
 def _sse(frame: Mapping[str, Any]) -> bytes:

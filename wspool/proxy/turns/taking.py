@@ -30,7 +30,7 @@ from wspool.pool.exchange import Limits, Outlet
 from wspool.pool.http_answer import error_answer
 from wspool.proxy.notices import TURN_STATE, Notices
 from wspool.proxy.records.record import Record
-from wspool.proxy.turns.events import EventWriter
+from wspool.proxy.turns.events import EventWriter, failed_body
 from wspool.proxy.turns.joining import join
 from wspool.proxy.turns.repeats import Run
 from wspool.proxy.visit import Visit, header
@@ -43,11 +43,10 @@ _NO_LIMITS: Final = Limits()
 
 #: What tells everything between us and the client to pass events on at once. Source: nginx
 #: (`X-Accel-Buffering`), RFC 9111 section 5.2.2.6.
-_SSE: Final = (
-    ("content-type", "text/event-stream; charset=utf-8"),
-    ("cache-control", "no-cache, no-transform"),
-    ("x-accel-buffering", "no"),
-)
+_AT_ONCE: Final = (("cache-control", "no-cache, no-transform"), ("x-accel-buffering", "no"))
+_SSE: Final = (("content-type", "text/event-stream; charset=utf-8"), *_AT_ONCE)
+#: Of a body before which there is white space, so that nobody knows its length.
+_JSON: Final = (("content-type", "application/json"), *_AT_ONCE)
 
 
 def read_body(visit: Visit, raw: bytes) -> dict[str, Any]:
@@ -230,8 +229,9 @@ class _Course:
         """Send the answer."""
         outlet, answers, writer = self._outlet, self._answers, self._writer
         settings = self._visit.services.settings
+        patience = settings.keepalive if writer is not None or settings.keepalive_json else math.inf
         while True:
-            silent = not await self._wait(settings.keepalive if writer is not None else math.inf)
+            silent = not await self._wait(patience)
             data = self._take()
             over = outlet.ended and not data
             error = outlet.error if over else None
@@ -239,13 +239,11 @@ class _Course:
                 if not self._goes_by_http():
                     await self._send_error(error)
                 return
-            if writer is None:
-                if error is not None:
-                    raise trio.BrokenResourceError("its length was said")
-            elif error is not None:
-                data = writer.ending(error)
+            if error is not None:
+                data = self._ending(error)
             elif silent and not data and not over:
-                data = writer.keepalive(settings.keepalive_style)
+                style = settings.keepalive_style
+                data = writer.keepalive(style) if writer is not None else b"" if style == "off" else b" "
             if data and not answers.begun:
                 await self._send_head()
             if data:
@@ -253,6 +251,14 @@ class _Course:
             if over:
                 await answers.send_end()
                 return
+
+    def _ending(self, error: Exception) -> bytes:
+        """Return the end of an answer that has begun, and in which *error* happened."""
+        if self._writer is not None:
+            return self._writer.ending(error)
+        if self._outlet.head is not None:
+            raise trio.BrokenResourceError("its length was said")
+        return failed_body(error, self._record.number, self._record.model)
 
     async def _wait(self, seconds: float) -> bool:
         """Wait for more of the answer, or its end; return whether that came in time."""
@@ -287,8 +293,8 @@ class _Course:
         head = self._outlet.head
         if self._writer is None and head is not None:
             self._hear_answer()
-        told = self._notices.headers.items()
-        return [*(_SSE if self._writer is not None or head is None else head.headers), *told]
+        own = _SSE if self._writer is not None else _JSON if head is None else head.headers
+        return [*own, *self._notices.headers.items()]
 
     async def _send_head(self) -> None:
         self._record.status = 200
