@@ -13,7 +13,7 @@ from wspool.cli.serving import Book, fault_rule, find_model, shown_log
 from wspool.cli.usage import usage_error
 from wspool.server.faults.script import FaultScript
 from wspool.server.protocol.profiles import PROFILES, LimitMode
-from wspool.server.server import open_server
+from wspool.server.server import Server, open_server
 
 __all__ = ["serve"]
 
@@ -112,8 +112,12 @@ def serve(
                 "lenient": lenient,
             }
             opened = open_server(who, **options)
-            trio.run(run_until_told, opened, lambda server: f"{server.url}\n{server.base_url}")
+            trio.run(run_until_told, opened, _addresses)
     except OSError as problem:
         usage_error(f"cannot serve on {host}:{port}: {problem}")
     except ValueError as problem:  # others could reach it
         usage_error(f"{problem} (--api-key)")
+
+
+def _addresses(server: Server) -> str:
+    return f"{server.url}\n{server.base_url}"
