@@ -113,6 +113,8 @@ class Outlet:
         notice: called with its turn, once its request was sent.
         heed: called with each notice that comes while its turn is in flight, see `Pool.turn`.
         sent_at: when its request was sent, on trio's clock.
+        most: bytes of an answer that wait for their reader at most.
+        crowded: called when so many wait, and the exchange does.
         record: how its turn went, once it is over, if anything was sent.
     """
 
@@ -124,19 +126,23 @@ class Outlet:
         "_room",
         "_written",
         "abandoned",
+        "crowded",
         "dials",
         "ended",
         "error",
         "head",
         "heed",
+        "most",
         "notice",
         "record",
         "scope",
         "sent_at",
     )
 
-    def __init__(self, notice: Callable[[Turn], object] = lambda _: None) -> None:
+    def __init__(self, notice: Callable[[Turn], object] = lambda _: None, *, most: int = MOST_UNREAD) -> None:
         self.notice = notice
+        self.most = most
+        self.crowded: Callable[[], object] = lambda: None
         self.heed: Callable[[Event], object] | None = None
         self.head: Head | None = None
         self.ended = self.abandoned = self.dials = False
@@ -168,6 +174,7 @@ class Outlet:
             self._room = room = trio.Event()
             if not self._is_full():  # the reader may be another thread
                 break
+            self.crowded()
             await room.wait()
         self._room = None
 
@@ -192,8 +199,13 @@ class Outlet:
             if not self.ended:
                 self.scope.deadline = min(self.scope.deadline, trio.current_time() + _LAST_MOMENT)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the exchange waits for the reader."""
+        return self._room is not None
+
     def _is_full(self) -> bool:
-        return self._written - self._read > MOST_UNREAD and not self.abandoned
+        return self._written - self._read > self.most and not self.abandoned
 
     def _ring(self) -> None:
         bell, self._bell = self._bell, None

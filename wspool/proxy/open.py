@@ -42,6 +42,9 @@ _HERE: Final = Where()
 #: in seconds.
 _LOOK: Final = 2.0
 
+#: Bytes of a turn that wait in a pool for a client that does not read.
+_MOST_BUFFERED: Final = 512 * 1024
+
 #: Longest time of a TLS handshake, in seconds.
 _HANDSHAKE: Final = 15.0
 
@@ -158,9 +161,11 @@ async def open_proxy(
     for name in {"headers", "url"} & pool.keys():
         raise TypeError(f"{name}= is said by each request itself")
     pool.setdefault("fallback", "http")
-    shown = Shown(Upstream(url).host)
+    host = Upstream(url).host
+    shown = Shown(host)
     pool["instrument"] = shown.instruments(pool.get("instrument"))
     account = Account(path=state)
+    pool["policy"] = _policy(pool, host)
     open_pool(url, api_key="unused", **pool)  # whether that will do is to be known now
     listeners = await listen_there(where, gate.may_listen)
     problem: BaseException | None = None
@@ -266,6 +271,17 @@ def _by_http(pool: Mapping[str, Any], host: str, settings: Settings) -> Mapping[
         "policy": attrs.evolve(policy, lanes=1, min_idle=0),
         "provider": attrs.evolve(known, max_request=max(2 * settings.max_body, known.max_request)),
     }
+
+
+def _policy(pool: Mapping[str, Any], host: str) -> PoolPolicy:
+    """Return the policy of the pools: where a turn has its connection alone, it is read no further than its
+    client reads. Where others share it, that would have them wait (`PoolPolicy.max_buffered`).
+    """
+    policy: PoolPolicy = pool.get("policy") or PoolPolicy()
+    alone = min(policy.lanes, provider_of(pool.get("provider"), host).lanes) == 1
+    if alone and policy.max_buffered == PoolPolicy().max_buffered:
+        return attrs.evolve(policy, max_buffered=_MOST_BUFFERED)
+    return policy
 
 
 def _places(settings: Settings, pool: Mapping[str, Any], host: str) -> float:

@@ -6,7 +6,10 @@ Rules of this module:
   until then what goes wrong has a status of its own.
 * The client is watched from the first to the last moment. One that leaves while its turn is in line costs
   nothing; while it runs, the turn is read to its end for its tokens, within a bound, or given up.
-* What a client does not read waits here, bounded (`Outlet`), and then at the provider.
+* What a client does not read waits here, bounded (`Outlet`); then the turn is read no further, and what comes
+  of it waits in the pool, bounded (`wspool.proxy.open`), and then at the provider. That cannot be for ever:
+  other turns may share its connection. So a client that is so far behind and takes nothing for a while is let
+  go, and its turn goes on as that of any client that has left.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, cast
@@ -40,6 +43,16 @@ __all__ = ["pass_turn", "read_body", "take_turn"]
 logger: Final = logging.getLogger("wspool.proxy")
 
 _NO_LIMITS: Final = Limits()
+
+#: Bytes of an answer that wait here for their client; as many as would fill the buffers of a connection.
+_MOST_UNREAD: Final = 256 * 1024
+
+#: Bytes that are handed to the network at a time.
+_PIECE: Final = 65536
+
+#: Seconds for which a client that is so far behind may take nothing. Providers send less than 100 kB/s for
+#: one turn, so that not more than another 1 MB comes meanwhile.
+_BEHIND: Final = 10.0
 
 #: What tells everything between us and the client to pass events on at once. Source: nginx
 #: (`X-Accel-Buffering`), RFC 9111 section 5.2.2.6.
@@ -147,7 +160,10 @@ class _Course:
         self._asked = asked
         self._record = record
         self._notices = Notices()
-        self._outlet = Outlet(partial(setattr, record, "turn"))
+        self._outlet = Outlet(partial(setattr, record, "turn"), most=_MOST_UNREAD)
+        self._outlet.crowded = self._hurry
+        #: Within which the client takes the next piece of its answer.
+        self._sending: trio.CancelScope | None = None
         self._outlet.heed = self._notices.hear
         self._run = run
         self._writer = EventWriter(record.number, record.model) if record.door == "sse" else None
@@ -245,12 +261,32 @@ class _Course:
                 style = settings.keepalive_style
                 data = writer.keepalive(style) if writer is not None else b"" if style == "off" else b" "
             if data and not answers.begun:
-                await self._send_head()
+                await self._in_time(self._send_head)
             if data:
-                await answers.send_data(data)
+                await self._deliver(data)
             if over:
                 await answers.send_end()
                 return
+
+    async def _deliver(self, data: bytes) -> None:
+        """Send a part of the body."""
+        for start in range(0, len(data), _PIECE):
+            await self._in_time(partial(self._answers.send_data, data[start : start + _PIECE]))
+
+    async def _in_time(self, send: Callable[[], Awaitable[None]]) -> None:
+        """Send something, in less time if the client is far behind."""
+        with trio.CancelScope() as self._sending:
+            if self._outlet.is_crowded:
+                self._hurry()
+            await send()
+        if self._sending.cancelled_caught:
+            raise trio.BrokenResourceError("the client is far behind, and does not read")
+        self._sending = None
+
+    def _hurry(self) -> None:
+        """The exchange waits for the client."""
+        if self._sending is not None:
+            self._sending.deadline = min(self._sending.deadline, trio.current_time() + _BEHIND)
 
     def _ending(self, error: Exception) -> bytes:
         """Return the end of an answer that has begun, and in which *error* happened."""
