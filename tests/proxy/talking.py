@@ -134,8 +134,11 @@ class Account:
     def notices(self) -> Sequence[Event]:
         return ()
 
-    def wrote(self, size: int) -> None:
+    def wrote(self, events: Sequence[Event], size: int) -> None:
         self._way.written += size
+
+    def left(self, drop: Callable[[float], object]) -> None:
+        pass
 
     def end(self, error: Exception | None, *, left: bool) -> None:
         self._way.ends.append("left" if left else "ended" if error is None else type(error).__name__)
@@ -154,7 +157,7 @@ class PoolWay:
         self.ends: list[str] = []
         self.written = 0
 
-    def begin(self, body: Mapping[str, Any], size: int) -> Account:
+    def begin(self, body: Mapping[str, Any], message: bytes | bytearray) -> Account:
         return Account(self, body)
 
 

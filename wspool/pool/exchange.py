@@ -139,9 +139,9 @@ class Outlet:
         "sent_at",
     )
 
-    def __init__(self, notice: Callable[[Turn], object] = lambda _: None, *, most: int = MOST_UNREAD) -> None:
+    def __init__(self, notice: Callable[[Turn], object] = lambda _: None, *, most: int | None = None) -> None:
         self.notice = notice
-        self.most = most
+        self.most = MOST_UNREAD if most is None else most
         self.crowded: Callable[[], object] = lambda: None
         self.heed: Callable[[Event], object] | None = None
         self.head: Head | None = None

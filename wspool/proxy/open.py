@@ -27,6 +27,7 @@ from wspool.proxy.entrance.listeners import Listeners, Where, listen_there
 from wspool.proxy.page.shown import Shown
 from wspool.proxy.records.record import Records
 from wspool.proxy.settings import Settings
+from wspool.proxy.sockets.orphans import Orphans
 from wspool.proxy.target import Upstream
 from wspool.proxy.turns.passing import Passage
 from wspool.proxy.turns.repeats import Repeats
@@ -158,15 +159,8 @@ async def open_proxy(
         TypeError: an option of the pools is said by each request itself.
     """
     gate = _gate(url, api_key, tokens, allowed)
-    for name in {"headers", "url"} & pool.keys():
-        raise TypeError(f"{name}= is said by each request itself")
-    pool.setdefault("fallback", "http")
-    host = Upstream(url).host
-    shown = Shown(host)
-    pool["instrument"] = shown.instruments(pool.get("instrument"))
-    account = Account(path=state)
-    pool["policy"] = _policy(pool, host)
-    open_pool(url, api_key="unused", **pool)  # whether that will do is to be known now
+    shown, account = Shown(gate.upstream.host), Account(path=state)
+    pool = _options(url, gate.upstream.host, shown, pool)
     listeners = await listen_there(where, gate.may_listen)
     problem: BaseException | None = None
     try:
@@ -180,10 +174,9 @@ async def open_proxy(
             proxy = Proxy(front, services, nursery, listeners, scheme, reread)
             # They listen already: whoever comes before this runs is in line.
             nursery.start_soon(listeners.serve, partial(_serve, front, tls), nursery)  # noqa: ASYNC113
-            if isinstance(tokens, TokenFile):
-                nursery.start_soon(_repeat, reread)
-            if state is not None:
-                nursery.start_soon(_repeat, account.save)
+            looks = [*([reread] if isinstance(tokens, TokenFile) else ()), *([account.save] if state else ())]
+            for look in looks:
+                nursery.start_soon(_repeat, look)
             try:
                 with services.records.listen(services.account.note):
                     yield proxy
@@ -196,6 +189,16 @@ async def open_proxy(
         account.save()
         if problem is not None:
             raise problem
+
+
+def _options(url: str, host: str, shown: Shown, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the pools are opened with."""
+    for name in {"headers", "url"} & given.keys():
+        raise TypeError(f"{name}= is said by each request itself")
+    pool = {"fallback": "http", **given, "policy": _policy(given, host)}
+    pool["instrument"] = shown.instruments(given.get("instrument"))
+    open_pool(url, api_key="unused", **pool)  # whether that will do is to be known now
+    return pool
 
 
 def _services(
@@ -217,6 +220,7 @@ def _services(
         turnstile=Turnstile(_places(settings, pool, gate.upstream.host)),
         account=account,
         repeats=Repeats(settings.replay_for),
+        orphans=Orphans(settings.replay_for),
     )
 
 

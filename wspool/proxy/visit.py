@@ -21,6 +21,7 @@ from wspool.proxy.access.turnstile import Turnstile
 from wspool.proxy.headers import header
 from wspool.proxy.records.record import Door, Record, Records
 from wspool.proxy.settings import Settings
+from wspool.proxy.sockets.orphans import Orphans
 from wspool.proxy.target import Target, Upstream
 from wspool.proxy.turns.repeats import Repeats
 
@@ -55,6 +56,7 @@ class Services:
     turnstile: Turnstile
     account: Account
     repeats: Repeats
+    orphans: Orphans
 
 
 @attrs.define(kw_only=True, eq=False)

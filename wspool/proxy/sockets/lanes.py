@@ -18,15 +18,17 @@ import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Final, Protocol, cast
 
 import attrs
 import trio
 
+from wspool.core.error import Delivery
+from wspool.core.events.steering import Steer
 from wspool.core.frames import Event
 from wspool.errors import SteeringRefusedError, TooManyWaitingError, WsPoolError
 from wspool.listening.errors import RequestError
-from wspool.pool.turn import Turn
 from wspool.proxy.sockets.frames import error_frame, failed, joined, labelled, refusal, steer_failed
 
 __all__ = ["Account", "Lanes", "SocketLimits", "Way"]
@@ -73,10 +75,25 @@ class SocketLimits:
     max_waiting_bytes: int = 128 * 1024 * 1024
 
 
+class Course(Protocol):
+    """A turn, as far as it is passed on: one of a pool, or one that was asked for before."""
+
+    @property
+    def response_id(self) -> str | None: ...
+    @property
+    def delivery(self) -> Delivery: ...
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def failure(self) -> WsPoolError | None: ...
+    async def batch(self) -> Sequence[Event]: ...
+    async def steer(self, input: str | Sequence[Mapping[str, Any]]) -> Steer: ...
+
+
 class Account(Protocol):
     """One request of a client: how it goes, and what is written down of it."""
 
-    def turn(self) -> AbstractAsyncContextManager[Turn]:
+    def turn(self) -> AbstractAsyncContextManager[Course]:
         """Return a block that takes the turn: in its place in line, in the pool that it is for. Once."""
         ...
 
@@ -84,8 +101,16 @@ class Account(Protocol):
         """Return what the provider has said beside the turn since, as it came. Never waits."""
         ...
 
-    def wrote(self, size: int) -> None:
+    def wrote(self, events: Sequence[Event], size: int) -> None:
         """Events came, which are so many bytes for the client. Never waits."""
+        ...
+
+    def left(self, drop: Callable[[float], object]) -> None:
+        """Its client is gone, and it goes on for a while. Never waits.
+
+        Args:
+            drop: ends it at that time, on trio's clock.
+        """
         ...
 
     def end(self, error: Exception | None, *, left: bool) -> None:
@@ -101,8 +126,8 @@ class Account(Protocol):
 class Way(Protocol):
     """How the requests of one client go."""
 
-    def begin(self, body: Mapping[str, Any], size: int) -> Account:
-        """Take a request in: the *body* of a turn, in a message of *size* bytes. Never waits."""
+    def begin(self, body: Mapping[str, Any], message: bytes | bytearray) -> Account:
+        """Take a request in: the *body* of a turn, as it came in its *message*. Never waits."""
         ...
 
 
@@ -126,7 +151,7 @@ class _Running:
 
     request: _Request
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    turn: Turn | None = None
+    turn: Course | None = None
     #: True once its client has left before its end.
     left: bool = False
 
@@ -167,11 +192,16 @@ class Lanes:
         """Whether nothing runs and nothing waits."""
         return not self._behind
 
-    def receive(self, body: dict[str, Any], size: int) -> bytes | None:
-        """Take a message; return what there is to say about it at once, if anything. Never waits."""
+    def receive(self, body: dict[str, Any], message: bytes | bytearray) -> bytes | None:
+        """Take a message; return what there is to say about it at once, if anything. Never waits.
+
+        Args:
+            body: what it says.
+            message: it as it came.
+        """
         match body.get("type"):
             case "response.create":
-                return self._create(body, size)
+                return self._create(body, message)
             case "response.steer":
                 return self._steer(body)
             case str() as kind if kind in _IGNORED:
@@ -198,10 +228,12 @@ class Lanes:
             running.left = turn is None or not turn.ended
             sent = turn is not None and turn.delivery != "not_sent"
             running.scope.deadline = now + max(self._limits.drain, _LAST_MOMENT) if sent else now
+            if running.left and sent:
+                running.request.account.left(partial(setattr, running.scope, "deadline"))
 
     # -- requests -------------------------------------------------------------------------------
 
-    def _create(self, body: dict[str, Any], size: int) -> bytes | None:
+    def _create(self, body: dict[str, Any], message: bytes | bytearray) -> bytes | None:
         lane = body.get("stream_id")
         if lane is not None and not is_lane(lane):
             return error_frame(
@@ -214,7 +246,7 @@ class Lanes:
         if self._on_rest is not None:
             return error_frame(lane, _RETIRING, code="websocket_connection_limit_reached")
         fields = {name: value for name, value in body.items() if name not in ("type", "stream_id")}
-        account, limits = self._way.begin(fields, size), self._limits
+        account, limits, size = self._way.begin(fields, message), self._limits, len(message)
         if self._waiting >= limits.max_waiting or self._waiting_bytes + size > limits.max_waiting_bytes:
             account.end(TooManyWaitingError("too many requests wait on its socket"), left=False)
             return error_frame(
@@ -269,14 +301,14 @@ class Lanes:
         account, lane = request.account, request.lane
         last: Event | None = None
         ended: Exception | None = None
-        turn: Turn | None = None
+        turn: Course | None = None
         try:
             async with account.turn() as turn:
                 running.turn = turn
                 while events := await turn.batch():
                     last = events[-1]
                     frames = joined([labelled(event, lane) for event in (*account.notices(), *events)])
-                    account.wrote(len(frames))
+                    account.wrote(events, len(frames))
                     await self._say(frames)
                 ended = turn.failure
         except Exception as error:
@@ -306,7 +338,7 @@ class Lanes:
         message = f"Response with id {target!r:.80} is not in progress on this connection."
         return steer_failed(body, "response_not_found", message, None)
 
-    async def _perform_steer(self, running: _Running, turn: Turn, body: dict[str, Any]) -> None:
+    async def _perform_steer(self, running: _Running, turn: Course, body: dict[str, Any]) -> None:
         """Have the provider's answer come as an event of the turn, or give the input back."""
         try:
             given = body.get("input")

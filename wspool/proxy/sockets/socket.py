@@ -174,7 +174,6 @@ class Socket:
         if binary:
             await self._say(joined([error_frame(None, "Only text frames are supported.")]))
             return
-        size = len(message)
         try:
             body: object = decode_fast(message.decode())
         except (ValueError, RecursionError):
@@ -183,8 +182,8 @@ class Socket:
         if not isinstance(body, dict):
             await self._say(joined([error_frame(None, "The request must be a JSON object.")]))
             return
+        reply = self._lanes.receive(cast("dict[str, Any]", body), message)
         message.clear()
-        reply = self._lanes.receive(cast("dict[str, Any]", body), size)
         if reply is not None:
             await self._say(joined([reply]))
 

@@ -14,12 +14,13 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
+from hashlib import blake2b
 from typing import Any, Final
 
 import trio
 
 from wspool.core.frames import Event
-from wspool.errors import RequestTooLargeError, WebSocketNotOfferedError
+from wspool.errors import PoolClosedError, RequestTooLargeError, WebSocketNotOfferedError
 from wspool.http.identity import Identity
 from wspool.http.pools import Pools
 from wspool.listening.admission import not_authorized
@@ -29,7 +30,8 @@ from wspool.proxy.access.gate import Gate
 from wspool.proxy.notices import Notices, of_connection
 from wspool.proxy.settings import Settings
 from wspool.proxy.sockets.handshake import VERSION, accepted_head, what_is_wrong
-from wspool.proxy.sockets.lanes import SocketLimits
+from wspool.proxy.sockets.lanes import Course, SocketLimits
+from wspool.proxy.sockets.orphans import Followed, Run
 from wspool.proxy.sockets.socket import Socket
 from wspool.proxy.visit import Visit, header
 
@@ -139,8 +141,8 @@ class _Way:
         self._identity = identity
         self._heard = heard
 
-    def begin(self, body: Mapping[str, Any], size: int) -> _Account:
-        return _Account(self._visit, self._identity, body, size, self._heard)
+    def begin(self, body: Mapping[str, Any], message: bytes | bytearray) -> _Account:
+        return _Account(self._visit, self._identity, body, message, self._heard)
 
 
 class _Account:
@@ -151,7 +153,7 @@ class _Account:
         visit: Visit,
         identity: Identity,
         body: Mapping[str, Any],
-        size: int,
+        message: bytes | bytearray,
         heard: Callable[[Turn], object],
     ) -> None:
         self._heard = heard
@@ -160,18 +162,36 @@ class _Account:
         self._body = body
         model = body.get("model")
         self._record = visit.record(
-            "websocket", model=model if isinstance(model, str) else None, bytes_in=size
+            "websocket", model=model if isinstance(model, str) else None, bytes_in=len(message)
         )
         self._record.began = time.time()
         self._came = self._begun = trio.current_time()
+        #: What is asked, as a digest of its words.
+        self._said = blake2b(message, digest_size=32).digest()
+        self._run: Run | None = None
         self._dials = False
         self._notices = Notices()
         self._turn: Turn | None = None
         self._sent_at: float | None = None
         self._first_at: float | None = None
 
-    def turn(self) -> AbstractAsyncContextManager[Turn]:
+    def turn(self) -> AbstractAsyncContextManager[Course]:
+        key, record = (self._visit.whose, self._visit.session, self._said), self._record
+        orphans = self._visit.services.orphans
+        if (missed := orphans.find(key)) is not None:
+            record.joined = missed.number
+            return self._follow(missed)
+        self._run = Run(key, record.number)
         return self._take()
+
+    @asynccontextmanager
+    async def _follow(self, run: Run) -> AsyncGenerator[Course]:
+        followed = Followed(run)
+        try:
+            yield followed
+            self._record.outcome = "completed"
+        finally:
+            followed.leave()
 
     @asynccontextmanager
     async def _take(self) -> AsyncGenerator[Turn]:
@@ -202,8 +222,14 @@ class _Account:
     def notices(self) -> Sequence[Event]:
         return self._notices.take()
 
-    def wrote(self, size: int) -> None:
+    def left(self, drop: Callable[[float], object]) -> None:
+        if self._run is not None:
+            self._visit.services.orphans.left(self._run, drop)
+
+    def wrote(self, events: Sequence[Event], size: int) -> None:
         record = self._record
+        if self._run is not None:
+            self._run.write(events, size)
         record.bytes_out += size
         if self._first_at is None:
             self._first_at = trio.current_time()
@@ -213,6 +239,10 @@ class _Account:
 
     def end(self, error: Exception | None, *, left: bool) -> None:
         record, turn, now = self._record, self._turn, trio.current_time()
+        if self._run is not None:
+            whole = turn is not None and turn.ended
+            lost = None if whole else error or PoolClosedError("the turn was given up")
+            self._visit.services.orphans.over(self._run, lost, keep=whole and error is None)
         sent = self._sent_at
         waited = (now if sent is None else sent) - self._begun
         record.own = self._begun - self._came
