@@ -195,7 +195,7 @@ def _options(url: str, host: str, shown: Shown, given: Mapping[str, Any]) -> dic
     """Return what the pools are opened with."""
     for name in {"headers", "url"} & given.keys():
         raise TypeError(f"{name}= is said by each request itself")
-    pool = {"fallback": "http", **given, "policy": _policy(given, host)}
+    pool: dict[str, Any] = {"fallback": "http", **given, "policy": _policy(given, host)}
     pool["instrument"] = shown.instruments(given.get("instrument"))
     open_pool(url, api_key="unused", **pool)  # whether that will do is to be known now
     return pool
