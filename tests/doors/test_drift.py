@@ -18,7 +18,7 @@ LEFT_OUT = {
     "Pool": {"failure"},
     "Conversation": set[str](),
     # For who passes events on, as the facade does, and that exchange.
-    "Turn": {"batch", "ended", "failure", "headers", "leave", "received", "record", "transport"},
+    "Turn": {"batch", "ended", "events", "failure", "headers", "leave", "received", "record", "transport"},
 }
 #: Of the world: the protocols of blocks and iterators, and one name.
 WORLD = {"aclose": "close"}

@@ -2,11 +2,12 @@
 
 import os
 import ssl
-from collections.abc import AsyncGenerator
-from contextlib import ExitStack, asynccontextmanager, closing
+from collections.abc import AsyncGenerator, Generator
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import trio
 import typer
@@ -22,6 +23,7 @@ from wspool.proxy.entrance.listeners import Where
 from wspool.proxy.open import Proxy, open_proxy
 from wspool.proxy.records.journal import Journal
 from wspool.proxy.settings import KeepaliveStyle, OnHangup, Settings
+from wspool.proxy.visit import Recorder
 
 __all__ = ["proxy"]
 
@@ -77,6 +79,10 @@ _Inherit = Annotated[bool, typer.Option("--inherit", help="Take the sockets that
 _Replay = Annotated[
     float, typer.Option(min=0, help="Seconds for which a client that asks again gets the answer of before.")
 ]
+_Record = Annotated[
+    Path | None,
+    typer.Option(help="Folder that gets a cassette for each session: all that is said, without keys."),
+]
 _Log = Annotated[Path | None, typer.Option(help="A JSONL file that gets one line per request.")]
 _PrintConfig = Annotated[
     str | None,
@@ -111,6 +117,7 @@ def proxy(
     take_over: _Succeed = False,
     inherit: _Inherit = False,
     log: _Log = None,
+    record: _Record = None,
     print_config: _PrintConfig = None,
     verbose: _Verbose = False,
 ) -> None:
@@ -145,6 +152,7 @@ def proxy(
                 "tls": _tls(certfile, keyfile),
                 "settings": settings,
                 "state": state,
+                "recorder": None if record is None else stack.enter_context(_recorder(record, url)),
                 "provider": provider,
             }
             if max_size is not None:
@@ -155,6 +163,19 @@ def proxy(
         usage_error(f"{_place(where, problem)}: {problem.strerror or problem}")
     except (ValueError, ImportError) as problem:
         usage_error(str(problem))
+
+
+@contextmanager
+def _recorder(folder: Path, url: str) -> Generator[Recorder]:
+    # Imported here: who records nothing needs no tools for tests.
+    from wspool.testing.recorder import Recorder as Cassettes
+
+    parts = urlsplit(url)
+    recorder = Cassettes(folder, f"{parts.scheme}://{parts.hostname}{parts.path}")
+    try:
+        yield recorder
+    finally:
+        recorder.save()
 
 
 def _print_config(program: str, host: str | None, port: int, *, tls: bool, websocket: bool) -> None:

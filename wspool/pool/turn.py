@@ -136,6 +136,12 @@ class Turn:
         return attempt.machine.response_id if attempt is not None else None
 
     @property
+    def events(self) -> Sequence[Event]:
+        """All events received so far, of its last request."""
+        attempt = self._driver.attempt
+        return () if attempt is None else attempt.events
+
+    @property
     def headers(self) -> Sequence[tuple[str, str]]:
         """Headers of the answer that opened its connection; by HTTP those of its own. Names in lower case.
 

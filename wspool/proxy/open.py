@@ -31,7 +31,7 @@ from wspool.proxy.sockets.orphans import Orphans
 from wspool.proxy.target import Upstream
 from wspool.proxy.turns.passing import Passage
 from wspool.proxy.turns.repeats import Repeats
-from wspool.proxy.visit import Services
+from wspool.proxy.visit import Recorder, Services
 from wspool.wire import dial
 
 __all__ = ["Proxy", "open_proxy"]
@@ -136,6 +136,7 @@ async def open_proxy(
     tls: ssl.SSLContext | None = None,
     settings: Settings = _DEFAULTS,
     state: str | os.PathLike[str] | None = None,
+    recorder: Recorder | None = None,
     **pool: Any,
 ) -> AsyncGenerator[Proxy]:
     """Run a proxy while the body runs; leaving drops all connections (see `Proxy.drain`).
@@ -149,6 +150,7 @@ async def open_proxy(
         tls: for https.
         settings: how it treats its clients.
         state: file that keeps what tokens have used today, so that a budget outlives the proxy.
+        recorder: takes down what is asked and answered, such as `wspool.testing.recorder.Recorder`.
         **pool: what the pools are opened with: `policy`, `provider`, `fallback`, `ssl_context`, `proxy` ...,
             as for `open_pool`.
 
@@ -165,7 +167,7 @@ async def open_proxy(
     problem: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            services = _services(url, api_key, gate, settings, account, pool, nursery)
+            services = _services(url, api_key, gate, settings, account, recorder, pool, nursery)
             front = Front(gate, services)
             routes = shown.routes(gate, services.records, lambda: front.open, lambda: front.draining)
             front.routes.update(routes)
@@ -207,6 +209,7 @@ def _services(
     gate: Gate,
     settings: Settings,
     account: Account,
+    recorder: Recorder | None,
     pool: Mapping[str, Any],
     nursery: trio.Nursery,
 ) -> Services:
@@ -219,6 +222,7 @@ def _services(
         passage=_passage(url, api_key, pool),
         turnstile=Turnstile(_places(settings, pool, gate.upstream.host)),
         account=account,
+        recorder=recorder,
         repeats=Repeats(settings.replay_for),
         orphans=Orphans(settings.replay_for),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -10,11 +10,13 @@ import attrs
 import h11
 import trio
 
+from wspool.core.frames import Event
 from wspool.http.identity import Identity
 from wspool.http.pools import Pools
 from wspool.listening.answers import Answers
 from wspool.listening.errors import RequestError, TurnError
 from wspool.listening.intake import Intake
+from wspool.pool.turn import Turn
 from wspool.proxy.access.account import Account
 from wspool.proxy.access.gate import Caller
 from wspool.proxy.access.turnstile import Turnstile
@@ -39,11 +41,35 @@ class Passing(Protocol):
     async def pass_on(self, visit: Visit, record: Record, body: bytes | None = None) -> None: ...
 
 
+class Recorder(Protocol):
+    """Takes turns down, as they were asked and answered."""
+
+    def take(
+        self,
+        name: str,
+        body: Mapping[str, Any],
+        events: Sequence[Event],
+        error: Exception | None,
+        secrets: Iterable[str],
+    ) -> None:
+        """Take a turn down that is over. Never waits, never raises.
+
+        Args:
+            name: of its session, or of its client.
+            body: of its request.
+            events: all that came of it.
+            error: what ended it, if that was not the end of its response.
+            secrets: what must not be written down.
+        """
+        ...
+
+
 @attrs.frozen(kw_only=True)
 class Services:
     """What all requests of one proxy share.
 
     Attributes:
+        recorder: takes turns down, if that is wanted.
         pools_by_http: for turns of WebSocket clients that cannot go that way; requests of any size.
     """
 
@@ -57,6 +83,7 @@ class Services:
     account: Account
     repeats: Repeats
     orphans: Orphans
+    recorder: Recorder | None
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -124,6 +151,17 @@ class Visit:
                     headers={"Retry-After": f"{account.left_today():.0f}", "x-should-retry": "false"},
                 )
             )
+
+    def take_down(self, body: Mapping[str, Any], turn: Turn | None, error: Exception | None) -> None:
+        """Have a turn taken down that is over, if that is wanted. Never waits."""
+        if (recorder := self.services.recorder) is not None and turn is not None:
+            identity, token = self.identity, self.caller.token
+            secrets = [] if token is None else [token.text]
+            if identity is not None:
+                secrets += [value for _, value in identity.headers]
+                secrets += [] if identity.key is None else [identity.key]
+            name = next(iter(self.session), self.caller.name)
+            recorder.take(name, body, turn.events, error, secrets)
 
     def turn(self, identity: Identity) -> AbstractAsyncContextManager[None]:
         """Wait for a place among all clients, and have it while the body runs. See `Turnstile.turn`."""

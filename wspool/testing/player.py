@@ -31,7 +31,7 @@ from wspool.testing.cassette import Cassette, Exchange, MismatchError
 from wspool.testing.meaning import Meaning, items_of, sendable
 from wspool.testing.redaction import Redaction
 
-__all__ = ["Player"]
+__all__ = ["Player", "refusal_of"]
 
 #: As the endpoint, but as old as may be, and with room for everything that was recorded.
 _PROFILE: Final = attrs.evolve(OPENAI, name="cassette", lifetime=float("inf"), max_message=64 * 1024 * 1024)
@@ -130,7 +130,7 @@ class Player(Engine):
         try:
             exchange.events = self._redaction.events(await self._ask(endpoint, body, before))
         except ResponseFailedError as error:
-            exchange.refusal = self._redaction.value(_refusal(error))
+            exchange.refusal = self._redaction.value(refusal_of(error))
         except (WsPoolError, ValueError, TypeError) as error:
             self.problems.append(
                 self._redaction.text(f"nothing was recorded: {type(error).__name__}: {error}")
@@ -196,8 +196,8 @@ def _as_asked(event: Event, create: Create) -> Event:
     return event if create.lane is None else event | {"stream_id": create.lane}
 
 
-def _refusal(error: ResponseFailedError) -> dict[str, Any]:
-    """A refusal as it is recorded."""
+def refusal_of(error: ResponseFailedError) -> dict[str, Any]:
+    """Return a refusal as it is recorded."""
     said: Any = error.raw.get("error")
     fields: Mapping[str, Any] = said if is_object(said) else {"message": str(error), "code": error.code}
     kept = {name: value for name, value in fields.items() if name != "headers"}

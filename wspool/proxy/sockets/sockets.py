@@ -254,6 +254,7 @@ class _Account:
         if turn is not None and turn.record is not None:
             record.learn(turn.record)
         record.request_id = self._notices.request_id
+        self._visit.take_down(self._body, turn, error)
         if error is not None:
             record.fail(error)
         if left:

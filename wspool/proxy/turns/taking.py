@@ -374,6 +374,7 @@ class _Course:
         error = outlet.error
         if error is None and record.turn is not None:
             error = record.turn.failure
+        self._visit.take_down(self._asked.body, record.turn, error)
         if error is not None:
             record.fail(error)
         if self._left:

@@ -1,0 +1,152 @@
+"""`--record`: what goes through the proxy as cassettes, which replay with the pytest plugin's player."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.proxy.asking import KEY, Client, scene
+from tests.proxy.test_websocket import connected
+from wspool.pool.open import open_pool
+from wspool.server import EchoModel, Fault, FaultRule, FaultScript, ModelRequest, ModelTurn, TurnError
+from wspool.server.server import serve_engine
+from wspool.testing.cassette import Cassette
+from wspool.testing.player import Player
+from wspool.testing.recorder import Recorder
+from wspool.testing.redaction import Redaction
+from wspool.wire.trio_websocket import TrioWebSocketConnector
+
+JOB = "/s/job-7/v1/responses"
+
+
+async def talk(client: Client, *, stream: bool, target: str = JOB) -> list[Any]:
+    """Three turns that bring their whole history along; their outputs."""
+    items: list[Any] = [{"role": "user", "content": "one"}]
+    said = []
+    for text in ("two", "three", None):
+        answer = await client.turn(items, stream=stream, target=target)
+        response = answer.events[-1]["response"] if stream else answer.json
+        said.append(response["output"])
+        items += [*response["output"], {"role": "user", "content": text}]
+    return said
+
+
+async def replay(path: Path, told: list[Any]) -> None:
+    """Ask a cassette for *told*, by a conversation that sends what is new only."""
+    player = Player(Cassette.load(path), Redaction(()))
+    async with serve_engine(player, port=None) as server:
+        wire = TrioWebSocketConnector(server.open_stream)
+        async with (
+            open_pool("ws://localhost/v1/responses", api_key="other", wire=wire) as pool,
+            pool.conversation(model="m", store=False) as conversation,
+        ):
+            for text, output in zip(("one", "two", "three"), told, strict=True):
+                response = await conversation.respond(text)
+                assert output == response.data["output"]
+    assert not player.problems
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_was_recorded_replays(autojump_clock, tmp_path: Path, stream: bool) -> None:
+    """Also for a client that asks in another way; what is asked twice the same is recorded the same."""
+    recorder = Recorder(tmp_path / "new", "wss://provider/v1/responses")
+    async with scene(EchoModel(), recorder=recorder) as it:
+        told = await talk(await it.client(), stream=stream)
+    recorder.save()
+
+    assert ["job-7.json"] == os.listdir(tmp_path / "new")
+    await replay(tmp_path / "new" / "job-7.json", told)
+
+
+async def test_a_websocket_client_is_recorded_as_well(autojump_clock, tmp_path: Path) -> None:
+    """What it goes on from is known by its id; without a session it has its own name."""
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+    told, parent = [], {}
+    headers = (KEY, ("user-agent", "codex/1"))
+    async with scene(EchoModel(), recorder=recorder) as it, connected(it, headers=headers) as client:
+        for text in ("one", "two", "three"):
+            await client.create(text, store=False, stream_id="a", **parent)
+            response = (await client.answer("a"))["response"]
+            told.append(response["output"])
+            parent = {"previous_response_id": response["id"]}
+    recorder.save()
+
+    await replay(tmp_path / "codex.json", told)
+    assert "stream_id" not in (tmp_path / "codex.json").read_text()
+
+
+async def test_no_key_is_recorded(autojump_clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client's own, where it says it in its words; nor one of the environment."""
+    monkeypatch.setenv("SOME_API_KEY", "canary-of-the-environment")
+    key = KEY[1].removeprefix("Bearer ")
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+    async with scene(EchoModel(), recorder=recorder) as it:
+        await (await it.client()).turn(f"my key is {key}, and canary-of-the-environment", target=JOB)
+    recorder.save()
+
+    text = (tmp_path / "job-7.json").read_text()
+    assert 2 <= text.count("<hidden>")
+    assert key not in text
+    assert "canary" not in text
+
+
+class Refuses:
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        error = TurnError(message="Not you.", code="no", type="invalid_request_error", status=400)
+        return ModelTurn(status="rejected", error=error)
+
+
+async def test_a_refusal_is_recorded_and_what_was_lost_is_not(autojump_clock, tmp_path: Path) -> None:
+    """A replay could say nothing of the end of what had none."""
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+    async with scene(Refuses(), recorder=recorder) as it:
+        assert 400 == (await (await it.client()).turn(target=JOB)).status
+    faults = FaultScript(FaultRule(Fault("reset", at="response.output_text.delta")), seed=1)
+    async with scene(EchoModel(), recorder=recorder, server={"faults": faults}) as it:
+        await (await it.client()).turn("lost", stream=True, target=JOB)
+    recorder.save()
+
+    exchanges = json.loads((tmp_path / "job-7.json").read_text())["exchanges"]
+    assert [{"status": 400, "code": "no"}] == [
+        {"status": exchange["refusal"]["status"], "code": exchange["refusal"]["error"]["code"]}
+        for exchange in exchanges
+    ]
+
+
+async def test_a_file_is_gone_on_with_or_left_alone(
+    autojump_clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two runs make one cassette; what is no cassette stays as it was, and names lead nowhere else."""
+    (tmp_path / "other.json").write_text("[]")
+    for words in ("one", "two"):
+        recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+        async with scene(EchoModel(), recorder=recorder) as it:
+            for name in ("job-7", "other", "%2e%2e%5c..%00"):
+                answer = await (await it.client()).turn(words, target=f"/s/{name}/v1/responses")
+                assert answer.status in (200, 404)
+        recorder.save()
+
+    assert {"job-7.json", "other.json"} == set(os.listdir(tmp_path))
+    assert 2 == len(Cassette.load(tmp_path / "job-7.json").exchanges)
+    assert "[]" == (tmp_path / "other.json").read_text()
+    assert any("nothing is recorded there" in record.getMessage() for record in caplog.records)
+
+
+async def test_a_full_disk_costs_no_request(
+    autojump_clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said once."""
+    recorder = Recorder(tmp_path / "a", "wss://provider/v1/responses")
+    (tmp_path / "a").rmdir()
+    (tmp_path / "a").write_text("")
+    async with scene(EchoModel(), recorder=recorder) as it:
+        it_client = await it.client()
+        for _ in range(3):
+            assert 200 == (await it_client.turn(target=JOB)).status
+            recorder.save()
+
+    assert 1 == sum("not written" in record.getMessage() for record in caplog.records)

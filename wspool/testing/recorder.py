@@ -1,0 +1,157 @@
+"""Recorder: what goes through a proxy, as cassettes: one file for each session, or for each client.
+
+A cassette that was written here replays with the fixture `wspool_cassette` as one that a test has recorded.
+
+1. A file that is there is gone on with; one that is no cassette is left as it is, and said.
+2. No key gets into a file: neither those of the environment, nor what clients and the proxy have shown.
+3. Recorded is what has ended, or was refused. What was lost on the way says nothing that could be replayed.
+4. A disk that is full costs cassettes, never a request; it is said once.
+"""
+
+import logging
+import os
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from wspool.core.frames import Event
+from wspool.errors import MalformedMessageError, ResponseFailedError
+from wspool.server.models import Item
+from wspool.testing.cassette import Cassette, CassetteError, Exchange
+from wspool.testing.player import refusal_of
+from wspool.testing.redaction import Redaction, keys_of
+
+__all__ = ["Recorder"]
+
+logger: Final = logging.getLogger("wspool.testing")
+
+#: Seconds between two times that a file is written.
+_OFTEN: Final = 5.0
+
+#: Cassettes that are held; of more, the one that was used longest ago is written and let go.
+_MOST: Final = 64
+
+#: Characters of a name that a client gave.
+_LONGEST: Final = 80
+
+#: The conversation before a request that continues none.
+_NEW: Final[Sequence[Item]] = ()
+
+
+@attrs.define(eq=False)
+class _File:
+    path: Path
+    cassette: Cassette
+    contexts: dict[str, Sequence[Item]]
+    changed: bool = False
+    written_at: float = 0.0
+
+
+class Recorder:
+    """Writes cassettes into a folder.
+
+    Args:
+        folder: where; it is made if it is not there.
+        endpoint: where they are recorded, for the reader.
+        keys: further secrets that must not get into a file.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], endpoint: str, keys: Iterable[str] = ()) -> None:
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._endpoint = endpoint
+        self._keys = {*keys_of(os.environ), *keys}
+        self._redaction = Redaction(self._keys)
+        self._files: OrderedDict[str, _File | None] = OrderedDict()
+        self._failed = False
+
+    def take(
+        self,
+        name: str,
+        body: Mapping[str, Any],
+        events: Sequence[Event],
+        error: Exception | None,
+        secrets: Iterable[str],
+    ) -> None:
+        """Record a turn that is over. Never raises.
+
+        Args:
+            name: of its session, or of its client.
+            body: of its request.
+            events: all that came of it.
+            error: what ended it, if that was not the end of its response.
+            secrets: what its client has shown.
+        """
+        if new := set(secrets) - self._keys:
+            self._keys |= new
+            self._redaction = Redaction(self._keys)
+        try:
+            file = self._file(name)
+            if file is not None and self._add(file, body, events, error):
+                file.changed = True
+                if time.monotonic() - file.written_at > _OFTEN:
+                    self._save(file)
+        except (MalformedMessageError, ValueError, TypeError, KeyError) as problem:
+            logger.error("a turn was not recorded: %s", type(problem).__name__)
+
+    def save(self) -> None:
+        """Write all files that have changed. Never raises."""
+        for file in self._files.values():
+            if file is not None and file.changed:
+                self._save(file)
+
+    def _add(
+        self, file: _File, body: Mapping[str, Any], events: Sequence[Event], error: Exception | None
+    ) -> bool:
+        safe: Mapping[str, Any] = self._redaction.value(body)
+        parent = safe.get("previous_response_id")
+        exchange = Exchange.of(safe, _NEW if parent is None else file.contexts.get(str(parent)))
+        told = [{k: v for k, v in event.data.items() if k != "stream_id"} for event in events]
+        exchange.events = self._redaction.events(told)
+        if exchange.response is None:
+            if not isinstance(error, ResponseFailedError):
+                return False
+            exchange.events, exchange.refusal = [], self._redaction.value(refusal_of(error))
+        else:
+            file.contexts[str(exchange.response.get("id"))] = exchange.after()
+        file.cassette.exchanges.append(exchange)
+        return True
+
+    def _file(self, name: str) -> _File | None:
+        """Return the file of *name*, None if it is none of ours."""
+        name = re.sub(r"[^\w.@-]+", "-", name)[:_LONGEST].lstrip(".") or "unnamed"
+        if name not in self._files:
+            if len(self._files) >= _MOST:
+                _, oldest = self._files.popitem(last=False)
+                if oldest is not None and oldest.changed:
+                    self._save(oldest)
+            self._files[name] = self._open(self._folder / f"{name}.json")
+        self._files.move_to_end(name)
+        return self._files[name]
+
+    def _open(self, path: Path) -> _File | None:
+        try:
+            cassette = Cassette.load(path) if path.exists() else Cassette(endpoint=self._endpoint)
+        except (OSError, CassetteError) as problem:
+            logger.error("nothing is recorded there: %s", problem)
+            return None
+        return _File(path, cassette, dict(cassette.contexts()))
+
+    def _save(self, file: _File) -> None:
+        file.written_at = time.monotonic()
+        try:
+            file.cassette.save(file.path)
+        except OSError as problem:
+            if not self._failed:
+                logger.error("cassettes are not written now: %s", problem.strerror)
+            self._failed = True
+        else:
+            file.changed = self._failed = False
