@@ -319,3 +319,39 @@ async def test_what_is_not_spoken_here_is_said(autojump_clock, path: str) -> Non
 
     assert 404 == got.status
     assert "LiteLLM" in got.json["error"]["message"]
+
+
+async def test_codex_finds_its_own_shape_in_the_list_of_models(autojump_clock) -> None:
+    """Beside what the provider says, which stays; others get that as it came."""
+    async with scene(EchoModel()) as it:
+        client = await it.client()
+        plain = await client.ask("GET", "/v1/models")
+        codex = await client.ask("GET", "/v1/models?client_version=0.171.0")
+        again = await client.ask("GET", "/v1/models/m?client_version=0.171.0")
+        records = await it.records()
+
+    assert "models" not in plain.json
+    assert {**plain.json, "models": []} == codex.json
+    assert "models" not in again.json
+    assert str(len(codex.body)) == codex.headers["content-length"]
+    assert ["completed"] * 3 == [record.outcome for record in records]
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b'{"models":[{"slug":"a"}]}', b'{"models":[{"slug":"a"}]}'),
+        (b"no json", b"no json"),
+        (b"[]", b"[]"),
+        (b'{"data":[]}', b'{"data":[],"models":[]}'),
+    ],
+)
+async def test_a_provider_that_has_that_shape_is_passed_on_untouched(
+    autojump_clock, body: bytes, shown: bytes
+) -> None:
+    """To the byte, and so is what is no list at all, or an error."""
+    for status in (200, 503):
+        async with before(answer(body, "etag: e", status=f"{status} X")) as (it, _):
+            got = await (await it.client()).ask("GET", "/models?client_version=1")
+        assert (status, "e") == (got.status, got.headers["etag"])
+        assert (shown if status == 200 else body) == got.body

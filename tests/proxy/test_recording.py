@@ -65,7 +65,8 @@ async def test_what_was_recorded_replays(autojump_clock, tmp_path: Path, stream:
 async def test_a_websocket_client_is_recorded_as_well(autojump_clock, tmp_path: Path) -> None:
     """What it goes on from is known by its id; without a session it has its own name."""
     recorder = Recorder(tmp_path, "wss://provider/v1/responses")
-    told, parent = [], {}
+    told: list[Any] = []
+    parent: dict[str, Any] = {}
     headers = (KEY, ("user-agent", "codex/1"))
     async with scene(EchoModel(), recorder=recorder) as it, connected(it, headers=headers) as client:
         for text in ("one", "two", "three"):

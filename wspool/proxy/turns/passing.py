@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, cast
 
+import attrs
 import h11
 import trio
 
@@ -23,6 +24,7 @@ from wspool.core.usage import Usage
 from wspool.listening.errors import RequestError, TurnError
 from wspool.proxy.headers import answered, asked
 from wspool.proxy.records.record import Outcome, Record
+from wspool.proxy.turns.catalog import LARGEST, is_codex_s, with_models
 from wspool.proxy.visit import Visit
 from wspool.wire import dial
 from wspool.wire.event_stream import EventStreamReader, EventTooLongError
@@ -124,7 +126,9 @@ class _Crossing:
         self._record = record
         self._endpoint = endpoint
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
-        self.looks = visit.target.path.startswith("/responses")
+        self._held: _Held | None = None
+        self._is_list = is_codex_s(visit.target, visit.request.method)
+        self.looks = visit.target.path.startswith("/responses") or self._is_list
         self._look: _Look | None = None
 
     async def run(self, stream: trio.abc.Stream, head: h11.Request, body: bytes | None) -> None:
@@ -178,14 +182,26 @@ class _Crossing:
                     record.first_event, record.stream = now - sent_at, 0.0
                     record.line, record.dial = 0.0, sent_at - self._visit.since - (record.own or 0.0)
                     self._begin(event)
-                    await answers.send_head(event.status_code, answered(event.headers))
+                    if self._is_list and event.status_code == 200 and _is_plain(event):
+                        self._held = _Held(answered(event.headers))
+                    else:
+                        await answers.send_head(event.status_code, answered(event.headers))
                 case h11.Data():
                     record.stream = trio.current_time() - sent_at - (record.first_event or 0.0)
                     if self._look is not None:
                         self._look.feed(bytes(event.data))
-                    await answers.send_data(bytes(event.data))
+                    if self._held is None:
+                        await answers.send_data(bytes(event.data))
+                    else:
+                        self._held.data += event.data
+                        if len(self._held.data) > LARGEST:
+                            raise self._lost()
                 case h11.EndOfMessage():
-                    await answers.send_end()
+                    if (held := self._held) is not None:
+                        fields = [field for field in held.fields if field[0] != "content-length"]
+                        await answers.send_whole(200, fields, with_models(bytes(held.data)))
+                    else:
+                        await answers.send_end()
                     return
                 case _:
                     raise self._lost()
@@ -222,8 +238,26 @@ class _Crossing:
         record.outcome = "completed" if head.status_code < 400 else "refused"
         fields = {name: value.decode("latin-1") for name, value in head.headers}
         record.request_id = fields.get(b"x-request-id", "")[:200] or None
-        if self.looks and fields.get(b"content-encoding", "identity") == "identity":
+        if self.looks and not self._is_list and _is_plain(head):
             self._look = _Look(events=fields.get(b"content-type", "").startswith("text/event-stream"))
+
+
+@attrs.define
+class _Held:
+    """An answer that is changed before it is sent.
+
+    Attributes:
+        fields: of its head.
+        data: its body so far.
+    """
+
+    fields: list[tuple[str, str]]
+    data: bytearray = attrs.field(factory=bytearray)
+
+
+def _is_plain(head: h11.Response) -> bool:
+    """Whether a body is not encoded, so that it can be looked at."""
+    return all(name != b"content-encoding" or value == b"identity" for name, value in head.headers)
 
 
 class _Look:
