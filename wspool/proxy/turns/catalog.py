@@ -1,8 +1,8 @@
 """Catalog: the list of models in the shape that Codex reads, beside the one that everybody else does.
 
 Pure. Codex asks for `/models?client_version=...` and needs a member `models`, with fields of its own; it logs
-an error each time where that is missing, as it is in the list of OpenAI's API. An empty one leaves it with what
-it knows by itself. Source: its `codex-api` and `models-manager`.
+an error each time where that is missing, as it is in the list of OpenAI's API. An empty one leaves it with
+what it knows by itself. Source: its `codex-api` and `models-manager`.
 
 What the provider says stays as it is: what is added nobody else looks at. A provider that has that member, as
 the backend of Codex does, is passed on untouched.
