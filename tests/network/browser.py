@@ -97,11 +97,15 @@ class Browser:
 
     def wait(self, script: str, *, seconds: float = 20) -> Any:
         """Wait until a JavaScript expression is true, on this page or the next; return its value."""
+        look = f"const f = ({script}); if (f) done(f); else setTimeout(look, 20)"
+        waits = f"const done = arguments[0]; const look = () => {{ {look} }}; look()"
         deadline = time.monotonic() + seconds
-        while not (found := self.run(f"return ({script})")):
-            assert time.monotonic() < deadline, f"{script} did not come true: {self.complaints()}"
-            time.sleep(0.05)
-        return found
+        while (left := deadline - time.monotonic()) > 0:
+            self._ask("POST", "/timeouts", script=round(left * 1000))
+            answer = self._http.post(f"{self._base}/execute/async", json={"script": waits, "args": []})
+            if answer.status_code == 200:
+                return answer.json()["value"]  # else the page has gone on to the next, or time is over
+        raise AssertionError(f"{script} did not come true: {self.complaints()}")
 
     def text(self, selector: str) -> str:
         """What is to be read in an element."""

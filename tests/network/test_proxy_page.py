@@ -13,11 +13,11 @@ import pytest
 import trio
 
 from tests.helpers import policy
-from tests.proxy.browser import MISSING, Browser, browsing
+from tests.network.browser import MISSING, Browser, browsing
 from wspool.proxy import Token, Where, open_proxy
 from wspool.server import ModelTurn, TurnError, message, open_server
 
-pytestmark = [pytest.mark.network, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 TOKEN = Token("<b>editor</b>", "tok-editor-123456")
 ENTER, DOWN, LEFT, TAB = "\ue007", "\ue015", "\ue012", "\ue004"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from wspool.proxy import Proxy, Settings, Where, open_proxy
+from wspool.proxy import Proxy, Record, Settings, Where, open_proxy
 from wspool.server import (
     Entry,
     Fault,
@@ -27,14 +26,33 @@ from wspool.server import (
 
 openai = pytest.importorskip("openai")
 
-pytestmark = pytest.mark.network
+
+class Seen:
+    """The records of what has ended, for another thread."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self._changed = threading.Condition()
+
+    def hear(self, record: Record) -> None:
+        if record.outcome is not None:
+            with self._changed:
+                self.records.append(record)
+                self._changed.notify_all()
+
+    def wait(self, condition: Callable[[list[Record]], bool]) -> list[Record]:
+        """The records, once *condition* holds: a record ends right after its answer."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: condition(self.records), 20)
+            return list(self.records)
 
 
 @contextmanager
 def running(
     model: Any, *, settings: Settings | None = None, server: Any = None, **pool: Any
-) -> Generator[tuple[str, list[Entry], Callable[[], list[Any]]]]:
+) -> Generator[tuple[str, list[Entry], Seen]]:
     """A proxy before a provider, in a thread: its base URL, the provider's ledger, its records."""
+    seen = Seen()
     begun, over = threading.Event(), trio.Event()
     ledger: list[Entry] = []
     found: list[Proxy] = []
@@ -48,8 +66,9 @@ def running(
             open_proxy(provider.url, where=Where(port=0), settings=settings or Settings(), **pool) as proxy,
         ):
             found.append(proxy)
-            begun.set()
-            await over.wait()
+            with proxy.records.listen(seen.hear):
+                begun.set()
+                await over.wait()
 
     def run() -> None:
         try:
@@ -62,7 +81,7 @@ def running(
     thread.start()
     assert begun.wait(20)
     try:
-        yield found[0].base_url, ledger, lambda: list(found[0].records.ended)
+        yield found[0].base_url, ledger, seen
     finally:
         if found:
             tokens[0].run_sync_soon(over.set)
@@ -86,14 +105,6 @@ def closed() -> Generator[None]:
     yield
     while CLIENTS:
         CLIENTS.pop().close()
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until *condition* holds: a record ends right after its answer."""
-    since = time.monotonic()
-    while not condition():
-        assert time.monotonic() - since < seconds
-        time.sleep(0.01)
 
 
 class Thinks:
@@ -136,9 +147,11 @@ class Two:
 
     def __init__(self) -> None:
         self.turns = 0
+        self.asked = threading.Event()
 
     def respond(self, request: ModelRequest) -> ModelTurn:
         self.turns += 1
+        self.asked.set()
         if self.turns == 1:
             return ModelTurn(output=[message("yes")], delay=1.5)
         error = TurnError(message="Not you.", code="invalid_prompt", type="invalid_request_error", status=400)
@@ -147,10 +160,11 @@ class Two:
 
 def test_a_late_refusal_reaches_who_streams() -> None:
     """The head is out: the failed response says why, also to the strict helper."""
-    with running(Two(), settings=Settings(keepalive=0.2, max_turns=1)) as (base_url, _, _):
+    model = Two()
+    with running(model, settings=Settings(keepalive=0.2, max_turns=1)) as (base_url, _, _):
         first = threading.Thread(target=lambda: client(base_url).responses.create(model="m", input="a"))
         first.start()
-        time.sleep(0.5)
+        assert model.asked.wait(20)
         with client(base_url).responses.stream(model="m", input="b") as stream:
             events = list(stream)
         first.join()
@@ -164,11 +178,11 @@ def test_a_late_refusal_reaches_who_streams() -> None:
 
 def test_a_retry_of_the_sdk_is_not_paid_for_twice() -> None:
     """It gives up too early, asks again by itself, and gets the answer of the first run."""
-    with running(Thinks()) as (base_url, ledger, records):
+    with running(Thinks()) as (base_url, ledger, seen):
         answer = client(base_url, timeout=0.7, max_retries=3).responses.create(model="m", input="a")
         assert "yes it is" == answer.output_text
         assert 1 == len(ledger)
-        until(lambda: any(record.joined for record in records()))
+        seen.wait(lambda records: any(record.joined for record in records))
 
 
 TOOL = {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False}
@@ -188,7 +202,7 @@ def test_a_tool_loop_sends_what_is_new() -> None:
     """Ten turns of a stateless client, each with the whole history: each item goes once, but for those before
     a connection that ended between two turns."""
     faults = FaultScript(FaultRule(Fault("close", code=1001), create=5), seed=1)
-    with running(Agent(), server={"faults": faults}) as (base_url, _, records):
+    with running(Agent(), server={"faults": faults}) as (base_url, _, seen):
         sdk, history = client(base_url, max_retries=2), [{"role": "user", "content": "go"}]
         for _ in range(10):
             answer = sdk.responses.create(
@@ -203,11 +217,10 @@ def test_a_tool_loop_sends_what_is_new() -> None:
                 for item in answer.output
                 if item.type == "function_call"
             ]
-        until(lambda: len(records()) == 10)
-        ended = records()
+        ended = seen.wait(lambda records: len(records) == 10)
 
     assert "done" == answer.output_text
-    given = sum(record.items_given for record in ended)
+    given = sum(record.items_given or 0 for record in ended)
     sent = sum(record.items_sent or 0 for record in ended)
     assert 100 == given
     assert sent <= 32, [(record.items_sent, record.why_full) for record in ended]
