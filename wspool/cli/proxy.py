@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from urllib.parse import urlsplit
 
 import trio
@@ -128,7 +128,6 @@ def proxy(
     """
     if print_config is not None:
         _print_config(print_config, host, port, tls=certfile is not None, websocket=websocket)
-        return
     given = {"max_clients": max_clients, "max_turns": max_turns, "max_turns_per_client": max_turns_per_client}
     settings = Settings(
         keepalive=keepalive,
@@ -154,9 +153,8 @@ def proxy(
                 "state": state,
                 "recorder": None if record is None else stack.enter_context(_recorder(record, url)),
                 "provider": provider,
+                "policy": None if max_size is None else PoolPolicy(max_size=max_size, min_idle=0),
             }
-            if max_size is not None:
-                options["policy"] = PoolPolicy(max_size=max_size, min_idle=0)
             journal = None if log is None else stack.enter_context(closing(Journal(log)))
             trio.run(partial(_run, url, journal, **options))
     except OSError as problem:
@@ -178,12 +176,13 @@ def _recorder(folder: Path, url: str) -> Generator[Recorder]:
         recorder.save()
 
 
-def _print_config(program: str, host: str | None, port: int, *, tls: bool, websocket: bool) -> None:
+def _print_config(program: str, host: str | None, port: int, *, tls: bool, websocket: bool) -> NoReturn:
     if program not in PROGRAMS:
         usage_error(f"--print-config {program!r}: there are {', '.join(PROGRAMS)}")
     name = "127.0.0.1" if host in (None, "0.0.0.0") else f"[{host}]" if ":" in str(host) else host
     base_url = f"{'https' if tls else 'http'}://{name}:{port}/v1"
     say(config_for(program, base_url, websocket=websocket).rstrip())
+    raise typer.Exit
 
 
 def _key(variable: str | None) -> str | None:

@@ -25,17 +25,21 @@ supports_websockets = <SOCKETS>
 # {_NO_PROXY}
 """
 
-_OPENCODE: Final = """{
+_OPENCODE: Final = f"""// In opencode.json, of the project or in ~/.config/opencode. In a shell:
+// {_NO_PROXY}
+{{
   "$schema": "https://opencode.ai/config.json",
-  "provider": { "openai": { "options": { "baseURL": "<URL>" } } }
-}
+  "provider": {{ "openai": {{ "options": {{ "baseURL": "<URL>" }} }} }}
+}}
 """
 
-_AI_SDK: Final = """import { createOpenAI } from "@ai-sdk/openai";
-const openai = createOpenAI({ baseURL: "<URL>" });
+_AI_SDK: Final = f"""// In a shell: {_NO_PROXY}
+import {{ createOpenAI }} from "@ai-sdk/openai";
+const openai = createOpenAI({{ baseURL: "<URL>" }});
 """
 
-_CLINE: Final = """cline auth -p openai-native -k "$OPENAI_API_KEY" -m MODEL -b <URL>
+_CLINE: Final = f"""{_NO_PROXY}
+cline auth -p openai-native -k "$OPENAI_API_KEY" -m MODEL -b <URL>
 """
 
 _LITELLM: Final = """# In LiteLLM's config.yaml, for programs that speak chat completions or messages.

@@ -1,0 +1,68 @@
+"""The proxy on a system without Unix sockets, shared ports and hang-up signals, as Windows is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+import signal, socket
+import trio
+
+# While ours is imported: trio makes its own sockets by the same names.
+LESS = [(m, n, getattr(m, n)) for m, n in ((socket, "AF_UNIX"), (socket, "SO_REUSEPORT"), (signal, "SIGHUP"))]
+for module, name, _ in LESS:
+    delattr(module, name)
+
+from wspool.cli import proxy, serve
+from wspool.cli.running import run_until_told
+from wspool.proxy import Proxy, Where, open_proxy
+
+for module, name, value in LESS:
+    setattr(module, name, value)
+
+URL = "ws://localhost/v1/responses"
+
+
+async def asked(running):
+    port = int(running.base_url.rpartition(":")[2].partition("/")[0])
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(b"GET /livez HTTP/1.1\\r\\nhost: localhost\\r\\n\\r\\n")
+        return bytes(await stream.receive_some()).partition(b"\\r\\n")[0].decode()
+
+
+async def main():
+    async with open_proxy(URL, where=Where(port=0)) as running:
+        print(await asked(running))
+        try:
+            async with open_proxy(URL, where=Where(port=int(running.base_url.rsplit(":")[-1][:-3]))):
+                print("twice")
+        except OSError:
+            print("taken")
+    try:
+        async with open_proxy(URL, where=Where(port=None, uds="x")):
+            print("there are")
+    except ValueError as error:
+        print(error)
+    with trio.CancelScope() as scope:
+        opened = open_proxy(URL, where=Where(port=0))
+        await run_until_told(opened, lambda _: scope.cancel() or "up", drain=Proxy.drain, reread=Proxy.reread)
+
+
+trio.run(main)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="this is such a system")
+def test_it_runs_without_what_only_some_systems_have() -> None:
+    """It listens, a port is still taken by one only, a Unix socket is refused with a word, and signals do."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ["HTTP/1.1 200", "taken", "there are no Unix sockets here", "up"] == [
+        line.strip() for line in done.stdout.splitlines()
+    ], done.stderr
