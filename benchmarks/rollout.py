@@ -9,6 +9,7 @@ who opens many connections. Tools take no time. Everybody starts without a conne
 * floor: the least client (`benchmarks.clients`) with turns of the same size; what machine and server take.
 * new connection: HTTP, the full context with each call, on a connection of its own.
 * keep-alive: the same, on one connection.
+* the door: the SDK given `http_client=wspool.http.async_client()`, and nothing else; it still hands over all.
 * previous id: keep-alive and `previous_response_id`, so that only what is new is sent. It needs a
   server that stores the conversation.
 
@@ -31,6 +32,7 @@ import attrs
 import trio
 
 import wspool
+import wspool.http
 from benchmarks.clients import open_floor
 from benchmarks.harness import Row, installed
 from benchmarks.processes import Process, Server, client_context, open_blaster, open_link
@@ -55,8 +57,11 @@ SAY: Final = Say(
 )
 PROMPT: Final = "Find the failing test."
 FLOOR: Final = "floor"
+DOOR: Final = "openai, the door"
+#: What the door must save of the time of the same client by HTTP, in percent.
+SAVES: Final = {"openai, new connection": 40, "openai, keep-alive": 25}
 
-Mode = Literal["new connection", "keep-alive", "previous id"]
+Mode = Literal["new connection", "keep-alive", "previous id", "the door"]
 MODES: Final[tuple[Mode, ...]] = ("new connection", "keep-alive", "previous id")
 
 
@@ -195,7 +200,11 @@ def _openai(mode: Mode, url: str, conversations: int) -> None:
     context = client_context()
 
     def client_of() -> Any:
-        http = httpx.AsyncClient(verify=context, timeout=600, limits=limits)
+        if mode == "the door":
+            policy = wspool.PoolPolicy(max_size=conversations, min_idle=0, close_timeout=0.01)
+            http = wspool.http.async_client(ssl_context=context, policy=policy)
+        else:
+            http = httpx.AsyncClient(verify=context, timeout=600, limits=limits)
         return openai.AsyncOpenAI(api_key="none", base_url=base, http_client=http)
 
     async def call(client: Any, items: Any, parent: str | None) -> dict[str, Any]:
@@ -251,6 +260,8 @@ def _contestants() -> dict[str, tuple[int, Callable[[str, int], None]]]:
             found[f"httpx, {mode}"] = with_mode(_httpx, mode)
             if installed("openai"):
                 found[f"openai, {mode}"] = with_mode(_openai, mode)
+    if installed("httpx") and installed("openai"):
+        found[DOOR] = (3, lambda url, many: _openai("the door", url, many))
     return found
 
 
@@ -277,7 +288,7 @@ def _once(name: str, server: Server, link: Process, conversations: int) -> Run:
 def run(*, quick: bool) -> list[Row]:
     """Measure all of it."""
     names = list(_contestants())
-    rows = []
+    rows: list[Row] = []
     with (
         open_blaster(tls=True) as server,
         open_link(server.process.port, round_trip=ROUND_TRIP, up=UP) as link,
@@ -300,13 +311,25 @@ def _measure(server: Server, link: Process, names: list[str], conversations: int
         return statistics.median(what(one) for one in runs[name])
 
     own = [name for name in names if name.startswith("wspool")]
-    others = [name for name in names if name not in own and name != FLOOR]
+    others = [name for name in names if name not in (*own, FLOOR, DOOR)]
     many = f"{conversations} conversation{'s' if conversations > 1 else ''}"
     assumed = (
         f"{CALLS} calls, {CONTEXT // 1000} KB, think {THINK * 1e3:.0f} ms, {TOKENS} tokens a turn at "
         f"{TOKENS_PER_SECOND}/s, round trip {ROUND_TRIP * 1e3:.0f} ms, {UP * 8 / 1e6:.0f} Mbit/s up for each"
     )
-    rows = []
+    rows: list[Row] = [
+        Row(
+            metric=f"rollout, {many}: time saved by one changed line over {peer}",
+            value=100
+            * statistics.median(
+                1 - mine.wall / theirs.wall for mine, theirs in zip(runs[DOOR], runs[peer], strict=True)
+            ),
+            unit="%",
+            least=least if conversations == 1 else None,
+        )
+        for peer, least in SAVES.items()
+        if DOOR in runs and peer in runs
+    ]
     for name in own:
         wire = name.partition(", ")[2]
         rows.append(
