@@ -99,7 +99,8 @@ class Errands:
         policy: the limits of the pool.
 
     Attributes:
-        pace: how many turns may be at work, where refusals are waited out.
+        pace: how many turns may be at work, where refusals are waited out. One that keeps it together with
+            other pools may be put in its place before the first turn.
     """
 
     def __init__(
@@ -180,10 +181,15 @@ class Errands:
     def _forget(self, errand: Errand, ticket: Ticket) -> None:
         del self._paced[ticket]
         errand.ticket = errand.is_answered = None
-        self._move()
+        self.pace_moved()
 
-    def _move(self) -> None:
-        """Let who waits for the pace look again."""
+    @property
+    def in_line(self) -> int:
+        """How many wait until the pace lets them begin, or for one that does."""
+        return self._gate.statistics().tasks_waiting + self._gate.locked()
+
+    def pace_moved(self) -> None:
+        """The pace has changed: whoever waits for it looks again. Never waits."""
         self._moved.set()
         self._moved = trio.Event()
 
@@ -200,7 +206,7 @@ class Errands:
         """
         if self.pace is not None and (stated := stated_in(said, time.time())):
             self.pace.told(stated, self._now(), answering=answering)
-            self._move()
+            self.pace_moved()
 
     def pause(self, errand: Errand, seconds: float) -> None:
         """Let *errand* not send for so many seconds, unless all is lifted before. Never waits."""
@@ -318,7 +324,7 @@ class Errands:
         self._lifted = trio.Event()
         if self.pace is not None:
             self.pace.lift()
-            self._move()
+            self.pace_moved()
 
     def close(self) -> None:
         """The pool is closing: end every wait. Never waits."""

@@ -31,6 +31,7 @@ __all__ = [
     "ours_of",
     "outcome_of_line",
     "parse_line",
+    "score_of_line",
 ]
 
 #: Name of the file in its directory.
@@ -154,7 +155,7 @@ class ResultFile:
                 self.earlier[key] = outcome_of_line(line)
                 if (digest := digest_of(line)) is not None:
                     self.digests[key] = digest
-                if (score := _score(line)) is not None:
+                if (score := score_of_line(line)) is not None:
                     self.scores[key] = score
         if not clean:
             seen: set[str] = set()
@@ -276,7 +277,8 @@ def ours_of(line: Mapping[str, Any]) -> Mapping[str, Any]:
     return cast("dict[str, Any]", ours) if isinstance(ours, dict) else {}
 
 
-def _score(line: Mapping[str, Any]) -> float | None:
+def score_of_line(line: Mapping[str, Any]) -> float | None:
+    """The score of a result line, None if it has none."""
     score = ours_of(line).get("score")
     return float(score) if isinstance(score, int | float) else None
 

@@ -12,17 +12,17 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from typing import Any, cast
 
 import trio
 
 import wspool
 from wspool.core.calls import described
+from wspool.core.usage import Budget
 from wspool.errors import BudgetExceededError, UnknownEffectsError
 from wspool.pool.effects import EffectLedger
 from wspool.rollout.checkpoints import Checkpoints
-from wspool.rollout.errors import Errors
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Method
 from wspool.rollout.outcomes import answer_of, ends_run
@@ -30,16 +30,13 @@ from wspool.rollout.progress import Progress, show_progress
 from wspool.rollout.samples import Samples, take_samples
 from wspool.rollout.scoring import Score
 from wspool.rollout.signals import heard_signals
+from wspool.rollout.standing import Standing
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tally import Tally
-from wspool.rollout.tasks import OUTCOMES, WELL, Failure, Outcome, Result, Task
+from wspool.rollout.tasks import Failure, Outcome, Result, Task
 from wspool.rollout.tools import NoFilesError
 
-__all__ = ["run_batch"]
-
-
-#: Outcomes with an answer, whatever it is worth.
-_ENDED: Final = WELL | {"wrong"}
+__all__ = ["Run", "run_batch"]
 
 
 async def run_batch(
@@ -79,7 +76,9 @@ async def run_batch(
 
     Cancellation: running tasks are cancelled and have no result.
     """
-    run = _Run(pool, tasks, method, meter, sink, checkpoints, limits or Limits(), tally or Tally())
+    run = Run(
+        pool, tasks, method, meter=meter, sink=sink, checkpoints=checkpoints, limits=limits, tally=tally
+    )
     async with trio.open_nursery() as watchers:
         await watchers.start(run.watch_signals)
         watchers.start_soon(run.watch_clock)
@@ -94,34 +93,40 @@ async def run_batch(
     return run.summary(len(tasks) if total is None else total)
 
 
-class _Run:
-    """One run's state. Invariant: every started task is in flight, or counted in `_outcomes`, or owed."""
+class Run:
+    """One run's state. Invariant: every started task is in flight, or counted in its standing, or owed.
+
+    Args:
+      tasks: what is to be done; if it comes one by one, `all` goes on until no more comes.
+      budget: of the run, if it is kept with others; by default that of *limits*.
+
+    The others are those of `run_batch`.
+    """
 
     def __init__(
         self,
         pool: "wspool.Pool",
-        tasks: Sequence[Task],
+        tasks: Sequence[Task] | AsyncIterable[Task],
         method: Method,
+        *,
         meter: Meter,
         sink: Callable[[Mapping[str, Any]], None],
-        checkpoints: Checkpoints | None,
-        limits: Limits,
-        tally: Tally,
+        checkpoints: Checkpoints | None = None,
+        limits: Limits | None = None,
+        budget: Budget | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._pool = pool
         self._tasks = tasks
         self._method = method
         self._meter = meter
         self._sink = sink
-        self._started_at = trio.current_time()
         self._in_flight = 0
         self._peak = 0
-        self._outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         self._draining = self._interrupted = False
-        self._limits = limits
-        self._tally = tally
-        self._budget = limits.of_run()
-        self._errors = Errors()
+        self._limits = limits or Limits()
+        self._standing = Standing(self._limits, tally or Tally())
+        self._budget = budget or self._limits.of_run()
         self._scope = trio.CancelScope()
         self._conversations: dict[wspool.Conversation, trio.CancelScope] = {}
         self._checkpoints = checkpoints
@@ -131,7 +136,8 @@ class _Run:
         self._unknown: str | None = None
         if checkpoints is not None:
             meter.on_turn = self._turn_ended
-        self._problem: str | None = None
+        #: Why it ends before its tasks do, or None.
+        self.problem: str | None = None
 
     async def watch_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with heard_signals(self._heard):
@@ -142,16 +148,16 @@ class _Run:
         if self._interrupted:
             self._scope.cancel()
         self._interrupted = True
-        self._drain()
+        self.drain()
 
     async def watch_clock(self) -> None:
         if self._limits.max_seconds is not None:
             await trio.sleep(self._limits.max_seconds)
-            self._drain(f"{self._limits.max_seconds:g} s have passed")
+            self.drain(f"{self._limits.max_seconds:g} s have passed")
 
-    def _drain(self, problem: str | None = None) -> None:
+    def drain(self, problem: str | None = None) -> None:
         """Begin no other task, put those back that have sent nothing yet, and let the others finish."""
-        self._problem = self._problem or problem
+        self.problem = self.problem or problem
         self._draining = True
         for conversation, scope in self._conversations.items():
             statistics = conversation.statistics()
@@ -159,13 +165,15 @@ class _Run:
                 scope.cancel()  # it is still in line, and nothing was sent
 
     async def all(self, concurrency: int) -> None:
+        """Run the tasks, so many at once. A checkpoint. Cancelling leaves those that run without a result."""
         limiter = trio.CapacityLimiter(concurrency)
+        tasks = _OneByOne(self._tasks) if isinstance(self._tasks, Sequence) else self._tasks
         with self._scope:
             async with trio.open_nursery() as nursery:
-                for task in self._tasks:
+                async for task in tasks:
                     await limiter.acquire_on_behalf_of(task.key)
                     if (spent := self._budget.problem) is not None:
-                        self._drain(spent)
+                        self.drain(spent)
                     if self._draining:
                         break
                     nursery.start_soon(self._one, task, limiter)
@@ -178,16 +186,11 @@ class _Run:
                 self._sink(result.as_line())
                 if self._checkpoints is not None:
                     self._checkpoints.ended(task.key)
-                self._outcomes[result.outcome] += 1
-                if result.score is not None:
-                    self._tally.add(task.id, result.score, right=result.outcome == "right")
-                if result.failure is not None:
-                    self._errors.add(task.id, result.failure)
-                failed, ended = self._outcomes["failed"], sum(self._outcomes.values())
-                if (problem := self._limits.too_many(failed, ended)) is not None:
-                    self._drain(problem)
+                problem = self._standing.add(task.id, result.outcome, result.score, result.failure)
+                if problem is not None:
+                    self.drain(problem)
         except OSError as error:
-            self._stop(f"a result could not be written: {error}")
+            self.stop(f"a result could not be written: {error}")
         finally:
             self._in_flight -= 1
             self._peak = max(self._peak, self._pool.statistics().size)
@@ -280,15 +283,15 @@ class _Run:
             self._left_to_a_person(task, error)
             return True
         if isinstance(error, BudgetExceededError) and (spent := self._budget.problem) is not None:
-            self._drain(spent)
+            self.drain(spent)
             return True
         if isinstance(error, OSError) and self._method.agent is None and self._checkpoints is not None:
-            self._stop(
+            self.stop(
                 f"a call of a tool could not be noted: {error}"
             )  # the model is told of what tools raise
             return True
         if ends_run(error):
-            self._stop(Failure.of(error).message)
+            self.stop(Failure.of(error).message)
             return True
         return False
 
@@ -311,45 +314,54 @@ class _Run:
             try:
                 self._checkpoints.append(task.key, state, items)
             except OSError as error:
-                self._stop(f"a finished turn could not be written: {error}")
+                self.stop(f"a finished turn could not be written: {error}")
 
-    def _stop(self, problem: str) -> None:
-        self._problem = self._problem or problem
+    def stop(self, problem: str | None) -> None:
+        """Cancel the tasks that run: they are owed. Never waits."""
+        self.problem = self.problem or problem
+        self._draining = True
         self._scope.cancel()
 
+    @property
+    def _count(self) -> int:
+        return len(self._tasks) if isinstance(self._tasks, Sequence) else 0
+
     def progress(self) -> Progress:
-        return Progress(
-            total=len(self._tasks),
-            finished=sum(self._outcomes.values()),
-            failed=sum(count for outcome, count in self._outcomes.items() if outcome not in _ENDED),
-            right=self._outcomes["right"],
-            wrong=self._outcomes["wrong"],
-            score=self._tally.mean,
+        return self._standing.progress(
+            self._pool.statistics(),
+            total=self._count,
             in_flight=self._in_flight,
             turns=self._meter.turns,
-            seconds=trio.current_time() - self._started_at,
             draining=self._draining,
-            pool=self._pool.statistics(),
         )
 
     def summary(self, total: int) -> Summary:
-        return Summary.of(
+        return self._standing.summary(
             self._meter,
             self._pool.statistics(),
             tasks=total,
-            **self._outcomes,
-            owed=len(self._tasks) - sum(self._outcomes.values()),
-            skipped=total - len(self._tasks),
+            owed=self._count - self._standing.ended,
+            skipped=total - self._count,
             saved_turns=self._saved_turns,
             peak_connections=self._peak,
-            seconds=trio.current_time() - self._started_at,
             interrupted=self._interrupted,
-            problem=self._problem or self._unknown,
-            cost=self._meter.usage.cost(self._limits.price) if self._limits.price is not None else None,
-            errors=self._errors.commonest(),
-            score=self._tally.mean,
-            pass_at=self._tally.pass_at(),
+            problem=self.problem or self._unknown,
         )
+
+
+class _OneByOne:
+    """Tasks that are all there, as if they came. No generator: leaving one before its end is reported."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = iter(tasks)
+
+    def __aiter__(self) -> "_OneByOne":
+        return self
+
+    async def __anext__(self) -> Task:  # noqa: ASYNC124 # as those that come
+        for task in self._tasks:
+            return task
+        raise StopAsyncIteration
 
 
 def _let_pass(error: BaseException) -> None:

@@ -4,6 +4,7 @@ Every number is counted once, where it is known best: outcomes by the runner, re
 conversations, times by the pool's instrument, connections by the pool."""
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -87,6 +88,18 @@ class Meter(wspool.Instrument):
             self.waits.append(record.waited)
         if self.on_turn is not None and record.conversation is not None and record.status in _WELL:
             self.on_turn(record.conversation)
+
+    def take(self) -> dict[str, Any]:
+        """What was counted since it was last taken; for the meter of many (`add`)."""
+        fresh = vars(Meter())
+        taken = {name: getattr(self, name) for name in fresh if name != "on_turn"}
+        vars(self).update({name: fresh[name] for name in taken})
+        return taken
+
+    def add(self, taken: Mapping[str, Any]) -> None:
+        """Count what another meter has counted (`take`)."""
+        for name, value in taken.items():
+            setattr(self, name, operator.iadd(getattr(self, name), value))  # a list grows where it is
 
     def conversation_ended(self, statistics: ConversationStatistics) -> None:
         """Count what a conversation sent; the runner tells."""
