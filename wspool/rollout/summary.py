@@ -4,7 +4,6 @@ Every number is counted once, where it is known best: outcomes by the runner, re
 conversations, times by the pool's instrument, connections by the pool."""
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -99,7 +98,9 @@ class Meter(wspool.Instrument):
     def add(self, taken: Mapping[str, Any]) -> None:
         """Count what another meter has counted (`take`)."""
         for name, value in taken.items():
-            setattr(self, name, operator.iadd(getattr(self, name), value))  # a list grows where it is
+            counted: Any = getattr(self, name)
+            counted += value  # a list grows where it is
+            setattr(self, name, counted)
 
     def conversation_ended(self, statistics: ConversationStatistics) -> None:
         """Count what a conversation sent; the runner tells."""
