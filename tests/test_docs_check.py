@@ -30,6 +30,7 @@ PUBLIC = [
     "wspool.otel",
     "wspool.prometheus",
     "wspool.proxy",
+    "wspool.ray",
     "wspool.rollout",
     "wspool.server",
     "wspool.testing",

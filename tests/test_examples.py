@@ -31,7 +31,7 @@ SAYS = {
     "under_pydantic_ai": r"(Lake Baikal is 1642 m deep\.\n){4}",
 }
 #: Those that are run in another way than by Python alone.
-OTHERWISE = {"endpoint", "test_an_agent"}
+OTHERWISE = {"endpoint", "ray_data", "ray_rollout", "test_an_agent"}
 
 
 def environment() -> dict[str, str]:

@@ -14,6 +14,7 @@ import typer
 
 import wspool
 from wspool.cli.grouped import together
+from wspool.cli.rollout_cluster import reach
 from wspool.cli.rollout_options import Given
 from wspool.cli.rollout_plan import Plan, make_plan
 from wspool.cli.rollout_state import prepare
@@ -50,18 +51,19 @@ def rollout(given: Given) -> None:
             plan = make_plan(given)
     except OSError as problem:  # of a working directory that is gone, or of a disk that is
         usage_error(f"nothing was run: {problem}")
+    nodes = reach(given, plan) if given.cluster.ray or given.cluster.actors or given.cluster.address else None
     timeline = given.telling.timeline
     if timeline is not None and (timeline.is_dir() or not timeline.absolute().parent.is_dir()):
         usage_error(f"--timeline {plain(str(timeline))} is no place for a file")
     try:
         with open_results(plan.out) as results:
-            code = _run(plan, results)
+            code = _run(plan, results, nodes)
     except ResultsError as problem:
         usage_error(str(problem))
     raise typer.Exit(code)
 
 
-def _run(plan: Plan, results: ResultFile) -> int:
+def _run(plan: Plan, results: ResultFile, nodes: int | None) -> int:
     batch, given = plan.batch, plan.given
     tasks = {task.key: task for task in batch}
     prepare(plan, results)
@@ -75,7 +77,10 @@ def _run(plan: Plan, results: ResultFile) -> int:
     try:
         kept = open_checkpoints(plan.out, owed) if given.state.checkpoint_turns else nullcontext()
         with kept as checkpoints, aside_stdout():
-            summary = trio.run(_rollout, plan, owed, results, checkpoints, tally)
+            if nodes is None:
+                summary = trio.run(_rollout, plan, owed, results, checkpoints, tally)
+            else:
+                summary = trio.run(_on_cluster, plan, owed, results, nodes, tally)
     except* KeyboardInterrupt:
         pass
     if summary is None:
@@ -171,6 +176,36 @@ async def _rollout(
                     samples=samples,
                     quiet=plan.given.telling.quiet,
                 )
+    return attrs.evolve(summary, samples=plan.given.input.samples)
+
+
+async def _on_cluster(
+    plan: Plan, owed: Sequence[Task], results: ResultFile, nodes: int, tally: Tally
+) -> Summary:
+    from wspool.ray.cluster import run_on_actors
+
+    async with _endpoint(plan) as endpoint:
+        problem = await _unreachable(endpoint, plan.policy) if owed else None
+        if problem is not None or not owed:
+            total, most = len(plan.batch), plan.policy.max_size
+            return Summary(
+                tasks=total, owed=len(owed), skipped=total - len(owed), max_connections=most, problem=problem
+            )
+        with closing(Samples(results.path.parent)) as samples:
+            summary = await run_on_actors(
+                {**endpoint, "fallback": "http"},
+                plan.policy,
+                owed,
+                plan.method,
+                actors=plan.given.cluster.actors or nodes,
+                concurrency=plan.given.place.concurrency,
+                sink=results.append,
+                limits=plan.limits,
+                tally=tally,
+                total=len(plan.batch),
+                samples=samples,
+                quiet=plan.given.telling.quiet,
+            )
     return attrs.evolve(summary, samples=plan.given.input.samples)
 
 

@@ -8,7 +8,7 @@ import typer
 
 from wspool.cli.target import ApiKeyEnv, Header, ProxyUrl, Url
 
-__all__ = ["Given", "How", "Input", "Limiting", "Place", "State", "Telling"]
+__all__ = ["Cluster", "Given", "How", "Input", "Limiting", "Place", "State", "Telling"]
 
 
 @attrs.frozen(kw_only=True)
@@ -272,6 +272,31 @@ class Limiting:
 
 
 @attrs.frozen(kw_only=True)
+class Cluster:
+    """On how many machines."""
+
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="On actors of a Ray cluster, which share -c, --max-connections and all limits; needs "
+            "wspool[ray].",
+        ),
+    ] = False
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto",
+            help="With --ray: the cluster, auto for the one that runs here. If not given, that of "
+            "RAY_ADDRESS or the one that runs here, else one is started on this machine.",
+        ),
+    ] = None
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="With --ray: how many actors; one for each node if not given.")
+    ] = None
+
+
+@attrs.frozen(kw_only=True)
 class Telling:
     """What it says."""
 
@@ -303,4 +328,5 @@ class Given:
     how: How
     state: State
     limiting: Limiting
+    cluster: Cluster
     telling: Telling

@@ -91,7 +91,7 @@ class Meter(wspool.Instrument):
     def take(self) -> dict[str, Any]:
         """What was counted since it was last taken; for the meter of many (`add`)."""
         fresh = vars(Meter())
-        taken = {name: getattr(self, name) for name in fresh if name != "on_turn"}
+        taken = {name: getattr(self, name) for name in fresh if name not in ("on_turn", "phases")}
         vars(self).update({name: fresh[name] for name in taken})
         return taken
 

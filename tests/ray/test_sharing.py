@@ -1,0 +1,328 @@
+"""What actors share, without Ray: tasks, one pace, what is spent; and what becomes of those that die."""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+import wspool
+from wspool.core.sending.allowance import Stated
+from wspool.core.usage import Usage
+from wspool.ray.leading import lead
+from wspool.ray.sharing import News, Orders, Report, Sharing, Tokens
+from wspool.ray.working import Job, work
+from wspool.rollout.limits import Limits
+from wspool.rollout.method import Method
+from wspool.rollout.results import open_results
+from wspool.rollout.shapes import Columns, task_of
+from wspool.rollout.summary import Meter, Summary
+from wspool.rollout.tally import Tally
+from wspool.rollout.tasks import Task
+from wspool.server import ModelRequest, ModelTurn, message
+from wspool.server.server import Server, open_server
+
+
+def tasks(count: int) -> list[Task]:
+    rows: list[dict[str, Any]] = [{"input": f"say {n}", "expected": f"say {n}"} for n in range(count)]
+    return [attrs.evolve(task_of(row, Columns()), id=str(n)) for n, row in enumerate(rows)]
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def result(task: Task) -> tuple[str, Mapping[str, Any]]:
+    return task.key, {"id": task.id, "outcome": "done"}
+
+
+def test_tasks_are_pulled_as_there_is_room() -> None:
+    """A slow actor has few, and a fast one does what is left."""
+    sharing = Sharing(Clock())
+    sharing.news(tasks(10))
+
+    slow = sharing.exchange(1, Report(places=2)).tasks
+    fast = sharing.exchange(2, Report(places=3)).tasks
+    assert ["0", "1"] == [task.id for task in slow]
+    assert ["2", "3", "4"] == [task.id for task in fast]
+    more = sharing.exchange(2, Report(places=9, lines=[result(task) for task in fast])).tasks
+    assert ["5", "6", "7", "8", "9"] == [task.id for task in more]
+    news = sharing.news()
+    assert ["2", "3", "4"] == [key for key, _ in news.lines]
+    assert (0, 7) == (news.queued, news.running)
+    assert [] == sharing.news().lines  # each is told once
+
+
+def test_an_actor_that_dies_owes_what_it_was_doing() -> None:
+    """Others begin it again, once; a word of the dead one counts no more, and it is told to stop."""
+    sharing = Sharing(Clock())
+    (task,) = tasks(1)
+    sharing.news([task])
+    sharing.exchange(1, Report(places=1, in_line=16))
+
+    assert sharing.lost(1)
+
+    assert 0 == sharing.pace.at_work
+    late = sharing.exchange(1, Report(lines=[result(task)]))
+    assert late.stop
+    assert [task] == sharing.exchange(2, Report(places=5)).tasks
+    assert [] == sharing.news().lines
+    assert sharing.lost(2)
+    assert [] == sharing.exchange(3, Report(places=5)).tasks  # it may be what kills them
+    assert 1 == sharing.news(drain=True).given_up
+    assert not sharing.lost(3)
+
+
+def test_one_pace_for_all() -> None:
+    """No more turns begin than one pool would begin, and a refusal of one holds all."""
+    clock = Clock()
+    sharing = Sharing(clock)
+    first = sharing.exchange(1, Report(in_line=100)).tokens
+    assert 16 == len(first)
+    assert 0 == len(sharing.exchange(2, Report(in_line=100)).tokens)
+
+    # Who has more than its part of the room gives to who waits.
+    ended: Any = [("answered", token, {}) for token in first[:12]]
+    ended += [("ended", token, {}) for token in first[:12]]
+    assert [] == sharing.exchange(1, Report(in_line=100, turns=ended)).tokens[12:]
+    assert len(sharing.exchange(2, Report(in_line=100)).tokens) >= 4
+
+    refused: Any = [("refused", first[12], {"rate": True, "wait": 30.0, "jitter": 0.0})]
+    assert 30.0 == sharing.exchange(1, Report(turns=refused)).held
+    clock.now = 29.0
+    orders = sharing.exchange(2, Report(in_line=100))
+    assert (1.0, 0) == (orders.held, len(orders.tokens))
+    assert "a rate limit" == sharing.news().pool.held_for
+
+
+def test_what_an_endpoint_states_is_heard_by_all() -> None:
+    """Nothing is left for a minute: no pool begins anything."""
+    sharing = Sharing(Clock())
+    changes: list[None] = []
+    tokens = Tokens(lambda: changes.append(None))
+    tokens.told([Stated("requests", 100.0, 0.0, 60.0)], 0.0, answering=True)
+    tokens.allowance.used(10.0)
+
+    assert [] == sharing.exchange(1, Report(turns=tokens.heard, in_line=5)).tokens
+    assert [] == sharing.exchange(2, Report(in_line=5)).tokens
+    assert 60.0 == sharing.exchange(2, Report(in_line=5)).held
+    assert 2 == len(changes)
+
+
+def test_tokens_are_reported_once() -> None:
+    """However often a turn is said to have ended; and what nobody needs is given back."""
+    tokens = Tokens(lambda: None)
+    assert math.inf == tokens.wait(0.0)
+    tokens.spare.extend([1, 2, 3])
+    ticket = tokens.begin(0.0)
+    assert [ticket] == tokens.unanswered
+    for _ in range(2):
+        tokens.answered(ticket)
+        tokens.ended(ticket)
+        tokens.refused(ticket, 0.0, rate=True, wait=0.0, jitter=0.0)
+    tokens.give_back(5)
+
+    assert [("answered", 1), ("ended", 1), ("ended", 2), ("ended", 3)] == [each[:2] for each in tokens.heard]
+
+
+def test_what_all_have_spent_is_told_to_each() -> None:
+    """So that a budget is that of the run."""
+    sharing = Sharing(Clock())
+    sharing.exchange(1, Report(used=Usage(10, 0, 5, 0)))
+
+    assert Usage(30, 1, 9, 2) == sharing.exchange(2, Report(used=Usage(20, 1, 4, 2))).spent
+
+
+def test_meters_are_put_together() -> None:
+    """What is taken is not taken twice."""
+    one, all = Meter(), Meter()
+    for turns in (1, 2):
+        one.turns, one.durations, one.usage = turns, [float(turns)], Usage(turns)
+        all.add(one.take())
+
+    assert (3, [1.0, 2.0], Usage(3)) == (all.turns, all.durations, all.usage)
+    assert (0, []) == (one.turns, one.durations)
+
+
+# -- a whole run, with actors that are tasks of one trio run ------------------------------------------------
+
+
+class Here:
+    """Actors without Ray: as many as there are *jobs*, and some die after so many reports."""
+
+    def __init__(self, jobs: Sequence[Job], deaths: Mapping[int, int]) -> None:
+        self.sharing = Sharing(trio.current_time)
+        self._jobs, self._deaths = jobs, deaths
+
+    async def news(self, tasks: Sequence[Task], *, drain: bool, stop: bool) -> News:
+        await trio.lowlevel.checkpoint()
+        return self.sharing.news(tasks, drain=drain, stop=stop)
+
+    async def work(self, problem: Callable[[str], None]) -> None:
+        async with trio.open_nursery() as nursery:
+            for number, job in enumerate(self._jobs):
+                nursery.start_soon(self._one, number, job)
+
+    async def _one(self, number: int, job: Job) -> None:
+        reports = 0
+        with trio.CancelScope() as scope:
+
+            async def exchange(report: Report) -> Orders:
+                nonlocal reports
+                reports += 1
+                if reports == self._deaths.get(number):
+                    scope.cancel()  # with what it wanted to say
+                await trio.lowlevel.checkpoint()
+                return self.sharing.exchange(number, report)
+
+            await work(job, exchange)
+        if scope.cancelled_caught:
+            self.sharing.lost(number)
+
+
+class Echo:
+    """Says what it is asked, and tells *told* what it was asked so far."""
+
+    def __init__(self, told: Callable[[list[str]], None] = lambda asked: None) -> None:
+        self.asked: list[str] = []
+        self._told = told
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        text = request.context[-1]["content"]
+        said = text if isinstance(text, str) else text[0]["text"]
+        self.asked.append(said)
+        self._told(self.asked)
+        return ModelTurn(output=[message(said)])
+
+
+def jobs(server: Server, count: int, limits: Limits, concurrency: int = 8) -> list[Job]:
+    policy = wspool.PoolPolicy(max_size=4, min_idle=0, refusal_patience=math.inf)
+    method = Method(defaults={"model": "m"}, retries=2)
+    return [
+        Job(
+            endpoint={"url": server.url},
+            policy=policy,
+            method=method,
+            limits=limits,
+            concurrency=concurrency,
+        )
+        for _ in range(count)
+    ]
+
+
+Look = Callable[[Here], Awaitable[None]]
+
+
+async def run(
+    server: Server,
+    out: Path,
+    count: int,
+    actors: int,
+    *,
+    limits: Limits | None = None,
+    deaths: Mapping[int, int] | None = None,
+    during: Look | None = None,
+) -> Summary:
+    """As `wspool.ray.run_sharded`, but for the actors."""
+    limits = limits or Limits()
+    batch = tasks(count)
+    team = Here(jobs(server, actors, limits), deaths or {})
+    with open_results(out) as results:
+        owed = [task for task in batch if task.key not in results.earlier]
+        call = partial(
+            lead,
+            team,
+            owed,
+            sink=results.append,
+            concurrency=8 * actors,
+            max_size=4 * actors,
+            limits=limits,
+            tally=Tally(),
+            total=count,
+            quiet=True,
+        )
+        async with trio.open_nursery() as nursery:
+            if during is not None:
+                nursery.start_soon(during, team)
+            summary = await call()
+            nursery.cancel_scope.cancel()
+    return summary
+
+
+def ids(out: Path) -> list[int]:
+    lines = (out / "results.jsonl").read_text().splitlines()
+    return sorted(int(json.loads(line)["id"]) for line in lines)
+
+
+@pytest.mark.network
+async def test_results_are_merged_as_they_come(tmp_path: Path) -> None:
+    """Each task has one, whoever did it; every number is that of all actors."""
+    model = Echo()
+    async with open_server(model) as server:
+        summary = await run(server, tmp_path, 60, 3)
+
+    assert list(range(60)) == ids(tmp_path)
+    assert (60, 0, 60, 1.0) == (summary.right, summary.owed, summary.turns, summary.score)
+    assert 60 == len(model.asked)
+    assert summary.max_connections == 12
+    assert 0 < summary.peak_connections <= 12
+    assert summary.problem is None
+
+
+@pytest.mark.network
+async def test_an_actor_that_dies_costs_nothing_but_its_running_tasks(tmp_path: Path) -> None:
+    """They are done by another one, and no result is there twice."""
+    model = Echo()
+    async with open_server(model) as server:
+        summary = await run(server, tmp_path, 60, 3, deaths={0: 3, 1: 5})
+
+    assert list(range(60)) == ids(tmp_path)
+    assert (60, 0) == (summary.right, summary.owed)
+    assert len(model.asked) - 60 <= 16  # what two actors may have had
+
+
+@pytest.mark.network
+async def test_a_run_goes_on_with_another_number_of_actors(tmp_path: Path) -> None:
+    """What has a result is not done again."""
+    model = Echo()
+    async with open_server(model) as server:
+        first = await run(server, tmp_path, 60, 3, limits=Limits(max_tokens=300))
+        done = len(ids(tmp_path))
+        assert 0 < done < 60
+        assert first.owed == 60 - done
+        assert first.problem is not None
+        assert "the run's budget is spent" in first.problem
+
+        second = await run(server, tmp_path, 60, 2)
+
+    assert list(range(60)) == ids(tmp_path)
+    assert (60 - done, done, 0) == (second.right, second.skipped, second.owed)
+    assert 60 == len(model.asked)
+
+
+@pytest.mark.network
+async def test_interrupted(tmp_path: Path) -> None:
+    """What runs is finished, nothing else is begun, and no actor is left."""
+    many = trio.Event()
+
+    async def interrupt(team: Here) -> None:
+        await many.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    model = Echo(lambda asked: many.set() if len(asked) == 50 else None)
+    async with open_server(model) as server:
+        summary = await run(server, tmp_path, 2000, 2, during=interrupt)
+
+    assert summary.interrupted
+    assert len(model.asked) == summary.right == len(ids(tmp_path)) < 2000
+    assert 2000 == summary.right + summary.owed

@@ -1,0 +1,126 @@
+"""`run_sharded`: a batch over a Ray cluster, from a program."""
+
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import attrs
+import trio
+
+import wspool
+from wspool.pool.toolbox import DefinedTool, Toolbox
+from wspool.ray.cluster import connect, run_on_actors
+from wspool.rollout.batch import read_tasks
+from wspool.rollout.limits import Limits
+from wspool.rollout.method import Agent, Method
+from wspool.rollout.provenance import changed_tasks
+from wspool.rollout.results import ResultsError, open_results
+from wspool.rollout.scoring import SCORES, Scorer
+from wspool.rollout.selection import Selection
+from wspool.rollout.shapes import Columns
+from wspool.rollout.summary import Summary
+from wspool.rollout.tally import Tally
+from wspool.rollout.tasks import Task
+
+__all__ = ["run_sharded"]
+
+
+def run_sharded(
+    tasks: str | Path,
+    out: str | Path,
+    *,
+    agent: Agent | None = None,
+    tools: Iterable[Callable[..., object]] = (),
+    score: Callable[..., object] | Literal["exact", "number"] | None = None,
+    samples: int = 1,
+    model: str | None = None,
+    actors: int | None = None,
+    address: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    concurrency: int = 128,
+    policy: wspool.PoolPolicy | None = None,
+    budget: wspool.Budget | None = None,
+    quiet: bool = False,
+    **endpoint: Any,
+) -> Summary:
+    """Run a file of tasks on Ray actors, and append a line for each to `results.jsonl` as it ends. It blocks.
+
+    What is there already is not run again, however many actors there were. To be called in the main thread:
+    the first Ctrl-C finishes what runs, the second stops, the third ends the process.
+
+    Args:
+      tasks: the file, as for `wspool rollout`.
+      out: directory of the results.
+      agent: async function of a conversation and a row, called for each task.
+      tools: without an agent, functions that the model may call.
+      score: of answers: "exact", "number", or a function as for `--score`.
+      samples: attempts at each task.
+      model: for tasks that name none.
+      actors: how many; by default one for each node.
+      address: of the cluster, "auto" for the one that runs here; if not given and there is none, one is
+        started on this machine.
+      options: of the actors, as for `ray.remote`; by default they take no CPU and are spread over the nodes.
+      concurrency: tasks at once, of all actors.
+      policy: of the pools; its `max_size` is that of all of them together, by default *concurrency*.
+        Refusals are waited out unless it says otherwise, at one pace for all.
+      budget: of the run, all actors together: its limits count, and not what it has spent.
+      quiet: no progress.
+      **endpoint: what pools are opened with, as for `wspool.open_pool`: `url`, `api_key`, `headers` ... It
+        goes to the actors inside of the cluster. Without a key each takes that of its own environment.
+
+    Returns:
+      the numbers.
+
+    Raises:
+      ImportError, ConnectionError: there is no Ray, or no cluster.
+      BatchError: the file has mistakes.
+      ValueError: an argument is not usable, or *out* has the results of other tasks.
+    """
+    limits = Limits()
+    if budget is not None:
+        limits = Limits(max_tokens=budget.max_tokens, max_cost=budget.max_cost, price=budget.price)
+    method = Method(
+        agent=agent,
+        tools=cast("dict[str, DefinedTool]", Toolbox([*tools], {}).tools),
+        defaults={"model": model} if model is not None else {},
+        scorer=Scorer.of(SCORES[score] if isinstance(score, str) else score) if score is not None else None,
+        retries=2,
+    )
+    batch = read_tasks(Path(tasks), Columns(for_agent=agent is not None))
+    batch = list(Selection(samples=samples).of(batch))
+    if policy is None:
+        policy = wspool.PoolPolicy(
+            max_size=concurrency, min_idle=0, refusal_patience=math.inf, give_up_after=math.inf
+        )
+    count = connect(address)
+    run = partial(
+        run_on_actors,
+        endpoint,
+        policy,
+        method=method,
+        actors=actors or count,
+        concurrency=concurrency,
+        options=options,
+        limits=limits,
+        total=len(batch),
+        quiet=quiet,
+    )
+    return attrs.evolve(_run(batch, Path(out), run), samples=samples)
+
+
+def _run(batch: Sequence[Task], out: Path, run: Callable[..., Awaitable[Summary]]) -> Summary:
+    """Run what has no result yet."""
+    try:
+        with open_results(out) as results:
+            if changed := changed_tasks(batch, results.digests):
+                raise ValueError(f"the results in {out} are of others: {changed[0]}; use another directory")
+            tally, keys = Tally(), {task.key: task for task in batch}
+            for key, value in results.scores.items():
+                if key in keys:
+                    tally.add(keys[key].id, value, right=results.earlier[key] == "right")
+            owed = [task for task in batch if task.key not in results.earlier]
+            return trio.run(partial(run, tasks=owed, sink=results.append, tally=tally))
+    except ResultsError as problem:
+        raise ValueError(str(problem)) from problem
