@@ -43,14 +43,14 @@ def connect(address: str | None = None) -> int:
     except ImportError as problem:
         raise ImportError("Ray is not installed: pip install 'wspool[ray]'") from problem
     if not ray.is_initialized():
-        host, _, port = (address or "").rpartition(":")
+        host, _, port = (address or os.environ.get("RAY_ADDRESS", "")).rpartition(":")
         try:
             if host and port.isdecimal():
                 socket.create_connection((host, int(port)), _REACH_WITHIN).close()
             ray.init(address, include_dashboard=False, logging_level="ERROR")
         except (OSError, ValueError, RuntimeError) as problem:
             where = f"at {address}" if address else "here"
-            words = str(problem).partition("\n")[0]
+            words = getattr(problem, "strerror", None) or str(problem).partition("\n")[0]
             raise ConnectionError(f"there is no Ray cluster {where}: {words}") from problem
     return sum(node["Alive"] for node in ray.nodes())
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import attrs
 import trio
@@ -25,6 +25,9 @@ from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import Task
 
 __all__ = ["run_sharded"]
+
+#: How often a turn is taken again that was lost, as `wspool rollout` has it.
+_RETRIES: Final = 2
 
 
 def run_sharded(
@@ -78,36 +81,48 @@ def run_sharded(
       BatchError: the file has mistakes.
       ValueError: an argument is not usable, or *out* has the results of other tasks.
     """
-    limits = Limits()
-    if budget is not None:
-        limits = Limits(max_tokens=budget.max_tokens, max_cost=budget.max_cost, price=budget.price)
-    method = Method(
-        agent=agent,
-        tools=cast("dict[str, DefinedTool]", Toolbox([*tools], {}).tools),
-        defaults={"model": model} if model is not None else {},
-        scorer=Scorer.of(SCORES[score] if isinstance(score, str) else score) if score is not None else None,
-        retries=2,
-    )
     batch = read_tasks(Path(tasks), Columns(for_agent=agent is not None))
     batch = list(Selection(samples=samples).of(batch))
-    if policy is None:
-        policy = wspool.PoolPolicy(
-            max_size=concurrency, min_idle=0, refusal_patience=math.inf, give_up_after=math.inf
-        )
     count = connect(address)
     run = partial(
         run_on_actors,
         endpoint,
-        policy,
-        method=method,
+        policy or _patient(concurrency),
+        method=_method(agent, tools, score, model),
         actors=actors or count,
         concurrency=concurrency,
         options=options,
-        limits=limits,
+        limits=_limits(budget),
         total=len(batch),
         quiet=quiet,
     )
     return attrs.evolve(_run(batch, Path(out), run), samples=samples)
+
+
+def _patient(most: int) -> wspool.PoolPolicy:
+    return wspool.PoolPolicy(max_size=most, min_idle=0, refusal_patience=math.inf, give_up_after=math.inf)
+
+
+def _limits(budget: wspool.Budget | None) -> Limits:
+    if budget is None:
+        return Limits()
+    return Limits(max_tokens=budget.max_tokens, max_cost=budget.max_cost, price=budget.price)
+
+
+def _method(
+    agent: Agent | None,
+    tools: Iterable[Callable[..., object]],
+    score: Callable[..., object] | str | None,
+    model: str | None,
+) -> Method:
+    scorer = SCORES[score] if isinstance(score, str) else score
+    return Method(
+        agent=agent,
+        tools=cast("dict[str, DefinedTool]", Toolbox([*tools], {}).tools),
+        defaults={"model": model} if model is not None else {},
+        scorer=Scorer.of(scorer) if scorer is not None else None,
+        retries=_RETRIES,
+    )
 
 
 def _run(batch: Sequence[Task], out: Path, run: Callable[..., Awaitable[Summary]]) -> Summary:
