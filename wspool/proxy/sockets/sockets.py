@@ -20,7 +20,7 @@ from typing import Any, Final
 import trio
 
 from wspool.core.frames import Event
-from wspool.errors import PoolClosedError, RequestTooLargeError, WebSocketNotOfferedError
+from wspool.errors import PoolClosedError, WsPoolError
 from wspool.http.identity import Identity
 from wspool.http.pools import Pools
 from wspool.listening.admission import not_authorized
@@ -34,6 +34,7 @@ from wspool.proxy.sockets.lanes import Course, SocketLimits
 from wspool.proxy.sockets.orphans import Followed, Run
 from wspool.proxy.sockets.socket import Socket
 from wspool.proxy.visit import Visit, header
+from wspool.proxy.ways import goes_by_http
 
 __all__ = ["Sockets", "upgrade_required"]
 
@@ -202,8 +203,9 @@ class _Account:
             await stack.enter_async_context(self._visit.turn(self._identity))
             try:
                 turn = await self._enter(stack, services.pools)
-            except (RequestTooLargeError, WebSocketNotOfferedError):
-                # Nothing of it was sent. It is over the limit of a frame, or there is no WebSocket at all.
+            except WsPoolError as error:
+                if not goes_by_http(error, sent=error.delivery != "not_sent"):
+                    raise
                 turn = await self._enter(stack, services.pools_by_http)
             self._sent_at = trio.current_time()
             yield turn

@@ -23,6 +23,7 @@ import h11
 import trio
 
 from wspool.proxy.headers import header
+from wspool.proxy.ways import Before, Repetition, repetition
 
 __all__ = ["Repeats", "Run"]
 
@@ -113,18 +114,20 @@ class Repeats:
             whose: what tells the client from others.
             raw: the body, as it came.
         """
+        if not self._keep or not _is_marked(request):
+            return None  # as nearly all: its words are not looked at
         self._expire()
-        repeats = header(request, _RETRIES).strip() not in ("", "0") or header(request, _NAME)
-        return self._runs.get(_key(request, whose, raw)) if repeats and self._keep else None
+        run = self._runs.get(_key(request, whose, raw))
+        return run if _repetition(request, run) == "join" else None
 
     def begin(self, request: h11.Request, whose: Hashable, raw: bytes, number: int) -> Run | None:
         """Return the run of a request that may be repeated; None if it never is."""
-        if not self._keep or not (header(request, _RETRIES) or header(request, _NAME)):
+        if not self._keep or not _is_marked(request):
             return None
         self._expire()
         key = _key(request, whose, raw)
         if (before := self._runs.get(key)) is not None and not before.ended:
-            return None  # a sample beside it; whoever repeats could mean both
+            return None  # it cannot be joined, or is another sample
         if before is not None:
             self._drop(before)
         run = self._runs[key] = Run(self, key, number)
@@ -158,6 +161,15 @@ class Repeats:
             run.lost = not run.joined
             if run.lost:
                 run.pieces = []
+
+
+def _is_marked(request: h11.Request) -> bool:
+    return bool(header(request, _RETRIES) or header(request, _NAME))
+
+
+def _repetition(request: h11.Request, run: Run | None) -> Repetition:
+    before: Before = "nothing" if run is None else "ended" if run.ended else "running"
+    return repetition(header(request, _RETRIES), header(request, _NAME), before)
 
 
 def _key(request: h11.Request, whose: Hashable, raw: bytes) -> Key:

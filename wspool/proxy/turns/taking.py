@@ -25,7 +25,6 @@ from typing import Any, Final, cast
 import trio
 
 from wspool.core.frames import Event, has_too_many_values
-from wspool.errors import RequestTooLargeError, WebSocketNotOfferedError
 from wspool.http.identity import Asked, Identity
 from wspool.listening.decoding import decoded
 from wspool.listening.errors import RequestError, invalid_request
@@ -37,6 +36,7 @@ from wspool.proxy.turns.events import EventWriter, failed_body
 from wspool.proxy.turns.joining import join
 from wspool.proxy.turns.repeats import Run
 from wspool.proxy.visit import Visit, header
+from wspool.proxy.ways import goes_by_http
 
 __all__ = ["pass_turn", "read_body", "take_turn"]
 
@@ -203,9 +203,9 @@ class _Course:
         return True
 
     def _goes_by_http(self) -> bool:
-        # Over the limit of a frame, also with what is new alone; or there is no WebSocket at all.
-        by_http = isinstance(self._outlet.error, (RequestTooLargeError, WebSocketNotOfferedError))
-        return by_http and self._outlet.sent_at is None and not self._answers.begun and not self._left
+        outlet = self._outlet
+        sent, answered = outlet.sent_at is not None, self._answers.begun
+        return goes_by_http(outlet.error, sent=sent, answered=answered, here=not self._left)
 
     async def _perform(self) -> None:
         write = None if self._writer is None else self._write

@@ -1,0 +1,53 @@
+"""Decisions of the proxy: which way a turn goes, and whether a request was asked before."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from wspool.errors import PoolClosedError, RequestTooLargeError, TurnLostError, WebSocketNotOfferedError
+from wspool.proxy.ways import Before, Repetition, goes_by_http, repetition
+
+LARGE = RequestTooLargeError(size=2, limit=1)
+LOST = TurnLostError("a", delivery="ambiguous")
+NONE = WebSocketNotOfferedError("a", phase="upgrade", permanent=True)
+
+
+@pytest.mark.parametrize("error", [LARGE, NONE])
+def test_what_cannot_go_by_websocket_goes_by_http(error: Exception) -> None:
+    """Unless anything of it was sent, or said, or nobody is there to be answered."""
+    assert goes_by_http(error, sent=False)
+    for sent, answered, here in itertools.product((True, False), repeat=3):
+        by_http = goes_by_http(error, sent=sent, answered=answered, here=here)
+        assert by_http == (not sent and not answered and here)
+
+
+@pytest.mark.parametrize("error", [None, PoolClosedError("a"), LOST, ValueError("a")])
+def test_nothing_else_does(error: Exception | None) -> None:
+    """What was lost may have run."""
+    assert not goes_by_http(error, sent=False)
+
+
+@pytest.mark.parametrize(
+    ("retries", "name", "before", "what"),
+    [
+        ("", "", "nothing", "alone"),
+        ("", "", "running", "alone"),
+        ("", "", "ended", "alone"),
+        ("0", "", "nothing", "begin"),
+        ("0", "", "running", "alone"),
+        ("0", "", "ended", "begin"),
+        ("1", "", "nothing", "begin"),
+        ("1", "", "running", "join"),
+        (" 2 ", "", "ended", "join"),
+        ("", "n", "nothing", "begin"),
+        ("", "n", "running", "join"),
+        ("0", "n", "ended", "join"),
+    ],
+)
+def test_a_request_repeats_another_only_if_it_says_so(
+    retries: str, name: str, before: Before, what: Repetition
+) -> None:
+    """By a count of retries above 0, or by its name; samples go their own way."""
+    assert what == repetition(retries, name, before)
