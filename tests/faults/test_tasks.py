@@ -249,7 +249,7 @@ async def test_f75_crash_of_the_pool(make: Make, autojump_clock) -> None:
             nursery.start_soon(ask)
             nursery.start_soon(ask)
             await trio.sleep(1)
-            scene.pool._shell._spawn(crash)
+            scene.pool._shell.spawn(crash)
 
     with pytest.raises(ExceptionGroup) as caught:
         await use()

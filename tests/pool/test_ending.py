@@ -254,7 +254,7 @@ async def test_a_dial_that_comes_too_late_for_its_pool_fails(distance, autojump_
         raise KeyError("a bug of the pool")
 
     async def ask(pool: wspool.Pool) -> None:
-        pool._shell._spawn(crash)
+        pool._shell.spawn(crash)
         await rounds(distance)
         try:
             async with pool.lease():

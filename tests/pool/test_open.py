@@ -314,7 +314,7 @@ async def fails_as_it_is_cancelled(pool: wspool.Pool) -> None:
 
 
 async def loses_its_pool(pool: wspool.Pool) -> None:
-    pool._shell._spawn(partial(raised(KeyError("a bug of the pool")), pool))
+    pool._shell.spawn(partial(raised(KeyError("a bug of the pool")), pool))
     await trio.sleep_forever()
 
 

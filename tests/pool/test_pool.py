@@ -807,7 +807,7 @@ async def test_a_waiter_outside_the_block_learns_of_a_crash(autojump_clock) -> N
             async with fake_manager(connector) as pool:
                 nursery.start_soon(wait, pool)
                 await settled()
-                pool._shell._spawn(crash)
+                pool._shell.spawn(crash)
                 await trio.sleep_forever()
     assert caught.group_contains(ZeroDivisionError)
 

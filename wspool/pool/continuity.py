@@ -31,6 +31,7 @@ from wspool.core.usage import Budget, Usage
 from wspool.errors import BudgetExceededError, PoolClosedError, TurnInFlightError
 from wspool.pool.errands import Errand, Errands
 from wspool.pool.instrument import Announcer
+from wspool.pool.kept import Kept
 from wspool.pool.lease import Lease
 
 __all__ = ["Continuity", "ContinuityOwner", "OneTurn"]
@@ -282,13 +283,31 @@ class Continuity(Generic[LineageT_co]):
 
 
 class OneTurn(Continuity[Lineage]):
-    """What a turn has that brings its history along: all of it ends with the turn."""
+    """What a turn has that brings its history along: all of it ends with the turn, but for a kept lane."""
+
+    def __init__(self, owner: ContinuityOwner, chain: Lineage, kept: Kept) -> None:
+        super().__init__(owner, None, chain)
+        self._kept = kept
+        self._looked = False
+
+    def usable_lease(self) -> Lease | None:
+        """Return its lease if a turn can be tried on it: first the one that was kept for it."""
+        if not self._looked:
+            self._looked = True
+            if (lease := self._kept.take(self.chain.parent)) is not None:
+                self._lease, self._unused = lease, False
+        return super().usable_lease()
 
     def leave(self, errand: Errand) -> None:
-        """End the turn, and give its lease back: the lane remembers the response, this does not."""
+        """End the turn, and keep its lane for who answers its calls, or give it back."""
+        # Out of its hands first: whoever brings a history may well have no parent, and yet come back.
+        lease, self._lease = self._lease, None
         super().leave(errand)
         self.closed = True
-        self.drop_lease()
+        if lease is not None and self._unused:
+            lease.release()
+        elif lease is not None:
+            self._kept.keep(lease)
 
 
 def _reason(lease: Lease) -> MoveReason:

@@ -23,6 +23,7 @@ from wspool.errors import PoolClosedError, WsPoolError
 from wspool.pool.continuity import OneTurn
 from wspool.pool.conversation import Conversation, ConversationBlock
 from wspool.pool.driver import ConversationDriver
+from wspool.pool.kept import Kept
 from wspool.pool.lease import Lease, LeaseBlock
 from wspool.pool.setup import Setup, carried
 from wspool.pool.shell import Shell
@@ -61,6 +62,8 @@ class Pool:
         self._shell = shell
         #: Made with the first turn that brings its history along.
         self._index: Index | None = None
+        #: The lanes that wait for the next of such turns.
+        self._kept = Kept(setup.policy.patience, shell.spawn)
 
     def lease(
         self, *, min_remaining: float = 0.0, prefer: str | None = None
@@ -180,7 +183,7 @@ class Pool:
             self._index = Index(max_bytes=_REMEMBERED, max_age=_REMEMBERED_FOR)
         history = BroughtHistory(self._index, body, shell.now(), session=session)
         fields = {name: value for name, value in body.items() if name not in _NOT_SENT}
-        continuity = OneTurn(shell, None, history)
+        continuity = OneTurn(shell, history, self._kept)
         driver = ConversationDriver(continuity, (), encode_fields(fields), notice)
         return Turn(driver, trio.lowlevel.current_task())
 
@@ -277,6 +280,7 @@ class Pool:
         Returns within `grace + policy.close_timeout` and a moment, whatever the peers do.
         A checkpoint; cancelling cuts the grace short, never the closing. Idempotent.
         """
+        self._kept.close()
         await self._shell.close(grace)
 
     def statistics(self) -> PoolStatistics:

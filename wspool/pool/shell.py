@@ -371,12 +371,13 @@ class Shell:
         connection = Connection(number, self, min(self.policy.lanes, self.provider.lanes))
         self._connections[number] = connection
         try:
-            self._spawn(connection.run)
+            self.spawn(connection.run)
         except RuntimeError as error:  # the pool's own tasks have ended in this moment
             connection.crash(error)
             self.on_gone(connection.link)
 
-    def _spawn(self, task: Callable[[], Awaitable[object]]) -> None:
+    def spawn(self, task: Callable[[], Awaitable[object]]) -> None:
+        """Run a task of the pool's, which ends with it."""
         if self._services is None:
             raise AssertionError("bug: the pool is not running")
         self._services.start_soon(task)
