@@ -236,6 +236,7 @@ def test_what_was_used_yesterday_is_not_used_today(tmp_path: Path) -> None:
     account = Account(lambda: now, path)
     account.note(spent(5))
     account.save()
+    account.note(spent(7))  # and is not written down before midnight
     now += 86400
     account.note(spent(1, "b"))
     account.save()

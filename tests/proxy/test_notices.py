@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers import policy
 from tests.proxy.asking import KEY, scene
 from tests.proxy.test_websocket import connected
 from wspool import OPENAI
@@ -57,10 +58,14 @@ async def test_who_asks_by_http_gets_them_as_headers(autojump_clock) -> None:
         assert b"codex." not in first.body + second.body
 
 
-@pytest.mark.parametrize("provider", [None, OPENAI], ids=["one lane", "named lanes"])
-async def test_who_asks_by_websocket_gets_the_events_as_they_came(autojump_clock, provider: Any) -> None:
-    """On the lane of its own turn, before what came after them."""
-    options: dict[str, Any] = {} if provider is None else {"provider": provider}
+@pytest.mark.parametrize("lanes", [1, 4])
+async def test_who_asks_by_websocket_gets_the_events_as_they_came(autojump_clock, lanes: int) -> None:
+    """On the lane of its own turn, before what came after them; also where the provider names no lane."""
+    options: dict[str, Any] = {
+        "provider": OPENAI,
+        "policy": policy(max_size=1, lanes=lanes),
+        "fallback": None,
+    }
     server = {"faults": faults("rate_limits", "metadata"), "profile": OPENAI_SERVER}
     async with scene(EchoModel(), server=server, **options) as it, connected(it) as client:
         await client.create("one", stream_id="a")

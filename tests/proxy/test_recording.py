@@ -9,10 +9,21 @@ from typing import Any
 
 import pytest
 
+from tests.helpers import policy
 from tests.proxy.asking import KEY, Client, scene
 from tests.proxy.test_websocket import connected
+from wspool import OPENAI
 from wspool.pool.open import open_pool
-from wspool.server import EchoModel, Fault, FaultRule, FaultScript, ModelRequest, ModelTurn, TurnError
+from wspool.server import (
+    OPENAI as OPENAI_SERVER,
+    EchoModel,
+    Fault,
+    FaultRule,
+    FaultScript,
+    ModelRequest,
+    ModelTurn,
+    TurnError,
+)
 from wspool.server.server import serve_engine
 from wspool.testing.cassette import Cassette
 from wspool.testing.player import Player
@@ -68,7 +79,11 @@ async def test_a_websocket_client_is_recorded_as_well(autojump_clock, tmp_path: 
     told: list[Any] = []
     parent: dict[str, Any] = {}
     headers = (KEY, ("user-agent", "codex/1"))
-    async with scene(EchoModel(), recorder=recorder) as it, connected(it, headers=headers) as client:
+    lanes: dict[str, Any] = {"provider": OPENAI, "policy": policy(max_size=1, lanes=4), "fallback": None}
+    lanes["server"] = {"profile": OPENAI_SERVER}
+    async with scene(EchoModel(), recorder=recorder, **lanes) as it, connected(it, headers=headers) as client:
+        await client.create("beside", store=False, stream_id="b")
+        await client.answer("b")
         for text in ("one", "two", "three"):
             await client.create(text, store=False, stream_id="a", **parent)
             response = (await client.answer("a"))["response"]
@@ -83,10 +98,14 @@ async def test_a_websocket_client_is_recorded_as_well(autojump_clock, tmp_path: 
 async def test_no_key_is_recorded(autojump_clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client's own, where it says it in its words; nor one of the environment."""
     monkeypatch.setenv("SOME_API_KEY", "canary-of-the-environment")
-    key = KEY[1].removeprefix("Bearer ")
+    key = "looks-like-nothing-canary"
     recorder = Recorder(tmp_path, "wss://provider/v1/responses")
     async with scene(EchoModel(), recorder=recorder) as it:
-        await (await it.client()).turn(f"my key is {key}, and canary-of-the-environment", target=JOB)
+        await (await it.client()).turn(
+            f"my key is {key}, and canary-of-the-environment",
+            target=JOB,
+            headers=(("authorization", f"Bearer {key}"),),
+        )
     recorder.save()
 
     text = (tmp_path / "job-7.json").read_text()

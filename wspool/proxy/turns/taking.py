@@ -45,7 +45,7 @@ logger: Final = logging.getLogger("wspool.proxy")
 _NO_LIMITS: Final = Limits()
 
 #: Bytes of an answer that wait here for their client; as many as would fill the buffers of a connection.
-_MOST_UNREAD: Final = 256 * 1024
+_MOST_UNREAD: Final = 128 * 1024
 
 #: Bytes that are handed to the network at a time.
 _PIECE: Final = 65536
