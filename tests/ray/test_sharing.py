@@ -232,11 +232,12 @@ async def run(
     limits: Limits | None = None,
     deaths: Mapping[int, int] | None = None,
     during: Look | None = None,
+    kind: type[Here] = Here,
 ) -> Summary:
     """As `wspool.ray.run_sharded`, but for the actors."""
     limits = limits or Limits()
     batch = tasks(count)
-    team = Here(jobs(server, actors, limits), deaths or {})
+    team = kind(jobs(server, actors, limits), deaths or {})
     with open_results(out) as results:
         owed = [task for task in batch if task.key not in results.earlier]
         call = partial(
@@ -308,6 +309,30 @@ async def test_a_run_goes_on_with_another_number_of_actors(tmp_path: Path) -> No
     assert list(range(60)) == ids(tmp_path)
     assert (60 - done, done, 0) == (second.right, second.skipped, second.owed)
     assert 60 == len(model.asked)
+
+
+class Lost(Here):
+    """What they share is gone after the first results."""
+
+    told = False
+
+    async def news(self, tasks: Sequence[Task], *, drain: bool, stop: bool) -> News:
+        if self.told:
+            raise ConnectionError("what the actors share is lost")
+        news = await super().news(tasks, drain=drain, stop=stop)
+        self.told = bool(news.lines)
+        return news
+
+
+@pytest.mark.network
+async def test_what_they_share_is_lost(tmp_path: Path) -> None:
+    """The run ends in order, and says so; what has a result has it."""
+    async with open_server(Echo()) as server:
+        summary = await run(server, tmp_path, 5000, 2, kind=Lost)
+
+    assert "what the actors share is lost" == summary.problem
+    assert 0 < summary.right == len(ids(tmp_path)) < 5000
+    assert 5000 == summary.right + summary.owed
 
 
 @pytest.mark.network

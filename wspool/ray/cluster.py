@@ -25,6 +25,8 @@ __all__ = ["connect", "run_on_actors"]
 _REACH_WITHIN: Final = 5.0
 #: Actors that may die, for each that there is: more is no accident.
 _DEATHS: Final = 3
+#: Characters of what Ray says of it.
+_LONGEST: Final = 300
 
 
 def connect(address: str | None = None) -> int:
@@ -118,8 +120,14 @@ class _Team:
         self._deaths = 0
 
     async def news(self, tasks: Sequence[Task], *, drain: bool, stop: bool) -> News:
-        news: News = await _got(self._sharing.news.remote(tasks, drain=drain, stop=stop))
+        news: News = await self._shared(self._sharing.news.remote(tasks, drain=drain, stop=stop))
         return news
+
+    async def _shared(self, call: Any) -> Any:
+        try:
+            return await _got(call)
+        except self._ray.exceptions.RayError as error:
+            raise ConnectionError(f"what the actors share is lost: {_words(error)}") from error
 
     async def work(self, problem: Callable[[str], None]) -> None:
         async with trio.open_nursery() as nursery:
@@ -135,17 +143,20 @@ class _Team:
                 actor = self._actor.remote()
                 await _got(actor.work.remote(number, self._sharing, os.getcwd(), sys.path, pickled))
                 return
-            except errors.RayActorError as error:
-                self._deaths += 1
-                wanted = await _got(self._sharing.lost.remote(number))
-                if wanted and self._deaths > _DEATHS * len(self._jobs):
-                    problem(f"{self._deaths} actors have died, the last because: {_words(error)}")
-                    return
-                if not wanted:
-                    return
             except errors.RayError as error:
-                await _got(self._sharing.lost.remote(number))
-                problem(f"an actor cannot work: {_words(getattr(error, 'cause', None) or error)}")
+                died = isinstance(error, errors.RayActorError)
+                self._deaths += died
+                try:
+                    is_wanted = await self._shared(self._sharing.lost.remote(number))
+                except ConnectionError as lost:
+                    problem(str(lost))
+                    return
+                if not died:
+                    problem(f"an actor cannot work: {_words(getattr(error, 'cause', None) or error)}")
+                elif is_wanted and self._deaths > _DEATHS * len(self._jobs):
+                    problem(f"{self._deaths} actors have died, the last because: {_words(error)}")
+                elif is_wanted:
+                    continue
                 return
 
 
@@ -183,4 +194,4 @@ async def _got(reference: Any) -> Any:
 def _words(error: BaseException) -> str:
     failure = Failure.of(error)
     lines = [line.strip() for line in failure.message.splitlines() if line.strip()]
-    return f"{failure.type}: {lines[0] if lines else ''}"
+    return f"{failure.type}: {lines[-1][:_LONGEST] if lines else ''}"  # where Ray says why

@@ -32,7 +32,7 @@ class Actors(Protocol):
     """Those who work."""
 
     async def news(self, tasks: Sequence[Task], *, drain: bool, stop: bool) -> News:
-        """See `Sharing.news`. A checkpoint."""
+        """See `Sharing.news`. A checkpoint. Raises ConnectionError: what they share is lost."""
         ...
 
     async def work(self, problem: Callable[[str], None]) -> None:
@@ -66,7 +66,7 @@ async def lead(
         if samples is not None:
             watchers.start_soon(take_samples, driver.progress, samples)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(driver.follow)
+            nursery.start_soon(driver.follow, nursery.cancel_scope)
             await actors.work(driver.drain)
             driver.over = True
         watchers.cancel_scope.cancel()
@@ -109,11 +109,15 @@ class _Driver:
         self._problem = self._problem or problem
         self._draining = self._draining or problem is not None
 
-    async def follow(self) -> None:
-        """Ask and tell until no actor is left."""
+    async def follow(self, scope: trio.CancelScope) -> None:
+        """Ask and tell until no actor is left; if that cannot be done any more, all ends."""
         while True:
             was_over = self.over
-            await self._look()
+            try:
+                await self._look()
+            except ConnectionError as error:
+                self.drain(str(error))
+                scope.cancel()
             if was_over:
                 return
             await trio.sleep(LOOK)
@@ -144,7 +148,7 @@ class _Driver:
             names = {field.name for field in attrs.fields(Failure)} & said.keys()
             known: dict[str, Any] = {"type": str(said.get("code"))}
             failure = Failure(**known | {name: said[name] for name in names})
-        id = key.partition("\0")[0]
+        id = key.rpartition("\0")[0] or key
         self.drain(self._standing.add(id, outcome_of_line(line), score_of_line(line), failure))
 
     def progress(self) -> Progress:
