@@ -20,7 +20,16 @@ import attrs
 
 from benchmarks.script import Say
 
-__all__ = ["Process", "Server", "apart", "client_context", "open_blaster", "open_link", "resident"]
+__all__ = [
+    "Process",
+    "Server",
+    "apart",
+    "certificate",
+    "client_context",
+    "open_blaster",
+    "open_link",
+    "resident",
+]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -109,6 +118,11 @@ def _certificate() -> tuple[tempfile.TemporaryDirectory[str], str, str, str]:
     issued.cert_chain_pems[0].write_to_path(paths[1])
     issued.private_key_pem.write_to_path(paths[2])
     return folder, paths[0], paths[1], paths[2]
+
+
+def certificate() -> tuple[str, str, str]:
+    """The files of an authority to trust, of a certificate of this machine, and of its key."""
+    return _certificate()[1:]
 
 
 def client_context() -> ssl.SSLContext:

@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from benchmarks.harness import Row
-from benchmarks.proxied import cpu
+from benchmarks.proxied import cpu, exact, programs
 
 __all__ = ["PARTS", "run"]
 
 PARTS: Final[Mapping[str, Callable[..., list[Row]]]] = {
     "cpu": cpu.cost,
     "peers": cpu.peers,
+    "accounts": exact.accounts,
+    "deltas": exact.deltas,
+    "programs": programs.run,
 }
 
 

@@ -25,23 +25,29 @@ def body(*, stream: bool, **more: Any) -> bytes:
     return json.dumps(said).encode()
 
 
-def request(base_url: str, content: bytes, *, key: str = KEY) -> bytes:
-    """Return a whole request."""
+def request(base_url: str, content: bytes, *, key: str = KEY, tries: int | None = None) -> bytes:
+    """Return a whole request; *tries* tells how often it was made before, as SDKs do."""
     parts = urlsplit(base_url)
+    again = "" if tries is None else f"x-stainless-retry-count: {tries}\r\n"
     return (
         f"POST {parts.path}/responses HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        f"{again}Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     ).encode() + content
 
 
 @attrs.frozen
 class Answer:
-    """One answer: its body as it was sent, chunks and all; seconds to its first byte and to its last."""
+    """One answer: its body as it was sent, chunks and all; seconds to its first byte and to its last.
+
+    Attributes:
+        again: whether its head allows to ask again.
+    """
 
     status: int
     content: bytes
     first: float
     total: float
+    again: bool = True
 
 
 class Caller:
@@ -76,7 +82,7 @@ class Caller:
         total = time.perf_counter() - began
         if b"\nconnection: close" in head:
             self.close()
-        return Answer(int(head[9:12]), bytes(data), first, total)
+        return Answer(int(head[9:12]), bytes(data), first, total, b"x-should-retry: false" not in head)
 
     def _read(self) -> bytes:
         assert self._socket is not None

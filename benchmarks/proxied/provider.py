@@ -32,10 +32,12 @@ from wspool.server import (
     ModelRequest,
     ModelTurn,
     Server,
+    context_digest,
     function_call,
     message,
     open_server,
 )
+from wspool.server.models import text_of
 
 __all__ = ["ANSWER", "Options", "main", "open_provider", "tokens"]
 
@@ -110,8 +112,9 @@ class Reader:
         context = request.context
         done = [item for item in context if str(item.get("type")).endswith("call_output")]
         if self._log is not None:
-            asked = next(str(item.get("content")) for item in context if item.get("role") == "user")
-            self._log.write(json.dumps({"who": asked, "turn": len(done)}).encode() + b"\n")
+            asked = next(text_of(item) for item in context if item.get("role") == "user")
+            turn = {"who": asked, "turn": len(done), "digest": context_digest(context)}
+            self._log.write(json.dumps(turn).encode() + b"\n")
         given, made = tokens(len(context))
         usage = {"input_tokens": given, "output_tokens": made, "total_tokens": given + made}
         usage["input_tokens_details"] = {"cached_tokens": 0}  # type: ignore[assignment]
