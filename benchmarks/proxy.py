@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from benchmarks.harness import Row
-from benchmarks.proxied import cpu, exact, programs
+from benchmarks.proxied import cpu, crowd, exact, programs
 
 __all__ = ["PARTS", "run"]
 
@@ -21,6 +21,9 @@ PARTS: Final[Mapping[str, Callable[..., list[Row]]]] = {
     "accounts": exact.accounts,
     "deltas": exact.deltas,
     "programs": programs.run,
+    "crowd": crowd.crowd,
+    "endless": crowd.endless,
+    "stalled": crowd.stalled,
 }
 
 

@@ -1,0 +1,77 @@
+"""The proxy with a clock in its loop: `open_proxy` in a process that says how long its loop was held up.
+
+    python -m benchmarks.proxied.watched URL
+
+prints its port, then for each line on its standard input one line of JSON about itself, until the input
+ends. How long a round of the loop takes is told in CPU time, which does not count what other programs do.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import time
+
+import trio
+
+from benchmarks.processes import resident
+from wspool import PoolPolicy
+from wspool.proxy import Proxy, Where, open_proxy
+
+__all__ = ["main"]
+
+
+class _Clock(trio.abc.Instrument):
+    """Takes the time of each round of the loop.
+
+    Attributes:
+        longest: of all rounds since it was last asked, in seconds of CPU.
+    """
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._since: float | None = None
+
+    def after_io_wait(self, timeout: float) -> None:
+        self._since = time.thread_time()
+
+    def before_io_wait(self, timeout: float) -> None:
+        if self._since is not None:
+            self.longest = max(self.longest, time.thread_time() - self._since)
+
+
+async def _main(url: str) -> None:
+    clock = _Clock()
+    trio.lowlevel.add_instrument(clock)
+    policy = PoolPolicy(max_size=1000, min_idle=0)
+    async with open_proxy(url, where=Where(port=0), policy=policy) as proxy:
+        print(proxy.base_url.rpartition(":")[2].partition("/")[0], flush=True)
+        while line := await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
+            print(json.dumps(_account(proxy, clock, clean=line.startswith("gc"))), flush=True)
+
+
+def _account(proxy: Proxy, clock: _Clock, *, clean: bool) -> dict[str, float]:
+    account = {
+        "cpu": time.process_time(),
+        "wall": time.monotonic(),
+        "stall": clock.longest,
+        "requests": proxy.records.count,
+        "running": len(proxy.records.running),
+        "open": proxy.front.open,
+        "failures": proxy.front.failures,
+    }
+    if clean:
+        gc.collect()
+    account["memory"] = resident()
+    clock.longest = 0.0
+    return account
+
+
+def main(arguments: list[str]) -> None:
+    """Serve."""
+    trio.run(_main, arguments[0])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
