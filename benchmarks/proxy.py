@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from benchmarks.harness import Row
-from benchmarks.proxied import cpu, crowd, exact, programs
+from benchmarks.proxied import cpu, crowd, exact, havoc, programs
 
 __all__ = ["PARTS", "run"]
 
@@ -24,6 +24,7 @@ PARTS: Final[Mapping[str, Callable[..., list[Row]]]] = {
     "crowd": crowd.crowd,
     "endless": crowd.endless,
     "stalled": crowd.stalled,
+    "havoc": havoc.run,
 }
 
 

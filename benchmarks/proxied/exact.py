@@ -26,7 +26,7 @@ from benchmarks.proxied.provider import Options, lines, open_provider, tokens
 from benchmarks.proxied.running import Program, free_port, open_proxy
 from benchmarks.proxied.talking import Talk, Talker
 
-__all__ = ["accounts", "deltas"]
+__all__ = ["TOKENS", "Scene", "account_rows", "accounts", "deltas", "opened"]
 
 CLIENTS: Final = 10
 CALLS: Final = 39
@@ -57,7 +57,7 @@ class Scene:
     provider: Process | None = None
     base_url: str = ""
     _stacks: dict[str, ExitStack] = attrs.field(factory=dict[str, ExitStack])
-    _proxy: Program | None = None
+    proxy: Program | None = None
 
     def start_provider(self) -> None:
         """Start one, in place of the one before, which is killed."""
@@ -79,7 +79,7 @@ class Scene:
         access = ("--api-key-env", "BENCH_KEY", "--token-file", str(tokens))
         options = (*access, "--log", log, "--take-over", "--grace", "20")
         proxy = stack.enter_context(open_proxy(url, *options, port=self.port, env={"BENCH_KEY": KEY}))
-        before, self._proxy, self.base_url = self._proxy, proxy, proxy.base_url
+        before, self.proxy, self.base_url = self.proxy, proxy, proxy.base_url
         if before is not None:
             before.signal(signal.SIGTERM)
             before.wait(30)
@@ -88,9 +88,9 @@ class Scene:
 
     def stop(self) -> None:
         """Stop both; the proxy ends as it is told to, so that its book is whole."""
-        if self._proxy is not None:
-            self._proxy.signal(signal.SIGTERM)
-            self._proxy.wait(30)
+        if self.proxy is not None:
+            self.proxy.signal(signal.SIGTERM)
+            self.proxy.wait(30)
         for stack in self._stacks.values():
             stack.close()
         self._stacks.clear()
@@ -120,11 +120,12 @@ class Scene:
 
 
 @contextmanager
-def _scene(**options: Any) -> Generator[Scene]:
+def opened(*, calls: int = CALLS, **options: Any) -> Generator[Scene]:
+    """A scene while the block runs."""
     with tempfile.TemporaryDirectory(prefix="wspool-bench-") as name:
         folder = Path(name)
         books = {"ledger": str(folder / "ledger"), "taken": str(folder / "taken")}
-        scene = Scene(folder, Options(port=free_port(), calls=CALLS, **books, **options))
+        scene = Scene(folder, Options(port=free_port(), calls=calls, **books, **options))
         try:
             scene.start_provider()
             scene.start_proxy()
@@ -158,7 +159,7 @@ def _talk(scene: Scene, meanwhile: Callable[[int], None] | None = None) -> list[
 
 def accounts(*, quick: bool) -> list[Row]:
     """Turns asked for, run, and paid for, through everything that can go wrong."""
-    with _scene(think=0.15 if quick else 0.5, lifetime=4.0, faults=0.15) as scene:
+    with opened(think=0.15 if quick else 0.5, lifetime=4.0, faults=0.15) as scene:
 
         def meanwhile(number: int) -> None:
             if number and number % 2 == 0:
@@ -168,18 +169,15 @@ def accounts(*, quick: bool) -> list[Row]:
 
         talks = _talk(scene, meanwhile)
         scene.stop()
-        return _accounted(scene, talks)
+        named = {_name(client): talk for client, talk in enumerate(talks)}
+        return account_rows("accounts", scene, named, expected=CLIENTS * (CALLS + 1))
 
 
-def _accounted(scene: Scene, talks: Sequence[Talk]) -> list[Row]:
-    problems = [problem for talk in talks for problem in talk.problems]
-    turns = CLIENTS * (CALLS + 1)
-    ended = sum(talk.ended for talk in talks)
-    asked = {
-        (_name(client), turn): times
-        for client, talk in enumerate(talks)
-        for turn, times in enumerate(talk.asked)
-    }
+def account_rows(about: str, scene: Scene, talks: Mapping[str, Talk], *, expected: int) -> list[Row]:
+    """Compare the three books; *expected* are the turns of all talks together."""
+    problems = [f"{name}: {problem}" for name, talk in talks.items() for problem in talk.problems]
+    ended = sum(talk.ended for talk in talks.values())
+    asked = {(name, turn): times for name, talk in talks.items() for turn, times in enumerate(talk.asked)}
     taken, ledger, records = scene.taken(), scene.ledger(), scene.records()
     unasked = sum(max(0, times - asked.get(turn, 0)) for turn, times in taken.items())
     went_wrong = Counter(str(entry["outcome"]) for entry in ledger if entry["outcome"] != "completed")
@@ -187,24 +185,30 @@ def _accounted(scene: Scene, talks: Sequence[Talk]) -> list[Row]:
         f"{sum(asked.values())} requests, {sum(taken.values())} turns taken; by the provider "
         f"{', '.join(f'{number} {name}' for name, number in sorted(went_wrong.items()))}; "
         f"{scene.proxies} proxies, {scene.providers} providers; retries of clients "
-        f"{sum(talk.retries for talk in talks)}" + (f"; {problems[:3]}" if problems else "")
+        f"{sum(talk.retries for talk in talks.values())}" + (f"; {problems[:3]}" if problems else "")
     )
     full = [r for r in records if r["items_sent"] is not None and r["items_sent"] == r["items_given"]]
     unsaid = sum(record["why_full"] is None for record in full if record["requests"])
     why = Counter(str(record["why_full"]) for record in full)
     return [
-        Row(metric="accounts: turns that were not answered", value=turns - ended, unit="", most=0, note=note),
-        Row(metric="accounts: turns run that nobody asked for", value=unasked, unit="", most=0),
-        *_paid(ledger, records),
         Row(
-            metric="accounts: full sends without a reason",
+            metric=f"{about}: turns that were not answered",
+            value=expected - ended,
+            unit="",
+            most=0,
+            note=note,
+        ),
+        Row(metric=f"{about}: turns run that nobody asked for", value=unasked, unit="", most=0),
+        *_paid(about, ledger, records),
+        Row(
+            metric=f"{about}: full sends without a reason",
             value=unsaid,
             unit="",
             most=0,
             note=", ".join(f"{number} {name}" for name, number in why.most_common()),
         ),
         Row(
-            metric="accounts: streams that ended in no way, and other problems",
+            metric=f"{about}: streams that ended in no way, and other problems",
             value=len(problems),
             unit="",
             most=0,
@@ -212,7 +216,7 @@ def _accounted(scene: Scene, talks: Sequence[Talk]) -> list[Row]:
     ]
 
 
-def _paid(ledger: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> list[Row]:
+def _paid(about: str, ledger: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Compare what the provider has counted with the sums of the proxies, by the name of a token."""
     whose = {record["response_id"]: record["token"] for record in records if record["response_id"]}
     provider: Counter[str] = Counter()
@@ -230,7 +234,7 @@ def _paid(ledger: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, An
     counted = ", ".join(f"{name}: {number:,}" for name, number in sorted(own.items()))
     return [
         Row(
-            metric="accounts: tokens that provider and proxy count differently, by name of token",
+            metric=f"{about}: tokens that provider and proxy count differently, by name of token",
             value=apart,
             unit="",
             most=0,
@@ -245,7 +249,7 @@ def _paid(ledger: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, An
 def deltas(*, quick: bool) -> list[Row]:
     """How many turns of clients without a state become deltas, beside a WebSocket of their own."""
     del quick
-    with _scene(lifetime=5.0, think=0.02) as scene:
+    with opened(lifetime=5.0, think=0.02) as scene:
         _talk(scene)
         scene.stop()
         through, why = (

@@ -63,12 +63,20 @@ class Talker:
         name: what its first message says, so that its turns can be told from those of others.
         key: what it shows.
         output: makes the output of a tool.
+        caller: its connection, if not one that reads what it is sent.
     """
 
-    def __init__(self, base_url: str, name: str, key: str, output: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        name: str,
+        key: str,
+        output: Callable[[int], str],
+        caller: Caller | None = None,
+    ) -> None:
         self.talk = Talk()
         self._base_url, self._key, self._output = base_url, key, output
-        self._caller = Caller(base_url)
+        self._caller = Caller(base_url) if caller is None else caller
         self._items: list[dict[str, Any]] = [{"role": "user", "content": name}]
 
     def run(self) -> None:
