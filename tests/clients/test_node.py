@@ -52,7 +52,13 @@ def test_pi(way: Way) -> None:
 @pytest.mark.parametrize("transport", ["http", "websocket"])
 def test_codex(way: Way, transport: str, tmp_path: Path) -> None:
     """It has three commands run in a folder, and says what it was told."""
-    home, work = tmp_path / "home", tmp_path / "work"
+    ask_codex(way.base_url, transport, tmp_path)
+    way.check([4, 7, 10, 13], given=transport)
+
+
+def ask_codex(base_url: str, transport: str, folder: Path) -> None:
+    """Have it write lines in *folder*."""
+    home, work = folder / "home", folder / "work"
     home.mkdir()
     work.mkdir()
     config = f"""
@@ -62,7 +68,7 @@ def test_codex(way: Way, transport: str, tmp_path: Path) -> None:
         sandbox_mode = "danger-full-access"
         [model_providers.local]
         name = "local"
-        base_url = "{way.base_url}"
+        base_url = "{base_url}"
         wire_api = "responses"
         env_key = "LOCAL_KEY"
         supports_websockets = {json.dumps(transport == "websocket")}
@@ -74,21 +80,25 @@ def test_codex(way: Way, transport: str, tmp_path: Path) -> None:
     items = [event["item"] for event in events if event["type"] == "item.completed"]
     assert [ANSWER] == [item["text"] for item in items if item["type"] == "agent_message"]
     assert _lines(work) == [str(number) for number in range(LINES)]
-    way.check([4, 7, 10, 13], given=transport)
 
 
 def test_cline(way: Way, tmp_path: Path) -> None:
     """The same, with a delta for each tool turn, though it sends calls without id, and no reasoning."""
-    data, work = tmp_path / "data", tmp_path / "work"
+    ask_cline(way.base_url, tmp_path)
+    way.check([2, 4, 6, 8], given="http", forgets=True)
+
+
+def ask_cline(base_url: str, folder: Path) -> None:
+    """Have it write lines in *folder*."""
+    data, work = folder / "data", folder / "work"
     work.mkdir()
-    cline, env = installed("cline"), {"HOME": str(tmp_path)}
+    cline, env = installed("cline"), {"HOME": str(folder)}
     who = ("-m", "gpt-5.2", "-k", KEY, "--data-dir", str(data))
-    cline.run("cline", "auth", "-p", "openai-native", *who, "-b", way.base_url, env=env)
+    cline.run("cline", "auth", "-p", "openai-native", *who, "-b", base_url, env=env)
     task = ("-P", "openai-native", *who, "-c", str(work), "-t", "60", "--json", "write lines")
     said = cline.run("cline", *task, env=env, cwd=work)
     assert ANSWER == json.loads(said.strip().splitlines()[-1])["text"]
     assert _lines(work) == [str(number) for number in range(LINES)]
-    way.check([2, 4, 6, 8], given="http", forgets=True)
 
 
 def _lines(folder: Path) -> list[str]:
