@@ -58,16 +58,18 @@ class Answers:
 
     async def send_whole(self, status: int, headers: Iterable[tuple[str, str]], data: bytes) -> None:
         """Send a whole response; its length is added. Raises what `send` raises."""
-        await self.send_head(status, [*headers, ("Content-Length", str(len(data)))])
-        if not self.bare:
-            await self.send(h11.Data(data=data))
-        await self.send(h11.EndOfMessage())
+        body = [] if self.bare else [h11.Data(data=data)]
+        head = self._head(status, [*headers, ("Content-Length", str(len(data)))])
+        await self.send(head, *body, h11.EndOfMessage())
 
     async def send_head(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """Send the head of a response. Raises what `send` raises."""
+        await self.send(self._head(status, headers))
+
+    def _head(self, status: int, headers: Iterable[tuple[str, str]]) -> h11.Response:
         ours = {name.lower() for name in self.headers}
         every = [(name, value) for name, value in headers if name.lower() not in ours]
-        await self.send(h11.Response(status_code=status, headers=[*every, *self.headers.items()]))
+        return h11.Response(status_code=status, headers=[*every, *self.headers.items()])
 
     async def send_data(self, data: bytes) -> None:
         """Send a part of a body. Raises what `send` raises."""
@@ -77,13 +79,29 @@ class Answers:
         """Send the end of a body. Raises what `send` raises."""
         await self.send(h11.EndOfMessage())
 
-    async def send(self, event: h11.Event) -> None:
-        """Send *event*. A checkpoint if that is anything; cancelling it leaves the connection useless.
+    async def send_part(
+        self,
+        data: bytes,
+        head: tuple[int, Iterable[tuple[str, str]]] | None = None,
+        *,
+        last: bool = False,
+    ) -> None:
+        """Send a part of a body, behind the *head* if it is the first, and the end if it is the last.
+
+        All of that in one piece: each that goes out costs a call of the system, and wakes the client.
+        Raises what `send` raises.
+        """
+        before = [] if head is None else [self._head(*head)]
+        body = [h11.Data(data=data)] if data else []
+        await self.send(*before, *body, *([h11.EndOfMessage()] if last else []))
+
+    async def send(self, *events: h11.Event) -> None:
+        """Send *events*. A checkpoint if they are anything; cancelling it leaves the connection useless.
 
         Raises:
           trio.BrokenResourceError: the client went away, or does not read.
         """
-        data = self._http.send(event)
+        data = b"".join([self._http.send(event) or b"" for event in events])
         if data:
             self.sent += len(data)
             with trio.move_on_after(_UNREAD) as scope:

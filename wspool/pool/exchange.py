@@ -310,8 +310,11 @@ async def _stream(turn: Turn, outlet: Outlet, silence: float, write: Writer) -> 
     """Write the events as they come."""
     while True:
         events: Sequence[Event] | None = None
-        with trio.move_on_after(silence):
+        if silence == math.inf:  # a scope costs as much as an event
             events = await turn.batch()
+        else:
+            with trio.move_on_after(silence):
+                events = await turn.batch()
         if events is None:
             raise Expired("read", silence)
         if not events:
