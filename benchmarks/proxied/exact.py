@@ -124,7 +124,7 @@ def opened(*, calls: int = CALLS, **options: Any) -> Generator[Scene]:
     """A scene while the block runs."""
     with tempfile.TemporaryDirectory(prefix="wspool-bench-") as name:
         folder = Path(name)
-        books = {"ledger": str(folder / "ledger"), "taken": str(folder / "taken")}
+        books: dict[str, Any] = {"ledger": str(folder / "ledger"), "taken": str(folder / "taken")}
         scene = Scene(folder, Options(port=free_port(), calls=calls, **books, **options))
         try:
             scene.start_provider()

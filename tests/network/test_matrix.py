@@ -59,10 +59,8 @@ class Matrix:
 
     def start(self) -> None:
         """Start a proxy; it takes over from the one before, which is told to end."""
+        options = ("--keepalive", KEEPALIVE, "--uds", self.path, "--take-over", "--grace", "10")
         before = self.proxy
-        options = ("--keepalive", KEEPALIVE, "--take-over", "--grace", "10")
-        if before is None:  # a Unix socket cannot be taken over yet
-            options += ("--uds", self.path)
         self.proxy = self.stack.enter_context(open_proxy(self.server.url, *options, port=self.port))
         if before is not None:
             before.signal(signal.SIGTERM)
@@ -148,8 +146,6 @@ def test_a_long_thread(matrix: Matrix, way: str, ask: Callable[..., str]) -> Non
 
 def test_a_restart_under_load(matrix: Matrix, way: str, ask: Callable[..., str]) -> None:
     """Another proxy takes the port over while turns run."""
-    if way == "unix":
-        pytest.skip("a Unix socket cannot be taken over yet")
     if way == "cutter":
         pytest.skip("as behind the other nginx")
     before, said = len(requests(matrix)), list[str]()

@@ -4,7 +4,7 @@ Pure. Rules of this module:
 
 * A turn goes by HTTP if it cannot go by WebSocket: its frame is over the provider's limit, also with what is
   new alone, or there is no WebSocket now. Only while nothing of it was sent, and nothing was said to its
-  client: what was refused for its size is never sent on the same way again.
+  client but that there will be an answer: what was refused for its size is never sent on the same way again.
 * A request repeats another one if it says so, by its count of retries or by a name, and that other one can
   still be given. Parallel samples of one prompt say nothing of the kind, or that they are the first try.
 """

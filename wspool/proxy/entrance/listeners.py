@@ -52,7 +52,7 @@ class Where:
         port: 0 takes a free one; None is no port at all.
         uds: path of a Unix socket, if there shall be one.
         inherit: take the sockets that systemd has opened, if it has; then host and port count for nothing.
-        succeed: take the port over from a proxy that has it.
+        succeed: take the port, and the Unix socket, over from a proxy that has them.
     """
 
     host: str | None = None
@@ -76,6 +76,8 @@ class Listeners:
     _tcp: list[trio.SocketListener]
     _unix: list[trio.SocketListener]
     _path: str | None = None
+    #: What tells our Unix socket from a successor's.
+    _own: int | None = None
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     async def serve(self, serve: Serve, nursery: trio.Nursery) -> None:
@@ -95,7 +97,7 @@ class Listeners:
     @property
     def has_successor(self) -> bool:
         """Whether somebody else listens there, too, as far as this system says it (Linux does)."""
-        if self.inherited:
+        if self.inherited or (self._own is not None and _inode(self._path) not in (None, self._own)):
             return True
         ports = {int(listener.socket.getsockname()[1]) for listener in self._tcp}
         try:
@@ -113,7 +115,7 @@ class Listeners:
             listener.socket.close()
         if self._path is not None:
             path, self._path = self._path, None
-            _remove(path)
+            _remove(path, self._own)
 
     async def _accept(
         self, listener: trio.SocketListener, stranger: bool, serve: Serve, nursery: trio.Nursery
@@ -178,13 +180,13 @@ async def listen_there(where: Where, may_listen: Callable[[str], bool]) -> Liste
                 f"cannot listen on {', '.join(addresses)} without tokens, as others could reach it"
             )
         if where.uds is not None:
-            unix.append(_listener(_open_unix(where.uds)))
+            unix.append(_listener(_open_unix(where.uds, succeed=where.succeed)))
             path = where.uds
     except BaseException:
         for listener in (*tcp, *unix):
             listener.socket.close()
         raise
-    return Listeners(_authority(tcp), bool(given), tcp, unix, path)
+    return Listeners(_authority(tcp), bool(given), tcp, unix, path, _inode(path))
 
 
 def _listening(port: int) -> int:
@@ -275,33 +277,39 @@ _EXCLUSIVE: Final = getattr(socket, "SO_EXCLUSIVEADDRUSE", -5)
 _UNIX: Final[int | None] = getattr(socket, "AF_UNIX", None)
 
 
-def _open_unix(path: str) -> socket.socket:
+def _open_unix(path: str, *, succeed: bool) -> socket.socket:
     if _UNIX is None:
         raise ValueError("there are no Unix sockets here")
     one = socket.socket(_UNIX, socket.SOCK_STREAM)
+    # A successor listens before it has the name, so that nobody who asks for that is refused.
+    place = f"{path}.{os.getpid()}" if succeed else path
     try:
-        _make_room(path)
+        _make_room(path, succeed=succeed)
         before = os.umask(0o177)
         try:
-            one.bind(path)
+            one.bind(place)
         finally:
             os.umask(before)
-        os.chmod(path, 0o600)
+        os.chmod(place, 0o600)
         one.listen(_BACKLOG)
+        if succeed:
+            os.rename(place, path)
     except BaseException:
         one.close()
         raise
     return one
 
 
-def _make_room(path: str) -> None:
-    """Remove a socket that nobody listens on. Raises OSError: somebody does, or it is no socket."""
+def _make_room(path: str, *, succeed: bool) -> None:
+    """Remove a socket that nobody listens on. Raises OSError: somebody else does, or it is no socket."""
     try:
         kind = os.stat(path, follow_symlinks=False).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind) or _UNIX is None:
         raise FileExistsError(errno.EEXIST, "there is a file that is no socket", path)
+    if succeed:
+        return  # it is replaced
     with socket.socket(_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)
@@ -311,11 +319,22 @@ def _make_room(path: str) -> None:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
 
 
-def _remove(path: str) -> None:
+def _remove(path: str, own: int | None) -> None:
+    """Remove our socket, and no successor's."""
+    if own is None or own != _inode(path):
+        return
     try:
         os.unlink(path)
     except OSError:
         pass
+
+
+def _inode(path: str | None) -> int | None:
+    """Return what tells a socket from one that has taken its name."""
+    try:
+        return None if path is None else os.stat(path, follow_symlinks=False).st_ino
+    except OSError:
+        return None
 
 
 def _inherited(environment: Mapping[str, str]) -> list[socket.socket]:

@@ -26,6 +26,7 @@ import trio
 
 from wspool.core.frames import Event, has_too_many_values
 from wspool.http.identity import Asked, Identity
+from wspool.http.pools import Pools
 from wspool.listening.decoding import decoded
 from wspool.listening.errors import RequestError, invalid_request
 from wspool.pool.exchange import Limits, Outlet
@@ -160,12 +161,12 @@ class _Course:
         self._asked = asked
         self._record = record
         self._notices = Notices()
-        self._outlet = Outlet(partial(setattr, record, "turn"), most=_MOST_UNREAD)
-        self._outlet.crowded = self._hurry
+        self._outlet = self._new_outlet()
         #: Within which the client takes the next piece of its answer.
         self._sending: trio.CancelScope | None = None
-        self._outlet.heed = self._notices.hear
         self._run = run
+        #: How the answer was ended, if it was by us.
+        self._last_words = b""
         self._writer = EventWriter(record.number, record.model) if record.door == "sse" else None
         self._performing = trio.CancelScope()
         self._begun = trio.current_time()
@@ -173,16 +174,21 @@ class _Course:
         #: True once the client has left before the end.
         self._left = False
 
+    def _new_outlet(self) -> Outlet:
+        outlet = Outlet(partial(setattr, self._record, "turn"), most=_MOST_UNREAD)
+        outlet.crowded, outlet.heed = self._hurry, self._notices.hear
+        return outlet
+
     async def run(self) -> bool:
         """Take it; return False if nothing of it was sent, and it has to go by HTTP."""
         self._record.own = self._begun - self._visit.since
         sent_before = self._answers.sent
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._perform)
+                nursery.start_soon(self._perform, self._visit.services.pools)
                 here = True
                 try:
-                    here = await self._visit.while_here(self._send)
+                    here = await self._visit.while_here(partial(self._send, nursery))
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     self._left = not self._outlet.ended
                 if not here:
@@ -202,17 +208,17 @@ class _Course:
             raise trio.BrokenResourceError("the client has left")
         return True
 
-    def _goes_by_http(self) -> bool:
+    def _goes_by_http(self, *, answered: bool | None = None) -> bool:
         outlet = self._outlet
-        sent, answered = outlet.sent_at is not None, self._answers.begun
-        return goes_by_http(outlet.error, sent=sent, answered=answered, here=not self._left)
+        sent, said = outlet.sent_at is not None, self._answers.begun if answered is None else answered
+        return goes_by_http(outlet.error, sent=sent, answered=said, here=not self._left)
 
-    async def _perform(self) -> None:
+    async def _perform(self, pools: Pools) -> None:
         write = None if self._writer is None else self._write
         visit, asked, outlet = self._visit, self._asked, self._outlet
         with self._performing:
             async with visit.turn(asked.identity):
-                await visit.services.pools.perform(asked, outlet, _NO_LIMITS, write=write)
+                await pools.perform(asked, outlet, _NO_LIMITS, write=write)
         outlet.end()  # it may have been given up in line
 
     def _write(self, events: Sequence[Event], response: dict[str, Any] | None) -> bytes:
@@ -241,37 +247,45 @@ class _Course:
             await self._wait(math.inf)
             self._take()
 
-    async def _send(self) -> None:
+    async def _send(self, nursery: trio.Nursery) -> None:
         """Send the answer."""
-        outlet, answers, writer = self._outlet, self._answers, self._writer
+        answers, writer, by_http = self._answers, self._writer, False
         settings = self._visit.services.settings
         patience = settings.keepalive if writer is not None or settings.keepalive_json else math.inf
         while True:
             silent = not await self._wait(patience)
-            data = self._take()
-            over = outlet.ended and not data
+            data, outlet = self._take(), self._outlet
+            over, last = outlet.ended and not data, outlet.ended and outlet.error is None
             error = outlet.error if over else None
+            if answers.begun and over and self._goes_by_http(answered=False) and not by_http:
+                # Only the silence was broken so far: the answer goes on behind the head that is out.
+                by_http, self._outlet, self._performing = True, self._new_outlet(), trio.CancelScope()
+                nursery.start_soon(self._perform, self._visit.services.pools_by_http)
+                continue
             if error is not None and not answers.begun:
                 if not self._goes_by_http():
                     await self._send_error(error)
                 return
             if error is not None:
-                data = self._ending(error)
+                data, last = self._ending(error), True
             elif silent and not data and not over:
                 style = settings.keepalive_style
                 data = writer.keepalive(style) if writer is not None else b"" if style == "off" else b" "
-            if data and not answers.begun:
-                await self._in_time(self._send_head)
             if data:
-                await self._deliver(data)
-            if over:
+                await self._deliver(data, last=last)
+            elif last:
                 await answers.send_end()
+            if last:
                 return
 
-    async def _deliver(self, data: bytes) -> None:
-        """Send a part of the body."""
+    async def _deliver(self, data: bytes, *, last: bool) -> None:
+        """Send a part of the body, behind the head if it is the first."""
+        head = None if self._answers.begun else self._head()
         for start in range(0, len(data), _PIECE):
-            await self._in_time(partial(self._answers.send_data, data[start : start + _PIECE]))
+            end = last and start + _PIECE >= len(data)
+            piece = data[start : start + _PIECE] if len(data) > _PIECE else data
+            await self._in_time(partial(self._answers.send_part, piece, head, last=end))
+            head = None
 
     async def _in_time(self, send: Callable[[], Awaitable[None]]) -> None:
         """Send something, in less time if the client is far behind."""
@@ -291,7 +305,8 @@ class _Course:
     def _ending(self, error: Exception) -> bytes:
         """Return the end of an answer that has begun, and in which *error* happened."""
         if self._writer is not None:
-            return self._writer.ending(error)
+            self._last_words = self._writer.ending(error)
+            return self._last_words
         if self._outlet.head is not None:
             raise trio.BrokenResourceError("its length was said")
         return failed_body(error, self._record.number, self._record.model)
@@ -322,6 +337,9 @@ class _Course:
     def _end_run(self) -> None:
         turn = self._outlet.record
         if self._run is not None:
+            if (error := self._outlet.error) is not None and self._writer is not None and self._run.pieces:
+                # Whoever has joined reads an end, too.
+                self._run.write(self._last_words or self._writer.ending(error))
             self._run.end(good=turn is not None and turn.status == "completed", left=self._left)
 
     def _headers(self) -> list[tuple[str, str]]:
@@ -332,9 +350,9 @@ class _Course:
         own = _SSE if self._writer is not None else _JSON if head is None else head.headers
         return [*own, *self._notices.headers.items()]
 
-    async def _send_head(self) -> None:
+    def _head(self) -> tuple[int, list[tuple[str, str]]]:
         self._record.status = 200
-        await self._answers.send_head(200, [*self._headers(), ("server-timing", self._timing())])
+        return 200, [*self._headers(), ("server-timing", self._timing())]
 
     async def _send_error(self, error: Exception) -> None:
         status, headers, content = error_answer(error)
