@@ -158,6 +158,31 @@ async def test_a_unix_socket_is_for_its_owner(tmp_path: Path) -> None:
     assert "mine" == await trio.Path(path).read_text()
 
 
+@POSIX
+@pytest.mark.network
+async def test_a_unix_socket_is_taken_over(tmp_path: Path) -> None:
+    """A successor has it at once, and goes on having it when the one before ends; a file is left alone."""
+    path = str(tmp_path / "s")
+    url, where = "ws://127.0.0.1:9/v1/responses", Where(port=None, uds=path, succeed=True)
+
+    async def health() -> str:
+        async with await trio.open_unix_socket(path) as stream:
+            return str((await Client(stream).ask("GET", "/livez", host="anything")).json["status"])
+
+    async with open_proxy(url, where=where) as second:
+        async with open_proxy(url, where=where) as first:
+            async with open_proxy(url, where=where):
+                await first.drain(0)
+                assert "ok" == await health()
+            await second.drain(0)
+        assert not await trio.Path(path).exists()
+    await trio.Path(path).write_text("mine")
+    with pytest.raises(OSError, match="no socket"):
+        async with open_proxy(url, where=where):
+            pass
+    assert ["s"] == [one.name for one in await trio.Path(tmp_path).iterdir()]
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 @pytest.mark.network
 async def test_others_reach_it_with_tokens_only(host: str) -> None:

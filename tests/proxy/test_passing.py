@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from tests.proxy.asking import KEY, Scene, scene
-from wspool.core.policy import UNKNOWN
+from wspool.core.policy import UNKNOWN, PoolPolicy
 from wspool.core.usage import Usage
 from wspool.server import EchoModel, Rejection
 
@@ -271,6 +271,21 @@ async def test_f159_what_is_too_large_for_a_frame_goes_by_http(autojump_clock) -
     assert (200, 200) == (first.status, second.status)
     assert ["http", "http"] == [record.way for record in records]
     assert ["http", "http"] == [entry["transport"] for entry in it.ledger]
+
+
+async def test_what_turns_out_too_large_after_a_heartbeat_goes_by_http(autojump_clock) -> None:
+    """It waited in line, and its client has a head already: the answer goes on behind that."""
+    small, policy = attrs.evolve(UNKNOWN, max_request=4000), PoolPolicy(max_size=1, min_idle=0)
+    async with scene(EchoModel(), server={"delay_per_token": 30}, provider=small, policy=policy) as it:
+        await (await it.client()).send("POST", "/v1/responses", {"model": "m", "input": "a b c d"})
+        await trio.sleep(1)
+        answer = await (await it.client()).turn([{"role": "user", "content": "x" * 5000}], stream=True)
+        records = await it.records()
+
+    assert (200, "response.completed") == (answer.status, answer.types[-1])
+    assert answer.body.startswith(b": keepalive")
+    assert "http" == next(record.way for record in records if record.door == "sse")
+    assert ["http", "websocket"] == sorted(entry["transport"] for entry in it.ledger)
 
 
 async def test_f158_an_endpoint_without_websocket_is_asked_over_http(autojump_clock) -> None:

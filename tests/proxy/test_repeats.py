@@ -94,6 +94,21 @@ async def test_what_failed_runs_anew(autojump_clock) -> None:
     assert "response.completed" == answer.types[-1]
 
 
+@pytest.mark.parametrize("leave", [None, 3])
+async def test_who_joined_what_fails_reads_an_end(autojump_clock, leave: float | None) -> None:
+    """Also when the first client has left: a bare end would be taken for a loss of connection."""
+    faults = FaultScript(FaultRule(Fault("reset", at="response.output_text.delta", occurrence=4)), seed=1)
+    async with scene(EchoModel(), server={"faults": faults, **SLOW}) as it:
+        first = await ask(it, FIRST, stream=True, leave=leave)
+        await trio.sleep(3)
+        joined = await (await ask(it, AGAIN, stream=True)).receive()
+        assert leave is not None or joined.events == (await first.receive()).events
+
+    assert joined.whole
+    assert "response.failed" == joined.types[-1]
+    assert list(range(len(joined.events))) == [event["sequence_number"] for event in joined.events]
+
+
 async def test_it_is_kept_for_a_moment_only(autojump_clock) -> None:
     """Then it runs anew; and not at all if that is not wanted."""
     for settings in (Settings(replay_for=10), Settings(replay_for=0)):
