@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from benchmarks.harness import Row
-from benchmarks.proxied import cpu, crowd, exact, havoc, programs
+from benchmarks.proxied import cpu, crowd, exact, havoc, programs, simulated
 
 __all__ = ["PARTS", "run"]
 
@@ -25,6 +25,7 @@ PARTS: Final[Mapping[str, Callable[..., list[Row]]]] = {
     "endless": crowd.endless,
     "stalled": crowd.stalled,
     "havoc": havoc.run,
+    "simulated": simulated.run,
 }
 
 

@@ -39,7 +39,7 @@ from wspool.server import (
 )
 from wspool.server.models import text_of
 
-__all__ = ["ANSWER", "Options", "main", "open_provider", "tokens"]
+__all__ = ["ANSWER", "FAULTS", "Options", "Reader", "lines", "main", "open_provider", "tokens"]
 
 ANSWER: Final = "All parts are read."
 
@@ -55,7 +55,7 @@ _EVENTS: Final = (
 )
 
 #: What goes wrong with a turn: 503 and 429, cuts at every event, and the end of a connection's life.
-_FAULTS: Final = (
+FAULTS: Final = (
     *(Fault(name, at=event) for event in _EVENTS for name in ("reset", "fin")),
     *(Fault("overloaded") for _ in range(7)),
     *(Fault("rate_limited") for _ in range(2)),
@@ -136,7 +136,7 @@ class Reader:
 
 
 async def _serve(options: Options, model: Reader) -> None:
-    script = FaultScript(rate=options.faults, seed=options.seed, faults=_FAULTS)
+    script = FaultScript(rate=options.faults, seed=options.seed, faults=FAULTS)
     async with open_server(
         model,
         port=options.port if options.certificate is None else None,

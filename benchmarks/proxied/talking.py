@@ -16,9 +16,10 @@ import attrs
 
 from benchmarks.proxied.asking import MODEL, Answer, Caller, request
 
-__all__ = ["Talk", "Talker", "events_of"]
+__all__ = ["TOOL", "Talk", "Talker", "events_of"]
 
-_TOOL: Final = {"type": "function", "name": "read", "strict": False, "parameters": {"type": "object"}}
+#: What the model is offered.
+TOOL: Final = {"type": "function", "name": "read", "strict": False, "parameters": {"type": "object"}}
 
 #: So often a turn is asked for, at most; something is wrong with who needs more.
 _MOST: Final = 60
@@ -91,7 +92,7 @@ class Talker:
 
     def _turn(self) -> bool:
         """Take one turn; return whether there is another."""
-        body = {"model": MODEL, "input": self._items, "tools": [_TOOL], "stream": True, "store": False}
+        body = {"model": MODEL, "input": self._items, "tools": [TOOL], "stream": True, "store": False}
         content = json.dumps(body).encode()
         self.talk.asked.append(0)
         response = self._answered(content)
