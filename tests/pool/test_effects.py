@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
+from trio.testing import MockClock
 
 import wspool
 from tests.pool.tooling import FarEnd, Says, call, outputs, talking
 from wspool.core.effects import UNKNOWN
+from wspool.pool import durable
 
 TWO = Says([(0, call("quick", "q")), (0, call("slow", "s"))])
 
@@ -62,6 +66,12 @@ async def gone_on(
     ):
         response = await conversation.run(options.pop("given", None), tools=tools, ledger=ledger, **options)
         return far, response
+
+
+@pytest.fixture
+def autojump_clock() -> MockClock:
+    """Virtual time that waits for the disk: what runs in a thread is no time of this clock."""
+    return MockClock(autojump_threshold=0.1)
 
 
 @pytest.fixture
@@ -163,33 +173,84 @@ def lines_of(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines()
 
 
-class Broken:
-    """A ledger on a disk that is full."""
+class Noting:
+    """A ledger that notes what it is told in *told*, and fails where it is said to."""
 
-    def __init__(self, *, begins: bool) -> None:
-        self._begins = begins
+    def __init__(self, told: list[str], breaks: str = "") -> None:
+        self.told = told
+        self._breaks = breaks
 
     def past(self, key: str) -> None:
         return None
 
     def begin(self, key: str, call: Mapping[str, Any]) -> None:
-        if not self._begins:
-            raise OSError(28, "no room")
+        self._note("begin")
+
+    async def secure(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._note("secure")
 
     def end(self, key: str, output: object) -> None:
-        raise OSError(28, "no room")
+        self._note("end")
+
+    def _note(self, what: str) -> None:
+        self.told.append(what)
+        if what == self._breaks:
+            raise OSError(28, "no room")
 
 
-@pytest.mark.parametrize("begins", [False, True])
-async def test_what_cannot_be_noted_ends_the_loop(autojump_clock, begins: bool) -> None:
+@pytest.mark.parametrize("breaks", ["begin", "secure", "end"])
+async def test_what_cannot_be_noted_ends_the_loop(autojump_clock, breaks: str) -> None:
     """And is not made, if that was not noted; the error is bare, however many calls there were."""
     tools = Tools()
     tools.ends = True
     async with talking(Says([(0, call("quick", "1")), (0, call("quick", "2"))])) as (far, _, conversation):
         with pytest.raises(OSError, match="no room"):
-            await conversation.run("go", tools=tools.named(), ledger=Broken(begins=begins))
-    assert bool(tools.calls) == begins
+            await conversation.run("go", tools=tools.named(), ledger=Noting([], breaks))
+    assert bool(tools.calls) == (breaks == "end")
     assert 1 == len(far.requests)
+
+
+@pytest.mark.parametrize("repeatable", [False, True])
+async def test_a_call_waits_for_the_disk_unless_it_is_repeatable(autojump_clock, repeatable: bool) -> None:
+    """It is noted first, and made last."""
+    told: list[str] = []
+
+    async def act() -> str:
+        """Do something."""
+        told.append("made")
+        await trio.lowlevel.checkpoint()
+        return "done"
+
+    async with talking(Says([(0, call("act", "1"))])) as (_, _, conversation):
+        tools = [wspool.tool(act, repeatable=repeatable)]
+        await conversation.run("go", tools=tools, ledger=Noting(told))
+    assert ["begin", *([] if repeatable else ["secure"]), "made", "end"] == told
+
+
+async def test_who_waits_for_the_disk_shares_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for the first, and once for all who came meanwhile; who comes later is not served by that."""
+    started, go_on = threading.Semaphore(0), threading.Semaphore(0)
+    syncs: list[int] = []
+
+    def slowly(descriptor: int) -> None:
+        syncs.append(descriptor)
+        started.release()
+        go_on.acquire()
+
+    monkeypatch.setattr(durable, "_sync", slowly)
+    file = durable.Durable(7)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file.secure)
+        await trio.to_thread.run_sync(started.acquire)
+        for _ in range(20):
+            nursery.start_soon(file.secure)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.release(2)
+    assert [7, 7] == syncs
+    go_on.release()
+    await file.secure()
+    assert [7, 7, 7] == syncs
 
 
 async def test_what_is_too_large_to_be_sent_is_not_made_again(autojump_clock, path: Path) -> None:

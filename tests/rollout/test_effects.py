@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +23,11 @@ import attrs
 import pytest
 
 import wspool
-from tests.rollout.command import place, rollout, write
+from tests.rollout.command import command, place, rollout, write
 from wspool.core.effects import UNKNOWN
+from wspool.pool import durable
 from wspool.rollout.checkpoints import EFFECTS
-from wspool.server import ModelRequest, ModelTurn, function_call, message
+from wspool.server import ModelRequest, ModelTurn, TurnError, function_call, message
 from wspool.testing import local_server
 
 __all__ = ["place"]  # a fixture
@@ -205,6 +207,86 @@ def test_a_person_can_look_first(place: Path) -> None:
     assert (0, [UNKNOWN]) == (ended.code, [line["answer"] for line in ended.results])
     assert "x" == Path("did").read_text()
     assert json.loads(Path("out", EFFECTS).read_text().splitlines()[-1])["over"] is True
+
+
+def cut(name: str) -> None:
+    """Called before each payment is made, in a test of power cuts."""
+
+
+def test_a_power_cut_repeats_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all files no more is left than was on the disk, at the moment in which each call was made."""
+    disk, cuts = Path("disk"), Path("cuts")
+    disk.mkdir()
+
+    def sync(descriptor: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        shutil.copy(name, disk / name.name)
+
+    def cut_here(name: str) -> None:
+        shutil.copytree(disk, cuts / name)
+        for path in Path().glob("did-*"):
+            shutil.copy(path, cuts / name / path.name)
+        (cuts / name / f"did-pay-{name}").write_text("x")  # it is made, and then the power is cut
+
+    Path("mine.py").write_text(
+        MINE.replace("    fd = os", "    if kind == 'pay': test_effects.cut(name)\n    fd = os").replace(
+            "import wspool", "import wspool\nfrom tests.rollout import test_effects"
+        )
+    )
+    write("tasks.jsonl", *({"id": f"t{n}", "input": f"t{n}"} for n in range(2)))
+    with local_server(model=Paying()) as server:
+        options: list[Any] = [
+            "tasks.jsonl", "--url", server.url, "--model", "m", "--tools", "./mine.py:tools",
+            "--checkpoint-turns",
+        ]  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(durable, "_sync", sync)
+            patch.setattr(sys.modules[__name__], "cut", cut_here)
+            assert 0 == rollout(*options).code
+        assert 2 * ROUNDS == len(list(cuts.iterdir()))
+        for at in sorted(cuts.iterdir()):
+            (at / "run.json").write_bytes(Path("out/run.json").read_bytes())
+            for path in Path().glob("did-*"):
+                path.unlink()
+            for path in at.glob("did-*"):
+                shutil.copy(path, path.name)
+            command("rollout", *options, "--out", at, "--quiet", "--no-report")
+            assert {1} == {path.stat().st_size for path in Path().glob("did-pay-*")}
+            lines = (at / "results.jsonl").read_text().splitlines()
+            assert {"t0", "t1"} == {json.loads(line)["id"] for line in lines}
+
+
+def test_a_task_that_failed_goes_on_and_one_that_was_answered_begins_anew(place: Path) -> None:
+    """When they are run again: the first repeats no effect, the second all of them."""
+
+    class Failing(Once):
+        def __init__(self) -> None:
+            self.fails = True
+            self.asked = 0
+
+        def respond(self, request: ModelRequest) -> ModelTurn:
+            self.asked += 1
+            if "output" in request.context[-1] and self.fails:
+                error = TurnError(
+                    message="bad", code="invalid_prompt", type="invalid_request_error", status=400
+                )
+                return ModelTurn(status="failed", error=error)
+            return super().respond(request)
+
+    model = Failing()
+    Path("mine.py").write_text(DYING.replace("os.kill(os.getpid(), signal.SIGKILL)", "return 'paid'"))
+    write("tasks.jsonl", {"id": "a", "input": "x", "expected": "no"})
+    with local_server(model=model) as server:
+        options: list[Any] = [
+            "tasks.jsonl", "--url", server.url, "--model", "m", "--tools", "./mine.py:die", "--retries", "0",
+            "--checkpoint-turns", "--max-wait", "1",
+        ]  # fmt: skip
+        assert ["failed"] == [line["outcome"] for line in rollout(*options).results]
+        model.fails = False
+        assert ["wrong"] == [line["outcome"] for line in rollout(*options, "--redo-errors").results]
+        assert ("x", 3) == (Path("did").read_text(), model.asked)
+        rollout(*options, "--redo-wrong")
+        assert ("xx", 5) == (Path("did").read_text(), model.asked)
 
 
 JUDGING: Final = (

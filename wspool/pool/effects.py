@@ -3,8 +3,9 @@
 Rules of this module:
 
 * A ledger is only added to. A line is written whole, and in the hands of the system, before the tool runs:
-  it outlives this process, whatever ends it. It is not synced to the disk: the last lines may be lost with
-  the power of the machine.
+  it outlives this process, whatever ends it.
+* Before a call runs whose tool is not repeatable, it is on the disk: it outlives the power as well. An output
+  is not waited for: should it be lost, the outcome of its call is unknown.
 * A last line that is torn was never acted upon, so it is cut off.
 * What cannot be noted is not made.
 * Whether a call is made again is decided in `wspool.core.effects`.
@@ -25,6 +26,7 @@ from wspool.core.items import Item
 from wspool.core.sending.chain import Chain
 from wspool.errors import UnknownEffectsError
 from wspool.pool.calling import is_repeatable
+from wspool.pool.durable import Durable
 from wspool.pool.job import Job
 from wspool.pool.toolbox import Tool
 
@@ -50,6 +52,13 @@ class EffectLedger(Protocol):
         """Note that *call* is about to be made. It is not made if this raises."""
         ...
 
+    async def secure(self) -> None:
+        """Wait until what was begun is where no crash and no power cut reaches it.
+
+        Waited for before a call is made whose tool is not repeatable; it is not made if this raises.
+        """
+        ...
+
     def end(self, key: str, output: str | list[dict[str, Any]]) -> None:
         """Note that a call has ended, and what it is answered with."""
         ...
@@ -59,7 +68,8 @@ class FileLedger:
     """An effect ledger of many conversations in one file of JSON lines, to be used by one process at a time.
 
     A context manager. It is only added to, with mode 0600 if it is new. Each line is handed to the system
-    before its call is made, and is there whatever ends this process; it is not synced to the disk.
+    before its call is made, and is there whatever ends this process. That of a call that is not repeatable is
+    on the disk before, and outlives a power cut: some milliseconds, shared by all who wait.
 
     Args:
         path: the file; made if it is not there.
@@ -78,6 +88,7 @@ class FileLedger:
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
                 raise OSError(f"{self._path} is no regular file")
             self._load(self._file)
+            self.durable = Durable(self._file)
         except BaseException:
             self.close()
             raise
@@ -167,6 +178,9 @@ class _Part:
         self._ledger.write({"conversation": self._conversation, "key": key, "call": dict(call)})
         self._ledger.noted(self._conversation)[key] = Effect()
 
+    async def secure(self) -> None:
+        await self._ledger.durable.secure()
+
     def end(self, key: str, output: str | list[dict[str, Any]]) -> None:
         self._ledger.write({"conversation": self._conversation, "key": key, "output": output})
         self._ledger.noted(self._conversation)[key] = Effect(output)
@@ -219,6 +233,11 @@ class Effects:
     def begin(self, job: Job) -> None:
         """The call of *job* is about to be made."""
         self._ledger.begin(self._key(job.call), job.call)
+
+    async def secure(self, job: Job, tools: Mapping[str, Tool]) -> None:
+        """Wait until it is safe to make the call of *job*. A checkpoint, unless it is repeatable."""
+        if not is_repeatable(job.call, tools):
+            await self._ledger.secure()
 
     def end(self, job: Job) -> None:
         """The call of *job* has ended; without an output its outcome stays unknown."""

@@ -348,7 +348,7 @@ class CallRunner:
                 except Exception as error:
                     self._failed(job, error, by_model=True)
                     return
-                if self.effects is not None and not self._noted(self.effects.begin, job):
+                if self.effects is not None and not await self._begun(self.effects, job):
                     return
                 try:
                     job.output = output_of(await call(), name)
@@ -361,6 +361,18 @@ class CallRunner:
             del self._running[id(job)]
             job.rest()
             self._news.unpark_all()
+
+    async def _begun(self, effects: Effects, job: Job) -> bool:
+        """Note that a call is about to be made; return whether it may be. Else the loop ends."""
+        if not self._noted(effects.begin, job):
+            return False
+        try:
+            await effects.secure(job, self.tools)
+        except Exception as error:
+            if not self._failures:
+                self._raise(job, error)
+            return False
+        return True
 
     def _noted(self, note: Callable[[Job], None], job: Job) -> bool:
         """Tell the ledger; return whether that went well. Else the loop ends."""

@@ -5,10 +5,15 @@
 2. It is read once, at the start of a run. Then the file is written anew with what is still owed.
 3. Beside it is the effect ledger: which calls of tools were begun, and what came of them. The last turn of a
    conversation is not written: should its result be lost, it is taken again, and no call is made again.
-4. A conversation is found again by its task's id, if the task still says the same.
+4. What outlives a crash has an order, and what is to outlive a power cut is on the disk in that order: a turn
+   before the calls that it asks for are made, a result before what its conversation has left is given up.
+5. A task that failed goes on where it was when it is run again, and repeats no effect; one that was answered
+   begins anew.
+6. A conversation is found again by its task's id, if the task still says the same.
 """
 
 import json
+import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,9 +21,11 @@ from typing import Any, BinaryIO, Final, cast
 
 import attrs
 
+from wspool.core.effects import Effect
+from wspool.pool.durable import Durable
 from wspool.pool.effects import EffectLedger, FileLedger
-from wspool.rollout.files import append_to, read_from, replace
-from wspool.rollout.results import ResultsError
+from wspool.rollout.files import append_to, read_from, replace, sync_directory
+from wspool.rollout.results import RESULTS, ResultsError
 from wspool.rollout.tasks import Task
 
 __all__ = ["EFFECTS", "TURNS", "Checkpoint", "Checkpoints", "open_checkpoints"]
@@ -58,6 +65,8 @@ class Checkpoints:
         self._digests = {task.key: task.digest for task in tasks}
         self._last: dict[str, tuple[int, Sequence[bytes]]] = {}
         self._file: BinaryIO | None = None
+        self._turns: Durable | None = None
+        self._results: tuple[int, Durable] | None = None
 
     def append(self, id: str, state: Mapping[str, Any], items: Sequence[bytes]) -> None:
         """Note that a turn of task *id* has finished. It is in the hands of the system when this returns.
@@ -70,27 +79,39 @@ class Checkpoints:
         Raises:
           OSError: it could not be written.
         """
-        if self._file is None:
-            raise AssertionError("bug: the checkpoints are closed")
         turns, before = self._last.get(id, (0, []))
         kept = len(before) if _begins_with(items, before) else 0
         line = _line(id, self._digests[id], turns + 1, kept, state)
         self._last[id] = (turns + 1, items)
         # The items are JSON already: only what is new is looked at.
-        data = json.dumps(line).encode()[:-1] + b', "items": [' + b", ".join(items[kept:]) + b"]}\n"
+        self._write(json.dumps(line).encode()[:-1] + b', "items": [' + b", ".join(items[kept:]) + b"]}\n")
+
+    def _write(self, data: bytes) -> None:
+        if self._file is None:
+            raise AssertionError("bug: the checkpoints are closed")
         if self._file.write(data) != len(data):
             raise OSError(f"a finished turn could not be written whole to {self._path}")
 
     def ledger(self, id: str) -> EffectLedger:
         """The effect ledger of task *id*."""
-        return self._effects.of(self._effects_of(id))
+        if self._turns is None:
+            raise AssertionError("bug: the checkpoints are closed")
+        return _Ledger(self._effects.of(self._effects_of(id)), self._turns)
 
-    def ended(self, id: str) -> None:
-        """Task *id* has its result: nothing goes on with its conversation.
+    async def ended(self, id: str) -> None:
+        """Task *id* was answered: nothing goes on with its conversation. A checkpoint.
 
         Raises:
           OSError: that could not be written.
         """
+        results = self._path.with_name(RESULTS)
+        if self._results is None and results.exists():  # who keeps results elsewhere sees to that
+            descriptor = os.open(results, os.O_RDWR)
+            self._results = descriptor, Durable(descriptor)
+        if self._results is not None:
+            await self._results[1].secure()
+        if self._last.pop(id, None) is not None:
+            self._write(json.dumps({"id": id, "over": True}).encode() + b"\n")
         self._effects.forget(self._effects_of(id))
 
     def _effects_of(self, id: str) -> str:
@@ -121,8 +142,13 @@ class Checkpoints:
             (json.dumps(checkpoint.line).encode() + b"\n" for checkpoint in self.owed.values()),
         )
         self._file = append_to(self._path)
+        self._turns = Durable(self._file.fileno())
+        sync_directory(self._path.parent)
 
     def _fold(self, line: dict[str, Any]) -> None:
+        if "over" in line:
+            self.owed.pop(str(line["id"]), None)
+            return
         id, turns, kept, new = str(line["id"]), int(line["turns"]), int(line["kept"]), _list(line["items"])
         before: Mapping[str, Any] = self.owed[id].snapshot if kept else {}
         items = [*_list(before.get("items", []))[:kept], *new]
@@ -137,6 +163,30 @@ class Checkpoints:
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._results is not None:
+            os.close(self._results[0])
+            self._results = None
+
+
+@attrs.frozen
+class _Ledger:
+    """The effect ledger of one task; a turn is on the disk before what its calls do."""
+
+    ledger: EffectLedger
+    turns: Durable
+
+    def past(self, key: str) -> Effect | None:
+        return self.ledger.past(key)
+
+    def begin(self, key: str, call: Mapping[str, Any]) -> None:
+        self.ledger.begin(key, call)
+
+    async def secure(self) -> None:
+        await self.turns.secure()
+        await self.ledger.secure()
+
+    def end(self, key: str, output: str | list[dict[str, Any]]) -> None:
+        self.ledger.end(key, output)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Final
 
-__all__ = ["LinkError", "append_to", "aside", "read_from", "replace"]
+__all__ = ["LinkError", "append_to", "aside", "read_from", "replace", "sync_directory"]
 
 _PRIVATE: Final = 0o600
 # Without the second, opening a pipe would wait for its other end. Windows has neither.
@@ -60,9 +60,21 @@ def replace(path: Path, chunks: Iterable[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, path)
+        sync_directory(path.parent)
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
+
+
+def sync_directory(path: Path) -> None:
+    """Bring the names of files to the disk. Raises OSError."""
+    if not hasattr(os, "O_DIRECTORY"):  # pragma: no cover  # Windows opens no directory
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def aside(*paths: Path) -> None:

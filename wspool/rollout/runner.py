@@ -184,11 +184,11 @@ class Run:
             result = await self._hold(task)
             if result is not None:
                 self._sink(result.as_line())
-                if self._checkpoints is not None:
-                    self._checkpoints.ended(task.key)
                 problem = self._standing.add(task.id, result.outcome, result.score, result.failure)
                 if problem is not None:
                     self.drain(problem)
+                if self._checkpoints is not None and result.failure is None:
+                    await self._checkpoints.ended(task.key)
         except OSError as error:
             self.stop(f"a result could not be written: {error}")
         finally:
