@@ -215,17 +215,20 @@ def cut(name: str) -> None:
 
 def test_a_power_cut_repeats_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all files no more is left than was on the disk, at the moment in which each call was made."""
-    disk, cuts = Path("disk"), Path("cuts")
+    disk, cuts, power = Path("disk"), Path("cuts"), threading.Lock()
     disk.mkdir()
 
     def sync(descriptor: int) -> None:
         name = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        shutil.copy(name, disk / name.name)
+        with power:
+            shutil.copy(name, disk / name.name)
 
     def cut_here(name: str) -> None:
-        shutil.copytree(disk, cuts / name)
-        for path in Path().glob("did-*"):
+        (cuts / name).mkdir(parents=True)
+        for path in Path().glob("did-*"):  # first: what is made meanwhile was on the disk before
             shutil.copy(path, cuts / name / path.name)
+        with power:
+            shutil.copytree(disk, cuts / name, dirs_exist_ok=True)
         (cuts / name / f"did-pay-{name}").write_text("x")  # it is made, and then the power is cut
 
     Path("mine.py").write_text(
