@@ -390,6 +390,7 @@ async def test_f168_a_slow_reader_holds_one_turn_and_little_memory(
         got = 0
         while got < taken:
             got += len(await near.receive_some(65536))
+            await trio.testing.wait_all_tasks_blocked()
         await trio.sleep(5)
         (running,) = it.proxy.records.running.values()
         assert running.turn is not None
