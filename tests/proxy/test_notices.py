@@ -21,6 +21,7 @@ from wspool.server import (
     FaultScript,
     ModelRequest,
     ModelTurn,
+    TurnError,
 )
 
 LIMITS = {
@@ -150,3 +151,20 @@ def test_of_a_handshake_passes_what_all_turns_have_in_common() -> None:
     headers = [("x-reasoning-included", "true"), ("x-models-etag", "e"), ("x-codex-turn-state", "s")]
 
     assert headers[:2] == of_connection([*headers, ("date", "now")])
+
+
+class Refuses:
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        error = TurnError(message="No.", code="no", status=400, headers={"X-Request-Id": "req_no"})
+        return ModelTurn(status="rejected", error=error)
+
+
+async def test_a_refusal_says_by_which_id_it_is_known(autojump_clock) -> None:
+    """In the headers of its error; of a handshake that is not the turn's."""
+    async with scene(Refuses()) as it, connected(it) as client:
+        await client.create("one")
+        await client.answer()
+        assert 400 == (await (await it.client()).turn()).status
+        records = await it.records()
+
+    assert ["req_no", "req_no"] == [record.request_id for record in records]

@@ -109,6 +109,7 @@ async def test_no_key_is_recorded(autojump_clock, tmp_path: Path, monkeypatch: p
     recorder.save()
 
     text = (tmp_path / "job-7.json").read_text()
+    assert os.name != "posix" or (tmp_path / "job-7.json").stat().st_mode & 0o777 == 0o600
     assert 2 <= text.count("<hidden>")
     assert key not in text
     assert "canary" not in text

@@ -149,6 +149,7 @@ class Recorder:
         file.written_at = time.monotonic()
         try:
             file.cassette.save(file.path)
+            file.path.chmod(0o600)  # all that was said is in it
         except OSError as problem:
             if not self._failed:
                 logger.error("cassettes are not written now: %s", problem.strerror)

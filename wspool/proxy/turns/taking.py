@@ -31,7 +31,7 @@ from wspool.listening.decoding import decoded
 from wspool.listening.errors import RequestError, invalid_request
 from wspool.pool.exchange import Limits, Outlet
 from wspool.pool.http_answer import error_answer
-from wspool.proxy.notices import TURN_STATE, Notices
+from wspool.proxy.notices import TURN_STATE, Notices, named_by
 from wspool.proxy.records.record import Record
 from wspool.proxy.turns.events import EventWriter, failed_body
 from wspool.proxy.turns.joining import join
@@ -388,10 +388,10 @@ class _Course:
         turn = outlet.record
         if turn is not None and turn.status != "unsent":
             record.learn(turn)
-        record.request_id = self._notices.request_id
         error = outlet.error
         if error is None and record.turn is not None:
             error = record.turn.failure
+        record.request_id = self._notices.request_id or named_by(error)
         self._visit.take_down(self._asked.body, record.turn, error)
         if error is not None:
             record.fail(error)
