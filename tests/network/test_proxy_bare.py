@@ -66,3 +66,21 @@ def test_it_runs_without_what_only_some_systems_have() -> None:
     assert ["HTTP/1.1 200", "taken", "there are no Unix sockets here", "up"] == [
         line.strip() for line in done.stdout.splitlines()
     ], done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such limits")
+def test_a_limit_on_files_is_said_at_the_start() -> None:
+    """Not when the last of two thousand rollouts finds no place."""
+    command = f"ulimit -n 600; exec {sys.executable} -m wspool proxy --port 0"
+    with subprocess.Popen(
+        ["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline().startswith("http://127.0.0.1:")
+        run.terminate()
+        _, said = run.communicate(timeout=60)
+
+    assert 0 == run.returncode
+    assert "of 4096 clients (--max-clients) only " in said
+    assert "ulimit -n" in said
+    assert 1 == said.count("\n")

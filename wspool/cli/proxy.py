@@ -15,7 +15,7 @@ import typer
 from wspool.cli.proxy_config import PROGRAMS, config_for
 from wspool.cli.running import run_until_told
 from wspool.cli.serving import shown_log
-from wspool.cli.usage import say, usage_error
+from wspool.cli.usage import say, usage_error, warn
 from wspool.core.policy import PoolPolicy
 from wspool.pool.open import DEFAULT_URL
 from wspool.proxy.access.tokens import TokenFile
@@ -24,6 +24,7 @@ from wspool.proxy.open import Proxy, open_proxy
 from wspool.proxy.records.journal import Journal
 from wspool.proxy.settings import KeepaliveStyle, OnHangup, Settings
 from wspool.proxy.visit import Recorder
+from wspool.wire.descriptors import room_for
 
 __all__ = ["proxy"]
 
@@ -223,6 +224,10 @@ async def _run(url: str, journal: Journal | None, **options: Any) -> None:
 
 @asynccontextmanager
 async def _opened(url: str, journal: Journal | None, **options: Any) -> AsyncGenerator[Proxy]:
+    wanted: int = options["settings"].max_clients
+    if (room := room_for(wanted)) is not None:
+        can = f"of {wanted} clients (--max-clients) only {room.connections} can be connected at once"
+        warn(f"{can}: this process may have {room.limit} files open; raise that (ulimit -n)")
     async with open_proxy(url, **options) as running:
         with ExitStack() as stack:
             if journal is not None:
