@@ -196,7 +196,7 @@ def test_a_read_wakes_the_reader_and_the_consumer_once_each() -> None:
     assert awaited < streamed <= 2 * 51 + 4
 
 
-@pytest.mark.parametrize(("streamed", "most"), [(True, 2), (False, 1)])
+@pytest.mark.parametrize(("streamed", "most"), [(True, 1), (False, 0)])
 def test_an_event_costs_a_few_calls(streamed: bool, most: int) -> None:
     """Calls of functions per further event, exactly; nothing per event depends on how many there were."""
     counts = [cost(deltas, streamed=streamed).calls for deltas in (50, 100, 200)]
@@ -204,7 +204,8 @@ def test_an_event_costs_a_few_calls(streamed: bool, most: int) -> None:
     per_event = (counts[1] - counts[0]) / 50
     assert per_event == (counts[2] - counts[1]) / 100
     assert per_event <= most
-    assert (cost(2200, streamed=streamed).calls - counts[2]) / 2000 <= 1.02 * per_event
+    # Others are let run for every 256 events, which takes a few.
+    assert (cost(2200, streamed=streamed).calls - counts[2]) / 2000 <= per_event + 0.05
 
 
 def test_a_turn_costs_a_bounded_number_of_calls() -> None:

@@ -63,7 +63,9 @@ def in_runs(machine: TurnMachine, messages: list[str | bytes]) -> tuple[list[Tak
     taken: list[Taken] = []
     at = in_run = 0
     while at < len(messages):
-        for event in machine.receive_run(messages[at:]):
+        run, text = machine.receive_run(messages[at:])
+        assert "".join(str(event.raw) for event in run) == text
+        for event in run:
             taken.append((event.type, event.raw, event.sequence_number, event.stream_id, Reception.DELIVER))
             at, in_run = at + 1, in_run + 1
         more = one_by_one(machine, messages[at : at + 1])
@@ -156,8 +158,8 @@ def test_only_the_number_that_is_due_goes_on(number: int) -> None:
     like = Likeness.of(parse_event(json.dumps(LAYOUTS[0](TEXT, 7, "a"))))
     assert like is not None
 
-    assert bool(like.run([json.dumps(LAYOUTS[0](TEXT, number, "b"))], 9)) is (number == 9)
-    assert not like.run([json.dumps(LAYOUTS[0](TEXT, number * 10 + 1, "b"))], 9)
+    assert bool(like.run([json.dumps(LAYOUTS[0](TEXT, number, "b"))], 9)[0]) is (number == 9)
+    assert not like.run([json.dumps(LAYOUTS[0](TEXT, number * 10 + 1, "b"))], 9)[0]
 
 
 def test_bytes_are_parsed() -> None:
@@ -167,7 +169,7 @@ def test_bytes_are_parsed() -> None:
     like = Likeness.of(parse_event(json.dumps(LAYOUTS[0](TEXT, 7, "a"))))
     assert like is not None
 
-    assert [text] == [event.raw for event in like.run([text, str(same).encode()], 8)]
+    assert [text] == [event.raw for event in like.run([text, str(same).encode()], 8)[0]]
 
 
 @pytest.mark.parametrize("layout", [4, 5, 8, 9])
@@ -183,4 +185,4 @@ def test_a_run_ends_before_what_may_be_two_messages() -> None:
     assert like is not None
     one = first.replace("7", "8", 1)
 
-    assert [one] == [event.raw for event in like.run([one, one.replace("8", "9", 1) + one], 8)]
+    assert [one] == [event.raw for event in like.run([one, one.replace("8", "9", 1) + one], 8)[0]]

@@ -17,8 +17,8 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Sequence
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from wspool.core.encoding import write, write_received, write_sorted
@@ -345,25 +345,41 @@ class Likeness:
             return None
         return cls(event, raw[:end], raw[start : last.start(1)], raw[last.end(1) :])
 
-    def run(self, messages: Iterable[str | bytes], number: int) -> list[Event]:
-        """Return the events of those first of *messages* that go on with *number*."""
+    def run(self, messages: Sequence[str | bytes], number: int) -> tuple[list[Event], str]:
+        """Return the events of those first of *messages* that go on with *number*, and these as one text.
+
+        What can be asked of all of them is asked of the one text: of each it would cost a third of the rest.
+        """
         kind, lane, head, before, after = self._type, self._lane, self._head, self._before, self._after
         events: list[Event] = []
-        add = events.append
+        add, new = events.append, object.__new__
+        texts = cast("Sequence[str]", messages)
         try:
-            for raw in cast("Iterable[str]", messages):
+            for raw in texts:
                 if head is None:
                     if not (raw.startswith(f"{before}{number}{after}") and raw[-1] == "}"):
                         break
                 elif not (raw.startswith(head) and raw.endswith(f"{before}{number}{after}")):
                     break
-                if raw.find("}", 0, -1) >= 0 and _TWO_TEXTS.search(raw):
-                    break  # maybe two messages in one
-                add(Event(kind, raw, None, number, lane))
+                event = new(Event)  # without a call of __init__, which costs as much as all of the checks
+                event.type, event.raw = kind, raw
+                event._data = None  # pyright: ignore[reportPrivateUsage]
+                event.sequence_number, event.stream_id = number, lane
+                add(event)
                 number += 1
         except TypeError:
             pass  # bytes, which are not compared
-        return events
+        text = "".join(texts[: len(events)])
+        if text.count("}") > len(events):
+            alike = [*takewhile(_is_one, texts[: len(events)])]
+            del events[len(alike) :]
+            text = "".join(alike)
+        return events, text
+
+
+def _is_one(raw: str) -> bool:
+    """Whether a message that ends in a bracket is no two messages; what may be two is read as a whole."""
+    return raw.find("}", 0, -1) < 0 or _TWO_TEXTS.search(raw) is None
 
 
 def lane_of(event: Event) -> str | None:

@@ -175,9 +175,9 @@ class Attempt:
 
     def feed_run(self, messages: Sequence[str | bytes]) -> int:
         """Take the first of *messages* that go on with the output just seen; return how many. As `feed`."""
-        run = self.machine.receive_run(messages)
+        run, text = self.machine.receive_run(messages)
         if run:
-            size = sum([len(event.raw) if event.raw.isascii() else _size(event.raw) for event in run])
+            size = len(text) if text.isascii() else _size(text)
             self.received += size
             if not self.given_up:
                 self.events += run

@@ -220,20 +220,21 @@ class TurnMachine:
         self.steered = self._known.steered = True
         return True
 
-    def receive_run(self, messages: Sequence[str | bytes]) -> list[Event]:
-        """Take the first of *messages* that go on with the output just seen; return their events, maybe none.
+    def receive_run(self, messages: Sequence[str | bytes]) -> tuple[list[Event], str]:
+        """Take the first of *messages* that go on with the output just seen, maybe none.
 
-        They are what `parse_event` and `receive` would make of them one by one, for a third of the time.
+        Return their events, and the messages as one text. The events are what `parse_event` and `receive`
+        would make of them one by one, for a third of the time.
         Not for lanes that have names: whoever routes their messages has to look into each.
         """
         known = self._known
         if self.like is None or known.next is None or known.steered or self.state is not _STREAMING:
-            return []
-        run = self.like.run(messages, known.next)
+            return [], ""
+        run, text = self.like.run(messages, known.next)
         if run:
             known.next += len(run)
             known.last = run[-1]
-        return run
+        return run, text
 
     def receive(self, event: Event, *, wall_clock: float = 0.0) -> Reception:
         """Take the next event of the lane and say what to do with it.
