@@ -197,7 +197,7 @@ MUTANTS: Final = (
     one(
         "a connection that is hung up reads on",
         CONNECTION,
-        "        self.link.told = self.link.ending = True\n        self._reading.cancel()\n",
+        "        self.link.told = self.link.ending = True\n        self._sender.reading.cancel()\n",
         "        self.link.told = self.link.ending = True\n",
     ),
     one(

@@ -62,9 +62,7 @@ class Connection:
         self.lanes = self.link.lanes
         self._owner = owner
         self._router = Router(self.link)
-        #: Ends the reader. Its deadline is that of the message on its way: a scope for each costs a turn 9 %.
-        self._reading = trio.CancelScope()
-        self._sender = Sender(self.link, self._reading)
+        self._sender = Sender(self.link)
         self._waiting_for: Attempt | None = None
         self._polite = False
 
@@ -99,7 +97,7 @@ class Connection:
         """End, with a goodbye or without. The turns on it are lost at once."""
         self._polite = polite
         self.link.told = self.link.ending = True
-        self._reading.cancel()
+        self._sender.reading.cancel()
         self.link.lose_attempts()
         if not self.link.connected and self.link.nursery is not None:
             self.link.nursery.cancel_scope.cancel()
@@ -192,34 +190,37 @@ class Connection:
 
     async def _read(self, wire: Wire) -> None:
         """Read until the wire or the connection ends, or a request could not be sent in time."""
-        policy, heard = self.link.host.policy, wire.headers
-        self.link.host.errands.stated(heard, answering=False)
+        link, policy, heard = self.link, self.link.host.policy, wire.headers
+        link.host.errands.stated(heard, answering=False)
         try:
-            with self._reading:
-                while not self.link.ending:
-                    messages = await wire.receive()
-                    if wire.headers is not heard:  # by HTTP each answer has its own
-                        heard = wire.headers
-                        self.link.host.errands.stated(heard)
-                    for attempt in self._router.take(messages):
-                        if attempt.unread > policy.max_buffered:
-                            await self._wait_for(attempt, policy.max_buffered)
-            if self._reading.cancelled_caught and not self.link.ending:
-                late = f"within send_timeout={policy.send_timeout:g} s"
-                self.link.close_reason = f"the network did not take the message {late}"
-                self.link.poison(CloseReason.DIRTY)
+            while not link.ending:
+                with self._sender.reading:
+                    while not link.ending:
+                        if self._waiting_for is not None:
+                            await self._waiting_for.room(policy.max_buffered)
+                            self._waiting_for = None
+                        messages = await wire.receive()
+                        if wire.headers is not heard:  # by HTTP each answer has its own
+                            heard = wire.headers
+                            link.host.errands.stated(heard)
+                        for attempt in self._router.take(messages):
+                            if attempt.unread > policy.max_buffered:
+                                self._slow_down_for(attempt)
+                if self._sender.is_late() and not link.ending:
+                    late = f"within send_timeout={policy.send_timeout:g} s"
+                    link.close_reason = f"the network did not take the message {late}"
+                    link.poison(CloseReason.DIRTY)
+                    break
         except WireClosedError as error:
             self.link.note_close(error)
         finally:
             self.link.lose()
 
-    async def _wait_for(self, attempt: Attempt, limit: int) -> None:
+    def _slow_down_for(self, attempt: Attempt) -> None:
         if self.link.is_shared(attempt):
             attempt.overflow()
-            return
-        self._waiting_for = attempt
-        await attempt.room(limit)
-        self._waiting_for = None
+        else:
+            self._waiting_for = attempt
 
 
 def _crashed_dial(error: BaseException) -> ConnectError:

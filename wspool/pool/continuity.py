@@ -32,7 +32,7 @@ from wspool.errors import BudgetExceededError, PoolClosedError, TurnInFlightErro
 from wspool.pool.errands import Errand, Errands
 from wspool.pool.instrument import Announcer
 from wspool.pool.kept import Kept
-from wspool.pool.lease import Lease
+from wspool.pool.lease import Lease, LeaseBlock
 
 __all__ = ["Continuity", "ContinuityOwner", "OneTurn"]
 
@@ -57,7 +57,9 @@ class ContinuityOwner(Protocol):
     def next_conversation(self) -> int: ...
     def resends(self) -> Resends: ...
     def jitter(self) -> float: ...
-    async def acquire(self, *, prefer: str | None = None, warm: bool = False) -> Lease: ...
+    def lease(
+        self, min_remaining: float = 0.0, prefer: str | None = None, *, warm: bool = False
+    ) -> LeaseBlock: ...
     def step(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None: ...
     def warms(self, fields: Fields) -> bool: ...
     def hold(self, seconds: float) -> None: ...
@@ -162,7 +164,9 @@ class Continuity(Generic[LineageT_co]):
 
     def forsake(self, response_id: str) -> None:
         """Nobody will go on from that response: what a lane remembers of it is of no use."""
-        self.owner.step(self.owner.core.over, hash(response_id))
+        key, core = hash(response_id), self.owner.core
+        if core.remembers(key):  # nearly never: the lane holds what came of the turn that has just ended
+            self.owner.step(core.over, key)
 
     def usable_lease(self) -> Lease | None:
         """Return its lease if a turn can be tried on it; give it back if not."""
@@ -173,26 +177,30 @@ class Continuity(Generic[LineageT_co]):
         return self._lease
 
     async def take_lease(self, errand: Errand, fields: Fields) -> None:
-        """Wait in line for a lease for a turn with *fields*.
+        """Take a lease for a turn with *fields*, and wait in line for it if need be.
 
         It is one of the lane that holds the latest response, if that can be. By the time it is looked at it
-        may be of no use.
+        may be of no use. No checkpoint where one is free: what follows is one.
 
         Raises:
             LeaseRefusedError, PoolClosedError: there is none.
         """
         since = trio.current_time()
-        warm = self.chain.is_new and self.owner.warms(fields)
-        try:
-            with self.owner.errands.waiting(errand):
-                lease = await self.owner.acquire(prefer=self.chain.parent, warm=warm)
-                # No checkpoint between the grant and these lines.
-                if errand.stopped:
-                    lease.release()  # it was granted in the step in which nobody wanted it any more
-                else:
-                    self._lease, self._unused = lease, True
-        finally:  # however it ended: whoever got none has waited as well
-            self.waited += trio.current_time() - since
+        block = self.owner.lease(
+            prefer=self.chain.parent, warm=self.chain.is_new and self.owner.warms(fields)
+        )
+        lease = block.ask()
+        if lease is None:
+            try:
+                # Whoever may not wait was told so by the core.
+                with self.owner.errands.waiting(errand):
+                    lease = await block.wait()
+                    # No checkpoint between the grant and these lines.
+                    if errand.stopped:
+                        lease.release()  # it was granted in the step in which nobody wanted it any more
+            finally:  # however it ended: whoever got none has waited as well
+                self.waited += trio.current_time() - since
+        self._lease, self._unused = lease, True
 
     def begun(self, lease: Lease) -> None:
         """A turn has begun on *lease*, its own."""

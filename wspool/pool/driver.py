@@ -176,7 +176,7 @@ class ConversationDriver:
         """Send the turn on a lane that can carry it, as soon as that may be. A checkpoint."""
         continuity = self._continuity
         try:
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()  # what follows ends in a send, or in a wait
             while True:
                 errand.check()
                 lease = continuity.usable_lease()
@@ -196,6 +196,8 @@ class ConversationDriver:
                             self._take_back(len(request))
                     if not attempt.withheld:
                         return
+                else:
+                    await trio.lowlevel.checkpoint()  # whoever moves takes another lane, maybe without one
         except BaseException:
             if not errand.stopped:  # else whoever stopped it has seen to the lease, or another turn has it
                 continuity.rest()

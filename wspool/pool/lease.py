@@ -257,7 +257,7 @@ class LeaseBlock:
     Protected against KeyboardInterrupt on both ends, so that none can lose the lease.
     """
 
-    __slots__ = ("_lease", "_min_remaining", "_owner", "_prefer", "_warm")
+    __slots__ = ("_lease", "_min_remaining", "_owner", "_prefer", "_waiter", "_warm")
 
     def __init__(
         self, owner: LeaseOwner, min_remaining: float, prefer: str | None = None, *, warm: bool = False
@@ -266,32 +266,53 @@ class LeaseBlock:
         self._min_remaining = min_remaining
         self._prefer = prefer
         self._warm = warm
+        #: Who it is in line.
+        self._waiter = WaiterId(0)
         self._lease: Lease | None = None
 
     @enable_ki_protection
     async def __aenter__(self) -> Lease:
         if self._lease is not None:
             raise RuntimeError("a lease block is entered once; call lease() again")
-        owner = self._owner
-        owner.check_use()
+        self._owner.check_use()
         if self._min_remaining:
-            owner.check_life(self._min_remaining)
+            self._owner.check_life(self._min_remaining)
         await checkpoint_if_cancelled()
+        try:
+            lease = self.ask()
+        except WsPoolError:
+            await cancel_shielded_checkpoint()  # noqa: ASYNC120 # shielded
+            raise
+        if lease is None:
+            return await self.wait()
+        await cancel_shielded_checkpoint()
+        return lease
+
+    def ask(self) -> Lease | None:
+        """Return the lease if it is granted at once; else `wait` must follow, before any checkpoint.
+
+        Raises:
+            LeaseRefusedError, PoolClosedError: there is none.
+        """
         key = None if self._prefer is None else hash(self._prefer)
-        answer = owner.ask(self._min_remaining, key, self._warm)
+        answer = self._owner.ask(self._min_remaining, key, self._warm)
         if isinstance(answer, Lease):
-            await cancel_shielded_checkpoint()
-        elif isinstance(answer, WsPoolError):
-            await cancel_shielded_checkpoint()
+            return self._take(answer)
+        if isinstance(answer, WsPoolError):
             raise answer
-        else:
-            # No checkpoint between this return and the body that the lease is for.
-            answer = await wait_task_rescheduled(partial(owner.abandon, answer))
-        self._lease = answer
-        answer.resumed = self._prefer is not None and self._prefer == answer.lane.latest
-        if owner.announcer.borrowers is not None:
-            owner.announcer.borrowers.note(answer.id)
-        return answer
+        self._waiter = answer
+        return None
+
+    async def wait(self) -> Lease:
+        """Wait in line. There is no checkpoint between the grant and the return, for whom the lease is for."""
+        return self._take(await wait_task_rescheduled(partial(self._owner.abandon, self._waiter)))
+
+    def _take(self, lease: Lease) -> Lease:
+        self._lease = lease
+        lease.resumed = self._prefer is not None and self._prefer == lease.lane.latest
+        if self._owner.announcer.borrowers is not None:
+            self._owner.announcer.borrowers.note(lease.id)
+        return lease
 
     @enable_ki_protection
     async def __aexit__(self, *error: object) -> None:

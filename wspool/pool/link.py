@@ -62,6 +62,7 @@ class Host(Protocol):
     def jitter(self) -> float: ...
     def step(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None: ...
     def on_proved(self, link: Link) -> None: ...
+    def on_lost(self, link: Link) -> None: ...
 
 
 class Lane:
@@ -176,6 +177,8 @@ class Link:
         self.wire = None
         self.lose_attempts()
         if not self.told:
+            if not self.over:
+                self.host.on_lost(self)
             self.report_end(self.host.core.lost, jitter=self.host.jitter())
 
     def poison(self, reason: CloseReason, *, completed: bool = False) -> None:

@@ -85,7 +85,7 @@ class Pool:
             LeaseRefusedError: the line is full, or the endpoint cannot be reached.
             PoolClosedError: the pool is closed.
         """
-        return LeaseBlock(self._shell, min_remaining, prefer)
+        return self._shell.lease(min_remaining, prefer)
 
     @contextmanager
     def lease_nowait(self) -> Generator[Lease, None, None]:
@@ -109,7 +109,7 @@ class Pool:
 
         A checkpoint; cancelling takes nothing. Takes and raises what `lease` does.
         """
-        return await self._shell.acquire(min_remaining=min_remaining, prefer=prefer)
+        return await self._shell.lease(min_remaining, prefer).__aenter__()
 
     @enable_ki_protection
     def acquire_nowait(self) -> Lease:

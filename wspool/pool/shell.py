@@ -125,12 +125,11 @@ class Shell:
 
     # -- for leases and conversations ---------------------------------------------------------
 
-    @enable_ki_protection
-    async def acquire(
-        self, *, min_remaining: float = 0.0, prefer: str | None = None, warm: bool = False
-    ) -> Lease:
-        """Take a lease; the caller must `release` it. As `Pool.acquire`; *warm* as for `PoolCore.acquire`."""
-        return await LeaseBlock(self, min_remaining, prefer, warm=warm).__aenter__()
+    def lease(
+        self, min_remaining: float = 0.0, prefer: str | None = None, *, warm: bool = False
+    ) -> LeaseBlock:
+        """Return a block that takes a lease. As `Pool.lease`; *warm* as for `PoolCore.acquire`."""
+        return LeaseBlock(self, min_remaining, prefer, warm=warm)
 
     @enable_ki_protection
     def __reduce__(self) -> NoReturn:  # whatever belongs to a pool holds it
@@ -208,8 +207,8 @@ class Shell:
         """The holder of *lease* leaves."""
         if self.announcer.borrowers is not None:
             self.announcer.borrowers.forget(lease)
-        self._leases.pop(lease, None)
-        self._perform(self.core.release(lease, self.now()))
+        if self._leases.pop(lease, None) is not None:  # else its lane is its own no more
+            self._perform(self.core.release(lease, self.now()))
 
     def not_taken(self, what: NotTaken, error: ServerError) -> None:
         """The endpoint does not take that, as *error* and what followed it have shown."""
@@ -247,11 +246,16 @@ class Shell:
         if not link.stateless:
             self.dialer.road.websocket_proved()
 
+    def on_lost(self, link: Link) -> None:
+        """It has ended by itself: what that says of the way is known to the very next dial."""
+        self.dialer.road.gone(link)
+
     @enable_ki_protection
     def on_gone(self, link: Link) -> None:
         """Its tasks have ended and its socket is closed."""
         del self._connections[link.id]
-        self.dialer.road.gone(link)
+        if link.told:
+            self.dialer.road.gone(link)
         if link.connected:
             self.announcer.closed(link.id, link.why, self.now() - link.opened_at, link.close_code)
         if link.over:

@@ -392,6 +392,10 @@ class PoolCore(Whole):
         """The last dial's failure while the pool is degraded, else None."""
         return self._outage.failure
 
+    def remembers(self, response: ResponseKey) -> bool:
+        """Return whether one lane holds *response*, and no other; if not, `over` would change nothing."""
+        return self._roster.affinity.holder(response) is not None
+
     def is_live(self, lease: LeaseId) -> bool:
         """Return whether *lease* still holds its lane."""
         return lease in self._roster.leases
