@@ -77,15 +77,14 @@ MUTANTS: Final = (
     one(
         "a waiter that is cancelled as it is granted keeps the lane",
         LEASE,
-        "            answer = await wait_task_rescheduled(partial(owner.abandon, answer))\n",
-        "            answer = await wait_task_rescheduled(partial(owner.abandon, answer))\n"
-        "            await trio.lowlevel.checkpoint()\n",
+        "        return self._take(lease)\n",
+        "        await trio.lowlevel.checkpoint()\n        return self._take(lease)\n",
     ),
     one(
         "a lane that is granted at once is lost to a cancellation",
         LEASE,
-        "        if isinstance(answer, Lease):\n            await cancel_shielded_checkpoint()\n",
-        "        if isinstance(answer, Lease):\n            await trio.lowlevel.checkpoint()\n",
+        "        await cancel_shielded_checkpoint()\n        return lease\n",
+        "        await trio.lowlevel.checkpoint()\n        return lease\n",
     ),
     one(
         "a lease is kept by a body that is cancelled",

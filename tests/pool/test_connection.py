@@ -345,6 +345,44 @@ async def test_a_network_that_takes_nothing_loses_the_turn_in_time(autojump_cloc
         assert {"dirty": 1} == pool.statistics().closed
 
 
+@pytest.mark.parametrize("pause", [0, 3, 7, 20, 50])
+async def test_each_message_has_its_own_time(pause: float, autojump_clock) -> None:
+    """However long ago the message before it was, one has all of `send_timeout`, and no more."""
+    connector = FakeConnector(echo)
+    async with fake_pool(connector, limits=policy(send_timeout=7)) as pool, pool.lease() as lease:
+        for _ in range(3):
+            async with lease.create(model="m") as turn:
+                assert "completed" == (await turn.result()).status
+            await trio.sleep(pause)
+        connector.wire.set(stuffed=True)
+        begun = trio.current_time()
+        with pytest.raises(wspool.TurnLostError):
+            async with lease.create(model="m") as turn:
+                await turn.result()
+
+        assert pytest.approx(7) == trio.current_time() - begun
+
+
+async def test_who_reads_slowly_is_waited_for_past_the_time_of_a_message(autojump_clock) -> None:
+    """A reader that looks whether a message is late still waits for whoever does not read."""
+
+    connector = FakeConnector(echo)
+    connector.on_request = lambda wire, request: wire.push(
+        created("r"), *[delta("x" * 99)] * 9, completed("r")
+    )
+    connector.prepare = lambda wire: setattr(wire, "batched", False)
+    limits = policy(send_timeout=7, max_buffered=300)
+    async with (
+        fake_pool(connector, limits=limits) as pool,
+        pool.lease() as lease,
+        lease.create(model="m") as turn,
+    ):
+        await trio.sleep(30)
+        assert 1 < len(await turn.batch()) < 9
+        assert "completed" == (await turn.result()).status
+        assert {} == pool.statistics().closed
+
+
 async def test_a_cancelled_send_poisons_the_connection(autojump_clock) -> None:
     """After a send that did not return normally the connection is dropped, not reused."""
     connector = FakeConnector(echo)

@@ -972,22 +972,23 @@ MUTANTS = [
     Mutant(
         "a checkpoint between the grant and the body",
         LEASE,
-        "        self._lease = answer\n",
-        "        self._lease = answer\n        await trio.lowlevel.checkpoint()\n",
+        "        return self._take(lease)\n",
+        "        await trio.lowlevel.checkpoint()\n        return self._take(lease)\n",
     ),
     Mutant(
         "the lease is handed over beside the wake-up",
         LEASE,
-        "            answer = await wait_task_rescheduled(partial(owner.abandon, answer))\n",
-        "            box = owner.__dict__.setdefault('_box', {})\n"
-        "            event = box[answer] = trio.Event()\n"
-        "            try:\n"
-        "                await event.wait()\n"
-        "            except trio.Cancelled:\n"
-        "                if answer in owner._parked:\n"
-        "                    owner.abandon(answer, None)\n"
-        "                raise\n"
-        "            answer = box.pop(answer)\n",
+        "        lease: Lease = await wait_task_rescheduled(partial(self._owner.abandon, self._waiter))\n",
+        "        owner, waiter = self._owner, self._waiter\n"
+        "        box = owner.__dict__.setdefault('_box', {})\n"
+        "        event = box[waiter] = trio.Event()\n"
+        "        try:\n"
+        "            await event.wait()\n"
+        "        except trio.Cancelled:\n"
+        "            if waiter in owner._parked:\n"
+        "                owner.abandon(waiter, None)\n"
+        "            raise\n"
+        "        lease = box.pop(waiter)\n",
     ),
     Mutant(
         "a decision is performed a moment later",

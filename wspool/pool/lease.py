@@ -304,8 +304,9 @@ class LeaseBlock:
         return None
 
     async def wait(self) -> Lease:
-        """Wait in line. There is no checkpoint between the grant and the return, for whom the lease is for."""
-        return self._take(await wait_task_rescheduled(partial(self._owner.abandon, self._waiter)))
+        """Wait in line. There is no checkpoint between the grant and the return."""
+        lease: Lease = await wait_task_rescheduled(partial(self._owner.abandon, self._waiter))
+        return self._take(lease)
 
     def _take(self, lease: Lease) -> Lease:
         self._lease = lease

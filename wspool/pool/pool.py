@@ -24,7 +24,7 @@ from wspool.pool.continuity import OneTurn
 from wspool.pool.conversation import Conversation, ConversationBlock
 from wspool.pool.driver import ConversationDriver
 from wspool.pool.kept import Kept
-from wspool.pool.lease import Lease, LeaseBlock
+from wspool.pool.lease import Lease
 from wspool.pool.setup import Setup, carried
 from wspool.pool.shell import Shell
 from wspool.pool.turn import Turn

@@ -44,22 +44,12 @@ class Sender:
         self._begun_at = math.inf
 
     def is_late(self) -> bool:
-        """`reading` was cancelled: return whether a message is late. If not, the reader may go on in another."""
+        """`reading` was cancelled: return whether a message is late; if not, there is another to read in."""
         due = self._begun_at + self._link.host.policy.send_timeout
         if due <= trio.current_time():
             return True
         self.reading = trio.CancelScope(deadline=due)
         return False
-
-    def _begin(self) -> None:
-        """A message is on its way from now on.
-
-        A deadline that is set for each, and taken back, would cost a turn 4 %. So it stays, and whoever wakes at
-        it looks what is on its way by then.
-        """
-        self._begun_at = now = trio.current_time()
-        if self.reading.deadline == math.inf:
-            self.reading.deadline = now + self._link.host.policy.send_timeout
 
     def send(self, message: bytes, attempt: Attempt, *, apart: bool) -> Awaitable[object]:
         """Put the request of *attempt* on the wire. See `Connection.send`."""
@@ -144,7 +134,11 @@ class Sender:
                 if link.wire is None or link.ending:
                     raise WireClosedError
                 if wanted():
-                    self._begin()
+                    # A deadline that is set for each message, and taken back, would cost a turn 4 %. So it
+                    # stays, and whoever wakes at it looks what is on its way by then.
+                    self._begun_at = now = trio.current_time()
+                    if self.reading.deadline == math.inf:
+                        self.reading.deadline = now + link.host.policy.send_timeout
                     handed()
                     sent = True
                     await link.wire.send(message)
