@@ -1060,8 +1060,8 @@ MUTANTS = [
     Mutant(
         "a stray event does no harm",
         ROUTER,
-        "        else:\n            self._link.poison(CloseReason.DIRTY)\n\n    def _cut",
-        "        else:\n            pass\n\n    def _cut",
+        "        else:\n            self._link.poison(CloseReason.DIRTY)\n\n    def _tell",
+        "        else:\n            pass\n\n    def _tell",
     ),
     Mutant(
         "the server's announcement is not heard",
