@@ -101,6 +101,19 @@ def events_of(data: bytes) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_who_is_told_the_end_finds_the_lane_free(autojump_clock, stream: bool) -> None:
+    """And is told of it once: with the last piece."""
+    async with exchanging(FakeConnector(echo), {"stream": stream}) as (reader, pool):
+        await reader.head()
+        data = b""
+        while b"completed" not in data:
+            data += await reader.more()
+        assert 0 == pool.statistics().leased
+        assert reader.outlet.ended
+        assert b"" == await reader.more()
+
+
 async def test_events_go_out_as_they_came(autojump_clock) -> None:
     """To the byte, and all that are there in one piece."""
     raw = '{"type":"response.output_text.delta",  "delta":"é"}'
