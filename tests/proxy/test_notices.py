@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import pytest
+import trio
 
 from tests.helpers import policy
 from tests.proxy.asking import KEY, scene
-from tests.proxy.test_websocket import connected
+from tests.proxy.test_websocket import connected, upgraded
 from wspool import OPENAI
 from wspool.core.frames import Event, parse_event
 from wspool.proxy.notices import Notices, of_connection
@@ -22,7 +23,9 @@ from wspool.server import (
     ModelRequest,
     ModelTurn,
     TurnError,
+    open_server,
 )
+from wspool.wire.trio_websocket import TrioWebSocketConnector
 
 LIMITS = {
     "x-codex-primary-used-percent": "12",
@@ -168,3 +171,32 @@ async def test_a_refusal_says_by_which_id_it_is_known(autojump_clock) -> None:
         records = await it.records()
 
     assert ["req_no", "req_no"] == [record.request_id for record in records]
+
+
+class Says(TrioWebSocketConnector):
+    """As it is, before a provider whose handshake says something."""
+
+    async def connect(self, nursery: trio.Nursery, *more: Any) -> Any:
+        wire: Any = await super().connect(nursery, *more)
+        wire.headers = [*wire.headers, ("x-reasoning-included", "true"), ("x-codex-turn-state", "another's")]
+        return wire
+
+
+async def test_what_a_handshake_says_of_all_turns_reaches_clients(autojump_clock) -> None:
+    """By HTTP in the head of each answer; by WebSocket in that of the upgrade, once it is known."""
+    async with open_server(EchoModel(), port=None) as provider:
+        options: dict[str, Any] = {"wire": Says(provider.open_stream)}
+        async with scene(EchoModel(), **options) as it:
+            _, first = await upgraded(it)
+            async with connected(it) as client:
+                await client.create("one")
+                await client.answer()
+            _, later = await upgraded(it)
+            _, others = await upgraded(it, headers=(("authorization", "Bearer sk-other"),))
+            answer = await (await it.client()).turn("two", stream=True)
+
+    assert b"x-reasoning-included: true" in later
+    assert b"x-reasoning-included" not in first + others
+    assert b"another's" not in later
+    assert "true" == answer.headers["x-reasoning-included"]
+    assert "x-codex-turn-state" not in answer.headers
