@@ -84,7 +84,8 @@ class TestCommand:
 
         lines = sorted(ended.results, key=lambda line: line["id"])
         assert scores == [line["score"] for line in lines]
-        assert ["right" if score == 1 else "wrong" for score in scores] == [line["outcome"] for line in lines]
+        known = {1.0: "right", 0.0: "wrong", 0.5: "done"}
+        assert [known[score] for score in scores] == [line["outcome"] for line in lines]
         if name == "parts":
             assert {"score": True, "length": 3, "why": "a"} == lines[0]["scores"]
 
@@ -368,3 +369,29 @@ def test_pass_at_k() -> None:
     assert pytest.approx((1 / 4 + 1 / 2 + 0) / 3) == found["1"]
     assert pytest.approx((1 / 2 + 5 / 6 + 0) / 3) == found["2"]
     assert 1.0 == found["4"]
+
+
+PARTLY = """
+def partly(answer):
+    return {"1": 1, "2": 0.5, "3": 0, "4": True, "5": 7}[answer]
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "outcomes"),
+    [
+        ([], ["right", "done", "wrong", "right", "done"]),
+        (["--right-from", "0.5"], ["right", "right", "wrong", "right", "right"]),
+        (["--right-from", "7"], ["wrong", "wrong", "wrong", "wrong", "right"]),
+    ],
+)
+def test_partial_credit_is_in_the_mean(place: Path, options: list[str], outcomes: list[str]) -> None:
+    """It is neither right nor wrong, unless somebody says from where on an answer is right."""
+    Path("mine.py").write_text(PARTLY)
+    write("tasks.jsonl", *({"id": str(n), "input": str(n)} for n in range(1, 6)))
+    ended = rollout("tasks.jsonl", "--local", "--model", "m", "--score", "./mine.py:partly", *options)
+
+    assert outcomes == [line["outcome"] for line in sorted(ended.results, key=lambda line: line["id"])]
+    assert 1.9 == pytest.approx(ended.summary["score"])
+    alone = rollout("tasks.jsonl", "--local", "--model", "m", "--right-from", "1")
+    assert (2, True) == (alone.code, "give both" in alone.err)

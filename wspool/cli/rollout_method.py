@@ -43,6 +43,8 @@ def make_method(
     """
     if how.agent is not None and how.tools is not None:
         usage_error("--agent and --tools both say how a task is done; an agent calls its tools itself")
+    if how.right_from is not None and how.score is None:
+        usage_error("--right-from is of the scores of --score; give both")
     if how.agent is None and how.agent_arg:
         usage_error("--agent-arg is for an agent; say which with --agent")
     agent: Agent | None = None
@@ -66,6 +68,7 @@ def make_method(
         defaults={"model": model} if model is not None else {},
         overrides=overrides,
         scorer=_scorer(how.score, batch) if how.score is not None else None,
+        right_from=how.right_from,
         retries=how.retries,
     )
 

@@ -157,9 +157,17 @@ class How:
         str | None,
         typer.Option(
             help="pkg.mod:function or ./file.py:function, which takes by name what it needs of answer, "
-            "expected, task, response and items, and returns a number (1 is right) or a dict of some, "
+            "expected, task, response and items, and returns a number or a dict of some, "
             '"score" first; async or not. "exact" (as without it) and "number" (the last one) compare with '
             "the expected answer.",
+        ),
+    ] = None
+    right_from: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SCORE",
+            help="The score from which on an answer is right, and below wrong; if not given, 1 is right, 0 "
+            "is wrong, and others are neither.",
         ),
     ] = None
     unknown_effects: Annotated[

@@ -100,6 +100,7 @@ class Plan:
             "tools_source": None if method.repeatable else source_digest(*method.tools.values()),
             "set": method.overrides or None,
             "score": given.how.score,
+            "right_from": given.how.right_from,
             "score_source": _score_source(given, method),
             "input_field": given.input.input_field,
             "expected_field": given.input.expected_field,

@@ -40,6 +40,7 @@ class Method:
       defaults: request fields for tasks that lack them.
       overrides: request fields for all tasks; one that is an object goes into that of the task.
       scorer: scores the answers; without one those are compared that are known.
+      right_from: the score from which on an answer is right; None for 1 is right and 0 is wrong.
       retries: how often a turn of a task is taken again that was lost, or failed for a moment. An agent
         decides for itself.
     """
@@ -53,6 +54,7 @@ class Method:
     defaults: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     overrides: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     scorer: Scorer | None = None
+    right_from: float | None = None
     retries: int = 0
 
     def fields(self, task: Task) -> dict[str, Any]:
@@ -145,7 +147,13 @@ class Method:
             score = await self.scorer.score(task, answer, response, items)
         else:
             score = Score(float(exact(answer, task.expected)))
-        return "right" if score.is_right else "wrong", score
+        match score.is_right(self.right_from):
+            case True:
+                return "right", score
+            case False:
+                return "wrong", score
+            case None:
+                return outcome, score  # it was answered, and not only rightly or wrongly
 
     @property
     def _is_one_turn(self) -> bool:

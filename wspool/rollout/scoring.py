@@ -1,7 +1,8 @@
 """Scores: how good an answer is, by the right one or by a function of the user's.
 
-1. A score is a number; 1 and more is right. A function may return several by name: `score` is the one that
-   counts, or their mean.
+1. A score is a number. 1 is right and 0 is wrong; what is in between, or on another scale, is neither, unless
+   somebody says from where on an answer is right: partial credit is in the mean, and nowhere else. A
+   function may return several by name: `score` is the one that counts, or their mean.
 2. A function gets what it asks for by the names of its parameters: `answer`, `expected`, `task`, `response`,
    `items`. So nobody has to know an order.
 3. Python's `async` functions are awaited; any other runs in a thread, for it may take long.
@@ -26,8 +27,9 @@ __all__ = ["OFFERED", "SCORES", "Score", "Scorer", "exact"]
 #: What a function may ask for: the answer as JSON, the right one, the row, the response as the server sent it
 #: (None if the agent returned something else), and the whole conversation.
 OFFERED: Final = ("answer", "expected", "task", "response", "items")
-#: From which score on an answer is right.
+#: The scores that say right and wrong by themselves.
 RIGHT: Final = 1.0
+WRONG: Final = 0.0
 #: What stands before the answer in GSM8K's, and in those of models that were shown some.
 _MARK: Final = "####"
 _NUMBER: Final = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
@@ -47,10 +49,15 @@ class Score:
     value: float
     parts: Mapping[str, Any] | None = None
 
-    @property
-    def is_right(self) -> bool:
-        """Whether the answer is right."""
-        return self.value >= RIGHT
+    def is_right(self, right_from: float | None) -> bool | None:
+        """Whether the answer is right, None if it is neither right nor wrong.
+
+        Args:
+          right_from: the score from which on an answer is right; None for 1 and 0 alone.
+        """
+        if right_from is not None:
+            return self.value >= right_from
+        return self.value == RIGHT if self.value in (RIGHT, WRONG) else None
 
     @classmethod
     def of(cls, returned: object) -> "Score":
