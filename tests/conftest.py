@@ -1,5 +1,5 @@
-"""Shared by all tests: Hypothesis profiles, and guards against async tests that never finished and against
-tests that others would notice.
+"""Shared by all tests: Hypothesis profiles, and guards against async tests that never finished, against tests
+that others would notice, and against those that miss the marks that they name.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests import judge
+from tests import judge, marks
 
 # Explaining a failure reruns it hundreds of times; the shrunk example says enough.
 _PHASES = tuple(phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain)
 _SLOW = [hypothesis.HealthCheck.too_slow]
 
+hypothesis.settings.register_profile("few", max_examples=15, deadline=None, phases=_PHASES)
 hypothesis.settings.register_profile("dev", max_examples=100, deadline=None, phases=_PHASES)
 hypothesis.settings.register_profile(
     "ci", max_examples=500, deadline=None, phases=_PHASES, print_blob=True, suppress_health_check=_SLOW
@@ -29,8 +30,8 @@ hypothesis.settings.register_profile(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--profile dev|ci|deep`: how hard Hypothesis looks."""
-    parser.addoption("--profile", default="dev", choices=("dev", "ci", "deep"))
+    """`--profile few|dev|ci|deep`: how hard Hypothesis looks."""
+    parser.addoption("--profile", default="dev", choices=("few", "dev", "ci", "deep"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,8 +61,14 @@ def _noting_the_end(body: Callable[..., Awaitable[Any]], item: pytest.Item) -> C
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Fail a test whose body was stopped by a cancellation that nobody reported."""
-    result = yield
+    """Fail a test whose body was stopped by a cancellation that nobody reported, or that misses its marks."""
+    named = {name for mark in item.iter_markers("hits") for name in mark.args}
+    if named:
+        with marks.watching() as seen:
+            result = yield
+        assert not named - seen, f"it does not hit {sorted(named - seen)}; it hits {sorted(seen)}"
+    else:
+        result = yield
     if getattr(item, "_finished", True) is False:
         raise AssertionError("the async body of this test never finished")
     return result

@@ -80,6 +80,7 @@ class Pool:
             self.core.release(self.leases[other], now)
 
 
+@pytest.mark.hits("lane: in flight, finish")
 def test_who_comes_back_gets_the_lane_that_remembers_it() -> None:
     """However many others are free, and whichever of them is fresher."""
     pool = Pool()

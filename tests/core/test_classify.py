@@ -144,6 +144,7 @@ def test_a_wrong_number_is_a_gap_where_the_server_counts(kind: str, number: int)
 
 
 @pytest.mark.parametrize("name", [OLD, PARENT, None, 7, ["resp"]])
+@pytest.mark.hits("dirty: begins without an id, or with an old one")
 def test_an_old_response_does_not_begin(name: object) -> None:
     """Nor does one without an id. So it is with a gateway, too."""
     for exact in (True, False):
@@ -203,6 +204,7 @@ def test_an_id_says_whose_progress_or_end_it_is(
 
 
 @pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.hits("dirty: an end before the beginning")
 def test_before_the_beginning_nothing_is_ours(exact: bool) -> None:
     """Not even what has no id."""
     for name in (OURS, FOREIGN, None):
@@ -310,6 +312,7 @@ def test_the_number_of_a_running_response_refuses_nothing(
     assert TurnInput.ERROR is what(given, SENT, evidence(begun=False, exact=False))[0]
 
 
+@pytest.mark.hits("dirty: an error that was heard before, or names another parent")
 def test_the_words_of_a_running_response_refuse_nothing() -> None:
     """The same error was heard in a response on this connection: it comes late, or twice."""
     for shape in ({"error": WORDS}, {**WORDS}, {"error": WORDS, "status": 500}):
@@ -348,6 +351,7 @@ def test_a_parent_of_an_earlier_request_refuses_nothing(
 
 
 @pytest.mark.parametrize("where", [{"response": {"id": OLD}}, {"response_id": OLD}])
+@pytest.mark.hits("dirty: the error of an earlier response")
 def test_an_error_that_names_an_old_response_is_foreign(where: dict[str, Any]) -> None:
     """Whatever is in flight."""
     for state in (SENT, STREAMING):

@@ -180,6 +180,7 @@ def test_the_id_of_an_end_is_known_from_then_on() -> None:
     assert past.knows(OURS)
 
 
+@pytest.mark.hits("dirty: progress before the beginning", "dirty: an unknown response before the beginning")
 def test_before_ours_has_begun_nothing_is_in_doubt() -> None:
     """What names a response that nobody has seen is not ours: ours has not begun."""
     for trust in (Trust(), LENIENT):
@@ -267,6 +268,7 @@ def test_the_life_of_an_agents_response_may_be_miscounted() -> None:
     assert machine.suspect
 
 
+@pytest.mark.hits("dirty: begins with a number that is not the next")
 def test_a_second_beginning_is_nobodys() -> None:
     """Whatever its number."""
     for number in (None, 3, 9):

@@ -118,6 +118,7 @@ def test_a_thousand_that_end_together_leave_nothing() -> None:
     assert (0, 0) == (len(core._lives.alarms), len(core._lives.calendar))
 
 
+@pytest.mark.hits("lane: leased, release")
 def test_a_lease_that_ends_is_not_waited_for() -> None:
     """A report that nobody will make is forgotten with its lease, not when it would have been due."""
     core = PoolCore(PoolPolicy(max_size=1, min_idle=0, leak_after=3600.0), Provider(name="test"))

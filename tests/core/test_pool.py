@@ -81,6 +81,7 @@ def run_to(core: PoolCore, target: float) -> list[Command]:
     return commands
 
 
+@pytest.mark.hits("connection: dialing, connect", "lane: idle, grant")
 def test_a_waiter_gets_a_dial_and_then_its_lane() -> None:
     """Nothing is dialled ahead when no spare is asked for."""
     core = make()
@@ -258,6 +259,7 @@ def test_what_comes_late_about_the_endpoint_counts() -> None:
     assert [Expiring(LeaseId(1))] == of(core.hang_up(TWO, CloseReason.LIMIT, 1.0), Expiring)
 
 
+@pytest.mark.hits("lane: leased, start")
 def test_one_turn_at_a_time() -> None:
     """A second start on a lane with a turn is refused before anything changes."""
     core = make()
@@ -270,6 +272,7 @@ def test_one_turn_at_a_time() -> None:
     assert before == core.statistics()
 
 
+@pytest.mark.hits("dirty: given up midway")
 def test_a_turn_given_up_costs_the_connection() -> None:
     """By default what was abandoned midway is never used again."""
     core = make()
@@ -281,6 +284,7 @@ def test_a_turn_given_up_costs_the_connection() -> None:
     assert 0 == core.statistics().size
 
 
+@pytest.mark.hits("lane: draining, release", "lane: quarantined, finish")
 def test_a_drained_lane_is_used_again() -> None:
     """With `drain` the rest of the turn is awaited, whether its holder stays or leaves."""
     core = make(on_cancel="drain", max_size=1)
@@ -296,6 +300,7 @@ def test_a_drained_lane_is_used_again() -> None:
     assert [Grant(WaiterId(2), LeaseId(2), ONE, LANE)] == core.finished(ONE, LANE, 6.0)
 
 
+@pytest.mark.hits("lane: draining, end", "dirty: an endless tail")
 def test_a_tail_that_does_not_end_costs_the_connection() -> None:
     """Draining has a deadline, and a drained lane has none any more."""
     core = make(on_cancel="drain", drain_timeout=10.0)
@@ -310,6 +315,7 @@ def test_a_tail_that_does_not_end_costs_the_connection() -> None:
     assert not core.is_live(LeaseId(1))
 
 
+@pytest.mark.hits("lane: in flight, abandon", "lane: draining, finish")
 def test_a_tail_that_ends_in_time_costs_nothing() -> None:
     """When it would have been too late nothing happens."""
     core = make(on_cancel="drain", drain_timeout=10.0)
@@ -336,6 +342,7 @@ def test_a_tail_does_not_cost_its_siblings() -> None:
     assert not core.is_live(LeaseId(1))
     assert core.is_live(LeaseId(3))
     core.tick(15.0)
+    assert [] == core.finished(ONE, LaneId(0), 15.5), "the end that came too late is news to nobody"
     core.finished(ONE, LaneId(2), 16.0)
     assert [HangUp(ONE, CloseReason.LIFETIME, polite=True)] == of(core.release(LeaseId(3), 17.0), HangUp)
 
@@ -431,6 +438,7 @@ def test_an_endpoint_without_lanes_has_one_per_connection() -> None:
     assert Naming.NONE is core.naming
 
 
+@pytest.mark.hits("refuse: the line is full")
 def test_the_line_is_limited() -> None:
     """One more than `max_waiting` is refused at once; whoever needs no line is not."""
     core = make(max_waiting=1)
@@ -439,6 +447,7 @@ def test_the_line_is_limited() -> None:
     assert [Refuse(WaiterId(2), RefuseReason.TOO_MANY_WAITING)] == core.acquire(WaiterId(2), 0.0)
 
 
+@pytest.mark.hits("refuse: closed, at once")
 def test_nowait_takes_only_what_is_there() -> None:
     """It never dials, never waits, never jumps the line, and knows a closed pool."""
     core = make(max_size=1)
@@ -492,6 +501,7 @@ def test_room_is_not_made_from_what_is_in_use() -> None:
     assert [] == core.acquire(WaiterId(2), 1500.0, min_remaining=core.schedule.retire_from)
 
 
+@pytest.mark.hits("connection: open, retire", "connection: retiring, hang up")
 def test_a_connection_retires_when_its_replacement_is_there() -> None:
     """Make before break: spare never falls below what was promised."""
     core = make(min_idle=1)
@@ -512,6 +522,7 @@ def test_a_full_pool_breaks_before_it_makes() -> None:
     assert [HangUp(ONE, CloseReason.LIFETIME, polite=True), Dial(TWO)] == run_to(core, 3000.0)
 
 
+@pytest.mark.hits("move: another connection is there, or will be")
 def test_a_retiring_connection_is_granted_while_there_is_no_other() -> None:
     """Its holder is told at once, and may move as soon as another one is ready."""
     core = make(min_idle=1, max_size=3)
@@ -529,6 +540,7 @@ def test_a_retiring_connection_is_granted_while_there_is_no_other() -> None:
     assert Verdict.GO is core.begin(LeaseId(1), now)[0]
 
 
+@pytest.mark.hits("move: the turn might not end in time")
 def test_no_turn_starts_that_may_not_end() -> None:
     """From the last start on a lease is of no use, and its connection goes when it is given back."""
     core = make()
@@ -560,6 +572,7 @@ def test_only_a_turn_outlives_the_limit() -> None:
     assert [HangUp(ONE, CloseReason.LIFETIME, polite=True)] == core.finished(ONE, LANE, 3601.0)
 
 
+@pytest.mark.hits("lane: leased, end")
 def test_an_idle_lease_does_not_outlive_the_limit() -> None:
     """A lease without a turn is of no use on a connection that the server ends."""
     core = make()
@@ -607,6 +620,7 @@ def test_what_the_server_asks_for_is_a_floor() -> None:
     assert [Dial(TWO)] == core.retry_now(2.0)
 
 
+@pytest.mark.hits("refuse: no hope on arrival", "refuse: a dial failed")
 def test_a_wrong_key_fails_every_waiter_at_once() -> None:
     """Waiting cannot help; newcomers are told at once, until it is time to look again."""
     core = make(min_idle=1)
@@ -646,6 +660,7 @@ def test_while_a_connection_lives_there_is_hope() -> None:
     assert [Grant(WaiterId(2), LeaseId(2), ONE, LANE)] == core.release(LeaseId(1), 51.0)
 
 
+@pytest.mark.hits("connection: open, lose")
 def test_a_server_that_accepts_and_hangs_up_counts_as_down() -> None:
     """A handshake that is followed by a close proves nothing, and the backoff goes on growing."""
     core = make()
@@ -720,6 +735,7 @@ def test_an_old_connection_that_dies_is_replaced_at_once() -> None:
     assert [Dial(TWO)] == core.lost(ONE, EARLY, 0.5)
 
 
+@pytest.mark.hits("lane: idle, warm", "lane: warming, finish")
 def test_a_warm_up_runs_ahead_of_demand_only() -> None:
     """A waiter is worth more than a warm cache, and a warm lane is spare once it is warm."""
     core = make(min_idle=1, warm_up=True)
@@ -744,6 +760,7 @@ def test_a_silent_peer_is_pinged() -> None:
     assert [] == core.ponged(ONE, 31.0, 31.0)
 
 
+@pytest.mark.hits("lane: leased, park", "lane: parked, start")
 def test_a_parked_lane_is_kept_until_somebody_starves() -> None:
     """Patience first; then the lane that was parked longest is taken, and its lease is dead."""
     core = make(max_size=2, patience=2.0)
@@ -772,6 +789,7 @@ def test_nobody_is_passed_over_for_ever() -> None:
     assert [Stolen(LeaseId(1)), Grant(WaiterId(2), LeaseId(2), ONE, LANE)] == last
 
 
+@pytest.mark.hits("move: somebody starves")
 def test_a_holder_who_was_passed_over_for_moves() -> None:
     """A waiter who may still hope for a dial is passed over, but not more than `MAX_SKIPS` times."""
     core = make(max_size=2, patience=1000.0)
@@ -798,6 +816,7 @@ def parked_in_turn(core: PoolCore, *opened_at: float) -> None:
         core.park(LeaseId(number), now)
 
 
+@pytest.mark.hits("lane: parked, steal")
 def test_a_waiter_takes_the_parked_lane_that_serves_it() -> None:
     """Of those with enough life the one parked longest; the rest stay their holders'."""
     core = make(max_size=4, patience=2.0)
@@ -845,6 +864,7 @@ def test_whom_no_parked_lane_serves_gets_one_fresh_connection(waiters: int, coun
     assert core.is_live(LeaseId(2)) is (waiters == 1), "the next in line needs one as well"
 
 
+@pytest.mark.hits("lane: parked, release")
 def test_spare_goes_before_what_is_parked() -> None:
     """Who wants a fresh connection gets the place of one that is nobody's."""
     core = make(max_size=2, patience=0.0)
@@ -1032,6 +1052,7 @@ def test_what_goes_already_is_left_alone() -> None:
     assert {TWO, number} <= set(cleared)
 
 
+@pytest.mark.hits("connection: dialing, fail")
 def test_a_late_failure_is_no_new_outage() -> None:
     """A dial that began before the outage that is over says nothing new."""
     core = make(max_size=3, min_idle=3)
@@ -1109,6 +1130,7 @@ def test_closing_counts_if_asked_to() -> None:
     assert [Dial(TWO)] == core.gone(ONE, 2.0)
 
 
+@pytest.mark.hits("refuse: closed")
 def test_closing_lets_leases_finish_and_force_does_not() -> None:
     """Waiters are refused at once; doing it twice does nothing."""
     core = make(max_size=1)
@@ -1146,6 +1168,7 @@ def test_alarms_of_the_dead_do_not_pile_up() -> None:
     assert math.inf == core.next_deadline()
 
 
+@pytest.mark.hits("refuse: the last hope has gone")
 def test_who_loses_the_last_hope_is_told_at_once() -> None:
     """In an outage that is old already, whatever ends the last connection and the last dial."""
     failure = DialFailure(kind=FailureKind.TRANSIENT, message="no", phase="tcp", retry_after=400.0)

@@ -112,6 +112,7 @@ def test_every_life_can_begin_and_end(table: Table, first: enum.Enum, last: enum
     assert {} == table[last]
 
 
+@pytest.mark.hits("lane: warming, end", "lane: in flight, end", "lane: quarantined, end", "lane: parked, end")
 def test_the_end_of_a_connection_ends_its_lanes_whatever_they_do() -> None:
     """No lane that lives can refuse to end with its connection."""
     assert {LaneState.DEAD} == {

@@ -55,6 +55,7 @@ def steered(*texts: str) -> tuple[TurnMachine, list[Steer]]:
     return machine, steers
 
 
+@pytest.mark.hits("turn: streaming, progress")
 def test_the_transcript_is_one_turn() -> None:
     """Accepted, incomplete, a successor, and the end is the successor's."""
     machine = TurnMachine()
@@ -160,7 +161,11 @@ def test_pending_input_is_queued() -> None:
         (ended("one"), None),
         (event("response.output_text.delta", delta="a"), None),
         (event("response.in_progress", response={"id": "one"}), None),
-        (about("accepted", "theirs"), None),
+        pytest.param(
+            about("accepted", "theirs"),
+            None,
+            marks=pytest.mark.hits("dirty: the answer to a steer of others"),
+        ),
         (event("response.steer.accepted"), None),
     ],
 )
@@ -176,6 +181,7 @@ def test_nothing_else_follows(event: Event, status: str | None) -> None:
         assert DIRTY is machine.receive(event)
 
 
+@pytest.mark.hits("dirty: a successor that no steer promised")
 def test_nothing_follows_what_was_not_accepted() -> None:
     """A successor without a promise is somebody else's."""
     machine, _ = steered("a")
@@ -184,6 +190,7 @@ def test_nothing_follows_what_was_not_accepted() -> None:
     assert DIRTY is machine.receive(created("two", "one"))
 
 
+@pytest.mark.hits("turn: settling, extension", "turn: settling, notice")
 def test_what_is_new_does_no_harm() -> None:
     """Another notice about a steer, one that nobody waits for, a kind of event that nobody knows."""
     machine, (steer,) = steered("a")
@@ -222,6 +229,7 @@ def test_numbers_are_not_held_against_a_steered_turn() -> None:
     assert (False, True) == (machine.suspect, unsteered.suspect)
 
 
+@pytest.mark.hits("turn: settling, successor")
 def test_the_numbers_of_a_successor_begin_anew() -> None:
     """Each response counts for itself."""
     machine, _ = steered("a")
@@ -254,6 +262,7 @@ def test_a_successor_that_leaves_its_output_out_has_its_own() -> None:
 # -- errors ---------------------------------------------------------------------------------
 
 
+@pytest.mark.hits("turn: streaming, steer")
 def test_an_error_for_the_steer_is_not_the_turns() -> None:
     """An endpoint without steering refuses the type of the message."""
     machine, (steer,) = steered("a")
@@ -274,6 +283,7 @@ def test_an_error_for_the_turn_leaves_the_steers_unknown() -> None:
     assert ("failed", "lost") == (machine.status, steer.state)
 
 
+@pytest.mark.hits("turn: settling, steer")
 def test_an_error_after_the_end_is_about_the_steers() -> None:
     """Nothing else is open."""
     machine, (one, two) = steered("a", "b")
@@ -285,6 +295,7 @@ def test_an_error_after_the_end_is_about_the_steers() -> None:
     assert ("completed", None) == (machine.status, machine.error)
 
 
+@pytest.mark.hits("turn: streaming, limit", "turn: settling, limit")
 def test_the_limit_cuts_a_steered_turn() -> None:
     """Before and after the end of its first response."""
     limit = event("error", status=400, error={"code": "websocket_connection_limit_reached"})

@@ -41,6 +41,9 @@ from wspool.core.policy import OPENAI, PoolPolicy
 HOUR = 3600.0
 #: Dials after which nobody waits for the hour to be over: time may stand still meanwhile.
 _STORM = 3000
+#: Seconds after which a user whose turn was refused asks again. That has cost no connection; an hour of them
+#: still has four times the turns that it takes to see a dial for each.
+_REFLECTION = 3.0
 REFUSED = DialFailure(kind=FailureKind.TRANSIENT, message="refused", phase="tcp")
 
 
@@ -246,7 +249,7 @@ class Storm:
     def refuse(self, lease: LeaseId, number: ConnectionId, lane: LaneId) -> None:
         if self.core.is_live(lease):
             self.take(self.core.finished(number, lane, self.now, completed=False))
-        self.leave(lease)
+        self.leave(lease, pause=_REFLECTION)
 
     def watch(self, lease: LeaseId, until: float) -> None:
         """See whether the turn is lost; after a while give it up."""
@@ -258,12 +261,12 @@ class Storm:
             self.take(self.core.give_up(lease, self.now, heard=False))
             self.leave(lease)
 
-    def leave(self, lease: LeaseId) -> None:
+    def leave(self, lease: LeaseId, pause: float = 0.05) -> None:
         self.take(self.core.release(lease, self.now))
-        self.again()
+        self.again(pause)
 
-    def again(self) -> None:
-        self.later(0.05, self.ask)
+    def again(self, pause: float = 0.05) -> None:
+        self.later(pause, self.ask)
 
 
 def outage(policy: PoolPolicy, users: int, seed: int) -> int:

@@ -258,6 +258,7 @@ def test_a_new_turn_is_not_sent() -> None:
     assert "not_sent" == machine.delivery
 
 
+@pytest.mark.hits("turn: new, handed")
 def test_a_turn_is_handed_over_once() -> None:
     """Handing a request over twice is a bug of the caller, and is said so."""
     with pytest.raises(AssertionError, match=r"bug: .* twice \(sent\)"):
@@ -282,6 +283,7 @@ def test_delivery_is_read_off_the_state(machine: TurnMachine, delivery: Delivery
 # -- before the response is created ---------------------------------------------------------
 
 
+@pytest.mark.hits("dirty: not in the table")
 def test_output_before_the_response_is_dirty() -> None:
     """Output that comes before `response.created` belongs to some other turn."""
     for early in (event(**DELTA), item_done(0), about("in_progress"), about("completed"), about("failed")):
@@ -291,6 +293,7 @@ def test_output_before_the_response_is_dirty() -> None:
         assert ("ambiguous", False) == (machine.delivery, machine.output_seen)
 
 
+@pytest.mark.hits("turn: sent, extension")
 def test_an_unknown_notice_before_the_response_is_delivered() -> None:
     """A new kind of event that is not about a response is no reason to hang up."""
     machine = sent()
@@ -317,6 +320,16 @@ def test_the_parent_is_not_our_response() -> None:
     assert Reception.DELIVER is machine.receive(about("created", OURS))
 
 
+@pytest.mark.hits("dirty: the answer to another parent")
+def test_what_goes_on_from_another_response_is_the_answer_to_another_request() -> None:
+    """A response says what it goes on from; one that goes on from what was not sent is somebody else's."""
+    machine = sent(PARENT)
+
+    assert Reception.DIRTY is machine.receive(about("created", previous_response_id="resp_other"))
+    assert machine.response_id is None
+
+
+@pytest.mark.hits("turn: sent, error")
 def test_a_refusal_proves_that_nothing_ran() -> None:
     """An error frame before `response.created` ends the turn as rejected."""
     machine = sent()
@@ -339,6 +352,7 @@ def test_a_second_created_is_dirty(id: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["in_progress", "queued"])
+@pytest.mark.hits("turn: streaming, doubtful")
 def test_progress_of_another_response_is_dropped(kind: str) -> None:
     """A response id that is not ours is never given to the turn, whatever event carries it; ours goes on."""
     machine = streaming()
@@ -418,6 +432,7 @@ def test_some_events_have_numbers_of_their_own(kind: str) -> None:
     assert Reception.DELIVER is machine.receive(event(**DELTA, sequence_number=7))
 
 
+@pytest.mark.hits("dirty: another lane")
 def test_an_event_of_a_lane_is_dirty() -> None:
     """No request of ours names a lane."""
     lane = {"sequence_number": 4, "stream_id": "theirs"}
@@ -425,6 +440,7 @@ def test_an_event_of_a_lane_is_dirty() -> None:
     assert Reception.DIRTY is streaming().receive(event(**DELTA, **lane))
 
 
+@pytest.mark.hits("turn: streaming, output")
 def test_only_output_counts_as_output() -> None:
     """Being queued or in progress is no output; an item or a delta is."""
     machine = streaming()
@@ -446,6 +462,7 @@ def test_only_output_counts_as_output() -> None:
 
 
 @pytest.mark.parametrize("kind", ["completed", "incomplete", "failed"])
+@pytest.mark.hits("turn: streaming, terminal", "turn: settling, settled")
 def test_each_terminal_event_ends_the_turn(kind: str) -> None:
     """The response keeps what the server said, and its status says how it ended."""
     machine = streaming()
@@ -501,6 +518,7 @@ def test_the_announced_output_wins_only_if_the_final_one_is_missing() -> None:
 
 @pytest.mark.parametrize("number", [None, 1])
 @pytest.mark.parametrize("status", [None, 400])
+@pytest.mark.hits("turn: streaming, error")
 def test_no_error_frame_ends_a_running_turn(number: int | None, status: int | None) -> None:
     """Whatever its shape: a response that has begun ends with its own event, which may be late."""
     shape = {name: value for name, value in (("sequence_number", number), ("status", status)) if value}
@@ -514,6 +532,7 @@ def test_no_error_frame_ends_a_running_turn(number: int | None, status: int | No
     assert "last" == machine.error.code
 
 
+@pytest.mark.hits("turn: sent, expiring", "turn: streaming, expiring", "turn: failing, expiring")
 def test_an_expiring_connection_is_not_a_failure() -> None:
     """The notice that the connection ends soon leaves the turn as it was, at any point of it."""
     for machine in (sent(), streaming(), failing()):
@@ -534,6 +553,7 @@ def test_a_connection_at_its_limit_cuts_the_turn(machine: TurnMachine) -> None:
     assert machine.error.is_connection_limit
 
 
+@pytest.mark.hits("turn: sent, limit")
 def test_a_connection_at_its_limit_refuses_a_new_turn() -> None:
     """Before the response is created the limit is a refusal: nothing ran."""
     machine = sent()
@@ -545,6 +565,7 @@ def test_a_connection_at_its_limit_refuses_a_new_turn() -> None:
 # -- a stream error and what follows --------------------------------------------------------
 
 
+@pytest.mark.hits("turn: failing, terminal")
 def test_a_stream_error_waits_for_its_response_failed() -> None:
     """The turn goes on until `response.failed`, whose error replaces the first one."""
     machine = streaming()
@@ -556,6 +577,7 @@ def test_a_stream_error_waits_for_its_response_failed() -> None:
     assert ("failed", "final") == (machine.status, machine.error.code)
 
 
+@pytest.mark.hits("turn: failing, expired")
 def test_a_stream_error_that_stays_alone_is_a_failure() -> None:
     """Once nobody waits for `response.failed` any more, the turn has failed, and its late end is dirty."""
     machine = failing()
@@ -567,6 +589,7 @@ def test_a_stream_error_that_stays_alone_is_a_failure() -> None:
     assert Reception.DIRTY is machine.receive(about("failed"))
 
 
+@pytest.mark.hits("turn: failing, error")
 def test_a_second_error_does_not_end_a_failing_turn() -> None:
     """It proves no more than the first, which counts."""
     for error in (STREAM_ERROR, REFUSAL):
@@ -586,6 +609,7 @@ def test_a_response_that_completes_after_an_error_has_completed() -> None:
     assert ("completed", None) == (machine.status, machine.error)
 
 
+@pytest.mark.hits("dirty: an error with the number of another response")
 def test_the_error_of_a_running_response_refuses_nothing() -> None:
     """Before our response is created, the number of another one's event tells that it is not about us."""
     machine = sent()
@@ -615,6 +639,13 @@ def test_only_a_failing_turn_can_expire() -> None:
 
 
 @pytest.mark.parametrize("kind", CONNECTION_TYPES)
+@pytest.mark.hits(
+    "turn: new, notice",
+    "turn: sent, notice",
+    "turn: streaming, notice",
+    "turn: failing, notice",
+    "turn: ended, notice",
+)
 def test_what_is_about_the_connection_is_not_for_the_turn(kind: str) -> None:
     """Such an event is harmless before, during and after a turn, and is never delivered."""
     for machine in (TurnMachine(), sent(), streaming(), failing(), ended()):
@@ -717,6 +748,7 @@ def test_a_number_that_fits_by_chance_makes_no_item_ours() -> None:
         assert second.suspect
 
 
+@pytest.mark.hits("dirty: an end without all of its output")
 def test_a_turn_amidst_which_another_was_repeated_needs_its_whole_output() -> None:
     """Put together from what came, it might hold a piece of the other."""
     for own, reception in ((None, Reception.DIRTY), (OUTPUT, Reception.END)):
@@ -730,6 +762,7 @@ def test_a_turn_amidst_which_another_was_repeated_needs_its_whole_output() -> No
         assert reception is machine.receive(about("completed", output=own))
 
 
+@pytest.mark.hits("turn: streaming, member")
 def test_the_turn_of_an_agent_does_not_end_ours() -> None:
     """It has a response of its own, tagged, with an end of its own: events like others. Ours ends with its
     own, put together from what it said itself, and the connection is clean."""
@@ -813,11 +846,13 @@ def test_what_an_end_leaves_behind(
     assert why_strictly == machine.why_close(closes_after_error=True)
 
 
+@pytest.mark.hits("turn: sent, created")
 def test_nothing_is_remembered_of_a_turn_that_runs() -> None:
     """Its response is not there yet."""
     assert streaming().remembered is None
 
 
+@pytest.mark.hits("turn: streaming, stale", "dirty: no turn may follow this one")
 def test_a_suspect_connection_ends_with_a_turn_that_ended_well() -> None:
     """The turn counts; what comes behind it could not be told apart."""
     past = Past()

@@ -178,6 +178,100 @@ def test_every_row_is_walked_and_every_walk_is_in_the_table() -> None:
     assert set() == set(told()) - seen
 
 
+#: How a turn comes into each state: by its number in the alphabet, or a deed.
+ASIDE, VENDOR, BEAT, OUTPUT, BEGIN, PROGRESS, END, STALE, MEMBER, FOREIGN = 0, 1, 2, 3, 4, 6, 7, 9, 11, 12
+ERROR, LIMIT, EXPIRING, STEER = 15, 16, 17, 19
+INTO: dict[TurnState, Path] = {
+    TurnState.NEW: (),
+    TurnState.SENT: ("hand",),
+    TurnState.STREAMING: ("hand", BEGIN),
+    TurnState.FAILING: ("hand", BEGIN, "steer", ERROR),
+    TurnState.SETTLING: ("hand", BEGIN, "steer", END),
+    TurnState.ENDED: ("hand", BEGIN, END),
+}
+
+
+@pytest.mark.parametrize(
+    ("state", "given", "reception"),
+    [
+        pytest.param(TurnState.NEW, VENDOR, Reception.IGNORE, marks=pytest.mark.hits("turn: new, extension")),
+        pytest.param(TurnState.NEW, BEAT, Reception.IGNORE, marks=pytest.mark.hits("turn: new, unknown")),
+        pytest.param(TurnState.NEW, STALE, Reception.IGNORE, marks=pytest.mark.hits("turn: new, stale")),
+        pytest.param(
+            TurnState.NEW, EXPIRING, Reception.EXPIRING, marks=pytest.mark.hits("turn: new, expiring")
+        ),
+        pytest.param(TurnState.SENT, BEAT, Reception.IGNORE, marks=pytest.mark.hits("turn: sent, unknown")),
+        pytest.param(TurnState.SENT, MEMBER, Reception.IGNORE, marks=pytest.mark.hits("turn: sent, member")),
+        pytest.param(TurnState.SENT, STALE, Reception.IGNORE, marks=pytest.mark.hits("turn: sent, stale")),
+        pytest.param(
+            TurnState.STREAMING,
+            VENDOR,
+            Reception.DELIVER,
+            marks=pytest.mark.hits("turn: streaming, extension"),
+        ),
+        pytest.param(
+            TurnState.STREAMING, BEAT, Reception.DELIVER, marks=pytest.mark.hits("turn: streaming, unknown")
+        ),
+        pytest.param(
+            TurnState.FAILING, VENDOR, Reception.DELIVER, marks=pytest.mark.hits("turn: failing, extension")
+        ),
+        pytest.param(
+            TurnState.FAILING, BEAT, Reception.DELIVER, marks=pytest.mark.hits("turn: failing, unknown")
+        ),
+        pytest.param(
+            TurnState.FAILING, MEMBER, Reception.DELIVER, marks=pytest.mark.hits("turn: failing, member")
+        ),
+        pytest.param(
+            TurnState.FAILING, PROGRESS, Reception.DELIVER, marks=pytest.mark.hits("turn: failing, progress")
+        ),
+        pytest.param(
+            TurnState.FAILING, OUTPUT, Reception.DELIVER, marks=pytest.mark.hits("turn: failing, output")
+        ),
+        pytest.param(
+            TurnState.FAILING, STEER, Reception.DELIVER, marks=pytest.mark.hits("turn: failing, steer")
+        ),
+        pytest.param(
+            TurnState.FAILING, STALE, Reception.IGNORE, marks=pytest.mark.hits("turn: failing, stale")
+        ),
+        pytest.param(
+            TurnState.FAILING, FOREIGN, Reception.IGNORE, marks=pytest.mark.hits("turn: failing, doubtful")
+        ),
+        pytest.param(TurnState.FAILING, LIMIT, Reception.CUT, marks=pytest.mark.hits("turn: failing, limit")),
+        pytest.param(
+            TurnState.SETTLING, BEAT, Reception.DELIVER, marks=pytest.mark.hits("turn: settling, unknown")
+        ),
+        pytest.param(
+            TurnState.SETTLING, MEMBER, Reception.DELIVER, marks=pytest.mark.hits("turn: settling, member")
+        ),
+        pytest.param(
+            TurnState.SETTLING, STALE, Reception.IGNORE, marks=pytest.mark.hits("turn: settling, stale")
+        ),
+        pytest.param(
+            TurnState.SETTLING, FOREIGN, Reception.IGNORE, marks=pytest.mark.hits("turn: settling, doubtful")
+        ),
+        pytest.param(
+            TurnState.SETTLING,
+            EXPIRING,
+            Reception.EXPIRING,
+            marks=pytest.mark.hits("turn: settling, expiring"),
+        ),
+        pytest.param(
+            TurnState.ENDED, VENDOR, Reception.IGNORE, marks=pytest.mark.hits("turn: ended, extension")
+        ),
+        pytest.param(
+            TurnState.ENDED, EXPIRING, Reception.EXPIRING, marks=pytest.mark.hits("turn: ended, expiring")
+        ),
+    ],
+)
+def test_what_changes_nothing(state: TurnState, given: int, reception: Reception) -> None:
+    """It is the turn's or it is not, whatever its state; the turn stays where it is."""
+    machine = walked(INTO[state])
+    assert state is machine.state
+
+    assert reception is machine.receive(ALPHABET[given])
+    assert state is machine.state
+
+
 def test_the_diagram_is_made_from_the_table() -> None:
     """Each row of the table that goes on is in it, and nothing else."""
     lines = turn_diagram().splitlines()

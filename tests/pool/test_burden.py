@@ -23,6 +23,7 @@ def push(wire: FakeWire, size: int, count: int = 1) -> None:
     wire.push(*[delta("x" * size)] * count)
 
 
+@pytest.mark.hits("dirty: more than all turns may hold")
 async def test_the_heaviest_turn_goes_when_all_are_too_heavy(autojump_clock) -> None:
     """Three turns, none over its own limit: the one that holds most is lost, the others are answered."""
     connector = FakeConnector(lambda wire, request: wire.push(created(f"r{len(connector.wires)}")))

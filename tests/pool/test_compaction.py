@@ -197,6 +197,7 @@ async def test_no_turn_meanwhile_and_a_cancel_changes_nothing(autojump_clock) ->
         await conversation.compact()
 
 
+@pytest.mark.hits("refuse: an errand's dial failed")
 async def test_an_endpoint_that_cannot_be_reached(autojump_clock) -> None:
     """Nothing was sent, and the error says what to do."""
 

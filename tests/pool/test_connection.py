@@ -72,7 +72,7 @@ async def test_a_turn_that_ended_in_a_bad_batch_is_told_so(autojump_clock) -> No
         delta("x"),
         {"type": "response.new", "response": {"id": "r"}},
         error_frame("server_error", 500),
-        "no JSON",
+        pytest.param("no JSON", marks=pytest.mark.hits("dirty: no JSON")),
         "[1]",
         '{"no": "type"}',
         '{"type": 1}',
@@ -118,6 +118,7 @@ async def test_news_about_the_connection_harm_nothing(kind, autojump_clock) -> N
         assert ({}, 1) == (pool.statistics().closed, pool.statistics().idle)
 
 
+@pytest.mark.hits("connection: open, hang up", "cut: all turns")
 async def test_the_limit_announced_to_an_idle_connection_ends_it(autojump_clock) -> None:
     """A connection that is told of its lifetime limit between turns is closed for that reason."""
     connector = FakeConnector(echo)
@@ -156,6 +157,7 @@ async def test_a_notice_of_expiry_does_not_disturb_a_turn(autojump_clock) -> Non
         assert "<Lease 1 on connection 1, live, expiring>" == repr(lease)
 
 
+@pytest.mark.hits("connection: retiring, lose")
 async def test_a_notice_of_expiry_is_not_why_a_connection_ended(autojump_clock) -> None:
     """It came while nobody was on it, and is nothing to whoever loses a turn there later."""
     connector = FakeConnector()
@@ -216,6 +218,7 @@ async def test_what_cannot_belong_to_the_turn_ends_the_connection(
 
 @pytest.mark.parametrize("late", [delta("secret"), completed("r"), error_frame("x")])
 @pytest.mark.parametrize("together", [True, False])
+@pytest.mark.hits("dirty: for no turn")
 async def test_what_follows_the_terminal_event_reaches_nobody(late, together, autojump_clock) -> None:
     """The finished turn keeps its response; the connection is not used for another."""
     connector = FakeConnector(echo)
@@ -253,6 +256,7 @@ async def test_unknown_events_are_delivered_as_they_are(autojump_clock) -> None:
 
 
 @pytest.mark.parametrize("kind", ["error", "response.error"])
+@pytest.mark.hits("dirty: an error without its end")
 async def test_a_stream_error_without_its_end_fails_the_turn_after_a_grace(kind, autojump_clock) -> None:
     """A server that forgets `response.failed` costs five seconds and the connection, however it calls it."""
     error = {"type": kind, "sequence_number": 3, "error": {"code": "server_error", "message": "oops"}}
@@ -270,6 +274,19 @@ async def test_a_stream_error_without_its_end_fails_the_turn_after_a_grace(kind,
         )
         assert {"dirty": 1} == pool.statistics().closed
         assert [] == conversation.items
+
+
+@pytest.mark.hits("dirty: nothing after an end in doubt")
+async def test_a_dropped_end_that_nothing_follows_loses_the_turn_after_a_grace(autojump_clock) -> None:
+    """The end of a response that nobody has seen may have been ours: nobody waits for ever for another."""
+    connector = FakeConnector(lambda wire, request: wire.push(created("r"), completed("whose")))
+    async with fake_pool(connector) as pool, pool.conversation(model="m") as conversation:
+        begun = trio.current_time()
+        with pytest.raises(wspool.TurnLostError):
+            await conversation.respond("x")
+
+        assert pytest.approx(15.0) == trio.current_time() - begun
+        assert {"dirty": 1} == pool.statistics().closed
 
 
 async def test_a_stream_error_with_its_end_costs_nothing(autojump_clock) -> None:
@@ -330,6 +347,7 @@ async def test_a_close_in_a_turn_is_a_loss_whatever_its_code(code, autojump_cloc
 # -- sending --------------------------------------------------------------------------------------
 
 
+@pytest.mark.hits("dirty: the network does not take it")
 async def test_a_network_that_takes_nothing_loses_the_turn_in_time(autojump_clock) -> None:
     """A send is given up after `send_timeout`; what it left behind is unknown."""
     connector = FakeConnector(echo)
@@ -383,6 +401,7 @@ async def test_who_reads_slowly_is_waited_for_past_the_time_of_a_message(autojum
         assert {} == pool.statistics().closed
 
 
+@pytest.mark.hits("dirty: left while sending")
 async def test_a_cancelled_send_poisons_the_connection(autojump_clock) -> None:
     """After a send that did not return normally the connection is dropped, not reused."""
     connector = FakeConnector(echo)
@@ -507,6 +526,7 @@ async def test_the_reader_pauses_for_a_slow_consumer(autojump_clock) -> None:
         ({"max_turn_bytes": 5000}, 6, "more than max_turn_bytes=5000 bytes of events in one turn"),
     ],
 )
+@pytest.mark.hits("dirty: more than a turn may hold")
 async def test_a_turn_without_end_is_ended(limits, count, words, autojump_clock) -> None:
     """A server that talks on is hung up on; the error names the limit, and nothing asks for more of it."""
     connector = FakeConnector(echo)
@@ -736,6 +756,7 @@ async def test_a_warm_up_that_crashes_ends_one_connection(autojump_clock) -> Non
 # -- being told to go -----------------------------------------------------------------------------
 
 
+@pytest.mark.hits("refuse: closed while in line")
 async def test_a_connection_told_to_go_before_it_began_never_dials(autojump_clock) -> None:
     """A connection that is given up in the moment it was asked for dials nobody."""
     connector = FakeConnector(echo)
@@ -756,6 +777,7 @@ async def test_a_connection_told_to_go_before_it_began_never_dials(autojump_cloc
     assert pool.statistics().dialed == sum(pool.statistics().closed.values())
 
 
+@pytest.mark.hits("connection: dialing, hang up")
 async def test_a_dial_is_given_up_when_its_pool_closes(autojump_clock) -> None:
     """A handshake that is still running is cancelled, without waiting for it."""
     connector = FakeConnector(echo)
@@ -769,6 +791,7 @@ async def test_a_dial_is_given_up_when_its_pool_closes(autojump_clock) -> None:
     assert begun == trio.current_time()
 
 
+@pytest.mark.hits("connection: closing, go")
 async def test_a_dial_that_ends_after_its_pool_closed_leaves_no_socket(autojump_clock) -> None:
     """A wire that comes too late is dropped, not kept."""
 
@@ -789,6 +812,7 @@ async def test_a_dial_that_ends_after_its_pool_closed_leaves_no_socket(autojump_
     assert 0 == pool.statistics().closing
 
 
+@pytest.mark.hits("lane: idle, end")
 async def test_goodbye_is_said_to_idle_connections(autojump_clock) -> None:
     """A connection that is not in a turn gets a proper close frame."""
     connector = FakeConnector(echo)

@@ -659,6 +659,7 @@ async def test_a_request_that_the_limit_refuses_goes_elsewhere(autojump_clock) -
 
 
 @pytest.mark.parametrize("output", [(), (delta("x"),)], ids=["before output", "after output"])
+@pytest.mark.hits("cut: a turn")
 async def test_a_limit_that_cuts_a_response_is_a_loss(output, autojump_clock) -> None:
     """What was begun is paid for and not repeated, output or not; the loss says that it was accepted."""
     connector = FakeConnector(

@@ -86,6 +86,7 @@ async def ask(pool: Pool, word: str, ended: dict[str, Any]) -> None:
             ended[word] = error
 
 
+@pytest.mark.hits("dirty: the last turn on a suspect connection")
 async def test_a_rewritten_end_on_one_lane_costs_no_other_turn(autojump_clock) -> None:
     """What others have in flight is paid for, and names its lane: the connection goes with the last one."""
     far, ended = Far(), dict[str, Any]()
@@ -633,6 +634,7 @@ async def test_an_announced_end_is_nobodys_error(autojump_clock) -> None:
     assert {"slow one": "slow one", "slow two": "slow two"} == ended
 
 
+@pytest.mark.hits("dirty: a warm-up without end")
 async def test_a_warm_up_without_an_answer_does_not_cost_its_siblings(autojump_clock) -> None:
     """While somebody's turn is on its connection it goes on waiting; after that the connection goes."""
     far = Far()

@@ -510,6 +510,7 @@ async def test_nothing_is_sent_again_in_doubt(
         assert ("applied" if state == "applied" else "lost") == steer.state
 
 
+@pytest.mark.hits("dirty: no answer to a steer")
 async def test_a_server_that_forgets_the_answer(autojump_clock) -> None:
     """After a while the turn is lost: the input may have been taken, and another response may come."""
     lost, error, connector, _ = await played(lambda wire: wire.push(completed("one")))
@@ -610,6 +611,7 @@ async def test_an_error_instead_of_a_successor(autojump_clock) -> None:
         answer("accepted", "foreign"),
     ],
 )
+@pytest.mark.hits("dirty: cannot be the turn's")
 async def test_what_cannot_follow_ends_the_connection(autojump_clock, stray: dict[str, Any]) -> None:
     """Only what continues the steered response does."""
     lost, _, connector, _ = await played(

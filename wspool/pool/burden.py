@@ -47,7 +47,7 @@ class Burden:
         link = max(loads, key=lambda load: load[0])[1]
         link.close_code = MESSAGE_TOO_BIG
         link.close_reason = f"more than max_pool_bytes={self._limit} bytes in all turns, most of them here"
-        link.poison(CloseReason.DIRTY)
+        link.poison(CloseReason.DIRTY)  # mark: dirty: more than all turns may hold
 
 
 def _loads(link: Link) -> Iterator[int]:

@@ -209,7 +209,7 @@ class Connection:
                 if self._sender.is_late() and not link.ending:
                     late = f"within send_timeout={policy.send_timeout:g} s"
                     link.close_reason = f"the network did not take the message {late}"
-                    link.poison(CloseReason.DIRTY)
+                    link.poison(CloseReason.DIRTY)  # mark: dirty: the network does not take it
                     break
         except WireClosedError as error:
             self.link.note_close(error)

@@ -251,6 +251,7 @@ class Errands:
             answer = await self._post(suffix, body)
         except ConnectError as error:
             forget(error)
+            # mark: refuse: an errand's dial failed
             refused = Refuse(WaiterId(0), RefuseReason.DIAL_FAILED, classified(error))
             raise refusal(refused, self._core.statistics(), error) from error
         except WireClosedError as error:

@@ -141,7 +141,7 @@ class Router:
             logger.debug("connection %s: %s: %s", self._link.id, error, self._quote(message))
             # Not what it said: that may be somebody else's.
             self._link.close_reason = f"a message that is no JSON object with a type: {error}"
-            self._link.poison(CloseReason.DIRTY)
+            self._link.poison(CloseReason.DIRTY)  # mark: dirty: no JSON
             return None
         if (
             reception is _DELIVER
@@ -164,10 +164,10 @@ class Router:
             case Reception.CUT:
                 lane.attempt = None
                 attempt.lose(None)
-                self._link.poison(CloseReason.LIMIT)
+                self._link.poison(CloseReason.LIMIT)  # mark: cut: a turn
             case Reception.DIRTY:
                 self._link.close_reason = f"{attempt.machine.complaint}: {self._name(event)}"
-                self._link.poison(CloseReason.DIRTY)
+                self._link.poison(CloseReason.DIRTY)  # mark: dirty: cannot be the turn's
             case Reception.IGNORE:
                 if attempt.notice is not None and sort_of(event.type) is Sort.NOTICE:
                     attempt.notice(event)
@@ -181,7 +181,7 @@ class Router:
         if attempt.is_over(self._link.host.policy):
             # As for a message that is too big: another connection would meet the same.
             self._link.close_code, self._link.close_reason = MESSAGE_TOO_BIG, attempt.excess
-            self._link.poison(CloseReason.DIRTY)
+            self._link.poison(CloseReason.DIRTY)  # mark: dirty: more than a turn may hold
             return
         if attempt.grown:
             self._link.host.burden.grown(attempt)
@@ -254,12 +254,11 @@ class Router:
             self._link.report(self._link.host.core.retire)
             return
         self._link.close_reason = f"an event that belongs to no turn in flight: {self._name(event)}"
-        if error is not None:
-            if error.is_connection_limit:
-                self._cut(event)
-            self._link.poison(CloseReason.LIMIT if error.is_connection_limit else CloseReason.DIRTY)
+        if error is not None and error.is_connection_limit:
+            self._cut(event)
+            self._link.poison(CloseReason.LIMIT)  # mark: cut: all turns
         else:
-            self._link.poison(CloseReason.DIRTY)
+            self._link.poison(CloseReason.DIRTY)  # mark: dirty: for no turn
 
     def _tell(self, event: Event) -> None:
         """A notice names no lane: limits are everybody's, all else is told where there is but one turn."""
@@ -317,7 +316,7 @@ class Router:
             self._link.suspect = True
             self._link.report(self._link.host.core.retire, announced=False)
             return None
-        return why or CloseReason.DIRTY
+        return why or CloseReason.DIRTY  # mark: dirty: the last turn on a suspect connection
 
     async def _expire_failing(self, lane: Lane, attempt: Attempt) -> None:
         # The grace begins anew with whatever still comes of the response.
@@ -330,7 +329,7 @@ class Router:
         if lane.attempt is attempt and attempt.machine.state is TurnState.FAILING:
             attempt.machine.expire_failing()
             attempt.wake()
-            self._link.poison(CloseReason.DIRTY)
+            self._link.poison(CloseReason.DIRTY)  # mark: dirty: an error without its end
 
     async def _expire_doubt(self, lane: Lane, attempt: Attempt, event: Event) -> None:
         # As above: what still comes of the response shows that it has not ended.
@@ -340,7 +339,7 @@ class Router:
             await trio.sleep(DOUBT_GRACE)
         if lane.attempt is attempt and not attempt.ended:
             self._link.close_reason = f"{attempt.machine.complaint}: {self._name(event)}"
-            self._link.poison(CloseReason.DIRTY)
+            self._link.poison(CloseReason.DIRTY)  # mark: dirty: nothing after an end in doubt
 
     async def _expire_settling(self, lane: Lane, attempt: Attempt, ended: str | None) -> None:
         await trio.sleep(STEER_GRACE)
@@ -348,7 +347,7 @@ class Router:
         # A successor that has ended since has a grace of its own.
         if lane.attempt is attempt and machine.response_id == ended and machine.settles_soon:
             self._link.close_reason = "no answer to a steer"
-            self._link.poison(CloseReason.DIRTY)
+            self._link.poison(CloseReason.DIRTY)  # mark: dirty: no answer to a steer
 
 
 def _answers(lane: Lane, target: object) -> bool:

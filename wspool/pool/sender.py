@@ -161,4 +161,4 @@ class Sender:
             raise WireClosedError from None
         finally:
             if not done:
-                link.poison(CloseReason.DIRTY)
+                link.poison(CloseReason.DIRTY)  # mark: dirty: left while sending

@@ -85,7 +85,7 @@ async def warm_up(connection: Connection, lane: Lane, body: Mapping[str, Any]) -
         pass  # `send` has poisoned the connection, which reports it
     finally:
         if not attempt.ended:
-            link.poison(CloseReason.DIRTY)
+            link.poison(CloseReason.DIRTY)  # mark: dirty: a warm-up without end
 
 
 def warm_up_request(body: Mapping[str, Any]) -> dict[str, Any]:

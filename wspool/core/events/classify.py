@@ -151,7 +151,7 @@ def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: flo
     if event.stream_id != known.lane and not (
         event.stream_id is None and sort in (Sort.ERROR, Sort.STEER, Sort.EXTENSION)
     ):
-        return FOREIGN
+        return FOREIGN  # mark: dirty: another lane
     number = event.sequence_number
     if sort is _OUTPUT:
         # By chance the number of a late one may fit: what says something is looked into.
@@ -214,12 +214,14 @@ def _created(event: Event, state: TurnState, known: Evidence) -> Reading:
     response = _response_in(data)
     name, parent = response.get("id"), response.get("previous_response_id")
     if not isinstance(name, str) or name == known.parent or known.past.knows(name):
-        return _OLD_OR_NAMELESS
+        return _OLD_OR_NAMELESS  # mark: dirty: begins without an id, or with an old one
     if state is _SETTLING:
         promised = parent == known.response_id and known.steers.expects_successor(known.response_id)
-        return Reading(TurnInput.SUCCESSOR, response) if promised else FOREIGN
+        if promised:
+            return Reading(TurnInput.SUCCESSOR, response)
+        return FOREIGN  # mark: dirty: a successor that no steer promised
     if parent is not None and parent != known.parent and known.ids and isinstance(parent, str):
-        return _ANOTHERS
+        return _ANOTHERS  # mark: dirty: the answer to another parent
     return Reading(_CREATED, response)
 
 
@@ -279,8 +281,9 @@ def _steer(event: Event, known: Evidence) -> Reading:
     if not known.steered:
         return _UNKNOWN
     target = steer_of(event.data).get("previous_response_id")
-    mine = target == known.response_id or target in known.earlier
-    return Reading(TurnInput.STEER) if mine else FOREIGN
+    if target == known.response_id or target in known.earlier:
+        return Reading(TurnInput.STEER)
+    return FOREIGN  # mark: dirty: the answer to a steer of others
 
 
 def _error(event: Event, state: TurnState, known: Evidence, wall_clock: float) -> Reading:
@@ -290,21 +293,21 @@ def _error(event: Event, state: TurnState, known: Evidence, wall_clock: float) -
         return Reading(TurnInput.EXPIRING, error=error)
     name = _response_of(event).get("id", event.data.get("response_id"))
     if known.past.knows(name) and name != known.response_id:
-        return FOREIGN
+        return FOREIGN  # mark: dirty: the error of an earlier response
     number = event.sequence_number
     if number is None and isinstance(given := event.data.get("sequence_number"), int):
         number = given  # beside a status it is in no usual place
     begun = state is not TurnState.SENT
     if not begun and known.numbers and number is not None and number > 0:
         # The number of a response that runs, or ran. Ours has not begun.
-        return FOREIGN
+        return FOREIGN  # mark: dirty: an error with the number of another response
     if error.is_connection_limit:
         return Reading(TurnInput.LIMIT, error=error)
     if known.steered and (state is TurnState.SETTLING or error.blames_steering):
         return Reading(TurnInput.STEER, error=error)
     if not begun:
         if known.past.heard(error) or _names_another_parent(error, known):
-            return FOREIGN
+            return FOREIGN  # mark: dirty: an error that was heard before, or names another parent
         # Refused for a parent that was not named, or because something runs that nobody here knows of: no
         # other turn may follow on such a connection.
         doubt = error.says_busy or (error.is_parent_missing and known.parent is None)

@@ -48,7 +48,7 @@ _PROVED: Final = Reading(TurnInput.PROGRESS, suspect=True, rewritten=Rewrite.IDS
 def unseen_progress(event: Event, known: Evidence, response: dict[str, Any]) -> Reading:
     """Return what the progress of a response is whose id nobody has seen. It says nothing of the output."""
     if known.response_id is None:
-        return FOREIGN
+        return FOREIGN  # mark: dirty: progress before the beginning
     if not known.ids:
         return _PROGRESS
     return _PROVED if known.is_next(event.sequence_number, response) else _DROPPED
@@ -57,7 +57,7 @@ def unseen_progress(event: Event, known: Evidence, response: dict[str, Any]) -> 
 def unseen_unknown(known: Evidence) -> Reading:
     """Return what an event of an unknown type is that names a response which nobody has seen."""
     if known.response_id is None:
-        return FOREIGN
+        return FOREIGN  # mark: dirty: an unknown response before the beginning
     return _DROPPED if known.ids else _UNKNOWN
 
 
@@ -70,7 +70,7 @@ def unseen_end(
 ) -> Reading:
     """Return what the end of a response is whose id nobody has seen, or that has none."""
     if known.response_id is None:
-        return FOREIGN
+        return FOREIGN  # mark: dirty: an end before the beginning
     kinship = known.kinship(response.get("output"))
     ours = Reading(TurnInput.TERMINAL, response, error, status)
     if not known.ids:
@@ -89,7 +89,7 @@ def unnumbered(event: Event, reading: Reading, known: Evidence) -> Reading:
     """Return what an event is whose number is not the next, where the server counts; *reading* if it were."""
     what = reading.what
     if what is TurnInput.CREATED or what is TurnInput.SUCCESSOR:
-        return FOREIGN
+        return FOREIGN  # mark: dirty: begins with a number that is not the next
     if known.last is not None and known.last.raw == event.raw:
         return _TWICE
     if what is TurnInput.OUTPUT and known.is_anothers(event, missed=True):

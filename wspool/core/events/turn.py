@@ -203,7 +203,7 @@ class TurnMachine:
         if self.error is not None and self.error.is_connection_limit:
             return CloseReason.LIMIT
         if self.suspect or (self.refused and closes_after_error):
-            return CloseReason.DIRTY
+            return CloseReason.DIRTY  # mark: dirty: no turn may follow this one
         return None
 
     def handed(self) -> None:
@@ -268,12 +268,12 @@ class TurnMachine:
         if reading.suspect:
             self._suspect(reading)
         if what is _TERMINAL and not self._complete(reading):
-            reading = GAP
+            reading = GAP  # mark: dirty: an end without all of its output
             what = reading.what
         step = TURN_TABLE[before].get(what)
         if step is None:
             self.complaint = reading.why
-            return DIRTY
+            return DIRTY  # mark: dirty: not in the table
         # Every message uses up its number, whatever becomes of it; what repeats an earlier one has none.
         if number is not None and (
             what not in _OWN_NUMBERS or (number == known.next and not reading.suspect)

@@ -82,9 +82,9 @@ class Allocation(Line):
         limit = self.policy.max_waiting
         if self.is_hopeless(now):
             # Waiting cannot help, and asking again at once would only hammer the endpoint.
-            reason = RefuseReason.DIAL_FAILED
+            reason = RefuseReason.DIAL_FAILED  # mark: refuse: no hope on arrival
         elif limit is not None and len(self.waiters) > limit:
-            reason = RefuseReason.TOO_MANY_WAITING
+            reason = RefuseReason.TOO_MANY_WAITING  # mark: refuse: the line is full
         else:
             return
         del self.waiters[waiter]
@@ -134,7 +134,7 @@ class Allocation(Line):
             self._grow(now, commands)
         if self.waiters and not roster.dialing and self.is_hopeless(now):
             # Whatever it was that ended the last hope: a dial, the last connection, or time.
-            self.refuse_all(RefuseReason.DIAL_FAILED, commands)
+            self.refuse_all(RefuseReason.DIAL_FAILED, commands)  # mark: refuse: the last hope has gone
             self._grow(now, commands)  # for spare, which may be due although nobody else is
         return commands
 

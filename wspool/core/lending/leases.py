@@ -92,14 +92,14 @@ class Leases:
         if _START not in LANE_TABLE[lane.state]:
             advance(LANE_TABLE, lane.state, _START)  # illegal before anything else
         if now >= connection.last_start:
-            return Verdict.MOVE
+            return Verdict.MOVE  # mark: move: the turn might not end in time
         retiring = connection.state is _RETIRING
         replaced = retiring and self._roster.affinity.fresh > 0 and not self._allocation.waiters
         if movable and (now >= connection.grant_end or replaced):
-            return Verdict.MOVE
+            return Verdict.MOVE  # mark: move: another connection is there, or will be
         if lane.state is _PARKED:
             if self._allocation.yields(lease, now, commands):
-                return Verdict.MOVE
+                return Verdict.MOVE  # mark: move: somebody starves
             self._allocation.keeping.came_back(now - self._roster.parked.pop(lease))
             lane.calls = False
         self._roster.move_lane(lane, _START)
@@ -175,6 +175,7 @@ class Leases:
         if not heard:
             self._endings.unheard(connection)
         if len(connection.lanes) == 1 and (self._on_cancel == "hang_up" or not sent):
+            # mark: dirty: given up midway
             self._lives.hang_up(connection, CloseReason.DIRTY, commands, polite=False)
         else:
             self._roster.move_lane(lane, LaneInput.ABANDON)

@@ -205,6 +205,7 @@ class Lives:
     def _check_tails(self, connection: Connection, now: float, commands: list[Command]) -> None:
         late = [lane for lane in connection.lanes if lane.tail_until <= now]
         if late and connection.busy == len(late):
+            # mark: dirty: an endless tail
             self.hang_up(connection, CloseReason.DIRTY, commands, polite=False)
             return
         if late:

@@ -105,7 +105,7 @@ class PoolCore(Whole):
         if not allocation.closing:
             allocation.join(waiter, Waiter(min_remaining, prefer, warm), now, commands)
             return allocation.settle(now, commands)
-        allocation.refuse(waiter, RefuseReason.CLOSED, commands)
+        allocation.refuse(waiter, RefuseReason.CLOSED, commands)  # mark: refuse: closed
         return commands
 
     def acquire_nowait(self, waiter: WaiterId, now: float) -> list[Command]:
@@ -117,7 +117,7 @@ class PoolCore(Whole):
         if not self._allocation.closing:
             self._allocation.grant_free(waiter, now, commands)
         else:
-            self._allocation.refuse(waiter, RefuseReason.CLOSED, commands)
+            self._allocation.refuse(waiter, RefuseReason.CLOSED, commands)  # mark: refuse: closed, at once
         return self._allocation.settle(now, commands)
 
     def abandon(self, waiter: WaiterId, now: float) -> list[Command]:
@@ -256,7 +256,7 @@ class PoolCore(Whole):
         # What is permanent is told at once, even if the very next moment is a time to try again.
         told = failure.permanent and self._outage.failure is failure
         if told or self._allocation.is_hopeless(now):
-            self._allocation.refuse_all(RefuseReason.DIAL_FAILED, commands)
+            self._allocation.refuse_all(RefuseReason.DIAL_FAILED, commands)  # mark: refuse: a dial failed
         return self._allocation.settle(now, commands)
 
     def hang_up(

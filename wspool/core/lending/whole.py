@@ -119,7 +119,7 @@ class Whole:
         if self._allocation.closing:
             return commands
         self._allocation.closing = True
-        self._allocation.refuse_all(RefuseReason.CLOSED, commands)
+        self._allocation.refuse_all(RefuseReason.CLOSED, commands)  # mark: refuse: closed while in line
         for connection in [*self._roster.connections.values()]:
             if connection.state is not ConnectionState.CLOSING and not connection.leased:
                 self._lives.hang_up(connection, CloseReason.POOL_CLOSED, commands)
