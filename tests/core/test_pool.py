@@ -357,6 +357,22 @@ def test_a_tail_that_is_late_at_the_end_of_its_connection_ends_it() -> None:
     assert [CloseReason.LIFETIME] == [end.reason for end in core.tick(5000.0) if isinstance(end, HangUp)]
 
 
+def test_the_last_tail_on_an_expired_connection_ends_it() -> None:
+    """Past the server's limit a connection with several lanes stays for a turn, not for an idle lease."""
+    provider = Provider(name="spec", max_lifetime=100.0, lanes=2)
+    core = PoolCore(PoolPolicy(max_size=1, min_idle=0, lanes=2, ping_interval=None), provider)
+    one = ConnectionId(1)
+    core.acquire(WaiterId(1), 0.0)
+    core.acquire(WaiterId(2), 0.0)
+    core.connected(one, 0.0, 0.5)
+    core.begin(LeaseId(1), 1.0)
+    core.widen(one, 1.0)
+    core.tick(100.0)
+    core.give_up(LeaseId(1), 101.0)
+
+    assert [HangUp(one, CloseReason.LIFETIME, True)] == core.tick(131.0)
+
+
 def test_several_lanes_share_a_connection() -> None:
     """A provider with more lanes changes a number."""
     core = make(lanes=2)

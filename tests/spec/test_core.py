@@ -22,7 +22,7 @@ from wspool.core.commands import (
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending.line import MAX_SKIPS
 from wspool.core.lending.pool import PoolCore
-from wspool.core.policy import OPENAI, PoolPolicy, Provider
+from wspool.core.policy import OPENAI, PoolPolicy
 from wspool.core.states import CONNECTION_TABLE, LANE_TABLE
 
 TestPoolCore = PoolMachine.TestCase
@@ -69,22 +69,6 @@ def test_a_replacement_on_its_way_does_not_fill_the_pool_for_what_it_replaces() 
     assert [Recovered(2.0), HangUp(one, CloseReason.LIFETIME, True)] == core.connected(
         ConnectionId(3), 5.0, 0.5
     )
-
-
-def test_the_last_tail_on_an_expired_connection_ends_it() -> None:
-    """Past the server's limit a connection with several lanes stays for a turn, not for an idle lease."""
-    provider = Provider(name="spec", max_lifetime=100.0, lanes=2)
-    core = PoolCore(PoolPolicy(max_size=1, min_idle=0, lanes=2, ping_interval=None), provider)
-    one = ConnectionId(1)
-    core.acquire(WaiterId(1), 0.0)
-    core.acquire(WaiterId(2), 0.0)
-    core.connected(one, 0.0, 0.5)
-    core.begin(LeaseId(1), 1.0)
-    core.widen(one, 1.0)
-    core.tick(100.0)
-    core.give_up(LeaseId(1), 101.0)
-
-    assert [HangUp(one, CloseReason.LIFETIME, True)] == core.tick(131.0)
 
 
 def test_a_question_changes_nothing() -> None:
