@@ -154,5 +154,5 @@ def test_interrupted(url: str, cluster: Any, tmp_path: Path, monkeypatch: pytest
     assert 130 == run.returncode
     assert summary["interrupted"]
     assert summary["right"] == len(scores("three"))
-    assert summary["turns"] == 2 * summary["right"]  # none of them was cut
+    assert summary["full_turns"] + summary["delta_turns"] == 2 * summary["right"]  # none of them was cut
     assert summary["owed"] == 12000 - summary["right"]

@@ -26,7 +26,7 @@ from wspool.rollout.shapes import Columns, task_of
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import Task
-from wspool.server import ModelRequest, ModelTurn, message
+from wspool.server import ModelRequest, ModelTurn, TurnError, message
 from wspool.server.server import Server, open_server
 
 
@@ -297,18 +297,40 @@ async def test_a_run_goes_on_with_another_number_of_actors(tmp_path: Path) -> No
     """What has a result is not done again."""
     model = Echo()
     async with open_server(model) as server:
-        first = await run(server, tmp_path, 60, 3, limits=Limits(max_tokens=300))
+        first = await run(server, tmp_path, 300, 3, limits=Limits(max_tokens=4000))
         done = len(ids(tmp_path))
-        assert 0 < done < 60
-        assert first.owed == 60 - done
+        assert 4000 <= first.input_tokens + first.output_tokens < 8000  # and not as much for each actor
+        assert first.owed == 300 - done
         assert first.problem is not None
         assert "the run's budget is spent" in first.problem
 
-        second = await run(server, tmp_path, 60, 2)
+        second = await run(server, tmp_path, 300, 2)
 
-    assert list(range(60)) == ids(tmp_path)
-    assert (60 - done, done, 0) == (second.right, second.skipped, second.owed)
-    assert 60 == len(model.asked)
+    assert list(range(300)) == ids(tmp_path)
+    assert (300 - done, done, 0) == (second.right, second.skipped, second.owed)
+    assert 300 == len(model.asked)
+
+
+class Refusing(Echo):
+    """Too many requests, for a moment."""
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        turn = super().respond(request)
+        if not 30 < len(self.asked) <= 36:
+            return turn
+        error = TurnError(code="rate_limit_exceeded", message="slow down", status=429)
+        return ModelTurn(status="rejected", error=error)
+
+
+@pytest.mark.network
+async def test_a_refusal_holds_all(tmp_path: Path) -> None:
+    """It is waited out together: nothing fails, and only what was refused is sent again."""
+    model = Refusing()
+    async with open_server(model) as server:
+        summary = await run(server, tmp_path, 100, 3)
+
+    assert (100, 0, 0) == (summary.right, summary.failed, summary.owed)
+    assert 106 == len(model.asked)
 
 
 class Lost(Here):

@@ -14,7 +14,7 @@ import typer
 
 import wspool
 from wspool.cli.grouped import together
-from wspool.cli.rollout_cluster import reach
+from wspool.cli.rollout_cluster import leave, reach
 from wspool.cli.rollout_options import Given
 from wspool.cli.rollout_plan import Plan, make_plan
 from wspool.cli.rollout_state import prepare
@@ -81,6 +81,7 @@ def _run(plan: Plan, results: ResultFile, nodes: int | None) -> int:
                 summary = trio.run(_rollout, plan, owed, results, checkpoints, tally)
             else:
                 summary = trio.run(_on_cluster, plan, owed, results, nodes, tally)
+                leave()  # while what it prints goes aside
     except* KeyboardInterrupt:
         pass
     if summary is None:

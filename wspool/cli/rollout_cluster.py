@@ -4,7 +4,7 @@ from wspool.cli.rollout_options import Given
 from wspool.cli.rollout_plan import Plan
 from wspool.cli.usage import usage_error
 
-__all__ = ["reach"]
+__all__ = ["leave", "reach"]
 
 
 def reach(given: Given, plan: Plan) -> int:
@@ -20,7 +20,7 @@ def reach(given: Given, plan: Plan) -> int:
     ):
         if wanted:
             usage_error(f"{option} is of one process; leave it out, or --ray")
-    # Imported here: who has one machine needs no Ray.
+    # Imported here, and below: who has one machine needs no Ray.
     from wspool.ray.cluster import connect
 
     try:
@@ -32,3 +32,10 @@ def reach(given: Given, plan: Plan) -> int:
         if most < actors:
             usage_error(f"{option} {most} is less than one for each of {actors} actors")
     return nodes
+
+
+def leave() -> None:
+    """Leave the cluster."""
+    from wspool.ray.cluster import disconnect
+
+    disconnect()

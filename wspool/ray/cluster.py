@@ -19,7 +19,7 @@ from wspool.rollout.method import Method
 from wspool.rollout.summary import Summary
 from wspool.rollout.tasks import Failure, Task
 
-__all__ = ["connect", "run_on_actors"]
+__all__ = ["connect", "disconnect", "run_on_actors"]
 
 #: Seconds to see whether anybody listens at an address: Ray itself tries for many minutes.
 _REACH_WITHIN: Final = 5.0
@@ -55,6 +55,11 @@ def connect(address: str | None = None) -> int:
             words = getattr(problem, "strerror", None) or str(problem).partition("\n")[0]
             raise ConnectionError(f"there is no Ray cluster {where}: {words}") from problem
     return sum(node["Alive"] for node in ray.nodes())
+
+
+def disconnect() -> None:
+    """Leave the cluster, so that Ray prints no more; one that `connect` has started ends. It blocks."""
+    importlib.import_module("ray").shutdown()
 
 
 async def run_on_actors(
