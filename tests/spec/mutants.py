@@ -178,14 +178,8 @@ MUTANTS = [
     Mutant(
         "the wake-up is lost after a failed dial",
         POOL,
-        "            self._allocation.refuse_all(RefuseReason.DIAL_FAILED, commands)\n"
-        "        return self._allocation.settle(now, commands)\n"
-        "\n"
-        "    def hang_up",
-        "            self._allocation.refuse_all(RefuseReason.DIAL_FAILED, commands)\n"
-        "        return commands\n"
-        "\n"
-        "    def hang_up",
+        "  # mark: refuse: a dial failed\n        return self._allocation.settle(now, commands)\n",
+        "\n        return commands\n",
     ),
     Mutant(
         "nobody wakes the prober",
@@ -1060,8 +1054,8 @@ MUTANTS = [
     Mutant(
         "a stray event does no harm",
         ROUTER,
-        "        else:\n            self._link.poison(CloseReason.DIRTY)\n\n    def _tell",
-        "        else:\n            pass\n\n    def _tell",
+        "self._link.poison(CloseReason.DIRTY)  # mark: dirty: for no turn",
+        "pass",
     ),
     Mutant(
         "the server's announcement is not heard",
