@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+import wspool
 from tests.rollout.command import Saying, command, place, rollout, write
+from wspool.cli import examine
+from wspool.core.providers import header_of
 from wspool.testing import local_server
 
 __all__ = ["place"]  # a fixture
@@ -96,3 +99,23 @@ def test_what_is_in_the_way_of_the_files_is_one_line() -> None:
     assert 2 == ended.code
     assert ended.err.startswith("wspool: ")
     os.chdir(place.parent)
+
+
+def test_the_doctor_looks_as_a_provider_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key goes into the header of that provider; one that there is not is named."""
+    seen: list[str] = []
+
+    def noted(key: str, provider: wspool.Provider) -> tuple[str, str]:
+        seen.append(provider.name)
+        return header_of(key, provider)
+
+    monkeypatch.setattr(examine, "header_of", noted)
+    monkeypatch.setenv("KEY", "very-secret")
+    options = ("--model", "m", "--api-key-env", "KEY")
+    with local_server(api_key="very-secret", profile="azure") as server:
+        for more in ((), ("--provider", "azure")):
+            assert 0 == command("doctor", "--url", server.url, *options, *more).code
+        unknown = command("doctor", "--url", server.url, *options, "--provider", "bedrock")
+
+    assert ["unknown", "azure"] == seen
+    assert (2, True) == (unknown.code, "--provider 'bedrock': there are azure" in unknown.err)

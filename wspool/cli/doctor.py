@@ -4,11 +4,12 @@ import json
 import sys
 from typing import Annotated, Final
 
+import attrs
 import typer
 
 import wspool
 from wspool.cli.examine import Check, examine
-from wspool.cli.target import ApiKeyEnv, Header, Model, ProxyUrl, Url, find_target
+from wspool.cli.target import ApiKeyEnv, Header, Model, Provider, ProxyUrl, Url, find_target, named_provider
 from wspool.cli.usage import run
 
 __all__ = ["doctor"]
@@ -20,6 +21,7 @@ def doctor(
     url: Url = None,
     model: Model = None,
     api_key_env: ApiKeyEnv = None,
+    provider: Provider = None,
     proxy: ProxyUrl = None,
     header: Header = [],  # noqa: B006  # as Typer has it, and nobody changes it
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
@@ -29,6 +31,7 @@ def doctor(
     Each line says ok, or what to do. Exit codes: 0 all is well, 1 something is not, 2 wrong usage.
     """
     target = find_target(url, model, api_key_env, proxy, wspool.PoolPolicy(), headers=header)
+    target = attrs.evolve(target, provider=named_provider(provider))
     checks: list[Check] = []
 
     def tell(check: Check) -> None:

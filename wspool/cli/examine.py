@@ -160,7 +160,9 @@ def _headers(target: Target, key: Secret | None) -> list[tuple[str, str]]:
 
 
 def _credential(target: Target, key: Secret | None) -> list[tuple[str, str]]:
-    return [] if key is None else [header_of(key.reveal(), provider_at(target.endpoint.host))]
+    return (
+        [] if key is None else [header_of(key.reveal(), target.provider or provider_at(target.endpoint.host))]
+    )
 
 
 def _refused(target: Target, key: Secret | None, status: int | None, code: str | None) -> str:
@@ -325,7 +327,11 @@ async def _take_turn(target: Target, key: Secret | None, wire: Wire) -> Check:
             async with (
                 # The key is not sent again; the pool has to know what to hide.
                 wspool.open_pool(
-                    target.url, api_key=key.reveal() if key else "unused", policy=policy, wire=_Given(wire)
+                    target.url,
+                    api_key=key.reveal() if key else "unused",
+                    provider=target.provider,
+                    policy=policy,
+                    wire=_Given(wire),
                 ) as pool,
                 pool.lease() as lease,
                 lease.create(model=target.model, input="Say ok.", store=False, max_output_tokens=64) as turn,

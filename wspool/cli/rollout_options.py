@@ -6,7 +6,7 @@ from typing import Annotated
 import attrs
 import typer
 
-from wspool.cli.target import ApiKeyEnv, Header, ProxyUrl, Url
+from wspool.cli.target import ApiKeyEnv, Header, Provider, ProxyUrl, Url
 
 __all__ = ["Cluster", "Given", "How", "Input", "Limiting", "Place", "State", "Telling"]
 
@@ -88,12 +88,7 @@ class Place:
             "themselves.",
         ),
     ] = False
-    provider: Annotated[
-        str | None,
-        typer.Option(
-            help="What the endpoint can do: openai, azure, xai, vercel or litellm; found out if not given."
-        ),
-    ] = None
+    provider: Provider = None
     proxy: ProxyUrl = None
     header: Header = attrs.field(factory=list[str])
     model: Annotated[str | None, typer.Option(help="Model for tasks that name none.")] = None

@@ -15,7 +15,7 @@ import wspool
 from wspool.cli.rollout_input import name_unsent, read_batch
 from wspool.cli.rollout_method import make_method, set_fields
 from wspool.cli.rollout_options import Given
-from wspool.cli.target import Target, find_target, no_key
+from wspool.cli.target import Target, find_target, named_provider, no_key
 from wspool.cli.usage import usage_error
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Method
@@ -144,7 +144,7 @@ def make_plan(given: Given) -> Plan:
         target=target,
         method=method,
         out=given.state.out or _directory(given),
-        provider=_provider(given.place.provider),
+        provider=named_provider(given.place.provider),
         limits=_limits(given),
     )
 
@@ -183,14 +183,6 @@ def _target(given: Given, batch: Sequence[Task], overrides: Mapping[str, Any]) -
                 f"{len(nameless)} tasks name no model (the first is {nameless[0]!r}); say which with --model"
             )
     return target
-
-
-def _provider(name: str | None) -> wspool.Provider | None:
-    if name is None:
-        return None
-    if name not in wspool.PROVIDERS:
-        usage_error(f"--provider {name!r}: there are {', '.join(sorted(wspool.PROVIDERS))}")
-    return wspool.PROVIDERS[name]
 
 
 def _limits(given: Given) -> Limits:

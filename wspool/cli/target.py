@@ -23,10 +23,12 @@ __all__ = [
     "ApiKeyEnv",
     "Header",
     "Model",
+    "Provider",
     "ProxyUrl",
     "Target",
     "Url",
     "find_target",
+    "named_provider",
     "no_key",
 ]
 
@@ -59,6 +61,12 @@ ProxyUrl = Annotated[
 ]
 
 
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        help="What the endpoint can do: openai, azure, xai, vercel or litellm; found out if not given."
+    ),
+]
 Header = Annotated[
     list[str],
     typer.Option(
@@ -84,6 +92,7 @@ class Target:
         proxy_url: the proxy's URL, None for none.
         headers: further ones of the upgrade request.
         unused_proxy: True if the environment names a proxy that is not used.
+        provider: what the endpoint can do, as the user says; None to find out.
     """
 
     url: str = attrs.field(repr=False)
@@ -96,6 +105,7 @@ class Target:
     proxy_url: str | None = attrs.field(repr=False)
     headers: tuple[tuple[str, str], ...] = attrs.field(repr=False)
     unused_proxy: bool
+    provider: wspool.Provider | None = None
 
     def __str__(self) -> str:
         # Without the query, which may hold a secret.
@@ -187,6 +197,15 @@ def _find_key(
     """Return the variable that a key for *host* is looked for in, and the key; None for none."""
     name = api_key_env or key_variable(host)
     return name, (environment.get(name) or None) if name is not None else None
+
+
+def named_provider(name: str | None) -> wspool.Provider | None:
+    """Return the provider with this name, None for no name; a mistake ends the command."""
+    if name is None:
+        return None
+    if name not in wspool.PROVIDERS:
+        usage_error(f"--provider {name!r}: there are {', '.join(sorted(wspool.PROVIDERS))}")
+    return wspool.PROVIDERS[name]
 
 
 def no_key(name: str | None) -> str:
