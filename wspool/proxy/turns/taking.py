@@ -337,6 +337,7 @@ class _Course:
     def _end_run(self) -> None:
         turn = self._outlet.record
         if self._run is not None:
+            self._take()  # the first client may have left when all was there
             if (error := self._outlet.error) is not None and self._writer is not None and self._run.pieces:
                 # Whoever has joined reads an end, too.
                 self._run.write(self._last_words or self._writer.ending(error))
