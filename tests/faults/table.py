@@ -14,7 +14,7 @@ __all__ = ["DOCUMENT", "Row", "render", "rows"]
 _HERE: Final = Path(__file__).parent
 
 #: Where the tests are.
-_FOLDERS: Final = (_HERE, _HERE.parent / "network", _HERE.parent / "proxy")
+_FOLDERS: Final = (_HERE, *(_HERE.parent / name for name in ("network", "proxy", "rollout")))
 
 #: The table, for people.
 DOCUMENT: Final = _HERE.parent.parent / "docs" / "faults.md"
@@ -28,7 +28,8 @@ _HEAD: Final = """\
 Each row is proved by the test of its number: in `tests/faults`, on both wires where a wire matters, against
 the reference server, under a virtual clock where time passes; and in `tests/network`, over a real network
 between two namespaces, with packets dropped, and through nginx, haproxy and stunnel; in `tests/proxy`, as a
-client of `wspool proxy`. This page is made from those tests: `python -m tests.faults` writes it.
+client of `wspool proxy`; in `tests/rollout`, as who starts a batch. This page is made from those tests:
+`python -m tests.faults` writes it.
 
 Unless a row says otherwise nothing is sent again (`replay="proven"`), no other turn notices, and the next
 turn works: on the same connection if that is provably clean, on another if it is not. *Nothing* means that
@@ -42,7 +43,8 @@ _SECTIONS: Final = {
         "is said over it, F69 to F86 about your tasks, the process and its clocks, F95 to F97 about "
         "refusals, F100 to F102 about gateways, F111 to F118 and F141 to F149 about what is sent "
         "again, F119 to F126 about tools, F127 to F133 about an endpoint of no use, F150 to F169 and F186 "
-        "on about `wspool proxy`, F180 to F184 about who watches, the rest about security.",
+        "on about `wspool proxy`, F170 to F179 about `wspool rollout`, F180 to F184 about who watches, the rest "
+        "about security.",
     ),
     "D": ("Defects of other clients", "What other clients of this protocol were seen to get wrong."),
 }

@@ -154,9 +154,10 @@ def look(model: Paying, seen: Seen) -> None:
     assert all(again <= seen.kills for again in per_task.values())
 
 
-def test_a_killed_rollout_does_nothing_twice(place: Path) -> None:
-    """Each effect once at most unless it is repeatable, one turn of each conversation paid twice at most for
-    a kill; and the results are those of an undisturbed run, but for what nobody can know.
+def test_f170_a_killed_rollout_does_nothing_twice(place: Path) -> None:
+    """F170: a rollout with `--checkpoint-turns` is killed (`kill -9`) anywhere, and started again -> each
+    call that is not `repeatable` is made once at most, one turn of each conversation is paid twice at most
+    for a kill; the results are those of an undisturbed run, but for calls of which nobody can know.
     """
     seen = Seen()
     check(6, 1, seen)
@@ -213,8 +214,10 @@ def cut(name: str) -> None:
     """Called before each payment is made, in a test of power cuts."""
 
 
-def test_a_power_cut_repeats_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all files no more is left than was on the disk, at the moment in which each call was made."""
+def test_f171_a_power_cut_repeats_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F171: the power is cut while a call is made, and of all files no more is left than was on the disk ->
+    no call that is not `repeatable` is made twice; each task has its result after the next start.
+    """
     disk, cuts, power = Path("disk"), Path("cuts"), threading.Lock()
     disk.mkdir()
 
@@ -330,8 +333,10 @@ def test_a_result_that_is_lost_costs_one_turn(place: Path) -> None:
     assert {("t0", number): 1 + (number == ROUNDS) for number in range(ROUNDS + 1)} == model.asked
 
 
-def test_what_cannot_be_noted_ends_the_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing was done; the task stays owed, and the next run does it."""
+def test_f172_what_cannot_be_noted_ends_the_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F172: a call cannot be noted before it is made: the disk is full -> it is not made; the run ends and
+    says why, its tasks stay owed, and the next run does them.
+    """
 
     def full(ledger: wspool.FileLedger, line: object) -> None:
         raise OSError(28, "no room")

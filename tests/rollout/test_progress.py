@@ -101,10 +101,12 @@ class Broken(Terminal):
 
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize("problem", [OSError(5, "Input/output error"), ValueError("closed")])
-async def test_what_only_reports_ends_nothing(
+async def test_f179_what_only_reports_ends_nothing(
     autojump_clock: MockClock, terminal: bool, problem: Exception
 ) -> None:
-    """A terminal that is gone, a closed pipe, no stream at all: there is no progress, and that is all."""
+    """F179: the terminal of a batch is gone, its pipe is closed, or there was none -> there is no progress,
+    and that is all.
+    """
     async with trio.open_nursery() as nursery:
         nursery.start_soon(show_progress, lambda: PROGRESS, Broken(terminal=terminal, problem=problem))
         nursery.start_soon(show_progress, lambda: PROGRESS, None)

@@ -50,8 +50,10 @@ def test_batch_results_are_known_by_their_custom_id(tmp_path: Path) -> None:
         assert results.earlier == {"1": "done", "2": "failed"}
 
 
-def test_a_torn_last_line_is_owed_again(tmp_path: Path) -> None:
-    """What a killed run was writing is gone, and what comes next does not stick to it."""
+def test_f173_a_torn_last_line_is_owed_again(tmp_path: Path) -> None:
+    """F173: a run is killed in the middle of a line of results -> that task is owed again; what comes next
+    does not stick to the torn line.
+    """
     write(tmp_path, json.dumps(line("x")) + "\n" + json.dumps(line("y"))[:-5])
     with open_results(tmp_path) as results:
         assert results.earlier == {"x": "done"}
@@ -122,8 +124,10 @@ def test_starting_over_keeps_the_old_file(tmp_path: Path) -> None:
     assert line("x") == json.loads((tmp_path / "results.jsonl.old").read_text())
 
 
-def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
-    """The second is told so; when the first has ended, the directory is free."""
+def test_f178_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
+    """F178: a second run is started in the directory of one that goes on -> it is told so, and nothing is
+    written; when the first has ended, the directory is free.
+    """
     with open_results(tmp_path), pytest.raises(ResultsError, match="another run"), open_results(tmp_path):
         pass
     with open_results(tmp_path):
@@ -137,8 +141,10 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
         pass
 
 
-def test_a_result_that_cannot_be_written_leaves_no_trace(tmp_path: Path) -> None:
-    """When the disk is full in the middle of a line, the file is as it was before."""
+def test_f174_a_result_that_cannot_be_written_leaves_no_trace(tmp_path: Path) -> None:
+    """F174: the disk is full in the middle of a line of results -> the file is as it was before, and may be
+    gone on with when there is room.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with open_results(tmp_path) as results:
         results.append(line("x"))

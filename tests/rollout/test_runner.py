@@ -287,8 +287,10 @@ async def test_too_many_errors_end_the_run(first: int, limits: dict[str, Any], f
     assert (summary.problem is None) == (summary.owed == 0)
 
 
-async def test_an_endpoint_that_is_gone_ends_the_run() -> None:
-    """The tasks are owed, not failed."""
+async def test_f176_an_endpoint_that_is_gone_ends_the_run() -> None:
+    """F176: nobody answers at the endpoint of a batch -> the run ends and names it; the tasks are owed, none
+    has failed.
+    """
     lines: list[Mapping[str, Any]] = []
     summary = await run(tasks("a", "b", "c"), echo, lines, url="ws://127.0.0.1:1/v1/responses")
 
@@ -297,8 +299,10 @@ async def test_an_endpoint_that_is_gone_ends_the_run() -> None:
     assert "127.0.0.1" in summary.problem
 
 
-async def test_results_that_cannot_be_written_end_the_run() -> None:
-    """Paying for answers that nobody will see helps nobody."""
+async def test_f175_results_that_cannot_be_written_end_the_run() -> None:
+    """F175: results cannot be written any more -> the run ends and says so, for paying for answers that
+    nobody will see helps nobody; the tasks are owed.
+    """
 
     def full(line: Mapping[str, Any]) -> None:
         raise OSError("disk full")
@@ -336,8 +340,10 @@ async def test_a_cancelled_task_has_no_result() -> None:
     assert lines == []
 
 
-async def test_a_task_whose_tools_get_no_files_has_failed(autojump_clock) -> None:
-    """Its result says why and what to do; the model has been told nothing; the next task goes well."""
+async def test_f177_a_task_whose_tools_get_no_files_has_failed(autojump_clock) -> None:
+    """F177: a tool of a task finds no file descriptor left -> the task has failed, and its result says why
+    and what to do; the model has been told nothing; the next task goes well.
+    """
     told: list[str] = []
 
     class Asking:
