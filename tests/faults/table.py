@@ -43,8 +43,8 @@ _SECTIONS: Final = {
         "is said over it, F69 to F86 about your tasks, the process and its clocks, F95 to F97 about "
         "refusals, F100 to F102 about gateways, F111 to F118 and F141 to F149 about what is sent "
         "again, F119 to F126 about tools, F127 to F133 about an endpoint of no use, F150 to F169 and F186 "
-        "on about `wspool proxy`, F170 to F179 about rollouts, F180 to F184 about who watches, the rest about "
-        "security.",
+        "on about `wspool proxy`, F170 to F179 about rollouts, F180 to F184 about who watches, the rest "
+        "about security.",
     ),
     "D": ("Defects of other clients", "What other clients of this protocol were seen to get wrong."),
 }
