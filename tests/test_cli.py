@@ -149,6 +149,7 @@ def test_the_ledger_of_another_process_agrees(tmp_path: Path) -> None:
             tmp_path, "rollout", "--url", url, "--json", "--limit", "30", "--max-connections", "4"
         )
     ledger = read_lines(tmp_path / "ledger.jsonl")
+    assert 0o600 == (tmp_path / "ledger.jsonl").stat().st_mode & 0o777
     summary = json.loads(out)
 
     assert code == 0

@@ -12,6 +12,7 @@ from wspool.cli.running import run_until_told
 from wspool.cli.serving import Book, fault_rule, find_model, shown_log
 from wspool.cli.usage import usage_error
 from wspool.server.faults.script import FaultScript
+from wspool.server.ledger import private
 from wspool.server.protocol.profiles import PROFILES, LimitMode
 from wspool.server.server import Server, open_server
 
@@ -96,7 +97,9 @@ def serve(
     try:
         with ExitStack() as stack:
             stack.enter_context(shown_log("wspool.server", verbose=verbose))
-            file = None if ledger is None else stack.enter_context(open(ledger, "ab", buffering=0))
+            file = None
+            if ledger is not None:
+                file = stack.enter_context(open(ledger, "ab", buffering=0, opener=private))
             options: dict[str, Any] = {
                 "profile": PROFILES[profile],
                 "host": host,

@@ -26,6 +26,7 @@ __all__ = [
     "Sink",
     "context_digest",
     "extend_digest",
+    "private",
     "user_message",
 ]
 
@@ -86,6 +87,11 @@ class Entry(TypedDict):
 Sink = Callable[[Entry], object]
 
 
+def private(path: str, flags: int) -> int:
+    """Open a file as `open` does, which only its owner may read if it is new: what was asked is in it."""
+    return os.open(path, flags, 0o600)
+
+
 class Ledger:
     """Writes lines to a file or hands them to a sink. Use as a context manager: it owns the file."""
 
@@ -100,7 +106,8 @@ class Ledger:
         elif isinstance(sink, list):
             self._sink = sink.append
         else:
-            self._file = open(os.fspath(sink), "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+            # Closed in __exit__.
+            self._file = open(os.fspath(sink), "a", encoding="utf-8", opener=private)  # noqa: SIM115
             self._sink = self._write_line
 
     def write(self, entry: Entry) -> None:
