@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -309,3 +311,14 @@ def test_a_rollout_ends_with_its_report(place: Path, monkeypatch: pytest.MonkeyP
         ended = command(*options, "four", "--quiet", "--json")
         assert (0, None) == (ended.code, json.loads(ended.out)["report"])
         assert "there is no report: IsADirectoryError" in ended.err
+
+
+def test_what_draws_is_in_nobodys_way() -> None:
+    """Whoever looks for a package after a report finds it: the finder of another library has to stay."""
+    program = (
+        "import importlib.metadata, sys; from wspool.report import plots; plots._library();"
+        "assert 'pygal' not in [type(each).__module__ for each in sys.meta_path];"
+        "print(importlib.metadata.version('pygal'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip()

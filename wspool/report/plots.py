@@ -153,10 +153,10 @@ def _chart(kind: str, colours: Iterable[str], height: int, shown: Callable[[floa
 
 def _library() -> tuple[Any, Any]:
     """pygal and its styles: without types, and not there where the extra is not installed."""
-    finders = list(sys.meta_path)
     found = importlib.import_module("pygal"), importlib.import_module("pygal.style")
     # It looks for maps whenever anything is imported, in a way that Python warns of; there are none here.
-    sys.meta_path[:] = finders
+    # Only its own finder goes: what it imports may have brought others, that are needed.
+    sys.meta_path[:] = [each for each in sys.meta_path if type(each).__module__ != "pygal"]
     return found
 
 
