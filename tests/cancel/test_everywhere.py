@@ -329,8 +329,8 @@ def test_nothing_is_left_whatever_happens_when(name: str, action: Action) -> Non
     if action == "raise":
         # Where the task already has what it waited for, the mishap comes too late.
         assert all([Mishap] == types for types in caught)
-        # In line and while steering these are few places: what is waited for comes in the same step.
-        assert len(caught) > (0 if name in ("line", "steering") else len(seen) // 2)
+        # That may be half of the places; in line and while steering nearly all: it comes in the same step.
+        assert len(caught) >= (1 if name in ("line", "steering") else len(seen) // 2)
     elif action.startswith("cancel"):
         assert [] == caught  # Cancelled stays Cancelled: its own scope takes it
 

@@ -283,7 +283,11 @@ class World:
 
         async def open_stream(_: Endpoint) -> trio.abc.Stream:
             self._nursery.start_soon(serve)
-            await trio.lowlevel.checkpoint()
+            try:
+                await trio.lowlevel.checkpoint()
+            except trio.Cancelled:
+                await trio.aclose_forcefully(link.near)  # nobody has it yet who could
+                raise
             return link.near
 
         async def serve() -> None:
