@@ -20,7 +20,7 @@ URL = "ws://127.0.0.1:1/v1/responses"
         (["--url", URL, "--address", "auto"], "say --ray as well"),
         (["--url", URL, "--ray", "--checkpoint-turns"], "--checkpoint-turns is of one process"),
         (["--url", URL, "--ray", "--timeline", "t.json"], "--timeline is of one process"),
-        (["--url", URL, "--ray", "--actors", 0], "greater than or equal to 1"),
+        (["--url", URL, "--ray", "--actors", 0], "Invalid value for '--actors'"),
         (["--local", "--ray"], "start `wspool serve`, and say --url"),
     ],
 )
