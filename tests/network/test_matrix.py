@@ -145,13 +145,22 @@ def test_a_long_thread(matrix: Matrix, way: str, ask: Callable[..., str]) -> Non
 
 
 def test_a_restart_under_load(matrix: Matrix, way: str, ask: Callable[..., str]) -> None:
-    """Another proxy takes the port over while turns run."""
+    """Another proxy takes the port over while turns run.
+
+    Whoever connects between the last accept and the close of a listener is turned away by the kernel (Linux
+    moves them on with `net.ipv4.tcp_migrate_req` only), before anything was asked: on a busy machine one may.
+    """
     if way == "cutter":
         pytest.skip("as behind the other nginx")
-    before, said = len(requests(matrix)), list[str]()
+    before, said, again = len(requests(matrix)), list[str](), list[str]()
 
     def work(name: int) -> None:
-        said.extend(ask(f"{name}.{turn}") for turn in range(8))
+        for turn in range(8):
+            try:
+                said.append(ask(f"{name}.{turn}"))
+            except (openai.InternalServerError, openai.APIConnectionError):
+                again.append(f"{name}.{turn}")
+                said.append(ask(f"{name}.{turn}"))
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(3)]
     for thread in threads:
@@ -160,4 +169,5 @@ def test_a_restart_under_load(matrix: Matrix, way: str, ask: Callable[..., str])
     for thread in threads:
         thread.join(30)
     assert sorted(f"heard {name}.{turn}" for name in range(3) for turn in range(8)) == sorted(said)
+    assert len(again) <= 1
     assert ["completed"] * 24 == [entry["outcome"] for entry in requests(matrix)[before:]]
