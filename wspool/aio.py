@@ -25,6 +25,7 @@ from wspool.core.events.response import Response
 from wspool.core.events.turn import Delivery
 from wspool.core.frames import Event
 from wspool.core.policy import PoolPolicy, Provider
+from wspool.errors import PoolClosedError
 from wspool.facade import (
     CONVERSATION,
     LEASE,
@@ -152,7 +153,10 @@ class _Block(Generic[_F]):
 
     async def __aexit__(self, *error: object) -> None:
         # In order with all that is asked later; nothing of it waits.
-        self._runtime.soon(self._leave, self._entered)
+        try:
+            self._runtime.soon(self._leave, self._entered)
+        except PoolClosedError:
+            pass  # the runtime has ended, and what was entered with it
 
 
 class _OtherTasks:

@@ -22,6 +22,7 @@ from wspool.core.events.response import Response
 from wspool.core.events.turn import Delivery
 from wspool.core.frames import Event
 from wspool.core.policy import PoolPolicy, Provider
+from wspool.errors import PoolClosedError
 from wspool.facade import (
     CONVERSATION,
     LEASE,
@@ -110,7 +111,10 @@ class _Block(Generic[_F]):
 
     def __exit__(self, *error: object) -> None:
         # In order with all that is asked later; nothing of it waits.
-        self._runtime.soon(self._leave, self._entered)
+        try:
+            self._runtime.soon(self._leave, self._entered)
+        except PoolClosedError:
+            pass  # the runtime has ended, and what was entered with it
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
