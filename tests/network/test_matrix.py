@@ -169,5 +169,5 @@ def test_a_restart_under_load(matrix: Matrix, way: str, ask: Callable[..., str])
     for thread in threads:
         thread.join(30)
     assert sorted(f"heard {name}.{turn}" for name in range(3) for turn in range(8)) == sorted(said)
-    assert len(again) <= 1
+    assert len(again) <= (0 if way == "unix" else 1)  # a Unix socket changes hands by its name
     assert ["completed"] * 24 == [entry["outcome"] for entry in requests(matrix)[before:]]
