@@ -52,33 +52,44 @@ class Steps(trio.abc.Instrument):
 
     Attributes:
         fired: whether it has acted.
+        struck: the wait of the user's in which `raise` has acted, and before which step of that, from 1.
+        met: whether that wait has ended in the mishap.
+        waits: how many steps each wait of the user's took.
         caught: what came out of the user's part.
     """
 
     def __init__(self, k: int, action: Action) -> None:
         self.fired = False
+        self.struck: tuple[int, int] | None = None
+        self.met = False
+        self.waits: list[int] = []
         self.caught: BaseException | None = None
         self._k = k
         self._action = action
         self._seen = 0
         self._task: trio.lowlevel.Task | None = None
         self._scope: trio.CancelScope | None = None
-        self._waits: list[trio.CancelScope] = []
+        #: The waits that the user's task is in, by their numbers.
+        self._scopes: dict[int, trio.CancelScope] = {}
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         if self._task is None or self.fired:
             return
         if self._action in ("cancel own", "raise") and task is not self._task:
             return
-        if self._action == "raise" and not self._waits:
-            return
+        if self._action == "raise":
+            if not self._scopes:
+                return
+            self.waits[max(self._scopes)] += 1
         self._seen += 1
         if self._seen < self._k:
             return
         self.fired = True
         match self._action:
             case "raise":
-                self._waits[-1].cancel()
+                wait = max(self._scopes)
+                self.struck = wait, self.waits[wait]
+                self._scopes[wait].cancel()
             case "interrupt":
                 signal.raise_signal(signal.SIGINT)
             case _:
@@ -111,12 +122,15 @@ class Steps(trio.abc.Instrument):
 
     async def wait(self, what: Callable[..., Awaitable[_T]], *args: object) -> _T:
         """Wait for *what*, a step at which the user's own exception may strike."""
+        number = len(self.waits)
+        self.waits.append(0)
         with trio.CancelScope() as scope:
-            self._waits.append(scope)
+            self._scopes[number] = scope
             try:
                 return await what(*args)
             finally:
-                self._waits.remove(scope)
+                del self._scopes[number]
+        self.met = True
         raise Mishap
 
 
