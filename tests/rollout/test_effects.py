@@ -6,6 +6,7 @@ Few points here; `python -m tests.rollout.test_effects 500` takes as many as it 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -36,6 +37,10 @@ pytestmark = pytest.mark.network
 
 TASKS: Final = 8
 ROUNDS: Final = 4
+#: Seconds that a turn and what it calls take, and what is written of both.
+A_ROUND: Final = 0.06
+#: Seconds in which a rollout has begun, on a machine with other things to do.
+BEGINS: Final = 1.5
 #: What is done in each round, at the same time: once only, or as often as one likes.
 KINDS: Final = ("pay", "read")
 
@@ -68,10 +73,18 @@ class Paying:
 
     def __init__(self) -> None:
         self.asked: Counter[tuple[str, int]] = Counter()
-        self.begun = threading.Event()
+        self.reached = threading.Event()
+        self._left = 0
+
+    def set_out(self, requests: int) -> None:
+        """Have `reached` set with so many requests more."""
+        self.reached.clear()
+        self._left = requests
 
     def respond(self, request: ModelRequest) -> ModelTurn:
-        self.begun.set()
+        self._left -= 1
+        if self._left == 0:
+            self.reached.set()
         task = str(request.context[0]["content"][0]["text"])
         outputs = {item["call_id"]: item["output"] for item in request.context if "output" in item}
         number = len(outputs) // len(KINDS)
@@ -109,15 +122,21 @@ def check(kills: int, seed: int, seen: Seen) -> None:
         command = [sys.executable, "-m", "wspool", *options]
         environment = {**os.environ, "PYTHONPATH": str(Path(wspool.__file__).parent.parent)}
         while True:
-            model.begun.clear()
+            # A point of the work that is left, and a moment after it: a time from the start would be past the
+            # end of most runs that have little left to do. One in eight is killed while it begins.
+            left = TASKS * (ROUNDS + 1) - len(model.asked)
+            model.set_out(chance.randint(1, max(1, left // max(1, kills))))
+            patience = chance.uniform(0, BEGINS) if chance.random() < 1 / 8 else math.inf
+            began = time.monotonic()
             process = subprocess.Popen(
                 command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
             with process:
                 if kills > 0:
-                    while not model.begun.wait(0.05) and process.poll() is None:
-                        pass
-                    time.sleep(chance.uniform(0, 0.3))
+                    while not model.reached.wait(0.02) and process.poll() is None:
+                        if time.monotonic() > began + patience:
+                            break
+                    time.sleep(chance.uniform(0, A_ROUND))
                     process.send_signal(signal.SIGKILL)
                     kills -= 1
                 errors = process.communicate()[1]
@@ -369,7 +388,7 @@ def main(points: int) -> None:
         with tempfile.TemporaryDirectory() as directory:
             os.chdir(directory)
             seen = Seen()
-            check(1 + seed % 5, seed, seen)
+            check(4 + seed % 7, seed, seen)
         for name in attrs.fields_dict(Seen):
             setattr(total, name, getattr(total, name) + getattr(seen, name))
         print(f"{time.monotonic() - began:.0f} s, {seed + 1} runs: {total}", flush=True)  # noqa: T201
