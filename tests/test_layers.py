@@ -54,7 +54,7 @@ MAY_IMPORT = {
     },
     "ray": {"core", "errors", "pool", "rollout", "aio", "ray", ""},
     "runtime": {"errors"},
-    "facade": {"core", "pool", "runtime"},
+    "facade": {"core", "errors", "pool", "runtime"},
     "aio": {"core", "errors", "pool", "runtime", "facade"},
     "blocking": {"core", "errors", "pool", "runtime", "facade"},
     "contrib": {"core", "errors", "http", "blocking", "contrib", ""},

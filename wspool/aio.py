@@ -35,6 +35,7 @@ from wspool.facade import (
     Method,
     Ready,
     adapt_tools,
+    leave,
     like,
     mirrors,
     unbound,
@@ -152,11 +153,7 @@ class _Block(Generic[_F]):
         return self._facade(self._entered, self._runtime)
 
     async def __aexit__(self, *error: object) -> None:
-        # In order with all that is asked later; nothing of it waits.
-        try:
-            self._runtime.soon(self._leave, self._entered)
-        except PoolClosedError:
-            pass  # the runtime has ended, and what was entered with it
+        leave(self._runtime, self._leave, self._entered)
 
 
 class _OtherTasks:
@@ -267,7 +264,7 @@ class Turn(Facade[native_turn.Turn]):
     ) -> None:
         """Leave. Never waits. A turn whose end was not given to the caller is given up."""
         self._ready.put(())
-        self.runtime.soon(self.native.leave)
+        leave(self.runtime, self.native.leave)
 
     def __aiter__(self) -> Turn:
         return self
@@ -395,7 +392,7 @@ class Pool(Facade[native_pool.Pool]):
         try:
             yield lease
         finally:
-            lease.release()
+            leave(self.runtime, lease.native.release)
 
     acquire = _takes(POOL.acquire)
     acquire_nowait = _makes(POOL.acquire_nowait, Lease)
@@ -428,7 +425,10 @@ class _PoolBlock:
         return Pool(pool, self._runtime)
 
     async def __aexit__(self, *error: object) -> None:
-        await _call(self._runtime, self._residence.leave)  # noqa: ASYNC102 # ends by itself, within bounds
+        try:
+            await _call(self._runtime, self._residence.leave)  # noqa: ASYNC102 # ends by itself, within bounds
+        except PoolClosedError:
+            pass  # as for `leave`
 
     def _undo(self, _: object) -> None:
         self._runtime.start(self._residence.leave, notify=lambda: None)

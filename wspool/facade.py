@@ -13,6 +13,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVa
 import attrs
 
 from wspool.core.frames import Event
+from wspool.errors import PoolClosedError
 from wspool.pool.conversation import Conversation
 from wspool.pool.lease import Lease
 from wspool.pool.pool import Pool
@@ -29,6 +30,7 @@ __all__ = [
     "Method",
     "Ready",
     "adapt_tools",
+    "leave",
     "like",
     "mirrors",
     "unbound",
@@ -82,6 +84,14 @@ class Facade(Generic[_N]):
 
     def __repr__(self) -> str:
         return repr(self.native)
+
+
+def leave(runtime: Runtime, function: Callable[..., object], *args: Any) -> None:
+    """Let *runtime* leave something, in order with all that is asked of it later. Never waits, nor raises."""
+    try:
+        runtime.soon(function, *args)
+    except PoolClosedError:
+        pass  # it has ended, and what was entered with it
 
 
 class Ready:

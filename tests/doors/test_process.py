@@ -91,6 +91,46 @@ def test_the_interpreter_ends_in_the_middle_of_a_turn(far: Far, door: str) -> No
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "")
 
 
+BLOCKS = {
+    "aio": """
+    import asyncio, sys, wspool
+    from contextlib import AsyncExitStack
+    async def main():
+        async with AsyncExitStack() as stack:
+            enter = stack.enter_async_context
+            pool = await enter(wspool.aio.open_pool(sys.argv[1]))
+            await enter(pool.lease())
+            talk = await enter(pool.conversation(model="m"))
+            await enter(talk.fork())
+            await enter(talk.turn("wait"))
+            wspool.Runtime.shared().close()
+        print("left")
+    asyncio.run(main())
+    """,
+    "blocking": """
+    import sys, wspool
+    from contextlib import ExitStack
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        pool = enter(wspool.blocking.open_pool(sys.argv[1]))
+        enter(pool.lease())
+        enter(pool.lease_nowait())
+        talk = enter(pool.conversation(model="m"))
+        enter(talk.fork())
+        enter(talk.turn("wait"))
+        wspool.Runtime.shared().close()
+    print("left")
+    """,
+}
+
+
+@pytest.mark.parametrize("door", BLOCKS)
+def test_blocks_are_left_whose_runtime_has_ended(far: Far, door: str) -> None:
+    """As they are by threads that the interpreter does not wait for: all of it ended with the runtime."""
+    ended = program(BLOCKS[door], far.url)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "left\n", "")
+
+
 def test_what_belongs_to_a_process_is_not_pickled(far: Far) -> None:
     with blocking.open_pool(far.url) as pool, pool.conversation(model="m") as talk:
         for thing in (pool, talk, wspool.Runtime.shared()):

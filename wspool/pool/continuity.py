@@ -197,8 +197,8 @@ class Continuity(Generic[LineageT_co]):
                     lease = await block.wait()
                     # No checkpoint between the grant and these lines.
                     if errand.stopped:
-                        lease.release()  # it was granted in the step in which nobody wanted it any more
-                        return
+                        # It was granted in the step in which nobody wanted it any more. So says `waiting`.
+                        lease.release()
             finally:  # however it ended: whoever got none has waited as well
                 self.waited += trio.current_time() - since
         self._lease, self._unused = lease, True
