@@ -35,13 +35,16 @@ def test_usage_is_read_summed_and_written() -> None:
         (CHAT, (3, 1, 2, 0)),
         ({"prompt_tokens": None, "total_tokens": "7"}, (0, 0, 0, 0)),
         ({"input_tokens": -1, "output_tokens": True, "input_tokens_details": [1]}, (0, 0, 0, 0)),
+        ({"input_tokens": 10**400, "output_tokens": 2**63 - 1}, (0, 0, 2**63 - 1, 0)),
         (None, (0, 0, 0, 0)),
         ("7", (0, 0, 0, 0)),
     ],
 )  # fmt: skip
 def test_usage_of_another_shape(said: object, usage: tuple[int, ...]) -> None:
-    """What makes no sense counts as none."""
-    assert Usage(*usage) == Usage.of(said)
+    """What makes no sense counts as none, and what is left can be counted with."""
+    found = Usage.of(said)
+    assert Usage(*usage) == found
+    assert found.cost((1.0, 1.0, 1.0)) >= 0
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_what_others_wrote_is_text(place: Path) -> None:
         "out",
         raw,
         tasks=f"/secret/place/{HOSTILE}",
-        settings={"model": HOSTILE, "agent_args": {"key": "hush"}},
+        settings={"model": HOSTILE, "agent_args": {"key": "hush"}, HOSTILE: HOSTILE},
     )
     page = report(found)
 
@@ -152,6 +152,25 @@ def test_of_what_is_damaged_the_rest_is_shown(place: Path) -> None:
     assert ["3", "1.0"] == page.row("open")
 
 
+@pytest.mark.parametrize("size", [1e299, 1e99, 1e-99, 5e-324, 10**400, 0])
+def test_numbers_of_any_size(place: Path, size: float) -> None:
+    """A score may be a likelihood: what is too large or too small to be counted with is in nothing's way."""
+    lines = [
+        line(
+            f"a-{n}", "wrong", score=score, cost=score, seconds=score, turns=score, phases={"line": score},
+            usage={"input_tokens": size, "output_tokens": 1, "total_tokens": size},
+        )
+        for n, score in enumerate([size, -size, 2 * size, 0, *([1.0, 2.0] if size else [])])
+    ]  # fmt: skip
+    found = results("out", lines)
+    (found / SAMPLES).write_text(
+        "".join(json.dumps({"run": 1, "seconds": each, "open": each}) + "\n" for each in (size, 2 * size))
+    )
+
+    assert f"{len(lines)} results" in report(found).text
+    assert 0 == command("report", found, found).code
+
+
 def refused(ended: Ended) -> str:
     assert (2, "") == (ended.code, ended.out)
     assert 1 == ended.err.count("\n")
@@ -184,6 +203,18 @@ def test_groups_by_a_field_of_results_or_rows(place: Path) -> None:
     assert "beginning of the id" not in report(found).text
     tasks.unlink()
     assert "none that can be read again" in refused(command("report", found, "--group-by", "level.of"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"leave_out": 5}, {"leave_out": [[1]]}, {"id_field": 5}, {"input_field": [1]}, {"format": 7}, 3],
+)
+def test_options_of_another_kind_are_none(place: Path, options: Any) -> None:
+    """Somebody else wrote the directory: what makes no sense there is as if it were not said."""
+    tasks = write("t.jsonl", {"id": "q", "input": "x", "level": 1})
+    found = results("out", [line("q")], tasks=str(tasks.resolve()), more={"options": options})
+
+    assert "1" == report(found, "--group-by", "level").row("1")[0]
 
 
 def test_a_report_does_not_grow_with_the_run(place: Path) -> None:
@@ -281,7 +312,7 @@ def test_what_another_run_has_changed(place: Path) -> None:
     assert "5 attempts are in both: of 2 the answer got worse, of 1 better, and of 1" in page.text
     assert "changed by +0.1667, with a standard error of 0.441 (3 tasks)" in page.text
     assert "1 attempts are in the first only, 1 in the second only." in page.text
-    assert "1 tasks say something else by now" in page.text
+    assert "1 attempts are at tasks that say something else by now" in page.text
     assert "m  →  n" in page.text
 
 

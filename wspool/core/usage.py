@@ -1,7 +1,7 @@
 """Usage: the tokens that responses were counted for, and a budget for them.
 
-What a server says is read as far as it makes sense: a count is a whole number from zero on, and whatever
-else is there counts as none.
+What a server says is read as far as it makes sense: a count is a whole number from zero on, of 63 bits at
+most, and whatever else is there counts as none.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import attrs
 
 __all__ = ["Budget", "Usage"]
 
+#: What no count reaches: sums are multiplied by prices, and there are whole numbers that no float can hold.
+_TOO_MANY: Final = 2**63
 #: Prices are for so many tokens, as providers give them.
 _PER: Final = 1_000_000
 
@@ -164,4 +166,4 @@ def _part(usage: object, *names: str) -> object:
 
 def _count(usage: object, *names: str) -> int:
     value = _part(usage, *names)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _TOO_MANY else 0

@@ -205,7 +205,10 @@ def _outcomes(names: tuple[str, str], changes: _Changes, *, only_first: int) -> 
             "only."
         )
     if changes.other_text:
-        words.append(f"{count(changes.other_text)} tasks say something else by now, and are not compared.")
+        words.append(
+            f"{count(changes.other_text)} attempts are at tasks that say something else by now, and are not "
+            "compared."
+        )
     head = (f"{names[0]} ↓  {names[1]} →", *after)
     return Section(title="What changed", words=words, tables=[Table(head, rows)] if rows else [])
 

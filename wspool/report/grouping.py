@@ -6,11 +6,13 @@ The field is one of the results, or else one of the rows of the task file, which
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 from wspool.report.reading import Line, Reading, part
 from wspool.rollout.batch import BatchError, read_tasks
 from wspool.rollout.fields import column
 from wspool.rollout.provenance import BUNDLED, Provenance
+from wspool.rollout.rows import FORMATS
 from wspool.rollout.shapes import Columns
 
 __all__ = ["GroupError", "group_by"]
@@ -48,17 +50,19 @@ def _of_rows(field: str, run: Provenance | None) -> Mapping[str, str]:
         where = "it is not known which" if run is None else f"{run.tasks} is none that can be read again"
         raise GroupError(f"no result has a field {field!r}, and of the task file: {where}")
     options = part(run.more, "options")
-    columns = Columns(
-        id=options.get("id_field"),
-        input=options.get("input_field"),
-        leave_out=frozenset(options.get("leave_out") or ()),
-        for_agent=True,
-    )
+    id, input, format = (_text(options.get(name)) for name in ("id_field", "input_field", "format"))
+    left: object = options.get("leave_out")
+    leave_out = frozenset(map(str, cast("list[object]", left) if isinstance(left, list) else ()))
+    columns = Columns(id=id, input=input, leave_out=leave_out, for_agent=True)
     try:
-        tasks = read_tasks(Path(run.tasks), columns, options.get("format"))
+        tasks = read_tasks(Path(run.tasks), columns, format if format in FORMATS else None)
     except BatchError as problem:
         raise GroupError(f"no result has a field {field!r}, and of the task file: {problem}") from problem
     return {task.id: _shown(*found) for task in tasks if (found := column(task.source, field))[1]}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _shown(value: object, is_there: bool) -> str:

@@ -22,8 +22,6 @@ MOST_KINDS: Final = 1000
 MOST_SHOWN: Final = 30
 #: Characters of a message by which errors are the same.
 _ALIKE: Final = 200
-#: Characters of a traceback.
-_LONGEST_TRACE: Final = 8000
 
 
 @attrs.frozen(order=True)
@@ -33,13 +31,11 @@ class Pick:
     Attributes:
       rank: why it is there; a higher one comes first.
       order: the place in the file, so that the earlier of two comes first.
-      id: of the task.
       key: of the attempt.
     """
 
     rank: float
     order: int
-    id: str = attrs.field(order=False)
     key: str = attrs.field(order=False)
 
     @property
@@ -56,7 +52,6 @@ class Trouble:
       outcome, type, code, message: in which.
       count: how many.
       first: the first of them.
-      trace: where that was raised, None if nobody said.
     """
 
     outcome: str
@@ -64,7 +59,6 @@ class Trouble:
     code: str
     message: str
     first: Pick
-    trace: str | None
     count: int = 0
 
 
@@ -75,7 +69,7 @@ class _Top:
     def add(self, rank: float | None, line: Line) -> None:
         if rank is None:
             return
-        pick = Pick(rank, -line.place, line.id, line.key)
+        pick = Pick(rank, -line.place, line.key)
         if len(self._heap) < MOST:
             heapq.heappush(self._heap, pick)
         elif self._heap[0] < pick:
@@ -120,10 +114,7 @@ class Picked:
         if kind not in self._troubles:
             if len(self._troubles) >= MOST_KINDS:
                 kind = line.outcome, "(others)", "", ""
-            trace = error.get("traceback")
-            first = Pick(0.0, -line.place, line.id, line.key)
-            text = trace[:_LONGEST_TRACE] if isinstance(trace, str) else None
-            self._troubles.setdefault(kind, Trouble(*kind, first, text))
+            self._troubles.setdefault(kind, Trouble(*kind, Pick(0.0, -line.place, line.key)))
         self._troubles[kind].count += 1
 
     @property

@@ -28,6 +28,8 @@ __all__ = ["Line", "NoResultsError", "Reading", "number", "part"]
 
 #: Bytes of a line; a longer one is left out. A history of the largest request that providers take has 16 MiB.
 LONGEST: Final = 64 * 1024 * 1024
+#: Numbers that are counted with: their squares are numbers as well, and so are sums of as many as there are.
+_LARGEST: Final = 1e100
 #: Samples of connections that are kept of a run, however many there are.
 MOST_SAMPLES: Final = 400
 
@@ -231,10 +233,10 @@ def _sample(raw: bytes | None) -> Mapping[str, float] | None:
 
 
 def number(value: object) -> float | None:
-    """Return *value* as a number that can be counted with, None if it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """Return *value* as a number that can be counted with, None if it is none; what is next to zero is 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
         return None
-    return float(value) if abs(value) < 1e300 else None
+    return float(value) if abs(value) > 1 / _LARGEST else 0.0
 
 
 def part(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -100,7 +100,8 @@ def of_run(reading: Reading, figures: Figures, picked: Picked, anchors: Mapping[
 
 def told(names: Iterable[tuple[str, object]]) -> list[tuple[str, str]]:
     """Return facts of which something is known, as texts."""
-    return [(name, text_of(value, 300)) for name, value in names if value not in (None, "", [], {})]
+    known = [(name, value) for name, value in names if value not in (None, "", [], {})]
+    return [(plain(name, 60), text_of(value, 300)) for name, value in known]
 
 
 def _owed(reading: Reading, figures: Figures) -> int | None:
@@ -114,7 +115,7 @@ def _outcomes(reading: Reading, figures: Figures) -> Section:
     if owed:
         words.append(f"{count(owed)} tasks are owed: they have not ended, and the same command runs them.")
     rows = {"all": {name: float(number) for name, number in figures.all.outcomes.items()}}
-    tables = [_outcome_table("all", figures)]
+    tables = [_outcome_table(figures)]
     for name, grouping in figures.groupings.items():
         if not _is_telling(name, grouping, figures):
             continue
@@ -147,7 +148,7 @@ def _is_telling(name: str, grouping: Grouping, figures: Figures) -> bool:
     return size > 0
 
 
-def _outcome_table(name: str, figures: Figures) -> Table:
+def _outcome_table(figures: Figures) -> Table:
     total = figures.all.count
     rows = [
         (outcome, count(number), ratio(number / total))
@@ -256,8 +257,8 @@ def _times(figures: Figures) -> Section | None:
     known = {name: spread for name, spread in figures.phases.items() if spread.values}
     rows += [_spread_row(_PHASES[name][0], spread, seconds) for name, spread in known.items()]
     plots: list[Plot] = []
-    if known:
-        sums = {_PHASES[name][0]: spread.sum for name, spread in known.items()}
+    sums = {_PHASES[name][0]: spread.sum for name, spread in known.items()}
+    if any(sums.values()):
         words = "Time of all tasks by phase; the numbers are in the table."
         plots.append(bars({"time": sums}, dict(_PHASES.values()), words, shown=seconds))
     if len(figures.seconds.values) > 1:
