@@ -10,8 +10,18 @@ from typing import Any
 import pytest
 import trio
 
-from tests.helpers import FakeConnector, FakeWire, completed, created, error_frame, fake_pool, policy
+from tests.helpers import (
+    FakeConnector,
+    FakeWire,
+    completed,
+    created,
+    error_frame,
+    fake_manager,
+    fake_pool,
+    policy,
+)
 from wspool import Pool, RateLimitedError, ResponseFailedError
+from wspool.core.sending.pace import Pace, Ticket
 
 OVERLOADED = error_frame("server_is_overloaded", 503)
 RATE = error_frame("rate_limit_exceeded", 429)
@@ -298,3 +308,51 @@ async def test_without_patience_what_is_said_holds_nobody(autojump_clock) -> Non
         with pytest.raises(RateLimitedError):
             await talk.respond("hello")
         assert trio.current_time() - endpoint.began < 30
+
+
+class Doled(Pace):
+    """A pace of somebody else's, who says one by one that a turn may begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given = 0
+
+    def wait(self, now: float) -> float:
+        return 0.0 if self.given else math.inf
+
+    def begin(self, now: float) -> Ticket:
+        self.given -= 1
+        return super().begin(now)
+
+    def give(self) -> None:
+        assert self.line is not None
+        self.given += 1
+        self.line.pace_moved()
+
+
+async def test_a_pace_of_somebody_elses_is_kept(autojump_clock) -> None:
+    """Who keeps it is told how many wait, those for a lane as well, and each begins when it is let."""
+    pace = Doled()
+    async with trio.open_nursery() as nursery:
+        endpoint = Endpoint(lambda e: None, nursery)
+        limits = policy(max_size=2, refusal_patience=math.inf)
+        async with fake_manager(FakeConnector(endpoint.answer), limits=limits).at_pace(pace) as pool:
+
+            async def one() -> None:
+                async with pool.conversation(model="m") as talk:
+                    await talk.respond("hello")
+
+            async with trio.open_nursery() as agents:
+                for _ in range(3):
+                    agents.start_soon(one)
+                await trio.sleep(10)
+                assert pace.line is not None
+                assert (0, 3) == (endpoint.requests, pace.line.in_line)
+                pace.give()
+                await trio.sleep(0.5)
+                assert (1, 2, 1) == (endpoint.requests, pace.line.in_line, pool.statistics().at_work)
+                pace.give()
+                pace.give()
+                await trio.sleep(10)
+                assert (3, 0, 0) == (endpoint.requests, pace.line.in_line, pool.statistics().at_work)
+        nursery.cancel_scope.cancel()

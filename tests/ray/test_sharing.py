@@ -109,7 +109,8 @@ def test_what_an_endpoint_states_is_heard_by_all() -> None:
     """Nothing is left for a minute: no pool begins anything."""
     sharing = Sharing(Clock())
     changes: list[None] = []
-    tokens = Tokens(lambda: changes.append(None))
+    tokens = Tokens()
+    tokens.changed = lambda: changes.append(None)
     tokens.told([Stated("requests", 100.0, 0.0, 60.0)], 0.0, answering=True)
     tokens.allowance.used(10.0)
 
@@ -121,7 +122,7 @@ def test_what_an_endpoint_states_is_heard_by_all() -> None:
 
 def test_tokens_are_reported_once() -> None:
     """However often a turn is said to have ended; and what nobody needs is given back."""
-    tokens = Tokens(lambda: None)
+    tokens = Tokens()
     assert math.inf == tokens.wait(0.0)
     tokens.spare.extend([1, 2, 3])
     ticket = tokens.begin(0.0)

@@ -97,10 +97,10 @@ class Errands:
         post: goes to the endpoint by HTTP, as `Dialer.post`.
         changed: called when one has ended.
         policy: the limits of the pool.
+        pace: what to keep where refusals are waited out; by default one of the pool's own.
 
     Attributes:
-        pace: how many turns may be at work, where refusals are waited out. One that keeps it together with
-            other pools may be put in its place before the first turn.
+        pace: how many turns may be at work, where refusals are waited out.
     """
 
     def __init__(
@@ -110,12 +110,15 @@ class Errands:
         post: Callable[[str, bytes], Awaitable[Answer]],
         changed: Callable[[], None],
         policy: PoolPolicy,
+        pace: Pace | None = None,
     ) -> None:
         self._core = core
         self._now = now
         self._post = post
         self._changed = changed
-        self.pace = None if policy.refusal_patience is None else Pace()
+        self.pace = None if policy.refusal_patience is None else pace or Pace()
+        if self.pace is not None:
+            self.pace.line = self
         #: What the endpoint refused last, for who asks why nothing goes on.
         self._refused_for = "a rate limit"
         self._paced: dict[Ticket, Errand] = {}
@@ -185,8 +188,10 @@ class Errands:
 
     @property
     def in_line(self) -> int:
-        """How many wait until the pace lets them begin, or for one that does."""
-        return self._gate.statistics().tasks_waiting + self._gate.locked()
+        """How many the pace could let begin: those who wait for it, or for a lane, and then for it."""
+        before = self._gate.statistics().tasks_waiting + self._gate.locked()
+        pool = self._core.statistics()
+        return before + min(pool.waiting, pool.max_size)
 
     def pace_moved(self) -> None:
         """The pace has changed: whoever waits for it looks again. Never waits."""

@@ -19,6 +19,7 @@ import trio
 from wspool.core.frames import encode, read_object
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.providers import provider_at, provider_named
+from wspool.core.sending.pace import Pace
 from wspool.core.statistics import PoolRecord
 from wspool.errors import RequestTooLargeError
 from wspool.pool.credentials import ApiKey, discreet
@@ -194,6 +195,15 @@ class _PoolManager:
         self._setup = setup
         self._shell: Shell | None = None
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
+
+    def at_pace(self, pace: Pace) -> _PoolManager:
+        """Have the turns of the pool keep *pace*, which knows of others as well. For this pool alone.
+
+        Where refusals are not waited out (`PoolPolicy.refusal_patience`) nobody keeps any. It is called
+        in the trio run of the pool, and tells `Pace.line` what changes elsewhere.
+        """
+        self._setup = attrs.evolve(self._setup, pace=pace)
+        return self
 
     # Protected: an interrupt comes at a wait in here, or after; else a nursery may be left half open.
     @trio.lowlevel.enable_ki_protection

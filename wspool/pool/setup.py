@@ -9,6 +9,7 @@ import attrs
 
 from wspool.core.items import encode_fields
 from wspool.core.policy import PoolPolicy, Provider
+from wspool.core.sending.pace import Pace
 from wspool.core.sending.warm_up import WarmUp
 from wspool.pool.instrument import Instrument
 from wspool.wire import dial
@@ -37,6 +38,7 @@ class Setup:
 
     Attributes:
         fallback: makes the wires that are taken where the connector's are of no use, if any shall be.
+        pace: what its turns keep instead of a pace of their own, where refusals are waited out.
         renewable: True when `headers` may hold a new credential if it is asked again.
     """
 
@@ -49,6 +51,7 @@ class Setup:
     policy: PoolPolicy
     warm_up: Mapping[str, Any] | None
     instruments: Sequence[Instrument] = ()
+    pace: Pace | None = None
     trace: Callable[[str], None] | None = None
     #: What a response to the warm-up request is good for, whichever it is.
     warmth: WarmUp | None = attrs.field(

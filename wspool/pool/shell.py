@@ -119,7 +119,9 @@ class Shell:
         self.now = self._clock.now
         self.dialer = Dialer(setup, Road(self.announcer, self.now), self.announcer)
         self._timekeeper = Timekeeper(self.core, self._clock, self._perform)
-        self.errands = Errands(self.core, self.now, self.dialer.post, self._tell_watchers, setup.policy)
+        self.errands = Errands(
+            self.core, self.now, self.dialer.post, self._tell_watchers, setup.policy, setup.pace
+        )
         # Spreads retirements, dials and resends; nothing secret depends on it.
         self._random = random.Random()
 

@@ -228,25 +228,34 @@ class Sharing:
 class Tokens(Pace):
     """A pool's part of a pace that `Sharing` keeps for all: a turn begins with a token that it was given.
 
-    Args:
-      changed: called when there is something to report.
-
     Attributes:
+      changed: called when there is something to report.
       spare: tokens that no turn has begun with.
       heard: what became of the others, to be reported.
     """
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        self.changed: Callable[[], object] = lambda: None
         self.spare: deque[int] = deque()
         self.heard: list[Heard] = []
         self.allowance = _Allowance(self._hear)
-        self._changed = changed
+
+    @property
+    def wanted(self) -> int:
+        """Tokens that are of use here, beyond those that there are; fewer than none if there are too many."""
+        return (self.line.in_line if self.line is not None else 0) - len(self.spare)
+
+    def give(self, tokens: Sequence[int]) -> None:
+        """So many turns may begin."""
+        self.spare.extend(tokens)
+        if tokens and self.line is not None:
+            self.line.pace_moved()
 
     def wait(self, now: float) -> float:
         """See `Pace.wait`: without a token it is infinite."""
         if not self.spare:
-            self._changed()
+            self.changed()
         return 0.0 if self.spare else math.inf
 
     def begin(self, now: float) -> Ticket:
@@ -277,7 +286,7 @@ class Tokens(Pace):
 
     def _hear(self, what: Any, token: int, **more: Any) -> None:
         self.heard.append((what, token, more))
-        self._changed()
+        self.changed()
 
     def give_back(self, count: int) -> None:
         """So many tokens are of no use here."""

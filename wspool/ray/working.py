@@ -49,16 +49,23 @@ async def work(job: Job, exchange: Callable[[Report], Awaitable[Orders]]) -> Non
     """Do what comes until no more comes. A checkpoint; cancelling leaves what runs without a result."""
     async with (
         trio.open_nursery() as nursery,
-        wspool.open_pool(**job.endpoint, policy=job.policy, instrument=(meter := Meter())) as pool,
+        wspool.open_pool(**job.endpoint, policy=job.policy, instrument=(meter := Meter())).at_pace(
+            tokens := Tokens()
+        ) as pool,
     ):
-        actor = _Actor(job, pool, meter, exchange)
+        actor = _Actor(job, pool, meter, tokens, exchange)
         nursery.start_soon(actor.talk)
         await actor.run()
 
 
 class _Actor:
     def __init__(
-        self, job: Job, pool: wspool.Pool, meter: Meter, exchange: Callable[[Report], Awaitable[Orders]]
+        self,
+        job: Job,
+        pool: wspool.Pool,
+        meter: Meter,
+        tokens: Tokens,
+        exchange: Callable[[Report], Awaitable[Orders]],
     ) -> None:
         self._job, self._pool, self._meter, self._exchange = job, pool, meter, exchange
         self._changed, self._ended = trio.Event(), trio.Event()
@@ -70,10 +77,8 @@ class _Actor:
         self._budget.within = self._own
         self._lines: list[tuple[str, Mapping[str, Any]]] = []
         self._running = 0
-        self._errands = pool._shell.errands  # pyright: ignore[reportPrivateUsage]
-        self._tokens = Tokens(self._change)
-        if self._errands.pace is not None:
-            self._errands.pace = self._tokens
+        self._tokens = tokens
+        tokens.changed = self._change
         # How many may fail in all, and for how long, the driver knows.
         limits = attrs.evolve(job.limits, max_errors=0, max_seconds=None)
         self._run = Run(
@@ -110,9 +115,7 @@ class _Actor:
 
     @property
     def _in_line(self) -> int:
-        # Those in line for a lane need one as soon as they have that, and are as many as there are lanes.
-        pool = self._pool.statistics()
-        return self._errands.in_line + min(pool.waiting, pool.max_size) - len(self._tokens.spare)
+        return self._tokens.wanted
 
     def _report(self, *, is_last: bool) -> Report:
         self._tokens.give_back(len(self._tokens.spare) if is_last else -self._in_line)
@@ -133,9 +136,7 @@ class _Actor:
     def _obey(self, orders: Orders) -> None:
         self._budget.spent = orders.spent + self._own.spent
         self._tokens.held_until = trio.current_time() + orders.held if orders.held else -math.inf
-        self._tokens.spare.extend(orders.tokens)
-        if orders.tokens:
-            self._errands.pace_moved()
+        self._tokens.give(orders.tokens)
         for task in orders.tasks:
             self._send.send_nowait(task)
         self._running += len(orders.tasks)

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 
 from wspool.core.sending.allowance import Allowance, Stated
 from wspool.core.waits import MAX_RETRY_AFTER
 
-__all__ = ["CALM", "FIRST", "SHRINK", "TROUBLE", "Pace", "Ticket"]
+__all__ = ["CALM", "FIRST", "SHRINK", "TROUBLE", "Line", "Pace", "Ticket"]
 
 #: Turns at work to begin with; doubled in each round that all are answered. Few enough for any endpoint to
 #: refuse no more than these, enough for a fast one to be used from the start.
@@ -62,8 +62,21 @@ class Ticket:
     answered: bool = False
 
 
+class Line(Protocol):
+    """Those of a pool who wait for its pace."""
+
+    @property
+    def in_line(self) -> int:
+        """How many would begin at once if they could."""
+        ...
+
+    def pace_moved(self) -> None:
+        """The pace has changed by something that they have not done themselves. Never waits."""
+        ...
+
+
 class Pace:
-    """The pace of one pool.
+    """The pace of one pool. One that many keep together is made of it: see `open_pool(...).at_pace`.
 
     Args:
         most: turns at work at most, whatever the endpoint takes.
@@ -74,12 +87,14 @@ class Pace:
             is known.
         allowance: what the endpoint says.
         troubled: True while the endpoint refuses everything.
+        line: who waits for it; None until a pool keeps it.
     """
 
     def __init__(self, most: float = math.inf) -> None:
         self.room = min(float(FIRST), most)
         self.held_until = -math.inf
         self.allowance = Allowance()
+        self.line: Line | None = None
         self._most = most
         self._at_work: dict[Ticket, None] = {}
         self._count = 0
