@@ -5,6 +5,7 @@ line from its own `--help`, settings from the docstrings of their classes, state
 """
 
 import enum
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import wspool
-from tests.spec.diagrams import connection_diagram, lane_diagram, turn_diagram
+from tests.spec.diagrams import DIAGRAMS, DRAWN
 from wspool.core.policy import PROVIDERS
 from wspool.server import FAULTS
 
@@ -150,8 +151,9 @@ def literals() -> str:
     return _table("type|one of", rows)
 
 
-def _diagram(text: str) -> str:
-    return f"```{{mermaid}}\n{text}```\n"
+def _diagram(name: str) -> str:
+    picture = (DRAWN / f"{name}.svg").read_text(encoding="utf-8")
+    return f'```{{raw}} html\n<div class="diagram">\n{picture}</div>\n```\n'
 
 
 MADE: dict[str, Callable[[], str]] = {
@@ -162,9 +164,7 @@ MADE: dict[str, Callable[[], str]] = {
     "server-faults": server_faults,
     "metrics": prometheus_metrics,
     "literals": literals,
-    "connection": lambda: _diagram(connection_diagram()),
-    "lane": lambda: _diagram(lane_diagram()),
-    "turn": lambda: _diagram(turn_diagram()),
+    **{name: functools.partial(_diagram, name) for name in DIAGRAMS},
 }
 
 

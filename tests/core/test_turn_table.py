@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.spec.diagrams import turn_diagram
+from tests.spec.diagrams import DIAGRAMS, drawn_of, turn_diagram
 from wspool.core.events.classify import classify
 from wspool.core.events.past import Past
 from wspool.core.events.steering import Steer
@@ -278,5 +278,11 @@ def test_the_diagram_is_made_from_the_table() -> None:
 
     for (state, _), step in told().items():
         if step.state is not state:
-            assert any(line.strip().startswith(f"{state.value} --> {step.state.value}:") for line in lines)
-    assert "    ended --> [*]" in lines
+            assert any(line.startswith(f"    {state.value} -> {step.state.value} [") for line in lines)
+    assert "    ended -> end" in lines
+
+
+@pytest.mark.parametrize("name", DIAGRAMS)
+def test_the_site_shows_the_diagrams_as_they_are(name: str) -> None:
+    """A table that has changed is drawn anew by `python -m tests.spec.diagrams`."""
+    assert DIAGRAMS[name]() == drawn_of(name)
