@@ -96,7 +96,7 @@ async def hold(
     return endpoint, failed
 
 
-@pytest.mark.parametrize("seconds", [0.3, 1, 8, 60, 3600])
+@pytest.mark.parametrize("seconds", [0.3, 1, 8, 60, 3600, 36_000])
 @pytest.mark.parametrize("error", [OVERLOADED, RATE], ids=["503", "429"])
 async def test_an_outage_of_any_length_fails_no_turn(
     autojump_clock, seconds: float, error: dict[str, Any]
@@ -356,3 +356,86 @@ async def test_a_pace_of_somebody_elses_is_kept(autojump_clock) -> None:
                 await trio.sleep(10)
                 assert (3, 0, 0) == (endpoint.requests, pace.line.in_line, pool.statistics().at_work)
         nursery.cancel_scope.cancel()
+
+
+class Picky:
+    """Refuses what says "bad" with a 500 each time, and answers the others after a second.
+
+    Attributes:
+        bad: how often it was asked that.
+    """
+
+    def __init__(self, nursery: trio.Nursery, down: Callable[[float], bool] = lambda now: False) -> None:
+        self.bad = 0
+        self._nursery = nursery
+        self._down = down
+        self._requests = 0
+        self._began = trio.current_time()
+
+    def answer(self, wire: FakeWire, request: dict[str, Any]) -> None:
+        self._requests += 1
+        if self._down(trio.current_time() - self._began):
+            wire.push(OVERLOADED)
+        elif "bad" in str(request["input"]):
+            self.bad += 1
+            wire.push(error_frame("server_error", 500))
+        else:
+            self._nursery.start_soon(self._finish, wire, f"resp_{self._requests}")
+
+    async def _finish(self, wire: FakeWire, name: str) -> None:
+        wire.push(created(name))
+        await trio.sleep(1)
+        wire.push(completed(name))
+
+
+@pytest.mark.parametrize(("good", "bad"), [(3, 1), (300, 1), (300, 5)])
+async def test_what_the_endpoint_stumbles_over_holds_nobody_up(autojump_clock, good: int, bad: int) -> None:
+    """However many others there are: those are done, and it fails, after a few tries or minutes."""
+    failed: list[str] = []
+    times: list[float] = []
+    async with trio.open_nursery() as nursery:
+        endpoint = Picky(nursery)
+        limits = policy(max_size=4, refusal_patience=math.inf)
+        async with fake_pool(FakeConnector(endpoint.answer), limits=limits) as pool:
+
+            async def one(text: str) -> None:
+                async with pool.conversation(model="m") as talk:
+                    try:
+                        await talk.respond(text)
+                        times.append(trio.current_time() - began)
+                    except ResponseFailedError as error:
+                        failed.append(f"{text}: {error.code}")
+
+            began = trio.current_time()
+            async with trio.open_nursery() as agents:
+                half = ["good"] * (good // 2)
+                for text in [*half, *["bad"] * bad, *half, *["good"] * (good % 2)]:
+                    agents.start_soon(one, text)
+            assert trio.current_time() - began < 400
+        nursery.cancel_scope.cancel()
+    assert ["bad: server_error"] * bad == failed
+    assert max(times) < good / 4 + 20
+    assert endpoint.bad <= 60 * bad
+
+
+async def test_an_outage_is_nobodys_fault(autojump_clock) -> None:
+    """Also where one turn was refused before: that is given up, and those that meet the outage wait."""
+    failed: list[str] = []
+    async with trio.open_nursery() as nursery:
+        endpoint = Picky(nursery, lambda now: 20 < now < 7200)
+        limits = policy(max_size=4, refusal_patience=math.inf)
+        async with fake_pool(FakeConnector(endpoint.answer), limits=limits) as pool:
+
+            async def one(text: str) -> None:
+                async with pool.conversation(model="m") as talk:
+                    try:
+                        await talk.respond(text)
+                    except ResponseFailedError:
+                        failed.append(text)
+
+            async with trio.open_nursery() as agents:
+                agents.start_soon(one, "bad")
+                for _ in range(200):
+                    agents.start_soon(one, "good")
+        nursery.cancel_scope.cancel()
+    assert ["bad"] == failed

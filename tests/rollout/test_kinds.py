@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.rollout.command import Saying, place, rollout
-from wspool.server import ModelRequest
+from tests.rollout.command import Saying, place, rollout, write
+from wspool.server import ModelRequest, ModelTurn
 from wspool.testing import local_server
 
 __all__ = ["place"]  # a fixture
@@ -219,3 +219,24 @@ def test_standard_input(content: bytes, options: str) -> None:
     ended = rollout("-", "--local", *options.split(), stdin=content)
 
     assert (0, ["a"]) == (ended.code, [line["id"] for line in ended.results])
+
+
+class Raising(Saying):
+    """Has a mistake of its own in its code."""
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        if "three" in str(request.context):
+            raise KeyError("no three")
+        return super().respond(request)
+
+
+def test_a_model_that_raises_is_no_outage(place: Path) -> None:
+    """Its task fails with what it raised, and where; the others are done, and nobody waits."""
+    write("tasks.jsonl", {"id": "a", "input": "two"}, {"id": "b", "input": "three"})
+    with pytest.raises(KeyError), local_server(model=Raising()) as server:
+        ended = rollout("tasks.jsonl", "--url", server.url, "--model", "m")
+    assert 1 == ended.code
+    lines = {line["id"]: line for line in ended.results}
+    assert ("done", "failed") == (lines["a"]["outcome"], lines["b"]["outcome"])
+    assert "model_exception" == lines["b"]["error"]["code"]
+    assert "the model raised KeyError: 'no three' (test_kinds.py:" in lines["b"]["error"]["message"]

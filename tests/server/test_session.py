@@ -226,11 +226,19 @@ class BrokenModel:
         return ModelTurn(output=[{"type": "function_call", "name": "no arguments"}])
 
 
-@pytest.mark.parametrize("how", ["raise", "malformed"])
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raise", "the model raised RuntimeError: a bug in the model (test_session.py:"),
+        ("malformed", "the model raised KeyError: "),
+    ],
+)
 async def test_a_broken_model_fails_its_turn_only(
-    how: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    how: str, words: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client gets a 500 error frame, the log gets the traceback, the connection lives."""
+    """The client gets a 500 error frame that says what and where, the log gets the traceback, the connection
+    lives.
+    """
     ledger: list[Entry] = []
     async with (
         open_server(BrokenModel(), port=None, ledger=ledger) as server,
@@ -238,7 +246,8 @@ async def test_a_broken_model_fails_its_turn_only(
     ):
         for _ in range(2):
             last: Frame = (await client.turn(instructions=how))[-1]
-            assert (last["status"], last["error"]["code"]) == (500, "server_error")
+            assert (last["status"], last["error"]["code"]) == (500, "model_exception")
+            assert last["error"]["message"].startswith(words)
 
     assert [entry["outcome"] for entry in ledger] == ["failed", "failed"]
     assert len(caplog.records) == 2

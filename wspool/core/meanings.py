@@ -1,8 +1,9 @@
 """What the codes and types of errors mean: one table of words, and one of statuses.
 
 Pure data. Words are those that endpoints and gateways were seen to send: OpenAI, Azure, xAI, Anthropic,
-Google, Groq, vLLM, LiteLLM, OpenRouter, the Codex backend, one-api and its descendants. They are compared by
-their letters and digits alone: `rate_limit_error`, `RateLimitError` and `rate-limit-error` are one word.
+Google, Groq, vLLM, LiteLLM, OpenRouter, the Codex backend, one-api and its descendants; and `wspool serve`,
+whose model may raise (`model_exception`). They are compared by their letters and digits alone:
+`rate_limit_error`, `RateLimitError` and `rate-limit-error` are one word.
 
 A word that can stand beside anything (`invalid_request_error`, `api_error`) is not in the first table: it
 only counts where nothing else says more.
@@ -102,7 +103,7 @@ _WORDS: Final = {
         misalignment_policy_violation data_residency_mismatch content_policy_violation
         content_policy_violation_error content_filter responsible_ai_policy_violation
         image_content_policy_violation context_length_exceeded context_window_exceeded_error
-        request_too_large
+        request_too_large model_exception
         """,
     ),
     **_words(

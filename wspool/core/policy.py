@@ -216,7 +216,8 @@ class PoolPolicy:
         max_resends: resends of one turn at most, 0 for none.
         refusal_patience: seconds that a turn waits by itself while the endpoint refuses it with what may pass
             (too many requests, overload, a server error), beyond `max_resends`; None for no more than those.
-            All turns of the pool then keep a common pace, see `wspool.core.sending.pace`.
+            All turns of the pool then keep a common pace, see `wspool.core.sending.pace`. What the endpoint
+            refuses while it takes others is not waited out (`wspool.core.sending.blame`).
     """
 
     max_size: int = 128

@@ -153,6 +153,8 @@ class ConversationDriver:
                 asked_reasoning=plain is not None,
                 jitter=continuity.owner.jitter(),
                 now=trio.current_time(),
+                is_to_blame=continuity.owner.errands.blames(errand, error),
+                suspected=errand.suspicion.times,
             )
             if self._resends.plain and plain is not None:
                 self._fields, self._went_plain = plain, error

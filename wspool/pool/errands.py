@@ -32,6 +32,7 @@ from wspool.core.commands import Refuse, RefuseReason, WaiterId
 from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import PoolPolicy
 from wspool.core.sending.allowance import stated_in
+from wspool.core.sending.blame import Blame, Suspicion
 from wspool.core.sending.pace import Pace, Ticket
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import PoolStatistics
@@ -62,10 +63,20 @@ class Errand:
         lifted: ends that pause before its time.
         admitted: True once the pace has let it go for a lane.
         ticket: its part in the pace of the pool, while it is at work and there is a pace.
+        suspicion: what speaks against it, should it be what the endpoint stumbles over.
         is_answered: says whether the endpoint has begun to answer it, once it was sent.
     """
 
-    __slots__ = ("admitted", "is_answered", "lifted", "paused_until", "scope", "stopped", "ticket")
+    __slots__ = (
+        "admitted",
+        "is_answered",
+        "lifted",
+        "paused_until",
+        "scope",
+        "stopped",
+        "suspicion",
+        "ticket",
+    )
 
     def __init__(self) -> None:
         self.stopped = ""
@@ -74,6 +85,7 @@ class Errand:
         self.lifted: trio.Event | None = None
         self.admitted = False
         self.ticket: Ticket | None = None
+        self.suspicion = Suspicion()
         self.is_answered: Callable[[], bool] | None = None
 
     def stop(self, why: str) -> None:
@@ -119,6 +131,7 @@ class Errands:
         self.pace = None if policy.refusal_patience is None else pace or Pace()
         if self.pace is not None:
             self.pace.line = self
+        self._blame = Blame()
         #: What the endpoint refused last, for who asks why nothing goes on.
         self._refused_for = "a rate limit"
         self._paced: dict[Ticket, Errand] = {}
@@ -154,14 +167,31 @@ class Errands:
         if has_lane or self._core.has_lane:
             errand.ticket = pace.begin(self._now())
             self._paced[errand.ticket] = errand
+            self._blame.begun(errand.suspicion)
 
     def _pace_wait(self, pace: Pace) -> float:
         """Return the seconds until the pace lets another turn begin, infinity if something must happen."""
+        self._look(pace)
+        return pace.wait(self._now())
+
+    def _look(self, pace: Pace) -> None:
+        """See who is being answered by now."""
         for ticket in pace.unanswered:
             answered = self._paced[ticket].is_answered
             if answered is not None and answered():
-                pace.answered(ticket)
-        return pace.wait(self._now())
+                self._answered(pace, ticket)
+
+    def _answered(self, pace: Pace, ticket: Ticket) -> None:
+        if not ticket.answered:
+            pace.answered(ticket)
+            self._blame.taken(ticket.number)
+
+    def blames(self, errand: Errand, error: ServerError) -> bool:
+        """Return whether *error* is the trouble of the request of *errand*, and not of the endpoint."""
+        if self.pace is None or errand.ticket is None or not error.may_pass or error.is_rate_limit:
+            return False
+        self._look(self.pace)
+        return self._blame.refused(errand.suspicion, errand.ticket.number, self._now())
 
     def refused(self, errand: Errand, error: ServerError, *, jitter: float) -> None:
         """The endpoint refused the request of *errand* with *error*, which may pass. Never waits."""
@@ -177,7 +207,7 @@ class Errands:
         """*errand* is over, or its turn does not go on by itself. Never waits."""
         if self.pace is not None and errand.ticket is not None:
             if errand.is_answered is not None and errand.is_answered():
-                self.pace.answered(errand.ticket)
+                self._answered(self.pace, errand.ticket)
             self.pace.ended(errand.ticket)
             self._forget(errand, errand.ticket)
 

@@ -33,6 +33,7 @@ from wspool.server.protocol.profiles import ServerProfile
 from wspool.server.protocol.requests import check_create
 from wspool.server.protocol.response import usage_of
 from wspool.server.protocol.steering import pending, required_input, returned
+from wspool.server.shown import model_error
 from wspool.server.steered import may_end, successor_of, take_steer
 
 __all__ = ["Engine"]
@@ -119,7 +120,7 @@ class Engine:
         """Run *create* and tell its events to *send*. Returns the error if it was refused, having sent
         nothing.
 
-        A problem of the model, or of a body that can not be answered, is returned as an internal error. What
+        A problem of the model, or of a body that can not be answered, is returned as `model_error`. What
         *send* raises as `trio.BrokenResourceError` comes through; the request is lost. Cancellation: the
         same.
 
@@ -139,11 +140,12 @@ class Engine:
             return None
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise
-        except Exception:
+        except Exception as problem:
             # The door between the provider's own mistakes and its clients: one request fails, nothing else.
             _logger.exception("request %d of connection %d", create.sequence, create.memory.connection)
-            self.settle(create, "failed", INTERNAL_ERROR)
-            return INTERNAL_ERROR
+            error = model_error(problem)
+            self.settle(create, "failed", error)
+            return error
         finally:
             self.active -= 1
             self.settle(create, "lost")

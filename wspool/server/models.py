@@ -178,7 +178,8 @@ class Model(Protocol):
     def respond(self, request: ModelRequest) -> ModelTurn:
         """The next turn of the conversation in *request*. Quick, and a function of the request alone.
 
-        An exception is the server's internal error: the client gets a 500 error frame, the connection lives.
+        An exception refuses the request with a 500 error frame that says where it was raised; its code,
+        `model_exception`, is none that waiting mends. The connection lives.
         """
         ...
 

@@ -1,15 +1,44 @@
 """What a model is shown: items as the protocol has them in full, however short the client wrote them; and who
-hears of it if the model fails.
+hears of it if the model fails, in which words.
 """
 
+import traceback
 from collections.abc import Callable
+from pathlib import Path
+from typing import Final
 
 import attrs
 
-from wspool.server.models import Model, ModelRequest, ModelTurn
+from wspool.server.models import Model, ModelRequest, ModelTurn, TurnError
 from wspool.server.protocol.items import in_full
 
-__all__ = ["WatchedModel"]
+__all__ = ["WatchedModel", "model_error"]
+
+#: Characters of what an exception says, and frames of where it was raised, that its client is told.
+_LONGEST: Final = 300
+_MOST_FRAMES: Final = 5
+_OURS: Final = Path(__file__).parents[1]
+
+
+def model_error(problem: Exception) -> TurnError:
+    """Return what the client is told of an exception of the model's own code.
+
+    No provider says this, whose `server_error` may pass: the same request would meet the same mistake, so
+    nobody is to wait it out. The code is the one that wspool's own clients know.
+    """
+    frames = [
+        f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+        for frame in traceback.extract_tb(problem.__traceback__)
+        if _OURS not in Path(frame.filename).parents
+    ]
+    try:
+        words = str(problem)[:_LONGEST]
+    except Exception:  # whatever its __str__ raises
+        words = "?"
+    where = f" ({', '.join(frames[-_MOST_FRAMES:])})" if frames else ""
+    return TurnError(
+        message=f"the model raised {type(problem).__name__}: {words}{where}", code="model_exception"
+    )
 
 
 class WatchedModel:

@@ -45,6 +45,8 @@ TROUBLE: Final = 3
 #: First and largest upper bound of the waits between tries then, in seconds.
 FIRST_WAIT: Final = 0.5
 LONGEST_WAIT: Final = 30.0
+#: More than are ever needed: an outage of hours has more tries than a number has doublings.
+_DOUBLINGS: Final = 10
 
 
 @attrs.define(eq=False)
@@ -203,7 +205,7 @@ class Pace:
             self.held_until = max(self.held_until, now + min(wait, MAX_RETRY_AFTER))
         if tried or (not self.troubled and self._refusals >= TROUBLE and not (rate and before)):
             self._strikes += 1
-            bound = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (self._strikes - 1))
+            bound = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(self._strikes - 1, _DOUBLINGS))
             self.held_until = max(self.held_until, now + bound * (1 + jitter) / 2)
         elif rate and not self.troubled:
             self._shrink(ticket, before)

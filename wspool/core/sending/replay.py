@@ -5,7 +5,8 @@ what provably did not run is sent again. Proof is one of two things. The request
 handed to the network, or an error frame refused it before `response.created`.
 
 Where a pool has patience (`PoolPolicy.refusal_patience`), a refusal that may pass is waited out, in the
-common pace of its turns (`wspool.core.sending.pace`).
+common pace of its turns (`wspool.core.sending.pace`), unless it is the trouble of this request alone
+(`wspool.core.sending.blame`).
 
 A refusal that may pass (too many requests, overload, a server error) is tried again after a
 wait of full jitter, and not before the server lets anybody send (`PoolCore.hold`). All of it
@@ -140,6 +141,8 @@ class Resends:
         asked_reasoning: bool = False,
         jitter: float,
         now: float = 0.0,
+        suspected: int = 0,
+        is_to_blame: bool = False,
     ) -> Recovery:
         """An error frame refused the request before anything was created.
 
@@ -150,6 +153,8 @@ class Resends:
             asked_reasoning: True if it asked for encrypted reasoning.
             jitter: a random number in [0, 1), to spread resends.
             now: the time, in seconds on any clock; only differences count.
+            suspected: how often it was refused although others were taken.
+            is_to_blame: True if it is the trouble of this request, and not of the endpoint.
         """
         if error.blames_lane and had_lane and not self._was_unnamed:
             self._was_unnamed = True
@@ -164,7 +169,9 @@ class Resends:
             # Normal, and no sign of trouble: the budget has no part in it.
             return self._again(Recovery.ELSEWHERE)
         if error.may_pass and self._patience is not None:
-            return self._bear(error, self._patience, now, jitter)
+            if is_to_blame:
+                return Recovery.GIVE_UP
+            return self._bear(error, self._patience, now, jitter, suspected)
         if not error.may_pass or (error.retry_after or 0.0) > MAX_RETRY_AFTER:
             return Recovery.GIVE_UP
         self._budget.failed()
@@ -174,13 +181,15 @@ class Resends:
         self.delay = jitter * bound
         return self._again(Recovery.LATER)
 
-    def _bear(self, error: ServerError, patience: float, now: float, jitter: float) -> Recovery:
+    def _bear(
+        self, error: ServerError, patience: float, now: float, jitter: float, suspected: int
+    ) -> Recovery:
         if self._refused_since is None:
             self._refused_since = now
         if now + (error.retry_after or 0.0) > self._refused_since + patience:
             return Recovery.GIVE_UP
         # Of too many requests at once the pace knows when there is room again; any other trouble is mine.
-        self.delay = 0.0 if error.is_rate_limit else jitter * FIRST_DELAY
+        self.delay = 0.0 if error.is_rate_limit else jitter * FIRST_DELAY * 2.0**suspected
         return Recovery.LATER
 
     def after_loss(
