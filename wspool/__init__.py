@@ -18,6 +18,7 @@ import typing as _typing
 
 from wspool import errors
 from wspool.core import version as _version
+from wspool.core.begun import LeaseRecord, ToolBegun, TurnBegun, TurnContent
 from wspool.core.commands import CloseReason
 from wspool.core.effects import Effect
 from wspool.core.error import Delivery
@@ -63,9 +64,10 @@ __all__ = [
     "AZURE", "DEFAULT_URL", "OPENAI", "PROVIDERS", "VERCEL", "XAI", "ApiKey", "Budget", "CloseReason",
     "CloseRecord", "Conversation", "ConversationStatistics", "DefinedTool", "Delivery", "DialRecord",
     "Effect", "EffectLedger", "Event", "FileLedger",
-    "GrantRecord", "Input", "Instrument", "Lease", "LoggingInstrument", "Move", "MoveReason", "Pool",
-    "PoolPolicy", "PoolRecord", "PoolStatistics", "Provider", "Response", "Runtime", "Steer", "SteerState",
-    "Tool", "ToolError", "ToolRecord", "Turn", "TurnInFlight", "TurnRecord", "TurnStatus", "Usage",
+    "GrantRecord", "Input", "Instrument", "Lease", "LeaseRecord", "LoggingInstrument", "Move", "MoveReason",
+    "Pool", "PoolPolicy", "PoolRecord", "PoolStatistics", "Provider", "Response", "Runtime", "Steer",
+    "SteerState", "Tool", "ToolBegun", "ToolError", "ToolRecord", "Turn", "TurnBegun", "TurnContent",
+    "TurnInFlight", "TurnRecord", "TurnStatus", "Usage",
     "http_only", "http_status", "open_pool", "tool",
 ]
 # fmt: on

@@ -17,8 +17,19 @@ LEFT_OUT = {
     # For the exchange of an HTTP door.
     "Pool": {"failure"},
     "Conversation": set[str](),
-    # For who passes events on, as the facade does, and that exchange.
-    "Turn": {"batch", "ended", "events", "failure", "headers", "leave", "received", "record", "transport"},
+    # For who passes events on, as the facade does, and that exchange; and for who calls what the caller gave.
+    "Turn": {
+        "added",
+        "batch",
+        "ended",
+        "events",
+        "failure",
+        "headers",
+        "leave",
+        "received",
+        "record",
+        "transport",
+    },
 }
 #: Of the world: the protocols of blocks and iterators, and one name.
 WORLD = {"aclose": "close"}

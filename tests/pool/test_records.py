@@ -412,7 +412,7 @@ async def test_nobody_pays_who_does_not_look(autojump_clock) -> None:
     async with fake_pool(FakeConnector(echo)) as pool, pool.conversation(model="m") as conversation:
         await conversation.respond("x")
         assert not pool._shell.announcer.sees_turns
-        assert not pool._shell.announcer.sees_grants
+        assert not pool._shell.announcer._sees_grants
 
 
 def test_records_are_values() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import attrs
 
+from wspool.core.begun import TurnContent
 from wspool.core.commands import CloseReason
 from wspool.core.error import Delivery
 from wspool.core.usage import Usage
@@ -282,7 +283,8 @@ class ToolRecord:
         started: when it began, in seconds on trio's clock.
         duration: seconds that it took.
         error: name of the exception's class if it failed, else None. `Cancelled` if it was cancelled.
-        context: the context variables of the task that made it.
+        context: the context variables of the task that made it, when it began, and what instruments have set
+            there since (`ToolBegun`).
     """
 
     pool: int
@@ -367,7 +369,9 @@ class TurnRecord:
         error_code: what the server calls its error, None if it told of none. A server chooses that text.
         response_model: the model that answered, as the server calls it.
         service_tier: the tier that it was answered in, as the server calls it.
-        context: the context variables of whoever took the turn, when it was entered.
+        context: the context variables of whoever took the turn, when it was entered, and what instruments
+            have set there since (`TurnBegun`).
+        content: what was said, if an instrument asks for it (`Instrument.wants_content`); else None.
     """
 
     conversation: int | None
@@ -404,6 +408,7 @@ class TurnRecord:
     response_model: str | None = None
     service_tier: str | None = None
     context: Context | None = attrs.field(default=None, eq=False, repr=False)
+    content: TurnContent | None = attrs.field(default=None, eq=False, repr=False)
 
     @property
     def tokens(self) -> Usage:

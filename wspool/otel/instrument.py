@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextvars import Context, ContextVar
 from typing import Final, Literal, TypeAlias, cast
 
 from opentelemetry import context as otel_context, metrics, trace
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode
 
 from wspool.core import version
+from wspool.core.begun import LeaseRecord, ToolBegun, TurnBegun
 from wspool.core.statistics import (
     CloseRecord,
     DialRecord,
@@ -20,6 +22,7 @@ from wspool.core.statistics import (
     ToolRecord,
     TurnRecord,
 )
+from wspool.otel.content import attributes_of, is_wanted
 from wspool.otel.metrics import Metrics, Observer
 from wspool.pool.instrument import Instrument
 
@@ -28,6 +31,8 @@ __all__ = ["OpenTelemetryInstrument", "Spans"]
 #: Whether turns have spans of their own. `auto`: where the host makes none for the same call.
 Spans: TypeAlias = Literal["auto", "always", "never"]
 
+#: A span that has begun, and when, in nanoseconds since the epoch.
+_Begun: TypeAlias = tuple[Span, int]
 _Attributes: TypeAlias = dict[str, "str | bool | int | float | Sequence[str]"]
 
 #: What providers are called there. Whoever else speaks this protocol has the flavour of OpenAI.
@@ -48,6 +53,9 @@ class OpenTelemetryInstrument(Instrument):
         meter_provider: makes the metrics; by default the global one.
         spans: whether turns have spans, and `gen_ai.client.*` metrics, of their own. "never" for a host whose
             own cannot be told by its attributes.
+        content: whether the spans of turns say what was said: the input that was given, the instructions, the
+            output. None for what `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` says ("true",
+            "SPAN_ONLY" or "SPAN_AND_EVENT" for yes), which is no unless it is set.
 
     One may watch several pools.
     """
@@ -58,10 +66,14 @@ class OpenTelemetryInstrument(Instrument):
         meter_provider: metrics.MeterProvider | None = None,
         *,
         spans: Spans = "auto",
+        content: bool | None = None,
     ) -> None:
         if spans not in ("auto", "always", "never"):
             raise ValueError(f"spans={spans!r} is none of 'auto', 'always', 'never'")
         self._spans = spans
+        self.wants_content = spans != "never" and is_wanted(content)
+        #: In the context of a turn or a call of a tool: its span, None where it has none of its own.
+        self._own: ContextVar[_Begun | None] = ContextVar("wspool.otel", default=None)
         self._tracer = trace.get_tracer("wspool", version.VERSION, tracer_provider)
         self._observer = Observer()
         meter = metrics.get_meter("wspool", version.VERSION, meter_provider)
@@ -121,37 +133,48 @@ class OpenTelemetryInstrument(Instrument):
         """Count how long it took."""
         self._metrics.wait.record(record.waited, self._server(record.pool))
 
+    def lease_ended(self, record: LeaseRecord) -> None:
+        """Count how long it was held."""
+        self._metrics.use.record(record.held, self._server(record.pool))
+
     def conversation_moved(self, move: Move) -> None:
         """Count it."""
         self._observer.count("wspool.conversation.moves", move.pool, move.reason)
 
-    def tool_ended(self, record: ToolRecord) -> None:
-        """Make its span."""
+    def tool_begun(self, record: ToolBegun) -> None:
+        """Begin its span, the current one in the tool."""
         attributes: _Attributes = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": record.name,
             "gen_ai.tool.call.id": record.call_id,
             "gen_ai.tool.type": "function",
         }
-        if record.error is not None:
-            attributes["error.type"] = record.error
-        ended, now = time.time_ns(), record.started + record.duration
-        parent = None if record.context is None else record.context.run(otel_context.get_current)
-        span = self._tracer.start_span(
-            f"execute_tool {record.name}",
-            parent,
-            attributes=attributes,
-            start_time=_wall(record.started, now, ended),
-        )
-        if record.error is not None:
-            span.set_status(Status(StatusCode.ERROR, record.error))
-        span.end(ended)
+        self._begin(record.context, f"execute_tool {record.name}", SpanKind.INTERNAL, attributes)
+
+    def tool_ended(self, record: ToolRecord) -> None:
+        """End its span."""
+        if (begun := self._begun(record.context)) is not None:
+            span, since = begun
+            if record.error is not None:
+                span.set_attribute("error.type", record.error)
+                span.set_status(Status(StatusCode.ERROR, record.error))
+            span.end(since + int(record.duration * 1e9))
         # Not by name: a model may call what it likes.
         labels = {} if record.error is None else {"error.type": record.error}
         self._metrics.tool.record(record.duration, labels)
 
+    def turn_begun(self, record: TurnBegun) -> None:
+        """Begin its span, the current one in `on_event`, unless the host's own is that already."""
+        if self._spans == "never":
+            return
+        if self._spans == "auto" and _is_inference(record.context.run(trace.get_current_span)):
+            record.context.run(self._own.set, None)  # nor is it that of what it was begun in
+            return
+        name = f"chat {record.model}" if record.model is not None else "chat"
+        self._begin(record.context, name, SpanKind.CLIENT, self._request(record))
+
     def turn_ended(self, record: TurnRecord) -> None:
-        """Make its span, or tell the host's."""
+        """End its span, or tell the host's."""
         count, pool = self._observer.count, record.pool
         count("wspool.turns", pool, record.status)
         if record.requests:
@@ -161,36 +184,44 @@ class OpenTelemetryInstrument(Instrument):
             count("wspool.turn.input_items", pool, "sent", record.items_sent)
         if self._spans == "never":
             return
-        parent = None if record.context is None else record.context.run(otel_context.get_current)
-        host = trace.get_current_span(parent)
-        if self._spans == "auto" and _is_inference(host):
+        begun = self._begun(record.context)
+        if begun is None:
+            host = trace.get_current_span(_current(record.context))
             if host.is_recording():
                 host.set_attributes(_of_pool(record))
                 if (dial := self._dial(record)) is not None:
                     host.add_link(dial)
             return
         error = _error(record)
-        self._make(record, parent, error)
+        self._end(record, begun, error)
         self._measure(record, error)
 
-    def _make(self, record: TurnRecord, parent: otel_context.Context | None, error: str | None) -> None:
-        ended, dial = time.time_ns(), self._dial(record)
-        span = self._tracer.start_span(
-            f"chat {record.model}" if record.model is not None else "chat",
-            parent,
-            SpanKind.CLIENT,
-            self._request(record),  # what a sampler may decide by
-            links=None if dial is None else [Link(dial)],
-            start_time=_wall(record.started, record.ended, ended),
-        )
+    def _begin(self, context: Context, name: str, kind: SpanKind, attributes: _Attributes) -> None:
+        """Begin a span, and let it be the current one of *context*."""
+        parent = _current(context)
+        now = time.time_ns()
+        span = self._tracer.start_span(name, parent, kind, attributes, start_time=now)
+        context.run(self._own.set, (span, now))
+        if span.get_span_context().is_valid:  # else there is no SDK, and nothing to be the parent of
+            context.run(otel_context.attach, trace.set_span_in_context(span, parent))
+
+    def _begun(self, context: Context | None) -> _Begun | None:
+        return None if context is None else context.get(self._own)
+
+    def _end(self, record: TurnRecord, begun: _Begun, error: str | None) -> None:
+        span, since = begun
         if span.is_recording():
             found = _of_pool(record)
             _add_response(record, found)
+            if record.content is not None:
+                found.update(attributes_of(record.content, record.finish_reason))
             if error is not None:
                 found["error.type"] = error
                 span.set_status(Status(StatusCode.ERROR, record.error or error))
             span.set_attributes(found)
-        span.end(ended)
+            if (dial := self._dial(record)) is not None:
+                span.add_link(dial)
+        span.end(since + int((record.ended - record.started) * 1e9))
 
     def _measure(self, record: TurnRecord, error: str | None) -> None:
         labels, count = self._labels(record), self._metrics
@@ -209,7 +240,8 @@ class OpenTelemetryInstrument(Instrument):
     def _server(self, pool: int) -> _Attributes:
         return self._servers.get(pool, {})
 
-    def _request(self, record: TurnRecord) -> _Attributes:
+    def _request(self, record: TurnBegun) -> _Attributes:
+        """Return what is known when it begins, which a sampler may decide by."""
         found: _Attributes = {
             "gen_ai.operation.name": "chat",
             "gen_ai.request.stream": True,
@@ -232,6 +264,10 @@ class OpenTelemetryInstrument(Instrument):
                 found["gen_ai.request.model"] = model
             self._models[key] = found
         return found
+
+
+def _current(context: Context | None) -> otel_context.Context | None:
+    return None if context is None else context.run(otel_context.get_current)
 
 
 def _wall(when: float, now: float, wall: int) -> int:

@@ -125,6 +125,7 @@ class Metrics:
         self.tool = histogram("gen_ai.execute_tool.duration", "s", "Tool execution duration.", _SECONDS)
         self.create = histogram("wspool.connection.create_time", "s", "Dials, failed ones too.", _SECONDS)
         self.wait = histogram("wspool.connection.wait_time", "s", "In line for a lease.", _SECONDS)
+        self.use = histogram("wspool.connection.use_time", "s", "From a lease's grant to its end.", _SECONDS)
         self.age = histogram("wspool.connection.age", "s", "Age of a connection at its end.", _AGES)
         for name, unit, field in (
             ("wspool.connection.count", "{connection}", "count"),

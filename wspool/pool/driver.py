@@ -43,6 +43,7 @@ from wspool.pool.errands import Errand
 from wspool.pool.lease import Lease
 from wspool.pool.outcome import remarks
 from wspool.pool.recording import TurnNotes, model_of
+from wspool.pool.within import Added
 
 __all__ = ["ConversationDriver"]
 
@@ -69,6 +70,7 @@ class ConversationDriver:
         self.check_use = continuity.owner.check_use
         self.attempt: Attempt | None = None
         self.record: TurnRecord | None = None
+        self.added: Added = ()
         self._errand: Errand | None = None
         #: The request that failed last, and what was decided about it.
         self._failed: Attempt | None = None
@@ -91,7 +93,10 @@ class ConversationDriver:
     async def start(self) -> None:
         # Who brings the history along, and keeps it, asks for the record as well (`Turn.record`).
         if self._continuity.number is None or self._continuity.owner.announcer.sees_turns:
-            self._notes = TurnNotes()
+            continuity = self._continuity
+            model = model_of(self._fields.get("model"))
+            self._notes = TurnNotes(continuity.owner.announcer, continuity.number, model)
+            self.added = self._notes.added
         self._errand = self._continuity.enter()
         if owed := self._continuity.chain.owed(self._items, self._fields):
             raise OpenCallsError(owed)
@@ -333,7 +338,7 @@ class ConversationDriver:
             bytes_saved=self._saved,
             transport=self._transport,
             tool_errors=continuity.told_errors,
-            model=model_of(self._fields.get("model")),
+            given=(self._items, self._fields.get("instructions")) if announcer.wants_content else None,
             items=continuity.chain.counts(self._items, self._plan),
             why_full=self._plan.why if self._plan is not None else None,
         )

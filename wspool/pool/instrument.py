@@ -16,6 +16,7 @@ from typing import Any, Final, ParamSpec
 
 import trio
 
+from wspool.core.begun import LeaseRecord, ToolBegun, TurnBegun
 from wspool.core.commands import CloseReason, Grant, LeaseId, WaiterId
 from wspool.core.events.trust import Rewrite, Trust
 from wspool.core.failures import DialFailure
@@ -49,7 +50,12 @@ class Instrument:
 
     Methods are called synchronously in the pool's thread and must not block. An exception in
     one is logged and does not affect the pool. One may watch several pools: their records say which it is.
+
+    Attributes:
+        wants_content: True for one that looks at `TurnRecord.content`: else nobody keeps what was said.
     """
+
+    wants_content: bool = False
 
     def pool_opened(self, record: PoolRecord) -> None:
         """A pool has opened, and has not dialled yet."""
@@ -63,8 +69,17 @@ class Instrument:
     def lease_granted(self, record: GrantRecord) -> None:
         """A waiter was granted a lease, at once or after a while in line."""
 
+    def lease_ended(self, record: LeaseRecord) -> None:
+        """A lease has ended: it was given back, or its lane went to somebody else."""
+
+    def turn_begun(self, record: TurnBegun) -> None:
+        """A turn was entered, and waits for nothing yet. What is set in its context holds in `on_event`."""
+
     def turn_ended(self, record: TurnRecord) -> None:
         """A turn has ended, however it ended. Once for each that was entered, also if it got no lease."""
+
+    def tool_begun(self, record: ToolBegun) -> None:
+        """`Conversation.run` is about to call a tool. What is set in its context holds in the tool."""
 
     def tool_ended(self, record: ToolRecord) -> None:
         """A call of a tool has ended, which `Conversation.run` made."""
@@ -182,7 +197,9 @@ class Announcer:
         pool: number of the pool in this process.
         trust: how far the endpoint's words are evidence; it learns from what is announced here.
         borrowers: who has which lease, if that is looked for.
-        sees_grants: whether somebody wants to know of every lease.
+        sees_turns_begin: whether somebody wants to know when a turn is entered.
+        sees_tools_begin: whether somebody wants to know when a call of a tool is about to be made.
+        wants_content: whether somebody wants to know what was said.
     """
 
     def __init__(
@@ -190,8 +207,15 @@ class Announcer:
     ) -> None:
         self.pool = next(_numbers)
         self._listeners = {name: _listeners(instruments, name) for name in _HOOKS}
-        self._sees_turns = bool(self._listeners["turn_ended"])
-        self.sees_grants = bool(self._listeners["lease_granted"])
+        self.sees_turns_begin = bool(self._listeners["turn_begun"])
+        self.sees_tools_begin = bool(self._listeners["tool_begun"])
+        self._sees_turns = self.sees_turns_begin or bool(self._listeners["turn_ended"])
+        self._sees_tools = self.sees_tools_begin or bool(self._listeners["tool_ended"])
+        self._sees_ends = bool(self._listeners["lease_ended"])
+        self._sees_grants = self._sees_ends or bool(self._listeners["lease_granted"])
+        self.wants_content = any(each.wants_content for each in instruments)
+        #: The leases that there are, if somebody wants to know of their ends.
+        self._lent: dict[LeaseId, GrantRecord] = {}
         #: When who is in line came.
         self._came: dict[WaiterId, float] = {}
         self.trust = Trust(exact=provider.trust == "exact")
@@ -215,7 +239,7 @@ class Announcer:
     @property
     def sees_tools(self) -> bool:
         """Whether somebody wants to know of every call of a tool."""
-        return bool(self._listeners["tool_ended"]) or logger.isEnabledFor(logging.DEBUG)
+        return self._sees_tools or logger.isEnabledFor(logging.DEBUG)
 
     def opened(self, record: PoolRecord) -> None:
         """The pool is there."""
@@ -237,16 +261,20 @@ class Announcer:
         )
         self._record("connection_closed", record)
 
-    def came(self, waiter: WaiterId, now: float) -> None:
+    def came(self, waiter: WaiterId) -> None:
         """*waiter* is in line from now on."""
-        self._came[waiter] = now
+        if self._sees_grants:
+            self._came[waiter] = trio.current_time()
 
     def left(self, waiter: WaiterId) -> None:
         """*waiter* is in line no more."""
         self._came.pop(waiter, None)
 
-    def granted(self, grant: Grant, now: float) -> None:
+    def granted(self, grant: Grant) -> None:
         """A lease was granted."""
+        if not self._sees_grants:
+            return
+        now = trio.current_time()
         came = self._came.pop(grant.waiter, now)
         record = GrantRecord(
             pool=self.pool,
@@ -256,7 +284,31 @@ class Announcer:
             waited=now - came,
             granted=now,
         )
+        if self._sees_ends:
+            self._lent[grant.lease] = record
         self._tell("lease_granted", record)
+
+    def returned(self, lease: LeaseId) -> None:
+        """*lease* has ended."""
+        if (grant := self._lent.pop(lease, None)) is not None:
+            now = trio.current_time()
+            record = LeaseRecord(
+                pool=self.pool,
+                lease=grant.lease,
+                connection=grant.connection,
+                lane=grant.lane,
+                held=now - grant.granted,
+                ended=now,
+            )
+            self._tell("lease_ended", record)
+
+    def turning(self, record: TurnBegun) -> None:
+        """A turn was entered."""
+        self._tell("turn_begun", record)
+
+    def calling(self, record: ToolBegun) -> None:
+        """A call of a tool is about to be made."""
+        self._tell("tool_begun", record)
 
     def turned(self, record: TurnRecord) -> None:
         """A turn has ended."""

@@ -21,6 +21,7 @@ from trio.lowlevel import (
 )
 
 from wspool.core.commands import CloseReason, LeaseId, WaiterId
+from wspool.core.encoding import read
 from wspool.core.events.steering import Steer
 from wspool.core.events.turn import TurnState
 from wspool.core.frames import encode
@@ -38,9 +39,10 @@ from wspool.pool.attempt import Attempt
 from wspool.pool.connection import Connection
 from wspool.pool.link import Host, Lane
 from wspool.pool.outcome import lost
-from wspool.pool.recording import TurnNotes, model_of
+from wspool.pool.recording import Given, TurnNotes, model_of
 from wspool.pool.silence import bound_silence
 from wspool.pool.turn import Turn
+from wspool.pool.within import Added
 from wspool.wire.wire import WireClosedError
 
 __all__ = ["Lease", "LeaseBlock", "LeaseOwner"]
@@ -346,6 +348,7 @@ class _LeaseDriver:
         self.check_use = owner.check_use
         self.attempt: Attempt | None = None
         self.record: TurnRecord | None = None
+        self.added: Added = ()
         self._body = body
         self._notes: TurnNotes | None = None
         self._started_at: float | None = None
@@ -355,7 +358,8 @@ class _LeaseDriver:
 
     async def start(self) -> None:
         if self._notes is None and self._owner.announcer.sees_turns:
-            self._notes = TurnNotes()
+            self._notes = TurnNotes(self._owner.announcer, None, model_of(self._body.get("model")))
+            self.added = self._notes.added
         lease = self._lease
         lane = lease.stream_id
         request = self._request
@@ -376,6 +380,10 @@ class _LeaseDriver:
             if attempt.left:
                 self._requests += 1
                 self._size += len(request)
+
+    def _given(self) -> Given:
+        body = read(self._request)
+        return body.get("input"), body.get("instructions")
 
     async def recover(self, attempt: Attempt, *, exposed: bool) -> bool:
         await trio.lowlevel.checkpoint()
@@ -422,7 +430,7 @@ class _LeaseDriver:
             why_full=None,
             transport=self._transport,
             tool_errors=0,
-            model=model_of(self._body.get("model")),
             items=(items, items),
+            given=self._given() if announcer.wants_content else None,
         )
         announcer.turned(self.record)

@@ -39,6 +39,7 @@ from wspool.pool.continuity import Continuity
 from wspool.pool.job import Job
 from wspool.pool.tools import CallRunner
 from wspool.pool.turn import Turn
+from wspool.pool.within import Within
 
 __all__ = ["Limits", "OnEvent", "ToolLoop"]
 
@@ -209,9 +210,10 @@ class ToolLoop:
                 if eager and event.type == _SEALED:
                     eager = self._seal(event, sealed)
                 if on_event is not None:
-                    told = _tell(on_event, event)
-                    if told is not None and inspect.isawaitable(told):
-                        await _wait(told)
+                    with Within(turn.added):
+                        told = _tell(on_event, event)
+                        if told is not None and inspect.isawaitable(told):
+                            await _wait(told)
             return await turn.result()
 
     def _seal(self, event: Event, sealed: set[str]) -> bool:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
-from typing import Any, Final, TypedDict, Unpack, cast
+from typing import Any, Final, TypeAlias, TypedDict, Unpack, cast
 
 import trio
 
+from wspool.core.begun import TurnBegun, TurnContent
 from wspool.core.encoding import Encoded, read
 from wspool.core.events.response import Response
+from wspool.core.frames import encode_received
 from wspool.core.items import asks_for_tools
 from wspool.core.plain import plain
 from wspool.core.statistics import TransportName, TurnRecord, TurnStatus
 from wspool.errors import WsPoolError
 from wspool.pool.attempt import Attempt
+from wspool.pool.instrument import Announcer
 from wspool.pool.outcome import failed_response, remarks
+from wspool.pool.within import Added, added_to
 
-__all__ = ["Known", "TurnNotes", "model_of"]
+__all__ = ["Given", "Known", "TurnNotes", "model_of"]
 
 #: Longest name that is taken from a server, in characters.
 _LONGEST: Final = 200
@@ -39,7 +43,10 @@ class Known(TypedDict):
     bytes_saved: int
     transport: TransportName
     tool_errors: int
-    model: str | None
+
+
+#: The input of a turn, and the instructions of its request, as they are kept.
+Given: TypeAlias = tuple[object, object]
 
 
 class TurnNotes:
@@ -47,16 +54,30 @@ class TurnNotes:
 
     Attributes:
         started: when that was, in seconds on trio's clock.
-        context: the context variables of whoever did.
+        model: the model that is asked for, if the request names one.
+        context: the context variables of whoever did, and what instruments have set there.
+        added: what they have.
         first_at: when something came of it first, if that was of a request before the last.
     """
 
-    __slots__ = ("context", "first_at", "started")
+    __slots__ = ("added", "context", "first_at", "model", "started")
 
-    def __init__(self) -> None:
+    def __init__(self, announcer: Announcer, conversation: int | None, model: str | None) -> None:
         self.started = trio.current_time()
+        self.model = model
         self.context: Context = copy_context()
+        self.added: Added = ()
         self.first_at: float | None = None
+        if announcer.sees_turns_begin:
+            begun = TurnBegun(
+                pool=announcer.pool,
+                conversation=conversation,
+                model=model,
+                started=self.started,
+                context=self.context,
+            )
+            announcer.turning(begun)
+            self.added = added_to(self.context)
 
     def record(
         self,
@@ -66,6 +87,7 @@ class TurnNotes:
         told: bool,
         sent_at: float | None,
         items: tuple[int, int],
+        given: Given | None,
         **known: Unpack[Known],
     ) -> TurnRecord:
         """Return the record of the turn, which is over now.
@@ -76,6 +98,7 @@ class TurnNotes:
             told: True if the caller was told how it ended.
             sent_at: when it was sent first, if it was.
             items: input items that were given, and that were sent last.
+            given: what of its content the caller gave, if somebody wants it.
             **known: fields of it, as its driver knows them.
         """
         now = trio.current_time()
@@ -105,6 +128,8 @@ class TurnNotes:
             response_model=_text(response, "model"),
             service_tier=_text(response, "service_tier"),
             context=self.context,
+            content=None if given is None else _content(given, attempt, response),
+            model=self.model,
             **known,
             **remarks(response),
         )
@@ -114,6 +139,30 @@ def model_of(field: object) -> str | None:
     """Return the model that a request asks for, from the field of its body, encoded or not."""
     value: object = read(field) if isinstance(field, Encoded) else field
     return value if isinstance(value, str) else None
+
+
+def _content(given: Given, attempt: Attempt | None, response: Mapping[str, Any] | None) -> TurnContent:
+    input, instructions = map(_plain, given)
+    if isinstance(input, str):
+        input = [{"role": "user", "content": input}]
+    items = [_plain(item) for item in cast("Sequence[object]", input)] if _is_list(input) else []
+    said: Any = [items, (response or {}).get("output"), instructions]
+    if attempt is not None:  # a key may have found its way into it, be it by the server
+        said = read(attempt.redactor.data(encode_received(said)))
+    items, output, instructions = said
+    return TurnContent(
+        input=items,
+        output=output if _is_list(output) else [],
+        instructions=instructions if isinstance(instructions, str) else None,
+    )
+
+
+def _plain(value: object) -> object:
+    return read(value) if isinstance(value, Encoded) else value
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple))
 
 
 def _status(attempt: Attempt | None, *, told: bool, sent: bool) -> TurnStatus:

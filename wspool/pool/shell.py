@@ -167,8 +167,7 @@ class Shell:
         answer, others = self._answer(waiter, commands)
         if answer is None:
             self._parked[waiter] = current_task()
-            if self.announcer.sees_grants:
-                self.announcer.came(waiter, trio.current_time())
+            self.announcer.came(waiter)
         self._perform(others)
         return waiter if answer is None else answer
 
@@ -210,6 +209,7 @@ class Shell:
         if self.announcer.borrowers is not None:
             self.announcer.borrowers.forget(lease)
         if self._leases.pop(lease, None) is not None:  # else its lane is its own no more
+            self.announcer.returned(lease)
             self._perform(self.core.release(lease, self.now()))
 
     def not_taken(self, what: NotTaken, error: ServerError) -> None:
@@ -362,6 +362,7 @@ class Shell:
             case Stolen(lease=lease) | Returned(lease=lease):
                 if (taken := self._leases.pop(lease, None)) is not None:
                     taken.taken = True
+                    self.announcer.returned(lease)
             case Leaking(lease=lease):
                 self.announcer.leaking(lease)
             case Degraded(failure=failure):
@@ -436,8 +437,7 @@ class Shell:
     def _lend(self, grant: Grant) -> Lease:
         number, connection = grant.lease, self._connections[grant.connection]
         lease = self._leases[number] = Lease(self, number, connection, connection.lanes[grant.lane])
-        if self.announcer.sees_grants:
-            self.announcer.granted(grant, trio.current_time())
+        self.announcer.granted(grant)
         return lease
 
     def turns(self) -> list[TurnInFlight]:

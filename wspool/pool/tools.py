@@ -26,6 +26,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from wspool.core.begun import ToolBegun
 from wspool.core.calls import Opening, answer, described, open_calls, output_of, retold, signature, tool_calls
 from wspool.core.encoding import Encoded
 from wspool.core.frames import encode
@@ -37,6 +38,7 @@ from wspool.pool.effects import Effects
 from wspool.pool.instrument import Announcer
 from wspool.pool.job import Job
 from wspool.pool.toolbox import Tool, ToolError
+from wspool.pool.within import Within, added_to
 
 __all__ = [
     "CallAccount",
@@ -324,19 +326,30 @@ class CallRunner:
         if self._announcer is None or not self._announcer.sees_tools:
             await self._call(job)
             return
-        started, job.error = trio.current_time(), "Cancelled"
+        job.error = "Cancelled"
+        begun = ToolBegun(
+            pool=self._announcer.pool,
+            conversation=self._account.number,
+            name=plain(str(job.call.get("name") or ""), _LONGEST_NAME),
+            call_id=plain(str(job.call.get("call_id") or ""), _LONGEST_NAME),
+            started=trio.current_time(),
+            context=copy_context(),
+        )
+        if self._announcer.sees_tools_begin:
+            self._announcer.calling(begun)
         try:
-            await self._call(job)
+            with Within(added_to(begun.context)):
+                await self._call(job)
         finally:
             record = ToolRecord(
-                pool=self._announcer.pool,
-                conversation=self._account.number,
-                name=plain(str(job.call.get("name") or ""), _LONGEST_NAME),
-                call_id=plain(str(job.call.get("call_id") or ""), _LONGEST_NAME),
-                started=started,
-                duration=trio.current_time() - started,
+                pool=begun.pool,
+                conversation=begun.conversation,
+                name=begun.name,
+                call_id=begun.call_id,
+                started=begun.started,
+                duration=trio.current_time() - begun.started,
                 error=job.error,
-                context=copy_context(),
+                context=begun.context,
             )
             self._announcer.called(record)
 

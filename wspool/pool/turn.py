@@ -34,6 +34,7 @@ from wspool.core.statistics import TransportName, TurnRecord
 from wspool.errors import PoolClosedError, TurnLostError, WsPoolError
 from wspool.pool.attempt import Attempt
 from wspool.pool.outcome import failed_response, turn_failure
+from wspool.pool.within import Added
 from wspool.wire.wire import Wire
 
 __all__ = ["Turn", "TurnDriver"]
@@ -62,11 +63,13 @@ class TurnDriver(Protocol):
     Attributes:
         attempt: the last request, once it was begun.
         record: how it went, once it was left, if anything was sent.
+        added: what instruments have set in the context of the turn.
         check_use: raises `ForeignUseError` if this is no place to use the pool from.
     """
 
     attempt: Attempt | None
     record: TurnRecord | None
+    added: Added
     check_use: Callable[[], None]
 
     async def start(self) -> None:
@@ -173,6 +176,11 @@ class Turn:
         None for one of a lease or a conversation that no instrument watches, too: then nobody makes one.
         """
         return self._driver.record
+
+    @property
+    def added(self) -> Added:
+        """What instruments have set in its context, for who calls functions of the caller's."""
+        return self._driver.added
 
     @property
     def ended(self) -> bool:
