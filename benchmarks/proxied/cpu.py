@@ -132,7 +132,7 @@ def _compared(metric: str, unit: str, found: Mapping[str, float]) -> list[Row]:
             note="" if theirs is not None else missing,
         )
     ]
-    if theirs is not None:
+    if theirs is not None and own > 0:  # what adds nothing, as far as can be measured, has no ratio
         rows.append(
             Row(metric=f"{metric}: LiteLLM's over wspool's", value=theirs / own, unit="x", least=LESS)
         )

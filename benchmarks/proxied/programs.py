@@ -2,7 +2,8 @@
 
 As in the benchmark `rollout`: 25 tool calls whose outputs make 400 KB, 40 ms round trip, 20 Mbit/s up, TLS to
 the provider, which thinks 50 ms and streams; nothing is lost and there is no slow start. The proxy is on the
-program's side of the link, as it is when it runs on the same machine. The programs are as they come from npm.
+program's side of the link, as it is when it runs on the same machine; it is up before the program starts, and
+may have dialled by then. The programs are as they come from npm.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -92,14 +93,6 @@ class Program:
     def wait(self, seconds: float = _PATIENCE) -> int:
         """Wait for its end; return its code."""
         return self._process.wait(seconds)
-
-    def stop(self) -> None:
-        """End it, and all that it started, at once."""
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it is gone already
-        self._process.wait(_PATIENCE)
 
 
 @contextmanager
@@ -193,8 +186,6 @@ def _answers(url: str) -> bool:
 
 def free_port() -> int:
     """A port of loopback that nobody listened on a moment ago."""
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

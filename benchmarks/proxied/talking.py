@@ -24,8 +24,8 @@ TOOL: Final = {"type": "function", "name": "read", "strict": False, "parameters"
 #: So often a turn is asked for, at most; something is wrong with who needs more.
 _MOST: Final = 60
 
-#: Longest wait before the next try, in seconds. SDKs wait up to 8.
-_WAIT: Final = 1.0
+#: Seconds before the next try. SDKs wait 0.5 to 8, and as long as they are told to.
+_WAIT: Final = 0.1
 
 
 def events_of(content: bytes) -> list[dict[str, Any]]:
@@ -121,7 +121,7 @@ class Talker:
                     if answer.status < 500:
                         raise RuntimeError(f"{answer.status} {answer.content[:300]!r}")
                     tries = -1  # the SDK gives up, and the program asks anew
-                time.sleep(_WAIT / 10)
+                time.sleep(_WAIT)
                 tries += 1
                 continue
             last = events_of(answer.content)[-1]

@@ -8,7 +8,6 @@ ends. How long a round of the loop takes is told in CPU time, which does not cou
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 import time
@@ -47,11 +46,11 @@ async def _main(url: str) -> None:
     policy = PoolPolicy(max_size=1000, min_idle=0)
     async with open_proxy(url, where=Where(port=0), policy=policy) as proxy:
         print(proxy.base_url.rpartition(":")[2].partition("/")[0], flush=True)
-        while line := await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
-            print(json.dumps(_account(proxy, clock, clean=line.startswith("gc"))), flush=True)
+        while await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
+            print(json.dumps(_account(proxy, clock)), flush=True)
 
 
-def _account(proxy: Proxy, clock: _Clock, *, clean: bool) -> dict[str, float]:
+def _account(proxy: Proxy, clock: _Clock) -> dict[str, float]:
     account = {
         "cpu": time.process_time(),
         "wall": time.monotonic(),
@@ -60,10 +59,8 @@ def _account(proxy: Proxy, clock: _Clock, *, clean: bool) -> dict[str, float]:
         "running": len(proxy.records.running),
         "open": proxy.front.open,
         "failures": proxy.front.failures,
+        "memory": resident(),
     }
-    if clean:
-        gc.collect()
-    account["memory"] = resident()
     clock.longest = 0.0
     return account
 
