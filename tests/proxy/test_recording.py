@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.helpers import policy
 from tests.proxy.asking import KEY, Client, scene
 from tests.proxy.test_websocket import connected
 from wspool import OPENAI
+from wspool.core.frames import Event, parse_event
 from wspool.pool.open import open_pool
 from wspool.server import (
     OPENAI as OPENAI_SERVER,
@@ -26,6 +28,7 @@ from wspool.server import (
 )
 from wspool.server.server import serve_engine
 from wspool.testing.cassette import Cassette
+from wspool.testing.meaning import items_of
 from wspool.testing.player import Player
 from wspool.testing.recorder import Recorder
 from wspool.testing.redaction import Redaction
@@ -102,7 +105,16 @@ async def test_no_key_is_recorded(autojump_clock, tmp_path: Path, monkeypatch: p
     recorder = Recorder(tmp_path, "wss://provider/v1/responses")
     async with scene(EchoModel(), recorder=recorder) as it:
         await (await it.client()).turn(
-            f"my key is {key}, and canary-of-the-environment",
+            [
+                {"role": "user", "content": f"my key is {key}, and canary-of-the-environment"},
+                {
+                    "type": "function_call",
+                    "call_id": "c",
+                    "name": "f",
+                    "arguments": "{}",
+                    "caller": {key: key},
+                },
+            ],
             target=JOB,
             headers=(("authorization", f"Bearer {key}"),),
         )
@@ -113,6 +125,99 @@ async def test_no_key_is_recorded(autojump_clock, tmp_path: Path, monkeypatch: p
     assert 2 <= text.count("<hidden>")
     assert key not in text
     assert "canary" not in text
+
+
+def ended(id: Any, *output: Any) -> list[Event]:
+    """All that is recorded of an answer."""
+    response = {"id": id, "status": "completed", "output": list(output)}
+    text = json.dumps({"type": "response.completed", "response": response if id else 7})
+    return [parse_event(text)]
+
+
+def deep(levels: int) -> Any:
+    return json.loads("[" * levels + "]" * levels)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "events"),
+    [
+        ("a", {"metadata": deep(900)}, ended("r")),
+        ("a", {"temperature": float("nan")}, ended("r")),
+        ("a", {"input": [{"type": "function_call", "arguments": '{"a": NaN, "b": 1e999}'}]}, ended("r")),
+        ("a", {"input": [{"type": "function_call", "role": "system"}]}, ended("r")),
+        ("a", {}, ended(None)),
+        ("\U00020000" * 80, {}, ended("r")),
+    ],
+    ids=["deep", "nan", "arguments", "role", "response", "name"],
+)
+def test_an_odd_turn_is_in_no_others_way(
+    tmp_path: Path, name: str, more: dict[str, Any], events: list[Event]
+) -> None:
+    """Whatever clients and servers write: it is recorded or left out, and those after it are there."""
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+    recorder.take(name, {"model": "m", "input": "odd", **more}, events, None, ())
+    recorder.take(name, {"model": "m", "input": "even"}, ended("s"), None, ())
+    recorder.save()
+
+    (path,) = tmp_path.iterdir()
+    assert [{"role": "user", "content": "even"}] == Cassette.load(path).exchanges[-1].context
+    again = Cassette.load(path)
+    assert all(exchange.meaning == exchange.meaning for exchange in again.exchanges)
+    assert again.text() == path.read_text(encoding="utf-8")
+
+
+def test_what_is_deeper_than_can_be_read_is_no_cassette(tmp_path: Path) -> None:
+    """Not even one that was written by somebody else ends a recorder."""
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+    recorder.take("a", {"model": "m", "input": "x"}, ended("r"), None, ())
+    assert "[" * 100_000 == (tmp_path / "a.json").read_text()
+
+
+def test_a_file_is_its_owners_from_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from when it is whole: the folder may be everybody's."""
+    modes: list[int] = []
+    replace = Path.replace
+
+    def seen(new: Path, target: Path) -> Path:
+        modes.append(new.stat().st_mode & 0o777)
+        return replace(new, target)
+
+    monkeypatch.setattr(Path, "replace", seen)
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+    recorder.take("a", {"model": "m", "input": "x"}, ended("r"), None, ())
+    recorder.save()
+    assert os.name != "posix" or {0o600} == set(modes)
+
+
+def test_a_long_session_is_held_once_and_written_soon(tmp_path: Path) -> None:
+    """Its client sends all of it each time: neither memory nor time grow with the square of its turns."""
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+    items: list[Any] = [{"role": "user", "content": "one"}]
+    spent: dict[int, float] = {}
+    for turn in range(1, 241):
+        call = {"type": "function_call", "call_id": f"c{turn}", "name": "f", "arguments": f'{{"a":{turn}}}'}
+        body = json.loads(json.dumps({"model": "m", "input": items}))
+        recorder.take("a", body, ended(f"r{turn}", call), None, ())
+        items += [call, {"type": "function_call_output", "call_id": f"c{turn}", "output": "x" * 500}]
+        if turn in (60, 240):
+            spent[turn] = min(timed(recorder) for _ in range(3))
+    held = cassette_of(recorder).exchanges
+    assert [items_of(items[:-2])] == [held[-1].context]
+    assert len({id(item) for exchange in held for item in exchange.context}) == len(held[-1].context)
+    assert spent[240] < 10 * spent[60], "4 is linear, and 16 is not"
+
+
+def cassette_of(recorder: Recorder) -> Cassette:
+    file = recorder._files["a"]
+    assert file is not None
+    return file.cassette
+
+
+def timed(recorder: Recorder) -> float:
+    began = time.process_time()
+    cassette_of(recorder).text()
+    return time.process_time() - began
 
 
 class Refuses:

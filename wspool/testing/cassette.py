@@ -9,15 +9,17 @@ knows nothing of sockets: the same one answers over WebSocket and over HTTP, who
 3. Nothing in the file depends on when or how it was recorded: no times of ours, no headers, no keys.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 
-from wspool.server.models import Item
+from wspool.core.frames import encode_received
+from wspool.server.models import Item, is_object
 from wspool.testing.meaning import Difference, Meaning, first_difference, items_of
 
 __all__ = ["Cassette", "CassetteError", "Exchange", "MismatchError"]
@@ -30,6 +32,12 @@ _CARRIED: Final = frozenset(
 )
 
 _TERMINAL: Final = frozenset({"response.completed", "response.failed", "response.incomplete"})
+
+
+#: Bytes of the digest of a conversation.
+_MARK: Final = 8
+
+_T = TypeVar("_T")
 
 
 class CassetteError(Exception):
@@ -56,13 +64,12 @@ class Exchange:
     """What it continues that is in no exchange before it."""
     played: bool = False
     """Whether it was given as an answer already."""
-    meaning: Meaning = attrs.field(init=False)
-    """What the request means."""
+    marks: bytes = attrs.field(init=False)
+    """Digests of the conversation up to each of its items, one behind the other (`_marks`)."""
+    _meaning: Meaning | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
-        self.meaning = Meaning.of(
-            {**self.request, "input": self.context, "previous_response_id": self.parent}
-        )
+        self.marks = _marks(self.context)
 
     @classmethod
     def of(cls, body: Mapping[str, Any], before: Sequence[Item] | None) -> "Exchange":
@@ -76,18 +83,42 @@ class Exchange:
         return cls(kept, [*(before or ()), *items_of(body.get("input"))], parent=parent)
 
     @property
+    def meaning(self) -> Meaning:
+        """What the request means."""
+        if self._meaning is None:
+            fields = {**self.request, "input": self.context, "previous_response_id": self.parent}
+            self._meaning = Meaning.of(fields)
+        return self._meaning
+
+    @property
     def response(self) -> Mapping[str, Any] | None:
         """The response as it ended, or None."""
         last = self.events[-1] if self.events else {}
-        return last.get("response") if last.get("type") in _TERMINAL else None
+        response = last.get("response") if last.get("type") in _TERMINAL else None
+        return response if is_object(response) else None
 
-    def after(self) -> list[Item]:
-        """The conversation with the answer."""
+    def said(self) -> list[Item]:
+        """The answer, as items in normal form."""
         response = self.response or {}
         output = response.get("output") or [
             event.get("item") for event in self.events if event.get("type") == "response.output_item.done"
         ]
-        return [*self.context, *items_of(output)]
+        return items_of(output)
+
+    def after(self) -> list[Item]:
+        """The conversation with the answer."""
+        return [*self.context, *self.said()]
+
+    def end_mark(self) -> bytes:
+        """The digest of the conversation with the answer; empty if nothing is in it."""
+        return (self.marks + _marks(self.said(), self.marks[-_MARK:]))[-_MARK:]
+
+    def longest(self, ends: Mapping[bytes, _T]) -> _T | None:
+        """What *ends* has, by `end_mark`, of the longest conversation that this one begins with, if of any."""
+        for place in range(len(self.marks) - _MARK, -1, -_MARK):
+            if (found := ends.get(self.marks[place : place + _MARK])) is not None:
+                return found
+        return None
 
 
 class Cassette:
@@ -149,7 +180,7 @@ class Cassette:
             for entry in data["exchanges"]:
                 number += 1
                 cassette.exchanges.append(cassette._read(entry))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as problem:
             where = f", in exchange {number}" if number else ""
             what = f"{type(problem).__name__}: {problem}"
             raise CassetteError(f"{path} is no cassette{where}: {what}") from problem
@@ -170,20 +201,32 @@ class Cassette:
                 raise ValueError("its last event is not the end of a response")
         return exchange
 
-    def save(self, path: Path) -> None:
-        """Write the file, all of it or nothing. What is the same is written the same, byte for byte."""
+    def save(self, path: Path, *, mode: int = 0o666) -> None:
+        """Write the file, all of it or nothing. What is the same is written the same, byte for byte.
+
+        Args:
+          mode: of the file, less what the umask takes away.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        text = self.text()
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f".{path.name}.{os.getpid()}")
-        new.write_text(self.text(), encoding="utf-8", newline="\n")
+        new.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(os.open(new, flags, mode), "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
         new.replace(path)
 
     def text(self) -> str:
         """The file's text: JSON, laid out so that a change of one thing changes one line."""
-        afters = [exchange.after() for exchange in self.exchanges]
-        entries = [
-            _entry(exchange, _continued(exchange, afters[:number]))
-            for number, exchange in enumerate(self.exchanges)
-        ]
+        ends: dict[bytes, tuple[int, int]] = {}
+        entries: list[str] = []
+        for number, exchange in enumerate(self.exchanges, 1):
+            entries.append(_entry(exchange, exchange.longest(ends) or (0, 0)))
+            if end := exchange.end_mark():
+                ends.setdefault(end, (number, len(exchange.after())))
         head = f'{{\n"wspool_cassette": {_VERSION},\n"endpoint": {_line(self.endpoint)},\n"exchanges": [\n'
         return head + ",\n".join(entries) + "\n]\n}\n"
 
@@ -211,21 +254,24 @@ def _entry(exchange: Exchange, continued: tuple[int, int]) -> str:
     return "\n".join([*lines, "}"])
 
 
-def _continued(exchange: Exchange, afters: Sequence[Sequence[Item]]) -> tuple[int, int]:
-    """Of the conversations before it the longest that *exchange* goes on from: its number, and its length."""
-    number, length = 0, 0
-    for index, after in enumerate(afters, 1):
-        if len(after) > length and list(after) == list(exchange.context[: len(after)]):
-            number, length = index, len(after)
-    return number, length
+def _marks(items: Iterable[Item], mark: bytes = b"") -> bytes:
+    """Digests of a conversation up to each of *items*, one behind the other; *mark*: that before them."""
+    marks = bytearray()
+    for item in items:
+        text = json.dumps(item, sort_keys=True).encode()
+        mark = hashlib.blake2b(text, digest_size=_MARK, key=mark).digest()
+        marks += mark
+    return bytes(marks)
 
 
 def _line(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         text.encode("utf-8")
     except UnicodeEncodeError:  # half a surrogate pair, as models write them
         return json.dumps(value, allow_nan=False)
+    except ValueError:  # a number that is none in JSON, as servers write them
+        return encode_received(value).decode()
     return text
 
 

@@ -120,6 +120,7 @@ def _as_json(value: object) -> object:
     if isinstance(value, str):
         try:
             read = json.loads(value)
+            json.dumps(read, allow_nan=False)  # what it cannot write it would not read again
         except (ValueError, RecursionError):
             return value
         return read if is_object(read) or is_array(read) else value
@@ -152,7 +153,7 @@ class Meaning:
         items = [*(before or ()), *items_of(body.get("input"))]
         # Instructions that came as messages are with the others, wherever the conversation began (rule 2).
         texts = [str(body.get("instructions") or "")]
-        while items and items[0].get("role") == "system" and isinstance(items[0]["content"], str):
+        while items and items[0].get("role") == "system" and isinstance(items[0].get("content"), str):
             texts.append(items.pop(0)["content"])
         parent = body.get("previous_response_id") if before is None else None
         return cls(

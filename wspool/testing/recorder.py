@@ -36,7 +36,7 @@ _OFTEN: Final = 5.0
 #: Cassettes that are held; of more, the one that was used longest ago is written and let go.
 _MOST: Final = 64
 
-#: Characters of a name that a client gave.
+#: Bytes of a name that a client gave.
 _LONGEST: Final = 80
 
 #: The conversation before a request that continues none.
@@ -48,8 +48,22 @@ class _File:
     path: Path
     cassette: Cassette
     contexts: dict[str, Sequence[Item]]
+    ends: dict[bytes, Sequence[Item]]
     changed: bool = False
     written_at: float = 0.0
+
+    @classmethod
+    def of(cls, path: Path, cassette: Cassette) -> "_File":
+        file = cls(path, cassette, {}, {})
+        for exchange in cassette.exchanges:
+            file.learn(exchange)
+        return file
+
+    def learn(self, exchange: Exchange) -> None:
+        """Take note of what a conversation has come to."""
+        if exchange.response is not None:
+            after = self.ends.setdefault(exchange.end_mark(), exchange.after())
+            self.contexts[str(exchange.response.get("id"))] = after
 
 
 class Recorder:
@@ -99,7 +113,7 @@ class Recorder:
                 file.changed = True
                 if time.monotonic() - file.written_at > _OFTEN:
                     self._save(file)
-        except (MalformedMessageError, ValueError, TypeError, KeyError) as problem:
+        except (MalformedMessageError, ValueError, TypeError, LookupError, RecursionError) as problem:
             logger.error("a turn was not recorded: %s", type(problem).__name__)
 
     def save(self) -> None:
@@ -114,6 +128,8 @@ class Recorder:
         safe: Mapping[str, Any] = self._redaction.value(body)
         parent = safe.get("previous_response_id")
         exchange = Exchange.of(safe, _NEW if parent is None else file.contexts.get(str(parent)))
+        if known := exchange.longest(file.ends):  # its items are held once, not once for each turn
+            exchange.context = [*known, *exchange.context[len(known) :]]
         told = [{k: v for k, v in event.data.items() if k != "stream_id"} for event in events]
         exchange.events = self._redaction.events(told)
         if exchange.response is None:
@@ -121,13 +137,14 @@ class Recorder:
                 return False
             exchange.events, exchange.refusal = [], self._redaction.value(refusal_of(error))
         else:
-            file.contexts[str(exchange.response.get("id"))] = exchange.after()
+            file.learn(exchange)
         file.cassette.exchanges.append(exchange)
         return True
 
     def _file(self, name: str) -> _File | None:
         """Return the file of *name*, None if it is none of ours."""
-        name = re.sub(r"[^\w.@-]+", "-", name)[:_LONGEST].lstrip(".") or "unnamed"
+        name = re.sub(r"[^\w.@-]+", "-", name).encode()[:_LONGEST].decode(errors="ignore")
+        name = name.lstrip(".") or "unnamed"
         if name not in self._files:
             if len(self._files) >= _MOST:
                 _, oldest = self._files.popitem(last=False)
@@ -143,13 +160,12 @@ class Recorder:
         except (OSError, CassetteError) as problem:
             logger.error("nothing is recorded there: %s", problem)
             return None
-        return _File(path, cassette, dict(cassette.contexts()))
+        return _File.of(path, cassette)
 
     def _save(self, file: _File) -> None:
         file.written_at = time.monotonic()
         try:
-            file.cassette.save(file.path)
-            file.path.chmod(0o600)  # all that was said is in it
+            file.cassette.save(file.path, mode=0o600)  # all that was said is in it
         except OSError as problem:
             if not self._failed:
                 logger.error("cassettes are not written now: %s", problem.strerror)

@@ -24,6 +24,9 @@ _LOOKS: Final = re.compile(
     r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}|(?<=\bBearer )[^\s\"',;]{12,}"
 )
 
+#: One of these is in each of them; most texts have none, and are done with sooner.
+_HINTS: Final = ("sk-", "xai-", "gsk_", "AIza", "ghp_", "gho_", "ghs_", "ghu_", "eyJ", "Bearer ")
+
 #: Fields whose values are keys, wherever they are; of `headers`, those of all fields.
 _FIELDS: Final = frozenset({"authorization", "api_key", "api-key", "x-api-key"})
 
@@ -51,7 +54,7 @@ class Redaction:
         """*text* without keys."""
         if self._known is not None:
             text = self._known.sub(HIDDEN, text)
-        return _LOOKS.sub(HIDDEN, text)
+        return _LOOKS.sub(HIDDEN, text) if any(hint in text for hint in _HINTS) else text
 
     def value(self, value: Any) -> Any:
         """A JSON value without keys; what holds none is equal to what it was."""
@@ -60,7 +63,7 @@ class Redaction:
         if is_array(value):
             return [self.value(element) for element in value]
         if is_object(value):
-            return {name: self._field(name, element) for name, element in value.items()}
+            return {self.text(name): self._field(name, element) for name, element in value.items()}
         return value
 
     def _field(self, name: str, value: Any) -> Any:
