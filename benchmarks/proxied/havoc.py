@@ -106,8 +106,7 @@ def run(*, quick: bool) -> list[Row]:
             metric="havoc: open files of the proxy at the end",
             value=after[0],
             unit="",
-            most=idle[0]
-            + PoolPolicy().min_idle,  # what is ready ahead of demand; its pool opens at first use
+            most=idle[0] + PoolPolicy().min_idle,  # a pool opens at its first use
             note=f"{idle[0]} at first, {before[0]} while clients were at work; memory {idle[1] / _MIB:.0f}, "
             f"{before[1] / _MIB:.0f}, and {after[1] / _MIB:.0f} MiB at the end",
         ),

@@ -114,7 +114,7 @@ class Exchange:
         return (self.marks + _marks(self.said(), self.marks[-_MARK:]))[-_MARK:]
 
     def longest(self, ends: Mapping[bytes, _T]) -> _T | None:
-        """What *ends* has, by `end_mark`, of the longest conversation that this one begins with, if of any."""
+        """What *ends* has, by `end_mark`, of the longest conversation that this one begins with."""
         for place in range(len(self.marks) - _MARK, -1, -_MARK):
             if (found := ends.get(self.marks[place : place + _MARK])) is not None:
                 return found
