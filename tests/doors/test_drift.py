@@ -20,6 +20,7 @@ LEFT_OUT = {
     # For who passes events on, as the facade does, and that exchange; and for who calls what the caller gave.
     "Turn": {
         "added",
+        "awaited",
         "batch",
         "ended",
         "events",

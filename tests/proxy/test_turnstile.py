@@ -12,6 +12,7 @@ import trio
 import trio.testing
 from hypothesis import given, strategies as st
 
+from wspool.core.lending.line import MAX_SKIPS
 from wspool.proxy.access.turnstile import Turnstile
 
 
@@ -20,7 +21,8 @@ async def order_of(turnstile: Turnstile, asked: list[str], **of: Mapping[str, An
     passed: list[str] = []
 
     async def one(name: str) -> None:
-        async with turnstile.turn("pool", name, **of.get(name, {})):
+        with turnstile.turn("pool", name, **of.get(name, {})) as enter:
+            await enter(False)
             passed.append(name)
             await trio.sleep(1)
 
@@ -63,7 +65,8 @@ async def test_a_limit_is_of_one_client(autojump_clock) -> None:
     turnstile, inside, most = Turnstile(4), Counter[str](), Counter[str]()
 
     async def one(name: str, limit: float) -> None:
-        async with turnstile.turn("pool", name, limit=limit):
+        with turnstile.turn("pool", name, limit=limit) as enter:
+            await enter(False)
             inside[name] += 1
             most[name] = max(most[name], inside[name])
             await trio.sleep(1)
@@ -80,10 +83,9 @@ async def test_a_limit_is_of_one_client(autojump_clock) -> None:
 async def test_pools_do_not_wait_for_each_other(autojump_clock) -> None:
     """Each has its own lanes."""
     turnstile = Turnstile(1)
-    async with turnstile.turn("a", "x"):
-        with trio.fail_after(0):
-            async with turnstile.turn("b", "x"):
-                pass
+    with turnstile.turn("a", "x") as enter_a, turnstile.turn("b", "x") as enter_b, trio.fail_after(0):
+        await enter_a(False)
+        await enter_b(False)
 
 
 @given(seed=st.integers(0, 2**32), most=st.integers(1, 3))
@@ -91,18 +93,23 @@ def test_no_place_is_lost(seed: int, most: int) -> None:
     """Whoever is cancelled, in line or inside: all places are there again, and nothing is kept."""
 
     async def main() -> None:
-        turnstile, draw, inside = Turnstile(most), random.Random(seed), 0
+        turnstile, draw, inside = Turnstile(most), random.Random(seed), Counter[bool]()
 
         async def one() -> None:
-            nonlocal inside
-            with trio.move_on_after(draw.choice([0.5, 1, 3, 100])):
-                async with turnstile.turn("pool", draw.choice("abc"), limit=draw.choice([1, 2, 9])):
-                    inside += 1
-                    assert inside <= most
+            awaited = draw.random() < 0.3
+            with (
+                trio.move_on_after(draw.choice([0.5, 1, 3, 100])),
+                turnstile.turn("pool", draw.choice("abc"), limit=draw.choice([1, 2, 9])) as enter,
+            ):
+                if draw.random() < 0.8:
+                    await enter(awaited)
+                    inside[awaited] += 1
+                    assert inside[False] <= most
                     try:
                         await trio.sleep(draw.choice([0.1, 1, 2]))
+                        await enter(False)
                     finally:
-                        inside -= 1
+                        inside[awaited] -= 1
 
         async with trio.open_nursery() as nursery:
             for _ in range(12):
@@ -119,5 +126,52 @@ async def test_what_is_free_is_not_waited_for(times: int) -> None:
     turnstile = Turnstile()
     with trio.fail_after(0):
         for _ in range(times):
-            async with turnstile.turn("pool", "a"):
+            with turnstile.turn("pool", "a") as enter:
+                await enter(False)
                 assert 0 == turnstile.waiting
+
+
+async def test_who_is_awaited_passes_at_once_and_not_for_ever(autojump_clock) -> None:
+    """A lane is kept for each of them; one who waits for any is passed so many times, and not once more."""
+    turnstile = Turnstile(1)
+    passed: list[str] = []
+
+    async def one(name: str, awaited: bool) -> None:
+        with turnstile.turn("pool", name) as enter:
+            await enter(awaited)
+            passed.append(name)
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        for name, awaited in [("agent", False), ("editor", False), *[("agent", True)] * (MAX_SKIPS + 3)]:
+            nursery.start_soon(one, name, awaited)
+            await trio.testing.wait_all_tasks_blocked()
+        assert ["agent"] * (1 + MAX_SKIPS) == passed
+        await trio.sleep(1.5)
+        assert ["editor"] == passed[1 + MAX_SKIPS :]
+        nursery.start_soon(one, "agent", True)
+        await trio.testing.wait_all_tasks_blocked()
+        assert ["editor", "agent"] == passed[1 + MAX_SKIPS :], "it waits for nobody, once one has passed"
+
+
+async def test_who_is_awaited_heeds_its_limit_and_has_had_a_turn(autojump_clock) -> None:
+    """It counts as any other turn of its client."""
+    turnstile = Turnstile(1)
+    with (
+        trio.fail_after(10),
+        turnstile.turn("pool", "a", limit=2) as first,
+        turnstile.turn("pool", "a", limit=2) as second,
+        turnstile.turn("pool", "a", limit=2) as third,
+    ):
+        await first(False)
+        await second(True)
+        with trio.move_on_after(1) as scope:
+            await third(True)
+        assert scope.cancelled_caught
+    assert [] == list(turnstile._places)
+
+    with trio.fail_after(10), turnstile.turn("pool", "a") as first:
+        await first(False)
+        with turnstile.turn("pool", "a") as second:
+            await second(True)
+        assert 2 == turnstile._places["pool"].clients["a"].passed

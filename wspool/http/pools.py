@@ -20,7 +20,7 @@ import trio
 
 from wspool.errors import LeaseRefusedError, PoolClosedError, WebSocketNotOfferedError
 from wspool.http.identity import Asked, Identity
-from wspool.pool.exchange import Limits, Outlet, Writer, exchange
+from wspool.pool.exchange import Entry, Limits, Outlet, Writer, exchange
 from wspool.pool.open import open_pool
 from wspool.pool.pool import Pool
 
@@ -80,7 +80,13 @@ class Pools:
         self._closed = False
 
     async def perform(
-        self, asked: Asked, outlet: Outlet, limits: Limits, *, write: Writer | None = None
+        self,
+        asked: Asked,
+        outlet: Outlet,
+        limits: Limits,
+        *,
+        write: Writer | None = None,
+        enter: Entry | None = None,
     ) -> None:
         """Have one exchange, see there, in the pool that it is for. Raises no `Exception`."""
         identity = asked.identity
@@ -88,7 +94,13 @@ class Pools:
             self._check_offer(identity)
             with self.using(identity) as slot:
                 await exchange(
-                    slot.opened, asked.body, outlet, limits=limits, session=asked.session, write=write
+                    slot.opened,
+                    asked.body,
+                    outlet,
+                    limits=limits,
+                    session=asked.session,
+                    write=write,
+                    enter=enter,
                 )
         except Exception as error:
             outlet.end(error)

@@ -112,6 +112,11 @@ class Continuity(Generic[LineageT_co]):
         """Whether something has the conversation to itself."""
         return self._errand is not None
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a lane is kept for it."""
+        return self._lease is not None and self._lease.alive
+
     def check_free(self) -> None:
         """Raise unless a turn could begin.
 
@@ -298,6 +303,11 @@ class OneTurn(Continuity[Lineage]):
         super().__init__(owner, None, chain)
         self._kept = kept
         self._looked = False
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a lane is kept for it."""
+        return self._kept.has(self.chain.parent)
 
     def usable_lease(self) -> Lease | None:
         """Return its lease if a turn can be tried on it: first the one that was kept for it."""

@@ -90,6 +90,10 @@ class ConversationDriver:
         #: What its record says besides, if somebody wants one.
         self._notes: TurnNotes | None = None
 
+    @property
+    def awaited(self) -> bool:
+        return self._continuity.awaited
+
     async def start(self) -> None:
         # Who brings the history along, and keeps it, asks for the record as well (`Turn.record`).
         if self._continuity.number is None or self._continuity.owner.announcer.sees_turns:

@@ -33,7 +33,7 @@ from wspool.pool.http_answer import Headers
 from wspool.pool.pool import Pool
 from wspool.pool.turn import Turn
 
-__all__ = ["Expired", "Head", "Limits", "Outlet", "Writer", "exchange", "server_sent"]
+__all__ = ["Entry", "Expired", "Head", "Limits", "Outlet", "Writer", "exchange", "server_sent"]
 
 #: Most bytes of an answer that wait for their reader.
 MOST_UNREAD: Final = 2**20
@@ -55,6 +55,10 @@ _numbers = itertools.count(1)
 
 #: Writes events as a piece of a body. With the last of all comes the response as it is known here.
 Writer: TypeAlias = Callable[[Sequence[Event], "dict[str, Any] | None"], bytes]
+
+#: Waits until a turn may go for a lane, where its door has a line of its own. Told whether one is kept for it
+#: (`Turn.awaited`), and called again for the same exchange.
+Entry: TypeAlias = Callable[[bool], Awaitable[None]]
 
 #: Which limit of the caller's was over, as HTTP clients call them.
 Phase: TypeAlias = Literal["connect", "pool", "read"]
@@ -254,6 +258,7 @@ async def exchange(
     limits: Limits = _NO_LIMITS,
     session: Iterable[str] = (),
     write: Writer | None = None,
+    enter: Entry | None = None,
 ) -> None:
     """Take one turn with *body*, and write its answer to *outlet*. A checkpoint; raises no `Exception`.
 
@@ -264,6 +269,7 @@ async def exchange(
         limits: how long the caller waits.
         session: as for `Pool.turn`.
         write: writes the events of an answer that is streamed; by default as they came (`server_sent`).
+        enter: what the turn waits for before it goes for a lane, if anything, whatever the limits.
 
     Cancelling it gives the turn up. What went wrong is `Outlet.error`: a `WsPoolError`, `Expired`, or a
     TypeError or ValueError about the body. If there is no head by then, `error_answer` has one.
@@ -271,7 +277,7 @@ async def exchange(
     turn: Turn | None = None
     try:
         with outlet.scope:
-            turn = await _enter(await pool(), body, limits, session, outlet)
+            turn = await _enter(await pool(), body, limits, session, outlet, enter)
             outlet.sent_at = trio.current_time()
             outlet.notice(turn)
             try:
@@ -293,12 +299,19 @@ async def exchange(
 
 
 async def _enter(
-    pool: Pool, body: Mapping[str, Any], limits: Limits, session: Iterable[str], outlet: Outlet
+    pool: Pool,
+    body: Mapping[str, Any],
+    limits: Limits,
+    session: Iterable[str],
+    outlet: Outlet,
+    enter: Entry | None,
 ) -> Turn:
     """Return a turn that is sent, within the limits for that."""
     since = trio.current_time()
     while True:
         turn = pool.turn(body, session=session, notice=outlet.heed)
+        if enter is not None:
+            await enter(turn.awaited)
         # A connection is waited for if there is none at all; else it is the line.
         is_open = pool.statistics().open > 0
         outlet.dials = outlet.dials or not is_open

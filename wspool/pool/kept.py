@@ -51,6 +51,10 @@ class Kept:
                 self._runs = True
                 self._spawn(self._run)
 
+    def has(self, response: str | None) -> bool:
+        """Return whether a lane is kept for *response*, and was not given to others meanwhile."""
+        return response is not None and response in self._leases and self._leases[response][0].alive
+
     def take(self, response: str | None) -> Lease | None:
         """Return the lease that was kept for *response*, if there is one. Never waits."""
         if response is None or response not in self._leases:

@@ -356,6 +356,10 @@ class _LeaseDriver:
         # A plain attribute: what a record says costs a turn no call.
         self._transport: TransportName = lane.transport
 
+    @property
+    def awaited(self) -> bool:
+        return True
+
     async def start(self) -> None:
         if self._notes is None and self._owner.announcer.sees_turns:
             self._notes = TurnNotes(self._owner.announcer, None, model_of(self._body.get("model")))

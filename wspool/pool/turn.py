@@ -72,6 +72,11 @@ class TurnDriver(Protocol):
     added: Added
     check_use: Callable[[], None]
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a lane is kept for it."""
+        ...
+
     async def start(self) -> None:
         """Send the request. A checkpoint."""
         ...
@@ -125,6 +130,11 @@ class Turn:
         self._before: Delivery = "not_sent"
         #: Once the caller was given the end.
         self._response: Response | None = None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a lane is kept for it, before it is entered: it need not wait for one of others."""
+        return self._driver.awaited
 
     @property
     def delivery(self) -> Delivery:

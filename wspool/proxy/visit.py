@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol, TypeAlias
 
 import attrs
@@ -16,6 +16,7 @@ from wspool.http.pools import Pools
 from wspool.listening.answers import Answers
 from wspool.listening.errors import RequestError, TurnError
 from wspool.listening.intake import Intake
+from wspool.pool.exchange import Entry
 from wspool.pool.turn import Turn
 from wspool.proxy.access.account import Account
 from wspool.proxy.access.gate import Caller
@@ -163,8 +164,8 @@ class Visit:
             name = next(iter(self.session), self.caller.name)
             recorder.take(name, body, turn.events, error, secrets)
 
-    def turn(self, identity: Identity) -> AbstractAsyncContextManager[None]:
-        """Wait for a place among all clients, and have it while the body runs. See `Turnstile.turn`."""
+    def turn(self, identity: Identity) -> AbstractContextManager[Entry]:
+        """Let a turn ask for a place among those of all clients in the body. See `Turnstile.turn`."""
         token, most = self.caller.token, self.services.settings.max_turns_per_client
         return self.services.turnstile.turn(
             identity,

@@ -25,6 +25,7 @@ from wspool.http.identity import Identity
 from wspool.http.pools import Pools
 from wspool.listening.admission import not_authorized
 from wspool.listening.errors import RequestError, TurnError, invalid_request
+from wspool.pool.exchange import Entry
 from wspool.pool.turn import Turn
 from wspool.proxy.access.gate import Gate
 from wspool.proxy.notices import Notices, named_by, of_connection
@@ -200,23 +201,24 @@ class _Account:
         self._visit.check_budget()
         services = self._visit.services
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._visit.turn(self._identity))
+            enter = stack.enter_context(self._visit.turn(self._identity))
             try:
-                turn = await self._enter(stack, services.pools)
+                turn = await self._enter(stack, services.pools, enter)
             except WsPoolError as error:
                 if not goes_by_http(error, sent=error.delivery != "not_sent"):
                     raise
-                turn = await self._enter(stack, services.pools_by_http)
+                turn = await self._enter(stack, services.pools_by_http, enter)
             self._sent_at = trio.current_time()
             yield turn
 
-    async def _enter(self, stack: AsyncExitStack, pools: Pools) -> Turn:
+    async def _enter(self, stack: AsyncExitStack, pools: Pools, enter: Entry) -> Turn:
         """Return its turn in one of *pools*, sent; *stack* ends it."""
         async with AsyncExitStack() as inner:
             pool = await inner.enter_async_context(pools.pool(self._identity))
-            self._dials = not pool.statistics().open
             turn = pool.turn(self._body, session=self._visit.session, notice=self._notices.hear)
             self._turn = self._record.turn = turn
+            await enter(turn.awaited)
+            self._dials = not pool.statistics().open
             await inner.enter_async_context(turn)
             stack.push_async_exit(inner.pop_all())
             return turn

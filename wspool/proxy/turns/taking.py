@@ -216,9 +216,8 @@ class _Course:
     async def _perform(self, pools: Pools) -> None:
         write = None if self._writer is None else self._write
         visit, asked, outlet = self._visit, self._asked, self._outlet
-        with self._performing:
-            async with visit.turn(asked.identity):
-                await pools.perform(asked, outlet, _NO_LIMITS, write=write)
+        with self._performing, visit.turn(asked.identity) as enter:
+            await pools.perform(asked, outlet, _NO_LIMITS, write=write, enter=enter)
         outlet.end()  # it may have been given up in line
 
     def _write(self, events: Sequence[Event], response: dict[str, Any] | None) -> bytes:
