@@ -3,8 +3,8 @@
 Pure. Rules of this module:
 
 * A turn goes by HTTP if it cannot go by WebSocket: its frame is over the provider's limit, also with what is
-  new alone, or there is no WebSocket now. Only while nothing of it was sent, and nothing was said to its
-  client but that there will be an answer: what was refused for its size is never sent on the same way again.
+  new alone, or there is no WebSocket now. Only while nothing of it was sent: what was refused for its size is
+  never sent on the same way again.
 * A request repeats another one if it says so, by its count of retries or by a name, and that other one can
   still be given. Parallel samples of one prompt say nothing of the kind, or that they are the first try.
 """
@@ -24,17 +24,14 @@ Before: TypeAlias = Literal["nothing", "running", "ended"]
 Repetition: TypeAlias = Literal["join", "begin", "alone"]
 
 
-def goes_by_http(error: Exception | None, *, sent: bool, answered: bool = False, here: bool = True) -> bool:
+def goes_by_http(error: Exception | None, *, sent: bool) -> bool:
     """Return whether a turn that ended with *error* on its way by WebSocket goes on by HTTP.
 
     Args:
         error: what it ended with, if anything.
         sent: whether anything of it may have left.
-        answered: whether anything was said to its client.
-        here: whether its client still is.
     """
-    able = isinstance(error, (RequestTooLargeError, WebSocketNotOfferedError))
-    return able and here and not sent and not answered
+    return isinstance(error, (RequestTooLargeError, WebSocketNotOfferedError)) and not sent
 
 
 def repetition(retries: str, name: str, before: Before) -> Repetition:

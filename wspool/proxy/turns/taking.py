@@ -101,10 +101,7 @@ async def take_turn(visit: Visit, identity: Identity, body: Mapping[str, Any], r
             return
         run = repeats.begin(visit.request, visit.whose, raw, record.number)
         asked = Asked(identity, _with_turn_state(visit, body), visit.session)
-        course = _Course(visit, asked, record, run)
-        if not await course.run():
-            visit.answers.headers = {}
-            await visit.services.passage.pass_on(visit, record, raw)
+        await _Course(visit, asked, record, run).run()
 
 
 def _with_turn_state(visit: Visit, body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -179,8 +176,8 @@ class _Course:
         outlet.crowded, outlet.heed = self._hurry, self._notices.hear
         return outlet
 
-    async def run(self) -> bool:
-        """Take it; return False if nothing of it was sent, and it has to go by HTTP."""
+    async def run(self) -> None:
+        """Take it, and answer its client. Raises what that raises who answers one that has left."""
         self._record.own = self._begun - self._visit.since
         sent_before = self._answers.sent
         try:
@@ -200,18 +197,8 @@ class _Course:
             self._end_run()
             self._record.bytes_out = self._answers.sent - sent_before
             self._account()
-        if self._goes_by_http():
-            self._record.outcome = None
-            self._record.status = self._record.error = self._record.said = None
-            return False
         if not here or self._left:
             raise trio.BrokenResourceError("the client has left")
-        return True
-
-    def _goes_by_http(self, *, answered: bool | None = None) -> bool:
-        outlet = self._outlet
-        sent, said = outlet.sent_at is not None, self._answers.begun if answered is None else answered
-        return goes_by_http(outlet.error, sent=sent, answered=said, here=not self._left)
 
     async def _perform(self, pools: Pools) -> None:
         write = None if self._writer is None else self._write
@@ -256,14 +243,13 @@ class _Course:
             data, outlet = self._take(), self._outlet
             over, last = outlet.ended and not data, outlet.ended and outlet.error is None
             error = outlet.error if over else None
-            if answers.begun and over and self._goes_by_http(answered=False) and not by_http:
-                # Only the silence was broken so far: the answer goes on behind the head that is out.
+            if goes_by_http(error, sent=outlet.sent_at is not None) and not by_http:
+                # No more than the silence was broken so far: the answer goes on behind that.
                 by_http, self._outlet, self._performing = True, self._new_outlet(), trio.CancelScope()
                 nursery.start_soon(self._perform, self._visit.services.pools_by_http)
                 continue
             if error is not None and not answers.begun:
-                if not self._goes_by_http():
-                    await self._send_error(error)
+                await self._send_error(error)
                 return
             if error is not None:
                 data, last = self._ending(error), True
