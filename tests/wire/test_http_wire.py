@@ -171,7 +171,7 @@ async def test_however_the_answer_is_cut(autojump_clock, size: int) -> None:
             {"code": "rate_limit_exceeded", "message": "slow"},
         ),
         (400, b'{"error":"no"}', "no"),
-        (503, b"<html><title>busy</title></html>", {"message": ""}),
+        (503, b"<html><title>busy</title></html>", {"message": "The endpoint answered 503 with a page."}),
         (500, b"oops", {"message": "oops"}),
         (404, b"", {"message": ""}),
     ],

@@ -1,6 +1,7 @@
 """Answers: what goes out on one HTTP connection, to a client that has to read it in time."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -30,12 +31,14 @@ class Answers:
         bare: True if the request wants heads only.
         headers: what goes with every head, instead of what that has itself.
         sent: bytes sent so far.
+        sent_at: when the last of them were, on trio's clock.
     """
 
     def __init__(self, stream: trio.abc.Stream, http: h11.Connection) -> None:
         self.bare = False
         self.headers: dict[str, str] = {}
         self.sent = 0
+        self.sent_at = -math.inf
         self._stream = stream
         self._http = http
 
@@ -108,6 +111,7 @@ class Answers:
                 await self._stream.send_all(data)
             if scope.cancelled_caught:
                 raise trio.BrokenResourceError("the client does not read its answer")
+            self.sent_at = trio.current_time()
 
 
 async def linger(stream: trio.abc.Stream) -> None:

@@ -33,7 +33,18 @@ from wspool.pool.http_answer import Headers
 from wspool.pool.pool import Pool
 from wspool.pool.turn import Turn
 
-__all__ = ["Entry", "Expired", "Head", "Limits", "Outlet", "Writer", "exchange", "server_sent"]
+__all__ = [
+    "JSON",
+    "Entry",
+    "Expired",
+    "Head",
+    "Limits",
+    "Outlet",
+    "Writer",
+    "exchange",
+    "mended",
+    "server_sent",
+]
 
 #: Most bytes of an answer that wait for their reader.
 MOST_UNREAD: Final = 2**20
@@ -41,7 +52,8 @@ MOST_UNREAD: Final = 2**20
 #: How long a turn may go on after its reader has left, in seconds: some readers leave at the last word.
 _LAST_MOMENT: Final = 0.05
 
-_JSON: Final = ("content-type", "application/json")
+#: The header of an answer that is one body.
+JSON: Final = ("content-type", "application/json")
 _SSE: Final = ("content-type", "text/event-stream; charset=utf-8")
 
 _TERMINAL: Final = frozenset({"response.completed", "response.failed", "response.incomplete"})
@@ -345,7 +357,7 @@ async def _stream(turn: Turn, outlet: Outlet, silence: float, write: Writer) -> 
             outlet.begin(200, [_SSE, ("cache-control", "no-cache")])
         if turn.ended:
             response = turn.response.data
-            outlet.write_last(write([_mended(events[0], response)], response))
+            outlet.write_last(write([mended(events[0], response)], response))
             return
         await outlet.write(write(events, None))
 
@@ -360,7 +372,7 @@ async def _answer(turn: Turn, outlet: Outlet, silence: float) -> None:
         response = turn.response
     data = encode_received(response.data)
     outlet.write_last(data)
-    outlet.begin(200, [_JSON, ("content-length", str(len(data)))])
+    outlet.begin(200, [JSON, ("content-length", str(len(data)))])
 
 
 async def _result(turn: Turn, silence: float) -> Response:
@@ -376,7 +388,7 @@ async def _result(turn: Turn, silence: float) -> Response:
             raise Expired("read", silence)
 
 
-def _mended(event: Event, response: dict[str, Any]) -> Event:
+def mended(event: Event, response: dict[str, Any]) -> Event:
     """Return the last event as it came, or written anew if the core had to complete it."""
     kind = event.type if event.type in _TERMINAL else f"response.{response.get('status')}"
     try:

@@ -132,6 +132,8 @@ def _said(raw: Mapping[str, Any]) -> Any:
     """Return the error object in a frame or in a failed response, None if there is none."""
     inner: object = raw.get("response")
     holder = cast("Mapping[str, Any]", inner) if isinstance(inner, Mapping) else raw
+    if raw.get("type") == "error" and "error" not in raw:  # as it is in a stream: all in one object
+        return {"type": _type(500), **{name: raw.get(name) for name in ("message", "code", "param")}}
     return holder.get("error") or raw.get("error")
 
 

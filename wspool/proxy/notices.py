@@ -20,7 +20,7 @@ from wspool.core.frames import Event, MalformedMessageError
 from wspool.errors import ResponseFailedError
 from wspool.pool.turn import Turn
 
-__all__ = ["TURN_STATE", "Notices", "named_by", "of_connection"]
+__all__ = ["TURN_STATE", "Notices", "of_connection", "said_by"]
 
 #: By which Codex says, on each request of a turn, what it was told at the beginning of that turn.
 TURN_STATE: Final = "x-codex-turn-state"
@@ -104,16 +104,16 @@ class Notices:
             self._add(of_connection(turn.headers))
 
 
-def named_by(error: Exception | None) -> str | None:
-    """Return by which id the provider knows the request that it refused by *error*, if it said so."""
-    if not isinstance(error, ResponseFailedError):
-        return None
+def said_by(error: Exception | None) -> Notices:
+    """Return what the provider said beside the request that it refused by *error*, if it did."""
     notices = Notices()
+    if not isinstance(error, ResponseFailedError):
+        return notices
     for holder in (error.raw.get("error"), error.raw):
         headers: object = cast("Mapping[str, Any]", holder).get("headers") if _is_object(holder) else None
         if _is_object(headers):
             notices.answered(cast("Mapping[str, Any]", headers).items())
-    return notices.request_id
+    return notices
 
 
 def _is_object(value: object) -> bool:

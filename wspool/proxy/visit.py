@@ -26,6 +26,7 @@ from wspool.proxy.records.record import Door, Record, Records
 from wspool.proxy.settings import Settings
 from wspool.proxy.sockets.orphans import Orphans
 from wspool.proxy.target import Target, Upstream
+from wspool.proxy.turns.posting import Post
 from wspool.proxy.turns.repeats import Repeats
 
 __all__ = ["Handler", "Services", "Visit", "header"]
@@ -39,7 +40,8 @@ _AHEAD: Final = 65536
 class Passing(Protocol):
     """The way to the provider over HTTP."""
 
-    async def pass_on(self, visit: Visit, record: Record, body: bytes | None = None) -> None: ...
+    async def pass_on(self, visit: Visit, record: Record) -> None: ...
+    def post(self, visit: Visit, body: bytes) -> Post: ...
 
 
 class Recorder(Protocol):
@@ -178,6 +180,11 @@ class Visit:
     def whose(self) -> Hashable:
         """What tells this client's requests from those of others, for `Repeats`."""
         return self.caller.identity, self.caller.name, self.target.session, self.target.path
+
+    @property
+    def silent_until(self) -> float:
+        """When the silence towards the client has lasted for too long, on trio's clock."""
+        return max(self.since, self.answers.sent_at) + self.services.settings.keepalive
 
     async def while_here(self, work: Callable[[], Awaitable[None]]) -> bool:
         """Do *work* for as long as the client is there; return whether it still was at the end. A checkpoint.

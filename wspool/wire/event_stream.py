@@ -51,6 +51,11 @@ class EventStreamReader:
         """Bytes of an event that is not finished."""
         return len(self._buffer) + self._size
 
+    @property
+    def between(self) -> bool:
+        """Whether what has come ends where an event does."""
+        return not (self._buffer or self._data or self._next_name)
+
     def feed(self, piece: bytes | bytearray) -> list[bytes]:
         """Take the next piece of the body; return the data of the events that it finishes.
 

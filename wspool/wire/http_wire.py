@@ -30,7 +30,7 @@ from wspool.wire.event_stream import EventStreamReader, EventTooLongError
 from wspool.wire.gauge import Gauge
 from wspool.wire.wire import ABNORMAL_CLOSURE, ConnectError, Endpoint, WireClosedError
 
-__all__ = ["HttpConnector", "HttpWire"]
+__all__ = ["LAST", "HttpConnector", "HttpWire"]
 
 #: Bytes asked of the stream at a time.
 _READ: Final = 65_536
@@ -47,9 +47,12 @@ _CREATE: Final = b'{"type":"response.create"'
 #: What ends a stream of chat completions, and of gateways that know no other.
 _DONE: Final = b"[DONE]"
 
+#: What is said of a request, unless whoever asks says it.
+_FIELDS: Final = ((b"Content-Type", b"application/json"), (b"Accept", b"text/event-stream"))
+
 #: Events that are the last of their response. Source: the SDK's `ResponseStreamEvent`, and what gateways
 #: send.
-_LAST: Final = frozenset(
+LAST: Final = frozenset(
     {
         "error",
         "response.cancelled",
@@ -94,6 +97,10 @@ class HttpConnector:
         self, nursery: trio.Nursery, endpoint: Endpoint, headers: Sequence[tuple[str, str]]
     ) -> HttpWire:
         """Connect to *endpoint*. See `Connector`: without an upgrade nothing judges the credential."""
+        return await self.open(endpoint, headers)
+
+    async def open(self, endpoint: Endpoint, headers: Sequence[tuple[str, str]]) -> HttpWire:
+        """Connect to *endpoint*. As `connect`, for whoever has no pool."""
         try:
             fields = dial.encode_headers([("Host", dial.host_header(endpoint)), *headers])
         except ValueError as error:
@@ -128,11 +135,8 @@ class HttpWire:
         self._stream = stream
         self._read = read
         self._resource = endpoint.resource.encode("ascii")
-        self._fields = [
-            *headers,
-            (b"Content-Type", b"application/json"),
-            (b"Accept", b"text/event-stream"),
-        ]
+        given = {name.lower() for name, _ in headers}
+        self._fields = [*headers, *(field for field in _FIELDS if field[0].lower() not in given)]
         self._limit = endpoint.max_message_size
         self._http = h11.Connection(h11.CLIENT)
         self.gauge = Gauge()
@@ -148,6 +152,10 @@ class HttpWire:
 
     async def send(self, message: bytes) -> None:
         """Send a request. Waits until the answer before it has ended. See `Wire`."""
+        await self.post(_body(message))
+
+    async def post(self, body: bytes) -> None:
+        """Send a request with *body*. As `send`, for whoever has it as HTTP wants it."""
         sent = False
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -155,7 +163,6 @@ class HttpWire:
                 await self._free.wait()
             self._check_open()
             self._free = trio.Event()
-            body = _body(message)
             request = h11.Request(
                 method=b"POST",
                 target=self._resource,
@@ -316,7 +323,7 @@ class _Answer:
         """It is over: return the messages that only its end makes."""
         if self._events is not None:
             name = self._events.name.decode(errors="replace")
-            self.whole = name in _LAST or str(self._read(self._last).get("type")) in _LAST
+            self.whole = name in LAST or str(self._read(self._last).get("type")) in LAST
             return []
         said = self._read(bytes(self._body))
         if self.status < 300:
@@ -326,7 +333,9 @@ class _Answer:
         self.whole = True
         if not said:
             text = bytes(self._body).decode(errors="replace")
-            said = {"error": {"message": text if not text.lstrip().startswith("<") else ""}}
+            if text.lstrip().startswith("<"):
+                text = f"The endpoint answered {self.status} with a page."
+            said = {"error": {"message": text}}
         return [_encode({**said, "type": "error", "status": self.status, "headers": self._headers})]
 
 

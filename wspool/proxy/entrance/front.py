@@ -20,7 +20,6 @@ import h11
 import trio
 
 from wspool.core.plain import plain
-from wspool.core.sending.brought import http_only
 from wspool.listening.answers import Answers, linger
 from wspool.listening.errors import RequestError, TurnError, invalid_request
 from wspool.listening.intake import Intake, IntakeLimits, Unfinished
@@ -28,7 +27,7 @@ from wspool.proxy.access.gate import Caller, Gate
 from wspool.proxy.sockets.handshake import is_upgrade
 from wspool.proxy.sockets.sockets import Sockets, upgrade_required
 from wspool.proxy.target import Target
-from wspool.proxy.turns.taking import pass_turn, read_body, take_turn
+from wspool.proxy.turns.taking import read_body, take_turn
 from wspool.proxy.visit import Handler, Services, Visit
 
 __all__ = ["Front"]
@@ -235,12 +234,7 @@ class Front:
         elif target.is_turns and method == b"POST":
             visit.check_budget()
             raw = await visit.intake.body(visit.services.settings.max_body, visit.answers.send)
-            body = read_body(visit, raw)
-            identity = visit.identity
-            if identity is None or http_only(body) is not None:
-                await pass_turn(visit, body, raw)
-            else:
-                await take_turn(visit, identity, body, raw)
+            await take_turn(visit, read_body(visit, raw), raw)
         elif target.path in _ELSEWHERE:
             raise RequestError(invalid_request(_ELSEWHERE[target.path], status=404))
         elif target.path in _OWN:

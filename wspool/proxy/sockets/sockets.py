@@ -28,7 +28,7 @@ from wspool.listening.errors import RequestError, TurnError, invalid_request
 from wspool.pool.exchange import Entry
 from wspool.pool.turn import Turn
 from wspool.proxy.access.gate import Gate
-from wspool.proxy.notices import Notices, named_by, of_connection
+from wspool.proxy.notices import Notices, of_connection, said_by
 from wspool.proxy.settings import Settings
 from wspool.proxy.sockets.handshake import VERSION, accepted_head, what_is_wrong
 from wspool.proxy.sockets.lanes import Course, SocketLimits
@@ -257,7 +257,7 @@ class _Account:
         record.total = now - self._came
         if turn is not None and turn.record is not None:
             record.learn(turn.record)
-        record.request_id = self._notices.request_id or named_by(error)
+        record.request_id = self._notices.request_id or said_by(error).request_id
         self._visit.take_down(self._body, turn, error)
         if error is not None:
             record.fail(error)

@@ -10,6 +10,8 @@ Pure. Rules of this module, each measured with the SDKs themselves:
 * Every stream ends with a terminal. Codex loses the words of a bare `error`, and takes a bare end for a loss
   of connection. So what went wrong is said by `response.failed`, after a `response.created` if none went out:
   some SDKs fail at any other beginning.
+* The numbers of a response in the background are what its client comes back with: none is added, and an
+  answer that is cut is a cut answer, for the response goes on.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from wspool.pool.exchange import server_sent
 from wspool.pool.http_answer import error_answer
 from wspool.proxy.settings import KeepaliveStyle
 
-__all__ = ["EventWriter", "failed_body"]
+__all__ = ["COMMENT", "EventWriter", "failed_body"]
 
-_COMMENT: Final = b": keepalive\n\n"
+#: What says nothing, in a stream.
+COMMENT: Final = b": keepalive\n\n"
 _CREATED: Final = "response.created"
 
 
@@ -36,43 +39,40 @@ class EventWriter:
     Args:
         number: of the request; goes into the name of a response that the provider did not name.
         model: the model that was asked for.
-
-    Attributes:
-        response: as it is known at its end, once that was written.
+        background: whether the response goes on without its client.
     """
 
-    def __init__(self, number: int, model: str | None) -> None:
-        self.response: Mapping[str, Any] | None = None
+    def __init__(self, number: int, model: str | None, *, background: bool = False) -> None:
         self._number = number
         self._model = model
+        self._background = background
         self._created: Event | None = None
         #: The number of the next event, if it came from the provider; and what is added to those.
         self._next = 0
         self._shift = 0
 
-    def write(self, events: Sequence[Event], response: dict[str, Any] | None) -> bytes:
-        """Return *events* as they are sent; with the last of all comes its *response*."""
+    def write(self, events: Sequence[Event], _: dict[str, Any] | None) -> bytes:
+        """Return *events* as they are sent."""
         if self._created is None:
             self._created = next((event for event in events if event.type == _CREATED), None)
         if (last := events[-1].sequence_number) is not None:
             self._next = last + 1
-        self.response = response
         if self._shift:
             events = [_shifted(event, self._shift) for event in events]
         return server_sent(events)
 
     def keepalive(self, style: KeepaliveStyle) -> bytes:
         """Return what breaks the silence, now that all that was written is sent."""
-        if style == "off":
-            return b""
-        if style == "comment" or self._created is None:
-            return _COMMENT
+        if style == "comment" or self._created is None or self._background:
+            return COMMENT
         number = self._next + self._shift
         self._shift += 1
         return _sse({"type": "keepalive", "sequence_number": number})
 
     def ending(self, error: Exception) -> bytes:
-        """Return the end of a stream that has begun, and in which *error* happened."""
+        """Return the end of a stream that has begun, and in which *error* happened; nothing if it is cut."""
+        if self._background and self._created is not None:
+            return b""
         response = self._known()
         frames: list[dict[str, Any]] = []
         number = self._next + self._shift
@@ -82,7 +82,6 @@ class EventWriter:
             number += 1
         failed = _failed(error, response)
         frames.append({"type": "response.failed", "sequence_number": number, "response": failed})
-        self.response = failed
         return b"".join(map(_sse, frames))
 
     def _known(self) -> dict[str, Any]:

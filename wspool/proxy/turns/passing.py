@@ -4,6 +4,7 @@ Rules of this module:
 
 * The endpoint is the one that the proxy was started with; no redirect is followed.
 * Bytes pass as they are, in the moment they come; what one side does not take, the other has to wait for.
+  Between two events of a stream silence is broken by comments: others would have numbers.
 * What is known of the answer to a turn is taken from what passes by, bounded: tokens, its id, how it ended.
 * A connection of its own for each request: nothing of one client's can be read by another.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, cast
@@ -20,14 +22,18 @@ import attrs
 import h11
 import trio
 
+from wspool.core.frames import read_object
 from wspool.core.usage import Usage
 from wspool.listening.errors import RequestError, TurnError
 from wspool.proxy.headers import answered, asked
 from wspool.proxy.records.record import Outcome, Record
 from wspool.proxy.turns.catalog import LARGEST, is_codex_s, with_models
+from wspool.proxy.turns.events import COMMENT
+from wspool.proxy.turns.posting import Post
 from wspool.proxy.visit import Visit
 from wspool.wire import dial
 from wspool.wire.event_stream import EventStreamReader, EventTooLongError
+from wspool.wire.http_wire import HttpConnector
 from wspool.wire.wire import ConnectError, Endpoint
 
 __all__ = ["Passage"]
@@ -67,12 +73,19 @@ class Passage:
         self._open_stream = open_stream
         self._credential = credential
 
-    async def pass_on(self, visit: Visit, record: Record, body: bytes | None = None) -> None:
+    def post(self, visit: Visit, body: bytes) -> Post:
+        """Return the turn of *visit* as a request with *body*, as that came."""
+        fields = [field for field in self._fields(visit) if field[0] != b"accept-encoding"]
+        headers = [("connection", "close"), ("accept-encoding", "identity")]
+        headers += [(name.decode("ascii"), value.decode("latin-1")) for name, value in fields]
+        endpoint = attrs.evolve(self._endpoint, resource=_resource(visit))
+        return Post(HttpConnector(read_object, self._open_stream), endpoint, headers, body)
+
+    async def pass_on(self, visit: Visit, record: Record) -> None:
         """Pass the request of *visit* on, and its answer back. A checkpoint.
 
         Args:
             record: its record; it is not ended here.
-            body: its body as it came, if that was read already.
 
         Raises:
             RequestError: nothing of an answer was sent; this is one.
@@ -80,7 +93,7 @@ class Passage:
         """
         record.way, record.items_sent = "http", record.items_given
         crossing = _Crossing(visit, record, self._endpoint)
-        head = self._head(visit, crossing.looks, body)
+        head = self._head(visit, crossing.looks)
         try:
             with dial.time_limit(self._endpoint):
                 stream = await self._open_stream(self._endpoint)
@@ -89,33 +102,37 @@ class Passage:
             record.outcome, record.status, record.error = "lost", 502, "upstream_unreachable"
             raise RequestError(_unreachable(str(error))) from None
         try:
-            await crossing.run(stream, head, body)
+            await crossing.run(stream, head)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(stream)
 
-    def _head(self, visit: Visit, looks: bool, body: bytes | None) -> h11.Request:
-        request = visit.request
-        own = self._credential
-        fields = asked(request.headers, credentials=own is None)
+    def _head(self, visit: Visit, looks: bool) -> h11.Request:
+        fields = self._fields(visit)
         if looks:  # what is encoded cannot be looked at
             fields = [(name, value) for name, value in fields if name != b"accept-encoding"]
+            fields.append((b"accept-encoding", b"identity"))
         every: list[tuple[bytes, bytes]] = [
             (b"host", dial.host_header(self._endpoint).encode("ascii")),
             (b"connection", b"close"),
             *fields,
+            *(field for field in visit.request.headers if field[0] in _FRAMING),
         ]
-        if looks:
-            every.append((b"accept-encoding", b"identity"))
-        if own is not None:
-            every.append((own[0].encode("ascii"), own[1].encode("ascii")))
-        if body is not None:
-            every.append((b"content-length", b"%d" % len(body)))
-        else:
-            every += [field for field in request.headers if field[0] in _FRAMING]
-        target = visit.target.at(visit.services.upstream)
-        resource = target[target.index("/", target.index("//") + 2) :]
-        return h11.Request(method=request.method, target=resource.encode("ascii"), headers=every)
+        return h11.Request(
+            method=visit.request.method, target=_resource(visit).encode("ascii"), headers=every
+        )
+
+    def _fields(self, visit: Visit) -> list[tuple[bytes, bytes]]:
+        """Return what the provider is told of what the request says."""
+        own = self._credential
+        fields = asked(visit.request.headers, credentials=own is None)
+        return fields if own is None else [*fields, (own[0].encode("ascii"), own[1].encode("ascii"))]
+
+
+def _resource(visit: Visit) -> str:
+    """Return the path and query of a request at the provider."""
+    target = visit.target.at(visit.services.upstream)
+    return target[target.index("/", target.index("//") + 2) :]
 
 
 class _Crossing:
@@ -131,14 +148,14 @@ class _Crossing:
         self.looks = visit.target.path.startswith("/responses") or self._is_list
         self._look: _Look | None = None
 
-    async def run(self, stream: trio.abc.Stream, head: h11.Request, body: bytes | None) -> None:
+    async def run(self, stream: trio.abc.Stream, head: h11.Request) -> None:
         visit, record = self._visit, self._record
         sent_before, begun = visit.answers.sent, trio.current_time()
         record.own = record.own if record.own is not None else begun - visit.since
         here = True
         try:
             try:
-                await self._send(stream, head, body)
+                await self._send(stream, head)
             except trio.BrokenResourceError:
                 pass  # it may have said why
             here = await visit.while_here(partial(self._bring_back, stream, trio.current_time()))
@@ -151,20 +168,15 @@ class _Crossing:
         if not here:
             raise trio.BrokenResourceError("the client has left")
 
-    async def _send(self, stream: trio.abc.Stream, head: h11.Request, body: bytes | None) -> None:
+    async def _send(self, stream: trio.abc.Stream, head: h11.Request) -> None:
         http, record = self._http, self._record
         intake, answers = self._visit.intake, self._visit.answers
         record.requests, record.bytes_sent = record.requests + 1, 0
         await stream.send_all(http.send(head) or b"")
-        while True:
-            piece = body if body is not None else await intake.piece(answers.send)
-            if body is None:
-                record.bytes_in += len(piece)
-            if piece:
-                record.bytes_sent += len(piece)
-                await stream.send_all(http.send(h11.Data(data=bytes(piece))) or b"")
-            if not piece or body is not None:
-                break
+        while piece := await intake.piece(answers.send):
+            record.bytes_in += len(piece)
+            record.bytes_sent += len(piece)
+            await stream.send_all(http.send(h11.Data(data=bytes(piece))) or b"")
         await stream.send_all(http.send(h11.EndOfMessage()) or b"")
 
     async def _bring_back(self, stream: trio.abc.Stream, sent_at: float) -> None:
@@ -223,14 +235,26 @@ class _Crossing:
         """
         try:
             while (event := self._http.next_event()) is h11.NEED_DATA:
-                try:
-                    data = bytes(await stream.receive_some(_READ))
-                except trio.BrokenResourceError:
-                    data = b""
-                self._http.receive_data(data)
+                data: bytes | None = None
+                with trio.move_on_after(self._patience):
+                    try:
+                        data = bytes(await stream.receive_some(_READ))
+                    except trio.BrokenResourceError:
+                        data = b""
+                if data is None:
+                    await self._visit.answers.send_data(COMMENT)
+                else:
+                    self._http.receive_data(data)
         except h11.RemoteProtocolError:
             raise self._lost() from None
         return event
+
+    @property
+    def _patience(self) -> float:
+        """For how long silence may last now, in seconds."""
+        settings = self._visit.services.settings
+        breaks = settings.keepalive_style != "off" and self._look is not None and self._look.between_events
+        return settings.keepalive if breaks else math.inf
 
     def _begin(self, head: h11.Response) -> None:
         record = self._record
@@ -266,6 +290,11 @@ class _Look:
     def __init__(self, *, events: bool) -> None:
         self._reader = EventStreamReader(_MAX_LOOK) if events else None
         self._last = bytearray()
+
+    @property
+    def between_events(self) -> bool:
+        """Whether it is a stream, and what has passed ends where an event does."""
+        return self._reader is not None and self._reader.between
 
     def feed(self, data: bytes) -> None:
         if len(self._last) > _MAX_LOOK:

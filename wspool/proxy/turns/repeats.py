@@ -45,8 +45,10 @@ class Run:
         number: of its request.
         headers: of the head of its answer.
         pieces: of the body.
+        wrote_at: when the latest of them was written, on trio's clock.
         ended: True once nothing more comes.
         good: whether it ended well.
+        cut: whether it has no end.
         joined: how many read it beside the first client.
         lost: True once it cannot be joined any more.
     """
@@ -55,7 +57,8 @@ class Run:
         self.number = number
         self.headers: list[tuple[str, str]] | None = None
         self.pieces: list[bytes] = []
-        self.ended = self.good = self.lost = False
+        self.ended = self.good = self.cut = self.lost = False
+        self.wrote_at = trio.current_time()
         self.joined = 0
         self.size = 0
         self.until = math.inf
@@ -67,6 +70,7 @@ class Run:
         """A piece of the body was written."""
         if piece and not self.lost:
             self.pieces.append(piece)
+            self.wrote_at = trio.current_time()
             self.size += len(piece)
             self._repeats.grew(self, len(piece))
             self._ring()
@@ -135,6 +139,8 @@ class Repeats:
 
     def grew(self, run: Run, by: int) -> None:
         """*run* has so many bytes more."""
+        if self._runs.get(run.key) is not run:
+            return  # those who have joined it already read on
         self._size += by
         if run.size > _OF_ONE:
             self._drop(run)
@@ -156,7 +162,6 @@ class Repeats:
         """Nobody joins it any more; who has, reads on."""
         if self._runs.get(run.key) is run:
             del self._runs[run.key]
-        if not run.lost:
             self._size -= run.size
             run.lost = not run.joined
             if run.lost:

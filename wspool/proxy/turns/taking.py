@@ -25,21 +25,23 @@ from typing import Any, Final, cast
 import trio
 
 from wspool.core.frames import Event, has_too_many_values
-from wspool.http.identity import Asked, Identity
+from wspool.core.sending.brought import http_only
+from wspool.http.identity import Asked
 from wspool.http.pools import Pools
 from wspool.listening.decoding import decoded
 from wspool.listening.errors import RequestError, invalid_request
 from wspool.pool.exchange import Limits, Outlet
 from wspool.pool.http_answer import error_answer
-from wspool.proxy.notices import TURN_STATE, Notices, named_by
+from wspool.proxy.notices import TURN_STATE, Notices, said_by
 from wspool.proxy.records.record import Record
-from wspool.proxy.turns.events import EventWriter, failed_body
+from wspool.proxy.settings import Settings
+from wspool.proxy.turns.events import COMMENT, EventWriter, failed_body
 from wspool.proxy.turns.joining import join
 from wspool.proxy.turns.repeats import Run
 from wspool.proxy.visit import Visit, header
 from wspool.proxy.ways import goes_by_http
 
-__all__ = ["pass_turn", "read_body", "take_turn"]
+__all__ = ["read_body", "take_turn"]
 
 logger: Final = logging.getLogger("wspool.proxy")
 
@@ -84,24 +86,27 @@ def read_body(visit: Visit, raw: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", body)
 
 
-async def take_turn(visit: Visit, identity: Identity, body: Mapping[str, Any], raw: bytes) -> None:
+async def take_turn(visit: Visit, body: Mapping[str, Any], raw: bytes) -> None:
     """Take one turn, and answer *visit* with it. A checkpoint; cancelling it gives the turn up.
 
     Args:
-        identity: as whom the provider is asked.
-        body: what `read_body` has read, and what `http_only` has nothing against.
+        body: what `read_body` has read.
         raw: it as it came.
     """
     with _recorded(visit, body, raw) as record:
         visit.answers.headers = {"x-request-id": f"wspool-{record.number}"}
-        repeats = visit.services.repeats
-        if (run := repeats.find(visit.request, visit.whose, raw)) is not None and await _join(
-            visit, run, record
-        ):
-            return
-        run = repeats.begin(visit.request, visit.whose, raw, record.number)
-        asked = Asked(identity, _with_turn_state(visit, body), visit.session)
-        await _Course(visit, asked, record, run).run()
+        identity, run = visit.identity, None
+        if identity is not None:  # else nobody knows whose it is
+            repeats = visit.services.repeats
+            if (run := repeats.find(visit.request, visit.whose, raw)) is not None and await _join(
+                visit, run, record
+            ):
+                return
+            run = repeats.begin(visit.request, visit.whose, raw, record.number)
+        asked = None
+        if identity is not None and http_only(body) is None:
+            asked = Asked(identity, _with_turn_state(visit, body), visit.session)
+        await _Course(visit, asked, body, raw, record, run).run()
 
 
 def _with_turn_state(visit: Visit, body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -118,19 +123,23 @@ async def _join(visit: Visit, run: Run, record: Record) -> bool:
     record.joined = run.number
     sent_before = visit.answers.sent
     try:
-        if not await join(visit, run, visit.services.settings.keepalive):
+        if not await join(visit, run, _idle(record, visit.services.settings)):
             record.joined = None
             return False
     finally:
         record.bytes_out = visit.answers.sent - sent_before
-    record.outcome, record.status = "completed" if run.good else "lost", 200
+        record.status = 200 if visit.answers.begun else None
+    record.outcome = "completed" if run.good else "lost"
     return True
 
 
-async def pass_turn(visit: Visit, body: Mapping[str, Any], raw: bytes) -> None:
-    """Pass a turn on that is not for WebSocket. Takes and raises what `take_turn` does."""
-    with _recorded(visit, body, raw) as record:
-        await visit.services.passage.pass_on(visit, record, raw)
+def _idle(record: Record, settings: Settings) -> tuple[bytes, Sequence[tuple[str, str]]] | None:
+    """Return what breaks the silence before an answer, and behind which head; None if nothing does."""
+    if settings.keepalive_style == "off":
+        return None
+    if record.door == "sse":
+        return COMMENT, _SSE
+    return (b" ", _JSON) if settings.keepalive_json else None
 
 
 @contextmanager
@@ -152,10 +161,21 @@ def _recorded(visit: Visit, body: Mapping[str, Any], raw: bytes) -> Generator[Re
 class _Course:
     """The course of one turn."""
 
-    def __init__(self, visit: Visit, asked: Asked, record: Record, run: Run | None) -> None:
+    def __init__(
+        self,
+        visit: Visit,
+        asked: Asked | None,
+        body: Mapping[str, Any],
+        raw: bytes,
+        record: Record,
+        run: Run | None,
+    ) -> None:
         self._visit = visit
         self._answers = visit.answers
+        #: What the pool is asked; None for a turn that is not for it.
         self._asked = asked
+        self._body = body
+        self._raw = raw
         self._record = record
         self._notices = Notices()
         self._outlet = self._new_outlet()
@@ -164,7 +184,9 @@ class _Course:
         self._run = run
         #: How the answer was ended, if it was by us.
         self._last_words = b""
-        self._writer = EventWriter(record.number, record.model) if record.door == "sse" else None
+        self._writer: EventWriter | None = None
+        if record.door == "sse":
+            self._writer = EventWriter(record.number, record.model, background=bool(body.get("background")))
         self._performing = trio.CancelScope()
         self._begun = trio.current_time()
         self._first_at: float | None = None
@@ -182,7 +204,10 @@ class _Course:
         sent_before = self._answers.sent
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._perform, self._visit.services.pools)
+                if self._asked is None:
+                    nursery.start_soon(self._post)
+                else:
+                    nursery.start_soon(self._perform, self._asked, self._visit.services.pools)
                 here = True
                 try:
                     here = await self._visit.while_here(partial(self._send, nursery))
@@ -200,12 +225,19 @@ class _Course:
         if not here or self._left:
             raise trio.BrokenResourceError("the client has left")
 
-    async def _perform(self, pools: Pools) -> None:
+    async def _perform(self, asked: Asked, pools: Pools) -> None:
         write = None if self._writer is None else self._write
-        visit, asked, outlet = self._visit, self._asked, self._outlet
-        with self._performing, visit.turn(asked.identity) as enter:
+        outlet = self._outlet
+        with self._performing, self._visit.turn(asked.identity) as enter:
             await pools.perform(asked, outlet, _NO_LIMITS, write=write, enter=enter)
         outlet.end()  # it may have been given up in line
+
+    async def _post(self) -> None:
+        write = None if self._writer is None else self._write
+        with self._performing:
+            post = self._visit.services.passage.post(self._visit, self._raw)
+            await post.perform(self._record, self._notices, self._outlet, write)
+        self._outlet.end()
 
     def _write(self, events: Sequence[Event], response: dict[str, Any] | None) -> bytes:
         if self._first_at is None:
@@ -229,24 +261,33 @@ class _Course:
         await self._read_to_the_end()
 
     async def _read_to_the_end(self) -> None:
+        settings, run = self._visit.services.settings, self._run
+        breaks = self._writer is not None and settings.keepalive_style != "off"
         while not self._outlet.ended:
-            await self._wait(math.inf)
+            is_read = run is not None and bool(run.pieces) and breaks
+            heard = await self._wait(run.wrote_at + settings.keepalive if run and is_read else math.inf)
             self._take()
+            if not heard:
+                self._break_silence()  # of whoever reads it now
 
     async def _send(self, nursery: trio.Nursery) -> None:
         """Send the answer."""
         answers, writer, by_http = self._answers, self._writer, False
         settings = self._visit.services.settings
-        patience = settings.keepalive if writer is not None or settings.keepalive_json else math.inf
+        breaks = settings.keepalive_style != "off" and (writer is not None or settings.keepalive_json)
         while True:
-            silent = not await self._wait(patience)
+            silent = not await self._wait(self._visit.silent_until if breaks else math.inf)
             data, outlet = self._take(), self._outlet
             over, last = outlet.ended and not data, outlet.ended and outlet.error is None
             error = outlet.error if over else None
-            if goes_by_http(error, sent=outlet.sent_at is not None) and not by_http:
+            if (
+                self._asked is not None
+                and goes_by_http(error, sent=outlet.sent_at is not None)
+                and not by_http
+            ):
                 # No more than the silence was broken so far: the answer goes on behind that.
                 by_http, self._outlet, self._performing = True, self._new_outlet(), trio.CancelScope()
-                nursery.start_soon(self._perform, self._visit.services.pools_by_http)
+                nursery.start_soon(self._perform, self._asked, self._visit.services.pools_by_http)
                 continue
             if error is not None and not answers.begun:
                 await self._send_error(error)
@@ -254,14 +295,22 @@ class _Course:
             if error is not None:
                 data, last = self._ending(error), True
             elif silent and not data and not over:
-                style = settings.keepalive_style
-                data = writer.keepalive(style) if writer is not None else b"" if style == "off" else b" "
+                data = self._break_silence()
             if data:
                 await self._deliver(data, last=last)
             elif last:
                 await answers.send_end()
             if last:
                 return
+
+    def _break_silence(self) -> bytes:
+        """Return what is sent instead of an answer, also to whoever has joined it and has some of that."""
+        if self._writer is None:
+            return b" "
+        data = self._writer.keepalive(self._visit.services.settings.keepalive_style)
+        if self._run is not None and self._run.pieces:
+            self._run.write(data)
+        return data
 
     async def _deliver(self, data: bytes, *, last: bool) -> None:
         """Send a part of the body, behind the head if it is the first."""
@@ -291,17 +340,19 @@ class _Course:
         """Return the end of an answer that has begun, and in which *error* happened."""
         if self._writer is not None:
             self._last_words = self._writer.ending(error)
+            if not self._last_words:
+                raise trio.BrokenResourceError("its response goes on")
             return self._last_words
         if self._outlet.head is not None:
             raise trio.BrokenResourceError("its length was said")
         return failed_body(error, self._record.number, self._record.model)
 
-    async def _wait(self, seconds: float) -> bool:
-        """Wait for more of the answer, or its end; return whether that came in time."""
+    async def _wait(self, until: float) -> bool:
+        """Wait for more of the answer, or its end; return whether that came in time, on trio's clock."""
         news = trio.Event()
         if not self._outlet.wait_for_more(news.set):
             return True
-        with trio.move_on_after(seconds):
+        with trio.move_on_at(until):
             await news.wait()
         return news.is_set()
 
@@ -325,7 +376,9 @@ class _Course:
             self._take()  # the first client may have left when all was there
             if (error := self._outlet.error) is not None and self._writer is not None and self._run.pieces:
                 # Whoever has joined reads an end, too.
-                self._run.write(self._last_words or self._writer.ending(error))
+                words = self._last_words or self._writer.ending(error)
+                self._run.write(words)
+                self._run.cut = not words
             self._run.end(good=turn is not None and turn.status == "completed", left=self._left)
 
     def _headers(self) -> list[tuple[str, str]]:
@@ -343,7 +396,8 @@ class _Course:
     async def _send_error(self, error: Exception) -> None:
         status, headers, content = error_answer(error)
         logger.info("request %d ended with %d: %s", self._record.number, status, type(error).__name__)
-        await self._answers.send_whole(status, headers, content)
+        told = {**self._notices.headers, **said_by(error).headers}
+        await self._answers.send_whole(status, [*headers, *told.items()], content)
 
     def _timing(self) -> str:
         """Return what is known of the time so far, for `Server-Timing`, in milliseconds."""
@@ -377,8 +431,8 @@ class _Course:
         error = outlet.error
         if error is None and record.turn is not None:
             error = record.turn.failure
-        record.request_id = self._notices.request_id or named_by(error)
-        self._visit.take_down(self._asked.body, record.turn, error)
+        record.request_id = self._notices.request_id or said_by(error).request_id
+        self._visit.take_down(self._body if self._asked is None else self._asked.body, record.turn, error)
         if error is not None:
             record.fail(error)
         if self._left:

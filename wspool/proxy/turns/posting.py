@@ -1,0 +1,136 @@
+"""Posting: a turn that is not for WebSocket goes by HTTP as it came, and is answered as any other.
+
+Such are responses in the background, conversations that the provider keeps, and clients whose credential is
+no bearer's. Rules of this module:
+
+* Its body goes as its client wrote it, to where the proxy was started for, on a connection of its own.
+* Its answer ends with the end of its response, or with an error that says what is known.
+* What is known of it is what its last event says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import trio
+
+from wspool.core.frames import Event, encode_received, parse_event
+from wspool.core.plain import plain
+from wspool.core.server_error import parse_error
+from wspool.core.usage import Usage
+from wspool.errors import DialFailedError, PoolClosedError, ResponseFailedError, TurnLostError
+from wspool.pool.exchange import JSON, Outlet, Writer, mended
+from wspool.pool.outcome import server_failure
+from wspool.proxy.notices import Notices
+from wspool.proxy.records.record import Outcome, Record
+from wspool.wire.http_wire import LAST, HttpConnector, HttpWire
+from wspool.wire.wire import ConnectError, Endpoint, WireClosedError
+
+__all__ = ["Post"]
+
+_ENDS: Final[Sequence[Outcome]] = ("completed", "incomplete", "failed")
+
+
+class Post:
+    """One turn, as one request by HTTP.
+
+    Args:
+        connector: makes its connection.
+        endpoint: where it goes.
+        headers: all that goes with it.
+        body: its body, as it came.
+    """
+
+    def __init__(
+        self, connector: HttpConnector, endpoint: Endpoint, headers: Sequence[tuple[str, str]], body: bytes
+    ) -> None:
+        self._connector = connector
+        self._endpoint = endpoint
+        self._headers = headers
+        self._body = body
+
+    async def perform(self, record: Record, notices: Notices, outlet: Outlet, write: Writer | None) -> None:
+        """Take the turn, and write its answer to *outlet*. A checkpoint; raises no `Exception`.
+
+        Args:
+            record: where is written down what is known of it.
+            notices: are told the headers of its answer.
+            outlet: where that goes; with `Outlet.error` if it has another end than its response's.
+            write: writes the events of an answer that is streamed; None for one JSON body.
+
+        Cancelling it ends its connection.
+        """
+        record.way, record.items_sent = "http", record.items_given
+        try:
+            with outlet.scope:
+                wire = await self._connector.open(self._endpoint, self._headers)
+                try:
+                    record.requests, record.bytes_sent = 1, len(self._body)
+                    outlet.sent_at = trio.current_time()
+                    await wire.post(self._body)
+                    await _answer(wire, record, notices, outlet, write)
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await wire.abort()
+            outlet.end()
+        except ConnectError as error:
+            record.outcome = "lost"
+            outlet.end(DialFailedError(f"the endpoint cannot be reached: {error}", phase=error.phase))
+        except WireClosedError as error:
+            record.outcome = "lost"
+            outlet.end(_lost(error, begun=outlet.head is not None))
+        except Exception as error:
+            record.outcome = "refused" if isinstance(error, ResponseFailedError) else "lost"
+            outlet.end(error)
+        finally:
+            outlet.end(PoolClosedError("the turn was given up"))
+
+
+async def _answer(
+    wire: HttpWire, record: Record, notices: Notices, outlet: Outlet, write: Writer | None
+) -> None:
+    """Write what comes of the turn, up to the last event of its response."""
+    while True:
+        events = [parse_event(message) for message in await wire.receive()]
+        if record.status is None:
+            notices.answered(wire.headers)
+        last = next((n for n, event in enumerate(events) if event.type in LAST), None)
+        if write is not None and events[:last]:
+            if outlet.head is None:
+                outlet.begin(200, ())
+            await outlet.write(write(events[:last], None))
+        if last is None:
+            continue
+        response = _ended(events[last], record)
+        if write is not None:
+            if outlet.head is None:
+                outlet.begin(200, ())
+            outlet.write_last(write([mended(events[last], response)], response))
+        else:
+            data = encode_received(response)
+            outlet.write_last(data)
+            outlet.begin(200, [JSON, ("content-length", str(len(data)))])
+        return
+
+
+def _ended(event: Event, record: Record) -> dict[str, Any]:
+    """Return the response that ends with *event*, and write down what it says. Raises what refuses it."""
+    said = event.data
+    response: object = said.get("response")
+    if event.type == "error" or not isinstance(response, dict):
+        raise server_failure(parse_error(said), "ambiguous")
+    known = cast("dict[str, Any]", response)
+    record.usage = None if known.get("usage") is None else Usage.of(known["usage"])
+    record.response_id = str(known.get("id"))[:200]
+    # One in the background is answered before it has ended.
+    record.outcome = next((end for end in _ENDS if end == known.get("status")), "completed")
+    if isinstance(error := known.get("error"), dict):
+        error = cast("dict[str, Any]", error)
+        record.error = str(error.get("code") or error.get("type"))[:100]
+    return known
+
+
+def _lost(error: WireClosedError, *, begun: bool) -> TurnLostError:
+    how = f"the answer was cut ({plain(error.reason)})" if error.reason else "the answer was cut"
+    return TurnLostError(f"turn lost: {how}", delivery="accepted" if begun else "ambiguous")
