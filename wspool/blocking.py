@@ -13,28 +13,29 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
-from wspool.core.events.response import Response
-from wspool.core.events.turn import Delivery
 from wspool.core.frames import Event
-from wspool.core.policy import PoolPolicy, Provider
 from wspool.errors import PoolClosedError
 from wspool.facade import (
     CONVERSATION,
     LEASE,
     POOL,
     TURN,
+    Block,
+    ConversationFacade,
     Facade,
+    LeaseFacade,
     Method,
-    Ready,
+    PoolFacade,
+    TurnFacade,
     adapt_tools,
+    held,
     leave,
-    like,
-    mirrors,
+    makes,
     unbound,
 )
 from wspool.pool import (
@@ -68,50 +69,12 @@ def _waits(
     return cast("Method[_P, _T]", method)
 
 
-def _acts(native: Callable[_P, _T]) -> Method[_P, _T]:
-    """Mirror a method that never waits."""
-
-    @functools.wraps(native)
-    def method(self: Facade[Any], *args: Any, **keywords: Any) -> Any:
-        return self.runtime.run_sync(functools.partial(unbound(native), self.native, *args, **keywords))
-
-    return cast("Method[_P, _T]", method)
-
-
-def _makes(native: Callable[_P, Any], facade: Callable[[Any, Runtime], _F]) -> Method[_P, _F]:
-    """Mirror a method that makes something, whose facade is *facade*."""
-
-    @functools.wraps(native)
-    def method(self: Facade[Any], *args: Any, **keywords: Any) -> Any:
-        made = self.runtime.run_sync(functools.partial(unbound(native), self.native, *args, **keywords))
-        return facade(made, self.runtime)
-
-    return cast("Method[_P, _F]", method)
-
-
-class _Block(Generic[_F]):
-    """A `with` block of something that is entered in the runtime and left without waiting."""
-
-    def __init__(
-        self,
-        native: Any,
-        runtime: Runtime,
-        facade: Callable[[Any, Runtime], _F],
-        leave: Callable[[Any], object],
-    ) -> None:
-        self._native = native
-        self._runtime = runtime
-        self._facade = facade
-        self._leave = leave
-        self._entered: Any = None
-
+class _Block(Block[_F]):
     def __enter__(self) -> _F:
-        undo = functools.partial(self._runtime.soon, self._leave)
-        self._entered = self._runtime.run(self._native.__aenter__, undo=undo)
-        return self._facade(self._entered, self._runtime)
+        return self.entered(self.runtime.run(self.native.__aenter__, undo=self.undo))
 
     def __exit__(self, *error: object) -> None:
-        leave(self._runtime, self._leave, self._entered)
+        self.left()
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,27 +91,8 @@ def _with_tools(keywords: dict[str, Any]) -> dict[str, Any]:
     return adapt_tools(keywords, _plain)
 
 
-class Turn(Facade[native_turn.Turn]):
+class Turn(TurnFacade):
     """`wspool.Turn` without async: `with ... as turn: for event in turn: ...; turn.response`."""
-
-    def __init__(self, native: native_turn.Turn, runtime: Runtime) -> None:
-        super().__init__(native, runtime)
-        self._ready = Ready()
-
-    @property
-    @mirrors(native_turn.Turn.delivery)
-    def delivery(self) -> Delivery:
-        return self.runtime.run_sync(lambda: self.native.delivery)
-
-    @property
-    @mirrors(native_turn.Turn.response_id)
-    def response_id(self) -> str | None:
-        return self.runtime.run_sync(lambda: self.native.response_id)
-
-    @property
-    @mirrors(native_turn.Turn.response)
-    def response(self) -> Response:
-        return self.runtime.run_sync(lambda: self.native.response)
 
     result = _waits(TURN.result)
     steer = _waits(TURN.steer)
@@ -179,67 +123,20 @@ class Turn(Facade[native_turn.Turn]):
         return event
 
 
-class Lease(Facade[native_lease.Lease]):
+class Lease(LeaseFacade):
     """`wspool.Lease` without async."""
 
-    @property
-    @mirrors(native_lease.Lease.id)
-    def id(self) -> int:
-        return self.native.id
-
-    @property
-    @mirrors(native_lease.Lease.alive)
-    def alive(self) -> bool:
-        return self.runtime.run_sync(lambda: self.native.alive)
-
-    @property
-    @mirrors(native_lease.Lease.connection)
-    def connection(self) -> int:
-        return self.native.connection
-
-    @property
-    def expiring(self) -> bool:
-        """True once the connection is past its planned retirement: finish soon."""
-        return self.native.expiring
-
-    @property
-    def taken(self) -> bool:
-        """True once its lane was given to somebody who starved while it was parked."""
-        return self.native.taken
-
-    @property
-    def resumed(self) -> bool:
-        """True if its lane held the response that was preferred: its next turn may continue from that."""
-        return self.native.resumed
-
-    create = _makes(LEASE.create, Turn)
-    park = _acts(LEASE.park)
-    release = _acts(LEASE.release)
+    create = makes(LEASE.create, Turn)
 
 
-class Conversation(Facade[native_conversation.Conversation]):
+class Conversation(ConversationFacade):
     """`wspool.Conversation` without async."""
 
-    @property
-    @mirrors(native_conversation.Conversation.number)
-    def number(self) -> int:
-        return self.native.number
-
-    @property
-    @mirrors(native_conversation.Conversation.items)
-    def items(self) -> list[dict[str, Any]]:
-        return self.runtime.run_sync(lambda: self.native.items)
-
-    turn = _makes(CONVERSATION.turn, Turn)
+    turn = makes(CONVERSATION.turn, Turn)
     respond = _waits(CONVERSATION.respond)
     run = _waits(CONVERSATION.run, _with_tools)
     compact = _waits(CONVERSATION.compact)
-    edit = _acts(CONVERSATION.edit)
-    statistics = _acts(CONVERSATION.statistics)
-    snapshot = _acts(CONVERSATION.snapshot)
-    checkpoint = _acts(CONVERSATION.checkpoint)
-    close = _acts(CONVERSATION.close)
-    fork = _makes(CONVERSATION.fork, lambda native, runtime: _conversation_block(native, runtime))
+    fork = makes(CONVERSATION.fork, lambda native, runtime: _conversation_block(native, runtime))
 
 
 def _conversation_block(native: Any, runtime: Runtime) -> AbstractContextManager[Conversation]:
@@ -262,53 +159,17 @@ def _takes(native: Callable[_P, Awaitable[native_lease.Lease]]) -> Method[_P, Le
     return cast("Method[_P, Lease]", method)
 
 
-class Pool(Facade[native_pool.Pool]):
+class Pool(PoolFacade):
     """`wspool.Pool` without async; made by `wspool.blocking.open_pool`."""
 
-    @property
-    def policy(self) -> PoolPolicy:
-        """The limits, as they were given, except a `max_size` beyond what this process can carry."""
-        return self.native.policy
-
-    @property
-    def provider(self) -> Provider:
-        """What the endpoint can do."""
-        return self.native.provider
-
-    @property
-    @mirrors(native_pool.Pool.number)
-    def number(self) -> int:
-        return self.native.number
-
-    @property
-    @mirrors(native_pool.Pool.transport)
-    def transport(self) -> str:
-        return self.native.transport
-
-    @like(native_pool.Pool.lease_nowait)
-    @contextmanager
-    def lease_nowait(self) -> Generator[Lease, None, None]:
-        lease = self.acquire_nowait()
-        try:
-            yield lease
-        finally:
-            leave(self.runtime, lease.native.release)
-
     acquire = _takes(POOL.acquire)
-    acquire_nowait = _makes(POOL.acquire_nowait, Lease)
-    lease = _makes(POOL.lease, _lease_block)
-    conversation = _makes(POOL.conversation, _conversation_block)
-    turn = _makes(POOL.turn, Turn)
+    acquire_nowait = makes(POOL.acquire_nowait, Lease)
+    lease = makes(POOL.lease, _lease_block)
+    lease_nowait = held(POOL.lease_nowait, Lease)
+    conversation = makes(POOL.conversation, _conversation_block)
+    turn = makes(POOL.turn, Turn)
     wait_ready = _waits(POOL.wait_ready)
     close = _waits(POOL.aclose)
-    pause = _acts(POOL.pause)
-    resume = _acts(POOL.resume)
-    resize = _acts(POOL.resize)
-    drain = _acts(POOL.drain)
-    clear = _acts(POOL.clear)
-    retry_now = _acts(POOL.retry_now)
-    statistics = _acts(POOL.statistics)
-    turns = _acts(POOL.turns)
 
 
 class _PoolBlock:

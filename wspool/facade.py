@@ -1,18 +1,27 @@
 """What `wspool.aio` and `wspool.blocking` share: their methods are those of the native classes, mirrored.
 
-A mirrored method has the signature, the types and the docstring of the native one, because it is made of it.
-What the native docs call a checkpoint is here a wait of the caller's own world.
+Rules of this module:
+
+* A mirrored method has the signature, the types and the docstring of the native one, because it is made of
+  it. What the native docs call a checkpoint is here a wait of the caller's own world.
+* What neither waits nor gives anything of a world's own is the same in both, and mirrored here, once. The
+  rest is a line in each: it has another type there, a coroutine or not, that world's `Turn` or this one's,
+  and no type of Python says "that of the world". A test compares them.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 import attrs
 
+from wspool.core.events.response import Response
+from wspool.core.events.turn import Delivery
 from wspool.core.frames import Event
+from wspool.core.policy import PoolPolicy, Provider
 from wspool.errors import PoolClosedError
 from wspool.pool.conversation import Conversation
 from wspool.pool.lease import Lease
@@ -26,20 +35,27 @@ __all__ = [
     "LEASE",
     "POOL",
     "TURN",
+    "Block",
+    "ConversationFacade",
     "Facade",
+    "LeaseFacade",
     "Method",
-    "Ready",
+    "PoolFacade",
+    "TurnFacade",
+    "acts",
     "adapt_tools",
+    "held",
     "leave",
-    "like",
-    "mirrors",
+    "makes",
     "unbound",
 ]
 
+_F = TypeVar("_F")
 _N = TypeVar("_N")
 _P = ParamSpec("_P")
 _G = TypeVar("_G", bound=Callable[..., Any])
 _R = TypeVar("_R")
+_T = TypeVar("_T")
 _R_co = TypeVar("_R_co", covariant=True)
 
 _ADVICE: Final = "open a pool in each process"
@@ -86,15 +102,7 @@ class Facade(Generic[_N]):
         return repr(self.native)
 
 
-def leave(runtime: Runtime, function: Callable[..., object], *args: Any) -> None:
-    """Let *runtime* leave something, in order with all that is asked of it later. Never waits, nor raises."""
-    try:
-        runtime.soon(function, *args)
-    except PoolClosedError:
-        pass  # it has ended, and what was entered with it
-
-
-class Ready:
+class _Ready:
     """Events that have crossed to the caller, and were not taken yet."""
 
     __slots__ = ("_events", "_next")
@@ -125,16 +133,6 @@ def mirrors(native: object) -> Callable[[_G], _G]:
     return documented
 
 
-def like(native: object) -> Callable[[_G], _G]:
-    """Give a method that is written out the signature and the docstring of *native*."""
-
-    def alike(method: _G) -> _G:
-        functools.update_wrapper(method, cast("Any", native))
-        return method
-
-    return alike
-
-
 def adapt_tools(keywords: dict[str, Any], wrap: Callable[[Any], Any]) -> dict[str, Any]:
     """Return the arguments of `Conversation.run` with each function that it calls back wrapped.
 
@@ -155,3 +153,202 @@ def adapt_tools(keywords: dict[str, Any], wrap: Callable[[Any], Any]) -> dict[st
     elif isinstance(tools, (list, tuple)):
         adapted["tools"] = [wrapped(tool) for tool in cast("Sequence[Any]", tools)]
     return adapted
+
+
+def acts(native: Callable[_P, _T]) -> Method[_P, _T]:
+    """Mirror a method that never waits."""
+
+    @functools.wraps(native)
+    def method(self: Facade[Any], *args: Any, **keywords: Any) -> Any:
+        return self.runtime.run_sync(functools.partial(unbound(native), self.native, *args, **keywords))
+
+    return cast("Method[_P, _T]", method)
+
+
+def makes(native: Callable[_P, Any], facade: Callable[[Any, Runtime], _F]) -> Method[_P, _F]:
+    """Mirror a method that makes something, whose facade is *facade*."""
+
+    @functools.wraps(native)
+    def method(self: Facade[Any], *args: Any, **keywords: Any) -> Any:
+        made = self.runtime.run_sync(functools.partial(unbound(native), self.native, *args, **keywords))
+        return facade(made, self.runtime)
+
+    return cast("Method[_P, _F]", method)
+
+
+def leave(runtime: Runtime, function: Callable[..., object], *args: Any) -> None:
+    """Let *runtime* leave something, in order with all that is asked of it later. Never waits, nor raises."""
+    try:
+        runtime.soon(function, *args)
+    except PoolClosedError:
+        pass  # it has ended, and what was entered with it
+
+
+class Block(Generic[_F]):
+    """A block of something that is entered in the runtime and left without waiting; a world adds how.
+
+    Args:
+        native: the native block.
+        runtime: where it is entered.
+        facade: makes what the block gives.
+        end: leaves what was entered. In the runtime.
+    """
+
+    def __init__(
+        self,
+        native: Any,
+        runtime: Runtime,
+        facade: Callable[[Any, Runtime], _F],
+        end: Callable[[Any], object],
+    ) -> None:
+        self.native = native
+        self.runtime = runtime
+        self._facade = facade
+        self._end = end
+        self._entered: Any = None
+
+    def undo(self, entered: Any) -> None:
+        """It was entered, and nobody is there any more."""
+        leave(self.runtime, self._end, entered)
+
+    def entered(self, entered: Any) -> _F:
+        """Return what the block gives."""
+        self._entered = entered
+        return self._facade(entered, self.runtime)
+
+    def left(self) -> None:
+        """The block has ended."""
+        leave(self.runtime, self._end, self._entered)
+
+
+class TurnFacade(Facade[Turn]):
+    """What a turn has in either world."""
+
+    def __init__(self, native: Turn, runtime: Runtime) -> None:
+        super().__init__(native, runtime)
+        self._ready = _Ready()
+
+    @property
+    @mirrors(Turn.delivery)
+    def delivery(self) -> Delivery:
+        return self.runtime.run_sync(lambda: self.native.delivery)
+
+    @property
+    @mirrors(Turn.response_id)
+    def response_id(self) -> str | None:
+        return self.runtime.run_sync(lambda: self.native.response_id)
+
+    @property
+    @mirrors(Turn.response)
+    def response(self) -> Response:
+        return self.runtime.run_sync(lambda: self.native.response)
+
+
+class LeaseFacade(Facade[Lease]):
+    """What a lease has in either world."""
+
+    @property
+    @mirrors(Lease.id)
+    def id(self) -> int:
+        return self.native.id
+
+    @property
+    @mirrors(Lease.alive)
+    def alive(self) -> bool:
+        return self.runtime.run_sync(lambda: self.native.alive)
+
+    @property
+    @mirrors(Lease.connection)
+    def connection(self) -> int:
+        return self.native.connection
+
+    @property
+    def expiring(self) -> bool:
+        """True once the connection is past its planned retirement: finish soon."""
+        return self.native.expiring
+
+    @property
+    def taken(self) -> bool:
+        """True once its lane was given to somebody who starved while it was parked."""
+        return self.native.taken
+
+    @property
+    def resumed(self) -> bool:
+        """True if its lane held the response that was preferred: its next turn may continue from that."""
+        return self.native.resumed
+
+    park = acts(LEASE.park)
+    release = acts(LEASE.release)
+
+
+class ConversationFacade(Facade[Conversation]):
+    """What a conversation has in either world."""
+
+    @property
+    @mirrors(Conversation.number)
+    def number(self) -> int:
+        return self.native.number
+
+    @property
+    @mirrors(Conversation.items)
+    def items(self) -> list[dict[str, Any]]:
+        return self.runtime.run_sync(lambda: self.native.items)
+
+    edit = acts(CONVERSATION.edit)
+    statistics = acts(CONVERSATION.statistics)
+    snapshot = acts(CONVERSATION.snapshot)
+    checkpoint = acts(CONVERSATION.checkpoint)
+    close = acts(CONVERSATION.close)
+
+
+_L = TypeVar("_L", bound=LeaseFacade)
+
+
+def held(
+    native: Callable[_P, Any], facade: Callable[[Lease, Runtime], _L]
+) -> Method[_P, AbstractContextManager[_L]]:
+    """Mirror `lease_nowait`: a `with` block in either world, for nothing of it waits."""
+
+    @functools.wraps(native)
+    @contextmanager
+    def method(self: PoolFacade) -> Generator[_L, None, None]:
+        lease = facade(self.runtime.run_sync(self.native.acquire_nowait), self.runtime)
+        try:
+            yield lease
+        finally:
+            leave(self.runtime, lease.native.release)
+
+    return cast("Method[_P, AbstractContextManager[_L]]", method)
+
+
+class PoolFacade(Facade[Pool]):
+    """What a pool has in either world."""
+
+    @property
+    def policy(self) -> PoolPolicy:
+        """The limits, as they were given, except a `max_size` beyond what this process can carry."""
+        return self.native.policy
+
+    @property
+    def provider(self) -> Provider:
+        """What the endpoint can do."""
+        return self.native.provider
+
+    @property
+    @mirrors(Pool.number)
+    def number(self) -> int:
+        return self.native.number
+
+    @property
+    @mirrors(Pool.transport)
+    def transport(self) -> str:
+        return self.native.transport
+
+    pause = acts(POOL.pause)
+    resume = acts(POOL.resume)
+    resize = acts(POOL.resize)
+    drain = acts(POOL.drain)
+    clear = acts(POOL.clear)
+    retry_now = acts(POOL.retry_now)
+    statistics = acts(POOL.statistics)
+    turns = acts(POOL.turns)
