@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,7 @@ def wspool_cassette_dir(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def wspool_cassette(request: pytest.FixtureRequest, wspool_cassette_dir: Path) -> Iterator[Tape]:
     """An endpoint that answers from a file, or is recorded into it."""
+    from wspool.testing.cassette import CassetteError
     from wspool.testing.tape import tape_server
 
     option = request.config.getoption
@@ -116,7 +118,11 @@ def wspool_cassette(request: pytest.FixtureRequest, wspool_cassette_dir: Path) -
     if key_name is not None and not os.environ.get(key_name):
         pytest.fail(f"--wspool-record-key-env: there is no {key_name} in the environment", pytrace=False)
     key = os.environ[key_name] if key_name is not None else None
-    with tape_server(path, record=record, mode=mode, api_key=key) as tape:
+    with ExitStack() as opened:
+        try:
+            tape = opened.enter_context(tape_server(path, record=record, mode=mode, api_key=key))
+        except (CassetteError, OSError, ValueError) as problem:
+            pytest.fail(f"wspool_cassette: {problem}", pytrace=False)
         yield tape
         tape.kept = not request.node.stash.get(_FAILED, False) and not tape.problems
     if tape.problems:

@@ -164,6 +164,27 @@ def test_record_and_replay(pytester: pytest.Pytester, monkeypatch: pytest.Monkey
     differs.stdout.fnmatch_lines(['*nearest is 1 of 1, input?0?.content: expected "d", got "d!"'])
 
 
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("[]", (), "test_one.json is no cassette: "),
+        (None, ("--wspool-record=http://127.0.0.1:1/v1",), "the URL must start with wss://"),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(
+    pytester: pytest.Pytester, text: str | None, options: tuple[str, ...], said: str
+) -> None:
+    """And no traceback through this library, in which it would be looked for."""
+    pytester.makepyfile(test_it="def test_one(wspool_cassette): ...")
+    if text is not None:
+        (pytester.mkdir("cassettes") / "test_it").mkdir()
+        (pytester.path / "cassettes" / "test_it" / "test_one.json").write_text(text)
+    result = run(pytester, *options)
+    result.assert_outcomes(errors=1)
+    assert said in result.stdout.str()
+    assert "tape_server" not in result.stdout.str()
+
+
 def test_a_mark_and_a_directory(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """One file for several tests, and where the fixture says."""
     pytester.makeconftest(

@@ -62,8 +62,10 @@ class ModelConfig:
     multimodal_regex: str = ""
 
     def model_dump(self, *, mode: str = "python") -> dict[str, Any]:
-        """Return it as a dict, as the agent writes it down."""
-        return attrs.asdict(self)
+        """Return it as a dict, as the agent writes it down: without a key that was given for litellm."""
+        fields = attrs.asdict(self)
+        fields["model_kwargs"].pop("api_key", None)
+        return fields
 
 
 class Model:
