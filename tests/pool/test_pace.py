@@ -411,7 +411,7 @@ async def test_what_the_endpoint_stumbles_over_holds_nobody_up(autojump_clock, g
                 half = ["good"] * (good // 2)
                 for text in [*half, *["bad"] * bad, *half, *["good"] * (good % 2)]:
                     agents.start_soon(one, text)
-            assert trio.current_time() - began < 400
+            assert trio.current_time() - began < good / 4 + 360
         nursery.cancel_scope.cancel()
     assert ["bad: server_error"] * bad == failed
     assert max(times) < good / 4 + 20

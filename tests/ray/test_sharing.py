@@ -192,7 +192,9 @@ class Here:
 
 
 class Echo:
-    """Says what it is asked, and tells *told* what it was asked so far."""
+    """Says what it is asked, *delay* seconds later, and tells *told* what it was asked so far."""
+
+    delay = 0.0
 
     def __init__(self, told: Callable[[list[str]], None] = lambda asked: None) -> None:
         self.asked: list[str] = []
@@ -203,7 +205,7 @@ class Echo:
         said = text if isinstance(text, str) else text[0]["text"]
         self.asked.append(said)
         self._told(self.asked)
-        return ModelTurn(output=[message(said)])
+        return ModelTurn(output=[message(said)], delay=self.delay)
 
 
 def jobs(server: Server, count: int, limits: Limits, concurrency: int = 8) -> list[Job]:
@@ -374,3 +376,22 @@ async def test_interrupted(tmp_path: Path) -> None:
     assert summary.interrupted
     assert len(model.asked) == summary.right == len(ids(tmp_path)) < 2000
     assert 2000 == summary.right + summary.owed
+
+
+@pytest.mark.network
+async def test_what_runs_is_finished_and_what_is_in_line_is_put_back(tmp_path: Path) -> None:
+    """Two actors have eight tasks each and four connections: those that have one end, the others are owed."""
+    all_at_work = trio.Event()
+
+    async def interrupt(team: Here) -> None:
+        await all_at_work.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    model = Echo(lambda asked: all_at_work.set() if len(asked) == 8 else None)
+    model.delay = 0.5
+    async with open_server(model) as server:
+        summary = await run(server, tmp_path, 100, 2, during=interrupt)
+
+    assert summary.interrupted
+    assert 8 == len(model.asked) == summary.right == len(ids(tmp_path))
+    assert 92 == summary.owed
