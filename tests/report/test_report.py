@@ -43,13 +43,14 @@ def test_what_is_shown_is_what_is_there(place: Path) -> None:
             line("b-1", "right", score=1.0, cost=1.0),
             line("b-2", "failed", error={"type": "ValueError", "message": "bad day", "traceback": "File x"}),
         ],
-        more={"task_count": 6},
+        more={"task_count": 6, "options": {"ray": True, "actors": 3}},
     )
     page = report(found)
 
     assert ["2", "50.0 %"] == page.row("right")
     assert ["2", "1", "1", "0", "0.5", "3 s", "100", "1"] == page.row("a")
     assert "2 tasks are owed" in page.text
+    assert "actors" in page.text
     assert ["0.6667"] == page.row("mean")
     assert ["80", "20.0 %"] == page.row("input, not cached")
     assert ["3", "1", "1", "1.5", "1.5"] == page.row("cost")

@@ -55,12 +55,22 @@ def test_a_wait_is_for_a_dial_as_long_as_it_runs() -> None:
         phases.begin(number)
     phases.dialed(dial(0, 9.0, 5.0, failure="refused"))
     phases.dialed(dial(0, 13.0, 2.0))
-    phases.turned(turn(0, 0, started=10.0, waited=6.0, duration=3.0, first_event=1.0))
-    phases.turned(turn(1, 0, started=13.0, waited=6.0, duration=3.0))
+    phases.turned(turn(0, 0, started=10.0, waited=6.0, duration=3.0, ended=19.0, first_event=1.0))
+    phases.turned(turn(1, 0, started=13.0, waited=6.0, duration=3.0, ended=22.0))
     phases.turned(turn(None, None, waited=9.0))
 
-    assert dict(zip(PHASES, (4.0, 2.0, 1.0, 2.0, 0), strict=True)) == phases.take(0)
-    assert dict(zip(PHASES, (6.0, 0, 3.0, 0, 0), strict=True)) == phases.take(1)
+    assert dict(zip(PHASES, (0, 4.0, 2.0, 1.0, 2.0, 0), strict=True)) == phases.take(0)
+    assert dict(zip(PHASES, (0, 6.0, 0, 3.0, 0, 0), strict=True)) == phases.take(1)
+
+
+def test_who_is_held_is_not_yet_in_line() -> None:
+    """A dial that ended by then was for others."""
+    phases = Phases()
+    phases.begin(0)
+    phases.dialed(dial(0, 13.0, 2.0))
+    phases.turned(turn(0, 0, started=10.0, waited=6.0, duration=3.0, ended=24.0, first_event=1.0))
+
+    assert dict(zip(PHASES, (5.0, 6.0, 0, 1.0, 2.0, 0), strict=True)) == phases.take(0)
 
 
 def test_a_dial_of_which_nothing_came_is_forgotten() -> None:
@@ -69,7 +79,7 @@ def test_a_dial_of_which_nothing_came_is_forgotten() -> None:
     phases.begin(3)
     phases.dialed(dial(7, 0.0, 2.0))
     phases.closed(CloseRecord(pool=1, connection=7, reason=CloseReason.LOST, age=1.0, closed=3.0))
-    phases.turned(turn(3, 7, started=0.0, waited=2.0))
+    phases.turned(turn(3, 7, started=0.0, waited=2.0, ended=2.0))
 
     assert 2.0 == phases.take(3)["line"]
 

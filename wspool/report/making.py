@@ -95,7 +95,9 @@ def facts_of(run: Provenance | None) -> list[tuple[str, str]]:
         return []
     settings = {name: value for name, value in run.settings.items() if not name.endswith("_source")}
     settings["agent_args"] = ", ".join(part(run.settings, "agent_args"))  # their values may be secrets
+    options = part(run.more, "options")
     more = {
+        "actors": (options.get("actors") or "one for each node") if options.get("ray") is True else None,
         "began": run.more.get("began"),
         "wspool": run.more.get("wspool"),
         "merged": run.more.get("merged"),

@@ -30,6 +30,7 @@ COLOURS: Final[Mapping[str, str]] = {
     "failed": "var(--bad)",
 }
 _PHASES: Final[Mapping[str, tuple[str, str]]] = {
+    "held": ("held", "var(--cut3)"),
     "line": ("in line", "var(--wait)"),
     "dial": ("dial", "var(--cut2)"),
     "first_event": ("first event", "var(--full)"),
@@ -265,9 +266,9 @@ def _times(figures: Figures) -> Section | None:
         words = "How many tasks took how long."
         plots.append(histogram(figures.seconds.values, words, shown=seconds))
     words_shown = [
-        "In line: waiting for a connection; dial: the part of that in which it was being made; first event: "
-        "from the request to the first event; tools: once where several ran together; the rest is the "
-        "agent's own."
+        "Held: waiting until the endpoint takes more; in line: waiting for a connection; dial: the part of "
+        "that in which it was being made; first event: from the request to the first event; tools: once "
+        "where several ran together; the rest is the agent's own."
     ]
     if figures.began:
         words_shown.append(f"From {plain(figures.began, 40)} to {plain(figures.ended, 40)}.")

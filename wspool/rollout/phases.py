@@ -1,8 +1,8 @@
 """Phases: where the time of each task went, as far as the pool has seen it.
 
-1. Line, dial, first event and stream are of turns: waiting for a connection, the part of that in which the
-   connection that came of it was being dialled, from the request to the first event, and from there to the
-   end.
+1. Held, line, dial, first event and stream are of turns: waiting until the endpoint takes more (a rate limit,
+   an outage, the pace), waiting for a connection, the part of that in which the connection that came of it
+   was being dialled, from the request to the first event, and from there to the end.
 2. Tools are counted once where several run at the same time.
 3. What is left of a task's time is its agent's own, or was spent between turns.
 """
@@ -17,13 +17,14 @@ from wspool.core.statistics import CloseRecord, DialRecord, ToolRecord, TurnReco
 __all__ = ["PHASES", "Phases"]
 
 #: In the order in which a turn has them.
-PHASES: Final = ("line", "dial", "first_event", "stream", "tools")
+PHASES: Final = ("held", "line", "dial", "first_event", "stream", "tools")
 #: The number of no conversation and no connection.
 _NOBODY: Final = -1
 
 
 @attrs.define
 class _Spent:
+    held: float = 0.0
     line: float = 0.0
     dial: float = 0.0
     first_event: float = 0.0
@@ -48,7 +49,7 @@ class Phases:
         """Return the seconds of each phase of a *conversation*, and watch it no more."""
         spent = self._spent.pop(conversation)
         tools = sum(end - start for start, end in spent.tools)
-        seconds = (spent.line, spent.dial, spent.first_event, spent.stream, tools)
+        seconds = (spent.held, spent.line, spent.dial, spent.first_event, spent.stream, tools)
         return {name: round(value, 4) for name, value in zip(PHASES, seconds, strict=True)}
 
     def dialed(self, record: DialRecord) -> None:
@@ -67,7 +68,10 @@ class Phases:
         spent = self._of(record.conversation)
         if spent is None:
             return
-        dial = max(0.0, min(ended, record.started + record.waited) - max(began, record.started))
+        granted = record.ended - record.duration
+        in_line = granted - record.waited
+        dial = max(0.0, min(ended, granted) - max(began, in_line))
+        spent.held += max(0.0, in_line - record.started)
         spent.dial += dial
         spent.line += record.waited - dial
         first = record.duration if record.first_event is None else min(record.first_event, record.duration)
