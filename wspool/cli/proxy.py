@@ -19,6 +19,7 @@ from wspool.cli.usage import say, usage_error, warn
 from wspool.core.policy import PoolPolicy
 from wspool.pool.open import DEFAULT_URL
 from wspool.proxy.access.tokens import TokenFile
+from wspool.proxy.collecting import collected_in_quiet
 from wspool.proxy.entrance.listeners import Where
 from wspool.proxy.open import Proxy, open_proxy
 from wspool.proxy.records.journal import Journal
@@ -230,6 +231,7 @@ async def _opened(url: str, journal: Journal | None, **options: Any) -> AsyncGen
         warn(f"{can}: this process may have {room.limit} files open; raise that (ulimit -n)")
     async with open_proxy(url, **options) as running:
         with ExitStack() as stack:
+            stack.enter_context(collected_in_quiet(running.records))
             if journal is not None:
                 stack.enter_context(running.records.listen(journal.write))
             yield running

@@ -158,6 +158,10 @@ def _recorded(visit: Visit, body: Mapping[str, Any], raw: bytes) -> Generator[Re
         visit.services.records.end(record, "left")
 
 
+def _nothing() -> None:
+    pass
+
+
 class _Course:
     """The course of one turn."""
 
@@ -222,6 +226,7 @@ class _Course:
             self._end_run()
             self._record.bytes_out = self._answers.sent - sent_before
             self._account()
+            self._outlet.crowded = _nothing  # or it and this would hold each other
         if not here or self._left:
             raise trio.BrokenResourceError("the client has left")
 
