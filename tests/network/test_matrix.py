@@ -145,22 +145,14 @@ def test_a_long_thread(matrix: Matrix, way: str, ask: Callable[..., str]) -> Non
 
 
 def test_a_restart_under_load(matrix: Matrix, way: str, ask: Callable[..., str]) -> None:
-    """Another proxy takes the port over while turns run.
-
-    Whoever connects between the last accept and the close of a listener is turned away by the kernel (Linux
-    moves them on with `net.ipv4.tcp_migrate_req` only), before anything was asked: on a busy machine one may.
-    """
+    """Another proxy takes the port over while turns run, and nobody has to ask again."""
     if way == "cutter":
         pytest.skip("as behind the other nginx")
-    before, said, again = len(requests(matrix)), list[str](), list[str]()
+    before, said = len(requests(matrix)), list[str]()
 
     def work(name: int) -> None:
         for turn in range(8):
-            try:
-                said.append(ask(f"{name}.{turn}"))
-            except (openai.InternalServerError, openai.APIConnectionError):
-                again.append(f"{name}.{turn}")
-                said.append(ask(f"{name}.{turn}"))
+            said.append(ask(f"{name}.{turn}"))
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(3)]
     for thread in threads:
@@ -169,5 +161,4 @@ def test_a_restart_under_load(matrix: Matrix, way: str, ask: Callable[..., str])
     for thread in threads:
         thread.join(30)
     assert sorted(f"heard {name}.{turn}" for name in range(3) for turn in range(8)) == sorted(said)
-    assert len(again) <= (0 if way == "unix" else 1)  # a Unix socket changes hands by its name
     assert ["completed"] * 24 == [entry["outcome"] for entry in requests(matrix)[before:]]

@@ -6,6 +6,8 @@ import os
 import socket
 import ssl
 import stat
+import sys
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,28 @@ async def test_nobody_is_refused_in_a_handover() -> None:
                 stream = trio.SocketStream(trio.socket.from_stdlib_socket(_nonblocking(client)))
                 assert 200 == (await Client(stream).ask("GET", "/livez", host="localhost")).status
                 await stream.aclose()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot be told")
+@pytest.mark.network
+async def test_newcomers_are_the_successors() -> None:
+    """Of those who come once the port is handed on, while the old one still listens. So it is each time."""
+    url, where = "ws://127.0.0.1:9/v1/responses", Where(host="127.0.0.1", port=0)
+    async with AsyncExitStack() as stack:
+        before = await stack.enter_async_context(open_proxy(url, where=where))
+        where = Where(host="127.0.0.1", port=port_of(before.base_url), succeed=True)
+        for _ in range(2):
+            after = await stack.enter_async_context(open_proxy(url, where=where))
+            before._listeners.send_on()
+            clients = [socket.create_connection(("127.0.0.1", where.port)) for _ in range(40)]
+            with trio.fail_after(10):
+                while before.front.open + after.front.open < len(clients):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            assert (0, len(clients)) == (before.front.open, after.front.open)
+            for client in clients:
+                client.close()
+            before._listeners.let_go()
+            before = after
 
 
 def _nonblocking(one: socket.socket) -> socket.socket:

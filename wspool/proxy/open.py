@@ -112,7 +112,7 @@ class Proxy:
         Cancelling cuts the grace short.
         """
         if self._listeners.has_successor:
-            self._listeners.let_go()
+            await self._listeners.hand_on()
         self.front.drain()
         with trio.move_on_after(self._settings.grace if grace is None else grace):
             await self.front.quiet()

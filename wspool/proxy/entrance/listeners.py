@@ -8,16 +8,20 @@ Rules of this module:
   successor of a running one says so; then both have the port, and the old one lets go of it (`SO_REUSEPORT`).
 * A Unix socket is for its owner only (0600), from the moment that it is there.
 * Sockets that systemd has opened are taken as they are (`LISTEN_FDS`).
-* Whoever stops goes on listening, to say so, unless somebody else listens there, too. Letting go takes in
-  first what has connected already.
+* Whoever stops goes on listening, to say so, unless somebody else listens there, too. That one gets whoever
+  comes from then on, as far as the system can be told so (Linux); what had begun to connect is taken in, and
+  only then is the port let go of. Else the kernel would turn away who comes between the two.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
 import stat
+import struct
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -105,6 +109,23 @@ class Listeners:
         except OSError:
             return False
 
+    async def hand_on(self) -> None:
+        """Leave newcomers to who else listens there; accept nobody any more once that holds. A checkpoint."""
+        self.send_on()
+        await trio.sleep(_SETTLED)
+        self.let_go()
+
+    def send_on(self) -> None:
+        """Let the kernel give new connections to who else listens there, if it can be told. Never waits."""
+        ports = {int(listener.socket.getsockname()[1]) for listener in self._tcp}
+        for listener in self._tcp:
+            try:
+                newest = sum(map(_listening, ports)) // len(self._tcp) - 1
+                if newest > 0:
+                    _send_newcomers(listener.socket, newest)
+            except OSError:
+                pass  # this system cannot do it
+
     def let_go(self) -> None:
         """Accept nobody from now on, but who has connected already. Never waits."""
         self._scope.cancel()
@@ -147,6 +168,26 @@ class Listeners:
                 stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
                 nursery.start_soon(serve, stream, stranger)
 
+
+def _send_newcomers(one: trio.socket.SocketType, place: int) -> None:
+    """Let the kernel give all new connections to the listener at *place* among those of one address.
+
+    They stand in the order in which they began to listen; at a place where there is none any more, the kernel
+    chooses as ever. Source: SO_ATTACH_REUSEPORT_CBPF in socket(7). Raises OSError: it cannot be.
+    """
+    if sys.platform != "linux":
+        raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+    program = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, place), 8)
+    pointer = struct.pack("HP", 1, ctypes.addressof(program))  # with padding, as C has it
+    one.setsockopt(socket.SOL_SOCKET, _STEER, pointer)
+
+
+#: Source: asm-generic/socket.h, linux/bpf_common.h (BPF_RET | BPF_K).
+_STEER: Final = 51
+_BPF_RETURN: Final = 0x06
+
+#: Seconds after which whoever has begun to connect has done so: a way there and back, and some more.
+_SETTLED: Final = 0.3
 
 #: What says that there are too many files or too little memory now. Source: accept(2).
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
