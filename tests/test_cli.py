@@ -1,5 +1,7 @@
 """The command line, run as a user runs it: in a process of its own."""
 
+import importlib
+import inspect
 import json
 import os
 import re
@@ -17,7 +19,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from wspool.cli.app import app
+from wspool.cli.app import COMMANDS, app
 
 pytestmark = pytest.mark.network
 
@@ -576,6 +578,13 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert run(tmp_path, "--version")[1].startswith("wspool ")
     assert "rollout" in run(tmp_path, "--help")[1]
     assert "--max-connections" in run(tmp_path, "rollout", "--help")[1]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_a_command_does_is_said_twice(name: str) -> None:
+    """In the list of all, and in the first words of its own help."""
+    function = getattr(importlib.import_module(f"wspool.cli.{name}"), name)
+    assert COMMANDS[name] == (inspect.getdoc(function) or "").partition("\n\n")[0].replace("\n", " ")
 
 
 def test_without_its_extra_the_command_says_what_to_install(tmp_path: Path) -> None:

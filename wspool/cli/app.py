@@ -9,18 +9,34 @@ from typer.core import TyperGroup
 
 import wspool
 
-__all__ = ["app"]
+__all__ = ["COMMANDS", "app"]
 
-#: Each is a function in the module of its name.
-_COMMANDS: Final = ("rollout", "merge", "report", "serve", "proxy", "doctor", "probe")
+#: Each is a function in the module of its name. What it does is said here as well, in the first words of the
+#: function: to list them none has to be imported.
+COMMANDS: Final = {
+    "rollout": "Run a batch of agent conversations over a pool of connections.",
+    "merge": "Put the results of shards (`wspool rollout --shard I/N`) into one directory.",
+    "report": "Make one HTML file that shows a run, or which answers another run has changed. It opens "
+    "offline.",
+    "serve": "Run a local provider of the Responses API until Ctrl-C.",
+    "proxy": "Run a proxy until it is told to stop: programs ask it by HTTP, and it asks the provider over "
+    "WebSocket.",
+    "doctor": "Check the way to an endpoint: DNS, TCP, proxy, TLS, upgrade, key, and one turn of a few "
+    "tokens.",
+    "probe": "Measure an endpoint: the dial by phase, a warm-up, full turns and delta turns.",
+}
 
 
 class _Commands(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(_COMMANDS)
+        return list(COMMANDS)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([*COMMANDS.items()])
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"wspool.cli.{cmd_name}")
         one = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -33,7 +33,6 @@ from wspool.pool.upkeep import warm_up_request
 from wspool.wire import dial
 from wspool.wire.dial import check_library, environment_proxy, parse_proxy, parse_url
 from wspool.wire.headers import check_subprotocols
-from wspool.wire.trio_websocket import TrioWebSocketConnector
 from wspool.wire.wire import Connector, Endpoint
 
 __all__ = ["DEFAULT_URL", "endpoint_of", "http_connector", "open_pool", "provider_of"]
@@ -263,7 +262,7 @@ class _PoolManager:
 
 
 def _connector(wire: str) -> Connector:
-    """Return the connector called *wire*. Only here is the optional library imported, and only if asked."""
+    """Return the connector called *wire*. Only here is its library imported, and only if it is asked for."""
     if wire not in ("auto", "trio-websocket", "websockets", "http"):
         raise ValueError(
             f"wire={wire!r} is none of 'auto', 'trio-websocket', 'websockets', 'http'; or pass a Connector"
@@ -280,6 +279,9 @@ def _connector(wire: str) -> Connector:
                 ) from error
         else:
             return WebSocketsConnector()
+    # Here, as half of those who import this library have the other one.
+    from wspool.wire.trio_websocket import TrioWebSocketConnector
+
     return TrioWebSocketConnector()
 
 
