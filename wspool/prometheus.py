@@ -27,6 +27,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from wspool.core.begun import LeaseRecord
 from wspool.core.statistics import (
     CloseRecord,
     DialRecord,
@@ -109,6 +110,7 @@ METRICS: Final = {
     "wspool_turn_duration_seconds": _Family("histogram", "First send to end of a turn.", ["model"]),
     "wspool_turn_first_event_seconds": _Family("histogram", "First send to first event.", ["model"]),
     "wspool_lease_wait_seconds": _Family("histogram", "In line for a lease, of those who got one."),
+    "wspool_lease_use_seconds": _Family("histogram", "From a lease's grant to its end."),
     "wspool_dial_duration_seconds": _Family("histogram", "Dials, by how they ended.", ["outcome"]),
     "wspool_connection_age_seconds": _Family("histogram", "Age of a connection at its end.", ["reason"]),
     "wspool_tool_duration_seconds": _Family("histogram", "Calls of tools."),
@@ -207,6 +209,11 @@ class PrometheusInstrument(Instrument, Collector):
         """Count it."""
         with self._lock:
             self._observe("wspool_lease_wait_seconds", record.waited)
+
+    def lease_ended(self, record: LeaseRecord) -> None:
+        """Count it."""
+        with self._lock:
+            self._observe("wspool_lease_use_seconds", record.held)
 
     def conversation_moved(self, move: Move) -> None:
         """Count it."""

@@ -23,6 +23,22 @@ def made() -> tuple[Any, Any]:
     return registry, prometheus.PrometheusInstrument(registry)
 
 
+async def test_leases_are_timed(autojump_clock) -> None:
+    """From the grant to the end, that is when they are given back or taken."""
+    registry, instrument = made()
+    limits = policy(max_size=1, patience=1.0)
+    async with (
+        fake_pool(FakeConnector(echo), limits=limits, instrument=instrument) as pool,
+        pool.lease() as parked,
+    ):
+        parked.park()
+        async with pool.lease():
+            await trio.sleep(2)
+        assert parked.taken
+    assert 2 == registry.get_sample_value("wspool_lease_use_seconds_count")
+    assert 1 + 2 == pytest.approx(registry.get_sample_value("wspool_lease_use_seconds_sum"), abs=0.01)
+
+
 async def test_turns_and_the_pool_are_counted(autojump_clock) -> None:
     """What Prometheus is told is what the pool and its turns say."""
     registry, instrument = made()
