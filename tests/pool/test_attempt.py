@@ -239,3 +239,35 @@ async def test_after_a_cancelled_wait_for_the_end_events_can_be_read_on(autojump
     assert attempt.unread > 0
     assert ["response.output_text.delta", "response.completed"] == types(await read(attempt))
     assert 0 == attempt.unread
+
+
+async def test_who_wants_no_event_twice_keeps_none_that_were_taken(autojump_clock) -> None:
+    """They are counted, and those that wait are there."""
+    attempt = sent_attempt()
+    attempt.keeps = False
+    feed(attempt, created("r"), delta("a"))
+
+    assert 2 == len(attempt.events)
+    assert 2 == len(await attempt.more())
+    assert attempt.is_taken
+    feed(attempt, delta("b"), completed("r"))
+
+    assert (4, 2, False) == (attempt.count, len(attempt.events), attempt.is_taken)
+    assert ["response.output_text.delta", "response.completed"] == types(await attempt.more())
+    assert [] == await attempt.more()
+    assert (4, []) == (attempt.count, attempt.events)
+
+
+async def test_who_waits_for_the_end_only_keeps_none_either(autojump_clock) -> None:
+    """Neither what came before, nor what comes meanwhile."""
+    attempt = sent_attempt()
+    attempt.keeps = False
+    feed(attempt, created("r"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attempt.end)
+        await trio.testing.wait_all_tasks_blocked()
+        feed(attempt, delta("a"), delta("b"))
+        assert [] == attempt.events
+        feed(attempt, completed("r"))
+
+    assert (4, 0, []) == (attempt.count, attempt.unread, attempt.events)

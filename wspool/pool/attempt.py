@@ -2,7 +2,7 @@
 
 The connection's reader puts events in, one consumer takes them out. Rules: the consumer is
 woken once per batch, not once per event; events are kept until the end, so that an error can
-show them; the unread ones are counted in bytes, so that the reader can pause.
+show them, unless nobody wants them again; the unread ones are counted in bytes, so that the reader can pause.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Attempt:
         lost: True once the connection died under it.
         close_code: the close code the connection died with, or None.
         close_reason: what was said beside it, or why the connection was dropped here.
-        events: all events received so far that belong to it.
+        events: all events received so far that belong to it, but for those that are gone.
+        keeps: False if events are gone once the consumer has taken them.
+        gone: how many are.
         received: bytes of all that was received of it, wanted or not.
         weighed: the same, up to which its pool need not be weighed anew (`wspool.pool.burden`).
         counted: how many events, up to which the same holds.
@@ -85,8 +87,10 @@ class Attempt:
         "first_at",
         "give_up",
         "given_up",
+        "gone",
         "grown",
         "heard_at",
+        "keeps",
         "lost",
         "machine",
         "notice",
@@ -124,6 +128,7 @@ class Attempt:
         self.close_code: int | None = None
         self.close_reason = ""
         self.events: list[Event] = []
+        self.keeps, self.gone = True, 0
         self.received = 0
         self.grown = False
         self.weighed, self.counted = PIECE, PIECE // EVENT
@@ -154,6 +159,16 @@ class Attempt:
         """True once its response was heard to have begun."""
         return self.machine.state not in _UNHEARD
 
+    @property
+    def count(self) -> int:
+        """How many events have come that belong to it."""
+        return self.gone + len(self.events)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the consumer has taken all that has come."""
+        return self._next == len(self.events)
+
     def feed(self, event: Event, wall_clock: float) -> Reception:
         """Take an event from the reader. `wake` must follow, at the latest after its batch."""
         reception = self.machine.receive(event, wall_clock=wall_clock)
@@ -166,11 +181,14 @@ class Attempt:
             size = len(raw) if raw.isascii() else _size(raw)
             self.received += size
             if not self.given_up:
-                self.events.append(event)
-                if self._to_end:
+                if self.keeps or not self._to_end:
+                    self.events.append(event)
+                if not self._to_end:
+                    self.unread += size
+                elif self.keeps:
                     self._next += 1
                 else:
-                    self.unread += size
+                    self.gone += 1
         return reception
 
     def feed_run(self, messages: Sequence[str | bytes]) -> int:
@@ -180,11 +198,14 @@ class Attempt:
             size = len(text) if text.isascii() else _size(text)
             self.received += size
             if not self.given_up:
-                self.events += run
-                if self._to_end:
+                if self.keeps or not self._to_end:
+                    self.events += run
+                if not self._to_end:
+                    self.unread += size
+                elif self.keeps:
                     self._next += len(run)
                 else:
-                    self.unread += size
+                    self.gone += len(run)
         return len(run)
 
     def is_over(self, policy: PoolPolicy) -> bool:
@@ -192,7 +213,7 @@ class Attempt:
 
         Else `grown` is whether it is by a piece more than when its pool was weighed last.
         """
-        count = len(self.events)
+        count = self.count
         self.grown = self.received > self.weighed or count > self.counted
         if count > policy.max_turn_events:
             self.excess = f"more than max_turn_events={policy.max_turn_events} events in one turn"
@@ -271,7 +292,7 @@ class Attempt:
         await trio.lowlevel.checkpoint_if_cancelled()
         while self._next == len(self.events) and not (self.ended or self.given_up):
             await self._park()
-        events = self.events[self._next :]
+        events = self.events[self._next :] if self.keeps else self.events
         self._take()
         return events
 
@@ -301,7 +322,11 @@ class Attempt:
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def _take(self) -> None:
-        self._next, self.unread = len(self.events), 0
+        if self.keeps:
+            self._next = len(self.events)
+        else:
+            self.gone, self.events = self.gone + len(self.events), []
+        self.unread = 0
         if self._room is not None:
             self._make_room()
 

@@ -36,7 +36,7 @@ class Burden:
 
     def grown(self, attempt: Attempt) -> None:
         """Weigh all, since *attempt* has grown by a good piece. Never waits."""
-        attempt.weighed, attempt.counted = attempt.received + PIECE, len(attempt.events) + PIECE // EVENT
+        attempt.weighed, attempt.counted = attempt.received + PIECE, attempt.count + PIECE // EVENT
         self.weigh()
 
     def weigh(self) -> None:
@@ -56,4 +56,5 @@ def _loads(link: Link) -> Iterator[int]:
         yield link.gauge.held
     for lane in link.lanes:
         if lane.attempt is not None and not lane.attempt.given_up:
-            yield lane.attempt.received + EVENT * len(lane.attempt.events)
+            attempt = lane.attempt
+            yield (attempt.received if attempt.keeps else attempt.unread) + EVENT * len(attempt.events)

@@ -60,8 +60,11 @@ class ConversationDriver:
         items: Sequence[Encoded],
         fields: Fields,
         notice: Callable[[Event], object] | None = None,
+        *,
+        keep: bool = True,
     ) -> None:
         self._continuity = continuity
+        self._keep = keep
         self._notice = notice
         # Encoded: nothing that happens to what they were made of changes what is sent, also again.
         self._items = items
@@ -260,7 +263,7 @@ class ConversationDriver:
             plan.previous_response_id, stream_id, lease.lane.past, continuity.owner.announcer.trust
         )
         attempt.machine.keeps = attempt.waits_for_holds = True
-        attempt.notice = self._notice
+        attempt.notice, attempt.keeps = self._notice, self._keep
         attempt.conversation, attempt.sent_at = continuity.number, now
         return request, attempt
 

@@ -128,6 +128,7 @@ class Outlet:
         dials: True if there was no connection at all when its turn began to wait.
         notice: called with its turn, once its request was sent.
         heed: called with each notice that comes while its turn is in flight, see `Pool.turn`.
+        keeps: whether events are wanted again that were written already.
         sent_at: when its request was sent, on trio's clock.
         most: bytes of an answer that wait for their reader at most.
         crowded: called when so many wait, and the exchange does.
@@ -148,6 +149,7 @@ class Outlet:
         "error",
         "head",
         "heed",
+        "keeps",
         "most",
         "notice",
         "record",
@@ -161,7 +163,7 @@ class Outlet:
         self.crowded: Callable[[], object] = lambda: None
         self.heed: Callable[[Event], object] | None = None
         self.head: Head | None = None
-        self.ended = self.abandoned = self.dials = False
+        self.ended = self.abandoned = self.dials = self.keeps = False
         self.sent_at: float | None = None
         self.record: TurnRecord | None = None
         self.error: Exception | None = None
@@ -321,7 +323,7 @@ async def _enter(
     """Return a turn that is sent, within the limits for that."""
     since = trio.current_time()
     while True:
-        turn = pool.turn(body, session=session, notice=outlet.heed)
+        turn = pool.turn(body, session=session, notice=outlet.heed, keep=outlet.keeps)
         if enter is not None:
             await enter(turn.awaited)
         # A connection is waited for if there is none at all; else it is the line.

@@ -34,7 +34,7 @@ def in_flight(connections: Iterable[Connection]) -> list[TurnInFlight]:
             delivery=attempt.machine.delivery,
             since=now - sent_at,
             last_event=None if attempt.first_at is None else now - attempt.heard_at,
-            events=len(attempt.events),
+            events=attempt.count,
             received=attempt.received,
         )
         for sent_at, connection, lane, attempt in sorted(found, key=lambda each: each[:3])

@@ -181,6 +181,7 @@ class Lease:
         if attempt.withheld:
             return
         if policy.first_event_timeout is not None or policy.silence_timeout is not None:
+            attempt.keeps = True  # it is looked what they were
             self._connection.link.spawn(bound_silence, self._connection, attempt)
 
     async def steer(self, items: list[dict[str, Any]], attempt: Attempt) -> Steer:

@@ -154,6 +154,7 @@ class Pool:
         *,
         session: Iterable[str] = (),
         notice: Callable[[Event], object] | None = None,
+        keep: bool = True,
     ) -> Turn:
         """Prepare one turn that brings its whole history along: `async with pool.turn(body) as turn: ...`.
 
@@ -168,6 +169,8 @@ class Pool:
                 one that is named the same is gone on from.
             notice: is called with each event that is about no response (limits, metadata) and comes while the
                 turn is in flight. It must not wait, and must not raise.
+            keep: False if nobody wants events again that were given out: then `Turn.events`, and those of an
+                error, are without them.
 
         Raises:
             TypeError, ValueError: it cannot be sent (see `http_only`); the text says where.
@@ -184,7 +187,7 @@ class Pool:
         history = BroughtHistory(self._index, body, shell.now(), session=session)
         fields = {name: value for name, value in body.items() if name not in _NOT_SENT}
         continuity = OneTurn(shell, history, self._kept)
-        driver = ConversationDriver(continuity, (), encode_fields(fields), notice)
+        driver = ConversationDriver(continuity, (), encode_fields(fields), notice, keep=keep)
         return Turn(driver, trio.lowlevel.current_task())
 
     async def wait_ready(self, lanes: int | None = None) -> None:

@@ -119,7 +119,7 @@ class TurnNotes:
             sent=attempt.sent_at if sent and attempt is not None else None,
             heard=attempt.heard_at if attempt is not None and attempt.first_at is not None else None,
             first_event=None if first is None or sent_at is None else first - sent_at,
-            events=len(attempt.events) if attempt is not None else 0,
+            events=attempt.count if attempt is not None else 0,
             items_given=items[0],
             items_sent=items[1] if sent else 0,
             finish_reason=_finish_reason(response),

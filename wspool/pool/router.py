@@ -112,7 +112,7 @@ class Router:
 
     def _feed_run(self, attempt: Attempt, messages: Sequence[str | bytes], at: int) -> int:
         """Give those messages from *at* on that go on with the output just seen; return how many."""
-        count = len(attempt.events)
+        count = attempt.count
         room = self._most_events - count
         if room <= 0 or attempt.received > self._most_bytes:
             return 0  # over the limit with the next
@@ -147,7 +147,7 @@ class Router:
             reception is _DELIVER
             and attempt.machine.state is _STREAMING
             and not attempt.machine.steered
-            and (count := len(attempt.events)) <= self._most_events
+            and (count := attempt.gone + len(attempt.events)) <= self._most_events
             and count <= attempt.counted
             and attempt.received <= self._most_bytes
             and attempt.received <= attempt.weighed

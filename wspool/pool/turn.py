@@ -150,7 +150,7 @@ class Turn:
 
     @property
     def events(self) -> Sequence[Event]:
-        """All events received so far, of its last request."""
+        """All events received so far, of its last request; those taken already only if they are kept."""
         attempt = self._driver.attempt
         return () if attempt is None else attempt.events
 
@@ -386,12 +386,7 @@ class Turn:
     def _take(self, attempt: Attempt) -> Sequence[Event]:
         """Return some of the events that have come, the last of all alone: to be given it is to be told."""
         events, last = self._batch, len(self._batch)
-        if (
-            attempt.machine.response is not None
-            and attempt.ended
-            and not attempt.lost
-            and events[-1] is attempt.events[-1]
-        ):
+        if attempt.machine.response is not None and attempt.ended and not attempt.lost and attempt.is_taken:
             if self._next < last - 1:
                 last -= 1
             else:

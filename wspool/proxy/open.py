@@ -43,9 +43,9 @@ _HERE: Final = Where()
 #: in seconds.
 _LOOK: Final = 2.0
 
-#: Bytes of a turn that wait in a pool for a client that does not read. As many may be in hand, and what waits
-#: in an outlet twice: together less than a MiB.
-_MOST_BUFFERED: Final = 256 * 1024
+#: Bytes of a turn that wait in a pool for a client that does not read, and twice as many may be in hand. Small
+#: events take twice their bytes; with what waits in an outlet that is less than a MiB (benchmark `stalled`).
+_MOST_BUFFERED: Final = 64 * 1024
 
 #: Longest time of a TLS handshake, in seconds.
 _HANDSHAKE: Final = 15.0

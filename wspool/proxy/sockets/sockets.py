@@ -215,7 +215,8 @@ class _Account:
         """Return its turn in one of *pools*, sent; *stack* ends it."""
         async with AsyncExitStack() as inner:
             pool = await inner.enter_async_context(pools.pool(self._identity))
-            turn = pool.turn(self._body, session=self._visit.session, notice=self._notices.hear)
+            keep = self._visit.services.recorder is not None
+            turn = pool.turn(self._body, session=self._visit.session, notice=self._notices.hear, keep=keep)
             self._turn = self._record.turn = turn
             await enter(turn.awaited)
             self._dials = not pool.statistics().open

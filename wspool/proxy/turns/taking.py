@@ -47,8 +47,8 @@ logger: Final = logging.getLogger("wspool.proxy")
 
 _NO_LIMITS: Final = Limits()
 
-#: Bytes of an answer that wait here for their client; as many as would fill the buffers of a connection.
-_MOST_UNREAD: Final = 128 * 1024
+#: Bytes of an answer that wait here for their client, and once more while they are sent.
+_MOST_UNREAD: Final = 64 * 1024
 
 #: Bytes that are handed to the network at a time.
 _PIECE: Final = 65536
@@ -200,6 +200,7 @@ class _Course:
     def _new_outlet(self) -> Outlet:
         outlet = Outlet(partial(setattr, self._record, "turn"), most=_MOST_UNREAD)
         outlet.crowded, outlet.heed = self._hurry, self._notices.hear
+        outlet.keeps = self._visit.services.recorder is not None
         return outlet
 
     async def run(self) -> None:
