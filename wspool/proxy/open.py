@@ -43,8 +43,8 @@ _HERE: Final = Where()
 #: in seconds.
 _LOOK: Final = 2.0
 
-#: Bytes of a turn that wait in a pool for a client that does not read, and twice as many may be in hand. Small
-#: events take twice their bytes; with what waits in an outlet that is less than a MiB (benchmark `stalled`).
+#: Bytes of a turn that wait in a pool for a client that does not read, and twice as many may be in hand.
+#: Small events take twice their bytes; with what waits in an outlet that is less than a MiB.
 _MOST_BUFFERED: Final = 64 * 1024
 
 #: Longest time of a TLS handshake, in seconds.
