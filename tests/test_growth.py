@@ -1,6 +1,7 @@
 """Reading takes as long as what is read is long, however hostile it is.
 
-Each reader of outside text is given the input that is worst for it, once and in four times the size.
+Each reader of outside text, and whoever keeps count of what was read (calls, items, histories), is given the
+input that is worst for it, once and in four times the size.
 Processor time is measured, the best of some tries, with room for a busy machine: what grows with the square
 takes sixteen times as long.
 """
@@ -14,16 +15,25 @@ from typing import Any
 
 import pytest
 
+from wspool.core.calls import OpenCalls, open_calls
+from wspool.core.encoding import Encoded
 from wspool.core.events import classify, evidence
+from wspool.core.events.assembly import Assembly
+from wspool.core.events.past import Past
 from wspool.core.failures import classify_dial
-from wspool.core.frames import MalformedMessageError, has_too_many_values, lane_of, parse_event
+from wspool.core.frames import Event, MalformedMessageError, has_too_many_values, lane_of, parse_event
+from wspool.core.items import Item, encode_items
+from wspool.core.matching.index import Index
 from wspool.core.plain import plain
+from wspool.core.sending.sendable import Sendable
 from wspool.core.server_error import parse_error, parse_http_error
 from wspool.core.waits import wait_in_text
 from wspool.pool.credentials import Redactor
+from wspool.pool.tools import Apart, CallRunner
 from wspool.rollout.search import is_tame
 from wspool.server.lookup import _QUESTIONS
 from wspool.server.protocol.grammar import _TOKENS
+from wspool.server.protocol.history import NOTHING
 from wspool.wire.answer import AnswerReader, NotHttpError, parse_answer
 from wspool.wire.heads import FrameHeads
 
@@ -85,6 +95,103 @@ def _repeated(text: str) -> Callable[[int], str]:
     return lambda size: text * (size // len(text) + 1)
 
 
+def _items(size: int, make: Callable[[int], Item], *more: Callable[[int], Item]) -> list[Item]:
+    """Some items for each hundred characters: those of *make*, then those of each of *more*."""
+    return [each(at) for each in (make, *more) for at in range(size // 25)]
+
+
+def _turns(size: int, *make: Callable[[int], Item]) -> list[Item]:
+    """As many, one of each at a time."""
+    return [each(at) for at in range(size // 25) for each in make]
+
+
+def _call(name: str = "c{}", *, waits: bool = True) -> Callable[[int], Item]:
+    """Calls that ask for the same, named after their place if *name* has one for it."""
+    fields = {"type": "function_call", "name": "f", "arguments": "{}"} | ({} if waits else {"async": True})
+    return lambda at: {**fields, "call_id": name.format(at)}
+
+
+def _nameless(at: int) -> Item:
+    return {"type": "function_call", "name": "f", "arguments": "{}"}
+
+
+def _output(name: str = "c{}") -> Callable[[int], Item]:
+    return lambda at: {"type": "function_call_output", "call_id": name.format(at), "output": "x"}
+
+
+def _nameless_output(at: int) -> Item:
+    return {"type": "function_call_output", "output": "x"}
+
+
+def _search(name: str) -> Callable[[int], Item]:
+    return lambda at: {"type": "web_search_call", "id": name.format(at)}
+
+
+def _agents(size: int) -> None:
+    assembly = Assembly()
+    for at in range(size // 25):
+        assembly.leave_out(f"/root/{at}")
+    assembly.output([], whole=True)
+
+
+def _thought(at: int) -> Item:
+    return {"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "x"}
+
+
+def _said(at: int) -> Item:
+    return {"type": "message", "role": "assistant", "id": "m", "status": "completed", "content": []}
+
+
+def _asked(at: int) -> Item:
+    return {"type": "message", "role": "user", "content": "x"}
+
+
+def _made(calls: list[Item], *, at_once: bool) -> None:
+    """Calls of a response that did not end well, then those of another that asks for the same."""
+    runner = CallRunner(Apart(), 1)
+    for name in "ab":
+        again = [{**call, "call_id": name + str(call["call_id"])} for call in calls]
+        for each in [again] if at_once else [[call] for call in again]:
+            runner.claim(each)
+        runner.release([])
+    runner.settle(calls)
+    runner.hand_out(runner.claim(calls))
+    runner.stop()
+    runner.strays()
+
+
+def _sent(items: list[Item]) -> None:
+    history: list[Encoded] = encode_items(items)
+    Sendable().of(history, [], [False] * len(history))
+
+
+def _open(items: list[Item]) -> None:
+    open_calls(items)
+    OpenCalls().of(encode_items(items), 0)
+
+
+def _assembled(items: list[Item], places: Callable[[int], int], *, kinds: str = "added done") -> None:
+    assembly = Assembly()
+    for kind in kinds.split():
+        for at, item in enumerate(items):
+            kind_of_event = f"response.output_item.{kind}"
+            event = {"type": kind_of_event, "output_index": places(at), "item": item, "sequence_number": at}
+            assembly.add(Event(kind_of_event, json.dumps(event)))
+    past = Past()
+    past.end(items)
+    assembly.kinship(items, past)
+    for own in (items, [], None):
+        assembly.output(own, whole=True, past=past)
+
+
+def _matched(items: list[Item]) -> None:
+    index = Index(max_bytes=100_000_000, max_age=1e9)
+    first = index.read({"model": "m", "input": [_asked(0)]}, 0.0)
+    index.remember(first, "r", items, 0.0)
+    given = index.read({"model": "m", "input": [_asked(0), *items, _asked(1)]}, 0.0)
+    assert index.find(given, 0.0)
+
+
 OK = b"HTTP/1.1 200 OK\r\n"
 QUESTION = "In which modules of the package `a` and on which lines are "
 
@@ -140,6 +247,37 @@ READERS: dict[str, Callable[[int], object]] = {
     "expression of classes": lambda size: is_tame("[]" * (size // 2)),
     "question": lambda size: [asked.search(QUESTION * (size // 59)) for asked, _ in _QUESTIONS],
     "tokens": lambda size: _TOKENS.findall(" " * size),
+    "calls: equal": lambda size: _made(_items(size, _call()), at_once=True),
+    "calls: equal, one by one": lambda size: _made(_items(size, _call()), at_once=False),
+    "calls: of one name": lambda size: _made(_items(size, _call("c")), at_once=True),
+    "calls: of one name, one by one": lambda size: _made(_items(size, _call("c")), at_once=False),
+    "open: one after the other": lambda size: _open(_turns(size, _call(), _output())),
+    "open: async": lambda size: _open(_turns(size, _call(waits=False), _asked)),
+    "open: async, then answered": lambda size: _open(_items(size, _call(waits=False), _output())),
+    "open: without names": lambda size: _open(_items(size, _call(), _nameless, _nameless_output)),
+    "open: of one name": lambda size: _open(_items(size, _call("c", waits=False), _output("c"))),
+    "sent: calls": lambda size: _sent(_items(size, _call(), _asked)),
+    "sent: answered calls": lambda size: _sent(_items(size, _call(), _output())),
+    "sent: calls of one name": lambda size: _sent(_items(size, _call("c"), _output("c"))),
+    "sent: calls without names": lambda size: _sent(_items(size, _nameless, _nameless_output)),
+    "sent: calls without names, by turns": lambda size: _sent(
+        _turns(size, _nameless, _asked, _nameless_output)
+    ),
+    "sent: one id": lambda size: _sent(_turns(size, _said, _thought, _asked)),
+    "sent: one id of what needs one": lambda size: _sent(_items(size, _search("x"))),
+    "sent: ids that others would get": lambda size: _sent(_items(size, _search("x_{}"), _search("x"))),
+    "sent: thoughts": lambda size: _sent(_items(size, _thought)),
+    "assembled": lambda size: _assembled(_items(size, _call()), lambda at: at),
+    "assembled: backwards": lambda size: _assembled(_items(size, _call()), lambda at: size - at),
+    "assembled: in one place": lambda size: _assembled(_items(size, _call()), lambda at: 0),
+    "assembled: nowhere": lambda size: _assembled(_items(size, _call()), lambda at: -1),
+    "assembled: of one id": lambda size: _assembled(_items(size, _said), lambda at: -1),
+    "assembled: only done": lambda size: _assembled(_items(size, _said), lambda at: at, kinds="done"),
+    "assembled: of agents": _agents,
+    "matched: calls": lambda size: _matched(_items(size, lambda at: {**_call()(at), "id": f"fc_{at}"})),
+    "matched: thoughts": lambda size: _matched(_turns(size, _thought, _said)),
+    "judged: calls": lambda size: NOTHING.judge(*[_items(size, _call(), _output())] * 2, stored=False),
+    "judged: thoughts": lambda size: NOTHING.judge(*[_turns(size, _thought, _said)] * 2, stored=True),
 }
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final, Generic, TypeVar, cast
 
 import attrs
@@ -37,6 +38,7 @@ __all__ = [
     "answer",
     "arguments_of",
     "described",
+    "id_of",
     "is_others",
     "is_ours",
     "is_question",
@@ -87,7 +89,8 @@ def _is_call(item: object) -> bool:
     return not (isinstance(where, dict) and cast("Item", where).get("type") == "container_reference")
 
 
-def _id(item: Mapping[str, Any]) -> str:
+def id_of(item: Mapping[str, Any]) -> str:
+    """Return what a call, or its output, is called."""
     return str(item.get("call_id") or item.get("id"))
 
 
@@ -112,18 +115,27 @@ def is_others(item: Item) -> bool:
 
 
 class _Open(Generic[_T]):
-    """What is open after some items, in whatever form it is kept."""
+    """What is open after some items, in whatever form it is kept.
 
-    __slots__ = ("_given", "_open")
+    To note an item takes as long however many are open: a server can leave any number open.
+    """
+
+    __slots__ = ("_count", "_given", "_later", "_nameless", "_owed")
 
     def __init__(self) -> None:
-        #: By the id that a call and its output share; by their own, after a NUL, where there is none.
-        self._open: dict[str, list[tuple[_T, bool]]] = {}
+        #: By the id that a call and its output share; by their own, after a NUL, where there is none. Each
+        #: with its place among all calls.
+        self._owed: dict[str, list[tuple[int, _T]]] = {}
+        #: Those for whose output the model does not wait.
+        self._later: dict[str, list[tuple[int, _T]]] = {}
+        #: The keys of those without an id that is shared, oldest first.
+        self._nameless: dict[str, None] = {}
+        self._count = 0
         #: True while the last item is no work of the model.
         self._given = False
 
     def __bool__(self) -> bool:
-        return bool(self._open)
+        return bool(self._owed or self._later)
 
     def note(self, item: object, kept: _T) -> None:
         """Take the next *item*, to be kept as *kept*."""
@@ -133,29 +145,38 @@ class _Open(Generic[_T]):
         elif not _is_made(item):
             self._given = True
         else:
-            if self._given and self._open:
+            if self._given and self._owed:
                 # The model has gone on without what it asked for then.
-                left = {key: [call for call in calls if call[1]] for key, calls in self._open.items()}
-                self._open = {key: calls for key, calls in left.items() if calls}
+                for key in self._owed:
+                    if key not in self._later:
+                        self._nameless.pop(key, None)
+                self._owed = {}
             self._given = False
             if _is_call(item):
-                call = cast("Item", item)
-                key = str(call.get("call_id") or f"\0{call.get('id')}")
-                self._open.setdefault(key, []).append((kept, call.get("async") is True))
+                self._add(cast("Item", item), kept)
+
+    def _add(self, call: Item, kept: _T) -> None:
+        name = call.get("call_id")
+        key = str(name or f"\0{call.get('id')}")
+        if not name:
+            self._nameless.setdefault(key)
+        self._count += 1
+        where = self._later if call.get("async") is True else self._owed
+        where.setdefault(key, []).append((self._count, kept))
 
     def _answer(self, output: Item) -> None:
-        if number := output.get("call_id"):
-            self._open.pop(str(number), None)
-            return
-        # Its call has none either: that which it names, or the first such.
-        key = f"\0{output.get('id')}"
-        if key not in self._open:
-            key = next((key for key in self._open if key.startswith("\0")), "")
-        self._open.pop(key, None)
+        key = str(output.get("call_id") or f"\0{output.get('id')}")
+        if not output.get("call_id") and key not in self._nameless:
+            # Its call has none either: that which it names, or the first such.
+            key = next(iter(self._nameless), "")
+        self._owed.pop(key, None)
+        self._later.pop(key, None)
+        self._nameless.pop(key, None)
 
     def left(self) -> list[_T]:
         """Return what is open, oldest first."""
-        return [kept for calls in self._open.values() for kept, _ in calls]
+        found = [call for where in (self._owed, self._later) for calls in where.values() for call in calls]
+        return [kept for _, kept in sorted(found, key=itemgetter(0))]
 
 
 def _is_made(item: object) -> bool:
@@ -260,7 +281,9 @@ def signature(call: Item) -> str:
 def retold(call: Item, number: int) -> Item:
     """Return *call*, of a lost response, as an item that tells a model of it, under a name of its own."""
     kept = ("type", "namespace", "name", "arguments", "input")
-    return {name: call[name] for name in kept if name in call} | {"call_id": f"{_id(call)[:48]}_lost{number}"}
+    return {name: call[name] for name in kept if name in call} | {
+        "call_id": f"{id_of(call)[:48]}_lost{number}"
+    }
 
 
 def arguments_of(call: Item) -> dict[str, Any]:
@@ -321,4 +344,4 @@ def _name(call: Mapping[str, Any]) -> str:
 
 
 def _number(call: Mapping[str, Any]) -> str:
-    return f"({plain(_id(call), _NAME)})"
+    return f"({plain(id_of(call), _NAME)})"

@@ -27,7 +27,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from wspool.core.begun import ToolBegun
-from wspool.core.calls import Opening, answer, described, open_calls, output_of, retold, signature, tool_calls
+from wspool.core.calls import Opening, answer, described, open_calls, output_of, retold, tool_calls
 from wspool.core.encoding import Encoded
 from wspool.core.frames import encode
 from wspool.core.items import Item
@@ -36,7 +36,7 @@ from wspool.core.statistics import ToolRecord
 from wspool.pool.calling import ToolErrors, bound
 from wspool.pool.effects import Effects
 from wspool.pool.instrument import Announcer
-from wspool.pool.job import Job
+from wspool.pool.job import Job, Jobs
 from wspool.pool.toolbox import Tool, ToolError
 from wspool.pool.within import Within, added_to
 
@@ -72,7 +72,7 @@ class CallAccount(Protocol):
 
 
 @attrs.define
-class _Apart:
+class Apart:
     """The account of calls that no conversation makes."""
 
     number: int | None = None
@@ -103,7 +103,7 @@ class CallRunner:
         self.effects: Effects | None = None
         self._account = account
         self._limit = limit
-        self._jobs: dict[str, list[Job]] = {}  # by what they ask for
+        self._jobs = Jobs()
         self._queue: deque[Job] = deque()
         self._running: dict[int, Job] = {}
         self._workers = 0
@@ -122,20 +122,7 @@ class CallRunner:
 
     def claim(self, calls: Sequence[Item]) -> list[Job]:
         """Return the job of each of *calls*: one that knows it, or one of a lost response, or a new one."""
-        taken: set[int] = set()
-        found: list[Job] = []
-        for call in calls:
-            jobs = self._jobs.setdefault(signature(call), [])
-            free = [job for job in jobs if id(job) not in taken and not job.sent]
-            known = [job for job in free if job.claimed and job.call.get("call_id") == call.get("call_id")]
-            job = next(iter(known), None) or next((job for job in free if not job.claimed), None)
-            if job is None:
-                job = Job(call)
-                jobs.append(job)
-            job.call, job.claimed = call, True
-            taken.add(id(job))
-            found.append(job)
-        return found
+        return self._jobs.claim(calls)
 
     def settle(self, calls: Sequence[Item]) -> None:
         """The open calls of the history are *calls*: what is known of others in it is of no use any more."""
@@ -143,11 +130,7 @@ class CallRunner:
         for job in still:
             job.counts = True
         keep = set(map(id, still))
-        kept = {
-            key: [job for job in jobs if id(job) in keep or not job.counts]
-            for key, jobs in self._jobs.items()
-        }
-        self._jobs = {key: jobs for key, jobs in kept.items() if jobs}
+        self._jobs.keep([job for job in self._jobs if id(job) in keep or not job.counts])
 
     def ended_well(self, calls: Sequence[Item]) -> None:
         """A turn has ended well, and left the open *calls*: nothing before it is to be taken again."""
@@ -173,11 +156,9 @@ class CallRunner:
     def release(self, new: Sequence[Encoded]) -> None:
         """The turn with the input *new* did not end well: what its response asked for is kept for a retry."""
         self._lost = [*new]
-        begun: list[Item] = []
-        for job in self._uncounted():
-            if job.begun and job.claimed:
-                begun.append(job.call)
-            job.claimed = False
+        lost = self._uncounted()
+        begun = [job.call for job in lost if job.begun and job.claimed]
+        self._jobs.release(lost)
         if begun:
             logger.warning(
                 "conversation %s: a response did not end well after calls of it were made: %s; "
@@ -188,7 +169,7 @@ class CallRunner:
 
     def drop_oversized(self, limit: int) -> None:
         """No request may have more than *limit* bytes: forget the largest outputs until the rest may fit."""
-        sizes = [(len(encode(job.answer)), job) for jobs in self._jobs.values() for job in jobs if job.sent]
+        sizes = [(len(encode(job.answer)), job) for job in self._jobs if job.sent]
         left = sum(size for size, _ in sizes)
         for size, job in sorted(sizes, key=lambda each: each[0], reverse=True):
             if left <= limit:
@@ -213,9 +194,7 @@ class CallRunner:
                 items += [call, answer(call, job.answer["output"])]
             elif job.state == "queued":
                 job.state = "new"
-        self._jobs = {
-            key: jobs for key, each in self._jobs.items() if (jobs := [job for job in each if job.counts])
-        }
+        self._jobs.keep([job for job in self._jobs if job.counts])
         if items:
             logger.warning(
                 "conversation %s: calls were made of which only a lost response knew: %s; the model is told",
@@ -225,7 +204,7 @@ class CallRunner:
         return items
 
     def _uncounted(self) -> list[Job]:
-        return [job for jobs in self._jobs.values() for job in jobs if not job.counts]
+        return [job for job in self._jobs if not job.counts]
 
     # -- making calls -------------------------------------------------------------------------
 
@@ -287,9 +266,8 @@ class CallRunner:
         self.nursery = None
         self._failures = []
         self._drop_queue()
-        for jobs in self._jobs.values():
-            for job in jobs:
-                job.sent = False
+        for job in self._jobs:
+            job.sent = False
 
     def _drop_queue(self) -> None:
         for job in self._queue:
@@ -435,6 +413,6 @@ async def call_tools(
     Raises:
         Exception: what a tool raised, with `tool_errors="raise"`.
     """
-    runner = CallRunner(_Apart(), limit)
+    runner = CallRunner(Apart(), limit)
     runner.prepare(tools, tool_errors, None)
     return [job.answer for job in await runner.answers(calls)]

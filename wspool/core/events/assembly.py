@@ -45,8 +45,6 @@ class Kinship(enum.Enum):
     ALL = "all"
 
 
-_NOBODY: Final[frozenset[str | None]] = frozenset()
-
 #: The id of an item that was announced, and its place.
 _Announced = tuple[str | None, int]
 
@@ -60,11 +58,13 @@ class Assembly:
         # Kept as they came: a terminal event with an output of its own is the usual case.
         self._events: list[Event] = []
         #: Agents that have a response of their own.
-        self._members = _NOBODY
+        self._members: set[str | None] | None = None
 
     def leave_out(self, agent: str | None) -> None:
         """Items of *agent* are in a response of its own."""
-        self._members |= {agent}
+        if self._members is None:
+            self._members = set()
+        self._members.add(agent)
 
     def add(self, event: Event) -> None:
         """An item was announced or is done: `response.output_item.added` or `.done`."""
@@ -138,7 +138,9 @@ class Assembly:
             fresh = Event(event.type, event.raw)
             data = fresh.data
             item = data.get("item")
-            if not isinstance(item, dict) or (data.get("agent") is not None and fresh.agent in self._members):
+            if not isinstance(item, dict) or (
+                data.get("agent") is not None and fresh.agent in (self._members or ())
+            ):
                 continue
             known = cast("Item", item)
             name, place = name_of(known), data.get("output_index")

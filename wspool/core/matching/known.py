@@ -193,8 +193,9 @@ def thinks_the_same(known: Known, given: Given, length: int) -> bool:
 
 def likelihood(known: Known, given: Given) -> tuple[int, bool, bool, float]:
     """How likely it is that *given* means *known*, of all that have the same words."""
-    names = [known.names[place : place + NAME] for place in range(0, len(known.names), NAME)]
-    said = given.items[max(0, given.skip - len(names)) : given.skip]
+    count = len(known.names) // NAME
+    names = {known.names[place * NAME : (place + 1) * NAME] for place in range(count)}
+    said = given.items[max(0, given.skip - count) : given.skip]
     same = sum(name_of(item.get("id")) in names for item in said if item.get("id"))
     ours = known.session == given.session != NO_NAME
     return same, ours, not known.continued, known.used

@@ -25,6 +25,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -197,7 +198,8 @@ def _consistent(
     seen: set[str] = set()
     calls: set[str] = set()
     # Calls that came without an id, and in which response, by the kind of the output that they wait for.
-    nameless: dict[str, list[tuple[int, str]]] = {}
+    nameless: dict[str, list[tuple[int, deque[str]]]] = {}
+    numbers: dict[str, int] = {}  # of each id that came more than once: the last that was tried
     response = 0
     unanswered: dict[tuple[str, str], int] = {}  # the places of those that are passed over
     passed = _passed(looks[:fixed])
@@ -213,13 +215,16 @@ def _consistent(
             if look.kind in OUTPUTS:
                 if not call:
                     call = _short(look.id) if look.id else f"call_{index}"
-                    nameless.setdefault(OUTPUTS[look.kind], []).append((response, call))
+                    line = nameless.setdefault(OUTPUTS[look.kind], [])
+                    if not line or line[-1][0] != response:
+                        line.append((response, deque()))
+                    line[-1][1].append(call)
                 calls.add(call)
                 if look.owed and index < passed:
                     unanswered[look.kind, call] = len(items)
             else:
-                if not call and (line := nameless.get(look.kind)):
-                    call = _next_of_last_response(line)
+                if not call and (waiting := nameless.get(look.kind)):
+                    call = _next_of_last_response(waiting)
                 if index < fixed and not rooted and call not in calls:
                     notes.add(ORPHAN)
                     continue
@@ -228,7 +233,7 @@ def _consistent(
                 changes["call_id"] = call
                 notes.add(CALLS)
         if look.id is not None:
-            name = _unique(look, seen)
+            name = _unique(look.id, look.kind, seen, numbers)
             if name != look.id:
                 changes["id"] = name
                 notes.add(DOUBLE)
@@ -237,17 +242,27 @@ def _consistent(
         if look.note:
             notes.add(look.note)
         items.append(_changed(look.item, changes) if changes else look.item)
-    for place, kind, call in sorted([(place, *key) for key, place in unanswered.items()], reverse=True):
-        notes.add(UNANSWERED)
-        answer = {"type": OUTPUTS[kind], "call_id": call, **_CLOSING[kind]}
-        items.insert(place + 1, Encoded(encode_received(answer)))
-    return items
+    if not unanswered:
+        return items
+    notes.add(UNANSWERED)
+    missing = {place: key for key, place in unanswered.items()}
+    closed: list[Encoded] = []
+    for place, item in enumerate(items):
+        closed.append(item)
+        if place in missing:
+            kind, call = missing[place]
+            answer = {"type": OUTPUTS[kind], "call_id": call, **_CLOSING[kind]}
+            closed.append(Encoded(encode_received(answer)))
+    return closed
 
 
-def _next_of_last_response(line: list[tuple[int, str]]) -> str:
+def _next_of_last_response(line: list[tuple[int, deque[str]]]) -> str:
     """Take the first of *line* that is of the last response which has one there, and return it."""
-    last = line[-1][0]
-    return line.pop([response for response, _ in line].index(last))[1]
+    calls = line[-1][1]
+    first = calls.popleft()
+    if not calls:
+        line.pop()
+    return first
 
 
 def _passed(history: Sequence[_Look]) -> int:
@@ -258,16 +273,19 @@ def _passed(history: Sequence[_Look]) -> int:
     return index
 
 
-def _unique(look: _Look, seen: set[str]) -> str | None:
+def _unique(name: str, kind: str, seen: set[str], numbers: dict[str, int]) -> str | None:
     """Return an id for an item that nothing before it has; None for none."""
-    if look.id not in seen or look.kind == "item_reference":
-        return look.id
-    if look.kind not in _NEED_ID:
+    if name not in seen or kind == "item_reference":
+        return name
+    if kind not in _NEED_ID:
         return None
-    number = 2
-    while (name := f"{look.id}_{number}") in seen:
+    number = (
+        numbers.get(name, 1) + 1
+    )  # not from the first again: a server may send one id any number of times
+    while (unique := f"{name}_{number}") in seen:
         number += 1
-    return name
+    numbers[name] = number
+    return unique
 
 
 def _changed(item: Encoded, changes: Mapping[str, Any]) -> Encoded:
