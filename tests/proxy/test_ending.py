@@ -138,17 +138,27 @@ async def test_newcomers_are_the_successors() -> None:
     async with AsyncExitStack() as stack:
         before = await stack.enter_async_context(open_proxy(url, where=where))
         where = Where(host="127.0.0.1", port=port_of(before.base_url), succeed=True)
-        for _ in range(2):
-            after = await stack.enter_async_context(open_proxy(url, where=where))
-            before._listeners.send_on()
+
+        async def come() -> tuple[int, int]:
+            """Let some come; return where they went."""
             clients = [socket.create_connection(("127.0.0.1", where.port)) for _ in range(40)]
             with trio.fail_after(10):
                 while before.front.open + after.front.open < len(clients):  # noqa: ASYNC110
                     await trio.sleep(0.01)
-            assert (0, len(clients)) == (before.front.open, after.front.open)
-            for client in clients:
-                client.close()
+                went = before.front.open, after.front.open
+                for client in clients:
+                    client.close()
+                while before.front.open + after.front.open:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            return went
+
+        for _ in range(2):
+            after = await stack.enter_async_context(open_proxy(url, where=where))
+            assert min(await come()) > 0, "until then both are there"
+            before._listeners.send_on()
+            assert (0, 40) == await come()
             before._listeners.let_go()
+            await trio.testing.wait_all_tasks_blocked()
             before = after
 
 

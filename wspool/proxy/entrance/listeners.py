@@ -184,6 +184,7 @@ def _send_newcomers(one: trio.socket.SocketType, place: int) -> None:
 
 #: Source: asm-generic/socket.h, linux/bpf_common.h (BPF_RET | BPF_K).
 _STEER: Final = 51
+_STEER_NO_MORE: Final = 68
 _BPF_RETURN: Final = 0x06
 
 #: Seconds after which whoever has begun to connect has done so: a way there and back, and some more.
@@ -290,6 +291,11 @@ def _open_tcp(host: str, port: int, *, succeed: bool) -> socket.socket:
         _bound(host, port, shared=False).close()  # else one that shares would not notice another
     one = _bound(host, port, shared=True)
     one.listen(_BACKLOG)
+    if succeed and sys.platform == "linux":
+        try:  # what the last hand-over has told the kernel: whoever is there goes on until it hands on
+            one.setsockopt(socket.SOL_SOCKET, _STEER_NO_MORE, 0)
+        except OSError:
+            pass  # there was none
     return one
 
 
