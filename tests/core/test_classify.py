@@ -22,6 +22,9 @@ SENT, STREAMING, FAILING, SETTLING = (
     TurnState.FAILING,
     TurnState.SETTLING,
 )
+#: Seconds since the epoch, and how a moment half a minute later is written in an error.
+NOW = 1_796_000_000.0
+UNTIL = {"reset_at": NOW + 30}
 WORDS = {"code": "server_error", "message": "It broke."}
 
 
@@ -140,6 +143,32 @@ def test_a_wrong_number_is_a_gap_where_the_server_counts(kind: str, number: int)
         assert not what(other, known=known)[1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "number", "changed", "found"),
+    [
+        ("content_part.added", 4, {}, TurnInput.OUTPUT),
+        ("content_part.added", None, {}, TurnInput.STALE),
+        ("content_part.added", 4, {"numbers": False}, TurnInput.STALE),
+        ("content_part.added", 4, {"mixed": True}, TurnInput.STALE),
+        ("output_text.delta", 4, {}, TurnInput.STALE),
+        ("output_text.delta", 4, {"items": set()}, TurnInput.OUTPUT),
+        ("output_text.delta", None, {"items": {"msg_old"}}, TurnInput.OUTPUT),
+    ],
+)
+def test_a_number_ties_what_says_nothing_to_our_response(
+    kind: str, number: int | None, changed: dict[str, Any], found: TurnInput
+) -> None:
+    """What says something is looked into once ours has items, and all is where numbers prove nothing."""
+    known = evidence(next=4)
+    known.past.end([{"id": "msg_old"}])
+    known.announce("msg_new")
+    for name, value in changed.items():
+        setattr(known, name, value)
+    count = {} if number is None else {"sequence_number": number}
+
+    assert found is what(event(f"response.{kind}", item_id="msg_old", **count), known=known)[0]
+
+
 # -- the beginning --------------------------------------------------------------------------
 
 
@@ -254,6 +283,33 @@ def test_whatever_says_that_our_response_has_ended_is_its_end(
     assert (reading.error is not None) == (status == "failed")
 
 
+@pytest.mark.parametrize("kind", ["failed", "done"])
+@pytest.mark.parametrize(
+    ("name", "exact", "what"),
+    [
+        (OURS, True, TurnInput.TERMINAL),
+        (FOREIGN, False, TurnInput.TERMINAL),
+        (FOREIGN, True, TurnInput.DOUBTFUL),
+    ],
+)
+def test_the_end_of_a_failed_response_has_all_that_it_says(
+    kind: str, name: str, exact: bool, what: TurnInput
+) -> None:
+    """Also where nobody has seen its id: its error, how long to wait, and its status."""
+    fields = {"status": "failed", "error": {"code": "slow_down", "message": "Later.", **UNTIL}}
+    reading = classify(about(kind, name, **fields), STREAMING, evidence(exact=exact), wall_clock=NOW)
+
+    assert (what, "failed", name) == (reading.what, reading.status, (reading.response or {}).get("id"))
+    assert reading.error is not None
+    assert ("slow_down", 30.0) == (reading.error.code, reading.error.retry_after)
+
+
+def test_progress_has_its_response() -> None:
+    """What it says of it beside its status."""
+    reading = classify(about("in_progress", model="m"), STREAMING, evidence())
+    assert {"id": OURS, "model": "m"} == reading.response
+
+
 def test_a_cancelled_response_has_an_error_that_says_so() -> None:
     """The server gives none."""
     reading = classify(about("cancelled", status="cancelled"), STREAMING, evidence())
@@ -339,6 +395,7 @@ def test_the_words_of_a_failed_response_refuse_nothing_without_a_status() -> Non
         ("Previous response with id 'resp_as_the_gateway_knows_it' not found.", PARENT, TurnInput.ERROR),
         ("Gone.", PARENT, TurnInput.ERROR),
         ("Gone.", None, TurnInput.ERROR),
+        (f"Previous response with id '{OLD}' not found.", None, TurnInput.ERROR),
     ],
 )
 def test_a_parent_of_an_earlier_request_refuses_nothing(
@@ -395,6 +452,33 @@ def test_an_error_has_a_number_in_its_response(number: int | None, found: TurnIn
         assert (TurnInput.ERROR, False) == what(error, STREAMING, evidence(next=4, exact=False))
 
 
+def test_an_error_whose_number_is_wrong_is_kept_with_its_reason() -> None:
+    """If no end comes, it is what there is to say; and a piece of ours may be missing."""
+    given = event("error", error={"code": "new"}, sequence_number=6)
+    reading = classify(given, STREAMING, evidence(next=4))
+
+    assert reading.error is not None
+    assert ("new", True) == (reading.error.code, reading.mixed)
+    assert reading.why.startswith("an error with a number that shows")
+
+
+@pytest.mark.parametrize("state", [SENT, STREAMING])
+def test_a_date_says_how_long_to_wait(state: TurnState) -> None:
+    """It is compared with the clock that is given; without one it says nothing."""
+    given = event("error", status=429, error={"code": "rate_limit_exceeded", "message": "Later.", **UNTIL})
+    for clock, wait in ({"wall_clock": NOW}, 30.0), ({}, None):
+        reading = classify(given, state, evidence(begun=state is not SENT), **clock)
+        assert reading.error is not None
+        assert wait == reading.error.retry_after
+
+
+def test_a_notice_of_the_end_says_what_it_said() -> None:
+    """It is about the connection, and is told."""
+    reading = classify(event("error", status=400, error={"code": "connection_expiring"}), SENT, evidence())
+    assert reading.error is not None
+    assert "connection_expiring" == reading.error.code
+
+
 def test_limits_are_about_the_connection() -> None:
     """At any time of a turn."""
     for code, found in (
@@ -414,6 +498,8 @@ def test_what_may_come_between_turns() -> None:
         (about("done", OLD), True),
         (about("done", FOREIGN), False),
         (about("completed", OLD), False),
+        (event("response.beat", response_id=OLD), True),
+        (event("response.beat", response_id=FOREIGN), False),
         (event("response.output_text.delta"), False),
         (event("error"), False),
     ):

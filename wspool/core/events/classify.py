@@ -24,7 +24,7 @@ from wspool.core.events.past import Past
 from wspool.core.events.reading import FOREIGN, REPEATED, STALE, Reading
 from wspool.core.events.steering import steer_of
 from wspool.core.events.table import TurnInput, TurnState
-from wspool.core.frames import OBJECT, Event, MalformedMessageError
+from wspool.core.frames import OBJECT, Event, MalformedMessageError, as_number
 from wspool.core.server_error import ServerError, parse_error
 
 __all__ = [
@@ -294,9 +294,7 @@ def _error(event: Event, state: TurnState, known: Evidence, wall_clock: float) -
     name = _response_of(event).get("id", event.data.get("response_id"))
     if known.past.knows(name) and name != known.response_id:
         return FOREIGN  # mark: dirty: the error of an earlier response
-    number = event.sequence_number
-    if number is None and isinstance(given := event.data.get("sequence_number"), int):
-        number = given  # beside a status it is in no usual place
+    number = as_number(event.data.get("sequence_number"))  # beside a status it is in no usual place
     begun = state is not TurnState.SENT
     if not begun and known.numbers and number is not None and number > 0:
         # The number of a response that runs, or ran. Ours has not begun.
