@@ -296,7 +296,10 @@ def test_the_end_of_a_failed_response_has_all_that_it_says(
     kind: str, name: str, exact: bool, what: TurnInput
 ) -> None:
     """Also where nobody has seen its id: its error, how long to wait, and its status."""
-    fields = {"status": "failed", "error": {"code": "slow_down", "message": "Later.", **UNTIL}}
+    fields: dict[str, Any] = {
+        "status": "failed",
+        "error": {"code": "slow_down", "message": "Later.", **UNTIL},
+    }
     reading = classify(about(kind, name, **fields), STREAMING, evidence(exact=exact), wall_clock=NOW)
 
     assert (what, "failed", name) == (reading.what, reading.status, (reading.response or {}).get("id"))
