@@ -407,6 +407,121 @@ async def test_only_what_is_slow_is_written(autojump_clock, caplog: pytest.LogCa
     assert 1 == len(turns)
 
 
+async def test_what_an_instrument_sets_holds_where_the_pool_calls(autojump_clock) -> None:
+    """In `on_event` of its turn and in its tool, and nowhere else; the records have the same context."""
+    doing = contextvars.ContextVar("doing", default="nothing")
+    seen: list[tuple[str, str]] = []
+
+    class Setter(Everything):
+        def __init__(self) -> None:
+            super().__init__()
+            self.begun: list[wspool.TurnBegun | wspool.ToolBegun] = []
+
+        def turn_begun(self, record: wspool.TurnBegun) -> None:
+            self.begun.append(record)
+            record.context.run(doing.set, f"turn {len(self.begun)}")
+
+        def tool_begun(self, record: wspool.ToolBegun) -> None:
+            self.begun.append(record)
+            record.context.run(doing.set, record.name)
+
+    async def tool() -> str:
+        seen.append(("tool", doing.get()))
+        doing.set("the tool's own")
+        return "done"
+
+    async def on_event(event: wspool.Event) -> None:
+        await trio.sleep(0.1)
+        if event.type.endswith(("created", "completed")):
+            seen.append((event.type, doing.get()))
+
+    setter = Setter()
+    async with (
+        serving(Caller()) as world,
+        world.pool(instrument=setter) as pool,
+        pool.conversation(model="m") as conversation,
+    ):
+        await conversation.run("go", tools={"tool": tool}, on_event=on_event)
+        assert "nothing" == doing.get()
+
+    first, call, second = setter.begun
+    assert seen == [
+        ("response.created", "turn 1"),
+        ("response.completed", "turn 1"),
+        ("tool", "tool"),
+        ("response.created", "turn 3"),
+        ("response.completed", "turn 3"),
+    ]
+    ended: list[Any] = [setter.records[0], setter.tools[0], setter.records[1]]
+    assert [one.context for one in (first, call, second)] == [one.context for one in ended]
+    assert [one.started for one in (first, call, second)] == [one.started for one in ended]
+    assert ("m", conversation.number) == (second.model, second.conversation)  # type: ignore[union-attr]
+
+
+async def test_content_is_kept_for_who_asks(autojump_clock) -> None:
+    """What was given, what came of it and the instructions; shown by no `repr`."""
+
+    class Reader(Recorder):
+        wants_content = True
+
+    reader, other = Reader(), Recorder()
+    async with fake_pool(FakeConnector(echo), instrument=[reader, other]) as pool:
+        async with pool.conversation(model="m", instructions="secretly") as conversation:
+            await conversation.respond("a secret")
+        async with pool.lease() as lease, lease.create(model="m", input="a secret") as turn:
+            await turn.result()
+    async with (
+        fake_pool(FakeConnector(echo), instrument=other) as pool,
+        pool.lease() as lease,
+        lease.create(model="m", input="a secret") as turn,
+        pool.conversation(model="m") as conversation,
+    ):
+        await turn.result()
+        await conversation.respond("a secret")
+
+    contents = [record.content for record in reader.records]
+    assert [content and content.instructions for content in contents] == ["secretly", None]
+    for content in contents:
+        assert content is not None
+        (item,) = content.input
+        assert ("user", True) == (item["role"], "a secret" in str(item["content"]))
+        assert "ok" in str(content.output)
+    assert [None, None] == [record.content for record in other.records[2:]]
+    assert "secret" not in repr(reader.records)
+    assert "secret" not in repr(contents)
+
+
+async def test_a_lease_ends_once(autojump_clock) -> None:
+    """When it is given back, when it is taken, or when its connection is gone and it is given back."""
+
+    class Leases(Everything):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ends: list[wspool.LeaseRecord] = []
+
+        def lease_ended(self, record: wspool.LeaseRecord) -> None:
+            self.ends.append(record)
+
+    seen = Leases()
+    connector = FakeConnector(echo)
+    limits = policy(max_size=1, patience=1.0)
+    async with fake_pool(connector, limits=limits, instrument=seen) as pool:
+        async with pool.lease() as parked:
+            parked.park()
+            async with pool.lease():
+                await trio.sleep(2)
+        async with pool.lease():
+            await trio.sleep(3)
+            connector.wires[-1].hang_up()
+            await trio.sleep(1)
+        with pytest.raises(trio.WouldBlock):
+            pool.acquire_nowait()
+        assert not pool._shell.announcer._lent
+
+    assert [grant.lease for grant in seen.grants] == [one.lease for one in seen.ends]
+    assert [1, 2, 4] == pytest.approx([one.held for one in seen.ends], abs=0.01)
+
+
 async def test_nobody_pays_who_does_not_look(autojump_clock) -> None:
     """Without an instrument no record is made."""
     async with fake_pool(FakeConnector(echo)) as pool, pool.conversation(model="m") as conversation:

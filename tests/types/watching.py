@@ -16,6 +16,7 @@ class Watch(wspool.Instrument):
         self.worst = max(self.worst, record.waited)
         assert_type(record.status, wspool.TurnStatus)
         assert_type(record.tokens, wspool.Usage)
+        assert_type(record.content, wspool.TurnContent | None)
         match record.status:
             case "completed" | "incomplete":
                 pass
@@ -32,6 +33,15 @@ class Watch(wspool.Instrument):
     def connection_closed(self, record: wspool.CloseRecord) -> None:
         if record.reason is wspool.CloseReason.LIFETIME:
             self.worst += record.age
+
+    def turn_begun(self, record: wspool.TurnBegun) -> None:
+        assert_type(record.model, str | None)
+
+    def tool_begun(self, record: wspool.ToolBegun) -> None:
+        assert_type(record.name, str)
+
+    def lease_ended(self, record: wspool.LeaseRecord) -> None:
+        self.worst += record.held
 
     def tool_ended(self, record: wspool.ToolRecord) -> None:
         assert_type(record.error, str | None)
