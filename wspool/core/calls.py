@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from itertools import islice
 from operator import itemgetter
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -210,8 +209,8 @@ class OpenCalls:
         if start != self._start:
             self._open = _Open()
             self._start = self._seen = start
-        for data in islice(items, self._seen, None):
-            if self._open or data.find(b'_call"') >= 0 or data.find(b'"call_id"') >= 0:
+        for data in items[self._seen :]:  # to skip what was seen would take as long as the history is
+            if self._open or b'_call"' in data or b'"call_id"' in data:
                 self._open.note(read(data), data)
         self._seen = len(items)
         return [read(data) for data in self._open.left()]

@@ -276,7 +276,7 @@ def parse_event(raw: str | bytes) -> Event:
     """
     if isinstance(raw, str):
         if (match := _TYPE_FIRST.match(raw)) and raw.endswith("}"):
-            if raw.find("}", 0, -1) >= 0 and _TWO_TEXTS.search(raw):
+            if (at := raw.find("}", 0, -1)) >= 0 and _TWO_TEXTS.search(raw, at):
                 _check_one(raw)
             kind, number, lane = match.groups()
             if number is None:
@@ -291,7 +291,7 @@ def parse_event(raw: str | bytes) -> Event:
                     number, lane = last.groups()
             return Event(kind, raw, None, int(number), lane)
     elif (found := _TYPE_FIRST_BYTES.match(raw)) and raw.endswith(b"}"):
-        if raw.find(b"}", 0, -1) >= 0 and _TWO_TEXTS_BYTES.search(raw):
+        if (at := raw.find(b"}", 0, -1)) >= 0 and _TWO_TEXTS_BYTES.search(raw, at):
             _check_one(raw)
         end = raw[-_END:].decode(errors="replace")
         start = end.rfind('"sequence_number"')
@@ -379,7 +379,7 @@ class Likeness:
 
 def _is_one(raw: str) -> bool:
     """Whether a message that ends in a bracket is no two messages; what may be two is read as a whole."""
-    return raw.find("}", 0, -1) < 0 or _TWO_TEXTS.search(raw) is None
+    return (at := raw.find("}", 0, -1)) < 0 or _TWO_TEXTS.search(raw, at) is None
 
 
 def lane_of(event: Event) -> str | None:
