@@ -25,6 +25,8 @@ from typing import Any, Final, cast
 
 __all__ = ["Encoded", "assemble", "is_lossless", "read", "write", "write_received", "write_sorted"]
 
+_REPLACEMENT: Final = "\ufffd".encode()
+
 
 class Encoded(bytes):
     """A JSON value, written. Nobody can change it, so it can be shared."""
@@ -108,7 +110,7 @@ def is_lossless(value: Any, data: bytes) -> bool:
     """Return whether *data*, what `write_received` made of *value*, says all that it said."""
     if b"null" in data and not _holds_numbers_only(value):
         return False
-    if "\ufffd".encode() in data:
+    if _REPLACEMENT in data:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:

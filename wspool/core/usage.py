@@ -38,11 +38,14 @@ class Usage:
     @classmethod
     def of(cls, usage: object) -> Usage:
         """Return what the `usage` object of a response says, under its names or those of chat completions."""
+        if not isinstance(usage, Mapping):
+            return cls()
+        said = cast("Mapping[str, object]", usage).get
         return cls(
-            _count(usage, "input_tokens", "prompt_tokens"),
-            _count(_part(usage, "input_tokens_details", "prompt_tokens_details"), "cached_tokens"),
-            _count(usage, "output_tokens", "completion_tokens"),
-            _count(_part(usage, "output_tokens_details", "completion_tokens_details"), "reasoning_tokens"),
+            _count(said("input_tokens"), said("prompt_tokens")),
+            _detail(said("input_tokens_details"), said("prompt_tokens_details"), "cached_tokens"),
+            _count(said("output_tokens"), said("completion_tokens")),
+            _detail(said("output_tokens_details"), said("completion_tokens_details"), "reasoning_tokens"),
         )
 
     def __add__(self, other: Usage) -> Usage:
@@ -157,13 +160,13 @@ class Budget:
             budget = budget.within
 
 
-def _part(usage: object, *names: str) -> object:
-    if not isinstance(usage, Mapping):
-        return None
-    given = cast("Mapping[str, object]", usage)
-    return next((given[name] for name in names if given.get(name) is not None), None)
-
-
-def _count(usage: object, *names: str) -> int:
-    value = _part(usage, *names)
+def _count(said: object, otherwise: object) -> int:
+    value = otherwise if said is None else said
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _TOO_MANY else 0
+
+
+def _detail(said: object, otherwise: object, name: str) -> int:
+    details = otherwise if said is None else said
+    if not isinstance(details, Mapping):
+        return 0
+    return _count(cast("Mapping[str, object]", details).get(name), None)

@@ -190,12 +190,12 @@ class Continuity(Generic[LineageT_co]):
         Raises:
             LeaseRefusedError, PoolClosedError: there is none.
         """
-        since = trio.current_time()
         block = self.owner.lease(
             prefer=self.chain.parent, warm=self.chain.is_new and self.owner.warms(fields)
         )
         lease = block.ask()
         if lease is None:
+            since = trio.current_time()
             try:
                 # Whoever may not wait was told so by the core.
                 with self.owner.errands.waiting(errand):

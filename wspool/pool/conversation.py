@@ -115,8 +115,8 @@ class Conversation:
             RequestTooLargeError, LeaseRefusedError, PoolClosedError: nothing was sent.
         """
         self._continuity.owner.check_use()
-        body = _checked({**self._defaults, **overrides})
-        return self._begin(body, encode_items(input))
+        fields = _checked({**self._defaults, **overrides}) if overrides else self._defaults
+        return self._begin(fields, encode_items(input))
 
     @enable_ki_protection
     async def respond(self, input: Input, **overrides: Any) -> Response:

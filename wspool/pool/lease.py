@@ -76,6 +76,7 @@ class Lease:
     """The right to one lane of one connection; made by `Pool.lease`.
 
     Attributes:
+        lane: the lane that it holds.
         expiring: True once the connection is past its planned retirement: finish soon.
         resumed: True if its lane held the response that was preferred: its next turn may continue from that
             (`previous_response_id`).
@@ -83,14 +84,23 @@ class Lease:
             back after an answer that asks for nothing.
     """
 
-    __slots__ = ("_connection", "_id", "_lane", "_owner", "_released", "expiring", "resumed", "taken")
+    __slots__ = (
+        "_connection",
+        "_id",
+        "_owner",
+        "_released",
+        "expiring",
+        "lane",
+        "resumed",
+        "taken",
+    )
 
     def __init__(self, owner: LeaseOwner, number: LeaseId, connection: Connection, lane: Lane) -> None:
         self.expiring = self.taken = self.resumed = False
         self._owner = owner
         self._id = number
+        self.lane = lane
         self._connection = connection
-        self._lane = lane
         self._released = False
 
     @property
@@ -109,11 +119,6 @@ class Lease:
         return self._connection.id
 
     @property
-    def lane(self) -> Lane:
-        """The lane it holds."""
-        return self._lane
-
-    @property
     def gone(self) -> MoveReason | None:
         """Why its connection is ending, if it is."""
         link = self._connection.link
@@ -122,7 +127,7 @@ class Lease:
     @property
     def stream_id(self) -> str | None:
         """The name that its next request must give, if any."""
-        return self._connection.stream_id(self._lane)
+        return self._connection.stream_id(self.lane)
 
     def create(self, **body: Any) -> Turn:
         """Prepare one turn; entering it sends `response.create` with *body*, as it is.
@@ -145,7 +150,7 @@ class Lease:
         for name, advice in _REFUSED_FIELDS.items():
             if body.get(name):
                 raise ValueError(f"{name!r} cannot be sent: {advice}")
-        return Turn(_LeaseDriver(self, self._lane, self._owner, body), current_task())
+        return Turn(_LeaseDriver(self, self.lane, self._owner, body), current_task())
 
     def begin(self, *, movable: bool, history: int = 0) -> Verdict:
         """Start a turn, if the connection is young enough. See `PoolCore.begin`. Never waits.
@@ -158,7 +163,7 @@ class Lease:
             raise PoolClosedError("the lease was released; take another one")
         if not self.alive:
             raise lost("the connection of this lease is gone")
-        if self._lane.attempt is not None:
+        if self.lane.attempt is not None:
             raise TurnInFlightError("a turn is in flight on this lease; nothing was sent")
         return self._owner.begin(self._id, movable=movable, history=history)
 
@@ -168,8 +173,8 @@ class Lease:
         Whatever happens to the send shows in the attempt: a failed one is lost.
         """
         self._owner.check_use()
-        self._lane.attempt = attempt
-        self._lane.warm_up = None
+        self.lane.attempt = attempt
+        self.lane.warm_up = None
         attempt.give_up = self.give_up
         attempt.sending = True
         try:
@@ -227,7 +232,7 @@ class Lease:
     def give_up(self, attempt: Attempt) -> None:
         """Nobody wants the rest of *attempt*. Never waits."""
         self._owner.check_use()
-        if self._lane.attempt is attempt and self.alive and not attempt.given_up:
+        if self.lane.attempt is attempt and self.alive and not attempt.given_up:
             attempt.drop()
             sent = not attempt.sending
             self._owner.step(self._owner.core.give_up, self._id, heard=attempt.begun, sent=sent)
@@ -238,7 +243,7 @@ class Lease:
         Never waits. Starting a turn ends it; a lease whose lane was taken is dead.
         """
         self._owner.check_use()
-        if self.alive and self._lane.attempt is None:
+        if self.alive and self.lane.attempt is None:
             self._owner.step(self._owner.core.park, self._id)
 
     def release(self) -> None:

@@ -345,13 +345,17 @@ class Shell:
 
     def _do(self, command: Command) -> None:
         match command:
+            # Each pattern costs a call, so what each turn leads to comes first.
+            case Returned(lease=lease) | Stolen(lease=lease):
+                if (taken := self._leases.pop(lease, None)) is not None:
+                    taken.taken = True
+                    self.announcer.returned(lease)
+            case Grant(waiter=waiter):
+                reschedule(self._parked.pop(waiter), outcome.Value(self._lend(command)))
             case Dial(connection=number):
                 self._dial(number)
             case HangUp() | Warm() | Ping():
                 self._act(self._connections[command.connection], command)
-            case Grant(waiter=waiter):
-                lease = self._lend(command)
-                reschedule(self._parked.pop(waiter), outcome.Value(lease))
             case Refuse(waiter=waiter):
                 self.announcer.left(waiter)
                 error = self.refusal(command)
@@ -359,10 +363,6 @@ class Shell:
             case Expiring(lease=lease):
                 if lease in self._leases:
                     self._leases[lease].expiring = True
-            case Stolen(lease=lease) | Returned(lease=lease):
-                if (taken := self._leases.pop(lease, None)) is not None:
-                    taken.taken = True
-                    self.announcer.returned(lease)
             case Leaking(lease=lease):
                 self.announcer.leaking(lease)
             case Degraded(failure=failure):
