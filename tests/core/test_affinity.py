@@ -260,6 +260,20 @@ def test_who_is_remembered_passes_over_those_in_line_so_many_times(keep: bool) -
     assert first in pool.core._allocation.waiters
 
 
+def test_who_is_remembered_passes_over_nobody_who_was_passed_over_for_long() -> None:
+    """However seldom that was: a few long turns are as long a wait as many short ones."""
+    pool = Pool(max_size=1, patience=2.0)
+    pool.opened(1)
+    pool.remembers(1, 100, 2000.0, keep=True)
+    pool.ask(2000.0, min_remaining=pool.core.schedule.retire_from)
+    assert 1 == pool.ask(2001.0, prefer=100)[1]
+    pool.turn(1, 101, 2001.0 + MAX_SKIPS * 2.0 - 0.1, keep=True)
+    assert 1 == pool.ask(2001.0 + MAX_SKIPS * 2.0 - 0.1, prefer=101)[1]
+    pool.turn(1, 102, 2001.0 + MAX_SKIPS * 2.0, keep=True)
+
+    assert pool.ask(2001.0 + MAX_SKIPS * 2.0, prefer=102)[1] is None
+
+
 def test_life_comes_before_what_is_preferred() -> None:
     """A lane without the life that is asked for is not granted."""
     pool = Pool(max_size=2)

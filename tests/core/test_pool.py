@@ -805,6 +805,23 @@ def test_nobody_is_passed_over_for_ever() -> None:
     assert [Stolen(LeaseId(1)), Grant(WaiterId(2), LeaseId(2), ONE, LANE)] == last
 
 
+@pytest.mark.parametrize("patience", [2.0, 20.0])
+def test_nobody_is_passed_over_for_long(patience: float) -> None:
+    """Each time spares a full send, and that costs so much; once as much is waited it is enough."""
+    core = make(max_size=1, patience=patience)
+    opened(core)
+    core.park(LeaseId(1), 0.0)
+    core.acquire(WaiterId(2), 1.0)
+    assert Verdict.GO is core.begin(LeaseId(1), 1.5)[0]
+    now = 1.5 + MAX_SKIPS * patience - 0.5
+    core.finished(ONE, LANE, now)
+    assert [] == core.park(LeaseId(1), now)
+
+    assert 1.5 + MAX_SKIPS * patience == core.next_deadline()
+    stolen = [Stolen(LeaseId(1)), Grant(WaiterId(2), LeaseId(2), ONE, LANE)]
+    assert stolen == core.tick(core.next_deadline())
+
+
 @pytest.mark.hits("move: somebody starves")
 def test_a_holder_who_was_passed_over_for_moves() -> None:
     """A waiter who may still hope for a dial is passed over, but not more than `MAX_SKIPS` times."""

@@ -171,6 +171,8 @@ class Journal:
         self.held_until = -math.inf
         #: What of histories had to be changed for them to be sent.
         self.changed: set[str] = set()
+        #: How often somebody went on before others who waited for a lane.
+        self.passed_over = 0
         #: The pool is closed.
         self.over = False
         #: Broken rules. Kept until the end, since an error inside a connection is the end of that only.

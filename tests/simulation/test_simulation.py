@@ -144,7 +144,7 @@ def test_worlds_are_worth_it() -> None:
     what: Counter[str] = Counter()
     kinds: Counter[tuple[str | None, bool]] = Counter()
     ended: Counter[tuple[Any, ...]] = Counter()
-    resent = 0
+    resent = passed = 0
     changed: set[str] = set()
     for seed in range(50):
         journal = simulated(seed)
@@ -156,6 +156,7 @@ def test_worlds_are_worth_it() -> None:
         for requests in journal.requests.values():
             kinds.update((request.ended, request.parent is not None) for request in requests)
             words.update(request.word for request in requests)
+        passed += journal.passed_over
         resent += sum(count > 1 for word, count in words.items() if word is not None)
 
     ends = ["completed", "incomplete", "failed", "rejected", "cancelled", "TurnLostError", "PoolClosedError"]
@@ -188,6 +189,7 @@ def test_worlds_are_worth_it() -> None:
         sendable.SHAPES,
         sendable.UNANSWERED,
     } <= changed
+    assert passed > 5
     # Conversations are closed wherever a turn can be, and the pool under those who wait for either.
     places = [("close", place) for place in ("line", "hold", "flight")]
     places += [("aclose", place) for place in ("line", "hold")]

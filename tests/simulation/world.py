@@ -27,6 +27,7 @@ import trio
 import trio.testing
 
 from tests.helpers import CANARY, Recorder, assert_conserved, assert_empty, serving
+from tests.simulation.fairness import Fairness
 from tests.simulation.journal import Journal, TappedWire
 from tests.simulation.model import Mishaps, WorldModel
 from tests.simulation.network import Network
@@ -216,6 +217,7 @@ class World:
                     shell = pool._shell
                     shell._random = random.Random(self._choice.getrandbits(64))
                     shell._clock._suspended = lambda: 0.0
+                    Fairness(shell.core, self.journal)
                     self._pool = pool
                     self._talk = Talk(pool, self.journal, self._size.turns, odd=self._odd)
                     await self._live()

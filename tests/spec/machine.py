@@ -85,6 +85,8 @@ for _name in ("CONNECTION_TABLE", "LANE_TABLE"):
 jitters = st.floats(0, 1, exclude_max=True, allow_nan=False)
 #: Which of the candidates a rule picks: an index, taken modulo their number.
 picks = st.integers(0, 1000)
+#: How long each turn takes of somebody who takes many.
+turn_times = st.sampled_from([0.0, 0.0, 0.0, 1.5, 5.0])
 
 policies = st.builds(
     PoolPolicy,
@@ -225,6 +227,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.world.down = self.core._outage.down
         self.world.patience = self.core._allocation.keeping.patience()
         assert 0 <= self.world.patience <= self.policy.patience
+        self.world.full_send = self.core._allocation.keeping.full_send
         for number, known in self.core._roster.connections.items():
             if number in self.world.connections:  # else its dial begins with this step
                 self.world.connections[number].retire_at = known.retire_at
@@ -341,7 +344,7 @@ class PoolMachine(RuleBasedStateMachine):
         """Somebody asks for a lane, that of the response *prefer* if it can be."""
         self.last_waiter += 1
         waiter = self.world.asking = WaiterId(self.last_waiter)
-        self.world.waiters.append(waiter)
+        self.world.join(waiter)
         self.world.preferred[waiter] = prefer
         if warm:
             self.world.warms.add(waiter)
@@ -378,7 +381,7 @@ class PoolMachine(RuleBasedStateMachine):
         waiter = WaiterId(self.last_waiter)
         line = list(self.world.waiters)
         before = self.world.granted
-        self.world.waiters.append(waiter)
+        self.world.join(waiter)
         commands = self.step("acquire_nowait", waiter)
         if line:
             assert not any(getattr(command, "waiter", None) == waiter for command in commands)
@@ -391,7 +394,6 @@ class PoolMachine(RuleBasedStateMachine):
     @noted
     def abandon(self, pick: int) -> None:
         waiter = self.world.waiters.pop(pick % len(self.world.waiters))
-        self.world.skips.pop(waiter, None)
         dials = len(self.world.dials)
         self.step("abandon", waiter)
         assert len(self.world.dials) >= dials, "cancelling a waiter stopped a dial"
@@ -479,11 +481,11 @@ class PoolMachine(RuleBasedStateMachine):
         parked = self.world.track(lease).parked_at is not None
         first = self.world.waiters[0] if self.world.waiters else None
         passed_over = parked and first is not None and not self.world.paused
-        skipped = passed_over and self.world.skips.get(first, 0) >= MAX_SKIPS  # type: ignore[arg-type] # not None
-        skipped = skipped and self.world.suits(connection, self.now)
-        counted = passed_over and not skipped and first is not None
-        if counted and first is not None:  # in the very step that follows it may have been too often
-            self.world.skips[first] = self.world.skips.get(first, 0) + 1
+        due = passed_over and self.world.is_due(first, self.now)  # type: ignore[arg-type] # not None
+        skipped = due and self.world.suits(connection, self.now)
+        before = dict(self.world.skips), dict(self.world.places)
+        if passed_over and not due:  # in the very step that follows it may have been too often
+            self.world.pass_over(None, self.now)
         self.step("begin", lease, movable=movable)
         verdict = next(answer[0] for verb, _, _, answer in reversed(self.trace) if verb == "begin")
         if self.now >= self.world.last_start(connection):
@@ -492,8 +494,8 @@ class PoolMachine(RuleBasedStateMachine):
             assert verdict is Verdict.MOVE, "a waiter was passed over too often"
         elif not (movable and connection.retiring):
             assert verdict is Verdict.GO
-        if verdict is not Verdict.GO and counted and first in self.world.skips:
-            self.world.skips[first] -= 1
+        if verdict is not Verdict.GO:
+            self.world.skips, self.world.places = before
 
     @rule(pick=picks)
     @precondition(lambda self: self.idle_leases())
@@ -506,10 +508,10 @@ class PoolMachine(RuleBasedStateMachine):
         self.world.track(lease).parked_at = self.now
         self.step("park", lease)
 
-    @rule(pick=picks, remaining=st.sampled_from([0.0, 0.2, 1.0]))
+    @rule(pick=picks, remaining=st.sampled_from([0.0, 0.2, 1.0]), seconds=turn_times)
     @precondition(lambda self: self.world.parked and len(self.world.waiters) < 4)
     @noted
-    def holder_goes_on_and_on(self, pick: int, remaining: float) -> None:
+    def holder_goes_on_and_on(self, pick: int, remaining: float, seconds: float = 0.0) -> None:
         """A holder whose tools are quick passes over whoever is in line, again and again."""
         self.acquire(remaining)
         for _ in range(MAX_SKIPS + 1):
@@ -518,6 +520,7 @@ class PoolMachine(RuleBasedStateMachine):
                 break
             lease = self.choose(parked, pick)
             self.begin_on(lease, False)
+            self.wait_until(self.now + seconds)
             if lease in self.world.leases and self.world.track(lease).on is On.TURN:
                 self.end_turn(lease)
             if lease in self.world.leases and self.world.track(lease).parked_at is None:
@@ -704,10 +707,10 @@ class PoolMachine(RuleBasedStateMachine):
             self.ask()
         self.ask(0.0, response)
 
-    @rule(pick=picks, parked=st.booleans())
+    @rule(pick=picks, parked=st.booleans(), seconds=turn_times)
     @precondition(lambda self: self.leases_with(On.NOTHING) and len(self.world.waiters) < 4)
     @noted
-    def who_is_remembered_goes_on_and_on(self, pick: int, parked: bool) -> None:
+    def who_is_remembered_goes_on_and_on(self, pick: int, parked: bool, seconds: float = 0.0) -> None:
         """It passes over whoever is in line, again and again, whether or not it has kept its lane."""
         lease = self.choose(self.leases_with(On.NOTHING), pick)
         self.ask(1.0)
@@ -715,6 +718,7 @@ class PoolMachine(RuleBasedStateMachine):
             if lease not in self.world.leases:
                 return
             self.begin_on(lease, False)
+            self.wait_until(self.now + seconds)
             if lease not in self.world.leases or self.world.track(lease).on is not On.TURN:
                 return
             self.end_turn(lease)
@@ -807,13 +811,16 @@ class PoolMachine(RuleBasedStateMachine):
         waiter = WaiterId(self.last_waiter)
 
         def lose() -> None:
+            if connection.closing:  # too old for whoever asked; its end is awaited already
+                assert [] == self.feed("lost", connection.id, jitter=jitter)
+                return
             self.world.end(connection)
             del self.world.connections[connection.id]
             self.world.closed += 1
             self.feed("lost", connection.id, jitter=jitter)
 
         def ask() -> None:
-            self.world.waiters.append(waiter)
+            self.world.join(waiter)
             self.world.wanted[waiter] = 0.0
             self.feed("acquire", waiter, min_remaining=0.0)
 

@@ -378,8 +378,40 @@ MUTANTS = [
     Mutant(
         "a parked lane is taken at once",
         LINE,
-        "return now if wanted.skips >= MAX_SKIPS else max(now, since + self.keeping.patience())",
-        "return now",
+        "        return min(max(now, since + self.keeping.patience()), self._passed_until(wanted))\n",
+        "        return now\n",
+    ),
+    Mutant(
+        "who was passed over for long waits until what is parked is ripe",
+        LINE,
+        "return min(max(now, since + self.keeping.patience()), self._passed_until(wanted))",
+        "return max(now, since + self.keeping.patience())",
+    ),
+    Mutant(
+        "others go on before the first in line for as long as they like",
+        LINE,
+        "return first.skips >= MAX_SKIPS or now >= self._passed_until(first)",
+        "return first.skips >= MAX_SKIPS",
+    ),
+    Mutant(
+        "others go on before the first in line as often as they like",
+        LINE,
+        "return first.skips >= MAX_SKIPS or now >= self._passed_until(first)",
+        "return now >= self._passed_until(first)",
+    ),
+    Mutant(
+        "how long others go on before the first in line counts from the last of them",
+        LINE,
+        "        if not first.skips:\n            first.skipped_at = now\n",
+        "        first.skipped_at = now\n",
+    ),
+    Mutant(
+        "the holder of a parked lane goes on, and who is in line was not passed over",
+        LINE,
+        "        if not self._was_passed_over(first, now):\n"
+        "            self._pass_over(first, now)\n"
+        "            return False\n",
+        "        if not self._was_passed_over(first, now):\n            return False\n",
     ),
     Mutant(
         "the lane parked last is taken",
@@ -445,8 +477,8 @@ MUTANTS = [
     Mutant(
         "who was passed over takes what does not serve it",
         LINE,
-        "if first.skips >= MAX_SKIPS and _suits(connection, first, now):",
-        "if first.skips >= MAX_SKIPS:",
+        "        if not _suits(connection, first, now):\n            return False\n",
+        "",
     ),
     Mutant(
         "while nothing is granted holders lose their lanes",
@@ -512,14 +544,14 @@ MUTANTS = [
     Mutant(
         "who prefers a lane goes on past those in line for ever",
         LINE,
-        "            if first.skips >= MAX_SKIPS:\n                return False\n",
+        "            if self._was_passed_over(self._first(), now):\n                return False\n",
         "",
     ),
     Mutant(
         "who is passed over for a lane that somebody prefers is not counted",
         LINE,
-        "                return False\n            first.skips += 1\n",
-        "                return False\n",
+        "            self._pass_over(self._first(), now)\n        if",
+        "            pass\n        if",
     ),
     Mutant(
         "what is preferred is granted while nothing is",

@@ -116,7 +116,10 @@ class World:
         self.expiring: set[LeaseId] = set()
         self.leaking: set[LeaseId] = set()
         self.wanted: dict[WaiterId, float] = {}
-        self.skips: dict[WaiterId, int] = {}
+        #: How often others went on before who was first in line then, and since when they did.
+        self.skips: dict[WaiterId, tuple[int, float]] = {}
+        #: Of each in line: the place that it began at, and how often it was passed over since.
+        self.places: dict[WaiterId, tuple[int, int]] = {}
         self.preferred: dict[WaiterId, int | None] = {}
         self.warms: set[WaiterId] = set()
         #: Who asks in this step.
@@ -130,8 +133,8 @@ class World:
         #: What was taken in this step, and whether it had what the first in line asks for.
         self.taken: list[tuple[Connection, Lane, bool]] = []
         self.closing = False
-        #: For how long a parked lane is kept now.
-        self.patience = policy.patience
+        #: For how long a parked lane is kept now, and what a full send costs, in seconds.
+        self.patience = self.full_send = policy.patience
         self.highest_connection = 0
         self.highest_lease = 0
         self.granted = self.released = self.lost = self.refused = 0
@@ -167,7 +170,7 @@ class World:
                 case Grant(waiter, lease, number, lane):
                     connection = self.connections[number]
                     if self.waiters[0] != waiter:
-                        self.check_overtaking(waiter, connection, connection.lanes[lane])
+                        self.check_overtaking(waiter, connection, connection.lanes[lane], now)
                     self.check_choice(waiter, connection, connection.lanes[lane], now)
                     self.waiters.remove(waiter)
                     assert connection.usable, "granted on a connection that is not there"
@@ -183,7 +186,6 @@ class World:
                     self.preferred.pop(waiter, None)
                     wanted = self.wanted.pop(waiter, 0.0)
                     assert not wanted or now + wanted <= connection.retire_at, "less life than was asked for"
-                    self.skips.pop(waiter, None)
                     assert not self.paused, "granted while paused"
                     track.lease = lease
                     connection.lent = True
@@ -207,14 +209,14 @@ class World:
                     assert track.parked_at is not None, "a lane in use was stolen"
                     assert self.waiters, "stolen for nobody"
                     assert not self.paused, "stolen although nothing is granted"
-                    if self.is_for_asking(connection, track):
+                    if self.is_for_asking(connection, track, now):
                         self.taken.append((connection, track, True))
                         self.drop(lease)
                         self.stolen += 1
                         continue
                     assert now >= self.ripens(track, now), "stolen at once"
                     suits = self.suits(connection, now)
-                    if suits and self.skips.get(self.waiters[0], 0) < MAX_SKIPS:
+                    if suits and not self.is_due(self.waiters[0], now):
                         parked = [lane for where, lane in self.parked if self.suits(where, now)]
                         oldest = min(lane.parked_at for lane in parked if lane.parked_at is not None)
                         assert track.parked_at == oldest, "not the one parked longest"
@@ -254,13 +256,34 @@ class World:
             served = track.lease is not None if suits else connection.closing
             assert served or shrunk, "what was taken does not serve who was first in line"
 
-    def check_overtaking(self, waiter: WaiterId, connection: Connection, track: Lane) -> None:
+    def check_overtaking(self, waiter: WaiterId, connection: Connection, track: Lane, now: float) -> None:
         """Who goes on where it is remembered may pass those in line, so many times."""
         first = self.waiters[0]
         assert self.asking == waiter, "somebody overtook"
         assert self.holder(self.preferred.get(waiter)) == (connection, track), "somebody overtook"
-        assert self.skips.get(first, 0) < MAX_SKIPS, "the first in line was passed over too often"
-        self.skips[first] = self.skips.get(first, 0) + 1
+        assert not self.is_due(first, now), "the first in line was passed over too often"
+        self.pass_over(waiter, now)
+
+    def join(self, waiter: WaiterId) -> None:
+        """It asks, and is in line for as long as that takes."""
+        self.waiters.append(waiter)
+        self.places[waiter] = len(self.waiters), 0
+
+    def pass_over(self, by: WaiterId | None, now: float) -> None:
+        """Somebody goes on where it is remembered, before all who are in line."""
+        first = self.waiters[0]
+        skips, since = self.skips.get(first, (0, now))
+        self.skips[first] = skips + 1, since
+        for waiter in self.waiters:
+            if waiter != by:
+                place, passed = self.places[waiter]
+                assert passed < place * MAX_SKIPS, "somebody was passed over too often"
+                self.places[waiter] = place, passed + 1
+
+    def is_due(self, first: WaiterId, now: float) -> bool:
+        """Whether the first in line was passed over as much as it may be."""
+        skips, since = self.skips.get(first, (0, math.inf))
+        return skips >= MAX_SKIPS or now >= since + MAX_SKIPS * self.full_send
 
     def check_choice(self, waiter: WaiterId, connection: Connection, track: Lane, now: float) -> None:
         """It is the lane that the waiter prefers, or the one that is of least use to others."""
@@ -393,9 +416,11 @@ class World:
 
     def ripens(self, track: Lane, now: float) -> float:
         """From when on a parked lane may be taken for the first in line."""
-        if track.parked_at is None or self.skips.get(self.waiters[0], 0) >= MAX_SKIPS:
+        first = self.waiters[0]
+        if track.parked_at is None or self.is_due(first, now):
             return now
-        return max(now, track.parked_at + self.patience)
+        _, since = self.skips.get(first, (0, math.inf))
+        return min(max(now, track.parked_at + self.patience), since + MAX_SKIPS * self.full_send)
 
     def those(self, *, dialing: bool = False, closing: bool = False) -> list[Connection]:
         return [
@@ -448,12 +473,12 @@ class World:
         others = [other for other in self.open if self.fresh(other)]
         return any(now < self.grant_end(other) for other in others)
 
-    def is_for_asking(self, connection: Connection, track: Lane) -> bool:
+    def is_for_asking(self, connection: Connection, track: Lane, now: float) -> bool:
         """Whether who asks in this step prefers just that."""
         if self.asking is None or self.asking not in self.waiters:
             return False
         first = self.waiters[0]
-        if first != self.asking and self.skips.get(first, 0) >= MAX_SKIPS:
+        if first != self.asking and self.is_due(first, now):
             return False
         return self.holder(self.preferred.get(self.asking)) == (connection, track)
 
@@ -468,7 +493,7 @@ class World:
         if connection.retiring and (self.newer(now) or wanted):
             return False
         first = self.waiters[0]
-        passed = first == waiter or self.skips.get(first, 0) < MAX_SKIPS
+        passed = first == waiter or not self.is_due(first, now)
         return passed and (not wanted or now + wanted <= connection.retire_at)
 
     def fresh(self, connection: Connection) -> int:

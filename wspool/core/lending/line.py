@@ -4,13 +4,15 @@ What it takes to have enough of them is the business of `wspool.core.lending.all
 (each is an invariant of the specification machine):
 
 * Waiters are served first come, first served. Nobody overtakes, but who goes on where its conversation is
-  remembered, and that at most `MAX_SKIPS` times past the first in line.
+  remembered. The first in line is passed over at most `MAX_SKIPS` times; and, since each of these spares
+  somebody a full send, for no longer than as many of them cost. So whoever joins as the n-th in line is
+  passed over at most n times as often.
 * A waiter is not bound to any particular dial, nor to the lane that it prefers.
 * A connection is granted only while a turn may still start on it.
 * A lane that remembers something is the last that a newcomer is given (`wspool.core.lending.affinity`); that
   of a conversation is given only to who starves.
 * A parked lane stays its holder's unless a waiter starves: no room to dial, and the lane parked for longer
-  than it is worth (`wspool.core.lending.keeping`), or the waiter passed over `MAX_SKIPS` times. It is given
+  than it is worth (`wspool.core.lending.keeping`), or the waiter passed over for long enough. It is given
   up at once to whoever prefers it, since that is the same conversation.
 * What is taken, of a holder or of the spare, serves the first in line: it has the life that is asked
   for, or it is the one connection whose place a fresh one needs. While that one is coming nothing is.
@@ -22,6 +24,7 @@ than what is free has, what is parked is looked through.
 from __future__ import annotations
 
 import bisect
+import math
 from collections import OrderedDict
 from typing import Final
 
@@ -73,8 +76,9 @@ class Waiter:
     prefer: ResponseKey | None = None
     #: Whether the response to the warm-up request is of use to it.
     warm: bool = False
-    #: Times that others went on before it while it was first in line.
+    #: Times that others went on before it while it was first in line, and when they did first.
     skips: int = 0
+    skipped_at: float = math.inf
 
 
 class Line:
@@ -123,10 +127,9 @@ class Line:
             return False
         connection, lane = held
         if self.waiters:
-            first = self._first()
-            if first.skips >= MAX_SKIPS:
+            if self._was_passed_over(self._first(), now):
                 return False
-            first.skips += 1
+            self._pass_over(self._first(), now)
         if lane.state is _PARKED and lane.lease is not None:
             self._take_back(lane.lease, commands)
             self._roster.put(connection, lane)
@@ -257,11 +260,27 @@ class Line:
         if not self.waiters or self.paused:
             return False
         first, (connection, _) = self._first(), self._roster.lease(lease)
-        if first.skips >= MAX_SKIPS and _suits(connection, first, now):
-            self._steal(lease, now, commands)
-            return True
+        if not self._was_passed_over(first, now):
+            self._pass_over(first, now)
+            return False
+        if not _suits(connection, first, now):
+            return False
+        self._steal(lease, now, commands)
+        return True
+
+    def _pass_over(self, first: Waiter, now: float) -> None:
+        """Somebody goes on before *first*."""
+        if not first.skips:
+            first.skipped_at = now
         first.skips += 1
-        return False
+
+    def _was_passed_over(self, first: Waiter, now: float) -> bool:
+        """Whether nobody may go on before *first* any more."""
+        return first.skips >= MAX_SKIPS or now >= self._passed_until(first)
+
+    def _passed_until(self, first: Waiter) -> float:
+        """Return from when on nobody may go on before *first* any more; infinity if nobody did yet."""
+        return first.skipped_at + MAX_SKIPS * self.keeping.full_send
 
     def _parked_for(self, wanted: Waiter, now: float) -> tuple[float, LeaseId] | None:
         """Return from when on *wanted* may take which parked lane: the longest parked that suits it."""
@@ -272,7 +291,9 @@ class Line:
         return None
 
     def _ripens(self, wanted: Waiter, since: float, now: float) -> float:
-        return now if wanted.skips >= MAX_SKIPS else max(now, since + self.keeping.patience())
+        if self._was_passed_over(wanted, now):
+            return now
+        return min(max(now, since + self.keeping.patience()), self._passed_until(wanted))
 
     def _steal(self, lease: LeaseId, now: float, commands: list[Command]) -> None:
         connection, lane = self._take_back(lease, commands)
