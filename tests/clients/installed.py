@@ -31,6 +31,7 @@ NODE: Final[Mapping[str, Sequence[str]]] = {
     "codex": ("@openai/codex",),
     "node": _NODE,
     "openai": ("openai", "ws"),
+    "opencode": ("opencode-ai", "opencode-linux-x64"),
     "pi": ("@earendil-works/pi-ai",),
 }
 

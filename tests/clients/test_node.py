@@ -101,5 +101,28 @@ def ask_cline(base_url: str, folder: Path) -> None:
     assert _lines(work) == [str(number) for number in range(LINES)]
 
 
+def test_opencode(way: Way, tmp_path: Path) -> None:
+    """It has a title made for what it is told to do, then does it, with a delta for each tool turn."""
+    work = tmp_path / "work"
+    work.mkdir()
+    models = {"gpt-5.2": {"name": "gpt-5.2"}}
+    config = {
+        "autoupdate": False,
+        "share": "disabled",
+        "model": "openai/gpt-5.2",
+        "small_model": "openai/gpt-5.2",
+        "provider": {
+            "openai": {"options": {"baseURL": way.base_url, "apiKey": KEY}, "models": models},
+        },
+    }
+    (work / "opencode.json").write_text(json.dumps(config))
+    program = installed("opencode")
+    binary = program.folder / "node_modules" / "opencode-linux-x64" / "bin" / "opencode"
+    said = program.run(str(binary), "run", "write lines", env={"HOME": str(tmp_path / "home")}, cwd=work)
+    assert ANSWER in said
+    assert _lines(work) == [str(number) for number in range(LINES)]
+    way.check([3], [2, 5, 8, 11], given="http")
+
+
 def _lines(folder: Path) -> list[str]:
     return (folder / "lines.txt").read_text().split()
