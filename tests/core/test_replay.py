@@ -11,6 +11,7 @@ from wspool.core.events.turn import Delivery
 from wspool.core.policy import Replay
 from wspool.core.sending.replay import FIRST_DELAY, LONGEST_DELAY, Recovery, ResendBudget, Resends
 from wspool.core.server_error import ServerError
+from wspool.core.waits import MAX_RETRY_AFTER
 
 HERE, ELSEWHERE, LATER, GIVE_UP = Recovery.HERE, Recovery.ELSEWHERE, Recovery.LATER, Recovery.GIVE_UP
 
@@ -271,3 +272,80 @@ def test_what_gives_no_encrypted_reasoning_is_asked_once() -> None:
         assert HERE is resends.after_refusal(refused, had_parent=True, jitter=0.5), "and once in full"
         assert GIVE_UP is resends.after_refusal(refused, had_parent=True, jitter=0.5)
         assert budget.allows
+
+
+# -- with patience -------------------------------------------------------------------------
+
+
+BUSY = ServerError(status=503, code="server_is_overloaded")
+TOO_MANY = ServerError(status=429, code="rate_limit_exceeded")
+
+
+def patient(patience: float, budget: ResendBudget | None = None) -> Resends:
+    """The resends of a turn that waits refusals out, and may not resend anything else."""
+    return Resends("proven", 0, budget or ResendBudget(), patience)
+
+
+@pytest.mark.parametrize("began", [0.0, 1000.0])
+def test_with_patience_refusals_are_waited_out_for_so_long(began: float) -> None:
+    """From the first one on, to the second; however many there are, and whatever else was resent."""
+    resends = patient(100.0)
+    for since in (0.0, 1.0, 50.0, 100.0):
+        assert LATER is resends.after_refusal(BUSY, had_parent=False, jitter=0.5, now=began + since)
+    assert GIVE_UP is resends.after_refusal(BUSY, had_parent=False, jitter=0.5, now=began + 100.5)
+
+
+def test_a_wait_that_patience_does_not_reach_is_not_begun() -> None:
+    """The server says how long it is; the end of it counts."""
+    for asked, found in ((100.0, LATER), (100.5, GIVE_UP)):
+        error = ServerError(status=503, retry_after=asked)
+        assert found is patient(100.0).after_refusal(error, had_parent=False, jitter=0.5, now=7.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "suspected", "delay"),
+    [(BUSY, 0, 0.5), (BUSY, 1, 1.0), (BUSY, 3, 4.0), (TOO_MANY, 0, 0.0), (TOO_MANY, 3, 0.0)],
+)
+def test_with_patience_a_wait_grows_with_the_doubt(error: ServerError, suspected: int, delay: float) -> None:
+    """Others are answered, so it may be this request. Of too many the pace knows when there is room."""
+    for jitter in (0.5, 1.0):
+        resends = patient(100.0)
+        resends.delay = 9.0
+        counted: dict[str, Any] = {} if not suspected else {"suspected": suspected}
+        assert LATER is resends.after_refusal(error, had_parent=False, jitter=jitter, **counted)
+        assert delay * jitter * FIRST_DELAY / 0.5 == resends.delay
+
+
+def test_with_patience_the_trouble_of_one_request_is_told_at_once() -> None:
+    """And neither it nor what is waited out spends the budget of others."""
+    budget = ResendBudget()
+    for _ in range(200):
+        blamed = patient(100.0, budget).after_refusal(BUSY, had_parent=False, jitter=0.5, is_to_blame=True)
+        assert GIVE_UP is blamed
+        assert LATER is patient(100.0, budget).after_refusal(BUSY, had_parent=False, jitter=0.5)
+    assert budget.allows
+
+
+def test_before_anything_was_refused_nothing_is_waited_for() -> None:
+    """And a request asks for what it is told to."""
+    resends = make("proven")
+    assert (0.0, False, None) == (resends.delay, resends.plain, resends.parent_refused)
+
+
+def test_the_longest_wait_is_waited() -> None:
+    """What is longer is for the caller."""
+    for more, found in ((0.0, LATER), (0.5, GIVE_UP)):
+        error = ServerError(status=429, retry_after=MAX_RETRY_AFTER + more)
+        assert found is make("proven").after_refusal(error, had_parent=False, jitter=0.5)
+
+
+def test_a_budget_that_is_spent_is_not_spent_further() -> None:
+    """From nothing on, half of it is back after as many successes as the tenths say, and one more."""
+    budget = ResendBudget()
+    for _ in range(3 * int(ResendBudget.TOKENS)):
+        budget.failed()
+    successes = 0
+    while not budget.allows:
+        budget.succeeded()
+        successes += 1
+    assert successes == pytest.approx(ResendBudget.TOKENS / 2 / ResendBudget.REFUND, abs=1)
