@@ -346,12 +346,13 @@ class Shell:
     def _do(self, command: Command) -> None:
         match command:
             # Each pattern costs a call, so what each turn leads to comes first.
-            case Returned(lease=lease) | Stolen(lease=lease):
-                if (taken := self._leases.pop(lease, None)) is not None:
+            case Returned(lease=number) | Stolen(lease=number):
+                if (taken := self._leases.pop(number, None)) is not None:
                     taken.taken = True
-                    self.announcer.returned(lease)
+                    self.announcer.returned(number)
             case Grant(waiter=waiter):
-                reschedule(self._parked.pop(waiter), outcome.Value(self._lend(command)))
+                lease = self._lend(command)
+                reschedule(self._parked.pop(waiter), outcome.Value(lease))
             case Dial(connection=number):
                 self._dial(number)
             case HangUp() | Warm() | Ping():
