@@ -8,31 +8,28 @@ the one that costs most, and a light one is never the victim of the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from weakref import WeakSet
+from collections.abc import Iterable, Iterator
 
 from wspool.core.commands import CloseReason
 from wspool.core.sending.replay import MESSAGE_TOO_BIG
 from wspool.pool.attempt import EVENT, PIECE, Attempt
+from wspool.pool.connection import Connection
 from wspool.pool.link import Link
 
 __all__ = ["Burden"]
 
 
 class Burden:
-    """The turns in flight of one pool, by the links that carry them.
+    """The turns in flight of one pool.
 
     Args:
         limit: bytes of events, and of messages that are not whole, that they may hold together.
+        connections: those that there are, whenever it is looked.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, connections: Iterable[Connection]) -> None:
         self._limit = limit
-        self._links: WeakSet[Link] = WeakSet()
-
-    def join(self, link: Link) -> None:
-        """Weigh what *link* carries, too, as long as there is one."""
-        self._links.add(link)
+        self._connections = connections
 
     def grown(self, attempt: Attempt) -> None:
         """Weigh all, since *attempt* has grown by a good piece. Never waits."""
@@ -41,7 +38,8 @@ class Burden:
 
     def weigh(self) -> None:
         """Weigh all; give up the connection with the heaviest of them if it is too much. Never waits."""
-        loads = [(load, link) for link in self._links if not link.ending for load in _loads(link)]
+        links = [each.link for each in self._connections if not each.link.ending]
+        loads = [(load, link) for link in links for load in _loads(link)]
         if sum(load for load, _ in loads) <= self._limit:
             return
         link = max(loads, key=lambda load: load[0])[1]

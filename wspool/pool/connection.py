@@ -56,6 +56,8 @@ class Connection:
         link: what it shares with those who work for it.
     """
 
+    __slots__ = ("_owner", "_polite", "_router", "_sender", "_waiting_for", "id", "lanes", "link")
+
     def __init__(self, number: ConnectionId, owner: Owner, lanes: int) -> None:
         self.id = number
         self.link = Link(number, owner, lanes)
@@ -84,14 +86,6 @@ class Connection:
     def stream_id(self, lane: Lane) -> str | None:
         """Return the name that a request on *lane* must give, if any."""
         return None if self._router.naming is _NONE else lane.name
-
-    async def run(self) -> None:
-        """Live: dial, serve until told to hang up or lost, wind up. How it ended is reported exactly once."""
-        try:
-            await self._supervise()
-        finally:
-            self._end(ConnectError("the dial was stopped", phase="upgrade"))
-            self._owner.on_gone(self.link)
 
     def hang_up(self, *, polite: bool) -> None:
         """End, with a goodbye or without. The turns on it are lost at once."""
@@ -133,7 +127,8 @@ class Connection:
 
     # -- the supervisor -----------------------------------------------------------------------
 
-    async def _supervise(self) -> None:
+    async def run(self) -> None:
+        """Live: dial, serve until told to hang up or lost, wind up. How it ended is reported exactly once."""
         link = self.link
         try:
             async with trio.open_nursery() as nursery:
@@ -154,6 +149,9 @@ class Connection:
             forget(error, link.redactor)
             logger.debug("connection %s crashed: %r", self.id, error)
             self._end(_crashed_dial(error))
+        finally:
+            self._end(ConnectError("the dial was stopped", phase="upgrade"))
+            self._owner.on_gone(link)
 
     async def _serve(self, wire: Wire) -> None:
         link = self.link

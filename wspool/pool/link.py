@@ -35,7 +35,6 @@ __all__ = ["Host", "Lane", "Link", "Scales"]
 class Scales(Protocol):
     """Weighs what all connections and their turns hold together (`wspool.pool.burden`)."""
 
-    def join(self, link: Link) -> None: ...
     def grown(self, attempt: Attempt) -> None: ...
     def weigh(self) -> None: ...
 
@@ -136,6 +135,29 @@ class Link:
         close_reason: what was said beside it, or why it was dropped here.
     """
 
+    __slots__ = (
+        "close_code",
+        "close_reason",
+        "connected",
+        "ending",
+        "gauge",
+        "heard_at",
+        "host",
+        "id",
+        "lanes",
+        "nursery",
+        "opened_at",
+        "over",
+        "past",
+        "redactor",
+        "stateless",
+        "suspect",
+        "told",
+        "unproven",
+        "why",
+        "wire",
+    )
+
     def __init__(self, number: ConnectionId, host: Host, lanes: int) -> None:
         self.id = number
         self.past = Past()
@@ -150,7 +172,6 @@ class Link:
         self.why = CloseReason.LOST
         self.redactor = NO_SECRETS
         self.suspect = self.ending = self.told = self.over = False
-        host.burden.join(self)
         self.close_code: int | None = None
         self.close_reason = ""
 

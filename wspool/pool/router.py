@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -56,6 +56,9 @@ _WITH_HINTS: Final = frozenset({"error", "response.error", "response.failed", *L
 #: Notices that are about whoever asks, whatever for.
 _EVERYBODY_S: Final = frozenset({"codex.rate_limits"})
 
+#: Where lanes have no names; most connections have one lane, and are idle.
+_NOBODY: Final[Mapping[str, Lane]] = {}
+
 #: An attribute of an enum costs as much as the rest of a line in the hot path.
 _DELIVER: Final = Reception.DELIVER
 _END: Final = Reception.END
@@ -69,9 +72,11 @@ class Router:
         naming: how its lanes are told apart.
     """
 
+    __slots__ = ("_by_name", "_link", "_most_bytes", "_most_events", "_only", "naming")
+
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._by_name = {lane.name: lane for lane in link.lanes}
+        self._by_name = _NOBODY
         self.naming = Naming.NONE
         #: The lane that every event is for, or None where that must be found out.
         self._only: Lane | None = link.lanes[0]
@@ -81,7 +86,10 @@ class Router:
     def name_lanes(self, naming: Naming) -> None:
         """Say how its lanes are told apart."""
         self.naming = naming
-        self._only = self._link.lanes[0] if naming is Naming.NONE else None
+        if naming is Naming.NONE:
+            self._only = self._link.lanes[0]
+        else:
+            self._only, self._by_name = None, {lane.name: lane for lane in self._link.lanes}
 
     def take(self, messages: Sequence[str | bytes]) -> Iterable[Attempt]:
         """Take a batch; return the attempts that something of it was for."""

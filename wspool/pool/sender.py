@@ -36,6 +36,8 @@ class Sender:
         reading: what its reader reads in. Cancelled when that shall end, or when a message may be late.
     """
 
+    __slots__ = ("_begun_at", "_link", "_sending", "reading")
+
     def __init__(self, link: Link) -> None:
         self._link = link
         self._sending = trio.StrictFIFOLock()

@@ -12,6 +12,8 @@ Rules of this module:
 
 from __future__ import annotations
 
+import functools
+
 from wspool.core.commands import LaneId
 from wspool.core.events.classify import Sort, sort_of
 from wspool.core.frames import Event, lane_of
@@ -21,6 +23,7 @@ from wspool.core.states import Naming
 __all__ = ["lane_name", "learn"]
 
 
+@functools.cache  # there are few, and each connection has the first
 def lane_name(lane: LaneId) -> str:
     """Return the `stream_id` of *lane*."""
     return f"lane{lane}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from wspool.core.server_error import ServerError
 
@@ -21,6 +21,8 @@ MOST: Final = 4096
 #: Code and text of an error. Its type is not among them: the error in a failed response has none.
 _Words = tuple[str | None, str]
 
+_T = TypeVar("_T")
+
 
 class Past:
     """The responses that a connection has begun, and the errors in them. Shared by its lanes.
@@ -29,18 +31,18 @@ class Past:
         counts: True once the server has been seen to number the events of a response one by one.
     """
 
-    __slots__ = ("_failures", "_ids", "_items", "_words", "counts")
+    __slots__ = ("_errors", "_ids", "_items", "counts")
 
     def __init__(self) -> None:
         self.counts = False
         self._ids: OrderedDict[int, None] = OrderedDict()
-        self._words: OrderedDict[int, None] = OrderedDict()
-        self._failures: OrderedDict[int, None] = OrderedDict()
+        #: Whether the error came in a frame of its own.
+        self._errors: dict[int, bool] = {}  # few: no order that takes memory
         self._items: OrderedDict[int, None] = OrderedDict()
 
     def begin(self, response_id: str) -> None:
         """The response has begun."""
-        _keep(self._ids, hash(response_id))
+        _keep(self._ids, hash(response_id), None)
 
     def knows(self, response_id: object) -> bool:
         """Return whether a response of that id has begun here before."""
@@ -48,11 +50,12 @@ class Past:
 
     def fail(self, error: ServerError) -> None:
         """An error frame came in a response that had begun."""
-        _keep(self._words, hash(_words(error)))
+        _keep(self._errors, hash(_words(error)), True)
 
     def end_failed(self, error: ServerError) -> None:
         """A response has ended with this error: its frame may still come."""
-        _keep(self._failures, hash(_words(error)))
+        words = hash(_words(error))
+        _keep(self._errors, words, self._errors.get(words, False))
 
     def heard(self, error: ServerError) -> bool:
         """Return whether *error*, a frame, says word for word what was said of a response.
@@ -60,17 +63,17 @@ class Past:
         What only the end of a response has said may honestly be said of the next request as well, in an
         outage; then it has a status, as refusals have and errors in a response have not.
         """
-        words = hash(_words(error))
-        return words in self._words or (error.status is None and words in self._failures)
+        framed = self._errors.get(hash(_words(error)))
+        return framed is not None and (framed or error.status is None)
 
     def end(self, items: Iterable[dict[str, Any]], announced: Iterable[str] = ()) -> None:
         """A response has ended with these items, and had announced those of these ids."""
         for item in items:
             if isinstance(name := item.get("id"), str):
-                _keep(self._items, hash(name))
+                _keep(self._items, hash(name), None)
         for name in announced:
             if hash(name) not in self._items:
-                _keep(self._items, hash(name))
+                _keep(self._items, hash(name), None)
 
     def has_item(self, name: str) -> bool:
         """Return whether a response had an item of that id."""
@@ -95,7 +98,7 @@ def _words(error: ServerError) -> _Words:
     return error.code, error.message
 
 
-def _keep(kept: OrderedDict[int, None], what: int) -> None:
-    kept[what] = None
+def _keep(kept: dict[int, _T], what: int, said: _T) -> None:
+    kept[what] = said
     if len(kept) > MOST:
-        kept.popitem(last=False)
+        del kept[next(iter(kept))]
