@@ -52,7 +52,7 @@ MAY_IMPORT = {
         "timeline",
         "",
     },
-    "ray": {"core", "errors", "pool", "rollout", "aio", "ray", ""},
+    "ray": {"core", "errors", "pool", "rollout", "runtime", "aio", "ray", ""},
     "runtime": {"errors"},
     "facade": {"core", "errors", "pool", "runtime"},
     "aio": {"core", "errors", "pool", "runtime", "facade"},

@@ -15,10 +15,12 @@ import trio
 
 import wspool
 from wspool.core.sending.allowance import Stated
+from wspool.core.statistics import PoolStatistics
 from wspool.core.usage import Usage
-from wspool.ray.leading import lead
-from wspool.ray.sharing import News, Orders, Report, Sharing, Tokens
-from wspool.ray.working import Job, work
+from wspool.ray.sharing import Orders, Report, Sharing, Tokens
+from wspool.ray.team import ActorLostError, lead
+from wspool.ray.working import Job, Part, open_part
+from wspool.rollout.holding import Held
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Method
 from wspool.rollout.results import open_results
@@ -42,45 +44,17 @@ class Clock:
         return self.now
 
 
-def result(task: Task) -> tuple[str, Mapping[str, Any]]:
-    return task.key, {"id": task.id, "outcome": "done"}
-
-
-def test_tasks_are_pulled_as_there_is_room() -> None:
-    """A slow actor has few, and a fast one does what is left."""
+def test_an_actor_that_dies_gives_its_tokens_back() -> None:
+    """A word of it counts no more."""
     sharing = Sharing(Clock())
-    sharing.news(tasks(10))
+    tokens = sharing.exchange(1, Report(in_line=16)).tokens
+    assert (16, 0) == (len(tokens), len(sharing.exchange(2, Report(in_line=16)).tokens))
 
-    slow = sharing.exchange(1, Report(places=2)).tasks
-    fast = sharing.exchange(2, Report(places=3)).tasks
-    assert ["0", "1"] == [task.id for task in slow]
-    assert ["2", "3", "4"] == [task.id for task in fast]
-    more = sharing.exchange(2, Report(places=9, lines=[result(task) for task in fast])).tasks
-    assert ["5", "6", "7", "8", "9"] == [task.id for task in more]
-    news = sharing.news()
-    assert ["2", "3", "4"] == [key for key, _ in news.lines]
-    assert (0, 7) == (news.queued, news.running)
-    assert [] == sharing.news().lines  # each is told once
+    sharing.lost(1)
 
-
-def test_an_actor_that_dies_owes_what_it_was_doing() -> None:
-    """Others begin it again, once; a word of the dead one counts no more, and it is told to stop."""
-    sharing = Sharing(Clock())
-    (task,) = tasks(1)
-    sharing.news([task])
-    sharing.exchange(1, Report(places=1, in_line=16))
-
-    assert sharing.lost(1)
-
-    assert 0 == sharing.pace.at_work
-    late = sharing.exchange(1, Report(lines=[result(task)]))
-    assert late.stop
-    assert [task] == sharing.exchange(2, Report(places=5)).tasks
-    assert [] == sharing.news().lines
-    assert sharing.lost(2)
-    assert [] == sharing.exchange(3, Report(places=5)).tasks  # it may be what kills them
-    assert 1 == sharing.news(drain=True).given_up
-    assert not sharing.lost(3)
+    ended: Any = [("ended", token, {}) for token in tokens]
+    assert Orders() == sharing.exchange(1, Report(turns=ended, in_line=16))
+    assert 16 == len(sharing.exchange(2, Report(in_line=16)).tokens)
 
 
 def test_one_pace_for_all() -> None:
@@ -102,7 +76,7 @@ def test_one_pace_for_all() -> None:
     clock.now = 29.0
     orders = sharing.exchange(2, Report(in_line=100))
     assert (1.0, 0) == (orders.held, len(orders.tokens))
-    assert "a rate limit" == sharing.news().pool.held_for
+    assert "a rate limit" == sharing.look().held_for
 
 
 def test_what_an_endpoint_states_is_heard_by_all() -> None:
@@ -158,37 +132,75 @@ def test_meters_are_put_together() -> None:
 # -- a whole run, with actors that are tasks of one trio run ------------------------------------------------
 
 
+@attrs.define
+class Process:
+    """An actor as it would be in a process of its own."""
+
+    part: Part | None = None
+    ended: int = 0
+    opened: trio.Event = attrs.field(factory=trio.Event)
+    died: trio.Event = attrs.field(factory=trio.Event)
+
+
 class Here:
-    """Actors without Ray: as many as there are *jobs*, and some die after so many reports."""
+    """Actors without Ray, as tasks of this trio run. Some die as soon as they have ended so many tasks."""
 
     def __init__(self, jobs: Sequence[Job], deaths: Mapping[int, int]) -> None:
         self.sharing = Sharing(trio.current_time)
+        self.processes: dict[int, Process] = {}
         self._jobs, self._deaths = jobs, deaths
+        self._send, self._receive = trio.open_memory_channel[tuple[int, int]](math.inf)
 
-    async def news(self, tasks: Sequence[Task], *, drain: bool, stop: bool) -> News:
-        await trio.lowlevel.checkpoint()
-        return self.sharing.news(tasks, drain=drain, stop=stop)
-
-    async def work(self, problem: Callable[[str], None]) -> None:
+    async def serve(self) -> None:
         async with trio.open_nursery() as nursery:
-            for number, job in enumerate(self._jobs):
-                nursery.start_soon(self._one, number, job)
+            async for number, part in self._receive:
+                nursery.start_soon(self._serve, number, part)
 
-    async def _one(self, number: int, job: Job) -> None:
-        reports = 0
-        with trio.CancelScope() as scope:
+    async def _serve(self, number: int, part: int) -> None:
+        process = self.processes[number]
+        async with open_part(self._jobs[part], partial(self.exchange, number)) as process.part:
+            process.opened.set()
+            await process.died.wait()
 
-            async def exchange(report: Report) -> Orders:
-                nonlocal reports
-                reports += 1
-                if reports == self._deaths.get(number):
-                    scope.cancel()  # with what it wanted to say
-                await trio.lowlevel.checkpoint()
-                return self.sharing.exchange(number, report)
+    async def exchange(self, number: int, report: Report) -> Orders:
+        await trio.lowlevel.checkpoint()
+        return self.sharing.exchange(number, report)
 
-            await work(job, exchange)
-        if scope.cancelled_caught:
-            self.sharing.lost(number)
+    def begin(self, number: int, part: int) -> None:
+        self.processes[number] = Process()
+        self._send.send_nowait((number, part))
+
+    async def hold(self, number: int, task: Task) -> tuple[Held, Mapping[str, Any]]:
+        process = self.processes[number]
+        await process.opened.wait()
+        done: list[tuple[Held, Mapping[str, Any]]] = []
+
+        async def work() -> None:
+            assert process.part is not None
+            done.append(await process.part.hold(task))
+            process.ended += 1
+            if process.ended == self._deaths.get(number):
+                process.died.set()
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work)
+            await process.died.wait()
+            nursery.cancel_scope.cancel()
+        if process.died.is_set():  # with what it wanted to say
+            raise ActorLostError("it was killed")
+        return done[0]
+
+    def drain(self, number: int) -> None:
+        if (part := self.processes[number].part) is not None:
+            part.drain()
+
+    def lost(self, number: int) -> None:
+        self.sharing.lost(number)
+
+    async def look(self) -> PoolStatistics:
+        await trio.lowlevel.checkpoint()
+        return self.sharing.look()
 
 
 class Echo:
@@ -208,7 +220,7 @@ class Echo:
         return ModelTurn(output=[message(said)], delay=self.delay)
 
 
-def jobs(server: Server, count: int, limits: Limits, concurrency: int = 8) -> list[Job]:
+def jobs(server: Server, count: int, limits: Limits) -> list[Job]:
     policy = wspool.PoolPolicy(max_size=4, min_idle=0, refusal_patience=math.inf)
     method = Method(defaults={"model": "m"}, retries=2)
     return [
@@ -217,7 +229,6 @@ def jobs(server: Server, count: int, limits: Limits, concurrency: int = 8) -> li
             policy=policy,
             method=method,
             limits=limits,
-            concurrency=concurrency,
         )
         for _ in range(count)
     ]
@@ -248,6 +259,7 @@ async def run(
             team,
             owed,
             sink=results.append,
+            actors=actors,
             concurrency=8 * actors,
             max_size=4 * actors,
             limits=limits,
@@ -256,6 +268,7 @@ async def run(
             quiet=True,
         )
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(team.serve)
             if during is not None:
                 nursery.start_soon(during, team)
             summary = await call()
@@ -285,14 +298,31 @@ async def test_results_are_merged_as_they_come(tmp_path: Path) -> None:
 
 @pytest.mark.network
 async def test_an_actor_that_dies_costs_nothing_but_its_running_tasks(tmp_path: Path) -> None:
-    """They are done by another one, and no result is there twice."""
+    """They are done by another one, and no result is there twice; and another one takes its place."""
     model = Echo()
+    teams: list[Here] = []
+
+    async def look(team: Here) -> None:
+        teams.append(team)
+        await trio.lowlevel.checkpoint()
+
     async with open_server(model) as server:
-        summary = await run(server, tmp_path, 60, 3, deaths={0: 3, 1: 5})
+        summary = await run(server, tmp_path, 60, 3, deaths={1: 5}, during=look)
 
     assert list(range(60)) == ids(tmp_path)
     assert (60, 0) == (summary.right, summary.owed)
-    assert len(model.asked) - 60 <= 16  # what two actors may have had
+    assert 1 <= len(model.asked) - 60 <= 8  # what it may have had
+    assert [0, 1, 2, 3] == [*teams[0].processes]
+
+
+@pytest.mark.network
+async def test_what_kills_actors_stays_owed(tmp_path: Path) -> None:
+    """The others are done; and when too many have died the run ends and says why."""
+    async with open_server(Echo()) as server:
+        summary = await run(server, tmp_path, 60, 2, deaths=dict.fromkeys(range(99), 1))
+
+    assert "7 actors have died, the last because: it was killed" == summary.problem
+    assert 60 == summary.owed
 
 
 @pytest.mark.network
@@ -337,16 +367,21 @@ async def test_a_refusal_holds_all(tmp_path: Path) -> None:
 
 
 class Lost(Here):
-    """What they share is gone after the first results."""
+    """What they share is gone after a moment; the driver hears it later."""
 
-    told = False
+    lost_at: float | None = None
 
-    async def news(self, tasks: Sequence[Task], *, drain: bool, stop: bool) -> News:
-        if self.told:
+    async def exchange(self, number: int, report: Report) -> Orders:
+        orders = await super().exchange(number, report)
+        if any(process.ended for process in self.processes.values()):
+            self.lost_at = self.lost_at or trio.current_time()
             raise ConnectionError("what the actors share is lost")
-        news = await super().news(tasks, drain=drain, stop=stop)
-        self.told = bool(news.lines)
-        return news
+        return orders
+
+    async def look(self) -> PoolStatistics:
+        if self.lost_at is not None and trio.current_time() > self.lost_at + 0.3:
+            raise ConnectionError("what the actors share is lost")
+        return await super().look()
 
 
 @pytest.mark.network
@@ -357,6 +392,7 @@ async def test_what_they_share_is_lost(tmp_path: Path) -> None:
 
     assert "what the actors share is lost" == summary.problem
     assert 0 < summary.right == len(ids(tmp_path)) < 5000
+    assert 0 == summary.failed
     assert 5000 == summary.right + summary.owed
 
 

@@ -1,30 +1,33 @@
 """The actors on a Ray cluster: who they are, where they run, and what becomes of those that die."""
 
+import asyncio
 import importlib
-import itertools
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 import attrs
 import trio
 
-from wspool.ray.leading import lead
-from wspool.ray.sharing import News, Orders, Report, Sharing
-from wspool.ray.working import Job, work
+from wspool.core.statistics import PoolStatistics
+from wspool.ray.sharing import Orders, Report, Sharing
+from wspool.ray.team import ActorLostError, lead
+from wspool.ray.working import Job, Part, open_part
+from wspool.rollout.holding import Held
 from wspool.rollout.method import Method
 from wspool.rollout.summary import Summary
 from wspool.rollout.tasks import Failure, Task
+from wspool.runtime import Residence, Runtime
 
 __all__ = ["connect", "disconnect", "run_on_actors"]
 
 #: Seconds to see whether anybody listens at an address: Ray itself tries for many minutes.
 _REACH_WITHIN: Final = 5.0
-#: Actors that may die, for each that there is: more is no accident.
-_DEATHS: Final = 3
+#: Seconds for which pools may say goodbye.
+_GOODBYE: Final = 3.0
 #: Characters of what Ray says of it.
 _LONGEST: Final = 300
 
@@ -77,7 +80,7 @@ async def run_on_actors(
 
     Args:
       endpoint: what pools are opened with.
-      policy: of all of them together: `max_size` is divided, as *concurrency* is.
+      policy: of all of them together: `max_size` is divided.
       tasks, method, concurrency: as for `run_batch`.
       actors: how many, each with a pool.
       options: of the actors, as for Ray; by default they take no CPU and are spread over the nodes.
@@ -97,89 +100,138 @@ async def run_on_actors(
             policy=attrs.evolve(policy, max_size=_part(policy.max_size, number, actors)),
             method=method,
             limits=led["limits"],
-            concurrency=_part(concurrency, number, actors),
         )
         for number in range(actors)
     ]
-    team = _Team(parts, options or {"num_cpus": 0, "scheduling_strategy": "SPREAD"})
-    return await lead(team, tasks, concurrency=concurrency, max_size=policy.max_size, **led)
+    options = {"num_cpus": 0, "scheduling_strategy": "SPREAD"} if options is None else options
+    cluster = _Cluster(parts, {**options, "max_concurrency": concurrency + 2})
+    try:
+        return await lead(
+            cluster, tasks, actors=actors, concurrency=concurrency, max_size=policy.max_size, **led
+        )
+    finally:
+        with trio.move_on_after(_GOODBYE, shield=True):
+            await cluster.end()
 
 
 def _part(whole: int, number: int, count: int) -> int:
     return whole // count + (number < whole % count)
 
 
-class _Team:
-    """Each of *jobs* is done by one actor after another, as long as they die."""
+class _Cluster:
+    """One of *jobs* is for each actor; and one actor has what they share."""
 
     def __init__(self, jobs: Sequence[Job], options: Mapping[str, Any]) -> None:
-        self._ray: Any = importlib.import_module("ray")
+        ray: Any = importlib.import_module("ray")
         where: Any = importlib.import_module("ray.util.scheduling_strategies")
-        node = self._ray.get_runtime_context().get_node_id()
+        self._ray, self._errors = ray, ray.exceptions
         # Here, so that it dies with nobody but the driver.
-        here = where.NodeAffinitySchedulingStrategy(node, soft=False)
-        self._sharing = self._ray.remote(Sharing).options(num_cpus=0, scheduling_strategy=here).remote()
-        self._actor: Any = self._ray.remote(_Actor).options(**options)
-        self._jobs = jobs
-        self._numbers = itertools.count()
-        self._deaths = 0
+        here = where.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._sharing = ray.remote(Sharing).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._remote: Any = ray.remote(_Process).options(**options)
+        self._jobs = [ray.cloudpickle.dumps(job) for job in jobs]  # opened there when the paths are known
+        self._processes: dict[int, Any] = {}
 
-    async def news(self, tasks: Sequence[Task], *, drain: bool, stop: bool) -> News:
-        news: News = await self._shared(self._sharing.news.remote(tasks, drain=drain, stop=stop))
-        return news
+    def begin(self, number: int, part: int) -> None:
+        given = (self._sharing, os.getcwd(), sys.path, self._jobs[part])
+        self._processes[number] = self._remote.remote(number, *given)
 
-    async def _shared(self, call: Any) -> Any:
+    async def hold(self, number: int, task: Task) -> tuple[Held, Mapping[str, Any]]:
         try:
-            return await _got(call)
-        except self._ray.exceptions.RayError as error:
-            raise ConnectionError(f"what the actors share is lost: {_words(error)}") from error
+            done: tuple[Held, Mapping[str, Any]] = await _got(self._processes[number].hold.remote(task))
+        except self._errors.RayActorError as error:
+            raise ActorLostError(_words(error)) from error
+        except self._errors.RayError as error:
+            raise RuntimeError(_words(getattr(error, "cause", None) or error)) from error
+        return done
 
-    async def work(self, problem: Callable[[str], None]) -> None:
-        async with trio.open_nursery() as nursery:
-            for job in self._jobs:
-                nursery.start_soon(self._keep, job, problem)
+    def drain(self, number: int) -> None:
+        self._processes[number].drain.remote()
 
-    async def _keep(self, job: Job, problem: Callable[[str], None]) -> None:
-        errors = self._ray.exceptions
-        pickled = self._ray.cloudpickle.dumps(job)  # opened there when the paths are known
-        while True:
-            number = next(self._numbers)
-            try:
-                actor = self._actor.remote()
-                await _got(actor.work.remote(number, self._sharing, os.getcwd(), sys.path, pickled))
-                return
-            except errors.RayError as error:
-                died = isinstance(error, errors.RayActorError)
-                self._deaths += died
-                try:
-                    is_wanted = await self._shared(self._sharing.lost.remote(number))
-                except ConnectionError as lost:
-                    problem(str(lost))
-                    return
-                if not died:
-                    problem(f"an actor cannot work: {_words(getattr(error, 'cause', None) or error)}")
-                elif is_wanted and self._deaths > _DEATHS * len(self._jobs):
-                    problem(f"{self._deaths} actors have died, the last because: {_words(error)}")
-                elif is_wanted:
-                    continue
-                return
+    def lost(self, number: int) -> None:
+        self._sharing.lost.remote(number)
+        del self._processes[number]
+
+    async def look(self) -> PoolStatistics:
+        pools: PoolStatistics = await _shared(self._sharing.look.remote())
+        return pools
+
+    async def end(self) -> None:
+        """Have all pools closed, and end the actors. A checkpoint; cancelling ends them at once."""
+
+        async def close(process: Any) -> None:
+            with suppress(self._errors.RayError):
+                await _got(process.close.remote())
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for process in self._processes.values():
+                    nursery.start_soon(close, process)
+        finally:
+            for process in (*self._processes.values(), self._sharing):
+                self._ray.kill(process)
 
 
-class _Actor:
-    """A process of its own somewhere in the cluster."""
+class _Process:
+    """An actor, as it is in a process of its own somewhere in the cluster. Its pool is opened when the first
+    task comes."""
 
-    def work(self, number: int, sharing: Any, directory: str, paths: Sequence[str], pickled: bytes) -> None:
-        """Work until there is no more to do. It blocks."""
+    def __init__(self, number: int, sharing: Any, directory: str, paths: Sequence[str], job: bytes) -> None:
+        self._number, self._sharing, self._job = number, sharing, job
+        self._directory, self._paths = directory, paths
+        self._opening = asyncio.Lock()
+        self._block: Residence[Part] | None = None
+        self._part: Part | None = None
+
+    async def hold(self, task: Task) -> tuple[Held, Mapping[str, Any]]:
+        """See `Part.hold`."""
+        async with self._opening:
+            part = self._part = self._part or await _there(self._open)
+        done: tuple[Held, Mapping[str, Any]] = await _there(part.hold, task)
+        return done
+
+    async def _open(self) -> Part:
         with suppress(OSError):  # it need not be there
-            os.chdir(directory)
-        sys.path += [path for path in paths if path not in sys.path]
-        job: Job = importlib.import_module("ray").cloudpickle.loads(pickled)
+            os.chdir(self._directory)
+        sys.path += [path for path in self._paths if path not in sys.path]
+        job: Job = importlib.import_module("ray").cloudpickle.loads(self._job)
 
         async def exchange(report: Report) -> Orders:
-            orders: Orders = await _got(sharing.exchange.remote(number, report))
+            orders: Orders = await _shared(self._sharing.exchange.remote(self._number, report))
             return orders
 
-        trio.run(work, job, exchange)
+        self._block = Residence(lambda: open_part(job, exchange))
+        return await self._block.enter()
+
+    async def drain(self) -> None:
+        """See `Holder.drain`."""
+        if self._part is not None:
+            Runtime.shared().soon(self._part.drain)
+
+    async def close(self) -> None:
+        """Close the pool."""
+        if self._block is not None:
+            await _there(self._block.leave)
+
+
+async def _shared(reference: Any) -> Any:
+    """As `_got`. Raises ConnectionError: the actor is lost that all share."""
+    try:
+        return await _got(reference)
+    except importlib.import_module("ray").exceptions.RayError as error:
+        raise ConnectionError(f"what the actors share is lost: {_words(error)}") from error
+
+
+async def _there(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    """Return what an async function returns that is called in the trio run of this process, from asyncio."""
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def end() -> None:
+        loop.call_soon_threadsafe(ended.set)
+
+    call = Runtime.shared().start(function, *args, notify=end)
+    await ended.wait()
+    return call.result()
 
 
 async def _got(reference: Any) -> Any:

@@ -1,11 +1,8 @@
-"""What the actors of one run share: its tasks, one pace, what was spent. Pure, but for the clock it is given.
+"""What the actors of one run share: a pace, and what was spent. Pure, but for the clock it is given.
 
-1. Actors take tasks, few at a time, as they have room: a slow one keeps nobody waiting.
-2. A turn begins with a token, and tokens are tickets of the one pace (`wspool.core.sending.pace`), which
-   hears every refusal. An actor gets as many as it has turns in line, in one answer for all of them; while
-   others wait as well, no more than its part of the room.
-3. A result counts if it comes from who has the task. What an actor had when it died others begin again, once:
-   what kills a second one stays owed.
+A turn begins with a token, and tokens are tickets of the one pace (`wspool.core.sending.pace`), which hears
+every refusal. An actor gets as many as it has turns in line, in one answer for all of them; while others wait
+as well, no more than its part of the room.
 """
 
 import math
@@ -20,10 +17,8 @@ from wspool.core.sending.allowance import Allowance, Stated
 from wspool.core.sending.pace import Pace, Ticket
 from wspool.core.statistics import PoolStatistics
 from wspool.core.usage import Usage
-from wspool.rollout.summary import Meter
-from wspool.rollout.tasks import Task
 
-__all__ = ["NOTHING", "Heard", "News", "Orders", "Report", "Sharing", "Tokens"]
+__all__ = ["NOTHING", "Heard", "Orders", "Report", "Sharing", "Tokens"]
 
 #: Seconds between two reports of an actor, and how many more for each actor that there is: a Ray actor
 #: answers some thousand calls a second.
@@ -36,7 +31,6 @@ NOTHING: Final = PoolStatistics(
     | {"closed": {}}
 )
 
-
 #: What a pool has to say to the pace: the name of a method of `Pace`, or `used` of its allowance; the token
 #: of the turn that it is about, 0 for none; and what else the method takes.
 Heard: TypeAlias = tuple[Literal["answered", "ended", "refused", "told", "used"], int, Mapping[str, Any]]
@@ -44,65 +38,27 @@ Heard: TypeAlias = tuple[Literal["answered", "ended", "refused", "told", "used"]
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """What an actor says since its last one: results by task, turns, what they have used; and what it needs.
+    """What an actor says since its last one: of its turns, what they have used, how many need a token."""
 
-    Attributes:
-      places: tasks that it could begin.
-      in_line: turns that wait for a token.
-      problem: why its run has ended, or None.
-    """
-
-    lines: Sequence[tuple[str, Mapping[str, Any]]] = ()
     turns: Sequence[Heard] = ()
     used: Usage = attrs.field(factory=Usage)
-    meter: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     pool: PoolStatistics = NOTHING
-    places: int = 0
     in_line: int = 0
-    problem: str | None = None
 
 
 @attrs.frozen(kw_only=True)
 class Orders:
-    """What an actor gets: tasks, tokens, what all have spent, and in how many seconds to report again.
+    """What an actor gets: tokens, what all have spent, for how many seconds the endpoint holds everybody, and
+    in how many to report again."""
 
-    Attributes:
-      held: seconds that the endpoint keeps everybody waiting.
-      drain: begin no other task.
-      stop: cancel those that run as well.
-    """
-
-    tasks: Sequence[Task] = ()
     tokens: Sequence[int] = ()
     spent: Usage = attrs.field(factory=Usage)
     held: float = 0.0
     pause: float = PAUSE
-    drain: bool = False
-    stop: bool = False
-
-
-@attrs.frozen(kw_only=True)
-class News:
-    """What the driver is told.
-
-    Attributes:
-      given_up: tasks that stay owed, because they were under way in two actors that died.
-      queued: tasks that nobody has begun.
-      running: tasks that actors have.
-    """
-
-    lines: Sequence[tuple[str, Mapping[str, Any]]]
-    meter: Mapping[str, Any]
-    pool: PoolStatistics
-    given_up: int
-    queued: int
-    running: int
-    problem: str | None
 
 
 @attrs.define
 class _Part:
-    tasks: dict[str, Task] = attrs.field(factory=dict[str, Task])
     tickets: dict[int, Ticket] = attrs.field(factory=dict[int, Ticket])
     in_line: int = 0
     pool: PoolStatistics = NOTHING
@@ -116,38 +72,23 @@ class Sharing:
         self._clock = clock
         self._parts: dict[int, _Part] = {}
         self._lost: set[int] = set()
-        self._queue: deque[Task] = deque()
-        self._again: set[str] = set()
-        self._lines: list[tuple[str, Mapping[str, Any]]] = []
-        self._meter = Meter()
         self._spent = Usage()
-        self._given_up = self._dialed = 0
-        self._drain = self._stop = False
-        self._problem: str | None = None
+        self._dialed = 0
 
     def exchange(self, actor: int, report: Report) -> Orders:
         """Take the *report* of an *actor*, and say what it gets."""
         if actor in self._lost:
-            return Orders(drain=True, stop=True)  # it was taken for dead, and others have its tasks
+            return Orders()  # it was taken for dead
         now, mine = self._clock(), self._parts.setdefault(actor, _Part())
         for what, token, more in report.turns:
             self._hear(mine, what, token, more, now)
-        self._lines += [line for line in report.lines if mine.tasks.pop(line[0], None) is not None]
-        self._meter.add(report.meter)
         self._spent += report.used
-        self._problem = self._problem or report.problem
         mine.in_line, mine.pool = report.in_line, report.pool
-        places = 0 if self._drain or report.problem else min(report.places, len(self._queue))
-        tasks = [self._queue.popleft() for _ in range(places)]
-        mine.tasks |= {task.key: task for task in tasks}
         return Orders(
-            tasks=tasks,
             tokens=self._grant(mine, now),
             spent=self._spent,
             held=self._held(),
             pause=max(PAUSE, PAUSE_EACH * len(self._parts)),
-            drain=self._drain,
-            stop=self._stop,
         )
 
     def _hear(self, mine: _Part, what: str, token: int, more: Mapping[str, Any], now: float) -> None:
@@ -175,40 +116,16 @@ class Sharing:
         mine.in_line -= len(tokens)
         return tokens
 
-    def news(self, tasks: Sequence[Task] = (), *, drain: bool = False, stop: bool = False) -> News:
-        """Take more *tasks* of the driver, and whether the run ends; say what it has not heard."""
-        self._queue.extend(tasks)
-        self._drain, self._stop = self._drain or drain, self._stop or stop
-        lines, self._lines = self._lines, []
-        return News(
-            lines=lines,
-            meter=self._meter.take(),
-            pool=self._all_pools(),
-            given_up=self._given_up,
-            queued=len(self._queue),
-            running=sum(len(part.tasks) for part in self._parts.values()),
-            problem=self._problem,
-        )
-
-    def lost(self, actor: int) -> bool:
-        """An *actor* has died. Return whether another one is of use."""
+    def lost(self, actor: int) -> None:
+        """An *actor* has died."""
         self._lost.add(actor)
         part = self._parts.pop(actor, _Part())
         for ticket in part.tickets.values():
             self.pace.ended(ticket)
         self._dialed += part.pool.dialed
-        for key, task in part.tasks.items():
-            if key in self._again:
-                self._given_up += 1
-            else:
-                self._again.add(key)
-                self._queue.append(task)
-        return not self._drain
 
-    def _held(self) -> float:
-        return max(0.0, max(self.pace.held_until, self.pace.allowance.held_until) - self._clock())
-
-    def _all_pools(self) -> PoolStatistics:
+    def look(self) -> PoolStatistics:
+        """All pools as if they were one."""
         pools = [NOTHING, *(part.pool for part in self._parts.values())]
         sums: dict[str, Any] = {
             name: type(value)(sum(getattr(pool, name) for pool in pools))
@@ -223,6 +140,9 @@ class Sharing:
             "held_for": words if held else "",
         }
         return attrs.evolve(NOTHING, **{**sums, **more})
+
+    def _held(self) -> float:
+        return max(0.0, max(self.pace.held_until, self.pace.allowance.held_until) - self._clock())
 
 
 class Tokens(Pace):

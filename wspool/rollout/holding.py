@@ -1,0 +1,250 @@
+"""Holding: the conversation about one task, from its first turn to its result.
+
+Whatever a task raises is its result. What is no result of it leaves it owed, and says what becomes of the
+run: an endpoint that cannot be reached ends it, because every other task would only find out the same, and so
+do turns and calls that cannot be noted; a budget that is spent lets the others finish.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+import attrs
+import trio
+
+import wspool
+from wspool.core.calls import described
+from wspool.core.statistics import PoolStatistics
+from wspool.core.usage import Budget
+from wspool.errors import BudgetExceededError, UnknownEffectsError
+from wspool.pool.effects import EffectLedger
+from wspool.rollout.checkpoints import Checkpoints
+from wspool.rollout.limits import Limits
+from wspool.rollout.method import Method
+from wspool.rollout.outcomes import answer_of, ends_run
+from wspool.rollout.scoring import Score
+from wspool.rollout.summary import Meter
+from wspool.rollout.tasks import Failure, Outcome, Result, Task
+from wspool.rollout.tools import NoFilesError
+
+__all__ = ["Held", "Holder"]
+
+
+@attrs.frozen
+class Held:
+    """What came of a task.
+
+    Attributes:
+      result: how it ended; None if it is owed.
+      drain: why the run has to begin no other task, or None.
+      stop: why it has to end at once, or None.
+    """
+
+    result: Result | None = None
+    drain: str | None = None
+    stop: str | None = None
+
+
+class Holder:
+    """Holds the conversations of one pool.
+
+    Args:
+      pool: opened with *meter* as its instrument.
+      method: how each is held.
+      meter: counts turns.
+      limits: what each task may take.
+      budget: of the run.
+      checkpoints: where each finished turn is kept, if that is wanted.
+
+    Attributes:
+      saved_turns: turns that an earlier run has left, and that need not be taken again.
+      unknown: what a person has to look at before some of the tasks can go on, or None.
+    """
+
+    def __init__(
+        self,
+        pool: "wspool.Pool",
+        method: Method,
+        *,
+        meter: Meter,
+        limits: Limits,
+        budget: Budget,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self._pool = pool
+        self._method = method
+        self._meter = meter
+        self._limits = limits
+        self._budget = budget
+        self._checkpoints = checkpoints
+        self._conversations: dict[wspool.Conversation, trio.CancelScope] = {}
+        self._running: dict[int, tuple[Task, wspool.Conversation]] = {}
+        self._stopped: list[str] = []
+        self._unwritten: str | None = None
+        self.saved_turns = 0
+        self.unknown: str | None = None
+        if checkpoints is not None:
+            meter.on_turn = self._turn_ended
+
+    @property
+    def spent(self) -> str | None:
+        """Why no task may be begun any more, or None."""
+        return self._budget.problem
+
+    def statistics(self) -> PoolStatistics:
+        """Of the pool."""
+        return self._pool.statistics()
+
+    def drain(self) -> None:
+        """Put those back that have sent nothing yet. Never waits."""
+        for conversation, scope in self._conversations.items():
+            statistics = conversation.statistics()
+            if not statistics.full_turns + statistics.delta_turns:
+                scope.cancel()  # it is still in line, and nothing was sent
+
+    async def hold(self, task: Task) -> Held:
+        """Hold the conversation of *task*. A checkpoint; cancelling leaves it without a result."""
+        began, began_at = trio.current_time(), time.time()
+        conversation: wspool.Conversation | None = None
+        returned = answer = cast("Any", None)
+        response: Mapping[str, Any] | None = None
+        failure: Failure | None = None
+        outcome: Outcome = "failed"
+        score: Score | None = None
+        scope = trio.CancelScope()
+
+        def give_up(problem: NoFilesError) -> None:
+            nonlocal failure
+            failure = Failure.of(problem)
+            scope.cancel()
+
+        try:
+            with scope:
+                snapshot = self._resumed(task)
+                fields: Mapping[str, Any] = (
+                    {"resume": snapshot} if snapshot is not None else self._method.fields(task)
+                )
+                budget = self._limits.of_task(self._budget)
+                limit = self._limits.task_timeout
+                with trio.move_on_after(math.inf if limit is None else limit) as clock:
+                    async with self._pool.conversation(budget=budget, **fields) as conversation:
+                        self._conversations[conversation] = scope
+                        self._running[conversation.number] = (task, conversation)
+                        self._meter.phases.begin(conversation.number)
+                        resumed = snapshot is not None
+                        returned = await self._method.hold(
+                            conversation, task, give_up, resumed=resumed, ledger=self._ledger(task)
+                        )
+                if clock.cancelled_caught:
+                    raise trio.TooSlowError(f"the task took longer than {limit:g} s")
+            if scope.cancel_called and failure is None:
+                return Held(stop=self._unwritten)
+            if failure is None:
+                answer, response = answer_of(returned)
+                items = conversation.items if conversation is not None else ()
+                outcome, score = await self._method.judge(task, answer, response, items)
+        except BaseException as error:  # noqa: ASYNC103  # raised again by the next line, if it is not the task's
+            _let_pass(error)
+            if scope.cancel_called and failure is None:
+                return Held(stop=self._unwritten)  # noqa: ASYNC104  # the same
+            if (owed := self._owed_after(task, error)) is not None:
+                return owed  # noqa: ASYNC104  # the same
+            failure = failure or Failure.of(error)
+        finally:
+            if conversation is not None:
+                del self._conversations[conversation], self._running[conversation.number]
+                self._meter.conversation_ended(conversation.statistics())
+        result = Result(
+            task=task,
+            outcome=outcome,
+            answer=answer,
+            response=response,
+            failure=failure,
+            items=conversation.items if conversation is not None else (),
+            statistics=conversation.statistics() if conversation is not None else None,
+            seconds=trio.current_time() - began,
+            began=began_at,
+            model=_model(response, self._method.fields(task)),
+            price=self._limits.price,
+            score=score.value if score is not None else None,
+            scores=score.parts if score is not None else None,
+            phases=self._meter.phases.take(conversation.number) if conversation is not None else None,
+        )
+        return Held(result)
+
+    async def ended(self, result: Result) -> None:
+        """*result* is written: nothing goes on with its conversation. A checkpoint, where there are any.
+
+        Raises:
+          OSError: that could not be written.
+        """
+        if self._checkpoints is not None and result.failure is None:
+            await self._checkpoints.ended(result.task.key)
+
+    def _resumed(self, task: Task) -> Mapping[str, Any] | None:
+        """What an earlier run has left of the conversation, if it can be gone on with."""
+        checkpoint = self._checkpoints.owed.get(task.key) if self._checkpoints is not None else None
+        if checkpoint is None or not self._method.goes_on(checkpoint.snapshot["items"]):
+            return None  # with no call to answer it had ended, in the moment before its result was written
+        self.saved_turns += checkpoint.turns
+        return checkpoint.snapshot
+
+    def _ledger(self, task: Task) -> EffectLedger | None:
+        return self._checkpoints.ledger(task.key) if self._checkpoints is not None else None
+
+    def _owed_after(self, task: Task, error: BaseException) -> Held | None:
+        """What follows if *error* is no result of *task*, but of the run, or something to look at first."""
+        if isinstance(error, UnknownEffectsError):
+            self._left_to_a_person(task, error)
+            return Held()
+        if isinstance(error, BudgetExceededError) and (spent := self._budget.problem) is not None:
+            return Held(drain=spent)
+        if isinstance(error, OSError) and self._method.agent is None and self._checkpoints is not None:
+            # The model is told of what tools raise.
+            return Held(stop=f"a call of a tool could not be noted: {error}")
+        if ends_run(error):
+            return Held(stop=Failure.of(error).message)
+        return None
+
+    def _left_to_a_person(self, task: Task, error: UnknownEffectsError) -> None:
+        """The task stays owed; the others go on."""
+        self._stopped.append(f"{task.id}: {described(error.calls)}")
+        more = f", and {len(self._stopped) - 1} tasks more" if len(self._stopped) > 1 else ""
+        self.unknown = (
+            f"nobody knows what came of calls that were begun before (task {self._stopped[0]}{more}); see "
+            "what they did, then go on with --unknown-effects tell"
+        )
+
+    def _turn_ended(self, number: int) -> None:
+        running = self._running.get(number)  # a branch that an agent has made is not the task's conversation
+        if running is not None and self._checkpoints is not None:
+            task, conversation = running
+            state, items = conversation.checkpoint()
+            if not self._method.goes_on_from(items):
+                return  # it has ended: should its result be lost, only this turn is taken again
+            try:
+                self._checkpoints.append(task.key, state, items)
+            except OSError as error:
+                self._unwritten = f"a finished turn could not be written: {error}"
+                self._conversations[conversation].cancel()
+
+
+def _let_pass(error: BaseException) -> None:
+    """Raise what is not the task's own: a cancellation, or Ctrl-C.
+
+    In a group, as of an agent's nursery that was cancelled while something in it failed, only that counts: a
+    task that was cancelled has no result.
+    """
+    if isinstance(error, KeyboardInterrupt | trio.Cancelled):
+        raise error
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        ours, _ = group.split((KeyboardInterrupt, trio.Cancelled))
+        if ours is not None:
+            raise ours from None
+
+
+def _model(response: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> str | None:
+    said = (response or {}).get("model", fields.get("model"))
+    return said if isinstance(said, str) else None
