@@ -10,10 +10,10 @@ import trio
 
 from wspool.listening.errors import TurnError
 
-__all__ = ["Answers", "linger"]
+__all__ = ["UNREAD", "Answers", "linger"]
 
 #: Longest time that a client may leave what it was sent unread, in seconds.
-_UNREAD: Final = 60.0
+UNREAD: Final = 60.0
 
 #: After a goodbye the rest of what the client sends is read and thrown away until nothing came for this long,
 #: in seconds, but never longer than the second: closing a socket with unread bytes resets it, and the client
@@ -32,6 +32,8 @@ class Answers:
         headers: what goes with every head, instead of what that has itself.
         sent: bytes sent so far.
         sent_at: when the last of them were, on trio's clock.
+        sending: within which something is being sent now, if anything is; who knows that the client should
+            take it sooner moves its deadline.
     """
 
     def __init__(self, stream: trio.abc.Stream, http: h11.Connection) -> None:
@@ -39,6 +41,7 @@ class Answers:
         self.headers: dict[str, str] = {}
         self.sent = 0
         self.sent_at = -math.inf
+        self.sending: trio.CancelScope | None = None
         self._stream = stream
         self._http = http
 
@@ -88,17 +91,22 @@ class Answers:
         head: tuple[int, Iterable[tuple[str, str]]] | None = None,
         *,
         last: bool = False,
+        within: float = UNREAD,
     ) -> None:
         """Send a part of a body, behind the *head* if it is the first, and the end if it is the last.
 
         All of that in one piece: each that goes out costs a call of the system, and wakes the client.
+
+        Args:
+            within: how long the client may leave it unread, in seconds.
+
         Raises what `send` raises.
         """
         before = [] if head is None else [self._head(*head)]
         body = [h11.Data(data=data)] if data else []
-        await self.send(*before, *body, *([h11.EndOfMessage()] if last else []))
+        await self.send(*before, *body, *([h11.EndOfMessage()] if last else []), within=within)
 
-    async def send(self, *events: h11.Event) -> None:
+    async def send(self, *events: h11.Event, within: float = UNREAD) -> None:
         """Send *events*. A checkpoint if they are anything; cancelling it leaves the connection useless.
 
         Raises:
@@ -107,8 +115,9 @@ class Answers:
         data = b"".join([self._http.send(event) or b"" for event in events])
         if data:
             self.sent += len(data)
-            with trio.move_on_after(_UNREAD) as scope:
+            with trio.move_on_after(within) as self.sending:
                 await self._stream.send_all(data)
+            scope, self.sending = self.sending, None
             if scope.cancelled_caught:
                 raise trio.BrokenResourceError("the client does not read its answer")
             self.sent_at = trio.current_time()

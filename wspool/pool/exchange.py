@@ -327,16 +327,18 @@ async def _enter(
         if enter is not None:
             await enter(turn.awaited)
         # A connection is waited for if there is none at all; else it is the line.
-        is_open = pool.statistics().open > 0
+        is_open = pool.open > 0
         outlet.dials = outlet.dials or not is_open
         seconds = limits.pool if is_open else min(limits.connect, limits.pool)
+        if seconds == math.inf:
+            return await turn.__aenter__()
         with trio.CancelScope(deadline=since + seconds) as scope:
             await turn.__aenter__()
         if not scope.cancelled_caught:
             return turn
         if turn.delivery != "not_sent":
             raise Expired("read", seconds)
-        if not pool.statistics().open:
+        if not pool.open:
             raise pool.failure or Expired("connect", seconds)
         if trio.current_time() >= since + limits.pool:
             raise Expired("pool", seconds)

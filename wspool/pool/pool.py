@@ -286,6 +286,11 @@ class Pool:
         self._kept.close()
         await self._shell.close(grace)
 
+    @property
+    def open(self) -> int:
+        """Connections that are open now. Never waits."""
+        return self._shell.core.open
+
     def statistics(self) -> PoolStatistics:
         """Return a frozen snapshot; taking it changes nothing."""
         trust = self._shell.announcer.trust

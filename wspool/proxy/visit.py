@@ -194,13 +194,12 @@ class Visit:
         here, problem = True, None
         async with trio.open_nursery() as nursery:
 
-            async def notice() -> None:
+            def leave() -> None:
                 nonlocal here
-                await self._watch()
                 here = False
                 nursery.cancel_scope.cancel()
 
-            nursery.start_soon(notice)
+            nursery.start_soon(self.when_gone, leave)
             try:
                 await work()
             except Exception as error:
@@ -210,8 +209,16 @@ class Visit:
             raise problem
         return here
 
+    async def when_gone(self, tell: Callable[[], object]) -> None:
+        """Call *tell* once the client has hung up. A checkpoint; what it sends meanwhile is kept for later.
+
+        While this runs nobody else may read from its connection.
+        """
+        await self._watch()
+        tell()
+
     async def _watch(self) -> None:
-        """Return once the client has hung up. A checkpoint; what it sends meanwhile is kept for later."""
+        """Return once the client has hung up."""
         ahead = 0
         while ahead < _AHEAD:
             try:

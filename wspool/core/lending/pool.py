@@ -383,6 +383,11 @@ class PoolCore(Whole):
         )
 
     @property
+    def open(self) -> int:
+        """Connections that are open, as `statistics` counts them."""
+        return self._roster.states[ConnectionState.OPEN]
+
+    @property
     def has_lane(self) -> bool:
         """Whether who asks now need not wait for a lane of others: one is free, or there is room to dial."""
         return bool(self._roster.available) or self._roster.size < self.policy.max_size

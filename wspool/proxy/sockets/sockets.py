@@ -219,7 +219,7 @@ class _Account:
             turn = pool.turn(self._body, session=self._visit.session, notice=self._notices.hear, keep=keep)
             self._turn = self._record.turn = turn
             await enter(turn.awaited)
-            self._dials = not pool.statistics().open
+            self._dials = not pool.open
             await inner.enter_async_context(turn)
             stack.push_async_exit(inner.pop_all())
             return turn

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, cast
@@ -28,6 +28,7 @@ from wspool.core.frames import Event, has_too_many_values
 from wspool.core.sending.brought import http_only
 from wspool.http.identity import Asked
 from wspool.http.pools import Pools
+from wspool.listening.answers import UNREAD
 from wspool.listening.decoding import decoded
 from wspool.listening.errors import RequestError, invalid_request
 from wspool.pool.exchange import Limits, Outlet
@@ -183,15 +184,12 @@ class _Course:
         self._record = record
         self._notices = Notices()
         self._outlet = self._new_outlet()
-        #: Within which the client takes the next piece of its answer.
-        self._sending: trio.CancelScope | None = None
         self._run = run
         #: How the answer was ended, if it was by us.
         self._last_words = b""
         self._writer: EventWriter | None = None
         if record.door == "sse":
             self._writer = EventWriter(record.number, record.model, background=bool(body.get("background")))
-        self._performing = trio.CancelScope()
         self._begun = trio.current_time()
         self._first_at: float | None = None
         #: True once the client has left before the end.
@@ -213,14 +211,16 @@ class _Course:
                     nursery.start_soon(self._post)
                 else:
                     nursery.start_soon(self._perform, self._asked, self._visit.services.pools)
-                here = True
+                here = False
                 try:
-                    here = await self._visit.while_here(partial(self._send, nursery))
+                    with trio.CancelScope() as answering:
+                        nursery.start_soon(self._visit.when_gone, answering.cancel)
+                        await self._send(nursery)
+                        here = True
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    self._left = not self._outlet.ended
-                if not here:
-                    self._left = not self._outlet.ended  # to leave at the end is to have had all
-                if self._left:
+                    pass
+                if not here and not self._outlet.ended:  # to leave at the end is to have had all
+                    self._left = True
                     await self._part()
                 nursery.cancel_scope.cancel()
         finally:
@@ -228,22 +228,20 @@ class _Course:
             self._record.bytes_out = self._answers.sent - sent_before
             self._account()
             self._outlet.crowded = _nothing  # or it and this would hold each other
-        if not here or self._left:
+        if not here:
             raise trio.BrokenResourceError("the client has left")
 
     async def _perform(self, asked: Asked, pools: Pools) -> None:
         write = None if self._writer is None else self._write
         outlet = self._outlet
-        with self._performing, self._visit.turn(asked.identity) as enter:
+        with self._visit.turn(asked.identity) as enter:
             await pools.perform(asked, outlet, _NO_LIMITS, write=write, enter=enter)
         outlet.end()  # it may have been given up in line
 
     async def _post(self) -> None:
         write = None if self._writer is None else self._write
-        with self._performing:
-            post = self._visit.services.passage.post(self._visit, self._raw)
-            await post.perform(self._record, self._notices, self._outlet, write)
-        self._outlet.end()
+        post = self._visit.services.passage.post(self._visit, self._raw)
+        await post.perform(self._record, self._notices, self._outlet, write)
 
     def _write(self, events: Sequence[Event], response: dict[str, Any] | None) -> bytes:
         if self._first_at is None:
@@ -256,7 +254,7 @@ class _Course:
         """The client has left: see what becomes of its turn."""
         settings, outlet = self._visit.services.settings, self._outlet
         if outlet.sent_at is None:
-            self._performing.cancel()  # it has cost nothing yet
+            outlet.scope.cancel()  # it has cost nothing yet
         elif settings.on_hangup == "drain":
             with trio.move_on_after(settings.drain_for):
                 await self._read_to_the_end()
@@ -292,7 +290,7 @@ class _Course:
                 and not by_http
             ):
                 # No more than the silence was broken so far: the answer goes on behind that.
-                by_http, self._outlet, self._performing = True, self._new_outlet(), trio.CancelScope()
+                by_http, self._outlet = True, self._new_outlet()
                 nursery.start_soon(self._perform, self._asked, self._visit.services.pools_by_http)
                 continue
             if error is not None and not answers.begun:
@@ -324,23 +322,14 @@ class _Course:
         for start in range(0, len(data), _PIECE):
             end = last and start + _PIECE >= len(data)
             piece = data[start : start + _PIECE] if len(data) > _PIECE else data
-            await self._in_time(partial(self._answers.send_part, piece, head, last=end))
+            within = _BEHIND if self._outlet.is_crowded else UNREAD
+            await self._answers.send_part(piece, head, last=end, within=within)
             head = None
-
-    async def _in_time(self, send: Callable[[], Awaitable[None]]) -> None:
-        """Send something, in less time if the client is far behind."""
-        with trio.CancelScope() as self._sending:
-            if self._outlet.is_crowded:
-                self._hurry()
-            await send()
-        if self._sending.cancelled_caught:
-            raise trio.BrokenResourceError("the client is far behind, and does not read")
-        self._sending = None
 
     def _hurry(self) -> None:
         """The exchange waits for the client."""
-        if self._sending is not None:
-            self._sending.deadline = min(self._sending.deadline, trio.current_time() + _BEHIND)
+        if (sending := self._answers.sending) is not None:
+            sending.deadline = min(sending.deadline, trio.current_time() + _BEHIND)
 
     def _ending(self, error: Exception) -> bytes:
         """Return the end of an answer that has begun, and in which *error* happened."""
