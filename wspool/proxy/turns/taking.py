@@ -204,17 +204,16 @@ class _Course:
     async def run(self) -> None:
         """Take it, and answer its client. Raises what that raises who answers one that has left."""
         self._record.own = self._begun - self._visit.since
-        sent_before = self._answers.sent
+        sent_before, answering, here = self._answers.sent, trio.CancelScope(), False
         try:
             async with trio.open_nursery() as nursery:
                 if self._asked is None:
                     nursery.start_soon(self._post)
                 else:
                     nursery.start_soon(self._perform, self._asked, self._visit.services.pools)
-                here = False
+                nursery.start_soon(self._visit.when_gone, answering.cancel)
                 try:
-                    with trio.CancelScope() as answering:
-                        nursery.start_soon(self._visit.when_gone, answering.cancel)
+                    with answering:
                         await self._send(nursery)
                         here = True
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
