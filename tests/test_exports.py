@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 
 import attrs
 import pytest
@@ -28,6 +30,14 @@ def test_all_names_of_the_package_are_listed() -> None:
 
     # Found by the module's `__getattr__`, for it is not needed on trio.
     assert present | {"Runtime"} == set(wspool.__all__)
+
+
+@pytest.mark.parametrize("door", ["aio.open_pool", "blocking.open_pool", "http.async_client"])
+def test_the_doors_are_there_with_the_package(door: str) -> None:
+    """README writes them so, beside `import wspool`; who is on trio has loaded none of them."""
+    name = door.partition(".")[0]
+    program = f"import sys, wspool; assert 'wspool.{name}' not in sys.modules; wspool.{door}"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("name", MODULES)

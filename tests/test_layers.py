@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "prometheus": {"core", "pool"},
     "otel": {"core", "pool", "otel"},
     "timeline": {"core", "pool"},
-    "": {"core", "errors", "pool", "runtime", "aio", "blocking"},
+    "": {"core", "errors", "pool", "runtime", "aio", "blocking", "http"},
     "__main__": {"cli"},
 }
 

@@ -55,7 +55,7 @@ from wspool.pool.toolbox import DefinedTool, Tool, ToolError, tool
 from wspool.pool.turn import Turn
 
 if _typing.TYPE_CHECKING:
-    from wspool import aio as aio, blocking as blocking
+    from wspool import aio as aio, blocking as blocking, http as http
     from wspool.runtime import Runtime
 
 __version__ = _version.VERSION
@@ -75,8 +75,8 @@ __all__ += errors.__all__
 
 
 def __getattr__(name: str) -> _typing.Any:
-    # The doors for other worlds: who is on trio needs neither asyncio nor a thread.
-    if name in ("aio", "blocking"):
+    # The doors for other worlds: who is on trio needs neither asyncio nor a thread, nor an HTTP client.
+    if name in ("aio", "blocking", "http"):
         return _importlib.import_module(f"wspool.{name}")
     if name == "Runtime":
         return _importlib.import_module("wspool.runtime").Runtime
