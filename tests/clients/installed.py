@@ -46,6 +46,7 @@ PYTHON: Final[Mapping[str, Sequence[str]]] = {
     "python-inspect": ("inspect_ai", "openai>=3.54", *_OURS),
     "python-langchain": ("langchain-openai", *_OURS),
     "python-litellm": ("litellm", *_OURS),
+    "python-litellm-proxy": ("litellm[proxy]",),
     "python-mini-swe-agent": ("mini-swe-agent", *_OURS),
     "python-pydantic-ai": ("pydantic-ai-slim[openai]>=2.60", "websockets"),
 }

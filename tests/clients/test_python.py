@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.clients.conftest import Way
 from tests.clients.installed import installed
 from tests.clients.model import ANSWER
+from wspool.cli.proxy_config import config_for
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -39,3 +42,12 @@ def test_pydantic_ai(way: Way, transport: str) -> None:
     said = place.ask("by_pydantic_ai.py", BASE_URL=way.base_url, TRANSPORT=transport)
     assert [ANSWER, ANSWER] == said
     way.check([1, 4, 7], given=transport)
+
+
+def test_litellm_in_front(way: Way, tmp_path: Path) -> None:
+    """Programs that speak chat completions or messages, by LiteLLM: what they bring is found again."""
+    config = tmp_path / "config.yaml"
+    config.write_text(config_for("litellm", way.base_url, websocket=True))
+    said = installed("python-litellm-proxy").ask("in_front.py", CONFIG=str(config))
+    assert [ANSWER, ANSWER] == said
+    way.check([1, 4], [1, 4], given="http")
