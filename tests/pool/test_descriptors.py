@@ -109,10 +109,13 @@ def run(program: str, *args: object) -> dict[str, Any]:
 
 
 #: How a conversation's tool uses descriptors: a file in a thread, a file in a task, a program with two pipes.
+#: Threads are forty at most. Tasks are as many as conversations, each with its call, on a slow machine: they
+#: keep to three quarters of what is kept for the program, which is half of 128.
 TOOLS = {
     "file": "def read():\n    with open(sys.executable, 'rb') as file: return f'read {len(file.read(9))}'",
     "held file": (
-        "async def read():\n    async with await trio.open_file(sys.executable, 'rb') as file:\n"
+        "held = trio.CapacityLimiter(48)\n"
+        "async def read():\n    async with held, await trio.open_file(sys.executable, 'rb') as file:\n"
         "        await trio.sleep(0.05)\n        return f'read {len(await file.read(9))}'"
     ),
     "program": (

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def litellm():
             client.headers.update({"Authorization": f"Bearer {KEY}", "anthropic-version": "2023-06-01"})
             for _ in range(240):
                 if program.poll() is not None:
-                    sys.exit(open("litellm.log").read()[-2000:])
+                    sys.exit(pathlib.Path("litellm.log").read_text()[-2000:])
                 try:
                     client.get("/health/liveliness").raise_for_status()
                     break
