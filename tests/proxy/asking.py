@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import attrs
@@ -12,8 +12,10 @@ import h11
 import trio
 import trio.testing
 
+from tests.helpers import policy
+from wspool import OPENAI
 from wspool.proxy import Proxy, Record, Settings, Where, open_proxy
-from wspool.server import Entry, Model, Server, open_server
+from wspool.server import OPENAI as OPENAI_SERVER, Entry, Model, Server, open_server
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 
 KEY = ("authorization", "Bearer sk-canary-1234567890abcdef")
@@ -124,6 +126,22 @@ class Scene:
         """The records of what has ended, once nobody does anything."""
         await trio.testing.wait_all_tasks_blocked()
         return list(self.proxy.records.ended)
+
+
+def laned(
+    model: Model, lanes: int, *, max_size: int = 1, server: Mapping[str, Any] | None = None, **options: Any
+) -> AbstractAsyncContextManager[Scene]:
+    """A scene whose provider is as OpenAI's, and may have so many turns on a connection."""
+    return scene(
+        model,
+        server={"profile": OPENAI_SERVER, **(server or {})},
+        **{
+            "provider": OPENAI,
+            "policy": policy(max_size=max_size, lanes=lanes),
+            "fallback": None,  # HTTP has no lanes
+            **options,
+        },
+    )
 
 
 @asynccontextmanager

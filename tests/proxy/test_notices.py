@@ -8,14 +8,11 @@ from typing import Any
 import pytest
 import trio
 
-from tests.helpers import policy
-from tests.proxy.asking import KEY, scene
+from tests.proxy.asking import KEY, laned, scene
 from tests.proxy.test_websocket import connected, upgraded
-from wspool import OPENAI
 from wspool.core.frames import Event, parse_event
 from wspool.proxy.notices import Notices, of_connection
 from wspool.server import (
-    OPENAI as OPENAI_SERVER,
     EchoModel,
     Fault,
     FaultRule,
@@ -65,13 +62,8 @@ async def test_who_asks_by_http_gets_them_as_headers(autojump_clock) -> None:
 @pytest.mark.parametrize("lanes", [1, 4])
 async def test_who_asks_by_websocket_gets_the_events_as_they_came(autojump_clock, lanes: int) -> None:
     """On the lane of its own turn, before what came after them; also where the provider names no lane."""
-    options: dict[str, Any] = {
-        "provider": OPENAI,
-        "policy": policy(max_size=1, lanes=lanes),
-        "fallback": None,
-    }
-    server = {"faults": faults("rate_limits", "metadata"), "profile": OPENAI_SERVER}
-    async with scene(EchoModel(), server=server, **options) as it, connected(it) as client:
+    server = {"faults": faults("rate_limits", "metadata")}
+    async with laned(EchoModel(), lanes, server=server) as it, connected(it) as client:
         await client.create("one", stream_id="a")
         await client.answer("a")
         await client.create("two")

@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import policy
-from tests.proxy.asking import KEY, Client, scene
+from tests.proxy.asking import KEY, Client, laned, scene
 from tests.proxy.test_websocket import connected
-from wspool import OPENAI
 from wspool.core.frames import Event, parse_event
 from wspool.pool.open import open_pool
 from wspool.server import (
-    OPENAI as OPENAI_SERVER,
     EchoModel,
     Fault,
     FaultRule,
@@ -82,9 +79,7 @@ async def test_a_websocket_client_is_recorded_as_well(autojump_clock, tmp_path: 
     told: list[Any] = []
     parent: dict[str, Any] = {}
     headers = (KEY, ("user-agent", "codex/1"))
-    lanes: dict[str, Any] = {"provider": OPENAI, "policy": policy(max_size=1, lanes=4), "fallback": None}
-    lanes["server"] = {"profile": OPENAI_SERVER}
-    async with scene(EchoModel(), recorder=recorder, **lanes) as it, connected(it, headers=headers) as client:
+    async with laned(EchoModel(), 4, recorder=recorder) as it, connected(it, headers=headers) as client:
         await client.create("beside", store=False, stream_id="b")
         await client.answer("b")
         for text in ("one", "two", "three"):

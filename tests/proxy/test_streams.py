@@ -10,14 +10,11 @@ import pytest
 import trio
 import trio.testing
 
-from tests.helpers import policy
-from tests.proxy.asking import KEY, Client, Scene, scene
-from wspool import OPENAI
+from tests.proxy.asking import KEY, Client, Scene, laned, scene
 from wspool.core.usage import Usage
 from wspool.proxy import Settings
 from wspool.proxy.settings import KeepaliveStyle
 from wspool.server import (
-    OPENAI as OPENAI_SERVER,
     EchoModel,
     Fault,
     FaultRule,
@@ -375,14 +372,8 @@ async def test_f168_a_slow_reader_holds_one_turn_and_little_memory(
     alone, and less than 1 MiB of it waits here; the client is let go after 10 s, if it is so far behind, else
     after 60 s, and its turn read to its end. Others go on.
     """
-    options: dict[str, Any] = {
-        "provider": OPENAI,
-        "policy": policy(max_size=2, lanes=lanes),
-        "fallback": None,
-    }
     near, far = trio.testing.lockstep_stream_pair()
-    server = {"profile": OPENAI_SERVER}
-    async with scene(Pours(9_000), server=server, **options) as it, trio.open_nursery() as nursery:
+    async with laned(Pours(9_000), lanes, max_size=2) as it, trio.open_nursery() as nursery:
         nursery.start_soon(it.proxy.front.serve, far)
         client = Client(near)
         await client.send("POST", "/v1/responses", {"model": "m", "input": "a", "stream": True})
