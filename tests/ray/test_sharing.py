@@ -148,6 +148,7 @@ class Here:
     def __init__(self, jobs: Sequence[Job], deaths: Mapping[int, int]) -> None:
         self.sharing = Sharing(trio.current_time)
         self.processes: dict[int, Process] = {}
+        self.alive: set[int] = set()
         self._jobs, self._deaths = jobs, deaths
         self._send, self._receive = trio.open_memory_channel[tuple[int, int]](math.inf)
 
@@ -168,9 +169,11 @@ class Here:
 
     def begin(self, number: int, part: int) -> None:
         self.processes[number] = Process()
+        self.alive.add(number)
         self._send.send_nowait((number, part))
 
     async def hold(self, number: int, task: Task) -> tuple[Held, Mapping[str, Any]]:
+        assert number in self.alive
         process = self.processes[number]
         await process.opened.wait()
         done: list[tuple[Held, Mapping[str, Any]]] = []
@@ -192,10 +195,12 @@ class Here:
         return done[0]
 
     def drain(self, number: int) -> None:
+        assert number in self.alive
         if (part := self.processes[number].part) is not None:
             part.drain()
 
     def lost(self, number: int) -> None:
+        self.alive.remove(number)
         self.sharing.lost(number)
 
     async def look(self) -> PoolStatistics:

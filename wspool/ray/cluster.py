@@ -182,11 +182,14 @@ class _Process:
         self._opening = asyncio.Lock()
         self._block: Residence[Part] | None = None
         self._part: Part | None = None
+        self._draining = False
 
     async def hold(self, task: Task) -> tuple[Held, Mapping[str, Any]]:
         """See `Part.hold`."""
         async with self._opening:
             part = self._part = self._part or await _there(self._open)
+        if self._draining:
+            return Held(), {}
         done: tuple[Held, Mapping[str, Any]] = await _there(part.hold, task)
         return done
 
@@ -205,6 +208,7 @@ class _Process:
 
     async def drain(self) -> None:
         """See `Holder.drain`."""
+        self._draining = True
         if self._part is not None:
             Runtime.shared().soon(self._part.drain)
 

@@ -98,15 +98,15 @@ class _Team:
 
     async def hold(self, task: Task) -> Held:
         for _ in range(2):
+            if not self._parts:
+                break
             number = min(self._parts, key=self._tasks.__getitem__)
             self._tasks[number] += 1
             try:
                 held, counted = await self._cluster.hold(number, task)
             except ActorLostError as death:
-                if (problem := self._lost(number, death)) is not None:
+                if (problem := self._lost(number, death)) is not None or self._draining:
                     return Held(drain=problem)
-                if self._draining:
-                    break
             except RuntimeError as error:
                 return Held(drain=f"an actor cannot work: {error}")
             else:
@@ -119,13 +119,15 @@ class _Team:
     def _lost(self, number: int, death: ActorLostError) -> str | None:
         """Why there shall not be another one, or None."""
         if number in self._parts:  # each of its tasks says it
+            part = self._parts.pop(number)
             self._cluster.lost(number)
             deaths = self._begun - self._count + 1
             if deaths > _DEATHS * self._count:
                 return f"{deaths} actors have died, the last because: {death}"
-            self._parts[self._begun] = self._parts.pop(number)
-            self._cluster.begin(self._begun, self._parts[self._begun])
-            self._begun += 1
+            if not self._draining:
+                self._cluster.begin(self._begun, part)
+                self._parts[self._begun] = part
+                self._begun += 1
         return None
 
     async def ended(self, result: Result) -> None:
