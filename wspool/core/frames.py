@@ -275,7 +275,7 @@ def parse_event(raw: str | bytes) -> Event:
         MalformedMessageError: it is no JSON object with a string `type`.
     """
     if isinstance(raw, str):
-        if (match := _TYPE_FIRST.match(raw)) and raw.endswith("}"):
+        if (match := _TYPE_FIRST.match(raw)) and raw[-1] == "}":
             if (at := raw.find("}", 0, -1)) >= 0 and _TWO_TEXTS.search(raw, at):
                 _check_one(raw)
             kind, number, lane = match.groups()

@@ -126,8 +126,8 @@ class Sender:
         done = False
         sent = False
         try:
-            # Taking a free lock the usual way would cost a round through the scheduler.
-            await trio.lowlevel.checkpoint_if_cancelled()
+            # Taking a free lock the usual way would cost a round through the scheduler; the wire notices a
+            # cancellation.
             try:
                 self._sending.acquire_nowait()
             except trio.WouldBlock:

@@ -125,6 +125,7 @@ _OLD_OR_NAMELESS: Final = Reading(
 _ANOTHERS: Final = Reading(TurnInput.FOREIGN, why="the answer to a request with another parent")
 _UNKNOWN: Final = Reading(TurnInput.UNKNOWN)
 _MEMBER: Final = Reading(TurnInput.MEMBER)
+_OURS: Final = Reading(TurnInput.PROGRESS)
 _PLAIN: Final = {
     Sort.NOTICE: Reading(TurnInput.NOTICE),
     Sort.EXTENSION: Reading(TurnInput.EXTENSION),
@@ -227,6 +228,8 @@ def _created(event: Event, state: TurnState, known: Evidence) -> Reading:
 
 def _about(event: Event, sort: Sort, known: Evidence, wall_clock: float) -> Reading:
     """The progress or the end of a response: ours, one that ended here before, or somebody else's."""
+    if sort is _PROGRESS and _repeats_start(event, known.began):
+        return _OURS
     data = event.data
     if data.get("agent") is not None:
         return _MEMBER
@@ -244,6 +247,18 @@ def _about(event: Event, sort: Sort, known: Evidence, wall_clock: float) -> Read
     if not seen:
         return unseen_end(event, known, response, error, status)
     return Reading(_TERMINAL, response, error, status)
+
+
+def _repeats_start(event: Event, began: Event | None) -> bool:
+    """Whether *event* says what *began* ours: all is the same but type and number.
+
+    Servers repeat a whole response so, tools and instructions and all: to compare is cheaper than to read.
+    """
+    if began is None or not isinstance(began.raw, str):
+        return False
+    said = began.raw.replace(f'"{began.type}"', f'"{event.type}"', 1)
+    before, after = f'"sequence_number":{began.sequence_number}', f'"sequence_number":{event.sequence_number}'
+    return said.replace(before, after, 1) == event.raw
 
 
 def _unknown(event: Event, state: TurnState, known: Evidence, wall_clock: float) -> Reading:

@@ -42,6 +42,7 @@ class Evidence:
         ids: False where the ids of responses prove nothing (`Trust`).
         numbers: False where the numbers of events prove nothing.
         response_id: id of its response, once created.
+        began: the event that this one began with, until its progress was heard.
         earlier: ids of those responses of the turn that have ended.
         steers: what it was steered by.
         steered: True once it was.
@@ -56,6 +57,7 @@ class Evidence:
 
     __slots__ = (
         "about",
+        "began",
         "earlier",
         "fresh",
         "ids",
@@ -79,6 +81,7 @@ class Evidence:
         self.past = past
         self.ids, self.numbers = trust.ids, trust.numbers
         self.response_id: str | None = None
+        self.began: Event | None = None
         self.earlier: set[str] = set()
         self.steers = Steers()
         self.steered = False
@@ -117,11 +120,12 @@ class Evidence:
 
     def take(self, number: int | None) -> None:
         """The number is used up."""
-        if number is not None and number >= 0:
-            if number == self.next and number:
-                self.past.counts = True
-            if self.next is None or number >= self.next or not self.past.counts:
-                self.next = number + 1
+        if number == self.next and number:  # nearly all
+            self.past.counts, self.next = True, number + 1
+        elif number is None or number < 0:
+            return
+        elif self.next is None or number >= self.next or not self.past.counts:
+            self.next = number + 1
 
     def announce(self, name: str) -> None:
         """Our response has an item of that id."""

@@ -289,7 +289,9 @@ class TurnMachine:
             self._receive_terminal(reading)
         elif what is _CREATED or what is _SUCCESSOR:
             self._receive_created(reading)
+            known.began = event
         elif what is _PROGRESS:
+            known.began = None
             return step.reception
         elif what is TurnInput.ERROR or what is TurnInput.LIMIT:
             self._receive_error(reading, before)
@@ -309,7 +311,7 @@ class TurnMachine:
             known.take(event.sequence_number)
             known.last = event
         known.past.begin(name)
-        known.response_id = name
+        known.response_id, known.began = name, event
         step = TURN_TABLE[_SENT][_CREATED]
         self.state = step.state
         return step.reception
