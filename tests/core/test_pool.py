@@ -824,20 +824,57 @@ def test_nobody_is_passed_over_for_long(patience: float) -> None:
 
 @pytest.mark.hits("move: somebody starves")
 def test_a_holder_who_was_passed_over_for_moves() -> None:
-    """A waiter who may still hope for a dial is passed over, but not more than `MAX_SKIPS` times."""
+    """A waiter whose dial ends in a moment is passed over however often, until that is no moment any more."""
     core = make(max_size=2, patience=1000.0)
     opened(core)
     core.park(LeaseId(1), 0.0)
     assert [Dial(TWO)] == core.acquire(WaiterId(2), 0.0)
-    for _ in range(MAX_SKIPS):
+    for _ in range(3 * MAX_SKIPS):
         assert Verdict.GO is core.begin(LeaseId(1), 1.0)[0]
         core.finished(ONE, LANE, 1.0)
         core.park(LeaseId(1), 1.0)
 
-    verdict, commands = core.begin(LeaseId(1), 2.0)
+    verdict, commands = core.begin(LeaseId(1), 1000.0)
 
     assert Verdict.MOVE is verdict
     assert [Stolen(LeaseId(1)), Grant(WaiterId(2), LeaseId(2), ONE, LANE)] == commands
+
+
+def goes_on(core: PoolCore, now: float, times: int = MAX_SKIPS) -> bool:
+    """Let the holder of the first lease go on so often; return whether it has that still."""
+    for _ in range(times):
+        if not core.is_live(LeaseId(1)) or core.begin(LeaseId(1), now)[0] is Verdict.MOVE:
+            return False
+        core.finished(ONE, LANE, now)
+        core.park(LeaseId(1), now)
+    return core.is_live(LeaseId(1))
+
+
+def test_in_an_outage_nobody_is_served_in_a_moment() -> None:
+    """A prober that is under way is no reason to pass over who waits."""
+    core = make(max_size=3, patience=1000.0)
+    opened(core)
+    core.acquire(WaiterId(2), 0.0)
+    failure = DialFailure(kind=FailureKind.TRANSIENT, message="no", phase="tcp")
+    probed = [*core.dial_failed(TWO, 1.0, failure, 0.0), *core.tick(5.0)]
+    assert Dial(ConnectionId(3)) in probed
+    core.park(LeaseId(1), 5.0)
+
+    assert goes_on(core, 6.0)
+    assert not goes_on(core, 6.0, 1)
+
+
+def test_dials_that_begin_all_the_time_serve_nobody_in_a_moment() -> None:
+    """Each is young, and none of them ends."""
+    core = make(max_size=50, dial_concurrency=50, patience=10.0)
+    opened(core)
+    core.park(LeaseId(1), 0.0)
+    for second in range(10):
+        assert core.acquire(WaiterId(2 + second), float(second))
+        assert goes_on(core, float(second))
+
+    core.acquire(WaiterId(20), 9.9)
+    assert not goes_on(core, 10.0, 1)
 
 
 def parked_in_turn(core: PoolCore, *opened_at: float) -> None:

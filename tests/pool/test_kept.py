@@ -10,20 +10,22 @@ import trio
 import wspool
 from tests.helpers import FakeConnector, World, assert_empty, fake_pool, policy, serving
 from wspool.server import ModelRequest, ModelTurn, function_call, message
+from wspool.wire.wire import Endpoint
 
 Item = dict[str, Any]
 
 
 class Caller:
-    """Calls a tool so many times, then answers; each turn takes a second."""
+    """Calls a tool so many times, then answers; each turn takes a second, or as many."""
 
-    def __init__(self, calls: int = 3) -> None:
+    def __init__(self, calls: int = 3, seconds: float = 1.0) -> None:
         self._calls = calls
+        self._seconds = seconds
 
     def respond(self, request: ModelRequest) -> ModelTurn:
         done = sum(item.get("type") == "function_call_output" for item in request.context)
         said = function_call("read", {"part": done}) if done < self._calls else message("done")
-        return ModelTurn(output=[said], delay=1.0)
+        return ModelTurn(output=[said], delay=self._seconds)
 
 
 async def take(pool: wspool.Pool, items: list[Item]) -> list[Item]:
@@ -137,3 +139,33 @@ async def test_the_same_id_on_two_lanes_keeps_neither(autojump_clock) -> None:
         assert 1 == pool.statistics().leased
         await take(pool, say("two"))
         assert 0 == pool.statistics().leased
+
+
+@pytest.mark.parametrize("brought", [False, True])
+async def test_all_that_start_at_once_go_on_where_they_are(autojump_clock, brought: bool) -> None:
+    """A lane for each, of which some are still dialled: who waits for one takes none that is remembered."""
+    talks = 40
+
+    async def talk(pool: wspool.Pool, number: int) -> None:
+        items = say(f"talk {number}")
+        if not brought:
+            async with pool.conversation(model="m") as conversation:
+                await conversation.run(items, tools={"read": lambda part: "text"})
+            return
+        while items[-1].get("role") != "assistant":
+            items = await take(pool, items)
+
+    async with serving(Caller(seconds=0.05)) as world:
+        dial = world.open_stream
+
+        async def slowly(endpoint: Endpoint) -> trio.abc.Stream:
+            await trio.sleep(0.1)
+            return await dial(endpoint)
+
+        world.open_stream = slowly  # type: ignore[method-assign]
+        limits = policy(max_size=talks, dial_concurrency=8)
+        async with world.pool(limits=limits) as pool, trio.open_nursery() as nursery:
+            for number in range(talks):
+                nursery.start_soon(talk, pool, number)
+        assert 4 * talks == len(world.model_turns)
+        assert 3 * talks == deltas(world)

@@ -133,6 +133,8 @@ class World:
         #: What was taken in this step, and whether it had what the first in line asks for.
         self.taken: list[tuple[Connection, Lane, bool]] = []
         self.closing = False
+        #: When the last dial began.
+        self.dialed_at = -math.inf
         #: For how long a parked lane is kept now, and what a full send costs, in seconds.
         self.patience = self.full_send = policy.patience
         self.highest_connection = 0
@@ -153,6 +155,7 @@ class World:
                     self.highest_connection = number
                     self.connections[number] = Connection(number, now)
                     self.dialed += 1
+                    self.dialed_at = now
                 case HangUp(number, reason, polite):
                     connection = self.connections[number]
                     assert not connection.closing, "hung up twice"
@@ -274,6 +277,8 @@ class World:
         first = self.waiters[0]
         skips, since = self.skips.get(first, (0, now))
         self.skips[first] = skips + 1, since
+        if now < self.hopes_until(first):
+            return  # a dial ends in a moment: that does not count
         for waiter in self.waiters:
             if waiter != by:
                 place, passed = self.places[waiter]
@@ -282,8 +287,17 @@ class World:
 
     def is_due(self, first: WaiterId, now: float) -> bool:
         """Whether the first in line was passed over as much as it may be."""
+        return now >= self.due_at(first)
+
+    def due_at(self, first: WaiterId) -> float:
+        """From when on nobody may go on before the first in line."""
         skips, since = self.skips.get(first, (0, math.inf))
-        return skips >= MAX_SKIPS or now >= since + MAX_SKIPS * self.full_send
+        return self.hopes_until(first) if skips >= MAX_SKIPS else since + MAX_SKIPS * self.full_send
+
+    def hopes_until(self, first: WaiterId) -> float:
+        """Until when a dial is thought to serve the first in line sooner than a full send is worth."""
+        _, since = self.skips.get(first, (0, math.inf))
+        return min(since, self.dialed_at) + self.full_send if self.dials and not self.down else -math.inf
 
     def check_choice(self, waiter: WaiterId, connection: Connection, track: Lane, now: float) -> None:
         """It is the lane that the waiter prefers, or the one that is of least use to others."""
@@ -419,8 +433,7 @@ class World:
         first = self.waiters[0]
         if track.parked_at is None or self.is_due(first, now):
             return now
-        _, since = self.skips.get(first, (0, math.inf))
-        return min(max(now, track.parked_at + self.patience), since + MAX_SKIPS * self.full_send)
+        return min(max(now, track.parked_at + self.patience), self.due_at(first))
 
     def those(self, *, dialing: bool = False, closing: bool = False) -> list[Connection]:
         return [

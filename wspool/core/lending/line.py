@@ -7,6 +7,8 @@ What it takes to have enough of them is the business of `wspool.core.lending.all
   remembered. The first in line is passed over at most `MAX_SKIPS` times; and, since each of these spares
   somebody a full send, for no longer than as many of them cost. So whoever joins as the n-th in line is
   passed over at most n times as often.
+* Who is served in a moment takes no lane from who would go on there: while a dial is under way that is
+  younger than a full send is worth, the first in line is passed over more often, but for no longer than that.
 * A waiter is not bound to any particular dial, nor to the lane that it prefers.
 * A connection is granted only while a turn may still start on it.
 * A lane that remembers something is the last that a newcomer is given (`wspool.core.lending.affinity`); that
@@ -276,11 +278,16 @@ class Line:
 
     def _was_passed_over(self, first: Waiter, now: float) -> bool:
         """Whether nobody may go on before *first* any more."""
-        return first.skips >= MAX_SKIPS or now >= self._passed_until(first)
+        return now >= self._passed_until(first)
 
     def _passed_until(self, first: Waiter) -> float:
         """Return from when on nobody may go on before *first* any more; infinity if nobody did yet."""
-        return first.skipped_at + MAX_SKIPS * self.keeping.full_send
+        full_send = self.keeping.full_send
+        if first.skips < MAX_SKIPS:
+            return first.skipped_at + MAX_SKIPS * full_send
+        if not self._roster.dialing or self._outage.down:
+            return -math.inf
+        return min(first.skipped_at, self._roster.dialed_at) + full_send
 
     def _parked_for(self, wanted: Waiter, now: float) -> tuple[float, LeaseId] | None:
         """Return from when on *wanted* may take which parked lane: the longest parked that suits it."""

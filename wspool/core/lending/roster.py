@@ -52,6 +52,7 @@ class Roster:
         lanes: lanes by state.
         states: connections by state.
         dialing: connections whose handshake is running.
+        dialed_at: when the last of all dials began.
         usable: connections that are usable.
         size: connections that count against the size of the pool.
 
@@ -70,6 +71,7 @@ class Roster:
         self.lanes = dict.fromkeys(LaneState, 0)
         self.states = dict.fromkeys(ConnectionState, 0)
         self.dialing = self.usable = self.size = 0
+        self.dialed_at = -math.inf
         self.leases: dict[LeaseId, tuple[Connection, Lane]] = {}
         self.unreported: OrderedDict[LeaseId, float] = OrderedDict()
         self._last_connection = 0
@@ -108,6 +110,7 @@ class Roster:
         self._last_connection += 1
         connection = Connection(ConnectionId(self._last_connection), now, episode)
         self.connections[connection.id] = connection
+        self.dialed_at = now
         self.states[_DIALING] += 1
         self.dialing += 1
         self.size += 1
