@@ -158,11 +158,11 @@ def open_litellm(base_url: str, model: str) -> Generator[Program | None]:
             "litellm_settings: {telemetry: false}\n",
             encoding="utf-8",
         )
-        # It fetches a list of prices when it starts, unless it is told not to; and wants a key of its own.
+        # It fetches a list of prices when it starts, unless it is told not to. Like our proxy here it asks
+        # its clients for no key of its own.
         env = {
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "LITELLM_LOG": "ERROR",
-            "LITELLM_MASTER_KEY": KEY,
             "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
         }
         command = (found, "--config", str(config), "--host", "127.0.0.1", "--port", str(port))

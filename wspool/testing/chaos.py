@@ -13,7 +13,8 @@ a virtual clock a test of minutes takes none, and goes the same way each time.
 Rules of this module:
 
 * Each direction of each connection is two tasks: one takes what comes and notes when, one delivers it when
-  the toxics of that moment let it through. So latency does not narrow the way, and a narrow way pushes back.
+  the toxics of that moment let it through. So latency narrows the way no more than a window of 256 KiB does,
+  and a narrow way pushes back.
 * However many toxics there are, they take part in this order: `Timeout` swallows, `Latency` holds back,
   `Slicer` cuts, `Bandwidth` paces, `LimitData` counts.
 * What the proxy cannot pass on it ends: no connection outlives its other half, and none the proxy.
