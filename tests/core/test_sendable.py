@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -15,7 +16,7 @@ from wspool.core.encoding import Encoded
 from wspool.core.items import Item, Output, encode_items, read_items
 from wspool.core.sending import sendable
 from wspool.core.sending.chain import Chain
-from wspool.core.sending.sendable import Sendable, without_lost_reasoning
+from wspool.core.sending.sendable import Sendable, answers_long_id, without_lost_reasoning
 from wspool.server.protocol.history import NOTHING
 
 LANE: Final = (ConnectionId(1), LaneId(0))
@@ -56,6 +57,8 @@ def sent(
         [SAID, {"type": "item_reference", "id": "msg_1"}],
         [{"type": "of tomorrow", "id": "x", "odd": [1, {"a": None}]}],
         [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello", "id": None}],
+        [{"role": "system", "content": "Be brief."}, {"role": "developer", "content": "Be kind."}],
+        [{**CALL, "call_id": "c" * 64}, {**OUTPUT, "call_id": "c" * 64}],
     ],
 )
 def test_what_can_be_sent_is_sent_byte_for_byte(history: list[Item]) -> None:
@@ -114,6 +117,8 @@ def test_an_id_that_is_there_twice_goes() -> None:
     fifth = {**searched, "id": "ws_1_3"}
     assert [SAID, USER, nameless, searched, third, fourth, fifth, nameless] == items
     assert {sendable.DOUBLE} == notes
+    taken, _ = sent([searched, second, searched])
+    assert ["ws_1", "ws_1_2", "ws_1_3"] == [item["id"] for item in taken], "the next one that is free"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +156,7 @@ def test_calls_are_given_a_fitting_form(given: Item, made: Item) -> None:
         ),
         ({**USER, "content": ["hi"]}, USER),
         ({**SAID, "role": None}, SAID),
+        ({**SAID, "role": "model", "content": [{"type": "input_text", "text": "hello"}]}, SAID),
         (
             {"type": "message", "content": ["hello"]},
             {"type": "message", "content": SAID["content"], "role": "assistant"},
@@ -217,8 +223,32 @@ def test_a_call_id_that_is_too_long_is_made_shorter() -> None:
     ids = [item["call_id"] for item in items[1:]]
     assert ids == [ids[0], ids[1], ids[1], ids[0]]
     assert len(set(ids)) == 2
-    assert all(len(name) <= 64 for name in ids)
+    assert all(re.fullmatch("call_[0-9a-f]{48}", name) for name in ids)
     assert {sendable.CALLS} == notes
+    half = "c" * 65 + "\ud800"
+    items, _ = sent([{**CALL, "call_id": half}, {**OUTPUT, "call_id": half}])
+    assert 1 == len({item["call_id"] for item in items}), "whatever is in it"
+
+
+@pytest.mark.parametrize(("length", "found"), [(63, False), (64, False), (65, True)])
+def test_what_answers_a_long_id_is_found(length: int, found: bool) -> None:
+    """Wherever it stands; the texts of others may be as long as they like."""
+    items = encode_items([{**USER, "content": "x" * 200}, {**OUTPUT, "call_id": "c" * length}, OUTPUT])
+    assert found is answers_long_id(items)
+    assert not answers_long_id(items[:1])
+
+
+def test_a_copy_knows_the_same_and_learns_for_itself() -> None:
+    """It is a branch of the conversation."""
+    one, history = Sendable(), encode_items([USER, THOUGHT])
+    assert [USER] == read_items(one.of(history, (), [False] * 2))
+    other = one.copy()
+    assert {sendable.DANGLING} == other.notes
+    longer = [*history, *encode_items([OUTPUT])]
+    assert [USER] == read_items(other.of(longer, (), [False] * 3))
+
+    assert ({sendable.DANGLING}, {sendable.DANGLING, sendable.ORPHAN}) == (one.notes, other.notes)
+    assert [USER, THOUGHT, SAID] == read_items(one.of(history, encode_items([SAID]), [False] * 2))
 
 
 @pytest.mark.parametrize(
@@ -316,6 +346,15 @@ def test_an_edit_that_drops_reasoning_takes_the_ids_of_what_came_of_it() -> None
     assert before == without_lost_reasoning(before, before)
     after = without_lost_reasoning([THOUGHT, searched, CALL, OUTPUT, SAID], [searched, CALL, OUTPUT, SAID])
     assert [searched, nameless, OUTPUT, SAID] == after
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "between"), [(THOUGHT, {**USER, "id": "msg_0"}), ({**THOUGHT, "id": 7}, CALL)]
+)
+def test_what_did_not_come_of_reasoning_keeps_its_id(reasoning: Item, between: Item) -> None:
+    """What somebody has said since, what follows that, and what came of reasoning that has no name."""
+    rest = [between, SAID]
+    assert rest == without_lost_reasoning([reasoning, *rest], rest)
 
 
 # -- whatever came, a strict server takes it ---------------------------------------------------

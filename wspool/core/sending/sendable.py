@@ -279,9 +279,8 @@ def _unique(name: str, kind: str, seen: set[str], numbers: dict[str, int]) -> st
         return name
     if kind not in _NEED_ID:
         return None
-    number = (
-        numbers.get(name, 1) + 1
-    )  # not from the first again: a server may send one id any number of times
+    # Not from the first again: a server may send one id any number of times.
+    number = numbers.get(name, 1) + 1
     while (unique := f"{name}_{number}") in seen:
         number += 1
     numbers[name] = number
@@ -400,7 +399,7 @@ def _mended_message(item: Item) -> Item:
         changes["role"] = "assistant"
     content = item.get("content")
     if isinstance(content, list):
-        said = item.get("role", "assistant") == "assistant" or "role" in changes
+        said = item.get("role") == "assistant" or "role" in changes
         parts = [_mended_part(part, said=said) for part in cast("list[object]", content)]
         parts = [part for part in parts if part is not None]
         if parts != content:
