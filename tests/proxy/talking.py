@@ -126,10 +126,14 @@ class Account:
 
     def __init__(self, way: PoolWay, body: Mapping[str, Any]) -> None:
         self._way = way
-        self._body = body
+        self._turn = way.pool.turn(body)
 
     def turn(self) -> Turn:
-        return self._way.pool.turn(self._body)
+        return self._turn
+
+    @property
+    def sent(self) -> bool:
+        return self._turn.delivery != "not_sent"
 
     def notices(self) -> Sequence[Event]:
         return ()

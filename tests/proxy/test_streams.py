@@ -10,12 +10,15 @@ import pytest
 import trio
 import trio.testing
 
+from tests.helpers import policy
 from tests.proxy.asking import KEY, Client, Scene, laned, scene
+from tests.proxy.test_websocket import connected
 from wspool.core.usage import Usage
 from wspool.proxy import Settings
 from wspool.proxy.settings import KeepaliveStyle
 from wspool.server import (
     EchoModel,
+    Entry,
     Fault,
     FaultRule,
     FaultScript,
@@ -23,7 +26,9 @@ from wspool.server import (
     ModelTurn,
     TurnError,
     message,
+    open_server,
 )
+from wspool.wire.trio_websocket import TrioWebSocketConnector
 
 
 class Thinks:
@@ -331,6 +336,55 @@ async def test_to_leave_at_the_end_is_to_have_had_it(autojump_clock) -> None:
         (record,) = await it.records()
 
     assert "completed" == record.outcome
+    assert record.usage is not None
+
+
+class Lingers(trio.abc.Stream):
+    """What is sent on it leaves at once, and whoever sends it learns that a second later."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+
+    async def send_all(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+        await trio.sleep(1)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return await self._stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@pytest.mark.parametrize("door", ["sse", "json", "websocket"])
+async def test_while_it_is_being_sent_it_is_not_in_line_any_more(autojump_clock, door: str) -> None:
+    """The provider may have it already, and its tokens are to be known."""
+    ledger: list[Entry] = []
+    async with open_server(Thinks(5), port=None, ledger=ledger) as provider:
+
+        async def open_stream(endpoint: Any) -> trio.abc.Stream:
+            return Lingers(await provider.open_stream(endpoint))
+
+        async with scene(
+            EchoModel(), wire=TrioWebSocketConnector(open_stream), policy=policy(max_size=1)
+        ) as it:
+            if door == "websocket":
+                async with connected(it) as client:
+                    await client.create("first")
+                    await client.answer()
+                    await client.create("second")
+                    await trio.sleep(0.5)
+            else:
+                await (await it.client()).turn("first")
+                await leave(it, 0.5, stream=door == "sse")
+            await trio.sleep(30)
+            *_, record = await it.records()
+        assert ["completed", "completed"] == [entry["outcome"] for entry in ledger if entry["generate"]]
+
+    assert ("left", True) == (record.outcome, record.drained)
     assert record.usage is not None
 
 

@@ -126,7 +126,7 @@ class Outlet:
         abandoned: True once the reader has left.
         scope: ends the exchange.
         dials: True if there was no connection at all when its turn began to wait.
-        notice: called with its turn, once its request was sent.
+        notice: called with its turn, before anything of that is sent.
         heed: called with each notice that comes while its turn is in flight, see `Pool.turn`.
         keeps: whether events are wanted again that were written already.
         sent_at: when its request was sent, on trio's clock.
@@ -293,7 +293,6 @@ async def exchange(
         with outlet.scope:
             turn = await _enter(await pool(), body, limits, session, outlet, enter)
             outlet.sent_at = trio.current_time()
-            outlet.notice(turn)
             try:
                 if body.get("stream") is True:
                     await _stream(turn, outlet, limits.read, write or server_sent)
@@ -324,6 +323,7 @@ async def _enter(
     since = trio.current_time()
     while True:
         turn = pool.turn(body, session=session, notice=outlet.heed, keep=outlet.keeps)
+        outlet.notice(turn)
         if enter is not None:
             await enter(turn.awaited)
         # A connection is waited for if there is none at all; else it is the line.

@@ -97,6 +97,11 @@ class Account(Protocol):
         """Return a block that takes the turn: in its place in line, in the pool that it is for. Once."""
         ...
 
+    @property
+    def sent(self) -> bool:
+        """Whether anything of it may have left."""
+        ...
+
     def notices(self) -> Sequence[Event]:
         """Return what the provider has said beside the turn since, as it came. Never waits."""
         ...
@@ -226,7 +231,7 @@ class Lanes:
         for running in self._running:
             turn = running.turn
             running.left = turn is None or not turn.ended
-            sent = turn is not None and turn.delivery != "not_sent"
+            sent = running.request.account.sent
             running.scope.deadline = now + max(self._limits.drain, _LAST_MOMENT) if sent else now
             if running.left and sent:
                 running.request.account.left(partial(setattr, running.scope, "deadline"))

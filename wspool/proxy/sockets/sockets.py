@@ -224,6 +224,10 @@ class _Account:
             stack.push_async_exit(inner.pop_all())
             return turn
 
+    @property
+    def sent(self) -> bool:
+        return self._record.sent
+
     def notices(self) -> Sequence[Event]:
         return self._notices.take()
 

@@ -252,7 +252,7 @@ class _Course:
     async def _part(self) -> None:
         """The client has left: see what becomes of its turn."""
         settings, outlet = self._visit.services.settings, self._outlet
-        if outlet.sent_at is None:
+        if outlet.sent_at is None and not self._record.sent:
             outlet.scope.cancel()  # it has cost nothing yet
         elif settings.on_hangup == "drain":
             with trio.move_on_after(settings.drain_for):
@@ -426,7 +426,8 @@ class _Course:
         if error is None and record.turn is not None:
             error = record.turn.failure
         record.request_id = self._notices.request_id or said_by(error).request_id
-        self._visit.take_down(self._body if self._asked is None else self._asked.body, record.turn, error)
+        body = self._body if self._asked is None else self._asked.body
+        self._visit.take_down(body, record.turn if record.sent else None, error)
         if error is not None:
             record.fail(error)
         if self._left:
