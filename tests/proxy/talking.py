@@ -126,14 +126,16 @@ class Account:
 
     def __init__(self, way: PoolWay, body: Mapping[str, Any]) -> None:
         self._way = way
-        self._turn = way.pool.turn(body)
+        self._body = body
+        self._turn: Turn | None = None
 
     def turn(self) -> Turn:
+        self._turn = self._way.pool.turn(self._body)
         return self._turn
 
     @property
     def sent(self) -> bool:
-        return self._turn.delivery != "not_sent"
+        return self._turn is not None and self._turn.delivery != "not_sent"
 
     def notices(self) -> Sequence[Event]:
         return ()

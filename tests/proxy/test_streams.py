@@ -345,7 +345,7 @@ class Lingers(trio.abc.Stream):
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
 
-    async def send_all(self, data: bytes) -> None:
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._stream.send_all(data)
         await trio.sleep(1)
 
