@@ -20,6 +20,7 @@ PARTS: Final[Mapping[str, Callable[..., list[Row]]]] = {
     "peers": cpu.peers,
     "accounts": exact.accounts,
     "deltas": exact.deltas,
+    "agents": exact.agents,
     "programs": programs.run,
     "crowd": crowd.crowd,
     "endless": crowd.endless,

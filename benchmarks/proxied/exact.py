@@ -7,6 +7,7 @@ passed. What a turn costs follows from the provider's ledger (`provider.tokens`)
 from __future__ import annotations
 
 import signal
+import statistics
 import tempfile
 import threading
 import time
@@ -26,10 +27,12 @@ from benchmarks.proxied.provider import Options, lines, open_provider, tokens
 from benchmarks.proxied.running import Program, free_port, open_proxy
 from benchmarks.proxied.talking import Talk, Talker
 
-__all__ = ["TOKENS", "Scene", "account_rows", "accounts", "deltas", "opened"]
+__all__ = ["TOKENS", "Scene", "account_rows", "accounts", "agents", "deltas", "opened"]
 
 CLIENTS: Final = 10
 CALLS: Final = 39
+#: Of those that are more than the lanes of the proxy.
+AGENTS, LANES, STEPS = 40, 10, 5
 #: Names of tokens, and what is shown for them; clients share them in turn.
 TOKENS: Final = {"editor": "wsp-editor-0123456789abcdef", "batch": "wsp-batch-0123456789abcdef"}
 KEY: Final = "sk-of-the-proxy-0123456789"
@@ -51,6 +54,7 @@ class Scene:
 
     folder: Path
     options: Options
+    lanes: int | None = None
     port: int = attrs.field(factory=free_port)
     proxies: int = 0
     providers: int = 0
@@ -77,7 +81,9 @@ class Scene:
         url = f"ws://127.0.0.1:{self.options.port}/v1/responses"
         log = str(self.folder / f"log-{self.proxies}")
         access = ("--api-key-env", "BENCH_KEY", "--token-file", str(tokens))
-        options = (*access, "--log", log, "--take-over", "--grace", "20")
+        options: tuple[str, ...] = (*access, "--log", log, "--take-over", "--grace", "20")
+        if self.lanes is not None:
+            options += ("--max-size", str(self.lanes))
         proxy = stack.enter_context(open_proxy(url, *options, port=self.port, env={"BENCH_KEY": KEY}))
         before, self.proxy, self.base_url = self.proxy, proxy, proxy.base_url
         if before is not None:
@@ -120,12 +126,12 @@ class Scene:
 
 
 @contextmanager
-def opened(*, calls: int = CALLS, **options: Any) -> Generator[Scene]:
+def opened(*, calls: int = CALLS, lanes: int | None = None, **options: Any) -> Generator[Scene]:
     """A scene while the block runs."""
     with tempfile.TemporaryDirectory(prefix="wspool-bench-") as name:
         folder = Path(name)
         books: dict[str, Any] = {"ledger": str(folder / "ledger"), "taken": str(folder / "taken")}
-        scene = Scene(folder, Options(port=free_port(), calls=calls, **books, **options))
+        scene = Scene(folder, Options(port=free_port(), calls=calls, **books, **options), lanes)
         try:
             scene.start_provider()
             scene.start_proxy()
@@ -134,12 +140,14 @@ def opened(*, calls: int = CALLS, **options: Any) -> Generator[Scene]:
             scene.stop()
 
 
-def _talk(scene: Scene, meanwhile: Callable[[int], None] | None = None) -> list[Talk]:
+def _talk(
+    scene: Scene, meanwhile: Callable[[int], None] | None = None, *, clients: int = CLIENTS
+) -> list[Talk]:
     """Let all clients talk to their ends; call *meanwhile* every second and a half with a number."""
     keys = list(TOKENS.values())
     talkers = [
         Talker(scene.base_url, _name(client), keys[client % len(keys)], _output(client))
-        for client in range(CLIENTS)
+        for client in range(clients)
     ]
     threads = [threading.Thread(target=talker.run, daemon=True) for talker in talkers]
     for thread in threads:
@@ -273,6 +281,26 @@ def deltas(*, quick: bool) -> list[Row]:
             note=f"{own} of {len(through)} turns, directly {theirs} of {len(straight)}; lifetime 5 s; "
             f"sent in full: {reasons}",
         )
+    ]
+
+
+def agents(*, quick: bool) -> list[Row]:
+    """Four times as many clients as lanes: how many follow-ups are deltas, and how long a turn waits."""
+    with opened(calls=STEPS, lanes=LANES, think=0.15 if quick else 0.5) as scene:
+        talks = _talk(scene, clients=AGENTS)
+        scene.stop()
+        ledger, records = scene.ledger(), scene.records()
+    waits = statistics.quantiles([record["line"] or 0.0 for record in records], n=100)
+    unanswered = AGENTS * (STEPS + 1) - sum(talk.ended for talk in talks)
+    return [
+        Row(
+            metric=f"agents: follow-ups of {AGENTS} clients over {LANES} lanes that are deltas",
+            value=100 * _continued(ledger) / (AGENTS * STEPS),
+            unit="%",
+            least=70,
+            note=f"{len(ledger)} turns; waited for a lane p50 {waits[49]:.1f}, p95 {waits[94]:.1f} s",
+        ),
+        Row(metric="agents: turns that were not answered", value=unanswered, unit="", most=0),
     ]
 
 
