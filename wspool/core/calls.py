@@ -209,10 +209,9 @@ class OpenCalls:
         if start != self._start:
             self._open = _Open()
             self._start = self._seen = start
-        for item in items[self._seen :]:  # to skip what was seen would take as long as the history is
-            data: bytes = item
-            if self._open or b'_call"' in data or b'"call_id"' in data:
-                self._open.note(read(item), item)
+        for data in items[self._seen :]:  # to skip what was seen would take as long as the history is
+            if self._open or data.find(b'_call"') >= 0 or data.find(b'"call_id"') >= 0:
+                self._open.note(read(data), data)
         self._seen = len(items)
         return [read(data) for data in self._open.left()]
 

@@ -140,9 +140,9 @@ def asks_for_tools(response: Mapping[str, Any] | None) -> bool:
     return False
 
 
-@attrs.frozen
+@attrs.define  # not frozen: one is made for every turn
 class Output:
-    """The output of a response as a history keeps it.
+    """The output of a response as a history keeps it. Never changed.
 
     Attributes:
         items: what of it is an item.

@@ -11,6 +11,7 @@ for what its connection has carried before (`Past`).
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from typing import Any, Final
 
 from wspool.core.events.assembly import Assembly, Kinship
@@ -30,6 +31,9 @@ def item_of(event: Event) -> str | None:
     raw = event.raw
     found = _ITEM.search(raw if isinstance(raw, str) else raw.decode(errors="replace"))
     return found[1] if found is not None and "\\" not in found[1] else None
+
+
+_NONE: Final[Set[str]] = frozenset()
 
 
 class Evidence:
@@ -82,7 +86,7 @@ class Evidence:
         self.ids, self.numbers = trust.ids, trust.numbers
         self.response_id: str | None = None
         self.began: Event | None = None
-        self.earlier: set[str] = set()
+        self.earlier: Set[str] = _NONE
         self.steers = Steers()
         self.steered = False
         self.next: int | None = None

@@ -403,7 +403,7 @@ class TurnMachine:
         name = str((reading.response or {})["id"])
         known.past.begin(name)
         if (ended := known.response_id) is not None:
-            known.earlier.add(ended)
+            known.earlier |= {ended}
             self._steered_by = known.steers.apply(ended)
             known.output = Assembly()
             known.items, known.fresh = set(), False

@@ -46,9 +46,9 @@ def _nothing(_: str) -> bool:
     return False
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)  # not frozen: one is made for every turn
 class Plan:
-    """What to send for one turn.
+    """What to send for one turn. Never changed.
 
     Attributes:
         input: the items to send.
