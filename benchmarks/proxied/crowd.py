@@ -35,9 +35,9 @@ _MIB: Final = 2**20
 
 
 @contextmanager
-def open_watched(url: str) -> Generator[Process]:
-    """Run a proxy with a clock in its loop in front of *url*."""
-    process = Process("benchmarks.proxied.watched", url)
+def open_watched(url: str, size: int = 1000) -> Generator[Process]:
+    """Run a proxy with a clock in its loop in front of *url*, with so many connections at most."""
+    process = Process("benchmarks.proxied.watched", url, str(size))
     try:
         yield process
     finally:
@@ -123,7 +123,8 @@ def endless(*, quick: bool) -> list[Row]:
     """Memory over 10^5 turns."""
     turns = 4_000 if quick else 100_000
     marks: list[tuple[int, float]] = []
-    with open_blaster() as server, open_watched(server.url(Say(events=10))) as proxy:
+    # Few connections: each remembers what it has carried, and so has as much of that as it ever will.
+    with open_blaster() as server, open_watched(server.url(Say(events=10)), size=4) as proxy:
         caller = Caller(_base(proxy))
         streamed, whole = (request(_base(proxy), body(stream=stream)) for stream in (True, False))
         for number in range(turns):

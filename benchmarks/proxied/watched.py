@@ -1,6 +1,6 @@
 """The proxy as `wspool proxy` runs it, with a clock in its loop: a process that says how it was held up.
 
-    python -m benchmarks.proxied.watched URL
+    python -m benchmarks.proxied.watched URL CONNECTIONS
 
 prints its port, then for each line on its standard input one line of JSON about itself, until the input
 ends. How long a round of the loop takes is told in CPU time, which does not count what other programs do.
@@ -44,10 +44,10 @@ class _Clock(trio.abc.Instrument):
             self.longest = max(self.longest, time.thread_time() - self._since)
 
 
-async def _main(url: str) -> None:
+async def _main(url: str, size: int) -> None:
     clock = _Clock()
     trio.lowlevel.add_instrument(clock)
-    policy = PoolPolicy(max_size=1000, min_idle=0)
+    policy = PoolPolicy(max_size=size, min_idle=0)
     async with open_proxy(url, where=Where(port=0), policy=policy) as proxy:
         clock.records = proxy.records
         with collected_in_quiet(proxy.records):
@@ -73,7 +73,7 @@ def _account(proxy: Proxy, clock: _Clock) -> dict[str, float]:
 
 def main(arguments: list[str]) -> None:
     """Serve."""
-    trio.run(_main, arguments[0])
+    trio.run(_main, arguments[0], int(arguments[1]))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ oldest first out; of an id only its hash is kept, since a server may make them a
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
@@ -35,10 +34,11 @@ class Past:
 
     def __init__(self) -> None:
         self.counts = False
-        self._ids: OrderedDict[int, None] = OrderedDict()
+        # No ordered ones: these have the order that is needed, and take half the memory.
+        self._ids: dict[int, None] = {}
         #: Whether the error came in a frame of its own.
-        self._errors: dict[int, bool] = {}  # few: no order that takes memory
-        self._items: OrderedDict[int, None] = OrderedDict()
+        self._errors: dict[int, bool] = {}
+        self._items: dict[int, None] = {}
 
     def begin(self, response_id: str) -> None:
         """The response has begun."""
