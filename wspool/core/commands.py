@@ -1,4 +1,4 @@
-"""What the core asks for: frozen values, performed by the shell in the order given.
+"""What the core asks for: values that never change, performed by the shell in the order given.
 
 Rules: a command that takes time (`Dial`, `HangUp`, `Warm`, `Ping`) is reported back to the
 core exactly once; `Grant` and `Refuse` answer a waiter exactly once; a command never names a
@@ -98,7 +98,7 @@ class HangUp:
     polite: bool
 
 
-@attrs.frozen
+@attrs.define  # not frozen: one is made for every turn
 class Grant:
     """Give a waiter its lease."""
 
@@ -146,7 +146,7 @@ class Stolen:
     lease: LeaseId
 
 
-@attrs.frozen
+@attrs.define  # not frozen: one is made for every turn
 class Returned:
     """Tell the holder of a lease that its lane went back: its turn has ended, and asks for nothing more."""
 

@@ -176,7 +176,7 @@ class Continuity(Generic[LineageT_co]):
     def usable_lease(self) -> Lease | None:
         """Return its lease if a turn can be tried on it; give it back if not."""
         lease = self._lease
-        if lease is not None and not (lease.alive and lease.lane.attempt is None):
+        if lease is not None and (lease.taken or not lease.alive or lease.lane.attempt is not None):
             # Lost, taken, or still busy with the rest of a turn that was given up.
             self.drop_lease(_reason(lease))
         return self._lease
@@ -244,7 +244,8 @@ class Continuity(Generic[LineageT_co]):
             self._why = why
         if self._lease is not None:
             lease, self._lease = self._lease, None
-            lease.release()
+            if not lease.taken:  # nearly always it was given back when its turn had ended
+                lease.release()
 
     def check_budget(self) -> None:
         """Raise BudgetExceededError if nothing more may be sent."""

@@ -290,6 +290,8 @@ class Announcer:
 
     def returned(self, lease: LeaseId) -> None:
         """*lease* has ended."""
+        if self.borrowers is not None:
+            self.borrowers.forget(lease)
         if (grant := self._lent.pop(lease, None)) is not None:
             now = trio.current_time()
             record = LeaseRecord(

@@ -206,8 +206,6 @@ class Shell:
     @enable_ki_protection
     def release(self, lease: LeaseId) -> None:
         """The holder of *lease* leaves."""
-        if self.announcer.borrowers is not None:
-            self.announcer.borrowers.forget(lease)
         if self._leases.pop(lease, None) is not None:  # else its lane is its own no more
             self.announcer.returned(lease)
             self._perform(self.core.release(lease, self.now()))
@@ -429,10 +427,10 @@ class Shell:
         """
         for index, command in enumerate(commands):
             if isinstance(command, (Grant, Refuse)) and command.waiter == waiter:
-                others = commands[:index] + commands[index + 1 :]
+                del commands[index]
                 if isinstance(command, Refuse):
-                    return self.refusal(command), others
-                return self._lend(command), others
+                    return self.refusal(command), commands
+                return self._lend(command), commands
         return None, commands
 
     def _lend(self, grant: Grant) -> Lease:
