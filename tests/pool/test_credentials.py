@@ -463,7 +463,9 @@ async def test_no_sink_ever_sees_the_key(caplog, autojump_clock) -> None:
                 show(pool, conversation, turn, pool.statistics(), await turn.result())
                 show(pool._shell._connections, pool._shell._leases, vars(pool._shell))
                 for connection in pool._shell._connections.values():
-                    show(connection, vars(connection))
+                    show(
+                        connection, *(getattr(connection, name, None) for name in type(connection).__slots__)
+                    )
             await world.cut()
             await trio.sleep(1)
         assert any(value == f"Bearer {CANARY}" for value in world.server.handshakes[0][1].values())
