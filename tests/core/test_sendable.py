@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -103,6 +104,7 @@ def test_nothing_of_what_is_new_is_left_out() -> None:
     """If it cannot be taken the server says why."""
     new = [THOUGHT, USER, BARE, OUTPUT]
     assert (new, set[str]()) == sent([], new)
+    assert ([USER, BARE], set[str]()) == sent([USER], [BARE])
 
 
 def test_an_id_that_is_there_twice_goes() -> None:
@@ -153,6 +155,14 @@ def test_calls_are_given_a_fitting_form(given: Item, made: Item) -> None:
         (
             {**SAID, "content": [{"type": "text", "text": "hello"}, {"type": "refusal", "refusal": 7}]},
             {**SAID, "content": [SAID["content"][0], {"type": "refusal", "refusal": "7"}]},
+        ),
+        ({**SAID, "content": [{"type": "of tomorrow", "text": "hello"}]}, SAID),
+        *(
+            (
+                {**SAID, "content": [{"type": kind}]},
+                {**SAID, "content": [{"type": "output_text", "text": ""}]},
+            )
+            for kind in ("text", "input_text")
         ),
         ({**USER, "content": ["hi"]}, USER),
         ({**SAID, "role": None}, SAID),
@@ -225,9 +235,22 @@ def test_a_call_id_that_is_too_long_is_made_shorter() -> None:
     assert len(set(ids)) == 2
     assert all(re.fullmatch("call_[0-9a-f]{48}", name) for name in ids)
     assert {sendable.CALLS} == notes
-    half = "c" * 65 + "\ud800"
-    items, _ = sent([{**CALL, "call_id": half}, {**OUTPUT, "call_id": half}])
+    half = [
+        json.dumps({**item, "call_id": "c" * 65 + "\ud800"}) for item in (CALL, OUTPUT)
+    ]  # as servers write
+    items = read_items(Sendable().of([Encoded(text.encode()) for text in half], (), [False] * 2))
     assert 1 == len({item["call_id"] for item in items}), "whatever is in it"
+
+
+def test_of_an_edited_history_nothing_is_remembered_that_is_not_in_it() -> None:
+    """Not even of what stands where something else stood, before what is as it was."""
+    one = Sendable()
+    history = encode_items([USER, CALL, OUTPUT])
+    for place, item in ((0, SAID), (1, {**CALL, "arguments": '{"a":1}'}), (2, {**OUTPUT, "output": "x"})):
+        assert [USER, CALL, OUTPUT] == read_items(one.of(history, (), [False] * 3))
+        edited = [*history[:place], *encode_items([item]), *history[place + 1 :]]
+        assert item == read_items(one.of(edited, (), [False] * 3))[place]
+        assert [USER] == read_items(one.of(history[:1], (), [False]))
 
 
 @pytest.mark.parametrize(("length", "found"), [(63, False), (64, False), (65, True)])
