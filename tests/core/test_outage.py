@@ -132,6 +132,19 @@ def test_what_is_dialled_after_the_count_counts_anew(had: bool) -> None:
     assert had is outage.degraded
 
 
+def test_a_dial_of_an_episode_that_is_over_says_nothing() -> None:
+    """It began before the endpoint was reached, and nothing has failed since."""
+    outage = Outage(1e9, 16)
+    outage.failed(outage.episode, 0.0, failing("tcp"), 0.5)
+    before = outage.episode - 1
+    outage.recovered(outage.episode, 1.0)
+    outage.answered(outage.episode, 1.0)
+    assert not outage.failed(before, 2.0, failing("upgrade"), 0.5)
+    assert not outage.degraded
+    assert outage.failure is None
+    assert outage.dial_at(waited_for=False) <= 2.0
+
+
 def test_who_knows_better_is_believed_once() -> None:
     """`retry_now`: the endpoint is of use again, and dials go on as they may. If not, so does the wait."""
     outage, now = Outage(1e9, 16), 100.0

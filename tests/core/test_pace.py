@@ -192,6 +192,14 @@ def test_one_at_a_time_tries_in_trouble() -> None:
     assert (pace.troubled, pace.wait(100.0)) == (False, 0)
 
 
+def test_who_knows_better_lifts_what_holds() -> None:
+    pace = Pace()
+    pace.refused(pace.begin(0.0), 0.0, rate=True, wait=90.0, jitter=0.0)
+    assert 80 < pace.wait(1.0) <= 90
+    pace.lift()
+    assert 0 == pace.wait(1.0)
+
+
 def test_what_has_ended_is_refused_no_more() -> None:
     pace = Pace()
     ticket = pace.begin(0.0)

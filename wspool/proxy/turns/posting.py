@@ -124,10 +124,7 @@ def _ended(event: Event, record: Record) -> dict[str, Any]:
     record.usage = None if known.get("usage") is None else Usage.of(known["usage"])
     record.response_id = str(known.get("id"))[:200]
     # One in the background is answered before it has ended.
-    record.outcome = "completed"
-    for end in _ENDS:
-        if end == known.get("status"):
-            record.outcome = end
+    record.outcome = next((end for end in _ENDS if end == known.get("status")), "completed")
     if isinstance(error := known.get("error"), dict):
         error = cast("dict[str, Any]", error)
         record.error = str(error.get("code") or error.get("type"))[:100]
