@@ -150,6 +150,7 @@ class Here:
         self.processes: dict[int, Process] = {}
         self.alive: set[int] = set()
         self._jobs, self._deaths = jobs, deaths
+        self._stillborn = {number for number, count in deaths.items() if not count}
         self._send, self._receive = trio.open_memory_channel[tuple[int, int]](math.inf)
 
     async def serve(self) -> None:
@@ -172,10 +173,18 @@ class Here:
         self.alive.add(number)
         self._send.send_nowait((number, part))
 
+    async def opened(self, number: int) -> None:
+        process = self.processes[number]
+        if number in self._stillborn:
+            await trio.sleep(0.01)
+            process.died.set()
+            raise ActorLostError("it was killed")
+        await process.opened.wait()
+
     async def hold(self, number: int, task: Task) -> tuple[Held, Mapping[str, Any]]:
         assert number in self.alive
         process = self.processes[number]
-        await process.opened.wait()
+        assert process.opened.is_set()
         done: list[tuple[Held, Mapping[str, Any]]] = []
 
         async def work() -> None:
@@ -303,7 +312,9 @@ async def test_results_are_merged_as_they_come(tmp_path: Path) -> None:
 
 @pytest.mark.network
 async def test_an_actor_that_dies_costs_nothing_but_its_running_tasks(tmp_path: Path) -> None:
-    """They are done by another one, and no result is there twice; and another one takes its place."""
+    """They are done by another one, and no result is there twice; and another one takes its place. Where that
+    dies before it could begin anything, a third one does, and no task is blamed.
+    """
     model = Echo()
     teams: list[Here] = []
 
@@ -312,12 +323,12 @@ async def test_an_actor_that_dies_costs_nothing_but_its_running_tasks(tmp_path: 
         await trio.lowlevel.checkpoint()
 
     async with open_server(model) as server:
-        summary = await run(server, tmp_path, 60, 3, deaths={1: 5}, during=look)
+        summary = await run(server, tmp_path, 60, 3, deaths={1: 5, 3: 0}, during=look)
 
     assert list(range(60)) == ids(tmp_path)
     assert (60, 0) == (summary.right, summary.owed)
     assert 1 <= len(model.asked) - 60 <= 8  # what it may have had
-    assert [0, 1, 2, 3] == [*teams[0].processes]
+    assert [0, 1, 2, 3, 4] == [*teams[0].processes]
 
 
 @pytest.mark.network

@@ -131,19 +131,27 @@ class _Cluster:
         self._remote: Any = ray.remote(_Process).options(**options)
         self._jobs = [ray.cloudpickle.dumps(job) for job in jobs]  # opened there when the paths are known
         self._processes: dict[int, Any] = {}
+        self._opening: dict[int, Any] = {}
 
     def begin(self, number: int, part: int) -> None:
         given = (self._sharing, os.getcwd(), sys.path, self._jobs[part])
-        self._processes[number] = self._remote.remote(number, *given)
+        process = self._processes[number] = self._remote.remote(number, *given)
+        self._opening[number] = process.open.remote()
+
+    async def opened(self, number: int) -> None:
+        await self._done(self._opening[number])
 
     async def hold(self, number: int, task: Task) -> tuple[Held, Mapping[str, Any]]:
+        held: tuple[Held, Mapping[str, Any]] = await self._done(self._processes[number].hold.remote(task))
+        return held
+
+    async def _done(self, reference: Any) -> Any:
         try:
-            done: tuple[Held, Mapping[str, Any]] = await _got(self._processes[number].hold.remote(task))
+            return await _got(reference)
         except self._errors.RayActorError as error:
             raise ActorLostError(_words(error)) from error
         except self._errors.RayError as error:
             raise RuntimeError(_words(getattr(error, "cause", None) or error)) from error
-        return done
 
     def drain(self, number: int) -> None:
         self._processes[number].drain.remote()
@@ -173,24 +181,24 @@ class _Cluster:
 
 
 class _Process:
-    """An actor, as it is in a process of its own somewhere in the cluster. Its pool is opened when the first
-    task comes."""
+    """An actor, as it is in a process of its own somewhere in the cluster."""
 
     def __init__(self, number: int, sharing: Any, directory: str, paths: Sequence[str], job: bytes) -> None:
         self._number, self._sharing, self._job = number, sharing, job
         self._directory, self._paths = directory, paths
-        self._opening = asyncio.Lock()
         self._block: Residence[Part] | None = None
         self._part: Part | None = None
         self._draining = False
 
+    async def open(self) -> None:
+        """Open the pool."""
+        self._part = await _there(self._open)
+
     async def hold(self, task: Task) -> tuple[Held, Mapping[str, Any]]:
         """See `Part.hold`."""
-        async with self._opening:
-            part = self._part = self._part or await _there(self._open)
-        if self._draining:
+        if self._draining or self._part is None:
             return Held(), {}
-        done: tuple[Held, Mapping[str, Any]] = await _there(part.hold, task)
+        done: tuple[Held, Mapping[str, Any]] = await _there(self._part.hold, task)
         return done
 
     async def _open(self) -> Part:

@@ -38,6 +38,10 @@ class Cluster(Protocol):
         """Begin an actor, for this *part* of the run. Never waits."""
         ...
 
+    async def opened(self, number: int) -> None:
+        """Wait until its pool is open. Raises what `hold` raises."""
+        ...
+
     async def hold(self, number: int, task: Task) -> tuple[Held, Mapping[str, Any]]:
         """See `Part.hold`. A checkpoint. Raises ActorLostError; and RuntimeError: it cannot work."""
         ...
@@ -92,17 +96,21 @@ class _Team:
         #: How many tasks each actor has, by its number; and the parts of the run.
         self._tasks: Counter[int] = Counter()
         self._parts = dict(enumerate(range(actors)))
+        self._opened: set[int] = set()
         self._begun = self._count = actors
         for number, part in self._parts.items():
             cluster.begin(number, part)
 
     async def hold(self, task: Task) -> Held:
-        for _ in range(2):
-            if not self._parts:
-                break
+        begun = 0
+        while self._parts and begun < 2:
             number = min(self._parts, key=self._tasks.__getitem__)
             self._tasks[number] += 1
             try:
+                if number not in self._opened:  # one that dies before that was not killed by the task
+                    await self._cluster.opened(number)
+                    self._opened.add(number)
+                begun += 1
                 held, counted = await self._cluster.hold(number, task)
             except ActorLostError as death:
                 if (problem := self._lost(number, death)) is not None or self._draining:
