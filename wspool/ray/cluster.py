@@ -157,8 +157,7 @@ class _Cluster:
         self._processes[number].drain.remote()
 
     def lost(self, number: int) -> None:
-        self._sharing.lost.remote(number)
-        del self._processes[number]
+        self._sharing.lost.remote(number)  # its process stays listed: a task may be about to ask it
 
     async def look(self) -> PoolStatistics:
         pools: PoolStatistics = await _shared(self._sharing.look.remote())
