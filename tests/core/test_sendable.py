@@ -60,6 +60,7 @@ def sent(
         [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello", "id": None}],
         [{"role": "system", "content": "Be brief."}, {"role": "developer", "content": "Be kind."}],
         [{**CALL, "call_id": "c" * 64}, {**OUTPUT, "call_id": "c" * 64}],
+        [{**SAID, "id": name} for name in (7, 7, "", "")],
     ],
 )
 def test_what_can_be_sent_is_sent_byte_for_byte(history: list[Item]) -> None:
@@ -104,7 +105,8 @@ def test_nothing_of_what_is_new_is_left_out() -> None:
     """If it cannot be taken the server says why."""
     new = [THOUGHT, USER, BARE, OUTPUT]
     assert (new, set[str]()) == sent([], new)
-    assert ([USER, BARE], set[str]()) == sent([USER], [BARE])
+    for item in (BARE, OUTPUT):
+        assert ([USER, item], set[str]()) == sent([USER], [item])
 
 
 def test_an_id_that_is_there_twice_goes() -> None:
@@ -192,8 +194,9 @@ def test_reasoning_is_given_a_summary() -> None:
 )
 def test_outputs_are_given_a_fitting_form(output: Any, made: str | None) -> None:
     """A text, or a list of parts."""
-    items, _ = sent([CALL, {**OUTPUT, "output": output}])
-    assert ('["x",{"type":"input_text"}]' if made is None else made) == items[1]["output"]
+    for kind in ("function_call", "custom_tool_call"):
+        items, _ = sent([{**CALL, "type": kind}, {**OUTPUT, "type": f"{kind}_output", "output": output}])
+        assert ('["x",{"type":"input_text"}]' if made is None else made) == items[1]["output"]
 
 
 def test_a_call_without_an_id_is_told_apart() -> None:
