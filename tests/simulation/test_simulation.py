@@ -122,7 +122,7 @@ _BROKEN = {
     "bare reasoning is taken for whole": _without(
         sendable, "_look", lambda item: attrs.evolve(_LOOK(item), bare=False)
     ),
-    "ids are there twice": _without(sendable, "_unique", lambda look, seen: look.id),
+    "ids are there twice": _without(sendable, "_unique", lambda name, kind, seen, numbers: name),
     "calls have ids of any length": _without(sendable, "_short", lambda call: call),
     "items have any shape": _without(sendable, "_mended", lambda kind, item: {}),
     "calls are left open": _without(sendable, "_passed", lambda history: 0),
