@@ -71,6 +71,21 @@ def test_a_replacement_on_its_way_does_not_fill_the_pool_for_what_it_replaces() 
     )
 
 
+def test_what_leaves_a_full_pool_makes_room_as_soon_as_its_replacement_may_be_dialled() -> None:
+    """Connections that end before they were of use put dials off; somebody looks again when that is over."""
+    core = PoolCore(PoolPolicy(max_size=1, min_idle=1, ping_interval=None), OPENAI)
+    one, two, three = (ConnectionId(number) for number in (1, 2, 3))
+    core.start(0.0)
+    core.connected(one, 0.0, 0.5)
+    assert [HangUp(one, CloseReason.LIFETIME, True), Dial(two)] == core.retire(one, 0.0)
+    core.connected(two, 0.0, 0.5)
+    assert [] == core.retire(two, 0.0)
+
+    due = core.next_deadline()
+    assert 0.0 < due < 60.0
+    assert [HangUp(two, CloseReason.LIFETIME, True), Dial(three)] == core.tick(due)
+
+
 def test_a_question_changes_nothing() -> None:
     """The same inputs lead to the same commands, however often somebody asks for the deadline."""
     answers = []

@@ -143,8 +143,8 @@ class Allocation(Line):
         deadline, outage, roster = math.inf, self._outage, self._roster
         # Only an outage delays a dial; otherwise it starts when it is needed.
         probe_at = self._dial_at()
-        if probe_at > -math.inf and roster.dialing < outage.dial_limit and self._wants_dial():
-            deadline = probe_at
+        if probe_at > -math.inf and roster.dialing < outage.dial_limit:
+            deadline = probe_at if self._wants_dial() or self._wants_place() else math.inf
         if not self.waiters:
             return deadline
         # A pool may be full of what is closing, so that there is no room for a dial either.
@@ -221,6 +221,13 @@ class Allocation(Line):
         if self.closing or self._roster.size >= self.policy.max_size:
             return False
         return self._needs_dial(self._roster.dialing)
+
+    def _wants_place(self) -> bool:
+        """Whether one that leaves would make room for its replacement, if that might be dialled now."""
+        full = bool(self._roster.leaving) and self._roster.size >= self.policy.max_size
+        coming = self._coming()
+        waits = full and not self._outage.down and coming < self._outage.dial_limit
+        return waits and not self.closing and self._needs_dial(coming)
 
     def _needs_dial(self, coming: int) -> bool:
         """Whether the *coming* connections will not be enough."""
