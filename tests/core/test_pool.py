@@ -999,6 +999,21 @@ def test_who_is_passed_over_takes_only_what_serves_it() -> None:
     assert [Stolen(LeaseId(1)), HangUp(ONE, CloseReason.UNSUITABLE, polite=True), Dial(TWO)] == last
 
 
+def test_a_holder_goes_on_where_the_first_in_line_would_not() -> None:
+    """However often that was passed over: only the younger lane has the life that it wants."""
+    core = make(max_size=2, patience=1e9)
+    parked_in_turn(core, 0.0, 1200.0)
+    run_to(core, 1201.0)
+    core.acquire(WaiterId(9), 1201.0, min_remaining=core.schedule.retire_from - 600.0)
+    for number in range(MAX_SKIPS):
+        if number:
+            core.finished(TWO, LANE, 1201.0)
+            core.park(LeaseId(2), 1201.0)
+        assert (Verdict.GO, []) == core.begin(LeaseId(2), 1201.0)
+
+    assert (Verdict.GO, []) == core.begin(LeaseId(1), 1201.0)
+
+
 def test_a_stolen_lane_that_does_not_suit_makes_room() -> None:
     """Who wants more life than any lane has gets a fresh connection in the place of the stolen one."""
     core = make(max_size=1, patience=0.0)
