@@ -11,6 +11,7 @@ import trio.testing
 
 from tests.proxy.asking import KEY, Client, scene
 from wspool.core.usage import Usage
+from wspool.proxy import Settings
 from wspool.server import EchoModel, ModelTurn, message
 from wspool.testing.local import refusal
 
@@ -122,6 +123,20 @@ async def test_what_cannot_be_answered_is_refused_as_the_provider_would(
         assert {"message", "type", "param", "code"} == answer.json["error"].keys()
         if status != 426:
             assert 200 == (await client.turn()).status
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(b'{"input": ', 400), (b"[]", 400), (b'"' + b"x" * 3000 + b'"', 413)]
+)
+async def test_a_turn_that_cannot_be_read_has_its_record(body: bytes, status: int, autojump_clock) -> None:
+    """Whoever looks for the 400 that a client tells of finds it, and none of what was in it."""
+    async with scene(EchoModel(), settings=Settings(max_body=2000)) as it:
+        answer = await (await it.client()).ask("POST", "/v1/responses", body, headers=(KEY,))
+        records = await it.records()
+
+    assert status == answer.status
+    assert [("rejected", status)] == [(record.outcome, record.status) for record in records]
+    assert "xxx" not in str(records[0].as_json())
 
 
 async def test_health_needs_nothing(autojump_clock) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wspool.rollout.results import ResultsError, open_results
+from wspool.rollout.results import ResultsError, open_results, score_of_line
 
 
 def line(id: str, outcome: str = "done", **more: object) -> dict[str, object]:
@@ -157,3 +157,9 @@ def test_f174_a_result_that_cannot_be_written_leaves_no_trace(tmp_path: Path) ->
         results.append(line("z"))
 
     assert [line("x"), line("z")] == lines(tmp_path)
+
+
+@pytest.mark.parametrize("score", [10**400, -(10**400), float("nan"), float("inf"), "1", None])
+def test_a_score_that_is_no_number_to_count_with_is_none(score: object) -> None:
+    """Somebody else may have written the line."""
+    assert score_of_line({"score": score}) is None

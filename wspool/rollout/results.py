@@ -11,6 +11,7 @@
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -38,6 +39,8 @@ __all__ = [
 RESULTS: Final = "results.jsonl"
 #: Name of the file that those are put into which are run again.
 REDONE: Final = "redone.jsonl"
+#: What a score can be at most.
+_LARGEST: Final = sys.float_info.max
 #: Name of the file that is locked where a directory cannot be.
 LOCK: Final = ".lock"
 
@@ -280,7 +283,8 @@ def ours_of(line: Mapping[str, Any]) -> Mapping[str, Any]:
 def score_of_line(line: Mapping[str, Any]) -> float | None:
     """The score of a result line, None if it has none."""
     score = ours_of(line).get("score")
-    return float(score) if isinstance(score, int | float) else None
+    # Of what somebody else wrote there: neither NaN nor what no float holds.
+    return float(score) if isinstance(score, int | float) and abs(score) <= _LARGEST else None
 
 
 def digest_of(line: Mapping[str, Any]) -> str | None:

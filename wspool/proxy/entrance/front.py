@@ -232,9 +232,16 @@ class Front:
         elif target.is_turns and method == b"GET":
             raise RequestError(upgrade_required("This endpoint answers GET only as a WebSocket upgrade."))
         elif target.is_turns and method == b"POST":
-            visit.check_budget()
-            raw = await visit.intake.body(visit.services.settings.max_body, visit.answers.send)
-            await take_turn(visit, read_body(visit, raw), raw)
+            try:
+                visit.check_budget()
+                raw = await visit.intake.body(visit.services.settings.max_body, visit.answers.send)
+                body = read_body(visit, raw)
+            except RequestError as rejected:
+                record = visit.record("json")
+                record.fail(rejected)
+                visit.services.records.end(record, "rejected")
+                raise
+            await take_turn(visit, body, raw)
         elif target.path in _ELSEWHERE:
             raise RequestError(invalid_request(_ELSEWHERE[target.path], status=404))
         elif target.path in _OWN:

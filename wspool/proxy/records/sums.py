@@ -20,8 +20,8 @@ class Sums:
     """Sums over requests since the proxy was started.
 
     Attributes:
-        turns: requests that have ended.
-        errors: of those, the ones that went wrong.
+        turns: turns that have ended.
+        errors: requests that went wrong, whatever they asked for.
         delta: turns of which only what was new was sent.
         full: turns of which all was sent.
         bytes_sent: of requests, to the provider.
@@ -39,7 +39,7 @@ class Sums:
 
     def add(self, record: Record) -> None:
         """Count a request that has ended."""
-        self.turns += 1
+        self.turns += record.door != "http"  # what was only passed on is no turn
         self.errors += record.outcome in WRONG
         if record.items_sent is not None:
             self.delta += record.why_full is None

@@ -10,7 +10,7 @@ no bearer's. Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 import trio
@@ -29,7 +29,12 @@ from wspool.wire.wire import ConnectError, Endpoint, WireClosedError
 
 __all__ = ["Post"]
 
-_ENDS: Final[Sequence[Outcome]] = ("completed", "incomplete", "failed")
+#: What a response says of how it ended.
+_ENDS: Final[Mapping[str, Outcome]] = {
+    "completed": "completed",
+    "incomplete": "incomplete",
+    "failed": "failed",
+}
 
 
 class Post:
@@ -124,7 +129,7 @@ def _ended(event: Event, record: Record) -> dict[str, Any]:
     record.usage = None if known.get("usage") is None else Usage.of(known["usage"])
     record.response_id = str(known.get("id"))[:200]
     # One in the background is answered before it has ended.
-    record.outcome = next((end for end in _ENDS if end == known.get("status")), "completed")
+    record.outcome = _ENDS.get(str(known.get("status")), "completed")
     if isinstance(error := known.get("error"), dict):
         error = cast("dict[str, Any]", error)
         record.error = str(error.get("code") or error.get("type"))[:100]
