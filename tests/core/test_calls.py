@@ -76,6 +76,17 @@ def test_calls_without_ids_are_answered_in_order() -> None:
     assert nameless[1:] == opening(nameless, [said]).run
 
 
+def test_calls_without_ids_that_a_model_has_gone_on_without_are_answered_by_nobody() -> None:
+    """An output is that of the first that is still open; an async one with the name of another stays."""
+    gone, later = {**call("a", ""), "id": "a"}, {**call("b", ""), "id": "a", "async": True}
+    last, said = {**call("c", ""), "id": "c"}, {"type": "function_call_output", "output": "x"}
+    spoke = {"type": "message", "role": "assistant", "content": []}
+
+    assert [later] == open_calls([gone, later, SAID, spoke])
+    assert [last] == open_calls([gone, later, SAID, spoke, last, said])
+    assert [] == open_calls([gone, SAID, spoke, last, said])
+
+
 def test_what_a_server_runs_itself_is_not_open() -> None:
     """A shell in a container of the server's."""
     shell = {"type": "shell_call", "call_id": "s", "environment": {"type": "container_reference"}}

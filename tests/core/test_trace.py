@@ -89,6 +89,7 @@ def test_every_input_is_traced() -> None:
         "states",
         "failure",
         "has_lane",
+        "open",
         "remembers",
     }
     public = {name for name, _ in inspect.getmembers(PoolCore) if not name.startswith("_")}

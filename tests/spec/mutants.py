@@ -184,7 +184,7 @@ MUTANTS = [
     Mutant(
         "nobody wakes the prober",
         ALLOCATION,
-        "            deadline = probe_at\n",
+        "            deadline = probe_at if self._wants_dial() or self._wants_place() else math.inf\n",
         "            pass\n",
     ),
     Mutant(
@@ -1059,8 +1059,8 @@ MUTANTS = [
     Mutant(
         "the other commands of a question are dropped",
         SHELL,
-        "others = commands[:index] + commands[index + 1 :]",
-        "others = commands[:index]",
+        "                del commands[index]\n",
+        "                del commands[index:]\n",
     ),
     Mutant("the timekeeper is not woken", CLOCK, "            self._wake_up.set()\n", "            pass\n"),
     Mutant(
