@@ -488,6 +488,14 @@ def outputs(conversation: Conversation) -> list[dict[str, Any]]:
     ]
 
 
+def held_by(thing: object) -> dict[str, object]:
+    """Return what *thing* holds, be it in slots or in a dict."""
+    slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
+    return {name: getattr(thing, name) for name in slots if hasattr(thing, name)} | getattr(
+        thing, "__dict__", {}
+    )
+
+
 def user(text: str) -> dict[str, Any]:
     """The input item that a text becomes."""
     return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}

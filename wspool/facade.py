@@ -340,6 +340,11 @@ class PoolFacade(Facade[Pool]):
         return self.native.number
 
     @property
+    @mirrors(Pool.open)
+    def open(self) -> int:
+        return self.native.open
+
+    @property
     @mirrors(Pool.transport)
     def transport(self) -> str:
         return self.native.transport

@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 import wspool
-from tests.helpers import CANARY
+from tests.helpers import CANARY, held_by
 from tests.wire.peer import frame, read_request, switching_protocols
 from tests.wire.scripts import BINARY, CLOSE, PING, TEXT
 from wspool.server import EchoModel, Fault, Rejection, Server, open_server
@@ -107,7 +107,7 @@ class Sinks(wspool.Instrument):
         self.show(
             vars(pool._shell),
             *pool._shell._connections.values(),
-            *map(vars, pool._shell._connections.values()),
+            *map(held_by, pool._shell._connections.values()),
         )
 
     def assert_clean(self, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,17 @@ import trio.testing
 from hypothesis import given, strategies as st
 
 import wspool
-from tests.helpers import CANARY, FakeConnector, echo, fake_manager, fake_pool, policy, refused, serving
+from tests.helpers import (
+    CANARY,
+    FakeConnector,
+    echo,
+    fake_manager,
+    fake_pool,
+    held_by,
+    policy,
+    refused,
+    serving,
+)
 from wspool.pool.credentials import CredentialError, Redactor, forget, is_secret, secret_source
 from wspool.pool.upgrade import USER_AGENT
 from wspool.server import EchoModel
@@ -463,9 +473,7 @@ async def test_no_sink_ever_sees_the_key(caplog, autojump_clock) -> None:
                 show(pool, conversation, turn, pool.statistics(), await turn.result())
                 show(pool._shell._connections, pool._shell._leases, vars(pool._shell))
                 for connection in pool._shell._connections.values():
-                    show(
-                        connection, *(getattr(connection, name, None) for name in type(connection).__slots__)
-                    )
+                    show(connection, held_by(connection))
             await world.cut()
             await trio.sleep(1)
         assert any(value == f"Bearer {CANARY}" for value in world.server.handshakes[0][1].values())
