@@ -166,7 +166,7 @@ async def test_all_that_start_at_once_go_on_where_they_are(autojump_clock, broug
             await trio.sleep(0.1)
             return await dial(endpoint)
 
-        world.open_stream = slowly  # type: ignore[method-assign]
+        world.open_stream = slowly  # type: ignore[method-assign] # this one world is far away
         limits = policy(max_size=talks, dial_concurrency=8)
         async with world.pool(limits=limits) as pool, trio.open_nursery() as nursery:
             for number in range(talks):

@@ -455,7 +455,8 @@ async def test_what_an_instrument_sets_holds_where_the_pool_calls(autojump_clock
     ended: list[Any] = [setter.records[0], setter.tools[0], setter.records[1]]
     assert [one.context for one in (first, call, second)] == [one.context for one in ended]
     assert [one.started for one in (first, call, second)] == [one.started for one in ended]
-    assert ("m", conversation.number) == (second.model, second.conversation)  # type: ignore[union-attr]
+    assert isinstance(second, wspool.TurnBegun)
+    assert ("m", conversation.number) == (second.model, second.conversation)
 
 
 async def test_content_is_kept_for_who_asks(autojump_clock) -> None:

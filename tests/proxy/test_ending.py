@@ -143,12 +143,13 @@ async def test_newcomers_are_the_successors() -> None:
             """Let some come; return where they went."""
             clients = [socket.create_connection(("127.0.0.1", where.port)) for _ in range(40)]
             with trio.fail_after(10):
+                # Polled: the kernel tells nobody which of the two it has given a connection to.
                 while before.front.open + after.front.open < len(clients):  # noqa: ASYNC110
                     await trio.sleep(0.01)
                 went = before.front.open, after.front.open
                 for client in clients:
                     client.close()
-                while before.front.open + after.front.open:  # noqa: ASYNC110
+                while before.front.open + after.front.open:  # noqa: ASYNC110 # the same
                     await trio.sleep(0.01)
             return went
 

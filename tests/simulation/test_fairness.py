@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import trio
@@ -38,10 +39,10 @@ async def crowd(seed: int) -> tuple[Journal, list[int], float, float]:
 
         async def talk(number: int) -> None:
             async with pool.conversation(model="m") as conversation:
-                new: object = "go"
+                new: Any = "go"
                 while True:
                     began = trio.current_time()
-                    output = (await conversation.respond(new)).output  # type: ignore[arg-type]
+                    output = (await conversation.respond(new)).output
                     waits.append(trio.current_time() - began)
                     turns[number] += 1
                     new = [

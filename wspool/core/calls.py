@@ -280,9 +280,8 @@ def signature(call: Item) -> str:
 def retold(call: Item, number: int) -> Item:
     """Return *call*, of a lost response, as an item that tells a model of it, under a name of its own."""
     kept = ("type", "namespace", "name", "arguments", "input")
-    return {name: call[name] for name in kept if name in call} | {
-        "call_id": f"{id_of(call)[:48]}_lost{number}"
-    }
+    called = f"{id_of(call)[:48]}_lost{number}"
+    return {name: call[name] for name in kept if name in call} | {"call_id": called}
 
 
 def arguments_of(call: Item) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class Jobs:
         self._all: list[Job] = []
         #: By what they ask for and the id of their call; those that are claimed.
         self._named: dict[tuple[str, str], list[Job]] = {}
-        #: By what they ask for; those that are not claimed, and some that were since.
+        #: By what they ask for; those that are not claimed.
         self._free: dict[str, deque[Job]] = {}
 
     def __iter__(self) -> Iterator[Job]:
