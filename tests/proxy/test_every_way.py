@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -15,10 +16,13 @@ import pytest
 import trio
 import trio.testing
 
+from tests.helpers import policy
 from tests.proxy.asking import KEY, Answer, Scene, scene
-from wspool.core.policy import UNKNOWN
+from wspool.core.policy import UNKNOWN, PoolPolicy
 from wspool.proxy import Settings
 from wspool.server import EchoModel
+from wspool.testing.cassette import Cassette
+from wspool.testing.recorder import Recorder
 from wspool.wire.wire import ConnectError
 
 #: What an endpoint does with one request: it says bytes, and where it says `None` it cuts the connection.
@@ -105,11 +109,18 @@ every_way = pytest.mark.parametrize("way", list(WAYS))
 
 
 @asynccontextmanager
-async def before(says: Script, way: str, **settings: Any) -> AsyncGenerator[tuple[Scene, Endpoint]]:
+async def before(
+    says: Script,
+    way: str,
+    *,
+    limits: PoolPolicy | None = None,
+    recorder: Recorder | None = None,
+    **settings: Any,
+) -> AsyncGenerator[tuple[Scene, Endpoint]]:
     """A proxy before an endpoint that says so."""
     async with trio.open_nursery() as nursery:
         endpoint = Endpoint(nursery, says)
-        options = WAYS[way][1]
+        options = {**WAYS[way][1], "policy": limits, "recorder": recorder}
         async with scene(EchoModel(), wire=endpoint, settings=Settings(**settings), **options) as it:
             yield it, endpoint
         nursery.cancel_scope.cancel()
@@ -249,6 +260,125 @@ async def test_a_response_in_the_background_is_cut_where_it_was(autojump_clock, 
     assert not answer.whole
     assert ["response.created", "response.output_text.delta", "response.output_text.delta"] == answer.types
     assert 3 == answer.body.count(b": keepalive\n\n")
+
+
+POSTED: Final = ("conversation", "basic")
+#: What such clients show.
+SHOWN: Final = {
+    "conversation": (("authorization", "Bearer YTpiY2FuYXJ5"),),
+    "basic": (("authorization", "Basic YTpiY2FuYXJ5"),),
+}
+
+
+@pytest.mark.parametrize("way", [*POSTED, "fallback"])
+async def test_a_response_that_does_not_begin_or_falls_silent_is_given_up(autojump_clock, way: str) -> None:
+    """By the limits of the policy, whatever way it goes; what a server sends by a timer is no life of it."""
+    limits = policy(first_event_timeout=20.0, silence_timeout=30.0)
+    ticks = [(9.0, said("keepalive", n)) for n in range(9)]
+    for says, name, took in (
+        ([(1, head()), *ticks, (1000, CREATED)], "first_event_timeout=20 s", 20.0),
+        ([(15, head() + CREATED), (25, DELTA), *ticks], "silence_timeout=30 s", 70.0),
+    ):
+        async with before(says, way, limits=limits) as (it, endpoint):
+            since = trio.current_time()
+            answer = await ask(it, way)
+            (record,) = await it.records()
+            assert took == pytest.approx(trio.current_time() - since, abs=0.2)
+
+        assert 1 == endpoint.requests
+        assert "lost" == record.outcome
+        assert name in str(record.said)
+        assert "response.failed" == answer.types[-1]
+
+
+@pytest.mark.parametrize("way", POSTED)
+async def test_one_body_is_waited_for(autojump_clock, way: str) -> None:
+    """It has no first event."""
+    says = [(90, head("application/json") + chunk(json.dumps(response("completed")).encode()) + END)]
+    async with before(says, way, limits=policy(first_event_timeout=20.0, silence_timeout=30.0)) as (it, _):
+        assert "completed" == (await ask(it, way, stream=False)).json["status"]
+
+
+@pytest.mark.parametrize("way", POSTED)
+async def test_a_reader_that_is_slow_is_no_silence(autojump_clock, way: str) -> None:
+    """Only that of the server counts: its events wait here until they are read."""
+    deltas = [said("response.output_text.delta", n, delta="a" * 50_000) for n in range(1, 20)]
+    last = said("response.completed", 20, response=response("completed"))
+    says = [(1, head() + CREATED), *[(0.5, delta) for delta in deltas], (0.5, last + END)]
+    async with before(says, way, limits=policy(silence_timeout=3.0)) as (it, _):
+        client = await it.client()
+        fields = {"input": "hi", **WAYS[way][0], "model": "m", "stream": True}
+        await client.send("POST", "/v1/responses", fields, headers=fields.pop("headers", (KEY,)))
+        await trio.sleep(9)
+        answer = await client.receive()
+
+    assert ["response.completed"] == answer.types[-1:]
+
+
+@pytest.mark.parametrize("way", POSTED)
+async def test_a_server_that_goes_on_and_on_is_hung_up_on(autojump_clock, way: str) -> None:
+    """As by a pool."""
+    async with before([(1, head() + CREATED), *[(1, DELTA)] * 99], way, limits=policy(max_turn_events=9)) as (
+        it,
+        _,
+    ):
+        answer = await ask(it, way)
+        (record,) = await it.records()
+
+    assert ("response.failed", "lost") == (answer.types[-1], record.outcome)
+    assert "max_turn_events" in str(record.said)
+    assert 11 >= len(answer.types)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("way", POSTED)
+async def test_a_posted_turn_is_recorded_as_any_other(
+    autojump_clock, tmp_path: Path, way: str, stream: bool
+) -> None:
+    """With all that came of it, and nothing of what its client has shown."""
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+    says = [(1, head()), (2, CREATED + DELTA), (4, COMPLETED + END)]
+    async with before(says, way, recorder=recorder) as (it, _):
+        await ask(it, way, stream=stream, input="my key is YTpiY2FuYXJ5", headers=SHOWN[way])
+        (record,) = await it.records()
+    recorder.save()
+
+    text = (tmp_path / "unknown.json").read_text()
+    exchange = Cassette.load(tmp_path / "unknown.json").exchanges[-1]
+    assert "completed" == (exchange.response or {})["status"]
+    assert ["response.created", "response.output_text.delta", "response.completed"] == [
+        event["type"] for event in exchange.events
+    ]
+    assert "YTpiY2FuYXJ5" not in text
+    assert (0.0, 0.0, 4.0 if stream else 0.0) == (record.line, record.dial, record.stream)
+
+
+async def test_a_refusal_of_a_posted_turn_is_recorded_and_what_was_lost_is_not(
+    autojump_clock, tmp_path: Path
+) -> None:
+    """A replay could say nothing of the end of what had none."""
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+    for how in ("rate", "cut before the end", "cut before the head"):
+        async with before(BROKEN[how], "conversation", recorder=recorder) as (it, _):
+            await ask(it, "conversation")
+    recorder.save()
+
+    (exchange,) = Cassette.load(tmp_path / "unknown.json").exchanges
+    assert (429, []) == ((exchange.refusal or {})["status"], exchange.events)
+
+
+async def test_all_of_a_posted_turn_is_sent_unless_it_says_what_it_goes_on_from(autojump_clock) -> None:
+    """So it counts in the sums."""
+    says = [(1, head() + CREATED + COMPLETED + END)]
+    for way, more, why in (
+        ("basic", {}, "unchained"),
+        ("basic", {"previous_response_id": "resp_0"}, None),
+        ("conversation", {}, None),
+    ):
+        async with before(says, way) as (it, _):
+            await ask(it, way, **more)
+            (record,) = await it.records()
+        assert why == record.why_full
 
 
 async def test_one_that_is_asked_for_later_is_kept_alive(autojump_clock) -> None:

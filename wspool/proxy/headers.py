@@ -17,7 +17,7 @@ from typing import Final
 
 import h11
 
-__all__ = ["Fields", "answered", "asked", "header"]
+__all__ = ["Fields", "answered", "asked", "credentials", "header"]
 
 #: Header fields: names in lower case, values as they came.
 Fields = Iterable[tuple[bytes, bytes]]
@@ -66,6 +66,15 @@ def asked(headers: Fields, *, credentials: bool) -> list[tuple[bytes, bytes]]:
         if name not in named
         and name not in _OF_CONNECTION
         and (credentials if _CREDENTIAL.fullmatch(name) else _ASKED.fullmatch(name))
+    ]
+
+
+def credentials(headers: Fields) -> list[str]:
+    """Return the credentials among a request's *headers*, without what says their kind."""
+    return [
+        value.decode("latin-1").strip().rpartition(" ")[2]
+        for name, value in headers
+        if _CREDENTIAL.fullmatch(name)
     ]
 
 

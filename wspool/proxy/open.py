@@ -308,4 +308,5 @@ def _passage(url: str, api_key: str | None, pool: Mapping[str, Any]) -> Passage:
     credential = None
     if api_key is not None:
         credential = header_of(api_key, provider_of(pool.get("provider"), endpoint.host))
-    return Passage(endpoint, dial.open_stream if isinstance(wire, str) else opener_of(wire), credential)
+    open_stream = dial.open_stream if isinstance(wire, str) else opener_of(wire)
+    return Passage(endpoint, open_stream, credential, pool["policy"])

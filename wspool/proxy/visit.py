@@ -17,11 +17,10 @@ from wspool.listening.answers import Answers
 from wspool.listening.errors import RequestError, TurnError
 from wspool.listening.intake import Intake
 from wspool.pool.exchange import Entry
-from wspool.pool.turn import Turn
 from wspool.proxy.access.account import Account
 from wspool.proxy.access.gate import Caller
 from wspool.proxy.access.turnstile import Turnstile
-from wspool.proxy.headers import header
+from wspool.proxy.headers import credentials, header
 from wspool.proxy.records.record import Door, Record, Records
 from wspool.proxy.settings import Settings
 from wspool.proxy.sockets.orphans import Orphans
@@ -155,16 +154,16 @@ class Visit:
                 )
             )
 
-    def take_down(self, body: Mapping[str, Any], turn: Turn | None, error: Exception | None) -> None:
-        """Have a turn taken down that is over, if that is wanted. Never waits."""
-        if (recorder := self.services.recorder) is not None and turn is not None:
+    def take_down(self, body: Mapping[str, Any], events: Sequence[Event], error: Exception | None) -> None:
+        """Have a turn taken down that was sent and is over, if that is wanted. Never waits."""
+        if (recorder := self.services.recorder) is not None:
             identity, token = self.identity, self.caller.token
-            secrets = [] if token is None else [token.text]
+            secrets = credentials(self.request.headers) + ([] if token is None else [token.text])
             if identity is not None:
                 secrets += [value for _, value in identity.headers]
                 secrets += [] if identity.key is None else [identity.key]
             name = next(iter(self.session), self.caller.name)
-            recorder.take(name, body, turn.events, error, secrets)
+            recorder.take(name, body, events, error, secrets)
 
     def turn(self, identity: Identity) -> AbstractContextManager[Entry]:
         """Let a turn ask for a place among those of all clients in the body. See `Turnstile.turn`."""

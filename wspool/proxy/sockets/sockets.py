@@ -263,7 +263,8 @@ class _Account:
         if turn is not None and turn.record is not None:
             record.learn(turn.record)
         record.request_id = self._notices.request_id or said_by(error).request_id
-        self._visit.take_down(self._body, turn, error)
+        if turn is not None:
+            self._visit.take_down(self._body, turn.events, error)
         if error is not None:
             record.fail(error)
         if left:

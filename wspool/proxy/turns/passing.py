@@ -23,6 +23,7 @@ import h11
 import trio
 
 from wspool.core.frames import read_object
+from wspool.core.policy import PoolPolicy
 from wspool.core.usage import Usage
 from wspool.listening.errors import RequestError, TurnError
 from wspool.proxy.headers import answered, asked
@@ -64,11 +65,17 @@ class Passage:
         endpoint: where it is.
         open_stream: how to get a byte stream there.
         credential: the header that goes with each request instead of the client's own.
+        policy: the limits of its turns.
     """
 
     def __init__(
-        self, endpoint: Endpoint, open_stream: dial.OpenStream, credential: tuple[str, str] | None
+        self,
+        endpoint: Endpoint,
+        open_stream: dial.OpenStream,
+        credential: tuple[str, str] | None,
+        policy: PoolPolicy,
     ) -> None:
+        self._policy = policy
         self._endpoint = endpoint
         self._open_stream = open_stream
         self._credential = credential
@@ -79,7 +86,7 @@ class Passage:
         headers = [("connection", "close"), ("accept-encoding", "identity")]
         headers += [(name.decode("ascii"), value.decode("latin-1")) for name, value in fields]
         endpoint = attrs.evolve(self._endpoint, resource=_resource(visit))
-        return Post(HttpConnector(read_object, self._open_stream), endpoint, headers, body)
+        return Post(HttpConnector(read_object, self._open_stream), endpoint, headers, body, self._policy)
 
     async def pass_on(self, visit: Visit, record: Record) -> None:
         """Pass the request of *visit* on, and its answer back. A checkpoint.

@@ -185,6 +185,8 @@ class _Course:
         self._notices = Notices()
         self._outlet = self._new_outlet()
         self._run = run
+        #: What came of a turn that is not for the pool.
+        self._posted: Sequence[Event] = ()
         #: How the answer was ended, if it was by us.
         self._last_words = b""
         self._writer: EventWriter | None = None
@@ -239,7 +241,10 @@ class _Course:
 
     async def _post(self) -> None:
         write = None if self._writer is None else self._write
+        if not (self._body.get("previous_response_id") or self._body.get("conversation")):
+            self._record.why_full = "unchained"  # nobody here may say what it goes on from
         post = self._visit.services.passage.post(self._visit, self._raw)
+        self._posted = post.events
         await post.perform(self._record, self._notices, self._outlet, write)
 
     def _write(self, events: Sequence[Event], response: dict[str, Any] | None) -> bytes:
@@ -426,8 +431,10 @@ class _Course:
         if error is None and record.turn is not None:
             error = record.turn.failure
         record.request_id = self._notices.request_id or said_by(error).request_id
-        body = self._body if self._asked is None else self._asked.body
-        self._visit.take_down(body, record.turn if record.sent else None, error)
+        if self._asked is None and outlet.sent_at is not None:
+            self._visit.take_down(self._body, self._posted, error)
+        elif self._asked is not None and record.turn is not None and record.sent:
+            self._visit.take_down(self._asked.body, record.turn.events, error)
         if error is not None:
             record.fail(error)
         if self._left:
