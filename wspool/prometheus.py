@@ -84,6 +84,7 @@ METRICS: Final = {
     "wspool_connections": _Family("gauge", "Connections now, by state.", ["state"]),
     "wspool_connections_max": _Family("gauge", "Connections that there may be at most."),
     "wspool_lanes": _Family("gauge", "Lanes now, by what they are at.", ["state"]),
+    "wspool_lanes_idle_min": _Family("gauge", "Idle lanes that are kept ready (`min_idle`)."),
     "wspool_waiters": _Family("gauge", "Tasks in line for a lease now."),
     "wspool_pools": _Family("gauge", "Pools that are open now."),
     "wspool_pools_degraded": _Family("gauge", "Pools whose endpoint is down now."),
@@ -329,6 +330,7 @@ def _gauge(statistics: PoolStatistics, gauges: dict[tuple[str, _Labels], float])
     ):
         add("wspool_lanes", count, state)
     add("wspool_connections_max", s.max_size)
+    add("wspool_lanes_idle_min", s.min_idle)
     add("wspool_waiters", s.waiting)
     add("wspool_pools", 1)
     add("wspool_pools_degraded", s.degraded)

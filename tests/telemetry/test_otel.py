@@ -107,7 +107,7 @@ async def test_metrics_have_the_names_of_the_conventions(autojump_clock) -> None
     sdk = Sdk()
     async with (
         serving(EchoModel()) as world,
-        world.pool(limits=policy(max_size=3), instrument=sdk.instrument) as pool,
+        world.pool(limits=policy(max_size=3, min_idle=1), instrument=sdk.instrument) as pool,
         pool.conversation(model="m") as conversation,
     ):
         await conversation.respond("hello")
@@ -133,6 +133,7 @@ async def test_metrics_have_the_names_of_the_conventions(autojump_clock) -> None
     }
     assert statistics.open == sum(count.values())
     assert [3] == [point.value for point in points["wspool.connection.max"]]
+    assert [statistics.min_idle] == [point.value for point in points["wspool.connection.idle.min"]]
     assert [0] == [point.value for point in points["wspool.connection.pending_requests"]]
     assert statistics.granted == points["wspool.connection.wait_time"][0].count
     assert statistics.dialed == points["wspool.connection.create_time"][0].count

@@ -44,7 +44,7 @@ async def test_turns_and_the_pool_are_counted(autojump_clock) -> None:
     registry, instrument = made()
     async with (
         serving(EchoModel()) as world,
-        world.pool(limits=policy(max_size=3), instrument=instrument) as pool,
+        world.pool(limits=policy(max_size=3, min_idle=1), instrument=instrument) as pool,
         pool.conversation(model="gpt-5.2") as conversation,
     ):
         await conversation.respond("hello")
@@ -68,6 +68,7 @@ async def test_turns_and_the_pool_are_counted(autojump_clock) -> None:
         assert statistics.dialed == value("wspool_dials_total")
         assert statistics.open == value("wspool_connections", state="open")
         assert 3 == value("wspool_connections_max")
+        assert 1 == value("wspool_lanes_idle_min")
         assert statistics.granted == value("wspool_leases_granted_total")
         assert statistics.granted == value("wspool_lease_wait_seconds_count")
         assert statistics.dialed == value("wspool_dial_duration_seconds_count", outcome="ok")

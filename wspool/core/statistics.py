@@ -44,6 +44,7 @@ class PoolStatistics:
 
     Attributes:
         max_size: connections at most.
+        min_idle: lanes that are kept ready ahead of demand (`PoolPolicy.min_idle`, `Pool.resize`).
         size: connections that count against it: dialing, open and retiring.
         dialing: connections whose handshake is running.
         open: usable connections.
@@ -85,6 +86,7 @@ class PoolStatistics:
     """
 
     max_size: int
+    min_idle: int
     size: int
     dialing: int
     open: int

@@ -130,6 +130,7 @@ class Metrics:
         for name, unit, field in (
             ("wspool.connection.count", "{connection}", "count"),
             ("wspool.connection.max", "{connection}", "max"),
+            ("wspool.connection.idle.min", "{lane}", "ready"),
             ("wspool.connection.pending_requests", "{request}", "pending"),
         ):
             meter.create_observable_up_down_counter(name, [observe.of(field)], unit=unit)
@@ -155,6 +156,8 @@ def _values(statistics: PoolStatistics, field: str) -> Mapping[str, int]:
             return {"used": used, "idle": statistics.open + statistics.retiring - used}
         case "max":
             return {"": 0 if statistics.closed_pool else statistics.max_size}
+        case "ready":
+            return {"": 0 if statistics.closed_pool else statistics.min_idle}
         case "pending":
             return {"": statistics.waiting}
         case _:

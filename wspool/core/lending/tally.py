@@ -49,6 +49,7 @@ class Tally:
         parked, in_flight = lanes[LaneState.PARKED], lanes[LaneState.IN_FLIGHT]
         return PoolStatistics(
             max_size=policy.max_size,
+            min_idle=policy.min_idle,
             size=roster.size,
             dialing=roster.dialing,
             open=connections[ConnectionState.OPEN],
