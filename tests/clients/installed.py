@@ -49,6 +49,7 @@ PYTHON: Final[Mapping[str, Sequence[str]]] = {
     "python-litellm-proxy": ("litellm[proxy]",),
     "python-mini-swe-agent": ("mini-swe-agent", *_OURS),
     "python-pydantic-ai": ("pydantic-ai-slim[openai]>=2.60", "websockets"),
+    "python-verifiers": ("verifiers>=0.4", *_OURS),
 }
 
 #: Programs of ours that use the above.

@@ -58,3 +58,9 @@ def test_mini_swe_agent(door: Way, tmp_path: Path) -> None:
     assert ["Submitted"] == ask(door, "mini-swe-agent", FOLDER=str(tmp_path))
     assert (tmp_path / "lines.txt").read_text().split() == [str(number) for number in range(LINES)]
     door.check([2, 5, 8, 11], given="websocket")
+
+
+def test_verifiers(door: Way) -> None:
+    """Four rollouts at once, each of one request that is answered whole and one that is streamed."""
+    assert [ANSWER] * 4 == ask(door, "verifiers")
+    door.check(*[[1, 4]] * 4, given="websocket")
