@@ -12,7 +12,7 @@ from wspool.core.commands import ConnectionId, LaneId, LaneKey
 from wspool.core.encoding import Encoded
 from wspool.core.items import Output, encode_fields, encode_items
 from wspool.core.matching.index import Index
-from wspool.core.sending.brought import FULL_REASONS, BroughtHistory, http_only
+from wspool.core.sending.brought import FULL_REASONS, BroughtHistory, WrittenBody, http_only
 from wspool.core.sending.chain import Plan
 from wspool.core.sending.takes import Takes
 from wspool.core.sending.warm_up import WarmUp
@@ -263,6 +263,36 @@ def test_nothing_is_encoded_twice() -> None:
 
     assert 1 == len(plan(history).input)
     assert all(isinstance(piece, Encoded) for piece in plan(history).input)
+
+
+THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": []}
+REFERENCE = {"type": "item_reference", "id": "m"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [USER, SAID, USER],
+        [USER, THOUGHT, SAID, USER],
+        [USER, REFERENCE, USER],
+        [USER, {"type": "item_reference", "id": "who"}, USER],
+        [USER, SAID, {"type": "function_call", "arguments": "{1", "name": "f", "call_id": "c"}],
+        [USER, {"role": {1: 2}, "content": USER}, USER],
+        [USER],
+        [],
+        "hi",
+        None,
+    ],
+)
+def test_what_was_written_before_is_as_if_it_was_now(given: Any) -> None:
+    """Whatever is in it: it goes on from the same turn, sends the same, and is known as the same."""
+    body = {"model": "m", "input": given}
+    known, again = (after(stored=True, output=[THOUGHT, SAID]) for _ in range(2))
+    now, before = BroughtHistory(known, body, 1.0), BroughtHistory(again, WrittenBody(body), 1.0)
+
+    assert now._given.hashes == before._given.hashes
+    assert (now._given.certain, now.parent) == (before._given.certain, before.parent)
+    assert sent(plan(now)) == sent(plan(before))
 
 
 def test_it_counts_what_is_sent_and_says_why_it_is_everything() -> None:

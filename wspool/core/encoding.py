@@ -130,16 +130,9 @@ def assemble(members: Mapping[str, bytes], items: Sequence[bytes]) -> bytes:
 
     All are written already, and are copied once.
     """
-    # One comma is like the other, so that members and items are one row.
-    row = [_key(name) + data for name, data in members.items()]
-    if items:
-        row += items
-        row[len(members)] = b'"input":[' + items[0]
-    else:
-        row.append(b'"input":[')
-    row[0] = b"{" + row[0]
-    row[-1] += b"]}"
-    return b",".join(row)
+    head = b"".join([_key(name) + data + b"," for name, data in members.items()])
+    row = items[0] if len(items) == 1 else b",".join(items)
+    return b"".join((b"{", head, b'"input":[', row, b"]}"))
 
 
 @functools.lru_cache(maxsize=256)  # the names of fields are few, and the same in every request

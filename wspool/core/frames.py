@@ -188,7 +188,7 @@ def _loads(raw: str | bytes) -> Any:
     return json.loads(raw)
 
 
-def has_too_many_values(raw: str | bytes) -> bool:
+def has_too_many_values(raw: str | bytes | bytearray) -> bool:
     """Return whether a message has more than `MAX_VALUES` values. Nothing is decoded or copied; linear."""
     if len(raw) <= 2 * MAX_VALUES:  # each takes two characters at least, with what is between them
         return False

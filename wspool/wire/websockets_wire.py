@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final, cast
 
@@ -32,6 +32,10 @@ _MAX_ANSWERS: Final = 64
 #: Bytes per read: four full TLS records.
 _RECEIVE: Final = 64 * 1024
 
+#: Bytes of a message that are masked and handed to the network at a time; a multiple of four, which a mask
+#: has. A message of 16 MiB in one piece would hold up everybody else for 15 ms, and be there twice more.
+_PIECE: Final = 256 * 1024
+
 #: Bytes that a `ping` without anybody in `receive` reads ahead before it waits for that somebody.
 _READ_AHEAD: Final = 256 * 1024
 
@@ -50,8 +54,8 @@ _INVALID_DATA: Final = 1007
 _TEXT, _CONT, _PONG = Opcode.TEXT, Opcode.CONT, Opcode.PONG
 
 
-def _text_frame(message: bytes) -> bytes:
-    """Return *message* as one masked text frame (RFC 6455 section 5.2)."""
+def _text_frame(message: bytes) -> Iterator[bytes]:
+    """Yield *message* as one masked text frame (RFC 6455 section 5.2), piece by piece."""
     size, mask = len(message), os.urandom(4)
     if size < _SIZE_IN_2:
         head = bytes((_WHOLE_TEXT, _MASKED | size))
@@ -59,7 +63,9 @@ def _text_frame(message: bytes) -> bytes:
         head = bytes((_WHOLE_TEXT, _MASKED | _SIZE_IN_2)) + size.to_bytes(2, "big")
     else:
         head = bytes((_WHOLE_TEXT, _MASKED | _SIZE_IN_8)) + size.to_bytes(8, "big")
-    return b"".join((head, mask, apply_mask(message, mask)))
+    yield b"".join((head, mask, apply_mask(message[:_PIECE] if size > _PIECE else message, mask)))
+    for at in range(_PIECE, size, _PIECE):
+        yield apply_mask(message[at : at + _PIECE], mask)
 
 
 def _text(data: bytes) -> str | bytes:
@@ -235,12 +241,12 @@ class WebSocketsWire:
 
     # -- writing --
 
-    def _encode(self, put: Callable[..., None], *args: object) -> bytes:
+    def _encode(self, put: Callable[..., None], *args: object) -> Iterable[bytes]:
         """Return what the library has to say once it was told to *put* something."""
         put(*args)
-        return b"".join(self._protocol.data_to_send())
+        return (b"".join(self._protocol.data_to_send()),)
 
-    async def _transmit(self, make: Callable[[], bytes]) -> None:
+    async def _transmit(self, make: Callable[[], Iterable[bytes]]) -> None:
         """Let *make* make a frame and write it. Cancelled before that, nothing has happened."""
         try:
             # Taking a free lock the usual way would cost a round through the scheduler.
@@ -253,7 +259,8 @@ class WebSocketsWire:
             try:
                 if not self._is_open():
                     raise self._closed() from self._cause
-                await self._write(make())
+                for piece in make():
+                    await self._write(piece)
             finally:
                 self._lock.release()
         except WireClosedError:

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
+from itertools import zip_longest
 from typing import Any, Final, cast
 
 from wspool.core.commands import LaneKey
@@ -40,7 +41,7 @@ from wspool.core.matching.known import (
     thoughts_of,
 )
 
-__all__ = ["Given", "Index", "Known"]
+__all__ = ["Given", "Index", "Known", "digest_of"]
 
 #: Bytes of a hash: nobody finds two histories that have the same one.
 _HASH: Final = 16
@@ -55,6 +56,9 @@ _COST_OF_THOUGHTS: Final = 110
 _COST_OF_REFERENCE: Final = 290
 _COST_OF_SPOKEN: Final = 230
 
+#: Items whose digest is not that of their words.
+_ELSEWHERE: Final = frozenset({"reasoning", "item_reference"})
+
 #: Fields of a body that put something before its input that no item says.
 _BEFORE_INPUT: Final = ("conversation", "prompt")
 
@@ -64,6 +68,14 @@ def _digest(data: bytes) -> bytes:
 
 
 _REASONING: Final = _digest(REASONING)
+
+
+def digest_of(item: Mapping[str, Any]) -> bytes | None:
+    """Return the digest of *item*, if that depends on nothing else; None if it does, or has none."""
+    try:
+        return None if kind_of(item) in _ELSEWHERE else _digest(canonical(item))
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def _hashes(known: Known) -> tuple[bytes, ...]:
@@ -100,13 +112,21 @@ class Index:
     def __len__(self) -> int:
         return len(self._turns)
 
-    def read(self, body: Mapping[str, Any], now: float, *, session: Iterable[str] = ()) -> Given:
+    def read(
+        self,
+        body: Mapping[str, Any],
+        now: float,
+        *,
+        session: Iterable[str] = (),
+        digests: Sequence[bytes | None] = (),
+    ) -> Given:
         """Read a request. Never raises: what cannot be understood is not certain.
 
         Args:
             body: the body of the request, JSON values.
             now: seconds.
             session: what else names the conversation that it may belong to, such as its headers.
+            digests: of the items of its input (`digest_of`), if they are known.
         """
         self._expire(now)
         given = body.get("input")
@@ -128,17 +148,26 @@ class Index:
             else:
                 read.certain = False
         if read.certain:
-            self.extend(read, items, now)
+            self.extend(read, items, now, digests)
         return read
 
-    def extend(self, given: Given, items: Sequence[Mapping[str, Any]], now: float) -> list[bytes]:
-        """Let *given* have *items* behind it; return the hash of each, fewer if they are not certain."""
+    def extend(
+        self,
+        given: Given,
+        items: Sequence[Mapping[str, Any]],
+        now: float,
+        known: Sequence[bytes | None] = (),
+    ) -> list[bytes]:
+        """Let *given* have *items* behind it; return the hash of each, fewer if they are not certain.
+
+        Args:
+            known: those of *items* that are known already.
+        """
         digests: list[bytes] = []
         hashes, running = given.hashes, given.hash
         try:
-            for item in items:
-                kind = kind_of(item)
-                digest = None
+            for item, digest in zip_longest(items, known):
+                kind = None if digest is not None else kind_of(item)
                 if kind == "reasoning":
                     digest = _REASONING
                     recognised = name_of(item.get("id")) + name_of(item.get("encrypted_content"))

@@ -18,13 +18,13 @@ from wspool.core.commands import LaneKey
 from wspool.core.encoding import Encoded
 from wspool.core.frames import encode
 from wspool.core.items import Item, Output, read_items
-from wspool.core.matching.index import Index
+from wspool.core.matching.index import Index, digest_of
 from wspool.core.matching.known import Known
 from wspool.core.sending.chain import Plan
 from wspool.core.sending.takes import Takes
 from wspool.core.sending.warm_up import Fields, WarmUp
 
-__all__ = ["FULL_REASONS", "BroughtHistory", "http_only"]
+__all__ = ["FULL_REASONS", "BroughtHistory", "WrittenBody", "http_only"]
 
 _EVERYTHING = Takes()
 
@@ -47,6 +47,24 @@ def http_only(body: Mapping[str, Any]) -> str | None:
         if body.get(name):
             return f"{name!r} cannot be sent: {advice}"
     return None
+
+
+class WrittenBody(dict[str, Any]):
+    """The body of a request whose input is written down already: that of a large one may be so in a thread.
+
+    Attributes:
+        row: its input, as one piece of a list.
+        digests: of its items, as `Index.read` takes them.
+    """
+
+    __slots__ = ("digests", "row")
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        """Write the input of *body* down. Raises TypeError, ValueError: it cannot be sent."""
+        super().__init__(body)
+        items = _items(body.get("input"))
+        self.row = _row(items)
+        self.digests = [digest_of(item) for item in items]
 
 
 class BroughtHistory:
@@ -83,8 +101,10 @@ class BroughtHistory:
         self._now = now
         items = _items(body.get("input"))
         # Written down, so that nothing that happens to the body changes what is sent, also again.
-        self._whole = _row(items)
-        self._given = index.read(body, now, session=session)
+        written = body if isinstance(body, WrittenBody) else None
+        self._whole = _row(items) if written is None else written.row
+        digests = () if written is None else written.digests
+        self._given = index.read(body, now, session=session, digests=digests)
         #: What it may go on from, the likeliest first; the others have the same words.
         self._known: Sequence[Known] = index.find(self._given, now)
         start = self._given.skip
@@ -264,4 +284,4 @@ def _row(items: Sequence[Mapping[str, Any]]) -> Sequence[Encoded]:
     """
     if not items:
         return ()
-    return (Encoded(encode([dict(item) for item in items], "input")[1:-1]),)
+    return (Encoded(memoryview(encode([dict(item) for item in items], "input"))[1:-1]),)

@@ -24,10 +24,11 @@ from wspool.listening.answers import Answers, linger
 from wspool.listening.errors import RequestError, TurnError, invalid_request
 from wspool.listening.intake import Intake, IntakeLimits, Unfinished
 from wspool.proxy.access.gate import Caller, Gate
+from wspool.proxy.reading import read_body
 from wspool.proxy.sockets.handshake import is_upgrade
 from wspool.proxy.sockets.sockets import Sockets, upgrade_required
 from wspool.proxy.target import Target
-from wspool.proxy.turns.taking import read_body, take_turn
+from wspool.proxy.turns.taking import take_turn
 from wspool.proxy.visit import Handler, Services, Visit
 
 __all__ = ["Front"]
@@ -234,8 +235,10 @@ class Front:
         elif target.is_turns and method == b"POST":
             try:
                 visit.check_budget()
-                raw = await visit.intake.body(visit.services.settings.max_body, visit.answers.send)
-                body = read_body(visit, raw)
+                limit = visit.services.settings.max_body
+                raw = await visit.intake.body(limit, visit.answers.send)
+                codings = [v.decode("latin-1") for n, v in visit.request.headers if n == b"content-encoding"]
+                body = await read_body(raw, codings, limit=limit)
             except RequestError as rejected:
                 record = visit.record("json")
                 record.fail(rejected)
@@ -279,10 +282,11 @@ class Front:
 
     async def _refuse_unread(self, intake: Intake, answers: Answers, error: TurnError) -> None:
         """Refuse a request whose body may be unread; a short one is, so that the connection can go on."""
-        try:
-            await intake.body(_UNWANTED, answers.send)
-        except RequestError:
-            pass
+        if intake.http.their_state is h11.SEND_BODY:  # else there is nothing to wait for
+            try:
+                await intake.body(_UNWANTED, answers.send)
+            except RequestError:
+                pass
         await self._refuse(answers, error)
 
     async def _refuse(self, answers: Answers, error: TurnError) -> None:

@@ -201,7 +201,7 @@ class Lanes:
         """Take a message; return what there is to say about it at once, if anything. Never waits.
 
         Args:
-            body: what it says.
+            body: what it says; it is the request's from now on.
             message: it as it came.
         """
         match body.get("type"):
@@ -239,7 +239,8 @@ class Lanes:
     # -- requests -------------------------------------------------------------------------------
 
     def _create(self, body: dict[str, Any], message: bytes | bytearray) -> bytes | None:
-        lane = body.get("stream_id")
+        del body["type"]
+        lane = body.pop("stream_id", None)
         if lane is not None and not is_lane(lane):
             return error_frame(
                 None,
@@ -250,8 +251,7 @@ class Lanes:
             )
         if self._on_rest is not None:
             return error_frame(lane, _RETIRING, code="websocket_connection_limit_reached")
-        fields = {name: value for name, value in body.items() if name not in ("type", "stream_id")}
-        account, limits, size = self._way.begin(fields, message), self._limits, len(message)
+        account, limits, size = self._way.begin(body, message), self._limits, len(message)
         if self._waiting >= limits.max_waiting or self._waiting_bytes + size > limits.max_waiting_bytes:
             account.end(TooManyWaitingError("too many requests wait on its socket"), left=False)
             return error_frame(

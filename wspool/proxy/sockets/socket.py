@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, Final, cast
+from typing import Final
 
 import trio
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.utilities import RemoteProtocolError
 
-from wspool.core.frames import decode_fast
+from wspool.listening.errors import RequestError
+from wspool.proxy.reading import read_body
 from wspool.proxy.sockets.frames import close_frame, control_frame, error_frame, joined
 from wspool.proxy.sockets.lanes import Lanes, SocketLimits, Way
 
@@ -175,14 +176,12 @@ class Socket:
             await self._say(joined([error_frame(None, "Only text frames are supported.")]))
             return
         try:
-            body: object = decode_fast(message.decode())
-        except (ValueError, RecursionError):
-            await self._say(joined([error_frame(None, "We could not parse the JSON body of your request.")]))
+            body = await read_body(message)
+        except RequestError as refused:
+            error = refused.error
+            await self._say(joined([error_frame(None, error.message, status=error.status)]))
             return
-        if not isinstance(body, dict):
-            await self._say(joined([error_frame(None, "The request must be a JSON object.")]))
-            return
-        reply = self._lanes.receive(cast("dict[str, Any]", body), message)
+        reply = self._lanes.receive(body, message)
         message.clear()
         if reply is not None:
             await self._say(joined([reply]))

@@ -14,7 +14,6 @@ Rules of this module:
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Generator, Mapping, Sequence
@@ -24,13 +23,11 @@ from typing import Any, Final, cast
 
 import trio
 
-from wspool.core.frames import Event, has_too_many_values
+from wspool.core.frames import Event
 from wspool.core.sending.brought import http_only
 from wspool.http.identity import Asked
 from wspool.http.pools import Pools
 from wspool.listening.answers import UNREAD
-from wspool.listening.decoding import decoded
-from wspool.listening.errors import RequestError, invalid_request
 from wspool.pool.exchange import Limits, Outlet
 from wspool.pool.http_answer import error_answer
 from wspool.proxy.notices import TURN_STATE, Notices, said_by
@@ -42,7 +39,7 @@ from wspool.proxy.turns.repeats import Run
 from wspool.proxy.visit import Visit, header
 from wspool.proxy.ways import goes_by_http
 
-__all__ = ["read_body", "take_turn"]
+__all__ = ["take_turn"]
 
 logger: Final = logging.getLogger("wspool.proxy")
 
@@ -66,32 +63,11 @@ _SSE: Final = (("content-type", "text/event-stream; charset=utf-8"), *_AT_ONCE)
 _JSON: Final = (("content-type", "application/json"), *_AT_ONCE)
 
 
-def read_body(visit: Visit, raw: bytes) -> dict[str, Any]:
-    """Return what the body *raw* of a request says.
-
-    Raises:
-        RequestError: it is no JSON object, or unpacks to too much.
-    """
-    codings = [
-        value.decode("latin-1") for name, value in visit.request.headers if name == b"content-encoding"
-    ]
-    data = decoded(raw, codings, visit.services.settings.max_body) if codings else raw
-    if has_too_many_values(data):
-        raise RequestError(invalid_request("The request has too many values.", status=413))
-    try:
-        body: object = json.loads(data)
-    except (ValueError, RecursionError):
-        raise RequestError(invalid_request("We could not parse the JSON body of your request.")) from None
-    if not isinstance(body, dict):
-        raise RequestError(invalid_request("The request must be a JSON object."))
-    return cast("dict[str, Any]", body)
-
-
-async def take_turn(visit: Visit, body: Mapping[str, Any], raw: bytes) -> None:
+async def take_turn(visit: Visit, body: dict[str, Any], raw: bytes) -> None:
     """Take one turn, and answer *visit* with it. A checkpoint; cancelling it gives the turn up.
 
     Args:
-        body: what `read_body` has read.
+        body: what `read_body` has read; it may be added to.
         raw: it as it came.
     """
     with _recorded(visit, body, raw) as record:
@@ -106,17 +82,17 @@ async def take_turn(visit: Visit, body: Mapping[str, Any], raw: bytes) -> None:
             run = repeats.begin(visit.request, visit.whose, raw, record.number)
         asked = None
         if identity is not None and http_only(body) is None:
-            asked = Asked(identity, _with_turn_state(visit, body), visit.session)
+            _add_turn_state(visit, body)
+            asked = Asked(identity, body, visit.session)
         await _Course(visit, asked, body, raw, record, run).run()
 
 
-def _with_turn_state(visit: Visit, body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return *body* with the state of a turn, which Codex says by a header and, over WebSocket, there."""
+def _add_turn_state(visit: Visit, body: dict[str, Any]) -> None:
+    """Add the state of a turn to *body*: Codex says it by a header and, over WebSocket, there."""
     state = header(visit.request, TURN_STATE.encode())
     metadata: object = body.get("client_metadata") or {}
-    if not state or not isinstance(metadata, Mapping) or TURN_STATE in metadata:
-        return body
-    return {**body, "client_metadata": {**cast("Mapping[str, Any]", metadata), TURN_STATE: state}}
+    if state and isinstance(metadata, Mapping) and TURN_STATE not in metadata:
+        body["client_metadata"] = {**cast("Mapping[str, Any]", metadata), TURN_STATE: state}
 
 
 async def _join(visit: Visit, run: Run, record: Record) -> bool:
