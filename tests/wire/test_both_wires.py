@@ -664,6 +664,16 @@ async def test_a_large_limit_lets_a_large_message_through(make):
         assert len((await wire.receive())[0]) == 3 * MAX_MESSAGE_SIZE
 
 
+@pytest.mark.parametrize("size", [1, 1 << 16, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, (1 << 20) + 3])
+async def test_a_message_of_any_size_arrives_as_it_was(make, size: int):
+    """However many pieces it leaves in."""
+    near, far = trio.testing.memory_stream_pair()
+    message = bytes(33 + number % 89 for number in range(size))
+    async with connected(make(opener(near)), far, endpoint()) as (wire, peer), trio.open_nursery() as nursery:
+        nursery.start_soon(wire.send, message)
+        assert message.decode() == await peer.receive()
+
+
 # Over real sockets
 
 

@@ -32,8 +32,7 @@ _MAX_ANSWERS: Final = 64
 #: Bytes per read: four full TLS records.
 _RECEIVE: Final = 64 * 1024
 
-#: Bytes of a message that are masked and handed to the network at a time; a multiple of four, which a mask
-#: has. A message of 16 MiB in one piece would hold up everybody else for 15 ms, and be there twice more.
+#: Bytes of a message that are masked and sent at a time, a multiple of the mask's: 16 MiB would take 15 ms.
 _PIECE: Final = 256 * 1024
 
 #: Bytes that a `ping` without anybody in `receive` reads ahead before it waits for that somebody.
