@@ -12,6 +12,7 @@ port, open a WebSocket to it, or have its own name resolve to it (DNS rebinding)
 4. A preflight can show no key, so it needs none. What it announces does.
 """
 
+import functools
 import hmac
 import ipaddress
 from collections.abc import Iterable
@@ -65,6 +66,7 @@ class Admission:
         return self.api_key is not None or is_loopback(address)
 
 
+@functools.lru_cache(maxsize=16)  # each request names its host
 def is_loopback(host: str) -> bool:
     """Whether *host* is this machine by its very spelling, whatever a resolver says.
 

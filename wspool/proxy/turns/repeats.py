@@ -25,7 +25,7 @@ import trio
 from wspool.proxy.headers import header
 from wspool.proxy.ways import Before, Repetition, repetition
 
-__all__ = ["Repeats", "Run"]
+__all__ = ["Repeats", "Run", "is_marked"]
 
 #: Whose a request is, and its body.
 Key = tuple[Hashable, bytes]
@@ -36,6 +36,7 @@ _OF_ALL: Final = 64 * 2**20
 
 _RETRIES: Final = b"x-stainless-retry-count"
 _NAME: Final = b"idempotency-key"
+_MARKS: Final = frozenset({_RETRIES, _NAME})
 
 
 class Run:
@@ -118,15 +119,15 @@ class Repeats:
             whose: what tells the client from others.
             raw: the body, as it came.
         """
-        if not self._keep or not _is_marked(request):
-            return None  # as nearly all: its words are not looked at
+        if not self._keep or not is_marked(request):
+            return None  # its words are not looked at
         self._expire()
         run = self._runs.get(_key(request, whose, raw))
         return run if _repetition(request, run) == "join" else None
 
     def begin(self, request: h11.Request, whose: Hashable, raw: bytes, number: int) -> Run | None:
         """Return the run of a request that may be repeated; None if it never is."""
-        if not self._keep or not _is_marked(request):
+        if not self._keep or not is_marked(request):
             return None
         self._expire()
         key = _key(request, whose, raw)
@@ -168,8 +169,9 @@ class Repeats:
                 run.pieces = []
 
 
-def _is_marked(request: h11.Request) -> bool:
-    return bool(header(request, _RETRIES) or header(request, _NAME))
+def is_marked(request: h11.Request) -> bool:
+    """Return whether a request may repeat another, or be repeated: nearly none says so."""
+    return any(value and name in _MARKS for name, value in request.headers)
 
 
 def _repetition(request: h11.Request, run: Run | None) -> Repetition:

@@ -35,7 +35,7 @@ from wspool.proxy.records.record import Record
 from wspool.proxy.settings import Settings
 from wspool.proxy.turns.events import COMMENT, EventWriter, failed_body
 from wspool.proxy.turns.joining import join
-from wspool.proxy.turns.repeats import Run
+from wspool.proxy.turns.repeats import Run, is_marked
 from wspool.proxy.visit import Visit, header
 from wspool.proxy.ways import goes_by_http
 
@@ -73,7 +73,7 @@ async def take_turn(visit: Visit, body: dict[str, Any], raw: bytes) -> None:
     with _recorded(visit, body, raw) as record:
         visit.answers.headers = {"x-request-id": f"wspool-{record.number}"}
         identity, run = visit.identity, None
-        if identity is not None:  # else nobody knows whose it is
+        if identity is not None and is_marked(visit.request):  # else nobody knows whose it is
             repeats = visit.services.repeats
             if (run := repeats.find(visit.request, visit.whose, raw)) is not None and await _join(
                 visit, run, record
@@ -327,6 +327,9 @@ class _Course:
         news = trio.Event()
         if not self._outlet.wait_for_more(news.set):
             return True
+        if until == math.inf:  # a scope costs as much as an event
+            await news.wait()
+            return True
         with trio.move_on_at(until):
             await news.wait()
         return news.is_set()
@@ -406,7 +409,9 @@ class _Course:
         error = outlet.error
         if error is None and record.turn is not None:
             error = record.turn.failure
-        record.request_id = self._notices.request_id or said_by(error).request_id
+        record.request_id = self._notices.request_id
+        if record.request_id is None and error is not None:
+            record.request_id = said_by(error).request_id
         if self._asked is None and outlet.sent_at is not None:
             self._visit.take_down(self._body, self._posted, error)
         elif self._asked is not None and record.turn is not None and record.sent:
