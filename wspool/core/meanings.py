@@ -14,7 +14,15 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-__all__ = ["FIELD_REFUSED", "Meaning", "meaning_of_status", "meaning_of_type", "meaning_of_word", "same_word"]
+__all__ = [
+    "FIELD_REFUSED",
+    "OVERLOADED",
+    "Meaning",
+    "meaning_of_status",
+    "meaning_of_type",
+    "meaning_of_word",
+    "same_word",
+]
 
 
 class Meaning(enum.Enum):
@@ -128,6 +136,19 @@ _COMMON: Final = {
         """,
     ),
 }
+
+#: Words of an endpoint that has too much to do, or is away, whoever asks.
+OVERLOADED: Final = frozenset(
+    _words(
+        Meaning.PASSING,
+        """
+        server_is_overloaded overloaded_error overloaded engine_overloaded engine_overloaded_error
+        model_overloaded slow_down service_unavailable_error service_unavailable unavailable
+        temporarily_unavailable server_busy model_capacity_exhausted capacity_exceeded no_capacity
+        service_tier_capacity_exceeded
+        """,
+    )
+)
 
 #: Words that say that a field is not taken, whatever is in it. `extra_forbidden` is pydantic's.
 FIELD_REFUSED: Final = frozenset(

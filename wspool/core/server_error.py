@@ -29,6 +29,7 @@ from wspool.core.error_fields import (
 )
 from wspool.core.meanings import (
     FIELD_REFUSED,
+    OVERLOADED,
     Meaning,
     meaning_of_status,
     meaning_of_type,
@@ -39,6 +40,9 @@ from wspool.core.plain import plain
 from wspool.core.waits import MAX_RETRY_AFTER
 
 __all__ = ["ServerError", "parse_error", "parse_http_error"]
+
+#: Statuses for an endpoint that is overloaded or away for all. Anthropic has 529.
+_OF_ENDPOINT: Final = frozenset({503, 529})
 
 #: Fields that name the parent. vLLM has its own.
 _PARENT_FIELDS: Final = frozenset({"previous_response_id", "response_id"})
@@ -187,6 +191,13 @@ class ServerError:
     def is_rate_limit(self) -> bool:
         """Too many requests."""
         return self.status == 429 or self.meaning is Meaning.RATE
+
+    @property
+    def blames_endpoint(self) -> bool:
+        """It says that the endpoint refuses everybody: a 500 does not, for one request can cause it."""
+        if self.is_rate_limit or self.status in _OF_ENDPOINT:
+            return True
+        return not OVERLOADED.isdisjoint((same_word(self.code or ""), same_word(self.type or "")))
 
     @property
     def label(self) -> str:

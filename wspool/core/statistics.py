@@ -83,6 +83,9 @@ class PoolStatistics:
         room: turns that may be at work at once, where refusals are waited out
             (`PoolPolicy.refusal_patience`); else None.
         at_work: turns at work, counted there alone.
+        suspects: turns that were refused, not for a rate limit, and not answered since, counted there alone.
+        unclear: seconds for which the endpoint has refused everybody there without a word of whose trouble
+            that is: it may stumble over one request (`wspool.core.sending.blame`). 0 where that is clear.
     """
 
     max_size: int
@@ -120,6 +123,8 @@ class PoolStatistics:
     held_for: str = ""
     room: int | None = None
     at_work: int = 0
+    suspects: int = 0
+    unclear: float = 0.0
 
 
 @attrs.frozen(kw_only=True)

@@ -10,7 +10,8 @@ happens in a task of the user's, so no nursery of the pool would end it. Rules o
 * A hold is a time before which the server wants nothing sent (Retry-After). It is looked at right before each
   send, so one that is set or has grown while somebody waited counts. It ends when it is over or lifted
   (`Pool.retry_now`), and so does the pause before a resend.
-* Those that a hold keeps go on one after another, in the order in which they came.
+* Those that a hold keeps go on one after another, in the order in which they came. Who was let go already,
+  for a lane or on one, and is kept all the same has the place that it had; who was refused goes to the end.
 * Where refusals are waited out, a turn begins when the pool's pace lets it (`wspool.core.sending.pace`), and
   in the same order. From then on until it is over it is at work; but who waits for a lane of others sends
   nothing, so that one is at work only once it has a lane. Else those in line would fill the pace, and whoever
@@ -19,6 +20,7 @@ happens in a task of the user's, so no nursery of the pool would end it. Rules o
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Awaitable, Callable, Generator
@@ -32,8 +34,9 @@ from wspool.core.commands import Refuse, RefuseReason, WaiterId
 from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import PoolPolicy
 from wspool.core.sending.allowance import stated_in
-from wspool.core.sending.blame import Blame, Suspicion
+from wspool.core.sending.blame import Suspicion
 from wspool.core.sending.pace import Pace, Ticket
+from wspool.core.sending.places import Places
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import PoolStatistics
 from wspool.core.usage import Usage
@@ -61,17 +64,19 @@ class Errand:
         scope: ends what it waits for or does at the moment, if anything.
         paused_until: when its own pause is over, in seconds.
         lifted: ends that pause before its time.
-        admitted: True once the pace has let it go for a lane.
+        place: in line, from when it came first or was refused last; None until it has one.
+        called: set when it is the first in line, while it waits for that.
         ticket: its part in the pace of the pool, while it is at work and there is a pace.
         suspicion: what speaks against it, should it be what the endpoint stumbles over.
         is_answered: says whether the endpoint has begun to answer it, once it was sent.
     """
 
     __slots__ = (
-        "admitted",
+        "called",
         "is_answered",
         "lifted",
         "paused_until",
+        "place",
         "scope",
         "stopped",
         "suspicion",
@@ -83,7 +88,8 @@ class Errand:
         self.scope: trio.CancelScope | None = None
         self.paused_until = -math.inf
         self.lifted: trio.Event | None = None
-        self.admitted = False
+        self.place: int | None = None
+        self.called: trio.Event | None = None
         self.ticket: Ticket | None = None
         self.suspicion = Suspicion()
         self.is_answered: Callable[[], bool] | None = None
@@ -131,16 +137,18 @@ class Errands:
         self.pace = None if policy.refusal_patience is None else pace or Pace()
         if self.pace is not None:
             self.pace.line = self
-        self._blame = Blame()
         #: What the endpoint refused last, for who asks why nothing goes on.
         self._refused_for = "a rate limit"
         self._paced: dict[Ticket, Errand] = {}
+        #: Those that were refused, and not answered since.
+        self._suspects: set[Errand] = set()
         #: Set when the pace has changed; another event from then on.
         self._moved = trio.Event()
         self._closed = False
         self._waiting: set[Errand] = set()
         self._working: set[Errand] = set()
-        self._gate = trio.StrictFIFOLock()
+        self._line = Places[Errand]()
+        self._places = itertools.count(1)
         #: Set when holds and pauses are lifted; another event from then on.
         self._lifted = trio.Event()
 
@@ -157,17 +165,26 @@ class Errands:
         if errand.ticket is not None:
             return True
         # Nobody overtakes those who wait, but who was let in before them and has its lane now.
-        if (self._gate.locked() and not errand.admitted) or self._pace_wait(pace) > 0:
+        if not self._may_go_before(errand, self._line.first) or self._pace_wait(pace) > 0:
             return False
         self._admit(pace, errand, has_lane)
         return True
 
+    def _may_go_before(self, errand: Errand, first: Errand | None) -> bool:
+        if first is None or first.place is None:
+            return True
+        return errand.place is not None and errand.place <= first.place
+
     def _admit(self, pace: Pace, errand: Errand, has_lane: bool) -> None:
-        errand.admitted = True
+        self._give_place(errand)
         if has_lane or self._core.has_lane:
             errand.ticket = pace.begin(self._now())
             self._paced[errand.ticket] = errand
-            self._blame.begun(errand.suspicion)
+
+    def _give_place(self, errand: Errand) -> int:
+        if errand.place is None:
+            errand.place = next(self._places)
+        return errand.place
 
     def _pace_wait(self, pace: Pace) -> float:
         """Return the seconds until the pace lets another turn begin, infinity if something must happen."""
@@ -182,16 +199,15 @@ class Errands:
                 self._answered(pace, ticket)
 
     def _answered(self, pace: Pace, ticket: Ticket) -> None:
-        if not ticket.answered:
-            pace.answered(ticket)
-            self._blame.taken(ticket.number)
+        pace.answered(ticket)
+        self._suspects.discard(self._paced[ticket])
 
     def blames(self, errand: Errand, error: ServerError) -> bool:
         """Return whether *error* is the trouble of the request of *errand*, and not of the endpoint."""
         if self.pace is None or errand.ticket is None or not error.may_pass or error.is_rate_limit:
             return False
         self._look(self.pace)
-        return self._blame.refused(errand.suspicion, errand.ticket.number, self._now())
+        return errand.suspicion.refused(errand.ticket.number, self.pace.latest)
 
     def refused(self, errand: Errand, error: ServerError, *, jitter: float) -> None:
         """The endpoint refused the request of *errand* with *error*, which may pass. Never waits."""
@@ -199,12 +215,25 @@ class Errands:
             self._refused_for = (
                 "a rate limit" if error.is_rate_limit else error.words or "an error of the endpoint"
             )
-            wait = error.retry_after or 0.0
-            self.pace.refused(errand.ticket, self._now(), rate=error.is_rate_limit, wait=wait, jitter=jitter)
+            self.pace.refused(
+                errand.ticket,
+                self._now(),
+                rate=error.is_rate_limit,
+                own=error.blames_endpoint,
+                wait=error.retry_after or 0.0,
+                jitter=jitter,
+            )
+            errand.place = None
+            if not error.is_rate_limit:
+                self._suspects.add(errand)
             self._forget(errand, errand.ticket)
 
     def over(self, errand: Errand) -> None:
         """*errand* is over, or its turn does not go on by itself. Never waits."""
+        self._rest(errand)
+        self._suspects.discard(errand)
+
+    def _rest(self, errand: Errand) -> None:
         if self.pace is not None and errand.ticket is not None:
             if errand.is_answered is not None and errand.is_answered():
                 self._answered(self.pace, errand.ticket)
@@ -219,14 +248,18 @@ class Errands:
     @property
     def in_line(self) -> int:
         """How many the pace could let begin: those who wait for it, or for a lane, and then for it."""
-        before = self._gate.statistics().tasks_waiting + self._gate.locked()
         pool = self._core.statistics()
-        return before + min(pool.waiting, pool.max_size)
+        return len(self._line) + min(pool.waiting, pool.max_size)
 
     def pace_moved(self) -> None:
         """The pace has changed: whoever waits for it looks again. Never waits."""
         self._moved.set()
         self._moved = trio.Event()
+
+    def away(self) -> None:
+        """The endpoint cannot be reached. Never waits."""
+        if self.pace is not None:
+            self.pace.away()
 
     def used(self, usage: object) -> None:
         """A turn has ended, and the server said this of its usage. Never waits."""
@@ -257,21 +290,42 @@ class Errands:
         Raises:
             PoolClosedError: it was stopped.
         """
-        self.over(errand)  # whoever waits is not at work
-        errand.admitted = False
+        self._rest(errand)  # whoever waits is not at work
         with self.waiting(errand):
             while (seconds := _pause_end(errand) - self._now()) > 0:
                 await self._sleep(seconds)
-            async with self._gate:  # the first in it waits for the hold, the others for the first
-                while True:
-                    while (seconds := self._core.held_until() - self._now()) > 0:
+            with self._in_line(errand) as called:
+                await trio.lowlevel.checkpoint()
+                while True:  # the first in line waits for the hold, the others for the first
+                    if self._line.first is not errand:
+                        await called().wait()
+                    elif (seconds := self._core.held_until() - self._now()) > 0:
                         await self._sleep(seconds)
-                    if self.pace is None:
+                    elif self.pace is None:
                         return
-                    if (seconds := self._pace_wait(self.pace)) <= 0:
+                    elif (seconds := self._pace_wait(self.pace)) > 0:
+                        await self._sleep_in_pace(min(seconds, _LOOK) if self.pace.unanswered else seconds)
+                    else:
                         self._admit(self.pace, errand, has_lane=False)
                         return
-                    await self._sleep_in_pace(min(seconds, _LOOK) if self.pace.unanswered else seconds)
+
+    @contextmanager
+    def _in_line(self, errand: Errand) -> Generator[Callable[[], trio.Event], None, None]:
+        """Stand in line; what it yields returns an event for when *errand* is the first."""
+
+        def called() -> trio.Event:
+            errand.called = trio.Event()
+            return errand.called
+
+        place = self._give_place(errand)
+        self._line.take(place, errand)
+        try:
+            yield called
+        finally:
+            errand.called = None
+            self._line.leave(place)
+            if (first := self._line.first) is not None and first.called is not None:
+                first.called.set()
 
     async def post(self, suffix: str, body: bytes) -> Answer:
         """Send *body* by HTTP to the endpoint's path with *suffix*; return the answer, whatever its status.
@@ -339,6 +393,8 @@ class Errands:
             held_for=self._refused_for if held else "",
             room=None if pace is None else int(pace.room),
             at_work=0 if pace is None else pace.at_work,
+            suspects=len(self._suspects),
+            unclear=0.0 if pace is None else pace.unclear(self._now()),
         )
 
     def _held(self) -> float:

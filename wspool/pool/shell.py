@@ -365,6 +365,7 @@ class Shell:
             case Leaking(lease=lease):
                 self.announcer.leaking(lease)
             case Degraded(failure=failure):
+                self.errands.away()
                 self.announcer.degraded(failure)
             case Recovered(lasted=lasted):
                 self.announcer.recovered(lasted)

@@ -33,7 +33,9 @@ NOTHING: Final = PoolStatistics(
 
 #: What a pool has to say to the pace: the name of a method of `Pace`, or `used` of its allowance; the token
 #: of the turn that it is about, 0 for none; and what else the method takes.
-Heard: TypeAlias = tuple[Literal["answered", "ended", "refused", "told", "used"], int, Mapping[str, Any]]
+Heard: TypeAlias = tuple[
+    Literal["answered", "away", "ended", "refused", "told", "used"], int, Mapping[str, Any]
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -48,9 +50,10 @@ class Report:
 
 @attrs.frozen(kw_only=True)
 class Orders:
-    """What an actor gets: tokens, what all have spent, for how many seconds the endpoint holds everybody, and
-    in how many to report again."""
+    """What an actor gets: tokens, the latest that was answered anywhere, what all have spent, for how many
+    seconds the endpoint holds everybody, and in how many to report again."""
 
+    latest: int = 0
     tokens: Sequence[int] = ()
     spent: Usage = attrs.field(factory=Usage)
     held: float = 0.0
@@ -85,6 +88,7 @@ class Sharing:
         self._spent += report.used
         mine.in_line, mine.pool = report.in_line, report.pool
         return Orders(
+            latest=self.pace.latest,
             tokens=self._grant(mine, now),
             spent=self._spent,
             held=self._held(),
@@ -95,6 +99,8 @@ class Sharing:
         match what:
             case "told":
                 self.pace.told(more["stated"], now, answering=more["answering"])
+            case "away":
+                self.pace.away()
             case "used":
                 self.pace.allowance.used(more["tokens"])
             case "answered":
@@ -136,6 +142,7 @@ class Sharing:
         words = next((pool.held_for for pool in pools if pool.held_for), "a rate limit")
         more: dict[str, Any] = {
             "dialed": sums["dialed"] + self._dialed,
+            "unclear": self.pace.unclear(self._clock()),
             "held": held,
             "held_for": words if held else "",
         }
@@ -199,10 +206,16 @@ class Tokens(Pace):
         if self._at_work.pop(ticket, ticket) is None:
             self._hear("ended", ticket.number)
 
-    def refused(self, ticket: Ticket, now: float, *, rate: bool, wait: float, jitter: float) -> None:
+    def refused(
+        self, ticket: Ticket, now: float, *, rate: bool, own: bool = False, wait: float, jitter: float
+    ) -> None:
         """See `Pace.refused`."""
         if self._at_work.pop(ticket, ticket) is None:
-            self._hear("refused", ticket.number, rate=rate, wait=wait, jitter=jitter)
+            self._hear("refused", ticket.number, rate=rate, own=own, wait=wait, jitter=jitter)
+
+    def away(self) -> None:
+        """See `Pace.away`."""
+        self._hear("away", 0)
 
     def _hear(self, what: Any, token: int, **more: Any) -> None:
         self.heard.append((what, token, more))

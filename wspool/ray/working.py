@@ -85,6 +85,7 @@ async def open_part(job: Job, exchange: Callable[[Report], Awaitable[Orders]]) -
                     return  # no turn begins any more; the driver finds out as well, and ends the run
                 budget.spent = orders.spent + own.spent
                 tokens.held_until = trio.current_time() + orders.held if orders.held else -math.inf
+                tokens.latest = orders.latest
                 tokens.give(orders.tokens)
                 await trio.sleep(orders.pause)
                 with trio.move_on_after(orders.pause if tokens.wanted > 0 else HEARTBEAT):

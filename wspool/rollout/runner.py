@@ -4,19 +4,21 @@
    more tasks may run than there are connections; `concurrency` only bounds how many are started.
 2. A result that cannot be written ends the run, as does what `Held` says.
 3. What did not end is owed: it has no result, and the next run does it.
-4. The first Ctrl-C, SIGTERM or SIGHUP starts no other task, puts those back that have sent nothing yet, and
+4. Where the endpoint refuses all that run, others are tried, see `wspool.rollout.doubt`.
+5. The first Ctrl-C, SIGTERM or SIGHUP starts no other task, puts those back that have sent nothing yet, and
    lets the others finish. The second cancels them, and the third ends the process (`signals.py`).
 """
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
 import wspool
 from wspool.core.statistics import PoolStatistics
 from wspool.rollout.checkpoints import Checkpoints
+from wspool.rollout.doubt import Ceiling, nobody_can_tell
 from wspool.rollout.holding import Held, Holder
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Method
@@ -29,6 +31,9 @@ from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import Result, Task
 
 __all__ = ["Place", "Run", "run_batch"]
+
+#: Seconds between two looks at whether it is unclear whose trouble refusals are.
+_LOOK: Final = 5.0
 
 
 class Place(Protocol):
@@ -120,7 +125,9 @@ class Run:
         self._sink = sink
         self._limits = limits
         self._standing = Standing(limits, tally or Tally())
-        self._in_flight = 0
+        #: The ids of the tasks that run, by the keys of their attempts.
+        self._running: dict[str, str] = {}
+        self._begun = False
         self._peak = 0
         self._draining = self._interrupted = False
         self._problem: str | None = None
@@ -133,12 +140,14 @@ class Run:
         async with trio.open_nursery() as watchers:
             await watchers.start(self.watch_signals)
             watchers.start_soon(self._watch_clock)
+            limiter = trio.CapacityLimiter(concurrency)
+            watchers.start_soon(self._watch_refusals, limiter)
             if samples is not None:
                 watchers.start_soon(take_samples, self.progress, samples)
             if not quiet:
                 watchers.start_soon(show_progress, self.progress, sys.stderr)
             try:
-                await self._all(concurrency)
+                await self._all(limiter)
             finally:
                 watchers.cancel_scope.cancel()
         return self.summary(len(self._tasks) if total is None else total)
@@ -159,6 +168,21 @@ class Run:
             await trio.sleep(self._limits.max_seconds)
             self.drain(f"{self._limits.max_seconds:g} s have passed")
 
+    async def _watch_refusals(self, limiter: trio.CapacityLimiter) -> None:
+        ceiling = Ceiling(int(limiter.total_tokens))
+        while True:
+            await trio.sleep(_LOOK)
+            pool, left = self._place.statistics(), set(self._running.values())
+            limiter.total_tokens = ceiling.now(pool.unclear, len(self._running))
+            all_wait = self._begun and pool.suspects >= len(self._running) and pool.held_for
+            if all_wait and nobody_can_tell(pool.unclear, len(left)):
+                which = ", ".join(sorted(left))
+                self.stop(
+                    f"for {pool.unclear / 60:.0f} minutes the endpoint has refused all that is left (task "
+                    f"{which}: {pool.held_for}), and nobody can tell if that is its trouble or theirs: the "
+                    "same command asks again, and with --max-wait SECONDS they fail after so many"
+                )
+
     def drain(self, problem: str | None = None) -> None:
         """Begin no other task, put those back that have sent nothing yet, and let the others finish."""
         self._problem = self._problem or problem
@@ -171,8 +195,7 @@ class Run:
         self._draining = True
         self._scope.cancel()
 
-    async def _all(self, concurrency: int) -> None:
-        limiter = trio.CapacityLimiter(concurrency)
+    async def _all(self, limiter: trio.CapacityLimiter) -> None:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 for task in self._tasks:
@@ -182,9 +205,10 @@ class Run:
                     if self._draining:
                         break
                     nursery.start_soon(self._one, task, limiter)
+                self._begun = True
 
     async def _one(self, task: Task, limiter: trio.CapacityLimiter) -> None:
-        self._in_flight += 1
+        self._running[task.key] = task.id
         try:
             held = await self._place.hold(task)
             if held.result is not None:
@@ -196,7 +220,7 @@ class Run:
         except OSError as error:
             self.stop(f"a result could not be written: {error}")
         finally:
-            self._in_flight -= 1
+            del self._running[task.key]
             self._peak = max(self._peak, self._place.statistics().size)
             limiter.release_on_behalf_of(task.key)
 
@@ -212,7 +236,7 @@ class Run:
         return self._standing.progress(
             self._place.statistics(),
             total=len(self._tasks),
-            in_flight=self._in_flight,
+            in_flight=len(self._running),
             turns=self._meter.turns,
             draining=self._draining,
         )

@@ -9,6 +9,8 @@ An endpoint says how much it takes by refusing more, and some say it before. Wha
 * It refuses one after another, and answers none: then it is in trouble, and everybody waits. One turn at a
   time tries, after a wait that doubles, and the first that is answered ends it.
 * What the server asks to wait is waited for, whatever else there is.
+* How long it has been unclear whose trouble refusals are is kept (`wspool.core.sending.blame`): since none is
+  answered, as long as the endpoint does not say that it is its own.
 * What it says that it still takes is heeded before it refuses, as far as its word goes
   (`wspool.core.sending.allowance`).
 
@@ -90,6 +92,7 @@ class Pace:
         allowance: what the endpoint says.
         troubled: True while the endpoint refuses everything.
         line: who waits for it; None until a pool keeps it.
+        latest: number of the last one to begin of those that were answered.
     """
 
     def __init__(self, most: float = math.inf) -> None:
@@ -97,7 +100,9 @@ class Pace:
         self.held_until = -math.inf
         self.allowance = Allowance()
         self.line: Line | None = None
+        self.latest = 0
         self._most = most
+        self._unclear_since: float | None = None
         self._at_work: dict[Ticket, None] = {}
         self._count = 0
         #: What the endpoint is known to take.
@@ -128,6 +133,14 @@ class Pace:
     def unanswered(self) -> list[Ticket]:
         """Those that the endpoint has not begun to answer, as far as was told."""
         return [ticket for ticket in self._at_work if not ticket.answered]
+
+    def unclear(self, now: float) -> float:
+        """Return for how many seconds all are refused without a word of whose trouble that is."""
+        return 0.0 if self._unclear_since is None else now - self._unclear_since
+
+    def away(self) -> None:
+        """The endpoint cannot be reached, which is the trouble of no turn."""
+        self._unclear_since = None
 
     def lift(self) -> None:
         """Whoever knows better says that nobody has to wait any more."""
@@ -164,6 +177,8 @@ class Pace:
         ticket.answered = True
         if ticket.tries:
             self.allowance.answered()
+        self.latest = max(self.latest, ticket.number)
+        self._unclear_since = None
         self._refusals = 0
         self._since += 1
         if self._since > self.room:
@@ -182,13 +197,16 @@ class Pace:
         if self._try is ticket:
             self._try = None
 
-    def refused(self, ticket: Ticket, now: float, *, rate: bool, wait: float, jitter: float) -> None:
+    def refused(
+        self, ticket: Ticket, now: float, *, rate: bool, own: bool = False, wait: float, jitter: float
+    ) -> None:
         """The endpoint has refused it with what may pass.
 
         Args:
             ticket: the turn.
             now: the time.
             rate: True if that was too much at once, False if it is in trouble.
+            own: True if it says that this would have met any turn.
             wait: seconds that it asked to wait, 0 for none.
             jitter: a random number in [0, 1).
         """
@@ -201,6 +219,10 @@ class Pace:
         tried, self._try = self._try is ticket, None if self._try is ticket else self._try
         before = sum(other.number < ticket.number for other in self._at_work)
         self._refusals += 1
+        if own or rate:
+            self._unclear_since = None
+        elif self._unclear_since is None:
+            self._unclear_since = now
         if wait > 0:
             self.held_until = max(self.held_until, now + min(wait, MAX_RETRY_AFTER))
         if tried or (not self.troubled and self._refusals >= TROUBLE and not (rate and before)):

@@ -189,7 +189,8 @@ class Resends:
         if now + (error.retry_after or 0.0) > self._refused_since + patience:
             return Recovery.GIVE_UP
         # Of too many requests at once the pace knows when there is room again; any other trouble is mine.
-        self.delay = 0.0 if error.is_rate_limit else jitter * FIRST_DELAY * 2.0**suspected
+        bound = min(LONGEST_DELAY, FIRST_DELAY * 2.0**suspected)
+        self.delay = 0.0 if error.is_rate_limit else jitter * bound
         return Recovery.LATER
 
     def after_loss(
