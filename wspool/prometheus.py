@@ -193,6 +193,8 @@ class PrometheusInstrument(Instrument, Collector):
     def pool_opened(self, record: PoolRecord) -> None:
         """Ask it from now on."""
         with self._lock:
+            for number, ask in [*self._pools.items()]:  # here as well, for maybe nobody scrapes
+                self._forget_if_closed(number, ask())
             self._pools[record.pool] = record.statistics
 
     def dial_ended(self, record: DialRecord) -> None:
@@ -290,12 +292,16 @@ class PrometheusInstrument(Instrument, Collector):
         for number, ask in [*self._pools.items()]:
             statistics = ask()
             _count(statistics, counts)
-            if statistics.closed_pool and not statistics.size + statistics.closing:
-                del self._pools[number]
-                _count(statistics, self._past)
-            else:
+            if not self._forget_if_closed(number, statistics):
                 _gauge(statistics, gauges)
         return gauges, dict(counts)
+
+    def _forget_if_closed(self, number: int, statistics: PoolStatistics) -> bool:
+        closed = statistics.closed_pool and not statistics.size + statistics.closing
+        if closed:
+            del self._pools[number]
+            _count(statistics, self._past)
+        return closed
 
 
 def _count(statistics: PoolStatistics, counts: Counter[tuple[str, _Labels]]) -> None:

@@ -89,7 +89,8 @@ class Timeline(Instrument):
 
     def __init__(self) -> None:
         self.dropped = 0
-        self._pools: list[PoolRecord] = []
+        #: What each pool is called, by its number. Its record would keep the pool.
+        self._pools: dict[int, str] = {}
         self._records: list[_Record] = []
         #: Outages: when each began, and what it was or how long it lasted.
         self._marks: list[tuple[float, str, str]] = []
@@ -97,8 +98,8 @@ class Timeline(Instrument):
     # -- what pools tell ----------------------------------------------------------------------
 
     def pool_opened(self, record: PoolRecord) -> None:
-        """Keep it, as all of these do."""
-        self._pools.append(record)
+        """Keep its name."""
+        self._pools[record.pool] = f"pool {record.pool}: {record.host}:{record.port}"
 
     def dial_ended(self, record: DialRecord) -> None:
         """Keep it."""
@@ -195,7 +196,7 @@ class Timeline(Instrument):
                 "ph": "i",
                 "s": "g",
                 "ts": _us(when, zero),
-                "pid": self._pools[0].pool if self._pools else 0,
+                "pid": next(iter(self._pools), 0),
                 "tid": 0,
                 "args": {"text": text},
             }
@@ -205,9 +206,8 @@ class Timeline(Instrument):
         return min([*starts, *(mark[0] for mark in self._marks)], default=0.0)
 
     def _names(self, rows: Iterable[tuple[int, int]]) -> Iterator[_Event]:
-        for record in self._pools:
-            name = f"pool {record.pool}: {record.host}:{record.port}"
-            yield {"name": "process_name", "ph": "M", "pid": record.pool, "tid": 0, "args": {"name": name}}
+        for pool, name in self._pools.items():
+            yield {"name": "process_name", "ph": "M", "pid": pool, "tid": 0, "args": {"name": name}}
         for pool, row in rows:
             connection, lane = divmod(row, _LANES)
             for what, value in (

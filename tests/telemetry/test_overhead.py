@@ -66,6 +66,15 @@ INSTRUMENTS: dict[str, tuple[str | None, Callable[[], wspool.Instrument]]] = {
 }
 
 
+def missing(name: str) -> str | None:
+    """The library that the instrument *name* wants, if it is not installed."""
+    library = INSTRUMENTS[name][0]
+    try:
+        return library if library is not None and importlib.util.find_spec(library) is None else None
+    except ModuleNotFoundError:
+        return library
+
+
 def calls(make: Callable[[], wspool.Instrument] | None, *, batch: int = 10_000) -> int:
     """The calls that one warm turn takes, the fewest of some: caches and finalizers only add to it."""
     found: list[int] = []
@@ -108,14 +117,9 @@ def calls(make: Callable[[], wspool.Instrument] | None, *, batch: int = 10_000) 
 @pytest.mark.parametrize("name", INSTRUMENTS)
 def test_an_instrument_costs_a_turn_little(name: str) -> None:
     """At most 3 % of what the turn takes without it."""
-    library, make = INSTRUMENTS[name]
-    try:
-        missing = library is not None and importlib.util.find_spec(library) is None
-    except ModuleNotFoundError:
-        missing = True
-    if missing:
+    if (library := missing(name)) is not None:
         pytest.skip(f"{library} is not installed")
-    alone, watched = calls(None), calls(make)
+    alone, watched = calls(None), calls(INSTRUMENTS[name][1])
 
     assert alone < watched, "it has seen nothing"
     assert watched - alone <= MOST * calls(None, batch=1)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import Context, ContextVar
 from typing import Final, Literal, TypeAlias, cast
 
+import attrs
 from opentelemetry import context as otel_context, metrics, trace
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode
 
@@ -23,7 +24,7 @@ from wspool.core.statistics import (
     TurnRecord,
 )
 from wspool.otel.content import attributes_of, is_wanted
-from wspool.otel.metrics import Metrics, Observer
+from wspool.otel.metrics import Metrics, Observer, name_of
 from wspool.pool.instrument import Instrument
 
 __all__ = ["OpenTelemetryInstrument", "Spans"]
@@ -41,8 +42,34 @@ _PROVIDERS: Final = {"azure": "azure.ai.openai", "xai": "x_ai"}
 _INFERENCE: Final = frozenset({"chat", "generate_content", "text_completion"})
 #: What of a server is taken for a code, and not for a text.
 _CODE: Final = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
-#: Models of which metrics are kept apart, at most.
+#: Models of which metrics are kept apart for one endpoint, at most.
 _MOST: Final = 100
+
+
+@attrs.frozen
+class _Place:
+    """Where pools go.
+
+    Attributes:
+        name: what they are called.
+        attributes: what each of their spans says.
+        models: what metrics of turns are told apart by, by the model.
+    """
+
+    name: str = ""
+    attributes: _Attributes = attrs.field(factory=dict[str, "str | bool | int | float | Sequence[str]"])
+    models: dict[str | None, _Attributes] = attrs.field(factory=dict[str | None, _Attributes])
+
+    @classmethod
+    def of(cls, record: PoolRecord) -> _Place:
+        return cls(
+            name_of(record),
+            {
+                "gen_ai.provider.name": _PROVIDERS.get(record.provider, "openai"),
+                "server.address": record.host,
+                "server.port": record.port,
+            },
+        )
 
 
 class OpenTelemetryInstrument(Instrument):
@@ -78,19 +105,20 @@ class OpenTelemetryInstrument(Instrument):
         self._observer = Observer()
         meter = metrics.get_meter("wspool", version.VERSION, meter_provider)
         self._metrics = Metrics(meter, self._observer)
-        #: What every span of a pool says.
-        self._servers: dict[int, _Attributes] = {}
+        #: Where each pool goes. Those of one endpoint share it.
+        self._places: dict[int, _Place] = {}
+        self._endpoints: dict[tuple[str, str, int], _Place] = {}
+        self._nowhere = _Place()
         self._dials: dict[tuple[int, int], SpanContext] = {}
-        self._models: dict[tuple[int, str | None], _Attributes] = {}
 
     def pool_opened(self, record: PoolRecord) -> None:
         """Remember what its spans say of it."""
-        self._servers[record.pool] = {
-            "gen_ai.provider.name": _PROVIDERS.get(record.provider, "openai"),
-            "server.address": record.host,
-            "server.port": record.port,
-        }
-        self._observer.watch(record)
+        endpoint = (record.provider, record.host, record.port)
+        if endpoint not in self._endpoints:
+            self._endpoints[endpoint] = _Place.of(record)
+        self._places[record.pool] = self._endpoints[endpoint]
+        for closed in self._observer.watch(record):
+            del self._places[closed]
 
     def dial_ended(self, record: DialRecord) -> None:
         """Make its span, the root of a trace."""
@@ -139,7 +167,7 @@ class OpenTelemetryInstrument(Instrument):
 
     def conversation_moved(self, move: Move) -> None:
         """Count it."""
-        self._observer.count("wspool.conversation.moves", move.pool, move.reason)
+        self._observer.count("wspool.conversation.moves", self._place(move.pool).name, move.reason)
 
     def tool_begun(self, record: ToolBegun) -> None:
         """Begin its span, the current one in the tool."""
@@ -175,7 +203,7 @@ class OpenTelemetryInstrument(Instrument):
 
     def turn_ended(self, record: TurnRecord) -> None:
         """End its span, or tell the host's."""
-        count, pool = self._observer.count, record.pool
+        count, pool = self._observer.count, self._place(record.pool).name
         count("wspool.turns", pool, record.status)
         if record.requests:
             kind = "full" if record.full else "delta"
@@ -237,8 +265,11 @@ class OpenTelemetryInstrument(Instrument):
     def _dial(self, record: TurnRecord) -> SpanContext | None:
         return self._dials.get((record.pool, record.connection or 0))
 
+    def _place(self, pool: int) -> _Place:
+        return self._places.get(pool, self._nowhere)  # it has closed before this was told
+
     def _server(self, pool: int) -> _Attributes:
-        return self._servers.get(pool, {})
+        return self._place(pool).attributes
 
     def _request(self, record: TurnBegun) -> _Attributes:
         """Return what is known when it begins, which a sampler may decide by."""
@@ -254,15 +285,14 @@ class OpenTelemetryInstrument(Instrument):
 
     def _labels(self, record: TurnRecord) -> _Attributes:
         """Return what metrics of a turn are told apart by: a client must not make them without end."""
-        model = record.model
-        key = record.pool, model
-        if (found := self._models.get(key)) is None:
-            found = {"gen_ai.operation.name": "chat", **self._server(record.pool)}
-            if len(self._models) >= _MOST:
+        place, model = self._place(record.pool), record.model
+        if (found := place.models.get(model)) is None:
+            found = {"gen_ai.operation.name": "chat", **place.attributes}
+            if len(place.models) >= _MOST:
                 return {**found, "gen_ai.request.model": "other"}
             if model is not None:
                 found["gen_ai.request.model"] = model
-            self._models[key] = found
+            place.models[model] = found
         return found
 
 

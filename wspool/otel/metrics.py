@@ -11,7 +11,7 @@ from opentelemetry import metrics
 
 from wspool.core.statistics import PoolRecord, PoolStatistics
 
-__all__ = ["Metrics", "Observer"]
+__all__ = ["Metrics", "Observer", "name_of"]
 
 #: Boundaries that the conventions give, in seconds; the last four are ours: a model may think for long.
 _SECONDS: Final = [
@@ -32,8 +32,13 @@ _KINDS: Final = {
 }
 
 
-def _name(record: PoolRecord) -> str:
+def name_of(record: PoolRecord) -> str:
+    """Return what a pool is called: as all others of the same endpoint."""
     return f"{record.host}:{record.port}"
+
+
+def _is_closed(statistics: PoolStatistics) -> bool:
+    return statistics.closed_pool and not statistics.size + statistics.closing
 
 
 class Observer:
@@ -45,30 +50,31 @@ class Observer:
         #: What pools have counted that are closed, by their name and what it was.
         self._past: Counter[tuple[str, str]] = Counter()
 
-        #: What turns have counted, by the metric, the pool and what tells it apart.
-        self._counts: Counter[tuple[str, int, str]] = Counter()
-        self._names: dict[int, str] = {}
+        #: What turns have counted, by the metric, the name of the pool and what tells it apart.
+        self._counts: Counter[tuple[str, str, str]] = Counter()
 
-    def watch(self, record: PoolRecord) -> None:
+    def watch(self, record: PoolRecord) -> list[int]:
+        """Ask it from now on; return the numbers of those that are asked no more, since they are closed."""
         with self._lock:
+            # Here as well, for maybe nobody collects.
+            gone = [number for number, each in self._pools.items() if _is_closed(each.statistics())]
+            for number in gone:
+                self._forget(number)
             self._pools[record.pool] = record
-            self._names[record.pool] = _name(record)
+            return gone
 
-    def count(self, name: str, pool: int, kind: str, value: int = 1) -> None:
+    def count(self, name: str, pool: str, kind: str, value: int = 1) -> None:
         with self._lock:
             self._counts[name, pool, kind] += value
 
     def counted(self, name: str) -> Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]:
         def observe(_: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
-            found: Counter[tuple[str, str]] = Counter()
             with self._lock:
-                for (each, pool, kind), value in self._counts.items():
-                    if each == name:
-                        found[self._names.get(pool, ""), kind] += value
-            return [
-                metrics.Observation(value, {"wspool.pool.name": pool, _KINDS[name]: kind})
-                for (pool, kind), value in found.items()
-            ]
+                return [
+                    metrics.Observation(value, {"wspool.pool.name": pool, _KINDS[name]: kind})
+                    for (each, pool, kind), value in self._counts.items()
+                    if each == name
+                ]
 
         return observe
 
@@ -85,18 +91,21 @@ class Observer:
             if counted == field:
                 found[name, ""] += value
         for number, record in [*self._pools.items()]:
-            statistics, name = record.statistics(), _name(record)
+            statistics, name = record.statistics(), name_of(record)
             for state, value in _values(statistics, field).items():
                 found[name, state] += value
-            if statistics.closed_pool and not statistics.size + statistics.closing:
-                del self._pools[number]
-                for each in ("refused", "stolen"):
-                    self._past[name, each] += _values(statistics, each)[""]
+            if _is_closed(statistics):
+                self._forget(number)
         for (name, state), value in found.items():
             attributes = {"wspool.pool.name": name}
             yield metrics.Observation(
                 value, attributes | {"wspool.connection.state": state} if state else attributes
             )
+
+    def _forget(self, number: int) -> None:
+        record = self._pools.pop(number)
+        for field in ("refused", "stolen"):
+            self._past[name_of(record), field] += _values(record.statistics(), field)[""]
 
 
 class Metrics:
