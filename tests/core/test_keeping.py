@@ -57,6 +57,40 @@ def test_what_holders_did_lately_is_what_is_expected(away: list[float], least: f
     assert least <= known(away).patience() <= most
 
 
+def test_a_full_send_costs_what_is_typical_of_turns() -> None:
+    """The first turn is typical, each later one changes that by a tenth."""
+    keeping = known([], turn=0.0, history=10**6)
+
+    keeping.took(10.0, 2 * 10**6)
+    keeping.took(1.0, 1_100_000)
+    assert math.isclose(SHARE * 1.0 + PER_BYTE * 1_100_000, keeping.full_send)
+
+
+def test_three_returns_say_nothing() -> None:
+    """The fourth is believed: whoever takes that long is not waited for."""
+    assert 1.0 == known([1.9] * 3).patience()
+    assert 0.0 == known([1.9] * 4).patience()
+
+
+@pytest.mark.parametrize(
+    ("away", "kept"),
+    [
+        pytest.param([1.98] * 32, 1.98 * 1.25, id="a little less"),
+        pytest.param([2.0] * 32, 0.0, id="as long"),
+        pytest.param([2.1] * 32, 0.0, id="longer"),
+    ],
+)
+def test_who_is_back_sooner_than_a_full_send_takes_is_waited_for(away: list[float], kept: float) -> None:
+    """A full send takes two seconds: it need not be much sooner, and may be a little late."""
+    assert kept == known(away, turn=8.0).patience()
+
+
+def test_one_in_eight_that_is_late_says_nothing_of_the_next() -> None:
+    """Who is not back with the others is waited for as if nothing were known; with more of them it is not."""
+    assert 1.0 == known([0.04] * 28 + [60.0] * 4).patience()
+    assert 0.05 == known([0.04] * 27 + [60.0] * 5).patience()
+
+
 @given(st.lists(seconds, min_size=4, max_size=32), seconds)
 def test_no_other_wait_would_have_cost_half(away: list[float], other: float) -> None:
     """With the returns that are remembered."""
