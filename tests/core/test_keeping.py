@@ -62,8 +62,8 @@ def test_a_full_send_costs_what_is_typical_of_turns() -> None:
     keeping = known([], turn=0.0, history=10**6)
 
     keeping.took(10.0, 2 * 10**6)
-    keeping.took(1.0, 1_100_000)
-    assert math.isclose(SHARE * 1.0 + PER_BYTE * 1_100_000, keeping.full_send)
+    keeping.took(11.0, 1_100_000)
+    assert math.isclose(SHARE * 2.0 + PER_BYTE * 1_100_000, keeping.full_send)
 
 
 def test_three_returns_say_nothing() -> None:

@@ -1082,6 +1082,39 @@ def test_shrinking_closes_dials_then_spare_then_what_is_given_back() -> None:
     assert [] == reasons(core.release(LeaseId(2), 1504.0))
 
 
+def test_shrinking_ends_the_latest_dials_and_no_more_than_it_must() -> None:
+    """Who dialled first is served first."""
+    core = make(max_size=5)
+    for number in range(1, 6):
+        core.acquire(WaiterId(number), 0.0)
+
+    ended = [HangUp(ConnectionId(number), CloseReason.RESIZED, polite=False) for number in (5, 4)]
+    assert ended == core.resize(0.0, max_size=3)
+
+
+@pytest.mark.parametrize(
+    ("idle", "size", "gone"),
+    [((1, 4), 2, [1, 4]), ((1, 4), 3, [1]), ((2, 4), 2, [2, 4]), ((2, 3, 4), 2, [2, 3]), ((3,), 1, [3])],
+)
+def test_shrinking_ends_the_oldest_spare_and_no_more_than_it_must(
+    idle: tuple[int, ...], size: int, gone: list[int]
+) -> None:
+    """What is in use is looked past, also where one of its lanes is free."""
+    core = make(max_size=4, lanes=2)
+    for number in range(1, 5):
+        opened_at = 400.0 * number
+        core.acquire(WaiterId(2 * number - 1), opened_at)
+        core.connected(ConnectionId(number), opened_at, 0.5)
+        core.acquire(WaiterId(2 * number), opened_at)
+    for number in range(1, 5):
+        core.release(LeaseId(2 * number), 1700.0)
+        if number in idle:
+            core.release(LeaseId(2 * number - 1), 1700.0)
+
+    ended = [HangUp(ConnectionId(number), CloseReason.RESIZED, polite=True) for number in gone]
+    assert ended == core.resize(1800.0, max_size=size)
+
+
 def test_what_is_too_much_goes_when_it_is_given_back() -> None:
     """A lease is not cut by a resize."""
     core = make(max_size=2)
@@ -1179,6 +1212,18 @@ def test_a_full_pool_is_drained_as_fast_as_it_may_dial() -> None:
 
     assert [HangUp, Dial, HangUp, Dial] == [type(command) for command in commands]
     assert [] == core.tick(1.0)
+
+
+def test_a_full_pool_is_drained_no_faster_than_it_may_dial() -> None:
+    """One after another, what left first goes first; the others can be granted still."""
+    core = make(max_size=3, min_idle=3, dial_concurrency=1)
+    core.start(0.0)
+    for number in (ONE, TWO, THREE):
+        core.connected(number, 0.0, 0.5)
+    four, five = ConnectionId(4), ConnectionId(5)
+
+    assert [HangUp(ONE, CloseReason.LIFETIME, polite=True), Dial(four)] == core.drain(1.0)
+    assert [HangUp(TWO, CloseReason.LIFETIME, polite=True), Dial(five)] == core.connected(four, 2.0, 0.5)
 
 
 def test_the_end_that_a_server_announces_is_a_retirement() -> None:
