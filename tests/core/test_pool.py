@@ -458,9 +458,20 @@ def test_an_endpoint_without_lanes_has_one_per_connection() -> None:
 def test_the_line_is_limited() -> None:
     """One more than `max_waiting` is refused at once; whoever needs no line is not."""
     core = make(max_waiting=1)
-    core.acquire(WaiterId(1), 0.0)
+    assert [Dial(ONE)] == core.acquire(WaiterId(1), 0.0)
 
     assert [Refuse(WaiterId(2), RefuseReason.TOO_MANY_WAITING)] == core.acquire(WaiterId(2), 0.0)
+
+
+def test_whoever_is_served_at_once_needs_no_line() -> None:
+    """Where nobody may wait: a free lane is granted, one that does not suit is none."""
+    core = make(max_waiting=0, min_idle=1)
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.5)
+
+    [refused] = of(core.acquire(WaiterId(1), 1500.0, min_remaining=core.schedule.retire_from), Grant, Refuse)
+    assert Refuse(WaiterId(1), RefuseReason.TOO_MANY_WAITING) == refused
+    assert [Grant(WaiterId(2), LeaseId(1), ONE, LANE)] == of(core.acquire(WaiterId(2), 1500.0), Grant, Refuse)
 
 
 @pytest.mark.hits("refuse: closed, at once")
@@ -665,6 +676,19 @@ def test_an_outage_that_lasts_is_told_to_those_who_wait() -> None:
     ]
 
 
+def test_while_a_dial_runs_there_is_hope() -> None:
+    """One that began before the outage may bring a connection yet: nobody is told, and nobody looks again."""
+    core = make(give_up_after=0.5)
+    for number in (1, 2):
+        core.acquire(WaiterId(number), 0.0)
+    hours = attrs.evolve(DOWN, retry_after=3600.0)
+
+    assert [] == of(core.dial_failed(ONE, 0.1, hours, 0.0), Refuse)
+    assert math.inf == core.next_deadline()
+    assert [] == core.tick(1.0)
+    assert 2 == len(of(core.dial_failed(TWO, 1.0, hours, 0.0), Refuse))
+
+
 def test_while_a_connection_lives_there_is_hope() -> None:
     """A server that refuses one more connection does not fail those who wait for the others."""
     core = make(give_up_after=5.0)
@@ -789,6 +813,16 @@ def test_a_parked_lane_is_kept_until_somebody_starves() -> None:
     assert [Stolen(LeaseId(2)), Grant(WaiterId(3), LeaseId(3), TWO, LANE)] == core.tick(3.0)
     assert (Verdict.GO, []) == core.begin(LeaseId(1), 3.5)
     assert not core.is_live(LeaseId(2))
+
+
+def test_nobody_looks_at_what_is_parked_while_a_dial_runs() -> None:
+    """It is nobody's but its holder's: whoever waits has its dial."""
+    core = make(max_size=2, patience=2.0, max_idle=1e4)
+    opened(core)
+    core.park(LeaseId(1), 0.5)
+
+    assert [Dial(TWO)] == core.acquire(WaiterId(2), 1.0)
+    assert core.schedule.retire_from <= core.next_deadline()
 
 
 def test_nobody_is_passed_over_for_ever() -> None:
@@ -977,6 +1011,28 @@ def test_no_room_is_made_while_none_can_be_dialled() -> None:
     assert [Stolen(LeaseId(1)), HangUp(ONE, CloseReason.UNSUITABLE, polite=True), Dial(THREE)] == core.tick(
         1550.0
     )
+
+
+def test_room_is_made_as_soon_as_who_waits_may_be_dialled_for() -> None:
+    """Sooner than spare: an attempt that somebody waits for costs nobody anything while nobody is there."""
+    core = make(max_size=2, patience=0.0)
+    opened(core)
+    run_to(core, now := 1500.0)
+    core.acquire(WaiterId(2), now)
+    for dial in range(2, 7):
+        core.dial_failed(ConnectionId(dial), now, DOWN, 0.8)
+        before = now
+        while not of(core.tick(now := core.next_deadline()), Dial):
+            pass
+    core.abandon(WaiterId(2), now)
+    core.dial_failed(ConnectionId(7), now, DOWN, 0.8)
+    core.resize(now, max_size=1)
+    core.park(LeaseId(1), now)
+
+    assert [] == core.acquire(WaiterId(3), now, min_remaining=core.schedule.retire_from)
+    due = core.next_deadline()
+    assert math.isclose(now - before, due - now)
+    assert [HangUp, Dial] == [type(command) for command in of(core.tick(due), HangUp, Dial)]
 
 
 def test_who_is_passed_over_takes_only_what_serves_it() -> None:
