@@ -14,7 +14,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from hypothesis import strategies as st
@@ -36,14 +36,13 @@ from wspool.core.commands import (
     WaiterId,
 )
 from wspool.core.failures import DialFailure, FailureKind
-from wspool.core.lending import roster as core_roster
 from wspool.core.lending.affinity import Use
 from wspool.core.lending.allocation import DEFERRAL, HEAD_START
 from wspool.core.lending.line import MAX_SKIPS
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.outage import BACKOFF_BASE, BACKOFF_CAP, WAITED_FOR_CAP, WAITED_FOR_SHARE
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.states import ConnectionState, LaneState, Naming
+from wspool.core.states import CONNECTION_TABLE, LANE_TABLE, ConnectionState, LaneState, Naming
 
 #: The rows of the legality tables that were read, for the test that all of them were.
 visited: set[tuple[enum.Enum, enum.Enum]] = set()
@@ -77,9 +76,9 @@ def noted(body: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-for _name in ("CONNECTION_TABLE", "LANE_TABLE"):
-    _table = getattr(core_roster, _name)
-    setattr(core_roster, _name, {state: _Row(state, row) for state, row in _table.items()})
+# In the tables themselves: who else watches them (`tests.marks`) does so too.
+for _table in (CONNECTION_TABLE, LANE_TABLE):
+    cast("dict[Any, Any]", _table).update({state: _Row(state, row) for state, row in _table.items()})
 
 #: Any random number the shell may draw.
 jitters = st.floats(0, 1, exclude_max=True, allow_nan=False)
