@@ -336,4 +336,55 @@ def test_of_those_who_are_away_a_bounded_number_is_remembered() -> None:
         pool.core.begin(pool.leases[1], now, movable=True)
         pool.core.finished(ConnectionId(1), LANE, now, response=number, calls=True)
         pool.core.release(pool.leases[1], now)
-    assert len(pool.core._roster.affinity._away) == _AWAY
+    affinity = pool.core._roster.affinity
+
+    assert len(affinity._away) == _AWAY
+    assert [None, (2 * _AWAY - 2) / 1000] == [affinity.away_since(number) for number in (0, 2 * _AWAY - 2)]
+
+
+def called(pool: Pool, now: float, response: int, *, calls: bool = True) -> int:
+    """Take a turn of somebody who can go on elsewhere, and give the lane back; return its connection."""
+    connection = pool.ask(now)[1]
+    assert connection is not None
+    pool.core.begin(pool.leases[connection], now, movable=True)
+    pool.core.finished(ConnectionId(connection), LANE, now, response=response, calls=calls)
+    pool.core.release(pool.leases[connection], now)
+    return connection
+
+
+def test_how_long_holders_are_away_is_seen_once_of_each() -> None:
+    """Of those who called tools, whether or not their lane is there still. After an answer nobody is."""
+    pool = Pool(max_size=1)
+    pool.opened(1)
+    affinity = pool.core._roster.affinity
+
+    called(pool, 1.0, 101)
+    assert [1.0, None] == [affinity.away_since(101) for _ in range(2)], "its lane is there still"
+    called(pool, 2.0, 102)
+    called(pool, 3.0, 103, calls=False)
+    assert [2.0, None] == [affinity.away_since(102) for _ in range(2)], "its lane was taken"
+    pool.remembers(1, 104, 4.0)
+    pool.remembers(1, 105, 5.0)
+    assert [None] * 4 == [affinity.away_since(response) for response in (101, 103, 104, 105)]
+
+
+def test_what_somebody_has_used_who_cannot_go_on_elsewhere_is_spare() -> None:
+    """It is granted before another connection is dialled, and stays for as long as spare does."""
+    pool = Pool(max_idle=100.0)
+    pool.opened(1)
+    pool.core.resize(1.0, min_idle=1)
+    pool.remembers(1, 101, 50.0)
+
+    assert [] == pool.core.tick(150.0)
+    assert 1 == pool.ask(200.0)[1]
+
+
+def test_what_is_kept_for_a_conversation_is_no_spare() -> None:
+    """It goes after `max_idle`, other lanes that are spare stay."""
+    pool = Pool(max_idle=100.0)
+    pool.opened(2)
+    kept = called(pool, 50.0, 101, calls=False)
+    pool.core.resize(60.0, min_idle=1)
+
+    ended = [command for now in (100.0, 150.0, 200.0) for command in pool.core.tick(now)]
+    assert [HangUp(ConnectionId(kept), CloseReason.IDLE, polite=True)] == ended

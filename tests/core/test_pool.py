@@ -34,7 +34,7 @@ from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending.allocation import DEFERRAL
 from wspool.core.lending.line import MAX_SKIPS
 from wspool.core.lending.pool import PoolCore, Verdict
-from wspool.core.outage import BACKOFF_BASE, EARLY
+from wspool.core.outage import BACKOFF_BASE, CUT_SHORT, EARLY, FORGIVEN
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.states import ConnectionState, IllegalInputError, LaneState, Naming
 
@@ -109,17 +109,18 @@ def test_a_waiter_takes_whatever_comes_first() -> None:
     assert [] == core.connected(TWO, 1.2, 0.1)
 
 
-def test_what_is_in_use_may_come_back_sooner_than_a_dial_ends() -> None:
+@pytest.mark.parametrize(("lanes", "more"), [(1, 7), (3, 1)])
+def test_what_is_in_use_may_come_back_sooner_than_a_dial_ends(lanes: int, more: int) -> None:
     """A crowd is worth two dials while connections are open, and all it needs a moment later."""
-    core = make(max_size=20)
-    opened(core)
+    core = make(max_size=20, lanes=lanes)
+    opened(core, waiters=lanes)
 
-    dials = [command for number in range(2, 12) for command in core.acquire(WaiterId(number), 5.0)]
+    dials = [command for number in range(11, 21) for command in core.acquire(WaiterId(number), 5.0)]
     assert [Dial(TWO), Dial(THREE)] == dials
     assert 5.0 + DEFERRAL == core.next_deadline()
 
     core.release(LeaseId(1), 5.01)
-    assert 7 == len(of(core.tick(5.0 + DEFERRAL), Dial)), "nine in line, two dials run"
+    assert more == len(of(core.tick(5.0 + DEFERRAL), Dial)), "nine in line, two dials run"
 
 
 def test_what_proves_too_old_for_those_who_starve_makes_room_for_a_dial() -> None:
@@ -689,6 +690,19 @@ def test_while_a_dial_runs_there_is_hope() -> None:
     assert 2 == len(of(core.dial_failed(TWO, 1.0, hours, 0.0), Refuse))
 
 
+def test_spare_may_be_due_as_soon_as_nobody_waits() -> None:
+    """Its pause may be the shorter one, by the lot that both are drawn by."""
+    core = make(min_idle=1, give_up_after=0.3)
+    core.acquire(WaiterId(1), 0.0)
+    for number in (1, 2, 3, 4):
+        commands = core.dial_failed(ConnectionId(number), 0.0, DOWN, 0.0)
+    assert [] == commands
+
+    failure = RefuseReason.DIAL_FAILED
+    assert 0.3 == core.next_deadline()
+    assert [Refuse(WaiterId(1), failure, DOWN), Dial(ConnectionId(5))] == core.tick(0.3)
+
+
 def test_while_a_connection_lives_there_is_hope() -> None:
     """A server that refuses one more connection does not fail those who wait for the others."""
     core = make(give_up_after=5.0)
@@ -746,6 +760,55 @@ def test_a_server_that_accepts_and_hangs_up_is_not_stormed(handshake: float, unt
 
     assert len([now for now in dialed if now < 10.0]) <= 4 * 6, "pauses of 0.25, 0.5, 1, 2, 4 s ..."
     assert len([now for now in dialed if now > 60.0]) <= 4 * 540 / 15, "four for each pause of 15 s"
+
+
+def test_a_server_that_announces_the_end_of_each_connection_counts_as_down() -> None:
+    """As far as no turn was completed: a full pool notices that before it dials in their place."""
+    core = make(max_size=1, min_idle=1)
+    core.start(0.0)
+    for number in range(1, FORGIVEN + 2):
+        connection = ConnectionId(number)
+        core.connected(connection, 100.0 * number, 0.5)
+        core.acquire(WaiterId(number), 100.0 * number)
+        core.begin(LeaseId(number), 100.0 * number)
+        core.finished(connection, LANE, 100.0 * number, completed=False)
+        core.retire(connection, 100.0 * number + 50.0)
+        commands = core.release(LeaseId(number), 100.0 * number + 50.0)
+
+    assert [HangUp(connection, CloseReason.LIFETIME, polite=True), Degraded(CUT_SHORT)] == commands
+
+
+def put_off(core: PoolCore) -> float:
+    """Let spare end by itself until the next one has to wait; return until when."""
+    for command in of(core.start(0.0), Dial):
+        assert isinstance(command, Dial)
+        core.connected(command.connection, 0.0, 0.5)
+    [dial] = of(core.lost(ONE, 10.0, 0.9), Dial)
+    assert isinstance(dial, Dial)
+    core.connected(dial.connection, 10.0, 0.5)
+    assert [] == core.lost(dial.connection, 20.0, 0.9)
+    return core.next_deadline()
+
+
+def test_spare_that_was_put_off_is_not_dialled_for_those_who_have_a_dial_already() -> None:
+    """One dial has lanes for both of them."""
+    core = make(max_size=4, lanes=2, min_idle=1)
+    due = put_off(core)
+    assert [Dial(THREE)] == core.acquire(WaiterId(1), due - 0.01)
+
+    assert [] == core.acquire(WaiterId(2), due - 0.01)
+    assert [Dial(ConnectionId(4))] == core.tick(core.next_deadline())
+
+
+def test_nobody_looks_again_where_a_full_pool_has_nothing_that_leaves() -> None:
+    """Spare that was put off has no place: it is not waited for."""
+    core = make(max_size=1, min_idle=1)
+    due = put_off(core)
+    core.acquire(WaiterId(1), due - 0.1)
+    core.connected(THREE, due - 0.1, 0.5)
+
+    assert [] == core.tick(due + 1.0)
+    assert due + 1.0 < core.next_deadline()
 
 
 def test_an_answer_ends_the_doubt() -> None:
