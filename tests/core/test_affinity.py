@@ -368,6 +368,18 @@ def test_how_long_holders_are_away_is_seen_once_of_each() -> None:
     assert [None] * 4 == [affinity.away_since(response) for response in (101, 103, 104, 105)]
 
 
+def test_who_failed_without_calling_tools_is_not_waited_for() -> None:
+    """Its lane is kept while it decides what follows; that says nothing of tools."""
+    pool = Pool(max_size=1)
+    pool.opened(1)
+    pool.ask(1.0)
+    pool.core.begin(pool.leases[1], 1.0, movable=True)
+    pool.core.finished(ConnectionId(1), LANE, 2.0, response=101, completed=False, calls=False)
+    pool.core.release(pool.leases[1], 3.0)
+
+    assert None is pool.core._roster.affinity.away_since(101)
+
+
 def test_what_somebody_has_used_who_cannot_go_on_elsewhere_is_spare() -> None:
     """It is granted before another connection is dialled, and stays for as long as spare does."""
     pool = Pool(max_idle=100.0)

@@ -331,6 +331,46 @@ def test_the_item_of_an_event_stands_in_a_usual_place() -> None:
 
     assert "msg_1" == item_of(parse_event(raw)) == item_of(parse_event(raw.encode()))
     assert None is item_of(parse_event('{"type":"response.output_text.delta"}'))
+    broken = Event("response.output_text.delta", b'{"delta":"\xff","item_id":"msg_1"}')
+    assert "msg_1" == item_of(broken), "what else is in it does not matter"
+    assert None is item_of(parse_event(raw.replace("_1", "\\u005f1"))), "an id that has to be decoded"
+
+
+def test_a_server_may_use_the_ids_of_its_items_again() -> None:
+    """Without numbers: what it announces is ours as long as all of it has old ids, and so is what follows."""
+    past = old_past()
+    past.end([{"id": "msg_older"}])
+    machine = turn(past=past)
+    for place, name in enumerate(("msg_old", "msg_older")):
+        for each in an_item(place, None, "one", name):
+            assert DELIVER is machine.receive(each)
+        assert DELIVER is machine.receive(event("output_text.delta", item_id=name, delta="a"))
+
+    assert not machine.suspect
+
+
+def test_after_a_foreign_end_an_answer_has_to_be_repeated() -> None:
+    """What came before may have been the other one's, as far as our end does not say it."""
+    for mixed in (False, True):
+        machine = turn(*an_item(0, None, "one", "msg_1"))
+        if mixed:
+            other = [item("somebody else's", "msg_9")]
+            assert IGNORE is machine.receive(about("completed", REAL, output=other))
+
+        assert (DIRTY if mixed else END) is machine.receive(about("completed", OURS, output=[]))
+
+
+@pytest.mark.parametrize(
+    ("odd", "following"),
+    [(7, 8), (1, 3)],
+    ids=["forwards", "backwards"],
+)
+def test_numbers_go_on_from_the_highest(odd: int, following: int) -> None:
+    """Once one was wrong: the next is that of ours, and proves whose end it is that says nothing else."""
+    machine = turn(*an_item(0, 1, "one", "msg_1"))
+    assert DELIVER is machine.receive(event("output_text.delta", odd, item_id="msg_1", delta="a"))
+
+    assert END is machine.receive(about("failed", REAL, following))
 
 
 @pytest.mark.parametrize("first", [True, False])

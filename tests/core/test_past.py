@@ -25,6 +25,19 @@ def test_an_error_is_known_by_its_words() -> None:
     assert not it.heard(ServerError(code="server_error", message="It broke again."))
 
 
+def test_an_error_that_had_a_frame_of_its_own_is_known_as_such() -> None:
+    """Also when its response has ended with it; what only an end has said may be said anew, with a status."""
+    it = Past()
+    framed, ended = (ServerError(code="server_error", message=text, status=500) for text in ("a", "b"))
+    it.fail(framed)
+    it.end_failed(framed)
+    it.end_failed(ended)
+
+    assert it.heard(framed)
+    assert not it.heard(ended)
+    assert it.heard(ServerError(code="server_error", message="b"))
+
+
 def test_it_is_bounded() -> None:
     """The oldest is forgotten first."""
     it = Past()
@@ -39,9 +52,11 @@ def test_it_is_bounded() -> None:
 def test_items_are_known_by_their_ids() -> None:
     """Those without one are like no other."""
     it = Past()
-    it.end([{"id": "msg_1"}, {"type": "message"}, {"id": 7}])
+    it.end([{"id": "msg_1"}, {"type": "message"}, {"id": 7}], ["msg_3"])
 
     assert it.has_item("msg_1")
+    assert it.has_item("msg_3"), "announced, and called something else at the end"
+    assert not it.shares([{"id": "msg_1"}, {"id": ["msg_1"]}, {"id": 8}])
     assert it.shares([{"id": "msg_1"}, {"id": "msg_2"}])
     assert not it.shares([{"id": "msg_1"}])
     assert not it.shares([{"id": "msg_2"}, {"type": "message"}])

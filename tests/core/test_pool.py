@@ -26,6 +26,7 @@ from wspool.core.commands import (
     Recovered,
     Refuse,
     RefuseReason,
+    Returned,
     Stolen,
     WaiterId,
     Warm,
@@ -413,6 +414,17 @@ def test_a_connection_has_one_lane_until_an_answer_names_it() -> None:
     assert [] == core.widen(ONE, 3.0)
 
 
+def test_lanes_that_are_named_late_come_beside_those_that_are_free() -> None:
+    """Whoever was named has given its lane back meanwhile."""
+    core = PoolCore(PoolPolicy(max_size=1, min_idle=0, lanes=3), Provider(name="test", lanes=3))
+    opened(core)
+    core.release(LeaseId(1), 1.0)
+    core.widen(ONE, 2.0)
+
+    granted = [core.acquire(WaiterId(number), 3.0) for number in (2, 3, 4)]
+    assert {0, 1, 2} == {each.lane for [each] in granted if isinstance(each, Grant)}
+
+
 def test_a_connection_that_starts_no_turn_gets_no_lanes() -> None:
     """What was cleared is used no more, proved or not."""
     core = PoolCore(PoolPolicy(max_size=1, min_idle=0, lanes=3), Provider(name="test", lanes=3))
@@ -619,6 +631,28 @@ def test_surplus_goes_after_a_while_and_spare_stays() -> None:
 
     assert [CloseReason.IDLE, CloseReason.IDLE] == reasons(run_to(core, 120.0))
     assert 1 == core.statistics().idle
+
+
+def test_surplus_goes_as_soon_as_it_was_idle_for_so_long() -> None:
+    """Also if somebody had it when it was looked at."""
+    core = make(max_idle=30.0)
+    opened(core)
+    core.release(LeaseId(1), 10.0)
+    core.acquire(WaiterId(2), 39.0)
+    assert [] == core.tick(40.0)
+    core.release(LeaseId(2), 50.0)
+
+    assert [] == run_to(core, 79.0)
+    assert [HangUp(ONE, CloseReason.IDLE, polite=True)] == core.tick(80.0)
+
+
+def test_a_planned_retirement_says_nothing_of_the_server() -> None:
+    """However often spare goes unused: the next is dialled at once."""
+    core = make(min_idle=1)
+    core.start(0.0)
+    for number in (1, 2, 3):
+        core.connected(ConnectionId(number), 3600.0 * number, 0.5)
+        assert [Dial(ConnectionId(number + 1))] == core.tick(core.next_deadline())
 
 
 def test_an_outage_has_one_prober() -> None:
@@ -1155,6 +1189,83 @@ def test_a_parked_lane_that_is_too_old_is_given_up() -> None:
     assert not core.is_live(LeaseId(1))
 
 
+@pytest.mark.parametrize("calls", [False, True])
+def test_a_lane_goes_with_the_turn_that_ends_too_late_for_another(calls: bool) -> None:
+    """Its holder goes on elsewhere, whether it comes back soon or not."""
+    core = make(max_size=1)
+    opened(core)
+    core.begin(LeaseId(1), core.schedule.last_start - 1.0, movable=True)
+
+    commands = core.finished(ONE, LANE, core.schedule.last_start + 1.0, response=101, calls=calls)
+    assert [HangUp(ONE, CloseReason.LIFETIME, polite=True)] == of(commands, HangUp)
+    assert not core.is_live(LeaseId(1))
+
+
+def test_a_lane_goes_back_with_the_answer_of_who_can_go_on_elsewhere() -> None:
+    """It is told so; nothing of it is parked."""
+    core = make(max_size=1)
+    opened(core)
+    core.begin(LeaseId(1), 1.0, movable=True)
+
+    assert [Returned(LeaseId(1))] == core.finished(ONE, LANE, 2.0, response=101, calls=False)
+    assert 1 == core.statistics().idle
+
+
+def test_a_warm_up_that_ends_in_a_smaller_pool_was_for_nothing() -> None:
+    """It is too much, like all that comes back."""
+    core = make(max_size=2, min_idle=2, warm_up=True)
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.5)
+    core.connected(TWO, 0.0, 0.5)
+    assert [] == core.resize(1.0, max_size=1, min_idle=1)
+
+    ended = core.finished(ONE, LANE, 2.0, completed=False, response=101)
+    assert [HangUp(ONE, CloseReason.RESIZED, polite=True)] == ended
+
+
+def test_the_late_end_of_what_was_given_up_on_ends_no_doubt() -> None:
+    """Its connection is on its way out: whatever it says is about nothing."""
+    core = make()
+    opened(core)
+    core.begin(LeaseId(1), 1.0)
+    core.lost(ONE, 2.0, 0.5)
+    core.acquire(WaiterId(2), 3.0)
+    core.connected(TWO, 3.0, 0.5)
+    core.begin(LeaseId(2), 4.0)
+    core.hang_up(TWO, CloseReason.DIRTY, 5.0)
+
+    assert [] == core.finished(TWO, LANE, 6.0)
+    assert core._outage.doubtful
+    assert [] == core.hang_up(TWO, CloseReason.DIRTY, 7.0, completed=True)
+    assert core._outage.doubtful
+
+
+def test_a_parked_lane_is_kept_for_as_long_as_a_full_send_takes() -> None:
+    """A share of a turn, as long as nothing is known of those who come back."""
+    core = make(max_size=1, patience=10.0)
+    opened(core)
+    core.begin(LeaseId(1), 100.0, movable=True)
+    core.finished(ONE, LANE, 108.0, response=101)
+
+    assert [] == core.acquire(WaiterId(2), 108.5)
+    assert 110.0 == core.next_deadline()
+
+
+def test_a_parked_lane_is_kept_a_little_longer_than_its_holders_are_away() -> None:
+    """They were away for less than a full send takes, so far."""
+    core = make(max_size=1, patience=10.0)
+    opened(core)
+    now = 100.0
+    for _ in range(5):
+        core.begin(LeaseId(1), now, movable=True)
+        core.finished(ONE, LANE, now + 8.0, response=101)
+        now += 8.0 + 1.9
+    parked_at = now - 1.9
+
+    assert [] == core.acquire(WaiterId(2), parked_at + 0.5)
+    assert math.isclose(parked_at + 1.9 * 1.25, core.next_deadline())
+
+
 def test_a_lease_that_is_held_too_long_is_reported_once() -> None:
     """One that was given back in time is not."""
     core = make(leak_after=10.0)
@@ -1263,8 +1374,10 @@ def test_clearing_trusts_nothing_that_is_there() -> None:
     core.acquire(WaiterId(3), 0.5)
     before = {number: state for number, (state, _) in core.states().items()}
 
-    cleared = {command.connection for command in core.clear(1.0) if isinstance(command, HangUp)}
+    commands = core.clear(1.0)
+    cleared = {command.connection for command in commands if isinstance(command, HangUp)}
 
+    assert {CloseReason.CLEARED} == set(reasons(commands))
     assert {number for number, state in before.items() if state is ConnectionState.DIALING} <= cleared
     assert Verdict.MOVE is core.begin(LeaseId(1), 1.0, movable=True)[0]
     assert Verdict.GO is core.begin(LeaseId(1), 1.0)[0]

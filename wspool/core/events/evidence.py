@@ -122,11 +122,11 @@ class Evidence:
         parent = self.parent
         return self.fits(number) or (parent is not None and response.get("previous_response_id") == parent)
 
-    def take(self, number: int | None) -> None:
+    def take(self, number: int) -> None:
         """The number is used up."""
         if number == self.next and number:  # nearly all
             self.past.counts, self.next = True, number + 1
-        elif number is None or number < 0:
+        elif number < 0:
             return
         elif self.next is None or number >= self.next or not self.past.counts:
             self.next = number + 1

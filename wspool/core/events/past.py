@@ -72,8 +72,7 @@ class Past:
             if isinstance(name := item.get("id"), str):
                 _keep(self._items, hash(name), None)
         for name in announced:
-            if hash(name) not in self._items:
-                _keep(self._items, hash(name), None)
+            _keep(self._items, hash(name), None)
 
     def has_item(self, name: str) -> bool:
         """Return whether a response had an item of that id."""
