@@ -845,6 +845,24 @@ def test_nobody_looks_again_where_a_full_pool_has_nothing_that_leaves() -> None:
     assert due + 1.0 < core.next_deadline()
 
 
+def test_nobody_looks_again_while_the_place_of_what_leaves_is_spoken_for() -> None:
+    """A goodbye counts as a dial to come, where it takes a place."""
+    core = make(max_size=2, min_idle=2, dial_concurrency=1, count_closing=True)
+    core.start(0.0)
+    for number, now in ((1, 0.0), (2, 0.0), (3, 10.0), (4, 20.0), (5, 31.0)):
+        if number > 2:
+            core.lost(ConnectionId(number - 2), now if number < 5 else 30.0, 0.9)
+            core.tick(now)
+        core.connected(ConnectionId(number), now, 0.5)
+    four, five = ConnectionId(4), ConnectionId(5)
+    assert [] == core.retire(four, 31.0, announced=False)
+    assert [HangUp(five, CloseReason.DIRTY, polite=False)] == core.hang_up(five, CloseReason.DIRTY, 40.0)
+
+    assert [] == core.tick(50.0)
+    assert 50.0 < core.next_deadline()
+    assert [Dial(ConnectionId(6))] == core.gone(five, 60.0)
+
+
 def test_an_answer_ends_the_doubt() -> None:
     """A turn that was answered ends an outage of that kind, and the next one begins with a short pause."""
     core = make(min_idle=2)
