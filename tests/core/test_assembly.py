@@ -71,6 +71,15 @@ def test_items_that_are_done_in_each_others_places_are_no_output() -> None:
     assert [first] == items(("added", 10**9, first), ("done", 0, first)).output(None, whole=True)
 
 
+def test_an_item_that_is_done_elsewhere_than_it_was_announced_may_hide_another() -> None:
+    """Its own place is somebody else's now, or the one that it has was: then a piece may be missing."""
+    first, second = text(0), text(1)
+    pushed_out = items(("added", 0, first), ("done", 1, first), ("done", 0, second))
+    in_its_place = items(("added", 0, first), ("added", 2, second), ("done", 0, second))
+
+    assert (None, None) == (pushed_out.output(None, whole=True), in_its_place.output(None, whole=True))
+
+
 def test_an_enormous_place_costs_nothing() -> None:
     """A place that no output can have is a gap like another."""
     assert items(("done", 10**15, text(0))).output(None, whole=True) is None
@@ -120,6 +129,14 @@ def test_a_finished_item_counts_over_a_snapshot(snapshot: Item, finished: Item) 
     assert [finished] == items(("done", 0, snapshot)).output([finished], whole=True)
 
 
+def test_only_a_snapshot_is_finished_by_what_was_said_before() -> None:
+    """The other items of a final output are the last word about themselves."""
+    found = items(("done", 0, text(0)), ("done", 1, text(1)))
+    own = [text(0, content=[]), text(1, "said at last")]
+
+    assert [text(0), text(1, "said at last")] == found.output(own, whole=True)
+
+
 @pytest.mark.parametrize("own", ODD)
 def test_an_output_that_is_no_list_of_items_is_none(own: object) -> None:
     """Unless the items were announced: then they are what was meant."""
@@ -139,6 +156,14 @@ def test_what_is_no_object_was_not_announced(item: object) -> None:
     found = items(("done", 0, item), ("done", 0, text(0)))
 
     assert [text(0)] == found.output(None, whole=True)
+    assert [] == items(("done", 0, item)).output(None, whole=True)
+
+
+def test_items_without_a_name_or_a_place_are_one_behind_the_other() -> None:
+    """None is another one, said again."""
+    said = [{"type": "message", "content": [{"text": word}]} for word in ("one", "two")]
+
+    assert said == items(*(("done", None, item) for item in said)).output(None, whole=True)
 
 
 @pytest.mark.parametrize("member", ["/root/critic", None])

@@ -78,8 +78,9 @@ def old_past() -> Past:
         [item("another text", "msg_1"), item("two", "msg_2")],
         [item("one", "msg_a"), item("two", "msg_b")],
         [item("one"), item("two", status="incomplete")],
+        [item("one"), dict(reversed(item("two").items()))],
     ],
-    ids=["the same", "by id", "word for word", "without ids"],
+    ids=["the same", "by id", "word for word", "without ids", "in another order"],
 )
 def test_an_end_that_says_what_ours_said_is_ours(name: Any, kind: str, output: list[Any]) -> None:
     """It is delivered, and tells the id to go on from; the endpoint was caught, and the connection goes."""
