@@ -86,7 +86,7 @@ class Affinity:
 
     def remember(self, connection: Connection, lane: Lane, response: ResponseKey | None, now: float) -> None:
         """A turn, or a warm-up, has ended on *lane*, which is not free; the server holds *response*."""
-        lane.used_at, lane.warm, lane.over, lane.calls = now, False, False, False
+        lane.used_at, lane.calls = now, False
         lane.response = response
         if response is None:
             return
