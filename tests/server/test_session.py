@@ -230,7 +230,7 @@ class BrokenModel:
     ("how", "words"),
     [
         ("raise", "the model raised RuntimeError: a bug in the model (test_session.py:"),
-        ("malformed", "the model raised KeyError: "),
+        ("malformed", "the model said what is no turn: KeyError: "),
     ],
 )
 async def test_a_broken_model_fails_its_turn_only(
@@ -251,6 +251,27 @@ async def test_a_broken_model_fails_its_turn_only(
 
     assert [entry["outcome"] for entry in ledger] == ["failed", "failed"]
     assert len(caplog.records) == 2
+
+
+class BrokenLedger(list[Entry]):
+    """Takes no first entry."""
+
+    def append(self, entry: Entry) -> None:
+        super().append(entry)
+        if len(self) == 1:
+            raise RuntimeError("a bug of the server")
+
+
+async def test_what_the_server_does_wrong_is_not_said_of_the_model(autojump_clock: MockClock) -> None:
+    """It is an error of the server, as of any provider; the next turn goes well."""
+    async with (
+        open_server(EchoModel(), port=None, ledger=BrokenLedger()) as server,
+        connected(server) as client,
+    ):
+        last: Frame = (await client.turn())[-1]
+        assert (last["status"], last["error"]["code"]) == (500, "server_error")
+        assert "bug" not in str(last)
+        assert "response.completed" == (await client.turn())[-1]["type"]
 
 
 async def test_a_disconnect_loses_what_was_in_progress(autojump_clock: MockClock) -> None:

@@ -14,7 +14,7 @@ A request is received, started, told event by event, and settled exactly once. T
 import hashlib
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Final, Literal
 
 import attrs
@@ -33,7 +33,7 @@ from wspool.server.protocol.profiles import ServerProfile
 from wspool.server.protocol.requests import check_create
 from wspool.server.protocol.response import usage_of
 from wspool.server.protocol.steering import pending, required_input, returned
-from wspool.server.shown import model_error
+from wspool.server.shown import ModelProblemError, of_model
 from wspool.server.steered import may_end, successor_of, take_steer
 
 __all__ = ["Engine"]
@@ -50,6 +50,9 @@ _OUTCOMES: Final[dict[str, Outcome]] = {
 }
 
 
+#: What a model has done whose turn cannot be told.
+_NO_TURN: Final = "said what is no turn:"
+
 #: Sends one event.
 Send = Callable[[Event], Awaitable[None]]
 
@@ -58,6 +61,12 @@ Send = Callable[[Event], Awaitable[None]]
 class _Refusal:
     error: TurnError
     delay: float = 0.0
+
+
+def _said(plan: Plan) -> Generator[Event, None, None]:
+    """The events of *plan*; what cannot be made an event is the model's trouble."""
+    with of_model(_NO_TURN):
+        yield from plan.events()
 
 
 class Engine:
@@ -120,7 +129,7 @@ class Engine:
         """Run *create* and tell its events to *send*. Returns the error if it was refused, having sent
         nothing.
 
-        A problem of the model, or of a body that can not be answered, is returned as `model_error`. What
+        A problem of the model is returned as an error that says so, any other one as the provider's own. What
         *send* raises as `trio.BrokenResourceError` comes through; the request is lost. Cancellation: the
         same.
 
@@ -143,7 +152,7 @@ class Engine:
         except Exception as problem:
             # The door between the provider's own mistakes and its clients: one request fails, nothing else.
             _logger.exception("request %d of connection %d", create.sequence, create.memory.connection)
-            error = model_error(problem)
+            error = problem.error if isinstance(problem, ModelProblemError) else INTERNAL_ERROR
             self.settle(create, "failed", error)
             return error
         finally:
@@ -162,7 +171,7 @@ class Engine:
             return plan.error
         self._running[plan.response_id] = create
         bare = create.warm_up and self.profile.bare_warm_up
-        for event in plan.events():
+        for event in _said(plan):
             kind: str = event["type"]
             if bare and kind == "response.in_progress":
                 continue
@@ -252,27 +261,30 @@ class Engine:
 
         turn = ModelTurn()
         if not create.warm_up:
-            turn = self._model.respond(
-                ModelRequest(
-                    context=unpacked(create.context),
-                    instructions=body.get("instructions"),
-                    tools=body.get("tools") or (),
-                    body=body,
-                )
+            request = ModelRequest(
+                context=unpacked(create.context),
+                instructions=body.get("instructions"),
+                tools=body.get("tools") or (),
+                body=body,
             )
-        if turn.status == "rejected":
+            with of_model("raised"):
+                turn = self._model.respond(request)
+        with of_model(_NO_TURN):
+            is_rejected = turn.status == "rejected"
+        if is_rejected:
             return _Refusal(turn.error or INTERNAL_ERROR, turn.delay)
         memory.waiting_steers.pop(parent_id or "", None)
         threshold = compact_threshold(body)
         if threshold is not None and create.tokens > threshold and not create.warm_up:
             turn = attrs.evolve(turn, output=[compaction_item(create.context), *turn.output])
         response_id = create.response_id = self._next_id() if create.given_id is None else create.given_id
-        items = finished_items(
-            marked(turn.output, body.get("tools") or ()),
-            response_id,
-            status="incomplete" if turn.status == "incomplete" else "completed",
-        )
-        create.outcome, said = self._outcome(create, response_id, items)
+        with of_model(_NO_TURN):
+            items = finished_items(
+                marked(turn.output, body.get("tools") or ()),
+                response_id,
+                status="incomplete" if turn.status == "incomplete" else "completed",
+            )
+            create.outcome, said = self._outcome(create, response_id, items)
         cached = parent.tokens if parent and create.parent_from != "store" else 0
         return Plan(
             response_id=response_id,

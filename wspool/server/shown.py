@@ -3,7 +3,8 @@ hears of it if the model fails, in which words.
 """
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,7 @@ import attrs
 from wspool.server.models import Model, ModelRequest, ModelTurn, TurnError
 from wspool.server.protocol.items import in_full
 
-__all__ = ["WatchedModel", "model_error"]
+__all__ = ["ModelProblemError", "WatchedModel", "of_model"]
 
 #: Characters of what an exception says, and frames of where it was raised, that its client is told.
 _LONGEST: Final = 300
@@ -20,7 +21,32 @@ _MOST_FRAMES: Final = 5
 _OURS: Final = Path(__file__).parents[1]
 
 
-def model_error(problem: Exception) -> TurnError:
+class ModelProblemError(Exception):
+    """The model's own code has raised, or it has said what is no turn. Its cause is what was raised."""
+
+    @property
+    def error(self) -> TurnError:
+        """What the client is told."""
+        return _told(self.__cause__ or self, str(self))
+
+
+@contextmanager
+def of_model(how: str) -> Generator[None, None, None]:
+    """Whatever is raised in the block is the model's.
+
+    Args:
+      how: what the model has done then, as "raised".
+
+    Raises:
+      ModelProblemError: something was.
+    """
+    try:
+        yield
+    except Exception as problem:  # whatever it is
+        raise ModelProblemError(how) from problem
+
+
+def _told(problem: BaseException, how: str) -> TurnError:
     """Return what the client is told of an exception of the model's own code.
 
     No provider says this, whose `server_error` may pass: the same request would meet the same mistake, so
@@ -37,7 +63,7 @@ def model_error(problem: Exception) -> TurnError:
         words = "?"
     where = f" ({', '.join(frames[-_MOST_FRAMES:])})" if frames else ""
     return TurnError(
-        message=f"the model raised {type(problem).__name__}: {words}{where}", code="model_exception"
+        message=f"the model {how} {type(problem).__name__}: {words}{where}", code="model_exception"
     )
 
 
