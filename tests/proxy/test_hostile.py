@@ -145,6 +145,34 @@ async def test_who_is_refused_is_told_at_once(
             assert 200 == (await client.turn()).status
 
 
+@pytest.mark.parametrize("more", [b"", b"Expect: 100-continue\r\n"])
+@pytest.mark.parametrize("path", [b"/v1/responses", b"/v1/chat/completions"])
+async def test_what_is_too_large_by_its_own_word_is_refused_before_it_is_sent(
+    autojump_clock, path: bytes, more: bytes
+) -> None:
+    """And nothing is asked for that nobody will read."""
+    async with scene(EchoModel(), settings=Settings(max_body=100_000)) as it:
+        stream = await it.proxy.open_stream()
+        since = trio.current_time()
+        await stream.send_all(
+            START.replace(b"/v1/responses", path) + more + b"Content-Length: 200000\r\n\r\n"
+        )
+        said = bytes(await stream.receive_some())
+        assert since == trio.current_time()
+
+    assert said.startswith(b"HTTP/1.1 413" if path == b"/v1/responses" else b"HTTP/1.1 404")
+
+
+async def test_a_body_that_does_not_come_is_waited_for_once(autojump_clock) -> None:
+    """408 after the first silence."""
+    async with scene(EchoModel()) as it:
+        stream = await it.proxy.open_stream()
+        since = trio.current_time()
+        await stream.send_all(START + b"Content-Length: 2000\r\n\r\n{")
+        assert bytes(await stream.receive_some()).startswith(b"HTTP/1.1 408")
+        assert 10.0 == pytest.approx(trio.current_time() - since)
+
+
 @pytest.mark.parametrize("sent", [0, 10, len(START), len(GOOD) - 1])
 async def test_f167_a_slow_client_is_not_waited_for(autojump_clock, sent: int) -> None:
     """F167: a client sends a byte now and then -> 408, or the end, within a minute or so; nobody

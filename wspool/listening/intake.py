@@ -64,6 +64,9 @@ class Intake:
         self._limits = limits
         self._unfinished = unfinished
         self._requests = 0
+        self.broken = False
+        """True once a body was refused: what comes is of no use, and nothing is waited for."""
+        self._declared = 0
 
     async def head(self) -> h11.Request | None:
         """The next request's head; None: there is none, for the client is done, gone, or idle for too long.
@@ -83,6 +86,7 @@ class Intake:
                 _check_framing(event)
                 self._check_head(event)
                 self._requests += 1
+                self._declared = next((int(v) for n, v in event.headers if n == b"content-length"), 0)
                 return event
             if event is not h11.NEED_DATA:
                 # The client hung up, or is a request ahead of what it was told (`h11.PAUSED`).
@@ -111,12 +115,16 @@ class Intake:
         body, pieces = bytearray(), 0
         deadline = trio.current_time() + self._limits.body_timeout
         try:
+            self._check_size(self._declared, 0, limit)  # before it is sent, as far as it is said
             while piece := await self.piece(send, deadline):
                 body += piece
                 pieces += 1
                 self._unfinished.size += len(piece)
                 self._check_size(len(body), pieces, limit)
             return bytes(body)
+        except RequestError:
+            self.broken = True
+            raise
         finally:
             self._unfinished.size -= len(body)
 

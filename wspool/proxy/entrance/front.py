@@ -282,7 +282,9 @@ class Front:
 
     async def _refuse_unread(self, intake: Intake, answers: Answers, error: TurnError) -> None:
         """Refuse a request whose body may be unread; a short one is, so that the connection can go on."""
-        if intake.http.their_state is h11.SEND_BODY:  # else there is nothing to wait for
+        http = intake.http
+        useless = intake.broken or http.they_are_waiting_for_100_continue
+        if http.their_state is h11.SEND_BODY and not useless:
             try:
                 await intake.body(_UNWANTED, answers.send)
             except RequestError:
