@@ -199,7 +199,7 @@ class Turn(TurnFacade):
 
     async def __aenter__(self) -> Turn:
         """Send the request. May wait for a lease."""
-        undo = functools.partial(self.runtime.soon, native_turn.Turn.leave)
+        undo = functools.partial(leave, self.runtime, native_turn.Turn.leave)
         await _call(self.runtime, self.native.__aenter__, undo=undo)
         return self
 
@@ -252,7 +252,7 @@ def _takes(native: Callable[_P, Awaitable[native_lease.Lease]]) -> Method[_P, Co
 
     @functools.wraps(native)
     async def method(self: Facade[Any], *args: Any, **keywords: Any) -> Lease:
-        undo = functools.partial(self.runtime.soon, native_lease.Lease.release)
+        undo = functools.partial(leave, self.runtime, native_lease.Lease.release)
         ask = functools.partial(unbound(native), self.native, *args, **keywords)
         return Lease(await _call(self.runtime, ask, undo=undo), self.runtime)
 
@@ -292,7 +292,10 @@ class _PoolBlock:
             pass  # as for `leave`
 
     def _undo(self, _: object) -> None:
-        self._runtime.start(self._residence.leave, notify=lambda: None)
+        try:
+            self._runtime.start(self._residence.leave, notify=lambda: None)
+        except PoolClosedError:
+            pass  # as for `leave`
 
 
 def _opens(native: Callable[_P, Any]) -> Callable[_P, AbstractAsyncContextManager[Pool]]:

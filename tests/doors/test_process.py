@@ -133,6 +133,44 @@ def test_blocks_are_left_whose_runtime_has_ended(far: Far, door: str) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "left\n", "")
 
 
+LATE = {
+    "pool": "late = wspool.aio.open_pool(sys.argv[1]).__aenter__()",
+    "lease": "pool = await wspool.aio.open_pool(sys.argv[1]).__aenter__()\n    late = pool.acquire()",
+    "turn": """
+    pool = await wspool.aio.open_pool(sys.argv[1]).__aenter__()
+    talk = await pool.conversation(model="m").__aenter__()
+    late = talk.turn("x").__aenter__()""",
+}
+
+
+@pytest.mark.parametrize("what", LATE)
+def test_who_is_cancelled_when_the_runtime_has_ended_is_cancelled(far: Far, what: str) -> None:
+    """It had got something that nobody can give back any more, since that has ended, too."""
+    ended = program(
+        f"""
+import asyncio, sys, time, wspool
+async def main():
+    {LATE[what].strip()}
+    async def wait():
+        try:
+            await late
+        except asyncio.CancelledError:
+            return "cancelled"
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    runtime = wspool.Runtime.shared()
+    while runtime._calls:  # what it waits for comes, which this loop does not look at
+        time.sleep(0.01)
+    runtime.close()
+    task.cancel()
+    print(await task)
+asyncio.run(main())
+""",
+        far.url,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "cancelled\n", "")
+
+
 def test_what_belongs_to_a_process_is_not_pickled(far: Far) -> None:
     with blocking.open_pool(far.url) as pool, pool.conversation(model="m") as talk:
         for thing in (pool, talk, wspool.Runtime.shared()):
