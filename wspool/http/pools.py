@@ -133,8 +133,9 @@ class Pools:
             )
 
     def _learn(self, identity: Identity, error: Exception | None) -> None:
-        if isinstance(error, WebSocketNotOfferedError):
-            self._refused.setdefault(identity.url, trio.current_time() + NOT_OFFERED)
+        # What was not asked says nothing new.
+        if isinstance(error, WebSocketNotOfferedError) and not self.is_refused(identity):
+            self._refused[identity.url] = trio.current_time() + NOT_OFFERED
 
     @contextmanager
     def using(self, identity: Identity) -> Generator[Slot]:
