@@ -330,6 +330,53 @@ async def test_a_server_that_goes_on_and_on_is_hung_up_on(autojump_clock, way: s
     assert 11 >= len(answer.types)
 
 
+@pytest.mark.parametrize("way", POSTED)
+async def test_it_stands_in_line_as_any_other(autojump_clock, way: str) -> None:
+    """Whoever may have one turn at once has one; to leave while in line costs nothing."""
+    says = [(10, head() + CREATED + COMPLETED + END)]
+    async with before(says, way, max_turns_per_client=1) as (it, endpoint):
+        since = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, it, way)
+            nursery.start_soon(ask, it, way)
+            await trio.sleep(5)
+            client = await it.client()
+            with trio.move_on_after(3):
+                await client.turn(**{**WAYS[way][0], "stream": True})
+            await trio.aclose_forcefully(client.stream)
+        assert 20.0 == pytest.approx(trio.current_time() - since)
+        records = await it.records()
+
+    assert 2 == endpoint.requests
+    assert ["completed", "completed", "left"] == sorted(str(record.outcome) for record in records)
+
+
+class Deaf(Endpoint):
+    """One that takes nothing."""
+
+    async def open_stream(self, _: Any) -> trio.abc.Stream:
+        near, self.far = trio.testing.lockstep_stream_pair()
+        await trio.lowlevel.checkpoint()
+        return near
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [("/v1/responses", {"conversation": "c"}), ("/v1/responses/compact", {}), ("/v1/responses", {})],
+)
+async def test_what_nobody_takes_is_given_up(autojump_clock, path: str, fields: dict[str, Any]) -> None:
+    """In time, whatever it is."""
+    async with trio.open_nursery() as nursery:
+        wire = Deaf(nursery, ())
+        async with scene(EchoModel(), wire=wire, policy=policy(send_timeout=30.0)) as it:
+            since = trio.current_time()
+            answer = await (await it.client()).turn(target=path, **fields)
+            (record,) = await it.records()
+            assert 30.0 == pytest.approx(trio.current_time() - since, abs=1.0)
+
+    assert (502, "lost") == (answer.status, record.outcome)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("way", POSTED)
 async def test_a_posted_turn_is_recorded_as_any_other(

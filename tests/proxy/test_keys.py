@@ -155,7 +155,11 @@ async def test_f163_a_budget_stops_before_the_next_turn(autojump_clock) -> None:
         assert [200, 200, 429] == [answer.status for answer in got]
         assert "insufficient_quota" == got[2].json["error"]["code"]
         assert 0 < float(got[2].headers["retry-after"]) <= 86400
-        assert 200 == (await client.turn(headers=shows(ALICE))).status
+        compact = await client.turn(target="/v1/responses/compact", headers=shows(small))
+        assert (429, 200) == (compact.status, (await client.turn(headers=shows(ALICE))).status)
+        assert ["completed", "completed", "rejected", "rejected", "completed"] == [
+            record.outcome for record in await it.records()
+        ]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tests.proxy.test_websocket import connected
 from wspool.core.frames import parse_event
 from wspool.errors import PoolClosedError
 from wspool.proxy import Settings
-from wspool.proxy.sockets.orphans import Orphans, Run
+from wspool.proxy.sockets.orphans import Followed, Orphans, Run
 from wspool.server import EchoModel, Fault, FaultRule, FaultScript, ModelRequest, ModelTurn, message
 
 SLOW = {"delay_per_token": 2}
@@ -145,5 +145,17 @@ def test_what_is_kept_is_bounded() -> None:
         kept = orphans.find(49)
         assert kept is not None
         orphans.over(kept, PoolClosedError("a"), keep=False)
+
+        unread = Run("read", 1)
+        orphans.left(unread, lambda _: None)
+        assert unread is orphans.find("read")
+        reader = Followed(unread)
+        for _ in range(9):
+            unread.write([event], 2**20)
+            assert [event] == await reader.batch()
+        for _ in range(9):
+            unread.write([event], 2**20)
+        with pytest.raises(PoolClosedError):
+            await reader.batch()
 
     trio.run(main)

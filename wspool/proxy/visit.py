@@ -165,11 +165,15 @@ class Visit:
             name = next(iter(self.session), self.caller.name)
             recorder.take(name, body, events, error, secrets)
 
-    def turn(self, identity: Identity) -> AbstractContextManager[Entry]:
-        """Let a turn ask for a place among those of all clients in the body. See `Turnstile.turn`."""
+    def turn(self, pool: Hashable) -> AbstractContextManager[Entry]:
+        """Let a turn ask for a place among those of all clients in the body. See `Turnstile.turn`.
+
+        Args:
+            pool: as whom the provider is asked, or whatever else has a line of its own.
+        """
         token, most = self.caller.token, self.services.settings.max_turns_per_client
         return self.services.turnstile.turn(
-            identity,
+            pool,
             self.caller.name,
             weight=1.0 if token is None else token.weight,
             limit=most if token is None or token.limit is None else min(most, token.limit),

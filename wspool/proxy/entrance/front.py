@@ -255,6 +255,12 @@ class Front:
     async def _pass_on(self, visit: Visit) -> None:
         record = visit.record("http")
         try:
+            if visit.request.method == b"POST":  # such as a compaction, which has tokens as well
+                try:
+                    visit.check_budget()
+                except RequestError as rejected:
+                    record.fail(rejected)
+                    raise
             await visit.services.passage.pass_on(visit, record)
         finally:
             record.total = trio.current_time() - visit.since

@@ -24,6 +24,7 @@ class Sums:
         errors: requests that went wrong, whatever they asked for.
         delta: turns of which only what was new was sent.
         full: turns of which all was sent.
+        joined: requests that were asked before, and answered with that turn, which is paid for once.
         bytes_sent: of requests, to the provider.
         bytes_saved: of history that was not.
         usage: tokens, as the provider has counted them.
@@ -33,6 +34,7 @@ class Sums:
     errors: int = 0
     delta: int = 0
     full: int = 0
+    joined: int = 0
     bytes_sent: int = 0
     bytes_saved: int = 0
     usage: Usage = attrs.field(factory=Usage)
@@ -44,6 +46,7 @@ class Sums:
         if record.items_sent is not None:
             self.delta += record.why_full is None
             self.full += record.why_full is not None
+        self.joined += record.joined is not None
         self.bytes_sent += record.bytes_sent or 0
         self.bytes_saved += record.bytes_saved or 0
         if record.usage is not None:
@@ -57,6 +60,7 @@ class Sums:
             "errors": self.errors,
             "delta": self.delta,
             "full": self.full,
+            "joined": self.joined,
             "bytes_sent": self.bytes_sent,
             "bytes_saved": self.bytes_saved,
             "input": usage.input,

@@ -30,6 +30,8 @@ __all__ = ["Followed", "Orphans", "Run"]
 #: Bytes of events that are kept of one turn, and of all whose clients have left.
 _OF_ONE: Final = 2 * 2**20
 _OF_ALL: Final = 64 * 2**20
+#: Of one that somebody is given, who has not taken them yet: more than a slow line is behind.
+_UNREAD: Final = 8 * 2**20
 
 
 class Run:
@@ -40,7 +42,7 @@ class Run:
         number: of its request.
 
     Attributes:
-        events: all of it so far; none once there were too many.
+        events: all of it so far, or what its reader has not taken; none once there were too many.
         ended: True once nothing more comes.
         error: what ended it, if that was not the end of its turn.
         until: when it is forgotten, on trio's clock.
@@ -61,11 +63,17 @@ class Run:
     def write(self, events: Sequence[Event], size: int) -> None:
         """More of it came. Never waits."""
         self.size += size
-        if self.size > _OF_ONE and not self.reader:
+        if self.size > (_UNREAD if self.reader else _OF_ONE):
             self.events = None
         if self.events is not None:
             self.events.extend(events)
-            self.ring()
+        self.ring()
+
+    def take(self) -> list[Event] | None:
+        """Return what its reader has not taken yet; None if that is gone. Never waits."""
+        if (events := self.events) is not None:
+            self.events, self.size = [], 0
+        return events
 
     def ring(self) -> None:
         """Wake who is given it."""
@@ -152,7 +160,6 @@ class Followed:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._at = 0
         self._response_id: str | None = None
 
     @property
@@ -168,7 +175,7 @@ class Followed:
     @property
     def ended(self) -> bool:
         """Whether all of it was given."""
-        return self._run.ended and self._at == len(self._run.events or ())
+        return self._run.ended and not self._run.events
 
     @property
     def failure(self) -> WsPoolError | None:
@@ -188,11 +195,10 @@ class Followed:
         """
         await trio.lowlevel.checkpoint()
         run = self._run
-        while self._at == len(run.events or ()) and not run.ended:
+        while run.events == [] and not run.ended:
             await run.more()
-        if (events := run.events) is None:
+        if (batch := run.take()) is None:
             raise PoolClosedError("the turn that was asked for before is gone")
-        batch, self._at = events[self._at :], len(events)
         for event in batch if self._response_id is None else ():
             if event.type == "response.created":
                 self._response_id = id_of(event)

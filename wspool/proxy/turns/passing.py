@@ -99,7 +99,7 @@ class Passage:
             trio.BrokenResourceError: the client has left, or the answer was cut, which its client sees.
         """
         record.way, record.items_sent = "http", record.items_given
-        crossing = _Crossing(visit, record, self._endpoint)
+        crossing = _Crossing(visit, record, self._policy.send_timeout)
         head = self._head(visit, crossing.looks)
         try:
             with dial.time_limit(self._endpoint):
@@ -145,10 +145,10 @@ def _resource(visit: Visit) -> str:
 class _Crossing:
     """One request on its way, and its answer on its way back."""
 
-    def __init__(self, visit: Visit, record: Record, endpoint: Endpoint) -> None:
+    def __init__(self, visit: Visit, record: Record, send_timeout: float) -> None:
         self._visit = visit
         self._record = record
-        self._endpoint = endpoint
+        self._send_timeout = send_timeout
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
         self._held: _Held | None = None
         self._is_list = is_codex_s(visit.target, visit.request.method)
@@ -179,12 +179,19 @@ class _Crossing:
         http, record = self._http, self._record
         intake, answers = self._visit.intake, self._visit.answers
         record.requests, record.bytes_sent = record.requests + 1, 0
-        await stream.send_all(http.send(head) or b"")
+        await self._tell(stream, http.send(head))
         while piece := await intake.piece(answers.send):
             record.bytes_in += len(piece)
             record.bytes_sent += len(piece)
-            await stream.send_all(http.send(h11.Data(data=bytes(piece))) or b"")
-        await stream.send_all(http.send(h11.EndOfMessage()) or b"")
+            await self._tell(stream, http.send(h11.Data(data=bytes(piece))))
+        await self._tell(stream, http.send(h11.EndOfMessage()))
+
+    async def _tell(self, stream: trio.abc.Stream, data: bytes | None) -> None:
+        """Send *data*, which the provider has to take in time: nobody looks after the client meanwhile."""
+        with trio.move_on_after(self._send_timeout) as scope:
+            await stream.send_all(data or b"")
+        if scope.cancelled_caught:
+            raise self._lost()
 
     async def _bring_back(self, stream: trio.abc.Stream, sent_at: float) -> None:
         answers, record = self._visit.answers, self._record

@@ -30,7 +30,7 @@ from wspool.errors import (
     TurnLostError,
     TurnTimeoutError,
 )
-from wspool.pool.exchange import JSON, Outlet, Writer, mended
+from wspool.pool.exchange import JSON, Entry, Outlet, Writer, mended
 from wspool.pool.outcome import server_failure
 from wspool.proxy.notices import Notices
 from wspool.proxy.records.record import Outcome, Record
@@ -79,7 +79,9 @@ class Post:
         self._body = body
         self._policy = policy
 
-    async def perform(self, record: Record, notices: Notices, outlet: Outlet, write: Writer | None) -> None:
+    async def perform(
+        self, record: Record, notices: Notices, outlet: Outlet, write: Writer | None, enter: Entry
+    ) -> None:
         """Take the turn, and write its answer to *outlet*. A checkpoint; raises no `Exception`.
 
         Args:
@@ -87,18 +89,20 @@ class Post:
             notices: are told the headers of its answer.
             outlet: where that goes; with `Outlet.error` if it has another end than its response's.
             write: writes the events of an answer that is streamed; None for one JSON body.
+            enter: what it waits for before it has a connection.
 
         Cancelling it ends its connection.
         """
         record.way, record.items_sent = "http", record.items_given
-        outlet.dials = True  # it has a connection of its own, and waits in no line
+        outlet.dials = True  # it has a connection of its own
         try:
             with outlet.scope:
+                await enter(False)
                 wire = await self._connector.open(self._endpoint, self._headers)
                 try:
                     record.requests, record.bytes_sent = 1, len(self._body)
                     outlet.sent_at = trio.current_time()
-                    await wire.post(self._body)
+                    await self._send(wire)
                     await self._answer(wire, record, notices, outlet, write)
                 finally:
                     with trio.CancelScope(shield=True):
@@ -115,6 +119,14 @@ class Post:
             outlet.end(error)
         finally:
             outlet.end(PoolClosedError("the turn was given up"))
+
+    async def _send(self, wire: HttpWire) -> None:
+        seconds = self._policy.send_timeout
+        with trio.move_on_after(seconds) as scope:
+            await wire.post(self._body)
+        if scope.cancelled_caught:
+            how = f"its request was not taken within send_timeout={seconds:g} s"
+            raise TurnLostError(f"turn lost: {how}", delivery="ambiguous")
 
     async def _answer(
         self, wire: HttpWire, record: Record, notices: Notices, outlet: Outlet, write: Writer | None
