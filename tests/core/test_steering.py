@@ -347,10 +347,22 @@ def test_a_steer_is_open_until_something_final_is_known() -> None:
     states.append((steer.state, steer.open, steers.open))
 
     assert [("sent", True, True), ("accepted", True, True), ("pending", False, False)] == states
-    assert not steers.refuse(ServerError())
+    steers.refuse(ServerError())
     steers.fail(ServerError())
     steers.lose()
     assert "pending" == steer.state
+
+
+def test_an_error_that_ends_the_wait_is_about_all_that_are_open() -> None:
+    """Whether the server owned them already or not."""
+    steers = Steers()
+    for text in ("a", "b"):
+        steers.add(Steer(input=[item(text)], target="one"))
+    steers.answer("accepted", {"steer": {"id": "s1"}})
+    waiting = list(steers._all)
+    steers.fail(ServerError(code="theirs"))
+
+    assert [("failed", "theirs")] * 2 == [(each.state, each.error and each.error.code) for each in waiting]
 
 
 EVENTS = [

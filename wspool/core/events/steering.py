@@ -121,13 +121,11 @@ class Steers:
             case _:
                 pass  # a new kind of notice
 
-    def refuse(self, error: ServerError) -> bool:
-        """An error frame is about the oldest steer without an answer; return whether there is one."""
+    def refuse(self, error: ServerError) -> None:
+        """An error frame is about the oldest steer without an answer, if there is one."""
         steer = next((each for each in self._all if each.state == "sent"), None)
-        if steer is None:
-            return False
-        steer.state, steer.error = "failed", error
-        return True
+        if steer is not None:
+            steer.state, steer.error = "failed", error
 
     def fail(self, error: ServerError) -> None:
         """An error frame ends the wait for all that are open."""
