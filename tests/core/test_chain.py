@@ -15,6 +15,7 @@ from wspool.core.encoding import Encoded, read
 from wspool.core.frames import encode
 from wspool.core.items import Output, encode_fields, encode_items, read_items
 from wspool.core.sending.chain import Chain, Item, LaneKey, Plan, WarmUp, as_items
+from wspool.core.sending.sendable import LOSSY
 
 BODY = {"model": "m", "instructions": "Be good.", "tools": [{"type": "function", "name": "f"}]}
 FIELDS = encode_fields(BODY)
@@ -396,6 +397,39 @@ def test_a_response_that_could_not_be_kept_whole_is_no_parent() -> None:
     assert full(1, 2, 3, 4) == chain.plan(items(4), HERE, "resp_2", None, FIELDS)
 
 
+def test_what_json_cannot_say_is_noted() -> None:
+    """Once it was left out, for good: nothing else is."""
+    chain = chain_of(1)
+    assert set() == chain.notes
+    chain.extend(items(2), Output.of([{"type": "odd", "number": float("nan")}]), "resp_2", HERE)
+
+    assert {LOSSY} == chain.notes
+
+
+def test_calls_are_owed_until_they_are_answered() -> None:
+    """With the next input, if not before; those of async tools may stay open."""
+    call: Item = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    later = {**call, "call_id": "d", "name": "slow"}
+    answer = {"type": "function_call_output", "call_id": "c", "output": "x"}
+    fields = encode_fields({**BODY, "tools": [{"type": "function", "name": "slow", "async": True}]})
+    chain = chain_of(1)
+    assert [] == chain.owed([], FIELDS)
+    chain.extend(items(2), Output.of([call, later]), "resp_2", HERE)
+
+    assert [call, later] == chain.owed(items(3), FIELDS)
+    assert [later] == chain.owed(encode_items([answer]), FIELDS)
+    assert [call] == chain.owed(items(3), fields)
+    assert [] == chain.owed(encode_items([answer]), fields)
+
+
+def test_the_items_of_a_turn_are_counted_as_given_and_as_sent() -> None:
+    """Before it was planned none was sent."""
+    chain = chain_of(1, 2)
+    plan = chain.plan(items(3), THERE, None, None, FIELDS)
+
+    assert [(1, 3), (1, 0)] == [chain.counts(items(3), each) for each in (plan, None)]
+
+
 def test_after_a_compaction_a_full_send_begins_there() -> None:
     """The last one stands for everything before it, and is not counted twice."""
     packed: Item = {"type": "compaction", "encrypted_content": "opaque"}
@@ -647,6 +681,7 @@ def test_an_item_that_is_too_deep_is_left_out() -> None:
         ({"replay_from": 2}, "replay_from=2 is no index"),
         ({"parent": ["x"]}, r"parent=\['x'\] is no id"),
         ({"parent": ""}, "parent='' is no id"),
+        ({"root": ""}, "root='' is no id"),
         ({"parent_stored": 1}, "parent_stored=1 is neither"),
     ],
 )
@@ -654,6 +689,30 @@ def test_what_is_no_snapshot_is_refused(change: dict[str, Any], text: str) -> No
     """The error says what is wrong with it."""
     with pytest.raises(ValueError, match=text):
         Chain.resume({**chain_of(1).snapshot(), **change})
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_who_resumes_goes_on_from_a_parent_that_was_stored(stored: bool) -> None:
+    """Anywhere, and from no other; what was not stored is sent again."""
+    chain = Chain()
+    chain.extend(items(1), output(2), "resp_1", HERE, asked=stored)
+    chain = Chain.resume(chain.snapshot())
+
+    plan = chain.plan(items(3), THERE, None, None, FIELDS)
+    assert ("resp_1" if stored else None) == plan.previous_response_id
+    assert items(3) if stored else items(1, 2, 3) == plan.input
+
+
+@pytest.mark.parametrize("before", [[], ["forget"], ["forget", "forget"]])
+def test_a_server_that_lost_what_it_was_not_asked_to_keep_keeps_the_rest(before: list[str]) -> None:
+    """Only a stored parent that is not found says that it stores nothing."""
+    chain = Chain()
+    for _ in before:
+        chain.forget_parent()
+    chain.forget_parent(lost_by_server=True)
+    chain.extend(items(1), output(2), "resp_1", HERE, asked=True)
+
+    assert "resp_1" == chain.plan(items(3), THERE, None, None, FIELDS).previous_response_id
 
 
 # -- input that the lane holds --------------------------------------------------------------

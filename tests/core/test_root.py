@@ -116,6 +116,10 @@ def test_what_the_server_has_stored_is_remembered_by_item() -> None:
         return [each["id"] for each in read_items(full(chain, **body).input) if "id" in each]
 
     assert [3, 9] == chain.state()["stored"]
+    first = Chain()
+    first.extend(items(1), Output.of([thought, answer]), "resp_1", HERE, asked=True)
+    assert [0] == first.state()["stored"]
+    assert ["rs"] == kept(Chain.resume(first.snapshot()))
     assert ["rs_2", "rs_3"] == kept(chain) == kept(Chain.resume(chain.snapshot())) == kept(chain.fork())
     assert [] == kept(chain, store=False)
     assert ["rs_2", "rs_3"] == kept(chain, store=True)
