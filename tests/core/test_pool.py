@@ -1207,6 +1207,35 @@ def test_a_parked_lane_that_is_too_old_is_given_up() -> None:
     assert not core.is_live(LeaseId(1))
 
 
+def test_what_happened_is_counted() -> None:
+    """Each thing twice here, so that a count that forgets, or counts more than it should, is seen."""
+    core = make(max_size=6)
+    opened(core, waiters=2)
+    for number in (1, 2):
+        core.begin(LeaseId(number), 1.0)
+        core.finished(ConnectionId(number), LANE, 2.0)
+        core.retire(ConnectionId(number), 3.0)
+    for number in (3, 4):
+        core.acquire(WaiterId(number), 4.0)
+        core.abandon(WaiterId(number), 4.0)
+    for number in (3, 4, 5):
+        core.dial_failed(ConnectionId(number), 5.0, DOWN, 0.5)
+    core.lost(ONE, 6.0, 0.5)
+    core.release(LeaseId(2), 7.0)
+    for number in (5, 6):
+        core.acquire(WaiterId(number), 100.0 * number)
+        core.connected(ConnectionId(number + 1), 100.0 * number, 0.5)
+        core.begin(LeaseId(number - 2), 100.0 * number, movable=True)
+        core.finished(ConnectionId(number + 1), LANE, 100.0 * number, calls=False)
+        core.clear(100.0 * number)
+    seen = core.statistics()
+
+    assert (4, 2, 3) == (seen.turns, seen.abandoned, seen.dial_failures)
+    assert (7, 4, 3, 1) == (seen.dialed, seen.granted, seen.released, seen.lost_leases)
+    assert {"cleared": 2, "lost": 1, "lifetime": 1, "dial_failed": 3} == dict(seen.closed)
+    assert 4 == seen.retirements, "what is cleared is not granted any more either"
+
+
 @pytest.mark.parametrize("calls", [False, True])
 def test_a_lane_goes_with_the_turn_that_ends_too_late_for_another(calls: bool) -> None:
     """Its holder goes on elsewhere, whether it comes back soon or not."""
