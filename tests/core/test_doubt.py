@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 from wspool.core.commands import CloseReason
 from wspool.core.events.evidence import item_of
 from wspool.core.events.past import Past
+from wspool.core.events.steering import Steer
 from wspool.core.events.trust import Rewrite, Trust
 from wspool.core.events.turn import Reception, TurnMachine, TurnState
 from wspool.core.frames import Event, parse_event
@@ -359,6 +360,51 @@ def test_after_a_foreign_end_an_answer_has_to_be_repeated() -> None:
             assert IGNORE is machine.receive(about("completed", REAL, output=other))
 
         assert (DIRTY if mixed else END) is machine.receive(about("completed", OURS, output=[]))
+
+
+@pytest.mark.parametrize("trust", [Trust(), LENIENT])
+def test_a_piece_of_an_old_item_is_dropped_where_numbers_prove_nothing(trust: Trust) -> None:
+    """Because one was missing before, or never did: also behind pieces of ours that were never announced."""
+    machine = turn(past=old_past(), trust=trust)
+    for number in (1, 5):
+        assert DELIVER is machine.receive(event("output_text.delta", number, delta="a"))
+
+    assert IGNORE is machine.receive(event("output_text.delta", 6, item_id="msg_old", delta="late"))
+
+
+@pytest.mark.parametrize("steered", [False, True])
+def test_in_a_steered_turn_numbers_do_not_tell_old_items_from_ours(steered: bool) -> None:
+    """An answer to a steer takes any: there what mixes old and new items is no answer."""
+    machine = turn(past=old_past())
+    if steered:
+        assert machine.steer(Steer(input=[], target=OURS))
+    for place, name in enumerate(("msg_1", "msg_old")):
+        for each in an_item(place, 1 + 2 * place, "one", name):
+            assert DELIVER is machine.receive(each)
+
+    assert (DIRTY if steered else END) is machine.receive(about("incomplete", OURS, 5, output=[]))
+
+
+def test_what_ends_a_turn_for_good_is_told() -> None:
+    """Whoever reads the log sees what it was."""
+    machine = turn(*an_item(0, None, "one", "msg_1"))
+
+    assert DIRTY is machine.receive(about("created", REAL))
+    assert "an event that cannot belong to this turn" == machine.complaint
+
+
+def test_a_refusal_may_be_repeated_word_for_word() -> None:
+    """By the next request on the same connection: it was about no response that had begun."""
+    past = Past()
+    error = {"code": "rate_limit_exceeded", "message": "Slow down."}
+    for _ in range(2):
+        machine = TurnMachine(None, None, past)
+        machine.handed()
+
+        assert END is machine.receive(
+            parse_event(json.dumps({"type": "error", "status": 429, "error": error}))
+        )
+        assert machine.refused
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import example, given, strategies as st
 
+from wspool.core.events.steering import Steer
 from wspool.core.events.turn import Reception, TurnMachine
 from wspool.core.frames import Likeness, MalformedMessageError, parse_event
 
@@ -186,3 +187,36 @@ def test_a_run_ends_before_what_may_be_two_messages() -> None:
     one = first.replace("7", "8", 1)
 
     assert [one] == [event.raw for event in like.run([one, one.replace("8", "9", 1) + one], 8)[0]]
+
+
+def message(number: int, text: str = "a") -> str:
+    return json.dumps(LAYOUTS[0](TEXT, number, text))
+
+
+def alike(count: int) -> TurnMachine:
+    """A turn with so many pieces of output, all of one kind."""
+    machine = started(None)
+    for number in range(1, count + 1):
+        assert machine.receive(parse_event(message(number))) is Reception.DELIVER
+    return machine
+
+
+def test_after_a_run_the_turn_goes_on_with_what_follows_it() -> None:
+    """Its numbers are used up, and what comes twice is known again."""
+    machine = alike(3)
+    run, _ = machine.receive_run([message(number) for number in (4, 5, 6)])
+    assert 3 == len(run)
+
+    assert machine.receive(parse_event(message(7))) is Reception.DELIVER
+    assert not machine.suspect
+    machine.receive_run([message(8)])
+    assert machine.receive(parse_event(message(8))) is Reception.IGNORE
+    assert machine.suspect
+
+
+def test_a_turn_that_was_steered_has_no_runs() -> None:
+    """An answer to the steer may have taken any number."""
+    machine = alike(3)
+    assert machine.steer(Steer(input=[], target="r"))
+
+    assert ([], "") == machine.receive_run([message(4)])

@@ -270,6 +270,8 @@ def test_an_error_for_the_steer_is_not_the_turns() -> None:
 
     assert DELIVER is machine.receive(unknown)
     assert ("failed", None) == (steer.state, machine.error)
+    assert steer.error is not None
+    assert "response.steer" in steer.error.message
     assert DELIVER is machine.receive(unknown)  # said twice, it is no more about the turn than before
     assert END is machine.receive(ended("one"))
 
