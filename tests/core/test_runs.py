@@ -214,6 +214,16 @@ def test_after_a_run_the_turn_goes_on_with_what_follows_it() -> None:
     assert machine.suspect
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_what_comes_twice_is_known_again(count: int) -> None:
+    """Letter for letter: it is not delivered, and the connection is not used again."""
+    machine = alike(count)
+    assert (False, "") == (machine.suspect, machine.complaint)
+
+    assert machine.receive(parse_event(message(count))) is Reception.IGNORE
+    assert machine.suspect
+
+
 def test_a_turn_that_was_steered_has_no_runs() -> None:
     """An answer to the steer may have taken any number."""
     machine = alike(3)

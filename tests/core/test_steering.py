@@ -297,6 +297,16 @@ def test_an_error_after_the_end_is_about_the_steers() -> None:
     assert ("completed", None) == (machine.status, machine.error)
 
 
+def test_an_error_after_the_end_is_about_all_that_are_open() -> None:
+    """Whether the server had taken them or not: no more will be heard."""
+    machine, steers = steered("a", "b", "c")
+    machine.receive(about("accepted", id="s1"))
+    machine.receive(ended("one", "incomplete"))
+
+    assert END is machine.receive(event("error", status=429, error={"code": "slow_down"}))
+    assert ["slow_down"] * 3 == [steer.error.code for steer in steers if steer.error is not None]
+
+
 @pytest.mark.hits("turn: streaming, limit", "turn: settling, limit")
 def test_the_limit_cuts_a_steered_turn() -> None:
     """Before and after the end of its first response."""
