@@ -86,7 +86,7 @@ def test_what_an_endpoint_states_is_heard_by_all() -> None:
     tokens = Tokens()
     tokens.changed = lambda: changes.append(None)
     tokens.told([Stated("requests", 100.0, 0.0, 60.0)], 0.0, answering=True)
-    tokens.allowance.used(10.0)
+    tokens.used(10.0)
 
     assert [] == sharing.exchange(1, Report(turns=tokens.heard, in_line=5)).tokens
     assert [] == sharing.exchange(2, Report(in_line=5)).tokens

@@ -65,14 +65,8 @@ def rollout(given: Given) -> None:
 
 def _run(plan: Plan, results: ResultFile, nodes: int | None) -> int:
     batch, given = plan.batch, plan.given
-    tasks = {task.key: task for task in batch}
     prepare(plan, results)
-    owed = [task for task in batch if task.key not in results.earlier]
-    earlier = {key: outcome for key, outcome in results.earlier.items() if key in tasks}
-    tally = Tally()
-    for key, score in results.scores.items():
-        if key in tasks:
-            tally.add(tasks[key].id, score, right=earlier[key] == "right")
+    owed, tally = results.left(batch)
     summary: Summary | None = None
     try:
         kept = open_checkpoints(plan.out, owed) if given.state.checkpoint_turns else nullcontext()
@@ -88,7 +82,8 @@ def _run(plan: Plan, results: ResultFile, nodes: int | None) -> int:
         # Before or after the run itself; what ended has its result.
         warn("interrupted")
         return 130
-    not_well = [outcome for outcome in earlier.values() if outcome not in WELL]
+    earlier = [results.earlier[task.key] for task in batch if task.key in results.earlier]
+    not_well = [outcome for outcome in earlier if outcome not in WELL]
     shown = _report(plan, results, summary)
     _tell(summary, results, not_well, shown, as_json=given.telling.as_json)
     if summary.interrupted:

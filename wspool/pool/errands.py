@@ -265,7 +265,7 @@ class Errands:
         """A turn has ended, and the server said this of its usage. Never waits."""
         if self.pace is not None:
             used = Usage.of(usage)
-            self.pace.allowance.used(used.input + used.output)
+            self.pace.used(used.input + used.output)
 
     def stated(self, said: object, *, answering: bool = True) -> None:
         """The endpoint has sent these headers, or this event, which may say what it takes. Never waits.

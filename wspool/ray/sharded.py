@@ -21,7 +21,6 @@ from wspool.rollout.scoring import SCORES, Scorer
 from wspool.rollout.selection import Selection
 from wspool.rollout.shapes import Columns
 from wspool.rollout.summary import Summary
-from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import Task
 
 __all__ = ["run_sharded"]
@@ -131,11 +130,7 @@ def _run(batch: Sequence[Task], out: Path, run: Callable[..., Awaitable[Summary]
         with open_results(out) as results:
             if changed := changed_tasks(batch, results.digests):
                 raise ValueError(f"the results in {out} are of others: {changed[0]}; use another directory")
-            tally, keys = Tally(), {task.key: task for task in batch}
-            for key, value in results.scores.items():
-                if key in keys:
-                    tally.add(keys[key].id, value, right=results.earlier[key] == "right")
-            owed = [task for task in batch if task.key not in results.earlier]
+            owed, tally = results.left(batch)
             return trio.run(partial(run, tasks=owed, sink=results.append, tally=tally))
     except ResultsError as problem:
         raise ValueError(str(problem)) from problem

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
-from wspool.core.sending.allowance import Allowance, Stated
+from wspool.core.sending.allowance import Stated
 from wspool.core.sending.pace import Pace, Ticket
 from wspool.core.statistics import PoolStatistics
 from wspool.core.usage import Usage
@@ -31,8 +31,8 @@ NOTHING: Final = PoolStatistics(
     | {"closed": {}}
 )
 
-#: What a pool has to say to the pace: the name of a method of `Pace`, or `used` of its allowance; the token
-#: of the turn that it is about, 0 for none; and what else the method takes.
+#: What a pool has to say to the pace: the name of a method of `Pace`; the token of the turn that it is about,
+#: 0 for none; and what else the method takes.
 Heard: TypeAlias = tuple[
     Literal["answered", "away", "ended", "refused", "told", "used"], int, Mapping[str, Any]
 ]
@@ -98,11 +98,11 @@ class Sharing:
     def _hear(self, mine: _Part, what: str, token: int, more: Mapping[str, Any], now: float) -> None:
         match what:
             case "told":
-                self.pace.told(more["stated"], now, answering=more["answering"])
+                self.pace.told(now=now, **more)
             case "away":
                 self.pace.away()
             case "used":
-                self.pace.allowance.used(more["tokens"])
+                self.pace.used(**more)
             case "answered":
                 self.pace.answered(mine.tickets[token])
             case "refused":
@@ -166,7 +166,6 @@ class Tokens(Pace):
         self.changed: Callable[[], object] = lambda: None
         self.spare: deque[int] = deque()
         self.heard: list[Heard] = []
-        self.allowance = _Allowance(self._hear)
 
     @property
     def wanted(self) -> int:
@@ -194,6 +193,10 @@ class Tokens(Pace):
     def told(self, stated: Iterable[Stated], now: float, *, answering: bool) -> None:
         """See `Pace.told`."""
         self._hear("told", 0, stated=list(stated), answering=answering)
+
+    def used(self, tokens: float) -> None:
+        """See `Pace.used`."""
+        self._hear("used", 0, tokens=tokens)
 
     def answered(self, ticket: Ticket) -> None:
         """See `Pace.answered`."""
@@ -225,12 +228,3 @@ class Tokens(Pace):
         """So many tokens are of no use here."""
         for _ in range(min(count, len(self.spare))):
             self.heard.append(("ended", self.spare.popleft(), {}))
-
-
-class _Allowance(Allowance):
-    def __init__(self, hear: Callable[..., None]) -> None:
-        super().__init__()
-        self._hear = hear
-
-    def used(self, tokens: float) -> None:
-        self._hear("used", 0, tokens=tokens)

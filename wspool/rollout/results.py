@@ -12,14 +12,15 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from wspool.core.frames import encode_received
 from wspool.rollout.files import append_to, aside, read_from, replace
-from wspool.rollout.tasks import OUTCOMES, Outcome, attempt_key
+from wspool.rollout.tally import Tally
+from wspool.rollout.tasks import OUTCOMES, Outcome, Task, attempt_key
 
 __all__ = [
     "REDONE",
@@ -88,6 +89,14 @@ class ResultFile:
                 self.earlier.pop(key, None)
                 self.digests.pop(key, None)
                 self.scores.pop(key, None)
+
+    def left(self, batch: Sequence[Task]) -> tuple[list[Task], Tally]:
+        """Return what of *batch* has no result yet, and the tally of what has one."""
+        tally = Tally()
+        for task in batch:
+            if (score := self.scores.get(task.key)) is not None:
+                tally.add(task.id, score, right=self.earlier[task.key] == "right")
+        return [task for task in batch if task.key not in self.earlier], tally
 
     def begin(self) -> None:
         """Open the file for what will be added, before there are connections that might take the last place.

@@ -161,6 +161,10 @@ class Pace:
         """The endpoint says what it still takes; if *answering*, with the answer to one of those at work."""
         self.allowance.told(stated, now, max(len(self.unanswered) - answering, 0))
 
+    def used(self, tokens: float) -> None:
+        """A turn has used so many tokens."""
+        self.allowance.used(tokens)
+
     def begin(self, now: float) -> Ticket:
         """A turn begins."""
         self._count += 1
