@@ -207,7 +207,7 @@ def account_rows(about: str, scene: Scene, talks: Mapping[str, Talk], *, expecte
             note=note,
         ),
         Row(metric=f"{about}: turns run that nobody asked for", value=unasked, unit="", most=0),
-        *_paid(about, ledger, records),
+        *_paid(about, ledger, records, scene.providers - 1),
         Row(
             metric=f"{about}: full sends without a reason",
             value=unsaid,
@@ -224,16 +224,26 @@ def account_rows(about: str, scene: Scene, talks: Mapping[str, Talk], *, expecte
     ]
 
 
-def _paid(about: str, ledger: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Compare what the provider has counted with the sums of the proxies, by the name of a token."""
-    whose = {record["response_id"]: record["token"] for record in records if record["response_id"]}
+def _paid(
+    about: str, ledger: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]], killed: int
+) -> list[Row]:
+    """Compare what the provider has counted with the sums of the proxies, by the name of a token.
+
+    It counts a turn before it says that it has ended. One that is killed in between has said it to nobody:
+    the record of such a turn says that it was lost, and nothing of its tokens.
+    """
+    whose = {record["response_id"]: record for record in records if record["response_id"]}
     provider: Counter[str] = Counter()
-    nobodys = 0
+    nobodys = unsaid = 0
     for entry in ledger:
         if entry["outcome"] == "completed":
-            name = whose.get(entry["response_id"])
-            nobodys += name is None
-            provider[name or "nobody"] += sum(tokens(entry["context_items"]))
+            record = whose.get(entry["response_id"])
+            nobodys += record is None
+            if record is not None and record["usage"] is None and record["outcome"] in ("lost", "left"):
+                unsaid += 1
+            else:
+                name = "nobody" if record is None else record["token"]
+                provider[name] += sum(tokens(entry["context_items"]))
     own: Counter[str] = Counter()
     for record in records:
         if record["usage"] is not None:
@@ -247,7 +257,13 @@ def _paid(about: str, ledger: Sequence[Mapping[str, Any]], records: Sequence[Map
             unit="",
             most=0,
             note=f"{counted}; {nobodys} responses that no record knows",
-        )
+        ),
+        Row(
+            metric=f"{about}: turns whose end the provider counted and, killed, did not say",
+            value=unsaid,
+            unit="",
+            most=killed,
+        ),
     ]
 
 
