@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.proxy.asking import KEY, scene
+from wspool import PoolPolicy
+from wspool.cli.proxy import policy_of
 from wspool.cli.proxy_config import PROGRAMS, config_for
 from wspool.proxy.records.journal import Journal
 from wspool.server import EchoModel
@@ -100,3 +102,10 @@ def test_what_is_wrong_is_one_line(arguments: list[str], said: str) -> None:
     assert 2 == done.returncode
     assert said in done.stderr
     assert 1 == done.stderr.strip().count("\n") + 1
+
+
+def test_what_is_said_of_the_pools() -> None:
+    """One word for both kinds of silence; nothing said is the pool's own."""
+    assert PoolPolicy() == policy_of(None, None)
+    assert PoolPolicy(max_size=3, min_idle=0) == policy_of(3, None)
+    assert PoolPolicy(first_event_timeout=9.0, silence_timeout=9.0) == policy_of(None, 9.0)

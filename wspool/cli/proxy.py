@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import urlsplit
 
+import attrs
 import trio
 import typer
 
@@ -27,7 +28,7 @@ from wspool.proxy.settings import KeepaliveStyle, OnHangup, Settings
 from wspool.proxy.visit import Recorder
 from wspool.wire.descriptors import room_for
 
-__all__ = ["proxy"]
+__all__ = ["policy_of", "proxy"]
 
 _Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
 _Host = Annotated[
@@ -60,6 +61,10 @@ _Uds = Annotated[str | None, typer.Option(help="Listen on a Unix socket, too, fo
 _Certfile = Annotated[Path | None, typer.Option(help="Certificates for https, as PEM.")]
 _Keyfile = Annotated[Path | None, typer.Option(help="Their key, if it is in another file.")]
 _MaxSize = Annotated[int | None, typer.Option(min=1, help="WebSocket connections for each key.")]
+_IdleTimeout = Annotated[
+    float | None,
+    typer.Option(min=1, help="Seconds without a word of the model after which a turn is given up."),
+]
 _Keepalive = Annotated[float, typer.Option(min=0.1, help="Longest silence towards a client, in seconds.")]
 _Style = Annotated[KeepaliveStyle, typer.Option(help="How silence is broken: comment for SDKs that fail.")]
 _KeepaliveJson = Annotated[
@@ -106,6 +111,7 @@ def proxy(
     certfile: _Certfile = None,
     keyfile: _Keyfile = None,
     max_size: _MaxSize = None,
+    idle_timeout: _IdleTimeout = None,
     keepalive: _Keepalive = 15.0,
     keepalive_style: _Style = "auto",
     keepalive_json: _KeepaliveJson = False,
@@ -155,7 +161,7 @@ def proxy(
                 "state": state,
                 "recorder": None if record is None else stack.enter_context(_recorder(record, url)),
                 "provider": provider,
-                "policy": None if max_size is None else PoolPolicy(max_size=max_size, min_idle=0),
+                "policy": policy_of(max_size, idle_timeout),
             }
             journal = None if log is None else stack.enter_context(closing(Journal(log)))
             trio.run(partial(_run, url, journal, **options))
@@ -185,6 +191,12 @@ def _print_config(program: str, host: str | None, port: int, *, tls: bool, webso
     base_url = f"{'https' if tls else 'http'}://{name}:{port}/v1"
     say(config_for(program, base_url, websocket=websocket).rstrip())
     raise typer.Exit
+
+
+def policy_of(max_size: int | None, idle_timeout: float | None) -> PoolPolicy:
+    """Return the policy of the pools, of which so much was said."""
+    policy = PoolPolicy(first_event_timeout=idle_timeout, silence_timeout=idle_timeout)
+    return policy if max_size is None else attrs.evolve(policy, max_size=max_size, min_idle=0)
 
 
 def _key(variable: str | None) -> str | None:
