@@ -149,8 +149,7 @@ def proxy(
     )
     where = Where(host=host, port=port, uds=uds, inherit=inherit, succeed=take_over)
     try:
-        with ExitStack() as stack:
-            stack.enter_context(shown_log("wspool.proxy", verbose=verbose))
+        with shown_log("wspool.proxy", verbose=verbose), ExitStack() as stack:
             options: dict[str, Any] = {
                 "where": where,
                 "api_key": _key(api_key_env),
