@@ -170,6 +170,7 @@ async def test_f163_a_budget_stops_before_the_next_turn(autojump_clock) -> None:
         ("alice short", "16 characters"),
         ("alice wsp-1234567890123456 limit=0", "more than 0"),
         ("alice wsp-1234567890123456 colour=red", "more than 0"),
+        ("alice wsp-1234567890123456 keepalive=loud", "keepalive=auto|comment|off".replace("|", r"\|")),
         ("a wsp-1234567890123456\na wsp-1234567890123457", "there already"),
         ("a wsp-1234567890123456\nb wsp-1234567890123456", "there already"),
     ],

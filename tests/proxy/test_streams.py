@@ -15,6 +15,7 @@ from tests.proxy.asking import KEY, Client, Scene, laned, scene
 from tests.proxy.test_websocket import connected
 from wspool.core.usage import Usage
 from wspool.proxy import Settings
+from wspool.proxy.access.tokens import parse_tokens
 from wspool.proxy.settings import KeepaliveStyle
 from wspool.server import (
     EchoModel,
@@ -72,6 +73,25 @@ async def test_the_style_is_the_client_s(
 
     assert typed == answer.types.count("keepalive")
     assert comments == answer.body.count(b": keepalive\n\n")
+
+
+@pytest.mark.parametrize("own", ["auto", "comment", "off"])
+async def test_a_token_has_its_own(autojump_clock, own: KeepaliveStyle) -> None:
+    """Beside those that have what the proxy does."""
+    text = f"one wsp-1234567890123456 keepalive={own}\nother wsp-1234567890123457"
+    tokens = parse_tokens(text)
+    settings = Settings(keepalive=15, keepalive_style="off" if own != "off" else "auto")
+    counts = []
+    async with scene(Thinks(100), settings=settings, api_key="sk-own", tokens=tokens.values()) as it:
+        for token in tokens.values():
+            headers = (("authorization", f"Bearer {token.text}"),)
+            answer = await (await it.client()).turn(stream=True, headers=headers)
+            counts.append((answer.types.count("keepalive"), answer.body.count(b": keepalive\n\n")))
+
+    assert [
+        {"auto": (6, 0), "comment": (0, 6), "off": (0, 0)}[own],
+        (0, 0) if own != "off" else (6, 0),
+    ] == counts
 
 
 async def test_f187_silence_before_a_json_body_is_broken_by_white_space(autojump_clock) -> None:

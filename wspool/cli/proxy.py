@@ -48,7 +48,7 @@ _KeyEnv = Annotated[
 ]
 _TokenFile = Annotated[
     Path | None,
-    typer.Option(help="Lines of NAME TOKEN [limit=N] [weight=X] [budget=N]; read again when it changes."),
+    typer.Option(help="Lines of NAME TOKEN [limit=N] [weight=X] [budget=N] [keepalive=STYLE]; may change."),
 ]
 _State = Annotated[
     Path | None,

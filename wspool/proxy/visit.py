@@ -22,7 +22,7 @@ from wspool.proxy.access.gate import Caller
 from wspool.proxy.access.turnstile import Turnstile
 from wspool.proxy.headers import credentials, header
 from wspool.proxy.records.record import Door, Record, Records
-from wspool.proxy.settings import Settings
+from wspool.proxy.settings import KeepaliveStyle, Settings
 from wspool.proxy.sockets.orphans import Orphans
 from wspool.proxy.target import Target, Upstream
 from wspool.proxy.turns.posting import Post
@@ -183,6 +183,13 @@ class Visit:
     def whose(self) -> Hashable:
         """What tells this client's requests from those of others, for `Repeats`."""
         return self.caller.identity, self.caller.name, self.target.session, self.target.path
+
+    @property
+    def keepalive_style(self) -> KeepaliveStyle:
+        """How silence is broken towards this client."""
+        token = self.caller.token
+        own = None if token is None else token.keepalive
+        return self.services.settings.keepalive_style if own is None else own
 
     @property
     def silent_until(self) -> float:

@@ -22,6 +22,7 @@ import attrs
 from wspool.http.identity import Identity, Said, said_by
 from wspool.listening.admission import Admission, not_authorized
 from wspool.listening.errors import RequestError, TurnError
+from wspool.proxy.settings import KeepaliveStyle
 from wspool.proxy.target import Upstream
 from wspool.wire.url import is_loopback
 
@@ -43,6 +44,7 @@ class Token:
         limit: turns at work at once; None for no limit of its own.
         weight: its share where turns wait.
         budget: tokens a day, of input and output; None for no limit.
+        keepalive: how silence is broken towards it; None as the proxy does (`Settings.keepalive_style`).
     """
 
     name: str
@@ -50,6 +52,7 @@ class Token:
     limit: int | None = None
     weight: float = 1.0
     budget: int | None = None
+    keepalive: KeepaliveStyle | None = None
 
 
 @attrs.frozen

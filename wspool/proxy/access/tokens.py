@@ -5,6 +5,7 @@ The file has one token a line: its name, the token, and what it may, in any orde
     # name   token                    limits, all optional
     editor   wsp-8f3c1d7e5b2a4960     weight=4
     batch    wsp-1b9e6c4d2f8a7035     limit=8 weight=1 budget=5000000
+    old-sdk  wsp-6d0f2b8e4c1a9357     keepalive=comment
 
 Rules of this module:
 
@@ -20,9 +21,10 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, cast, get_args
 
 from wspool.proxy.access.gate import Token
+from wspool.proxy.settings import KeepaliveStyle
 
 __all__ = ["TokenFile", "parse_tokens"]
 
@@ -63,6 +65,7 @@ def parse_tokens(text: str) -> dict[str, Token]:
             None if limit is None else int(limit),
             float(may.get("weight", 1)),
             None if budget is None else int(budget),
+            cast("KeepaliveStyle | None", may.get("keepalive")),
         )
         seen.add(words[1])
     return found
@@ -81,7 +84,10 @@ def _problem(words: list[str]) -> str | None:
             continue
         if name == "weight" and re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", value) and float(value) > 0:
             continue
-        return "behind the token stand limit=N, weight=X or budget=N, each more than 0"
+        if name == "keepalive" and value in get_args(KeepaliveStyle):
+            continue
+        styles = "|".join(get_args(KeepaliveStyle))
+        return f"behind the token stand limit=N, weight=X, budget=N, each more than 0, or keepalive={styles}"
     return None
 
 

@@ -266,9 +266,9 @@ class _Crossing:
     @property
     def _patience(self) -> float:
         """For how long silence may last now, in seconds."""
-        settings = self._visit.services.settings
-        breaks = settings.keepalive_style != "off" and self._look is not None and self._look.between_events
-        return settings.keepalive if breaks else math.inf
+        visit, look = self._visit, self._look
+        breaks = visit.keepalive_style != "off" and look is not None and look.between_events
+        return visit.services.settings.keepalive if breaks else math.inf
 
     def _begin(self, head: h11.Response) -> None:
         record = self._record

@@ -32,7 +32,6 @@ from wspool.pool.exchange import Limits, Outlet
 from wspool.pool.http_answer import error_answer
 from wspool.proxy.notices import TURN_STATE, Notices, said_by
 from wspool.proxy.records.record import Record
-from wspool.proxy.settings import Settings
 from wspool.proxy.turns.events import COMMENT, EventWriter, failed_body
 from wspool.proxy.turns.joining import join
 from wspool.proxy.turns.repeats import Run, is_marked
@@ -100,7 +99,7 @@ async def _join(visit: Visit, run: Run, record: Record) -> bool:
     record.joined = run.number
     sent_before = visit.answers.sent
     try:
-        if not await join(visit, run, _idle(record, visit.services.settings)):
+        if not await join(visit, run, _idle(visit, record)):
             record.joined = None
             return False
     finally:
@@ -110,13 +109,13 @@ async def _join(visit: Visit, run: Run, record: Record) -> bool:
     return True
 
 
-def _idle(record: Record, settings: Settings) -> tuple[bytes, Sequence[tuple[str, str]]] | None:
+def _idle(visit: Visit, record: Record) -> tuple[bytes, Sequence[tuple[str, str]]] | None:
     """Return what breaks the silence before an answer, and behind which head; None if nothing does."""
-    if settings.keepalive_style == "off":
+    if visit.keepalive_style == "off":
         return None
     if record.door == "sse":
         return COMMENT, _SSE
-    return (b" ", _JSON) if settings.keepalive_json else None
+    return (b" ", _JSON) if visit.services.settings.keepalive_json else None
 
 
 @contextmanager
@@ -247,7 +246,7 @@ class _Course:
 
     async def _read_to_the_end(self) -> None:
         settings, run = self._visit.services.settings, self._run
-        breaks = self._writer is not None and settings.keepalive_style != "off"
+        breaks = self._writer is not None and self._visit.keepalive_style != "off"
         while not self._outlet.ended:
             is_read = run is not None and bool(run.pieces) and breaks
             heard = await self._wait(run.wrote_at + settings.keepalive if run and is_read else math.inf)
@@ -259,7 +258,7 @@ class _Course:
         """Send the answer."""
         answers, writer, by_http = self._answers, self._writer, False
         settings = self._visit.services.settings
-        breaks = settings.keepalive_style != "off" and (writer is not None or settings.keepalive_json)
+        breaks = self._visit.keepalive_style != "off" and (writer is not None or settings.keepalive_json)
         while True:
             silent = not await self._wait(self._visit.silent_until if breaks else math.inf)
             data, outlet = self._take(), self._outlet
@@ -292,7 +291,7 @@ class _Course:
         """Return what is sent instead of an answer, also to whoever has joined it and has some of that."""
         if self._writer is None:
             return b" "
-        data = self._writer.keepalive(self._visit.services.settings.keepalive_style)
+        data = self._writer.keepalive(self._visit.keepalive_style)
         if self._run is not None and self._run.pieces:
             self._run.write(data)
         return data
