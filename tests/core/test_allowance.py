@@ -65,6 +65,14 @@ def codex(**limits: Any) -> dict[str, Any]:
             [Stated("plan", math.inf, 0, 30)],
         ),
         (codex(limit_reached=True, primary=7), [Stated("plan", math.inf, 0, 60)]),
+        (
+            codex(
+                limit_reached=True,
+                primary={"used_percent": 100, "reset_at": 1030},
+                secondary={"used_percent": 100, "reset_at": 1050},
+            ),
+            [Stated("plan", math.inf, 0, 50)],
+        ),
         ({"type": "codex.rate_limits", "rate_limits": None}, []),
     ],
 )
@@ -197,6 +205,7 @@ def test_a_word_holds_nobody_for_long() -> None:
     assert allowance.begin(100.0)
     assert allowance.wait(100.0) == LONGEST_HOLD
     allowance.lift()
+    assert allowance.held_until == -math.inf
     assert (allowance.wait(100.0), allowance.held_until) == (0, -math.inf)
 
 
@@ -278,3 +287,55 @@ def test_the_same_limit_said_again_gives_nothing_back() -> None:
         allowance.begin(0.0)
     assert allowance.wait(0.0) == 60
     assert allowance.wait(60.0) == 0
+
+
+@pytest.mark.parametrize(("left", "waits"), [(109, True), (111, False)])
+def test_what_turns_take_is_a_mean(left: int, waits: bool) -> None:
+    """The first is all that is known, each later one changes that by a tenth."""
+    allowance = Allowance()
+    allowance.used(100)
+    allowance.used(200)
+    allowance.told([Stated("tokens", 1000, left, 60)], 0.0, 0)
+    assert waits is (allowance.wait(0.0) > 0)
+
+
+def test_a_turn_of_which_nothing_is_known_takes_a_token() -> None:
+    allowance = Allowance()
+    allowance.told([Stated("tokens", 10, 1, 60)], 0.0, 0)
+    assert allowance.wait(0.0) == 0
+
+
+def test_holds_are_waited_out_twice_as_often_each_time_that_the_limit_is_there() -> None:
+    allowance, now = Allowance(), 0.0
+    for holds in (HOLDS, 2 * HOLDS, 4 * HOLDS):
+        for _ in range(holds):
+            allowance.told([Stated("requests", 5, 0, 10)], now, 0)
+            assert allowance.wait(now) == 10
+            now += 10.0
+            assert allowance.wait(now) == 0, "it is over"
+        allowance.told([Stated("requests", 5, 0, 10)], now, 0)
+        assert allowance.wait(now) == 0
+        assert allowance.begin(now), "it tries"
+        allowance.refused(tried=True)
+
+
+@pytest.mark.parametrize(
+    ("stated", "after", "wait"),
+    [
+        (Stated("requests", 3, None, 10), 0.0, MINUTE),
+        (Stated("requests", 30, 29, 1), 1.0, 30),
+        (Stated("requests", 30, 0, 10), 10.0, 10),
+        (Stated("requests", 30, 29, 20), 20.0, MINUTE),
+    ],
+    ids=["not said", "a bucket", "a window", "slow"],
+)
+def test_a_limit_that_is_there_again_counts_for_as_long_as_all_of_it_takes(
+    stated: Stated, after: float, wait: float
+) -> None:
+    """A minute where that was not said, or is longer."""
+    allowance = Allowance()
+    allowance.told([stated], 0.0, 0)
+    assert allowance.wait(after) == 0
+    for _ in range(int(stated.limit)):
+        allowance.begin(after)
+    assert allowance.wait(after) == wait
