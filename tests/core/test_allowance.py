@@ -43,6 +43,7 @@ def codex(**limits: Any) -> dict[str, Any]:
         (headers("tokens", "150000", "149984", "6m0s"), [Stated("tokens", 150000, 149984, 360)]),
         (headers("tokens", "100", "0", "20ms"), [Stated("tokens", 100, 0, 0.02)]),
         (headers("requests", 10, 3, 7), [Stated("requests", 10, 3, 7)]),
+        (headers("requests", 10, 3, "Thu, 01 Jan 1970 00:16:47 GMT"), [Stated("requests", 10, 3, 7)]),
         ([("x-ratelimit-limit-requests", "60")], [Stated("requests", 60, None, MINUTE)]),
         ([("x-ratelimit-remaining-tokens", "0")], [Stated("tokens", math.inf, 0, MINUTE)]),
         ([("x-ratelimit-limit-requests", "0")], []),
