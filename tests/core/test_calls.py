@@ -65,6 +65,22 @@ def test_a_call_that_a_model_has_gone_on_without_is_open_no_more() -> None:
     assert [call("c")] == open_calls([call("a", "a"), call("b", "b"), output("b"), call("c")])
 
 
+@pytest.mark.parametrize("role", ["user", "system", "developer"])
+def test_what_a_client_adds_is_nobody_who_has_gone_on(role: str) -> None:
+    """Whoever says it. What is no item at all is no call."""
+    told = {"role": role, "content": "x"}
+    odd: list[Any] = ["x", None, 7]
+
+    assert [call()] == open_calls([*odd, call(), told, told])
+
+
+def test_a_call_without_a_call_id_is_found_in_a_history_that_grows() -> None:
+    """By its kind."""
+    nameless = {"type": "function_call", "id": "fc_1", "name": "f"}
+
+    assert [nameless] == OpenCalls().of(encode_items([SAID, nameless]), 0)
+
+
 def test_calls_without_ids_are_answered_in_order() -> None:
     """As some servers give none: an output names the item, or nothing."""
     nameless = [{**call(name, ""), "id": name} for name in "abc"]
@@ -216,6 +232,9 @@ def test_a_call_of_a_lost_response_is_told_under_a_name_of_its_own() -> None:
         "arguments": "{}",
         "call_id": "c" * 48 + "_lost7",
     } == retold(lost, 7)
+    assert {"namespace": "n", "input": "x"}.items() <= retold(
+        {**lost, "namespace": "n", "input": "x"}, 7
+    ).items()
 
 
 PICTURE = {"type": "input_image", "image_url": "data:,"}
@@ -234,6 +253,7 @@ TEXT = {"type": "input_text", "text": "t"}
         (["a", "b"], '["a", "b"]'),
         ([], "[]"),
         ({"type": "x"}, '{"type": "x"}'),
+        ({"word": "\u00e4"}, '{"word": "\u00e4"}'),
         (None, "null"),
     ],
 )
@@ -259,6 +279,7 @@ def test_calls_are_named_in_a_sentence() -> None:
     """A few of them, of bounded length, and nothing that a terminal would obey."""
     assert "function_call 'f' (c)" == described([call()])
     assert "shell_call (s)" == described([{"type": "shell_call", "id": "s"}])
+    assert not described([call()] * 5).endswith("more")
     many = described([call("\x1b" * 1000, "y" * 1000)] * 9)
     assert many.endswith(" and 4 more")
     assert many.isprintable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.core.test_pool import LANE, make
 from wspool.core.commands import Command, ConnectionId, Degraded, LeaseId, WaiterId
 from wspool.core.failures import DialFailure, FailureKind
-from wspool.core.outage import BACKOFF_CAP, CUT_SHORT, FORGIVEN, WAITED_FOR_CAP, Outage
+from wspool.core.outage import BACKOFF_BASE, BACKOFF_CAP, CUT_SHORT, FORGIVEN, WAITED_FOR_CAP, Outage
 
 HOUR = 3600.0
 
@@ -115,6 +116,37 @@ def test_spare_that_withers_is_replaced_more_and_more_slowly() -> None:
     assert 0.9 * BACKOFF_CAP <= pauses[-1] <= BACKOFF_CAP
     outage.answered(outage.episode, now)
     assert outage.dial_at(waited_for=False) < now
+
+
+def test_the_pauses_of_spare_begin_short_and_double() -> None:
+    """And begin anew once a turn was completed."""
+    outage, dial = Outage(1e9, 16), 0
+    for _ in range(2):
+        for pause in (None, BACKOFF_BASE, 2 * BACKOFF_BASE, 4 * BACKOFF_BASE):
+            dial += 1
+            now = 100.0 * dial
+            outage.dialled(ConnectionId(dial), now)
+            outage.withered(ConnectionId(dial), now + 60.0, 1.0)
+            due = outage.dial_at(waited_for=False)
+            assert (-math.inf if pause is None else now + 60.0 + pause) == due
+            assert outage.doubtful
+        outage.answered(outage.episode, 100.0 * dial + 70.0)
+        assert not outage.doubtful
+
+
+def test_what_was_under_way_when_it_was_noticed_is_no_strike_of_its_own() -> None:
+    """The one that was dialled last as well."""
+    outage = Outage(1e9, 16)
+    for number in (1, 2):
+        outage.dialled(ConnectionId(number), 0.0)
+    for number in (1, 2):
+        outage.cut_short(ConnectionId(number), outage.episode, 10.0, 0.5)
+    for number in range(3, FORGIVEN + 3):
+        assert not outage.degraded
+        outage.dialled(ConnectionId(number), 10.0 * number)
+        outage.cut_short(ConnectionId(number), outage.episode, 10.0 * number + 5.0, 0.5)
+
+    assert outage.degraded
 
 
 @pytest.mark.parametrize("had", [True, False])

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, strategies as st
 
+from wspool.core.sending.allowance import HOLDS, Stated
 from wspool.core.sending.pace import CALM, FIRST, SHRINK, TROUBLE, Pace, Ticket
 
 
@@ -252,3 +253,53 @@ def test_a_limit_that_falls_is_met_by_ever_larger_steps() -> None:
         pace.refused(pace.begin(0.0), 0.0, rate=True, wait=0.0, jitter=0.5)
 
         assert left * SHRINK**shrunk == pytest.approx(pace.room)
+
+
+def hold(pace: Pace, now: float) -> float:
+    """Let what the endpoint says hold those who wait, until one may try; return when."""
+    for _ in range(HOLDS):
+        pace.told([Stated("requests", 5, 0, 10)], now, answering=False)
+        assert pace.wait(now) == 10
+        now += 10
+        assert pace.wait(now) == 0
+    pace.told([Stated("requests", 5, 0, 10)], now, answering=False)
+    return now
+
+
+def test_one_at_a_time_tries_what_is_said_to_be_spent() -> None:
+    """The next does once it has ended without an answer, and only then; told twice is told once."""
+    pace = Pace()
+    now = hold(pace, 0.0)
+    first = pace.begin(now)
+    assert first.tries
+    assert pace.wait(now) > 0
+    pace.ended(first)
+    assert pace.wait(now) == 0
+    second = pace.begin(now)
+    assert second.tries
+    pace.ended(first)
+    assert pace.wait(now) > 0
+
+
+def test_an_answer_ends_the_count_of_refusals() -> None:
+    """Trouble is that many one after another. Who was answered is not waited for."""
+    pace = Pace()
+    good = pace.begin(0.0)
+    pace.answered(good)
+    assert (pace.unanswered, pace.latest) == ([], good.number)
+    for number in range(1, TROUBLE + 1):
+        assert not pace.troubled
+        pace.refused(pace.begin(0.0), 0.0, rate=False, wait=0.0, jitter=0.5)
+        if number == 1:
+            pace.answered(good)  # told twice is told once
+    assert pace.troubled
+
+
+def test_tries_in_trouble_are_twice_as_far_apart_each_time() -> None:
+    pace, now = Pace(), 0.0
+    for _ in range(TROUBLE):
+        pace.refused(pace.begin(now), now, rate=False, wait=0.0, jitter=1.0)
+    for pause in (0.5, 1.0, 2.0, 4.0):
+        assert pace.wait(now) == pause
+        now += pause
+        pace.refused(pace.begin(now), now, rate=False, wait=0.0, jitter=1.0)
