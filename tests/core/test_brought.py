@@ -70,6 +70,16 @@ def test_only_what_is_new_goes_to_the_lane_that_remembers() -> None:
     assert len(json.dumps([USER, SAID], separators=(",", ":"))) - 1 == planned.saved
 
 
+def test_items_are_counted_as_brought_and_as_sent() -> None:
+    """None was sent before it was planned; all are where the caller names the parent."""
+    history = brought(after(), USER, SAID, USER)
+    elsewhere = plan(history, ELSEWHERE)
+    named = brought(after(), USER, USER, previous_response_id="resp_9")
+
+    assert [(3, 0), (3, 1), (3, 3)] == [history.counts((), each) for each in (None, plan(history), elsewhere)]
+    assert (2, 2) == named.counts((), plan(named))
+
+
 @pytest.mark.parametrize(
     ("lane", "latest"), [(HERE, "resp_2"), (HERE, None), (BESIDE, "resp_1"), (ELSEWHERE, "resp_1")]
 )

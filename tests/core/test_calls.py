@@ -71,7 +71,7 @@ def test_what_a_client_adds_is_nobody_who_has_gone_on(role: str) -> None:
     told = {"role": role, "content": "x"}
     odd: list[Any] = ["x", None, 7]
 
-    assert [call()] == open_calls([*odd, call(), told, told])
+    assert [call()] == open_calls([*odd, call(), told, {"role": "user", "content": "x"}])
 
 
 def test_a_call_without_a_call_id_is_found_in_a_history_that_grows() -> None:
