@@ -651,6 +651,39 @@ def test_of_equal_turns_no_more_are_kept_than_help(monkeypatch: pytest.MonkeyPat
     assert ["resp_4", "resp_3", "resp_2"] == [name for name, _ in found(index, [HI, YES, HI])]
 
 
+def test_of_different_turns_all_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: they are not alike for saying nothing of their reasoning."""
+    monkeypatch.setattr(module, "MOST_ALIKE", 3)
+    index = make()
+    for number in range(9):
+        take(index, f"hi {number}", [YES], f"resp_{number}")
+
+    for number in range(9):
+        said = message("user", f"hi {number}")
+        assert [(f"resp_{number}", 2)] == found(index, [said, YES, HI])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"arguments": '{"a":1.5}'}, {"arguments": '{"a":1}'}),
+        ({"arguments": '{"a":1e300}'}, {"arguments": '{"a":2e300}'}),
+        ({"action": {"env": {"a": {"b": "x"}}}}, {"action": {"env": {"a": {"b": "y"}}}}),
+        ({"action": {"env": [{"b": "x"}]}}, {"action": {"env": [{"b": "y"}]}}),
+    ],
+)
+def test_what_differs_within_is_not_the_same(one: Item, other: Item) -> None:
+    """However deep it lies, and by however little."""
+    assert canonical({**CALL, **one}) == canonical(copy.deepcopy({**CALL, **one}))
+    assert canonical({**CALL, **one}) != canonical({**CALL, **other})
+
+
+def test_what_says_nothing_is_told_by_its_id() -> None:
+    """There is nothing else to compare."""
+    assert canonical({"type": "odd", "id": "a"}) == canonical({"type": "odd", "id": "a", "status": None})
+    assert canonical({"type": "odd", "id": "a"}) != canonical({"type": "odd", "id": "b"})
+
+
 def test_its_size_is_what_it_takes() -> None:
     """A budget in bytes is one only if the bytes are real: within a fifth, and never too small."""
     index = make(max_bytes=1 << 30)
