@@ -110,6 +110,8 @@ def test_what_http_would_meet_as_well_is_no_reason(said: DialFailure) -> None:
     assert fallback.choose(100.0 + PROBE_FIRST) is WEBSOCKET
     fallback.failed(said, 100.0 + PROBE_FIRST)
     assert fallback.transport is HTTP
+    if said.kind is not FailureKind.PERMANENT:  # that would be met by HTTP as well, whenever
+        assert fallback.choose(99.0 + 2 * PROBE_FIRST) is HTTP
     assert fallback.choose(100.0 + 2 * PROBE_FIRST) is WEBSOCKET  # and it is looked at again
 
 

@@ -678,6 +678,27 @@ def test_what_differs_within_is_not_the_same(one: Item, other: Item) -> None:
     assert canonical({**CALL, **one}) != canonical({**CALL, **other})
 
 
+def test_thoughts_before_everything_are_told_apart() -> None:
+    """A history that was brought from elsewhere may begin with one."""
+    index = make()
+    take(index, [THOUGHT, YES, HI], [{**YES, "id": "msg_2"}])
+    other = {**THOUGHT, "id": "rs_9", "encrypted_content": "gBBB"}
+
+    assert [("resp_1", 4)] == found(index, [THOUGHT, YES, HI, YES, HI])
+    assert [] == found(index, [other, YES, HI, YES, HI])
+
+
+def test_each_of_several_thoughts_is_known_by_its_content() -> None:
+    """Where a host gives them other ids."""
+    index = make()
+    second = {**THOUGHT, "id": "rs_2", "encrypted_content": "gBBB"}
+    take(index, [HI], [THOUGHT, second, YES])
+    renamed = [{**THOUGHT, "id": "a"}, {**second, "id": "b"}]
+
+    assert [("resp_1", 4)] == found(index, [HI, *renamed, YES, HI])
+    assert [] == found(index, [HI, *renamed[::-1], YES, HI])
+
+
 def test_what_says_nothing_is_told_by_its_id() -> None:
     """There is nothing else to compare."""
     assert canonical({"type": "odd", "id": "a"}) == canonical({"type": "odd", "id": "a", "status": None})

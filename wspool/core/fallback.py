@@ -92,7 +92,6 @@ class Fallback:
     def proved(self) -> None:
         """A turn was completed on a WebSocket."""
         self.until = self._useless_since = None
-        self._probing = False
         self._pause = PROBE_FIRST
 
     def _was_useless(self, now: float) -> bool:
