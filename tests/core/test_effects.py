@@ -55,3 +55,6 @@ def test_a_server_that_gives_the_same_ids_in_every_turn() -> None:
     nameless = [encode(call(call_id=None))]
     assert key_of(call(call_id=None), nameless) != key_of(call(call_id=None), [*nameless, output, *nameless])
     assert key_of(call(call_id="\ud800"), history), "whatever a server says"
+    assert "7e1190b2c9e0afff19095b3981a4c525" == key_of(call(), []), (
+        "what was noted by an earlier version is found"
+    )

@@ -17,7 +17,7 @@ import orjson
 import pytest
 from hypothesis import given, strategies as st
 
-from wspool.core.encoding import Encoded, assemble, read, write, write_received, write_sorted
+from wspool.core.encoding import Encoded, assemble, is_lossless, read, write, write_received, write_sorted
 from wspool.core.items import with_encrypted_reasoning
 
 
@@ -284,6 +284,29 @@ def test_reasoning_is_asked_for_beside_what_else_is(include: Any, made: Any) -> 
     """An empty list says that nothing is wanted; what is no list is for the server to judge."""
     given = None if include is None else Encoded(json.dumps(include).encode())
     assert made == read(with_encrypted_reasoning(given))
+
+
+@pytest.mark.parametrize("fast", [orjson, None])
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_what_was_received_beside_a_long_number_can_be_sent(fast: Any, odd: float) -> None:
+    """As text, and what is no number as null."""
+    received = {"a": 10**40, "b": "\u00e4", "c": odd}
+
+    assert b'{"a":1' + b"0" * 40 + ',"b":"\u00e4","c":null}'.encode() == write_received(received, fast)
+
+
+@pytest.mark.parametrize(
+    ("value", "lossless"),
+    [
+        ({"a": None}, True),
+        ({"a": "null", "b": "\ufffd"}, True),
+        ({"a": [None, math.nan]}, False),
+        ({"a": "\ud800"}, False),
+    ],
+)
+def test_what_was_written_says_all_or_not(value: Any, lossless: bool) -> None:
+    """What JSON does not have is lost; what looks like it is not."""
+    assert lossless is is_lossless(value, write_received(value, None))
 
 
 @pytest.mark.parametrize("fast", [orjson, None])

@@ -1,12 +1,14 @@
-"""Items: what a response asks for, whatever shape its output has."""
+"""Items: what a response asks for, whatever shape its output has; and what fields of a request say."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
-from wspool.core.items import asks_for_tools
+from wspool.core.encoding import read
+from wspool.core.items import asks_for_tools, asks_store, encode_fields, without_encrypted_reasoning
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,43 @@ def test_only_calls_that_the_client_answers_ask_for_tools(output: Any, asks: boo
 
 def test_no_response_asks_for_nothing() -> None:
     assert not asks_for_tools(None)
+
+
+@pytest.mark.parametrize(
+    ("body", "stored", "kept"),
+    [
+        ({}, False, True),
+        ({"store": None}, False, True),
+        ({"store": True}, True, True),
+        ({"store": False}, False, False),
+    ],
+)
+def test_a_request_says_whether_it_is_stored(body: dict[str, Any], stored: bool, kept: bool) -> None:
+    """Else the endpoint does: one does not by default, another does."""
+    fields = encode_fields(body)
+
+    assert (stored, kept) == (asks_store(fields, by_default=False), asks_store(fields, by_default=True))
+
+
+@pytest.mark.parametrize(
+    ("include", "left"),
+    [
+        (["reasoning.encrypted_content"], {}),
+        (["x", "reasoning.encrypted_content", "y"], {"include": ["x", "y"]}),
+        (["x"], None),
+        ("reasoning.encrypted_content", None),
+        (None, None),
+    ],
+)
+def test_what_an_endpoint_does_not_take_is_not_asked_for(include: Any, left: dict[str, Any] | None) -> None:
+    """Nothing else is left out; None where it was not asked for."""
+    fields = without_encrypted_reasoning(encode_fields({"model": "m", "include": include}))
+
+    said = None if fields is None else {name: read(value) for name, value in fields.items()}
+    assert (None if left is None else {"model": "m", **left}) == said
+
+
+def test_a_field_that_cannot_be_sent_is_named() -> None:
+    """Whatever it is."""
+    with pytest.raises(ValueError, match="temperature is nan"):
+        encode_fields({"temperature": math.nan})

@@ -16,7 +16,12 @@ SAID = {
 
 
 #: As chat completions count.
-CHAT = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
+CHAT = {
+    "prompt_tokens": 3,
+    "completion_tokens": 2,
+    "prompt_tokens_details": {"cached_tokens": 1},
+    "completion_tokens_details": {"reasoning_tokens": 1},
+}
 
 
 def test_usage_is_read_summed_and_written() -> None:
@@ -32,7 +37,7 @@ def test_usage_is_read_summed_and_written() -> None:
 @pytest.mark.parametrize(
     ("said", "usage"),
     [
-        (CHAT, (3, 1, 2, 0)),
+        (CHAT, (3, 1, 2, 1)),
         ({"prompt_tokens": None, "total_tokens": "7"}, (0, 0, 0, 0)),
         ({"input_tokens": -1, "output_tokens": True, "input_tokens_details": [1]}, (0, 0, 0, 0)),
         ({"input_tokens": 10**400, "output_tokens": 2**63 - 1}, (0, 0, 2**63 - 1, 0)),

@@ -66,4 +66,4 @@ def key_of(call: Item, history: Sequence[bytes]) -> str:
     name = str(call.get("call_id") or "")
     found = name.encode("utf-8", "replace")
     place = sum(item.find(found) >= 0 for item in history)
-    return sha256(repr((signature(call), name, place)).encode("utf-8", "replace")).hexdigest()[:32]
+    return sha256(repr((signature(call), name, place)).encode()).hexdigest()[:32]
