@@ -609,10 +609,10 @@ def test_events_are_read_without_orjson(without_orjson: None) -> None:
 def test_two_texts_are_no_message(between: str, kind: type) -> None:
     """Nobody would see the second: it may be the end of a turn."""
     event = '{"type":"response.output_text.delta","delta":"a"}'
-    both = f"{event}{between}{event}"
-
-    with pytest.raises(MalformedMessageError, match="not one JSON text"):
-        parse_event(both if kind is str else both.encode())
+    other = '{"type":"response.completed","response":{"id":"r"}}'
+    for both in (f"{event}{between}{event}", f"{event}{between}{other}", f"{other}{between}{event}"):
+        with pytest.raises(MalformedMessageError, match="not one JSON text"):
+            parse_event(both if kind is str else both.encode())
 
 
 @pytest.mark.parametrize("text", ["}{", "} {", '}\n{"type":"x"}'])

@@ -230,3 +230,21 @@ def test_a_turn_that_was_steered_has_no_runs() -> None:
     assert machine.steer(Steer(input=[], target="r"))
 
     assert ([], "") == machine.receive_run([message(4)])
+
+
+@pytest.mark.parametrize("layout", [0, 1], ids=["number first", "number last"])
+def test_only_what_is_like_it_and_has_the_next_number_is_in_a_run(layout: int) -> None:
+    """In front and behind; and the text of a run is all that it stands for, brackets in it or not."""
+
+    def piece(number: int, text: str = "a", kind: str = TEXT) -> str:
+        return json.dumps(LAYOUTS[layout](kind, number, text))
+
+    machine = started(None)
+    for number in (1, 2, 3):
+        assert machine.receive(parse_event(piece(number))) is Reception.DELIVER
+
+    for other in (piece(5), piece(3), piece(4, kind=ARGUMENTS), piece(4) + "x"):
+        assert ([], "") == machine.receive_run([other])
+    said = [piece(4), piece(5, "}"), piece(6, "{}")]
+    run, text = machine.receive_run([*said, piece(8)])
+    assert (said, "".join(said)) == ([event.raw for event in run], text)
