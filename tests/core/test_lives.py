@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import attrs
 import pytest
 from hypothesis import given, strategies as st
 
@@ -169,3 +170,4 @@ def test_a_life_without_end_is_as_long_as_anybody_asks() -> None:
     core.acquire(WaiterId(2), 3.0, min_remaining=1e12)
     assert 1 == core.statistics().leased
     assert 0.0 == core._lives.calendar.gap
+    assert {math.inf} == set(attrs.astuple(core.schedule))
