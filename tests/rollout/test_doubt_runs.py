@@ -5,6 +5,7 @@ from typing import Any
 
 import attrs
 import trio
+from trio.testing import MockClock
 
 import wspool
 from tests.helpers import FakeConnector, FakeWire, completed, created, error_frame, fake_pool, policy
@@ -28,9 +29,9 @@ async def run(
     tasks = [attrs.evolve(task_of({"id": id, "input": id}, Columns()), id=id) for id in ids]
 
     async def agent(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
-        for _ in range(turns):
-            response = await conversation.respond(task["input"])
-        return response
+        for _ in range(turns - 1):
+            await conversation.respond(task["input"])
+        return await conversation.respond(task["input"])
 
     async with trio.open_nursery() as nursery:
 
@@ -62,7 +63,9 @@ async def run(
     return summary
 
 
-async def test_one_at_a_time_and_the_first_is_what_the_endpoint_stumbles_over(autojump_clock) -> None:
+async def test_one_at_a_time_and_the_first_is_bad(
+    autojump_clock: MockClock,
+) -> None:
     """Others are tried beyond the one that may run, and it fails."""
     lines: list[Mapping[str, Any]] = []
     ids = ["bad", *(f"good {number}" for number in range(12))]
@@ -72,14 +75,14 @@ async def test_one_at_a_time_and_the_first_is_what_the_endpoint_stumbles_over(au
     assert summary.seconds < 1200
 
 
-async def test_as_many_as_may_run_are(autojump_clock) -> None:
+async def test_as_many_as_may_run_are(autojump_clock: MockClock) -> None:
     ids = [*(f"bad {number}" for number in range(4)), *(f"good {number}" for number in range(20))]
     summary = await run(ids, lambda asked, now: "bad" in asked, concurrency=4, turns=3)
     assert (20, 4, 0) == (summary.done, summary.failed, summary.owed)
     assert summary.seconds < 3600
 
 
-async def test_of_the_last_one_nobody_can_tell(autojump_clock) -> None:
+async def test_of_the_last_one_nobody_can_tell(autojump_clock: MockClock) -> None:
     """It is owed, and the run says why and what helps."""
     summary = await run(["good", "bad"], lambda asked, now: "bad" in asked, concurrency=1)
     assert (1, 0, 1) == (summary.done, summary.failed, summary.owed)
@@ -89,7 +92,7 @@ async def test_of_the_last_one_nobody_can_tell(autojump_clock) -> None:
     assert "--max-wait" in summary.problem
 
 
-async def test_hours_without_an_answer_fails_nobody(autojump_clock) -> None:
+async def test_hours_without_an_answer_fails_nobody(autojump_clock: MockClock) -> None:
     """Nor does it end the run, however many are left; and few are begun beyond those that may run."""
     asked: set[str] = set()
 
@@ -107,7 +110,7 @@ async def test_hours_without_an_answer_fails_nobody(autojump_clock) -> None:
         assert summary.seconds < 6 * 3600 + 300
 
 
-async def test_an_agent_that_is_at_something_else_may_still_ask(autojump_clock) -> None:
+async def test_an_agent_that_is_at_something_else_may_still_ask(autojump_clock: MockClock) -> None:
     """While one is, the last ones are waited for, however long; and what it asks tells."""
     meter = Meter()
     tasks = [attrs.evolve(task_of({"id": id, "input": id}, Columns()), id=id) for id in ("bad", "good")]

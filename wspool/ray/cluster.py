@@ -28,6 +28,9 @@ __all__ = ["connect", "disconnect", "run_on_actors"]
 _REACH_WITHIN: Final = 5.0
 #: Seconds for which pools may say goodbye.
 _GOODBYE: Final = 3.0
+#: Calls of an actor at once at least: a run may have more tasks for a while than its concurrency says
+#: (`wspool.rollout.doubt`), and then an actor still has to hear what else there is.
+_CALLS: Final = 1000
 #: Characters of what Ray says of it.
 _LONGEST: Final = 300
 
@@ -104,7 +107,7 @@ async def run_on_actors(
         for number in range(actors)
     ]
     options = {"num_cpus": 0, "scheduling_strategy": "SPREAD"} if options is None else options
-    cluster = _Cluster(parts, {**options, "max_concurrency": concurrency + 2})
+    cluster = _Cluster(parts, {**options, "max_concurrency": max(_CALLS, 2 * concurrency)})
     try:
         return await lead(
             cluster, tasks, actors=actors, concurrency=concurrency, max_size=policy.max_size, **led
