@@ -26,7 +26,7 @@ def of(**fields: Any) -> bytes:
 
 @pytest.mark.parametrize(
     ("raw", "codings"),
-    [(of(), ()), (bytearray(of()), ()), (gzip.compress(of(metadata={"a": list(range(9999))})), ("gzip",))],
+    [(of(), ()), (bytearray(of()), ()), (gzip.compress(of()), ("gzip",))],
     ids=["large", "of a socket", "encoded"],
 )
 async def test_others_go_on_while_a_large_one_is_read(

@@ -29,8 +29,8 @@ __all__ = ["read_body"]
 #: Bytes from which a body is large. Of so many the reading takes 3 ms, and a thread costs a tenth of one.
 LARGE: Final = 2**20
 
-#: The same of one that is encoded, which may unpack to a thousand times as much.
-_LARGE_ENCODED: Final = 4096
+#: The same of one that is encoded: zstd makes 30,000 bytes of one, if they are alike.
+_LARGE_ENCODED: Final = 128
 
 _reading: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("wspool proxy reading")
 
