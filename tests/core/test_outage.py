@@ -199,6 +199,17 @@ def test_who_knows_better_is_believed_once() -> None:
     assert outage.dial_at(waited_for=False) > now + 8, "what had failed before is not forgotten"
 
 
+def test_who_knows_better_has_not_to_wait() -> None:
+    """Neither for those who wait nor for spare."""
+    outage = Outage(1e9, 16)
+    for _ in range(3):
+        outage.failed(outage.episode, 10.0, failing("tcp"), 0.9)
+    assert 10.0 < outage.dial_at(waited_for=True) < outage.dial_at(waited_for=False)
+    outage.retry_now(10.0)
+
+    assert [10.0, 10.0] == [outage.dial_at(waited_for=waited_for) for waited_for in (True, False)]
+
+
 @pytest.mark.parametrize("how", ["refused", "announced", "unheard", "heard", "completed"])
 def test_what_counts_is_whether_a_turn_was_completed(how: str) -> None:
     """A refusal, an announced end, a turn of which nothing was heard: each is of no use, and one too many
