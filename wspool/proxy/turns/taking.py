@@ -220,7 +220,7 @@ class _Course:
             self._record.why_full = "unchained"  # nobody here may say what it goes on from
         post = self._visit.services.passage.post(self._visit, self._raw)
         self._posted = post.events
-        with self._visit.turn("posted") as enter:
+        with self._visit.turn(("posted", self._visit.identity)) as enter:
             await post.perform(self._record, self._notices, self._outlet, write, enter)
 
     def _write(self, events: Sequence[Event], response: dict[str, Any] | None) -> bytes:
