@@ -8,7 +8,9 @@ is worth more to the conversation that it remembers than to anybody else. Rules 
   their responses anew on each connection.
 * Who prefers nothing is given what is of least use to others (`Use`), and of what is of equal use the
   freshest; of what conversations may come back to, what was used longest ago.
-* What a conversation may come back to is nobody else's while a connection can be dialled instead.
+* What a conversation may come back to is nobody else's while a connection can be dialled instead. So one-turn
+  conversations in a row fill a pool: nobody can tell them from those that come back, agents whose tools are
+  slow above all, and each of these that was pushed out would push out another at its return.
 * What is remembered takes a few words for each lane, however long ids are (`ResponseKey`), and however many
   conversations there are.
 """
