@@ -72,6 +72,7 @@ def test_what_a_client_adds_is_nobody_who_has_gone_on(role: str) -> None:
     odd: list[Any] = ["x", None, 7]
 
     assert [call()] == open_calls([*odd, call(), told, {"role": "user", "content": "x"}])
+    assert [call()] == open_calls([call(), *odd])
 
 
 def test_a_call_without_a_call_id_is_found_in_a_history_that_grows() -> None:

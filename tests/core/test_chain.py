@@ -703,6 +703,15 @@ def test_who_resumes_goes_on_from_a_parent_that_was_stored(stored: bool) -> None
     assert items(3) if stored else items(1, 2, 3) == plan.input
 
 
+def test_a_snapshot_that_does_not_say_that_its_parent_was_stored_is_sent_in_full() -> None:
+    """Nobody can say that it was."""
+    snapshot = chain_of(1).snapshot()
+    del snapshot["parent_stored"]
+    plan = Chain.resume(snapshot).plan(items(2), THERE, None, None, FIELDS)
+
+    assert (items(1, 2), True) == (plan.input, plan.full)
+
+
 @pytest.mark.parametrize("before", [[], ["forget"], ["forget", "forget"]])
 def test_a_server_that_lost_what_it_was_not_asked_to_keep_keeps_the_rest(before: list[str]) -> None:
     """Only a stored parent that is not found says that it stores nothing."""

@@ -269,9 +269,12 @@ def hold(pace: Pace, now: float) -> float:
 def test_one_at_a_time_tries_what_is_said_to_be_spent() -> None:
     """The next does once it has ended without an answer, and only then; told twice is told once."""
     pace = Pace()
+    usual = pace.begin(0.0)
     now = hold(pace, 0.0)
     first = pace.begin(now)
-    assert first.tries
+    assert (False, True) == (usual.tries, first.tries)
+    assert pace.wait(now) > 0
+    pace.ended(usual)
     assert pace.wait(now) > 0
     pace.ended(first)
     assert pace.wait(now) == 0
@@ -303,3 +306,23 @@ def test_tries_in_trouble_are_twice_as_far_apart_each_time() -> None:
         assert pace.wait(now) == pause
         now += pause
         pace.refused(pace.begin(now), now, rate=False, wait=0.0, jitter=1.0)
+
+
+def test_after_trouble_room_comes_back_one_by_one() -> None:
+    """With each answer, and where as many are at work as may be."""
+    pace, now = Pace(100), 0.0
+    assert pace.latest == 0
+    for _ in range(TROUBLE):
+        pace.refused(pace.begin(now), now, rate=False, wait=0.0, jitter=0.0)
+    now += pace.wait(now)
+    for room in (2, 3, 4):
+        pace.answered(pace.begin(now))
+        assert (pace.room, pace.wait(now)) == (room, 0.0)
+
+
+def test_a_limit_of_one_is_kept() -> None:
+    pace = Pace()
+    good, bad = pace.begin(0.0), pace.begin(0.0)
+    pace.answered(good)
+    pace.refused(bad, 0.0, rate=True, wait=0.0, jitter=0.0)
+    assert (pace.room, pace.wait(0.0)) == (1.0, math.inf)

@@ -420,6 +420,7 @@ def test_lanes_that_are_named_late_come_beside_those_that_are_free() -> None:
     opened(core)
     core.release(LeaseId(1), 1.0)
     core.widen(ONE, 2.0)
+    assert 3 == core.statistics().idle
 
     granted = [core.acquire(WaiterId(number), 3.0) for number in (2, 3, 4)]
     assert {0, 1, 2} == {each.lane for [each] in granted if isinstance(each, Grant)}
@@ -1467,6 +1468,18 @@ def test_clearing_may_interrupt() -> None:
     opened(core)
 
     assert [HangUp(ONE, CloseReason.CLEARED, polite=False)] == core.clear(1.0, interrupt=True)
+
+
+def test_who_is_granted_what_is_about_to_go_will_want_another() -> None:
+    """For each of them one is dialled, beside those that are to be spare."""
+    core = make(max_size=9, min_idle=2)
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.5)
+    core.connected(TWO, 0.0, 0.5)
+    assert [Dial(THREE), Dial(ConnectionId(4))] == core.drain(1.0)
+
+    dials = [of(core.acquire(WaiterId(number), 2.0), Dial) for number in (1, 2)]
+    assert [[Dial(ConnectionId(5))], [Dial(ConnectionId(6))]] == dials
 
 
 def test_draining_replaces_everything_in_turn() -> None:

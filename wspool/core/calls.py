@@ -210,7 +210,7 @@ class OpenCalls:
             self._open = _Open()
             self._start = self._seen = start
         for data in items[self._seen :]:  # to skip what was seen would take as long as the history is
-            if self._open or data.find(b'_call"') >= 0 or data.find(b'"call_id"') >= 0:
+            if self._open or data.find(b'_call"') >= 0:
                 self._open.note(read(data), data)
         self._seen = len(items)
         return [read(data) for data in self._open.left()]
