@@ -1276,15 +1276,10 @@ def test_the_late_end_of_what_was_given_up_on_ends_no_doubt() -> None:
     core = make()
     opened(core)
     core.begin(LeaseId(1), 1.0)
-    core.lost(ONE, 2.0, 0.5)
-    core.acquire(WaiterId(2), 3.0)
-    core.connected(TWO, 3.0, 0.5)
-    core.begin(LeaseId(2), 4.0)
-    core.hang_up(TWO, CloseReason.DIRTY, 5.0)
+    core.hang_up(ONE, CloseReason.DIRTY, 2.0)
 
-    assert [] == core.finished(TWO, LANE, 6.0)
-    assert core._outage.doubtful
-    assert [] == core.hang_up(TWO, CloseReason.DIRTY, 7.0, completed=True)
+    assert [] == core.finished(ONE, LANE, 3.0)
+    assert [] == core.hang_up(ONE, CloseReason.DIRTY, 4.0, completed=True)
     assert core._outage.doubtful
 
 
