@@ -52,7 +52,8 @@ class Attempt:
         keeps: False if events are gone once the consumer has taken them.
         gone: how many are.
         received: bytes of all that was received of it, wanted or not.
-        weighed: the same, up to which its pool need not be weighed anew (`wspool.pool.burden`).
+        weighed: the same, up to which nobody looks at it: it is within all limits, and its pool need not be
+            weighed anew (`wspool.pool.burden`).
         counted: how many events, up to which the same holds.
         redactor: takes secrets out of what the server said, before a text of ours repeats it.
         excess: which limit of the policy they are over, or an empty text.
@@ -171,7 +172,7 @@ class Attempt:
 
     def feed(self, event: Event, wall_clock: float) -> Reception:
         """Take an event from the reader. `wake` must follow, at the latest after its batch."""
-        reception = self.machine.receive(event, wall_clock=wall_clock)
+        reception = self.machine.receive(event, wall_clock)
         if (
             reception is _DELIVER
             # A refusal is raised, not delivered: there is no response it could be an event of.
@@ -181,12 +182,11 @@ class Attempt:
             size = len(raw) if raw.isascii() else _size(raw)
             self.received += size
             if not self.given_up:
-                if self.keeps or not self._to_end:
-                    self.events.append(event)
                 if not self._to_end:
                     self.unread += size
+                    self.events.append(event)
                 elif self.keeps:
-                    self._next += 1
+                    self.events.append(event)
                 else:
                     self.gone += 1
         return reception
@@ -198,12 +198,11 @@ class Attempt:
             size = len(text) if text.isascii() else _size(text)
             self.received += size
             if not self.given_up:
-                if self.keeps or not self._to_end:
-                    self.events += run
                 if not self._to_end:
                     self.unread += size
+                    self.events += run
                 elif self.keeps:
-                    self._next += len(run)
+                    self.events += run
                 else:
                     self.gone += len(run)
         return len(run)
@@ -211,10 +210,13 @@ class Attempt:
     def is_over(self, policy: PoolPolicy) -> bool:
         """Return whether the server has sent more than one turn may have; `excess` then says of what.
 
-        Else `grown` is whether it is by a piece more than when its pool was weighed last.
+        Else `grown` is whether it is by a piece more than when its pool was weighed last, as it must be now.
         """
         count = self.count
         self.grown = self.received > self.weighed or count > self.counted
+        if self.grown:
+            self.weighed = min(self.received + PIECE, policy.max_turn_bytes)
+            self.counted = min(count + PIECE // EVENT, policy.max_turn_events)
         if count > policy.max_turn_events:
             self.excess = f"more than max_turn_events={policy.max_turn_events} events in one turn"
         elif self.received > policy.max_turn_bytes:
@@ -249,7 +251,9 @@ class Attempt:
         if self._news is not None:
             self._news.set()
             self._news = None
-        if self._parked is not None and (self._next < len(self.events) or self.ended or self.given_up):
+        if self._parked is None:
+            return
+        if self.ended or self.given_up or not (self._to_end or self._next == len(self.events)):
             task, self._parked = self._parked, None
             trio.lowlevel.reschedule(task, outcome.Value(None))
 
@@ -314,6 +318,8 @@ class Attempt:
                 await self._park()
         finally:
             self._to_end = False
+            if self.keeps:  # what has come meanwhile is taken
+                self._next = len(self.events)
 
     async def _park(self) -> None:
         if self._parked is not None:

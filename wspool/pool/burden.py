@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from wspool.core.commands import CloseReason
 from wspool.core.sending.replay import MESSAGE_TOO_BIG
-from wspool.pool.attempt import EVENT, PIECE, Attempt
+from wspool.pool.attempt import EVENT
 from wspool.pool.connection import Connection
 from wspool.pool.link import Link
 
@@ -30,11 +30,6 @@ class Burden:
     def __init__(self, limit: int, connections: Iterable[Connection]) -> None:
         self._limit = limit
         self._connections = connections
-
-    def grown(self, attempt: Attempt) -> None:
-        """Weigh all, since *attempt* has grown by a good piece. Never waits."""
-        attempt.weighed, attempt.counted = attempt.received + PIECE, attempt.count + PIECE // EVENT
-        self.weigh()
 
     def weigh(self) -> None:
         """Weigh all; give up the connection with the heaviest of them if it is too much. Never waits."""

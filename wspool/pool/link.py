@@ -35,7 +35,6 @@ __all__ = ["Host", "Lane", "Link", "Scales"]
 class Scales(Protocol):
     """Weighs what all connections and their turns hold together (`wspool.pool.burden`)."""
 
-    def grown(self, attempt: Attempt) -> None: ...
     def weigh(self) -> None: ...
 
 

@@ -72,7 +72,7 @@ class Router:
         naming: how its lanes are told apart.
     """
 
-    __slots__ = ("_by_name", "_link", "_most_bytes", "_most_events", "_only", "naming")
+    __slots__ = ("_by_name", "_link", "_most_events", "_only", "naming")
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -80,8 +80,7 @@ class Router:
         self.naming = Naming.NONE
         #: The lane that every event is for, or None where that must be found out.
         self._only: Lane | None = link.lanes[0]
-        policy = link.host.policy
-        self._most_events, self._most_bytes = policy.max_turn_events, policy.max_turn_bytes
+        self._most_events = link.host.policy.max_turn_events
 
     def name_lanes(self, naming: Naming) -> None:
         """Say how its lanes are told apart."""
@@ -93,20 +92,21 @@ class Router:
 
     def take(self, messages: Sequence[str | bytes]) -> Iterable[Attempt]:
         """Take a batch; return the attempts that something of it was for."""
-        self._link.heard_at = self._link.host.now()
+        link = self._link
+        link.heard_at = link.host.now()
         fed: dict[Attempt, None] = {}
-        at = 0
+        at, end = 0, len(messages)
         try:
-            while at < len(messages) and not self._link.ending:
-                attempt = self._only.attempt if self._only is not None else None
-                run = 0
+            while at < end and not link.ending:
+                only, run = self._only, 0
+                attempt = None if only is None else only.attempt
                 if attempt is not None and attempt.machine.like is not None:
                     run = self._feed_run(attempt, messages, at)
                 if not run:
-                    attempt = self._dispatch(messages[at])
+                    run, attempt = 1, self._dispatch(messages[at])
                 if attempt is not None:
                     fed[attempt] = None
-                at += run or 1
+                at += run
         finally:
             # Whatever ended this batch: a turn that has ended in it is no lane's any more, so
             # nobody else would tell its consumer.
@@ -121,12 +121,9 @@ class Router:
     def _feed_run(self, attempt: Attempt, messages: Sequence[str | bytes], at: int) -> int:
         """Give those messages from *at* on that go on with the output just seen; return how many."""
         count = attempt.count
-        room = self._most_events - count
-        if room <= 0 or attempt.received > self._most_bytes:
-            return 0  # over the limit with the next
         if attempt.received > attempt.weighed or count > attempt.counted:
-            return 0  # to be weighed with the next
-        return attempt.feed_run(messages[at : at + room])
+            return 0  # it is looked at with the next
+        return attempt.feed_run(messages[at : at + self._most_events - count])
 
     def _dispatch(self, message: str | bytes) -> Attempt | None:
         """Route one message; return the attempt that has something new."""
@@ -155,9 +152,7 @@ class Router:
             reception is _DELIVER
             and attempt.machine.state is _STREAMING
             and not attempt.machine.steered
-            and (count := attempt.gone + len(attempt.events)) <= self._most_events
-            and count <= attempt.counted
-            and attempt.received <= self._most_bytes
+            and attempt.gone + len(attempt.events) <= attempt.counted
             and attempt.received <= attempt.weighed
         ):
             return attempt  # nearly all that ever comes
@@ -192,7 +187,7 @@ class Router:
             self._link.poison(CloseReason.DIRTY)  # mark: dirty: more than a turn may hold
             return
         if attempt.grown:
-            self._link.host.burden.grown(attempt)
+            self._link.host.burden.weigh()
         # Whatever it weighs: these bound what a server forgets to send.
         if attempt.machine.state is TurnState.FAILING and lane.failing is not attempt:
             lane.failing = attempt

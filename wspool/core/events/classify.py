@@ -50,6 +50,11 @@ class Sort(enum.Enum):
     PROGRESS = "progress"
     TERMINAL = "terminal"
     STEER = "steer"
+    #: Output: an item begins, or is done; some more of a piece, or all that it says; whatever else.
+    ITEM = "item"
+    ITEM_DONE = "item done"
+    DELTA = "delta"
+    DONE = "done"
     OUTPUT = "output"
     UNKNOWN = "unknown"
 
@@ -89,7 +94,12 @@ def sort_of(kind: str) -> Sort:
         return Sort.EXTENSION
     if kind.startswith("response.steer."):
         return Sort.STEER
-    return Sort.OUTPUT if _OUTPUTS.match(kind) else Sort.UNKNOWN
+    if (found := _OUTPUTS.match(kind)) is None:
+        return Sort.UNKNOWN
+    done = kind.endswith(".done")
+    if found[1] == "output_item":
+        return Sort.ITEM_DONE if done else Sort.ITEM
+    return Sort.DONE if done else Sort.DELTA if kind.endswith(".delta") else Sort.OUTPUT
 
 
 def is_harmless(event: Event) -> bool:
@@ -112,9 +122,10 @@ def is_harmless_after(event: Event, past: Past) -> bool:
 _CREATED: Final = TurnInput.CREATED
 _PROGRESS: Final = Sort.PROGRESS
 _SETTLING: Final = TurnState.SETTLING
-#: How the types of output end that says something; what is done repeats all that its item says.
-_SAYING: Final = (".delta", ".done")
-_NOTICE, _EXTENSION, _OUTPUT = Sort.NOTICE, Sort.EXTENSION, Sort.OUTPUT
+#: Output that says something; what is done repeats all that its item says.
+_SAYING: Final = frozenset({Sort.ITEM_DONE, Sort.DELTA, Sort.DONE})
+_PIECES: Final = _SAYING | {Sort.ITEM, Sort.OUTPUT}
+_NOTICE, _EXTENSION = Sort.NOTICE, Sort.EXTENSION
 _ERROR, _STEER, _BEGINS, _UNHEARD_OF = Sort.ERROR, Sort.STEER, Sort.CREATED, Sort.UNKNOWN
 _TERMINAL: Final = TurnInput.TERMINAL
 
@@ -126,14 +137,12 @@ _ANOTHERS: Final = Reading(TurnInput.FOREIGN, why="the answer to a request with 
 _UNKNOWN: Final = Reading(TurnInput.UNKNOWN)
 _MEMBER: Final = Reading(TurnInput.MEMBER)
 _OURS: Final = Reading(TurnInput.PROGRESS)
-_PLAIN: Final = {
-    Sort.NOTICE: Reading(TurnInput.NOTICE),
-    Sort.EXTENSION: Reading(TurnInput.EXTENSION),
-    Sort.OUTPUT: Reading(TurnInput.OUTPUT),
-}
+_TOLD: Final = Reading(TurnInput.NOTICE)
+_EXTENDS: Final = Reading(TurnInput.EXTENSION)
+_OUTPUT: Final = Reading(TurnInput.OUTPUT)
 
 
-def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: float = 0.0) -> Reading:
+def classify(event: Event, state: TurnState, known: Evidence, wall_clock: float = 0.0) -> Reading:
     """Return what *event* is, and whose.
 
     Args:
@@ -147,21 +156,21 @@ def classify(event: Event, state: TurnState, known: Evidence, *, wall_clock: flo
     """
     sort = sort_of(event.type)
     if sort is _NOTICE:
-        return _PLAIN[sort]
+        return _TOLD
     # Errors and what is about steering may leave the lane out; whoever routes them has found it.
     if event.stream_id != known.lane and not (
         event.stream_id is None and sort in (Sort.ERROR, Sort.STEER, Sort.EXTENSION)
     ):
         return FOREIGN  # mark: dirty: another lane
     number = event.sequence_number
-    if sort is _OUTPUT:
+    if sort in _PIECES:
         # By chance the number of a late one may fit: what says something is looked into.
         tied = number is not None and known.numbers and not known.mixed
-        if (not tied or (event.type.endswith(_SAYING) and known.items)) and known.is_anothers(event):
+        if (not tied or (known.items and sort in _SAYING)) and known.is_anothers(event):
             return REPEATED
-        reading = _PLAIN[sort]
+        reading = _OUTPUT
     elif sort is _EXTENSION:
-        return _PLAIN[sort]
+        return _EXTENDS
     elif sort is _ERROR:
         return _error(event, state, known, wall_clock)
     elif sort is _STEER:

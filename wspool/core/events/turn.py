@@ -16,7 +16,7 @@ from typing import Any, Final, assert_never
 from wspool.core.commands import CloseReason
 from wspool.core.error import Delivery
 from wspool.core.events.assembly import Assembly
-from wspool.core.events.classify import classify, usual_end, usual_start
+from wspool.core.events.classify import Sort, classify, sort_of, usual_end, usual_start
 from wspool.core.events.doubt import is_proved
 from wspool.core.events.evidence import Evidence, item_of
 from wspool.core.events.part import Part
@@ -45,6 +45,9 @@ _CREATED: Final = TurnInput.CREATED
 _SUCCESSOR: Final = TurnInput.SUCCESSOR
 _HANDED: Final = TurnInput.HANDED
 _SETTLED: Final = TurnInput.SETTLED
+_ITEM: Final = Sort.ITEM
+_ITEM_DONE: Final = Sort.ITEM_DONE
+_DELTA: Final = Sort.DELTA
 
 _STEER: Final = "response.steer."
 _COMPLETED: Final = "response.completed"
@@ -236,16 +239,16 @@ class TurnMachine:
             known.last = run[-1]
         return run, text
 
-    def receive(self, event: Event, *, wall_clock: float = 0.0) -> Reception:
+    def receive(self, event: Event, wall_clock: float = 0.0) -> Reception:
         """Take the next event of the lane and say what to do with it.
 
         Raises:
             MalformedMessageError: an event that had to be decoded is no JSON object.
         """
         known = self._known
-        number = event.sequence_number
+        number, kind = event.sequence_number, event.type
         if (
-            event.type == self._kind
+            kind == self._kind
             and number == known.next
             and self.state is _STREAMING
             and event.stream_id == known.lane
@@ -261,9 +264,9 @@ class TurnMachine:
         before = self.state
         if before is _SENT and (name := usual_start(event, known)) is not None:
             return self._start(event, name)
-        reading = usual_end(event, known) if before is _STREAMING and event.type == _COMPLETED else None
+        reading = usual_end(event, known) if kind == _COMPLETED and before is _STREAMING else None
         if reading is None:
-            reading = classify(event, before, known, wall_clock=wall_clock)
+            reading = classify(event, before, known, wall_clock)
         what = reading.what
         if reading.suspect:
             self._suspect(reading)
@@ -276,7 +279,7 @@ class TurnMachine:
             return DIRTY  # mark: dirty: not in the table
         # Every message uses up its number, whatever becomes of it; what repeats an earlier one has none.
         if number is not None and (
-            what not in _OWN_NUMBERS or (number == known.next and not reading.suspect)
+            (number == known.next and not reading.suspect) or what not in _OWN_NUMBERS
         ):
             known.take(number)
             known.last = event
@@ -363,18 +366,18 @@ class TurnMachine:
 
     def _receive_output(self, event: Event) -> None:
         self.output_seen = True
-        if event.type.startswith("response.output_item."):
-            self._known.output.add(event)
+        known, name, sort = self._known, None, sort_of(event.type)
+        if sort is _ITEM or sort is _ITEM_DONE:
+            known.output.add(event)
             if (name := item_of(event)) is not None:
-                self._known.announce(name)
+                known.announce(name)
             return
-        known, name = self._known, None
         # One more of it is about the same item, or has to be looked at.
         if event.sequence_number is None:
             if not isinstance(event.raw, str):
                 return
             name = item_of(event)
-        elif not (known.numbers and not known.mixed and event.type.endswith(".delta")):
+        elif sort is not _DELTA or known.mixed or not known.numbers:
             return
         elif known.items and isinstance(event.raw, str):
             name = known.about
