@@ -6,6 +6,7 @@ The waiters come when the pool knows already; those of the very first instant ar
 
 from __future__ import annotations
 
+import random
 import statistics
 
 import trio
@@ -32,7 +33,7 @@ def _handshakes(waiters: int, seed: int) -> int:
         ) as pool:
             await pool.wait_ready()
             # The same jitter for all, or luck would be measured.
-            pool._shell._random.seed(seed)
+            pool._shell.jitter = random.Random(seed).random
             connector.handshakes, connector.down_until = 0, trio.current_time() + OUTAGE
             pool.clear(interrupt=True)  # the network is gone, and what was open with it
             await trio.sleep(0.5)

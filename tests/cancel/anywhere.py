@@ -333,7 +333,7 @@ class _World:
             async with trio.open_nursery() as far.nursery:
                 async with manager as self.pool:
                     assert manager._shell is not None
-                    manager._shell._random = random.Random(choice.getrandbits(64))
+                    manager._shell.jitter = random.Random(choice.getrandbits(64)).random
                     manager._shell._clock._suspended = lambda: 0.0
                     async with trio.open_nursery() as nursery:
                         for _ in range(choice.randint(1, 5)):

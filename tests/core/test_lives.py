@@ -30,12 +30,12 @@ def test_an_alarm_is_the_only_one_of_its_kind() -> None:
     alarms.set("tea", 3.0)
     alarms.set("hay", math.inf)
 
-    assert (2, 3.0) == (len(alarms), alarms.next())
+    assert (2, 3.0) == (len(alarms), alarms.next)
     alarms.cancel("egg")
     alarms.cancel("egg")
     assert None is alarms.pop_due(2.0)
     assert "tea" == alarms.pop_due(3.0)
-    assert (0, math.inf, None) == (len(alarms), alarms.next(), alarms.pop_due(math.inf))
+    assert (0, math.inf, None) == (len(alarms), alarms.next, alarms.pop_due(math.inf))
 
 
 def test_of_two_alarms_at_once_the_first_that_was_set_rings_first() -> None:

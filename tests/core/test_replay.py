@@ -213,7 +213,7 @@ def test_resends_have_a_budget_that_all_turns_share() -> None:
         ServerError(status=500), had_parent=False, jitter=0.0
     )
     for _ in range(2000):
-        make("proven", budget).succeeded()
+        budget.succeeded()
     assert budget.allows
 
 

@@ -189,7 +189,7 @@ async def staged(
             manager = fake_manager(far.connector, limits=mine, provider=provider, trace=_trace)
             stage = Stage(manager, far)
             async with manager as stage.pool:
-                stage.shell._random = random.Random(0)
+                stage.shell.jitter = random.Random(0).random
                 stage.shell._clock._suspended = lambda: 0.0
                 always(stage.check)
                 if warm:

@@ -181,7 +181,7 @@ async def test_a_hold_that_is_lifted_is_over(where, autojump_clock, monkeypatch)
             endpoint.opens_at = 3600.0
         else:
             endpoint.opens_at = 1e-9
-            monkeypatch.setattr(pool._shell._random, "random", lambda: 1.0 - 2**-53)
+            monkeypatch.setattr(pool._shell, "jitter", lambda: 1.0 - 2**-53)
         nursery.start_soon(conversation.respond, "x")
         await trio.sleep(0.25)
         asked, endpoint.opens_at = len(endpoint.times), 0.0

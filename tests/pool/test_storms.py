@@ -155,7 +155,7 @@ async def cost(
     ):
         connector.prepare = lambda wire: nursery.start_soon(play, wire, idle)
         connector.on_request = lambda wire, request: nursery.start_soon(play, wire, in_turn)
-        pool._shell._random = random.Random(1)
+        pool._shell.jitter = random.Random(1).random
         for _ in range(users):
             nursery.start_soon(use, pool)
         with trio.move_on_after(HOUR):

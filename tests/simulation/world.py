@@ -215,7 +215,7 @@ class World:
                 async with manager as pool:
                     # Nothing has used either yet: no dial can have ended.
                     shell = pool._shell
-                    shell._random = random.Random(self._choice.getrandbits(64))
+                    shell.jitter = random.Random(self._choice.getrandbits(64)).random
                     shell._clock._suspended = lambda: 0.0
                     Fairness(shell.core, self.journal)
                     self._pool = pool

@@ -175,7 +175,7 @@ class TrioDriver(Driver):
         self._end = trio.Event()
         shell = self._manager._shell = Shell(self._manager._setup)
         pool = self.connector.pool = Pool(shell, self._manager._setup)
-        shell._random = self.dice  # type: ignore[assignment] # has the one method that is used
+        shell.jitter = self.dice.random
         async with trio.open_nursery() as users:
             self.users = users
             async with trio.open_nursery() as services:

@@ -209,11 +209,13 @@ class OpenCalls:
         if start != self._start:
             self._open = _Open()
             self._start = self._seen = start
+        some = bool(self._open)
         for data in items[self._seen :]:  # to skip what was seen would take as long as the history is
-            if self._open or data.find(b'_call"') >= 0:
+            if some or data.find(b'_call"') >= 0:
                 self._open.note(read(data), data)
+                some = bool(self._open)
         self._seen = len(items)
-        return [read(data) for data in self._open.left()]
+        return [read(data) for data in self._open.left()] if some else []
 
 
 @attrs.frozen

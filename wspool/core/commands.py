@@ -98,7 +98,7 @@ class HangUp:
     polite: bool
 
 
-@attrs.define  # not frozen: one is made for every turn
+@attrs.frozen
 class Grant:
     """Give a waiter its lease."""
 
@@ -146,7 +146,7 @@ class Stolen:
     lease: LeaseId
 
 
-@attrs.define  # not frozen: one is made for every turn
+@attrs.frozen
 class Returned:
     """Tell the holder of a lease that its lane went back: its turn has ended, and asks for nothing more."""
 

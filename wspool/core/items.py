@@ -135,9 +135,14 @@ def asks_for_tools(response: Mapping[str, Any] | None) -> bool:
     for item in cast("list[object]", output):
         given = cast("Item", item) if isinstance(item, dict) else {}
         kind = given.get("type")
-        if isinstance(kind, str) and kind in ASKING and given.get("execution") != "server":
+        if isinstance(kind, str) and kind in ASKING and _is_clients(given):
             return True
     return False
+
+
+def _is_clients(call: Item) -> bool:
+    """Whether a call of a kind that the client answers is not the server's own."""
+    return bool(call.get("execution") != "server")
 
 
 @attrs.define  # not frozen: one is made for every turn
@@ -149,12 +154,14 @@ class Output:
         whole: True if that is all of it.
         compaction: place of its last compaction item, if it has one.
         lossless: False if numbers or characters of it are none in JSON, and are kept as null and U+FFFD.
+        asks: True if it holds calls that whoever asked has to answer before it goes on.
     """
 
     items: Sequence[Encoded] = ()
     whole: bool = True
     compaction: int | None = None
     lossless: bool = True
+    asks: bool = False
 
     @classmethod
     def of(cls, output: object) -> Output:
@@ -164,11 +171,12 @@ class Output:
         given = cast("list[object]", output)
         items: list[Encoded] = []
         compaction: int | None = None
-        lossless = True
+        lossless, asks = True, False
         for item in given:
             kind = cast("Item", item).get("type") if isinstance(item, dict) else None
             if not isinstance(kind, str):
                 continue
+            asks = asks or (kind in ASKING and _is_clients(cast("Item", item)))
             try:
                 data = Encoded(encode_received(item))
             except ValueError:
@@ -177,4 +185,4 @@ class Output:
             items.append(data)
             if kind == "compaction":
                 compaction = len(items) - 1
-        return cls(items, len(items) == len(given), compaction, lossless)
+        return cls(items, len(items) == len(given), compaction, lossless, asks)

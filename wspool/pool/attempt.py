@@ -294,6 +294,8 @@ class Attempt:
             trio.BusyResourceError: another task waits for them.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self._to_end:
+            raise _busy()
         while self._next == len(self.events) and not (self.ended or self.given_up):
             await self._park()
         events = self.events[self._next :] if self.keeps else self.events

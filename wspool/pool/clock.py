@@ -50,7 +50,8 @@ class PoolClock:
         now = self._time()
         if now >= self._look_at:
             self._look_at = now + _RESOLUTION
-            self.asleep = max(self.asleep, self._suspended())
+            if (asleep := self._suspended()) > self.asleep:
+                self.asleep = asleep
         return now + self.asleep
 
 

@@ -56,7 +56,17 @@ class Connection:
         link: what it shares with those who work for it.
     """
 
-    __slots__ = ("_owner", "_polite", "_router", "_sender", "_unlooked", "_waiting_for", "id", "lanes", "link")
+    __slots__ = (
+        "_owner",
+        "_polite",
+        "_router",
+        "_sender",
+        "_unlooked",
+        "_waiting_for",
+        "id",
+        "lanes",
+        "link",
+    )
 
     def __init__(self, number: ConnectionId, owner: Owner, lanes: int) -> None:
         self.id = number

@@ -18,21 +18,20 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
 
-from wspool.core.commands import Command
+from wspool.core.commands import Command, WaiterId
 from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.sending.lineage import Lineage
-from wspool.core.sending.replay import Resends
-from wspool.core.sending.takes import NotTaken, Takes
+from wspool.core.sending.replay import ResendBudget, Resends
+from wspool.core.sending.takes import Takes
 from wspool.core.sending.warm_up import Fields
-from wspool.core.server_error import ServerError
 from wspool.core.statistics import ConversationStatistics, Move, MoveReason
 from wspool.core.usage import Budget, Usage
 from wspool.errors import BudgetExceededError, PoolClosedError, TurnInFlightError
 from wspool.pool.errands import Errand, Errands
 from wspool.pool.instrument import Announcer
 from wspool.pool.kept import Kept
-from wspool.pool.lease import Lease, LeaseBlock
+from wspool.pool.lease import Lease
 
 __all__ = ["Continuity", "ContinuityOwner", "OneTurn"]
 
@@ -48,6 +47,7 @@ class ContinuityOwner(Protocol):
 
     core: PoolCore
     announcer: Announcer
+    budget: ResendBudget
     errands: Errands
     takes: Takes
     policy: PoolPolicy
@@ -57,13 +57,11 @@ class ContinuityOwner(Protocol):
     def next_conversation(self) -> int: ...
     def resends(self) -> Resends: ...
     def jitter(self) -> float: ...
-    def lease(
-        self, min_remaining: float = 0.0, prefer: str | None = None, *, warm: bool = False
-    ) -> LeaseBlock: ...
+    def ask(self, min_remaining: float, prefer: str | None, warm: bool) -> Lease | WaiterId: ...
+    async def wait(self, waiter: WaiterId) -> Lease: ...
     def step(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None: ...
     def warms(self, fields: Fields) -> bool: ...
     def hold(self, seconds: float) -> None: ...
-    def not_taken(self, what: NotTaken, error: ServerError) -> None: ...
 
 
 LineageT_co = TypeVar("LineageT_co", bound=Lineage, covariant=True)
@@ -190,16 +188,16 @@ class Continuity(Generic[LineageT_co]):
         Raises:
             LeaseRefusedError, PoolClosedError: there is none.
         """
-        block = self.owner.lease(
-            prefer=self.chain.parent, warm=self.chain.is_new and self.owner.warms(fields)
-        )
-        lease = block.ask()
-        if lease is None:
+        chain = self.chain
+        asked = self.owner.ask(0.0, chain.parent, chain.is_new and self.owner.warms(fields))
+        if isinstance(asked, Lease):
+            lease = asked
+        else:
             since = trio.current_time()
             try:
                 # Whoever may not wait was told so by the core.
                 with self.owner.errands.waiting(errand):
-                    lease = await block.wait()
+                    lease = await self.owner.wait(asked)
                     # No checkpoint between the grant and these lines.
                     if errand.stopped:
                         # It was granted in the step in which nobody wanted it any more. So says `waiting`.

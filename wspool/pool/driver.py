@@ -33,7 +33,7 @@ from wspool.core.items import asks_store, encode_items, without_encrypted_reason
 from wspool.core.lending.pool import Verdict
 from wspool.core.sending.chain import Fields, LaneKey, Plan
 from wspool.core.sending.lineage import Lineage
-from wspool.core.sending.replay import Recovery
+from wspool.core.sending.replay import Recovery, Resends
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import TransportName, TurnRecord
 from wspool.errors import OpenCallsError, WsPoolError
@@ -69,7 +69,8 @@ class ConversationDriver:
         # Encoded: nothing that happens to what they were made of changes what is sent, also again.
         self._items = items
         self._fields = fields
-        self._resends = continuity.owner.resends()
+        #: Made once something went wrong.
+        self._resends: Resends | None = None
         self.check_use = continuity.owner.check_use
         self.attempt: Attempt | None = None
         self.record: TurnRecord | None = None
@@ -144,8 +145,9 @@ class ConversationDriver:
         continuity, machine = self._continuity, attempt.machine
         if errand.stopped:
             return Recovery.GIVE_UP
+        resends = self._resends = self._resends or continuity.owner.resends()
         if attempt.lost:
-            decision = self._resends.after_loss(
+            decision = resends.after_loss(
                 machine.delivery,
                 machine.error,
                 close_code=attempt.close_code,
@@ -155,8 +157,8 @@ class ConversationDriver:
             )
         elif machine.refused and machine.error is not None:
             error = attempt.redactor.server_error(machine.error)
-            plain = None if self._resends.plain else without_encrypted_reasoning(self._fields)
-            decision = self._resends.after_refusal(
+            plain = None if resends.plain else without_encrypted_reasoning(self._fields)
+            decision = resends.after_refusal(
                 error,
                 had_parent=self._plan is not None
                 and self._plan.previous_response_id is not None
@@ -168,7 +170,7 @@ class ConversationDriver:
                 is_to_blame=continuity.owner.errands.blames(errand, error),
                 suspected=errand.suspicion.times,
             )
-            if self._resends.plain and plain is not None:
+            if resends.plain and plain is not None:
                 self._fields, self._went_plain = plain, error
             if decision is Recovery.LATER and errand.ticket is not None:
                 continuity.owner.errands.refused(errand, error, jitter=continuity.owner.jitter())
@@ -183,7 +185,7 @@ class ConversationDriver:
         elif decision is Recovery.LATER:
             # Somebody else may use the connection meanwhile; what it remembered is gone anyway.
             continuity.drop_lease("refused")
-            continuity.owner.errands.pause(errand, self._resends.delay)
+            continuity.owner.errands.pause(errand, resends.delay)
         return decision
 
     async def _send(self, errand: Errand) -> None:
@@ -289,12 +291,12 @@ class ConversationDriver:
         owner = self._continuity.owner
         error = self._went_plain
         if error is not None and owner.takes.went_plain(self._fields.get("model")):
-            owner.not_taken("reasoning", error)
-        error = self._resends.parent_refused
+            owner.announcer.not_taken("reasoning", error)
+        error = None if self._resends is None else self._resends.parent_refused
         if plan.previous_response_id is not None:
             owner.takes.parent_taken()
         elif error is not None and owner.takes.cured(error, held=self._held):
-            owner.not_taken("parents", error)
+            owner.announcer.not_taken("parents", error)
 
     def _close_account(self, attempt: Attempt, *, told: bool) -> None:
         """The turn is left; *told* if the caller knows how it ended."""
@@ -310,7 +312,7 @@ class ConversationDriver:
             if queued := machine.steers.queued:
                 continuity.chain.queue(encode_items(queued))
             continuity.say_what_was_changed()
-            self._resends.succeeded()
+            continuity.owner.budget.succeeded()
             self._learn(plan)
         else:
             # Whatever went wrong may have cost the server its memory of the parent.

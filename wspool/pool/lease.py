@@ -7,17 +7,14 @@ pool's: whatever does anything looks at that first (`check_use`).
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Final, Protocol, cast
 
 import trio
 from trio.lowlevel import (
-    Abort,
     cancel_shielded_checkpoint,
     checkpoint_if_cancelled,
     current_task,
     enable_ki_protection,
-    wait_task_rescheduled,
 )
 
 from wspool.core.commands import CloseReason, LeaseId, WaiterId
@@ -66,8 +63,8 @@ class LeaseOwner(Host, Protocol):
 
     def check_use(self) -> None: ...
     def check_life(self, min_remaining: float) -> None: ...
-    def ask(self, min_remaining: float, prefer: int | None, warm: bool) -> Lease | WsPoolError | WaiterId: ...
-    def abandon(self, waiter: WaiterId, _: object) -> Abort: ...
+    def ask(self, min_remaining: float, prefer: str | None, warm: bool) -> Lease | WaiterId: ...
+    async def wait(self, waiter: WaiterId) -> Lease: ...
     def begin(self, lease: LeaseId, *, movable: bool, history: int = 0) -> Verdict: ...
     def release(self, lease: LeaseId) -> None: ...
 
@@ -265,7 +262,7 @@ class LeaseBlock:
     Protected against KeyboardInterrupt on both ends, so that none can lose the lease.
     """
 
-    __slots__ = ("_lease", "_min_remaining", "_owner", "_prefer", "_waiter", "_warm")
+    __slots__ = ("_lease", "_min_remaining", "_owner", "_prefer", "_warm")
 
     def __init__(
         self, owner: LeaseOwner, min_remaining: float, prefer: str | None = None, *, warm: bool = False
@@ -274,8 +271,6 @@ class LeaseBlock:
         self._min_remaining = min_remaining
         self._prefer = prefer
         self._warm = warm
-        #: Who it is in line.
-        self._waiter = WaiterId(0)
         self._lease: Lease | None = None
 
     @enable_ki_protection
@@ -287,40 +282,14 @@ class LeaseBlock:
             self._owner.check_life(self._min_remaining)
         await checkpoint_if_cancelled()
         try:
-            lease = self.ask()
+            asked = self._owner.ask(self._min_remaining, self._prefer, self._warm)
         except WsPoolError:
             await cancel_shielded_checkpoint()  # noqa: ASYNC120 # shielded
             raise
-        if lease is None:
-            return await self.wait()
-        await cancel_shielded_checkpoint()
-        return lease
-
-    def ask(self) -> Lease | None:
-        """Return the lease if it is granted at once; else `wait` must follow, before any checkpoint.
-
-        Raises:
-            LeaseRefusedError, PoolClosedError: there is none.
-        """
-        key = None if self._prefer is None else hash(self._prefer)
-        answer = self._owner.ask(self._min_remaining, key, self._warm)
-        if isinstance(answer, Lease):
-            return self._take(answer)
-        if isinstance(answer, WsPoolError):
-            raise answer
-        self._waiter = answer
-        return None
-
-    async def wait(self) -> Lease:
-        """Wait in line. There is no checkpoint between the grant and the return."""
-        lease: Lease = await wait_task_rescheduled(partial(self._owner.abandon, self._waiter))
-        return self._take(lease)
-
-    def _take(self, lease: Lease) -> Lease:
-        self._lease = lease
+        self._lease = lease = asked if isinstance(asked, Lease) else await self._owner.wait(asked)
         lease.resumed = self._prefer is not None and self._prefer == lease.lane.latest
-        if self._owner.announcer.borrowers is not None:
-            self._owner.announcer.borrowers.note(lease.id)
+        if lease is asked:
+            await cancel_shielded_checkpoint()
         return lease
 
     @enable_ki_protection

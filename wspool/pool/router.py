@@ -19,7 +19,6 @@ from wspool.core.events.naming import learn
 from wspool.core.events.steering import steer_of
 from wspool.core.events.turn import Reception, TurnState
 from wspool.core.frames import Event, MalformedMessageError, lane_of, parse_event
-from wspool.core.items import asks_for_tools
 from wspool.core.sending.allowance import LIMITS_EVENTS
 from wspool.core.sending.chain import WarmUp
 from wspool.core.sending.replay import MESSAGE_TOO_BIG
@@ -307,7 +306,7 @@ class Router:
         else:
             # A response to the warm-up request that nobody can continue from is nothing to remember.
             held = None if lane.latest is None or useless else hash(lane.latest)
-            calls = held is not None and machine.keeps and asks_for_tools(machine.response)
+            calls = held is not None and machine.parts[-1].output.asks
             if not link.over:  # as `Link.report`, but each turn comes here
                 step, finished = link.host.step, link.host.core.finished
                 step(finished, link.id, lane.id, completed=completed, response=held, calls=calls)

@@ -12,11 +12,12 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NoReturn, assert_never, cast
 
 import outcome
 import trio
-from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule
+from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 from wspool.core.commands import (
     Command,
@@ -42,8 +43,7 @@ from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.lending.trace import trace_core
 from wspool.core.sending.chain import Fields
 from wspool.core.sending.replay import ResendBudget, Resends
-from wspool.core.sending.takes import NotTaken, Takes
-from wspool.core.server_error import ServerError
+from wspool.core.sending.takes import Takes
 from wspool.core.statistics import TurnInFlight
 from wspool.errors import WsPoolError
 from wspool.pool.burden import Burden
@@ -84,7 +84,8 @@ class Shell:
         errands: what tasks wait for or do for it without a lane.
         serving: set once the pool's tasks run (`running`), or will never run.
         dialer: goes to the endpoint. announcer: tells what happens, and what was learnt of it.
-        now: returns the pool's time, in seconds.
+        now: returns the pool's time, in seconds. jitter: returns a random number in [0, 1).
+        next_conversation: returns the number of a new conversation.
         check_use: raises `ForeignUseError` unless called in the trio run, thread and process of the pool.
     """
 
@@ -102,7 +103,8 @@ class Shell:
         self._leases: dict[LeaseId, Lease] = {}
         self._parked: dict[WaiterId, trio.lowlevel.Task] = {}
         self._waiter_ids = cast("Iterator[WaiterId]", itertools.count(1))
-        self._last_conversation = self._watchers = 0
+        self.next_conversation: Callable[[], int] = itertools.count(1).__next__
+        self._watchers = 0
         self._last_failure: ConnectError | None = None
         self._todo: deque[Command] = deque()
         self._performing = False
@@ -122,8 +124,7 @@ class Shell:
         self.errands = Errands(
             self.core, self.now, self.dialer.post, self._tell_watchers, setup.policy, setup.pace
         )
-        # Spreads retirements, dials and resends; nothing secret depends on it.
-        self._random = random.Random()
+        self.jitter = random.Random().random  # nothing secret depends on it
 
     # -- for leases and conversations ---------------------------------------------------------
 
@@ -141,15 +142,10 @@ class Shell:
         """Take a lease at once or raise. As `Pool.acquire_nowait`."""
         self.check_use()
         waiter = next(self._waiter_ids)
-        answer, others = self._answer(waiter, self.core.acquire_nowait(waiter, self.now()))
-        self._perform(others)
-        if answer is None:
+        lease = self._answer(waiter, self.core.acquire_nowait(waiter, self.now()), None)
+        if lease is None:
             raise trio.WouldBlock
-        if isinstance(answer, WsPoolError):
-            raise answer
-        if self.announcer.borrowers is not None:
-            self.announcer.borrowers.note(answer.id)
-        return answer
+        return lease
 
     def check_life(self, min_remaining: float) -> None:
         """Raise `ValueError` if no connection has that many seconds left, not even a new one."""
@@ -160,19 +156,31 @@ class Shell:
             )
 
     @enable_ki_protection
-    def ask(self, min_remaining: float, prefer: int | None, warm: bool) -> Lease | WsPoolError | WaiterId:
-        """Ask for a lease for the current task: it is granted, refused, or parked in line as that waiter."""
+    def ask(self, min_remaining: float, prefer: str | None, warm: bool) -> Lease | WaiterId:
+        """Ask for a lease for the current task; return it, or who it is in line: `wait` must follow at once.
+
+        Raises:
+            LeaseRefusedError, PoolClosedError: there is none.
+        """
         waiter, now = next(self._waiter_ids), self.now()
-        commands = self.core.acquire(waiter, now, min_remaining=min_remaining, prefer=prefer, warm=warm)
-        answer, others = self._answer(waiter, commands)
-        if answer is None:
-            self._parked[waiter] = current_task()
-            self.announcer.came(waiter)
-        self._perform(others)
-        return waiter if answer is None else answer
+        key = None if prefer is None else hash(prefer)
+        commands = self.core.acquire(waiter, now, min_remaining=min_remaining, prefer=key, warm=warm)
+        return self._answer(waiter, commands, current_task()) or waiter
 
     @enable_ki_protection
-    def abandon(self, waiter: WaiterId, _: object) -> Abort:
+    async def wait(self, waiter: WaiterId) -> Lease:
+        """Wait in line. There is no checkpoint between the grant and the return."""
+        lease: Lease = await wait_task_rescheduled(partial(self._abandon, waiter))
+        return self._noted(lease)
+
+    def _noted(self, lease: Lease) -> Lease:
+        """Note who took *lease*, if that is looked for."""
+        if self.announcer.borrowers is not None:
+            self.announcer.borrowers.note(lease.id)
+        return lease
+
+    @enable_ki_protection
+    def _abandon(self, waiter: WaiterId, _: object) -> Abort:
         """Take *waiter*, whose task is cancelled, out of line. The abort function of its wait."""
         del self._parked[waiter]
         self.announcer.left(waiter)
@@ -199,25 +207,12 @@ class Shell:
         policy = self.policy
         return Resends(policy.replay, policy.max_resends, self.budget, policy.refusal_patience)
 
-    def jitter(self) -> float:
-        """Return a random number in [0, 1)."""
-        return self._random.random()
-
     @enable_ki_protection
     def release(self, lease: LeaseId) -> None:
         """The holder of *lease* leaves."""
         if self._leases.pop(lease, None) is not None:  # else its lane is its own no more
             self.announcer.returned(lease)
             self._perform(self.core.release(lease, self.now()))
-
-    def not_taken(self, what: NotTaken, error: ServerError) -> None:
-        """The endpoint does not take that, as *error* and what followed it have shown."""
-        self.announcer.not_taken(what, error)
-
-    def next_conversation(self) -> int:
-        """Return the number of a new conversation."""
-        self._last_conversation += 1
-        return self._last_conversation
 
     # -- for connections ----------------------------------------------------------------------
 
@@ -420,19 +415,26 @@ class Shell:
             self._watchers -= 1
 
     def _answer(
-        self, waiter: WaiterId, commands: list[Command]
-    ) -> tuple[Lease | WsPoolError | None, list[Command]]:
-        """Take the answer to *waiter* out of the commands of its own question.
+        self, waiter: WaiterId, commands: list[Command], task: trio.lowlevel.Task | None
+    ) -> Lease | None:
+        """Take the answer to *waiter* out of the commands of its own question, and perform the others.
 
-        Its task is not parked yet, so it cannot be woken with it.
+        Its *task*, which runs, cannot be woken with it. If there is none, it is parked.
         """
+        answer: Lease | WsPoolError | None = None
         for index, command in enumerate(commands):
             if isinstance(command, (Grant, Refuse)) and command.waiter == waiter:
                 del commands[index]
-                if isinstance(command, Refuse):
-                    return self.refusal(command), commands
-                return self._lend(command), commands
-        return None, commands
+                answer = self._lend(command) if isinstance(command, Grant) else self.refusal(command)
+                break
+        else:
+            if task is not None:
+                self._parked[waiter] = task
+                self.announcer.came(waiter)
+        self._perform(commands)
+        if isinstance(answer, WsPoolError):
+            raise answer
+        return None if answer is None else self._noted(answer)
 
     def _lend(self, grant: Grant) -> Lease:
         number, connection = grant.lease, self._connections[grant.connection]

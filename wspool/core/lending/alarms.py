@@ -18,11 +18,16 @@ _T = TypeVar("_T", bound=Hashable)
 
 
 class Alarms(Generic[_T]):
-    """Deadlines and what they are about, in seconds."""
+    """Deadlines and what they are about, in seconds.
 
-    __slots__ = ("_entries", "_last", "_sorted")
+    Attributes:
+        next: the earliest deadline, infinity if there is none.
+    """
+
+    __slots__ = ("_entries", "_last", "_sorted", "next")
 
     def __init__(self) -> None:
+        self.next = math.inf
         self._sorted: list[tuple[float, int, _T]] = []
         # The entry of each. Its number is a tie-breaker that never ties.
         self._entries: dict[_T, tuple[float, int, _T]] = {}
@@ -35,22 +40,24 @@ class Alarms(Generic[_T]):
             self._last += 1
             entry = self._entries[what] = (when, self._last, what)
             bisect.insort(self._sorted, entry)
+            self.next = self._sorted[0][0]
 
     def cancel(self, what: _T) -> None:
         """Take the alarm of *what* back, if it has one."""
         if (entry := self._entries.pop(what, None)) is not None:
             del self._sorted[bisect.bisect_left(self._sorted, entry)]
+            self._look()
 
-    def next(self) -> float:
-        """Return the earliest deadline, infinity if there is none."""
-        return self._sorted[0][0] if self._sorted else math.inf
+    def _look(self) -> None:
+        self.next = self._sorted[0][0] if self._sorted else math.inf
 
     def pop_due(self, now: float) -> _T | None:
         """Remove and return what is due next at *now*, or None."""
-        if not self._sorted or self._sorted[0][0] > now:
+        if self.next > now or not self._sorted:
             return None
         _, _, what = self._sorted.pop(0)
         del self._entries[what]
+        self._look()
         return what
 
     def __len__(self) -> int:

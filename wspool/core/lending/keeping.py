@@ -66,7 +66,8 @@ class Keeping:
         else:
             self._turn += _LATEST * (seconds - self._turn)
             self._bytes += _LATEST * (history - self._bytes)
-        self.full_send = max(LEAST, SHARE * self._turn + PER_BYTE * self._bytes)
+        costs = SHARE * self._turn + PER_BYTE * self._bytes
+        self.full_send = costs if costs > LEAST else LEAST  # `max` is a call, and each turn passes here
         self._patience = None
 
     def came_back(self, after: float) -> None:

@@ -352,7 +352,7 @@ class PoolCore(Whole):
 
     def next_deadline(self) -> float:
         """Return when `tick` wants to be called, infinity for never."""
-        deadline = self._lives.alarms.next()
+        deadline = self._lives.alarms.next
         if self._allocation.waiters or self._outage.doubtful or self._outage.failure is not None:
             deadline = min(deadline, self._allocation.next_deadline())
         if self._roster.unreported:

@@ -209,10 +209,11 @@ class Roster:
 
     def move_lane(self, lane: Lane, what: LaneInput) -> None:
         """Move a lane by its table."""
-        after = advance(LANE_TABLE, lane.state, what)
-        self.lanes[lane.state] -= 1
-        self.lanes[after] += 1
-        lane.state = after
+        before, lanes = lane.state, self.lanes
+        # Each turn passes here four times: what only says what is wrong is called where something is.
+        lane.state = after = LANE_TABLE[before].get(what) or advance(LANE_TABLE, before, what)
+        lanes[before] -= 1
+        lanes[after] += 1
 
     def take(self, connection: Connection, lane: Lane, what: LaneInput) -> None:
         """Take a free lane of *connection* for a grant or a warm-up."""

@@ -86,7 +86,8 @@ class ResendBudget:
 
     def succeeded(self) -> None:
         """A request ended well."""
-        self._tokens = min(self._tokens + self.REFUND, self.TOKENS)
+        if self._tokens < self.TOKENS:
+            self._tokens = min(self._tokens + self.REFUND, self.TOKENS)
 
 
 class Resends:
@@ -225,10 +226,6 @@ class Resends:
         if not allowed or not (at_limit or self._budget.allows):
             return Recovery.GIVE_UP
         return self._again(Recovery.ELSEWHERE)
-
-    def succeeded(self) -> None:
-        """The turn ended well."""
-        self._budget.succeeded()
 
     def _again(self, how: Recovery) -> Recovery:
         if self._resends >= self._limit:
