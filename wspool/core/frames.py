@@ -68,6 +68,10 @@ _LANE_LAST: Final = re.compile(r'"stream_id": ?"([^"\\]{1,256})"\}')
 _TWO_TEXTS: Final = re.compile(r"\}\s*\{")
 _TWO_TEXTS_BYTES: Final = re.compile(_TWO_TEXTS.pattern.encode())
 
+#: Numbers below this are written once for all: to write one takes as long as to compare it with a message.
+_FEW: Final = 1024
+_WRITTEN: Final = tuple(map(str, range(_FEW)))
+
 #: Most values in one message: objects, arrays, texts, numbers. Ten times what the longest answers of today's
 #: models have, probabilities of all tokens included; decoded, so many take some 500 MiB.
 MAX_VALUES: Final = 2_000_000
@@ -353,14 +357,18 @@ class Likeness:
         texts = cast("Sequence[str]", messages)
         try:
             for raw in texts:
-                if head is None:
-                    if not (raw.startswith(f"{before}{number}{after}") and raw[-1] == "}"):
-                        break
-                elif not (raw.startswith(head) and raw.endswith(f"{before}{number}{after}")):
+                same = f"{before}{_WRITTEN[number] if number < _FEW else number}{after}"
+                if not (
+                    raw.startswith(same) if head is None else raw.startswith(head) and raw.endswith(same)
+                ):
                     break
                 # Nearly none has a bracket before its last, and nothing sees that in less time.
-                if (rest := raw.partition("}")[2]) and _TWO_TEXTS.search("}" + rest):
-                    break  # it may be two messages, and is read as a whole
+                _, bracket, rest = raw.partition("}")
+                if rest:
+                    if raw[-1] != "}" or _TWO_TEXTS.search(bracket + rest):
+                        break  # it may be two messages, and is read as a whole
+                elif not bracket:
+                    break
                 event = new(Event)  # without a call of __init__, which costs as much as all of the checks
                 event.type, event.raw = kind, raw
                 event._data = None  # pyright: ignore[reportPrivateUsage]

@@ -278,9 +278,9 @@ class TurnMachine:
             self.complaint = reading.why
             return DIRTY  # mark: dirty: not in the table
         # Every message uses up its number, whatever becomes of it; what repeats an earlier one has none.
-        if number is not None and (
-            (number == known.next and not reading.suspect) or what not in _OWN_NUMBERS
-        ):
+        if number == known.next and number is not None and not reading.suspect:
+            known.next, known.past.counts, known.last = number + 1, True, event
+        elif number is not None and what not in _OWN_NUMBERS:
             known.take(number)
             known.last = event
         self.state = step.state
