@@ -76,9 +76,9 @@ MUTANTS: Final = (
     ),
     one(
         "a waiter that is cancelled as it is granted keeps the lane",
-        LEASE,
-        "        return self._take(lease)\n",
-        "        await trio.lowlevel.checkpoint()\n        return self._take(lease)\n",
+        SHELL,
+        "        return self._noted(lease)\n",
+        "        await trio.lowlevel.checkpoint()\n        return self._noted(lease)\n",
     ),
     one(
         "a lane that is granted at once is lost to a cancellation",

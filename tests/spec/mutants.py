@@ -321,8 +321,8 @@ MUTANTS = [
     Mutant(
         "an alarm that is due now rings never",
         ALARMS,
-        "self._sorted[0][0] > now",
-        "self._sorted[0][0] >= now",
+        "self.next > now",
+        "self.next >= now",
     ),
     # -- leases and lanes --
     Mutant(
@@ -1025,22 +1025,21 @@ MUTANTS = [
     ),
     Mutant(
         "a checkpoint between the grant and the body",
-        LEASE,
-        "        return self._take(lease)\n",
-        "        await trio.lowlevel.checkpoint()\n        return self._take(lease)\n",
+        SHELL,
+        "        return self._noted(lease)\n",
+        "        await trio.lowlevel.checkpoint()\n        return self._noted(lease)\n",
     ),
     Mutant(
         "the lease is handed over beside the wake-up",
-        LEASE,
-        "        lease: Lease = await wait_task_rescheduled(partial(self._owner.abandon, self._waiter))\n",
-        "        owner, waiter = self._owner, self._waiter\n"
-        "        box = owner.__dict__.setdefault('_box', {})\n"
+        SHELL,
+        "        lease: Lease = await wait_task_rescheduled(partial(self._abandon, waiter))\n",
+        "        box = self.__dict__.setdefault('_box', {})\n"
         "        event = box[waiter] = trio.Event()\n"
         "        try:\n"
         "            await event.wait()\n"
         "        except trio.Cancelled:\n"
-        "            if waiter in owner._parked:\n"
-        "                owner.abandon(waiter, None)\n"
+        "            if waiter in self._parked:\n"
+        "                self._abandon(waiter, None)\n"
         "            raise\n"
         "        lease = box.pop(waiter)\n",
     ),
