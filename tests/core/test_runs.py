@@ -163,6 +163,37 @@ def test_only_the_number_that_is_due_goes_on(number: int) -> None:
     assert not like.run([json.dumps(LAYOUTS[0](TEXT, number * 10 + 1, "b"))], 9)[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "goes_on"),
+    [
+        *[(json.dumps(LAYOUTS[0](TEXT, 8, said)), True) for said in ("a", "}", "{}", "{ }")],
+        *[(json.dumps(LAYOUTS[0](TEXT, 8, said)), False) for said in ("}{", "}  {")],  # it may be two
+        (deltas(0, 8)[0] * 2, False),
+        (f"{deltas(0, 8)[0]!s} ", False),
+        (str(deltas(0, 8)[0])[:-1], False),
+        (json.dumps(LAYOUTS[0](TEXT, 8, "}"))[:-1], False),
+    ],
+)
+def test_what_may_be_no_message_or_two_is_read_as_a_whole(text: str, goes_on: bool) -> None:
+    """A bracket before the last may be the end of a message, and is nearly always a part of a text."""
+    like = Likeness.of(parse_event(json.dumps(LAYOUTS[0](TEXT, 7, "a"))))
+    assert like is not None
+
+    events, taken = like.run([text], 8)
+
+    assert ([text] if goes_on else []) == [event.raw for event in events]
+    assert (text if goes_on else "") == taken
+
+
+def test_numbers_go_on_for_long() -> None:
+    """Those of the first thousand are written once for all; the next ones look the same."""
+    numbers = range(1020, 1030)
+    like = Likeness.of(parse_event(json.dumps(LAYOUTS[0](TEXT, 1019, "a"))))
+    assert like is not None
+
+    assert [*numbers] == [event.sequence_number for event in like.run(deltas(0, *numbers), 1020)[0]]
+
+
 def test_bytes_are_parsed() -> None:
     """Likeness is a matter of text: it is not made of bytes, and a run ends before them."""
     text, same = deltas(0, 8, 9)

@@ -364,11 +364,8 @@ class Likeness:
                     break
                 # Nearly none has a bracket before its last, and nothing sees that in less time.
                 _, bracket, rest = raw.partition("}")
-                if rest:
-                    if raw[-1] != "}" or _TWO_TEXTS.search(bracket + rest):
-                        break  # it may be two messages, and is read as a whole
-                elif not bracket:
-                    break
+                if not bracket or (rest and (raw[-1] != "}" or _TWO_TEXTS.search(bracket + rest))):
+                    break  # it may be no message, or two: it is read as a whole
                 event = new(Event)  # without a call of __init__, which costs as much as all of the checks
                 event.type, event.raw = kind, raw
                 event._data = None  # pyright: ignore[reportPrivateUsage]
