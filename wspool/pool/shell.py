@@ -174,8 +174,7 @@ class Shell:
         return self._noted(lease)
 
     def _noted(self, lease: Lease) -> Lease:
-        """Note who took *lease*, if that is looked for."""
-        if self.announcer.borrowers is not None:
+        if self.announcer.borrowers is not None:  # it is looked for leaks
             self.announcer.borrowers.note(lease.id)
         return lease
 
