@@ -154,5 +154,6 @@ def test_interrupted(url: str, cluster: Any, tmp_path: Path, monkeypatch: pytest
     assert 130 == run.returncode
     assert summary["interrupted"]
     assert summary["right"] == len(scores("three"))
-    assert summary["full_turns"] + summary["delta_turns"] == 2 * summary["right"]  # none of them was cut
+    # None of them was cut.
+    assert summary["full_turns"] + summary["delta_turns"] == 2 * summary["right"], summary
     assert summary["owed"] == 12000 - summary["right"]
