@@ -393,6 +393,19 @@ def test_what_ends_a_turn_for_good_is_told() -> None:
     assert "an event that cannot belong to this turn" == machine.complaint
 
 
+def test_what_was_announced_stays_old_though_its_end_named_it_otherwise() -> None:
+    """A late piece of it is nobody's news."""
+    past = Past()
+    machine = turn(*an_item(0, None, "one", "msg_1"), past=past)
+    assert END is machine.receive(about("completed", OURS, output=[item("one", "msg_9")]))
+    for name in ("msg_1", "msg_9"):
+        machine = TurnMachine(None, None, past)
+        machine.handed()
+        machine.receive(about("created", f"resp_{name}"))
+
+        assert IGNORE is machine.receive(event("output_text.delta", item_id=name, delta="late"))
+
+
 def test_a_refusal_may_be_repeated_word_for_word() -> None:
     """By the next request on the same connection: it was about no response that had begun."""
     past = Past()

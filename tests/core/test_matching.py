@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import json
 import sys
 import tracemalloc
@@ -649,6 +650,40 @@ def test_of_equal_turns_no_more_are_kept_than_help(monkeypatch: pytest.MonkeyPat
         take(index, "hi", [YES], f"resp_{number}")
 
     assert ["resp_4", "resp_3", "resp_2"] == [name for name, _ in found(index, [HI, YES, HI])]
+
+
+def test_a_name_of_several_means_none_until_all_are_forgotten() -> None:
+    """However many there were; then it is one's again."""
+    index = make()
+    for count in (2, 3, 4):
+        turns = [take(index, f"hi {number}", [YES], "resp") for number in range(count)]
+        for known in turns:
+            assert known is not None
+            read = index.read({"model": "m", "input": [HI], "previous_response_id": "resp"}, 0.0)
+            assert not read.certain
+            index.forget(known)
+        alone = take(index, "hi", [YES], "resp")
+        assert alone is not None
+        assert index.read({"model": "m", "input": [HI], "previous_response_id": "resp"}, 0.0).certain
+        index.forget(alone)
+    assert (0, 0) == (index.size, len(index))
+
+
+def test_thoughts_that_several_turns_share_are_counted_once() -> None:
+    """And are there for as long as one of them is."""
+    index = make()
+    first = take(index, [HI], [THOUGHT, YES])
+    assert first is not None
+    sizes = [index.size]
+    for number in range(3):
+        take(index, [HI, THOUGHT, YES, message("user", f"{number}")], [YES], f"resp_{number + 2}")
+        sizes.append(index.size)
+
+    assert 1 == len({after - before for before, after in itertools.pairwise(sizes)})
+    index.forget(first)
+    assert [] == found(index, [HI, YES, message("user", "else")])
+    index.read({"model": "m", "input": [HI]}, 1e6)
+    assert (0, 0) == (index.size, len(index))
 
 
 def test_of_different_turns_all_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from wspool.core.events.past import Past
 from wspool.core.events.steering import Steer, Steers
 from wspool.core.events.turn import Reception, TurnMachine, TurnState
 from wspool.core.frames import Event, parse_event
@@ -257,6 +258,41 @@ def test_a_successor_that_leaves_its_output_out_has_its_own() -> None:
     machine.receive(event("response.completed", response={"id": "two"}))
 
     assert [[{"id": "first"}], [{"id": "second"}]] == [part.response["output"] for part in machine.parts]
+
+
+def successors(past: Past, *names: str) -> TurnMachine:
+    """A turn of which each response was steered into the next."""
+    machine = TurnMachine(None, None, past)
+    machine.handed()
+    machine.receive(created(names[0]))
+    for number, (one, two) in enumerate(itertools.pairwise(names)):
+        assert machine.steer(Steer(input=[item("a")], target=one))
+        machine.receive(about("accepted", one, id=f"s{number}"))
+        machine.receive(ended(one, "incomplete"))
+        assert DELIVER is machine.receive(created(two, one))
+    return machine
+
+
+def test_the_responses_of_a_steered_turn_are_known_later() -> None:
+    """None of them begins the next turn."""
+    for name in ("one", "two", "three"):
+        past = Past()
+        assert END is successors(past, "one", "two", "three").receive(ended("three"))
+        machine = TurnMachine(None, None, past)
+        machine.handed()
+
+        assert DELIVER is not machine.receive(created(name))
+        assert TurnState.STREAMING is not machine.state
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_an_end_of_an_earlier_response_of_the_turn_is_let_pass(name: str) -> None:
+    """However many have followed it."""
+    machine = successors(Past(), "one", "two", "three")
+
+    assert Reception.IGNORE is machine.receive(ended(name))
+    assert DELIVER is machine.receive(about("considered", name)), "what steered it is the turn's as well"
+    assert END is machine.receive(ended("three"))
 
 
 # -- errors ---------------------------------------------------------------------------------
