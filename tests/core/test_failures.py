@@ -186,13 +186,16 @@ def test_a_wait_is_handed_on() -> None:
     ("status", "kind"),
     [
         (None, FailureKind.TRANSIENT),
+        (400, FailureKind.PERMANENT),
         (401, FailureKind.PERMANENT),
         (404, FailureKind.PERMANENT),
         (407, FailureKind.PERMANENT),
         (408, FailureKind.TRANSIENT),
         (409, FailureKind.PERMANENT),
         (425, FailureKind.TRANSIENT),
+        (426, FailureKind.PERMANENT),
         (429, FailureKind.TRANSIENT),
+        (500, FailureKind.TRANSIENT),
         (503, FailureKind.TRANSIENT),
     ],
 )
@@ -202,3 +205,4 @@ def test_a_proxy_speaks_for_itself(status: int | None, kind: FailureKind) -> Non
 
     assert kind is failure.kind
     assert ("proxy" in failure.message) is failure.permanent
+    assert ("; check the proxy's URL and its credentials" in failure.message) is failure.permanent

@@ -734,6 +734,20 @@ def test_each_of_several_thoughts_is_known_by_its_content() -> None:
     assert [] == found(index, [HI, *renamed[::-1], YES, HI])
 
 
+def test_a_thought_is_known_by_its_id_where_its_content_is_left_out() -> None:
+    """Or by its content where it has no id; by nothing else."""
+    index = make()
+    second = {**THOUGHT, "id": "rs_2", "encrypted_content": "gBBB"}
+    take(index, [HI], [THOUGHT, second, YES])
+
+    def bare(name: Any) -> Item:
+        return {"type": "reasoning", "id": name, "summary": []}
+
+    assert [("resp_1", 4)] == found(index, [HI, bare("rs_1"), bare("rs_2"), YES, HI])
+    for other in ("rs_9", "\ud800", 7, None, ["rs_2"]):
+        assert [] == found(index, [HI, bare("rs_1"), bare(other), YES, HI])
+
+
 def test_what_says_nothing_is_told_by_its_id() -> None:
     """There is nothing else to compare."""
     assert canonical({"type": "odd", "id": "a"}) == canonical({"type": "odd", "id": "a", "status": None})
