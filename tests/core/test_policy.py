@@ -266,3 +266,8 @@ def test_a_provider_is_trusted_in_one_of_two_ways() -> None:
     """Another word is told with the right ones."""
     with pytest.raises(ValueError, match="trust='some' is none of exact, lenient"):
         Provider(name="x", trust="some")  # type: ignore[arg-type] # which is the point
+
+
+def test_no_more_is_kept_ready_than_there_may_be() -> None:
+    """Two lanes where nobody says it, one in a pool of one."""
+    assert [1, 2, 2] == [PoolPolicy(max_size=size).min_idle for size in (1, 2, 3)]

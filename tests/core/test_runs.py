@@ -274,7 +274,8 @@ def test_only_what_is_like_it_and_has_the_next_number_is_in_a_run(layout: int) -
     for number in (1, 2, 3):
         assert machine.receive(parse_event(piece(number))) is Reception.DELIVER
 
-    for other in (piece(5), piece(3), piece(4, kind=ARGUMENTS), piece(4) + "x"):
+    two = piece(4).replace('"a"', '"a"}{"b": {}')
+    for other in (piece(5), piece(3), piece(4, kind=ARGUMENTS), piece(4) + "x", two):
         assert ([], "") == machine.receive_run([other])
     said = [piece(4), piece(5, "}"), piece(6, "{}")]
     run, text = machine.receive_run([*said, piece(8)])
