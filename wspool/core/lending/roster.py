@@ -210,8 +210,7 @@ class Roster:
     def move_lane(self, lane: Lane, what: LaneInput) -> None:
         """Move a lane by its table."""
         before, lanes = lane.state, self.lanes
-        # Each turn passes here four times: what only says what is wrong is called where something is.
-        lane.state = after = LANE_TABLE[before].get(what) or advance(LANE_TABLE, before, what)
+        lane.state = after = advance(LANE_TABLE, before, what)
         lanes[before] -= 1
         lanes[after] += 1
 
