@@ -71,7 +71,7 @@ def test_what_a_client_adds_is_nobody_who_has_gone_on(role: str) -> None:
     told = {"role": role, "content": "x"}
     odd: list[Any] = ["x", None, 7]
 
-    assert [call()] == open_calls([*odd, call(), told, {"role": "user", "content": "x"}])
+    assert [call()] == open_calls([*odd, call(), {"role": "user", "content": "x"}, told])
     assert [call()] == open_calls([call(), *odd])
 
 
@@ -280,6 +280,7 @@ def test_calls_are_named_in_a_sentence() -> None:
     """A few of them, of bounded length, and nothing that a terminal would obey."""
     assert "function_call 'f' (c)" == described([call()])
     assert "shell_call (s)" == described([{"type": "shell_call", "id": "s"}])
+    assert "function_call 'a' (x), function_call 'b' (y)" == described([call("a", "x"), call("b", "y")])
     assert not described([call()] * 5).endswith("more")
     many = described([call("\x1b" * 1000, "y" * 1000)] * 9)
     assert many.endswith(" and 4 more")
