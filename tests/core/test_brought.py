@@ -11,7 +11,7 @@ import pytest
 from wspool.core.commands import ConnectionId, LaneId, LaneKey
 from wspool.core.encoding import Encoded
 from wspool.core.items import Output, encode_fields, encode_items
-from wspool.core.matching.index import Index
+from wspool.core.matching.index import Index, digest_of
 from wspool.core.sending.brought import FULL_REASONS, BroughtHistory, WrittenBody, http_only
 from wspool.core.sending.chain import Plan
 from wspool.core.sending.takes import Takes
@@ -334,3 +334,13 @@ def unchained() -> Takes:
     takes = Takes()
     takes.parents = False
     return takes
+
+
+def test_what_cannot_be_understood_has_no_digest() -> None:
+    """Nor has what is told apart by more than its words; whoever reads it all finds that out anew."""
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    assert digest_of({"role": "user", "content": deep}) is None
+    assert digest_of({"type": "item_reference", "id": "a"}) is None
+    assert digest_of(USER) == digest_of({**USER, "type": "message"})

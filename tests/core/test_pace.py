@@ -201,6 +201,27 @@ def test_who_knows_better_lifts_what_holds() -> None:
     assert 0 == pace.wait(1.0)
 
 
+def test_how_long_it_is_unclear_whose_trouble_refusals_are() -> None:
+    """From the first on, until one is answered, or the endpoint says, or cannot be asked at all."""
+    pace = Pace()
+
+    def refused(now: float, *, rate: bool = False, own: bool = False) -> None:
+        pace.refused(pace.begin(now), now, rate=rate, own=own, wait=0.0, jitter=0.0)
+
+    assert pace.unclear(5.0) == 0
+    for clears in (
+        lambda: pace.answered(pace.begin(20.0)),
+        lambda: refused(20.0, own=True),
+        lambda: refused(20.0, rate=True),
+        pace.away,
+    ):
+        refused(10.0)
+        refused(15.0)
+        assert pace.unclear(20.0) == 10
+        clears()
+        assert pace.unclear(20.0) == 0
+
+
 def test_what_has_ended_is_refused_no_more() -> None:
     pace = Pace()
     ticket = pace.begin(0.0)
@@ -266,7 +287,8 @@ def hold(pace: Pace, now: float) -> float:
     return now
 
 
-def test_one_at_a_time_tries_what_is_said_to_be_spent() -> None:
+@pytest.mark.parametrize("refused", [False, True])
+def test_one_at_a_time_tries_what_is_said_to_be_spent(refused: bool) -> None:
     """The next does once it has ended without an answer, and only then; told twice is told once."""
     pace = Pace()
     usual = pace.begin(0.0)
@@ -276,7 +298,10 @@ def test_one_at_a_time_tries_what_is_said_to_be_spent() -> None:
     assert pace.wait(now) > 0
     pace.ended(usual)
     assert pace.wait(now) > 0
-    pace.ended(first)
+    if refused:  # for another reason than what it has tried
+        pace.refused(first, now, rate=False, wait=0.0, jitter=0.0)
+    else:
+        pace.ended(first)
     assert pace.wait(now) == 0
     second = pace.begin(now)
     assert second.tries

@@ -201,3 +201,21 @@ def test_no_shape_raises(frame: dict[str, Any]) -> None:
     assert error.hold <= 3600
     assert error.full_may_cure in (True, False)
     assert not (error.may_pass and error.permanent)
+
+
+@pytest.mark.parametrize(
+    ("error", "says_so"),
+    [
+        (ServerError(status=503), True),
+        (ServerError(status=529), True),
+        (ServerError(status=429), True),
+        (ServerError(status=500, code="server_is_overloaded"), True),
+        (ServerError(type="overloaded_error"), True),
+        (ServerError(status=500), False),
+        (ServerError(status=502, code="server_error"), False),
+        (ServerError(type="api_error", message="We are overloaded."), False),
+    ],
+)
+def test_who_is_overloaded_says_that_it_is_nobodys_fault(error: ServerError, says_so: bool) -> None:
+    """A 500 may be what one request causes; a 503 meets everybody."""
+    assert says_so == error.blames_endpoint
