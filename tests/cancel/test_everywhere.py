@@ -257,7 +257,7 @@ PLACES: Final = {
     "turns, drained": 7,
     "lanes": 7,
     "steering": 6,
-    "resends": 14,
+    "resends": 15,
     "parking": 7,
     "rotation": 10,
     "drain": 7,
