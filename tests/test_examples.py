@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
@@ -49,6 +50,21 @@ def needs(path: Path) -> None:
     missing = sorted(name for name in names - {"endpoint"} if importlib.util.find_spec(name) is None)
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
+    if "ray" in names and (problem := ray_problem()) is not None:
+        pytest.skip(f"Ray does not start on this machine: {problem}")
+
+
+@functools.cache
+def ray_problem() -> str | None:
+    """What keeps Ray itself from running here, None for nothing: it wants memory, and its kind of system."""
+    program = "import ray; ray.init(num_cpus=1, include_dashboard=False); print(ray.get(ray.put(1)))"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "it takes longer than 90 s"
+    return None if done.returncode == 0 else "".join(done.stderr.splitlines()[-1:]) or "it says nothing"
 
 
 def run(*words: str, cwd: Path) -> str:
