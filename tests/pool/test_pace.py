@@ -63,6 +63,12 @@ class Endpoint:
         wire.push(completed(name))
 
 
+async def greet(pool: Pool) -> None:
+    """One conversation of one turn."""
+    async with pool.conversation(model="m") as talk:
+        await talk.respond("hello")
+
+
 async def hold(
     refuses: Callable[[Endpoint], dict[str, Any] | None],
     *,
@@ -336,25 +342,22 @@ async def test_a_pace_of_somebody_elses_is_kept(autojump_clock) -> None:
     async with trio.open_nursery() as nursery:
         endpoint = Endpoint(lambda e: None, nursery)
         limits = policy(max_size=2, refusal_patience=math.inf)
-        async with fake_manager(FakeConnector(endpoint.answer), limits=limits).at_pace(pace) as pool:
-
-            async def one() -> None:
-                async with pool.conversation(model="m") as talk:
-                    await talk.respond("hello")
-
-            async with trio.open_nursery() as agents:
-                for _ in range(3):
-                    agents.start_soon(one)
-                await trio.sleep(10)
-                assert pace.line is not None
-                assert (0, 3) == (endpoint.requests, pace.line.in_line)
-                pace.give()
-                await trio.sleep(0.5)
-                assert (1, 2, 1) == (endpoint.requests, pace.line.in_line, pool.statistics().at_work)
-                pace.give()
-                pace.give()
-                await trio.sleep(10)
-                assert (3, 0, 0) == (endpoint.requests, pace.line.in_line, pool.statistics().at_work)
+        async with (
+            fake_manager(FakeConnector(endpoint.answer), limits=limits).at_pace(pace) as pool,
+            trio.open_nursery() as agents,
+        ):
+            for _ in range(3):
+                agents.start_soon(greet, pool)
+            await trio.sleep(10)
+            assert pace.line is not None
+            assert (0, 3) == (endpoint.requests, pace.line.in_line)
+            pace.give()
+            await trio.sleep(0.5)
+            assert (1, 2, 1) == (endpoint.requests, pace.line.in_line, pool.statistics().at_work)
+            pace.give()
+            pace.give()
+            await trio.sleep(10)
+            assert (3, 0, 0) == (endpoint.requests, pace.line.in_line, pool.statistics().at_work)
         nursery.cancel_scope.cancel()
 
 
@@ -467,21 +470,16 @@ async def test_it_is_said_for_how_long_nobody_can_tell(autojump_clock) -> None:
 
     async with trio.open_nursery() as nursery:
         endpoint = Endpoint(refuses, nursery)
-        async with fake_pool(
-            FakeConnector(endpoint.answer), limits=policy(refusal_patience=math.inf)
-        ) as pool:
-
-            async def one() -> None:
-                async with pool.conversation(model="m") as talk:
-                    await talk.respond("hello")
-
-            async with trio.open_nursery() as agents:
-                for _ in range(3):
-                    agents.start_soon(one)
-                for _ in range(5):
-                    await trio.sleep(499)
-                    statistics = pool.statistics()
-                    said.append((round(statistics.unclear), statistics.suspects))
+        async with (
+            fake_pool(FakeConnector(endpoint.answer), limits=policy(refusal_patience=math.inf)) as pool,
+            trio.open_nursery() as agents,
+        ):
+            for _ in range(3):
+                agents.start_soon(greet, pool)
+            for _ in range(5):
+                await trio.sleep(499)
+                statistics = pool.statistics()
+                said.append((round(statistics.unclear), statistics.suspects))
         nursery.cancel_scope.cancel()
     assert [(499, 3), (998, 3), (0, 3), (0, 3), (0, 0)] == said
 

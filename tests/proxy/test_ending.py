@@ -149,7 +149,7 @@ async def test_newcomers_are_the_successors() -> None:
                 went = before.front.open, after.front.open
                 for client in clients:
                     client.close()
-                while before.front.open + after.front.open:  # noqa: ASYNC110 # the same
+                while before.front.open + after.front.open:  # noqa: ASYNC110 # polled for the same reason
                     await trio.sleep(0.01)
             return went
 
