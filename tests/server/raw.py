@@ -76,11 +76,12 @@ class RawClient:
         """Read until nothing came for so many seconds, or the connection ended. Answers a close frame."""
         while self.end is None:
             with trio.move_on_after(quiet) as scope:
-                await self._read()
+                await self.read()
             if scope.cancelled_caught:
                 return
 
-    async def _read(self) -> None:
+    async def read(self) -> None:
+        """Read once. Answers a close frame."""
         try:
             data = await self.stream.receive_some(1 << 20)
         except trio.BrokenResourceError:

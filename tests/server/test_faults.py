@@ -318,6 +318,24 @@ async def test_the_places_of_a_fault(at: str, seen: int, outcome: str, autojump_
     assert (ledger[0]["started"] is None) == (at == "receipt")
 
 
+@pytest.mark.parametrize("at", ["receipt", "delta", "terminal"])
+@pytest.mark.parametrize("fault", ["reset", "fin", "close", "close_without_code"])
+async def test_who_finds_a_turn_cut_finds_it_in_the_ledger(
+    fault: str, at: str, autojump_clock: MockClock
+) -> None:
+    """At once: a test that sees its client fail may ask next what the server did."""
+    for _ in range(8):  # either end may be the first to run
+        ledger: list[Entry] = []
+        async with (
+            open_server(EchoModel(), faults=FaultScript(Fault(fault, at=at)), ledger=ledger) as server,
+            raw_client(server) as client,
+        ):
+            await client.create()
+            while client.end is None and not client.opcodes(CLOSE):
+                await client.read()
+            assert ["lost"] == [entry["outcome"] for entry in ledger]
+
+
 async def test_bytes_come_one_at_a_time(autojump_clock: MockClock) -> None:
     """With a pause between them nothing can merge them again, and the turn takes as long as they do."""
     client = await play(Fault("dribble", gap=0.001), input="hi")

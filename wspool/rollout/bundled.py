@@ -277,11 +277,20 @@ def _length(file: Path) -> int:
         return sum(1 for _ in lines)
 
 
+def _parse(source: str | bytes) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SystemError:
+        # CPython before 3.11.8 miscounts if a finalizer that it runs meanwhile has something parsed as well,
+        # as who prints a traceback does (gh-106905). What had that finalizer is collected now.
+        return ast.parse(source)
+
+
 @cache
 def _imports(file: Path) -> frozenset[str]:
     """The modules that statements in *file* import, or import something from."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(_parse(file.read_bytes())):
         match node:
             case ast.Import(names=names):
                 found.update(alias.name for alias in names)
@@ -297,7 +306,7 @@ def _within(module: str, name: str) -> bool:
 
 
 def _definitions(module: str) -> str:
-    statements = ast.parse(inspect.getsource(importlib.import_module(module))).body
+    statements = _parse(inspect.getsource(importlib.import_module(module))).body
     classes = sum(isinstance(statement, ast.ClassDef) for statement in statements)
     functions = sum(isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) for statement in statements)
     return f"{classes} classes, {functions} functions"

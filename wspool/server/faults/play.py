@@ -2,7 +2,8 @@
 
 1. A step before an event is taken before the request is settled by it, so a turn that is cut just before its
    last event did not end well in the ledger either.
-2. A step that ends the connection ends the turn with it, as if the client had hung up.
+2. A step that ends the connection ends the turn with it, as if the client had hung up, and the ledger says so
+   before the client can know.
 3. The place of a fault that never comes is the turn's last event, that of its successor if it was steered.
 """
 
@@ -182,13 +183,16 @@ class Play:
         line, stage = self._stage.line, self._stage
         match step:
             case Reset():
+                self._lose()
                 await line.reset()
                 raise trio.BrokenResourceError
             case Finish():
+                self._lose()
                 await line.finish()
                 stage.hang_up()
                 raise trio.BrokenResourceError
             case Close():
+                self._lose()
                 await line.write(frame(CLOSE, step.payload))
                 line.seal()
                 await trio.sleep(_CLOSE_TIMEOUT)  # the reader ends all this when the client has answered
@@ -235,6 +239,11 @@ class Play:
                 pass  # taken while the connection was opened
             case _:
                 assert_never(step)
+
+    def _lose(self) -> None:
+        create = self._current()
+        if create is not None:
+            self._stage.engine.settle(create, "lost")
 
     def _settle(self, step: Cut) -> None:
         self._cut = True
