@@ -511,13 +511,13 @@ def test_what_a_server_echoes_is_taken_out() -> None:
 def test_frames_are_forgotten_and_their_lines_are_not() -> None:
     """A crash reporter that prints variables finds none; a person still sees where it was."""
 
-    def dial() -> None:
+    def dial() -> str:
         header = f"Bearer {CANARY}"
         raise LookupError(len(header))
 
     try:
         try:
-            dial()
+            _ = [dial()]
         except LookupError as error:
             raise ConnectError("crashed", phase="upgrade") from error
     except ConnectError as error:
@@ -525,11 +525,14 @@ def test_frames_are_forgotten_and_their_lines_are_not() -> None:
         forget(error)
         forget(error)
         after = traceback.TracebackException.from_exception(error, capture_locals=True)
+        notes = getattr(error.__cause__, "__notes__", [])
 
     assert CANARY in "".join(before.format())
     shown = "".join(after.format())
     assert CANARY not in shown
     assert 1 == shown.count("raise LookupError(len(header))")
+    assert "_ = [dial()]" in "".join(notes)
+    assert "^" not in "".join(notes), "lines are parsed for that, on the pool's thread"
 
 
 @pytest.mark.parametrize(

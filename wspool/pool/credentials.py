@@ -279,7 +279,10 @@ def forget(
         todo += _members(one)
         _redact(one, redactor)
         if one.__traceback__ is not None and not isinstance(one, told):
-            one.add_note("".join(traceback.format_tb(one.__traceback__)).rstrip())
+            # Without the marks below a line, for which it is parsed: that costs, and it disturbs who does it
+            # in another thread then (CPython before 3.11.8, gh-106905).
+            frames = traceback.StackSummary.extract(traceback.walk_tb(one.__traceback__))
+            one.add_note("".join(frames.format()).rstrip())
         one.__traceback__ = None
 
 
