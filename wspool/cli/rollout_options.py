@@ -94,7 +94,7 @@ class Place:
     model: Annotated[str | None, typer.Option(help="Model for tasks that name none.")] = None
     api_key_env: ApiKeyEnv = None
     concurrency: Annotated[
-        int, typer.Option("-c", "--concurrency", min=1, help="Conversations running at once.")
+        int, typer.Option("-c", "--concurrency", min=1, help="Conversations running at once, at most.")
     ] = 128
     max_connections: Annotated[
         int | None,

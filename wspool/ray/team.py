@@ -101,6 +101,9 @@ class _Team:
         for number, part in self._parts.items():
             cluster.begin(number, part)
 
+    async def room(self, task: Task) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def hold(self, task: Task) -> Held:
         begun = 0
         while self._parts and begun < 2:

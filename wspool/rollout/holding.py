@@ -20,6 +20,7 @@ from wspool.core.usage import Budget
 from wspool.errors import BudgetExceededError, UnknownEffectsError
 from wspool.pool.effects import EffectLedger
 from wspool.rollout.checkpoints import Checkpoints
+from wspool.rollout.intake import Intake
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Method
 from wspool.rollout.outcomes import answer_of, ends_run
@@ -82,8 +83,10 @@ class Holder:
         self._running: dict[int, tuple[Task, wspool.Conversation]] = {}
         self._stopped: list[str] = []
         self._unwritten: str | None = None
+        self._intake = Intake(pool.statistics)
         self.saved_turns = 0
         self.unknown: str | None = None
+        meter.on_begin, meter.on_free = self._asked, self._intake.changed
         if checkpoints is not None:
             meter.on_turn = self._turn_ended
 
@@ -102,6 +105,10 @@ class Holder:
             statistics = conversation.statistics()
             if not statistics.full_turns + statistics.delta_turns:
                 scope.cancel()  # it is still in line, and nothing was sent
+
+    async def room(self, task: Task) -> None:
+        """Wait until *task* may begin (`wspool.rollout.intake`). A checkpoint."""
+        await self._intake.room(task.key)
 
     async def hold(self, task: Task) -> Held:
         """Hold the conversation of *task*. A checkpoint; cancelling leaves it without a result."""
@@ -152,6 +159,7 @@ class Holder:
                 return owed  # noqa: ASYNC104  # the same
             failure = failure or Failure.of(error)
         finally:
+            self._intake.ended(task.key)
             if conversation is not None:
                 del self._conversations[conversation], self._running[conversation.number]
                 self._meter.conversation_ended(conversation.statistics())
@@ -215,6 +223,10 @@ class Holder:
             f"nobody knows what came of calls that were begun before (task {self._stopped[0]}{more}); see "
             "what they did, then go on with --unknown-effects tell"
         )
+
+    def _asked(self, number: int) -> None:
+        if (running := self._running.get(number)) is not None:
+            self._intake.asked(running[0].key)
 
     def _turn_ended(self, number: int) -> None:
         running = self._running.get(number)  # a branch that an agent has made is not the task's conversation

@@ -1,7 +1,7 @@
 """The runner: many tasks in one place, and no task's trouble is another's.
 
-1. A task is one conversation (`wspool.rollout.holding`). It waits in the pool's line at its first turn, so
-   more tasks may run than there are connections; `concurrency` only bounds how many are started.
+1. A task is one conversation (`wspool.rollout.holding`). More may run than there are connections, since tools
+   take their time; `concurrency` bounds how many, and where a place for one is says when it is begun.
 2. A result that cannot be written ends the run, as does what `Held` says.
 3. What did not end is owed: it has no result, and the next run does it.
 4. Where the endpoint refuses all that run, others are tried, see `wspool.rollout.doubt`.
@@ -47,6 +47,8 @@ class Place(Protocol):
 
     @property
     def spent(self) -> str | None: ...
+
+    async def room(self, task: Task) -> None: ...
 
     async def hold(self, task: Task) -> Held: ...
 
@@ -200,6 +202,7 @@ class Run:
             async with trio.open_nursery() as nursery:
                 for task in self._tasks:
                     await limiter.acquire_on_behalf_of(task.key)
+                    await self._place.room(task)
                     if (spent := self._place.spent) is not None:
                         self.drain(spent)
                     if self._draining:

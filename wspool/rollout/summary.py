@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 import wspool
+from wspool.core.begun import LeaseRecord, TurnBegun
 from wspool.core.plain import plain
 from wspool.core.statistics import (
     CloseRecord,
@@ -28,6 +29,8 @@ __all__ = ["Meter", "Summary", "percentile"]
 
 #: How a turn ends that becomes part of the history.
 _WELL = ("completed", "incomplete")
+#: What a meter does not count.
+_TOLD = ("on_begin", "on_free", "on_turn", "phases")
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
@@ -42,6 +45,8 @@ class Meter(wspool.Instrument):
 
     Attributes:
       turns: turns that ended, however they ended.
+      on_begin: called with the number of a conversation when a turn of it is asked for.
+      on_free: called when a lane may have become free.
       on_turn: called with the number of a conversation when a turn of it has ended well.
       durations: seconds from request to end, of turns that came to an end.
       waits: seconds in line for a connection, whenever a conversation had to get one.
@@ -50,6 +55,8 @@ class Meter(wspool.Instrument):
 
     def __init__(self) -> None:
         self.turns = 0
+        self.on_begin: Callable[[int], None] | None = None
+        self.on_free: Callable[[], None] | None = None
         self.on_turn: Callable[[int], None] | None = None
         self.durations: list[float] = []
         self.waits: list[float] = []
@@ -71,6 +78,16 @@ class Meter(wspool.Instrument):
         """Forget it."""
         self.phases.closed(record)
 
+    def turn_begun(self, record: TurnBegun) -> None:
+        """Tell it."""
+        if self.on_begin is not None and record.conversation is not None:
+            self.on_begin(record.conversation)
+
+    def lease_ended(self, record: LeaseRecord) -> None:
+        """Tell it."""
+        if self.on_free is not None:
+            self.on_free()
+
     def tool_ended(self, record: ToolRecord) -> None:
         """Note how long it took."""
         self.phases.called(record)
@@ -91,7 +108,7 @@ class Meter(wspool.Instrument):
     def take(self) -> dict[str, Any]:
         """What was counted since it was last taken; for the meter of many (`add`)."""
         fresh = vars(Meter())
-        taken = {name: getattr(self, name) for name in fresh if name not in ("on_turn", "phases")}
+        taken = {name: getattr(self, name) for name in fresh if name not in _TOLD}
         vars(self).update({name: fresh[name] for name in taken})
         return taken
 
