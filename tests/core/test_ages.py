@@ -21,7 +21,11 @@ from wspool.core.commands import (
     WaiterId,
 )
 from wspool.core.lending.ages import SAME, YOUNGEST, Ages, tolerance
+from wspool.core.lending.endings import Endings
+from wspool.core.lending.lanes import Connection, Lane
 from wspool.core.lending.pool import PoolCore
+from wspool.core.outage import Outage
+from wspool.core.states import LaneState
 
 GIVEN = 3600.0
 
@@ -99,6 +103,40 @@ def test_what_is_young_or_as_planned_says_nothing(age: float) -> None:
     ages = Ages()
 
     assert not any(end(ages, age, 4000.0 * index) for index in range(10))
+
+
+@pytest.mark.parametrize(
+    ("ages", "learned"),
+    [((31.0, 31.0, 30.0), True), ((30.0, 31.0, 30.0), True), ((31.2, 31.2, 30.0), False)],
+)
+def test_ends_are_of_one_age_within_what_a_sweep_takes(ages: tuple[float, ...], learned: bool) -> None:
+    """A second, of those that are young."""
+    found = Ages()
+    assert [False, False, learned] == [end(found, age, 100.0 * index) for index, age in enumerate(ages)]
+
+
+@pytest.mark.parametrize(
+    ("in_turn", "touched", "older", "learned"),
+    [
+        (True, 5.0, 0.0, True),
+        (False, 35.0, 0.0, True),
+        (False, 25.0, 0.0, False),
+        (False, 59.0, 10.0, False),
+    ],
+)
+def test_an_end_counts_where_the_connection_was_in_use(
+    in_turn: bool, touched: float, older: float, learned: bool
+) -> None:
+    """In a turn, or not long after one; and where none lives that is older."""
+    endings = Endings(Outage(math.inf, 1))
+    for number in range(SAME):
+        born = 100.0 * (number + 1)
+        ended = Connection(ConnectionId(number), born, 0, opened_at=born, proven=True)
+        ended.touched_at = born + touched
+        ended.lanes = [Lane(LANE), Lane(LANE, LaneState.IN_FLIGHT if in_turn else LaneState.IDLE)]
+        oldest = Connection(ConnectionId(0), born - older, 0, opened_at=born - older)
+        found = endings.ended(ended, born + 60.0, GIVEN, oldest)
+    assert learned is found
 
 
 # -- in a pool --------------------------------------------------------------------------------------
@@ -210,11 +248,13 @@ def test_an_idle_timeout_is_no_lifetime() -> None:
     assert [] == endpoint.said
 
 
-def test_the_limit_that_a_server_names_is_learnt_as_well() -> None:
-    """With its own error, a moment before the close."""
+@pytest.mark.parametrize("older", [False, True])
+def test_the_limit_that_a_server_names_is_learnt_as_well(older: bool) -> None:
+    """With its own error, a moment before the close; unless one lives that is older."""
     core = make(min_idle=0)
     said: list[Command] = []
-    for number in range(1, SAME + 1):
+    opened(core, waiters=int(older))
+    for number in range(1 + older, SAME + 1 + older):
         now = number * 1000.0
         core.acquire(WaiterId(number), now)
         core.connected(ConnectionId(number), now, 0.5)
@@ -224,7 +264,7 @@ def test_the_limit_that_a_server_names_is_learnt_as_well() -> None:
         said += of(core.hang_up(ConnectionId(number), CloseReason.LIMIT, now + 900.0), LifetimeLearned)
         core.gone(ConnectionId(number), now + 900.0)
 
-    assert [LifetimeLearned(900.0)] == said
+    assert ([] if older else [LifetimeLearned(900.0)]) == said
 
 
 def test_who_waits_for_more_life_than_there_is_gets_what_there_is() -> None:

@@ -387,6 +387,7 @@ def test_the_policy_and_the_provider_both_limit_the_lanes() -> None:
     """A pool uses no lanes unless it is told to, and no more than there are."""
     for mine, theirs, lanes in ((1, 16, 1), (3, 16, 3), (16, 2, 2)):
         core = PoolCore(PoolPolicy(max_size=1, min_idle=0, lanes=mine), Provider(name="test", lanes=theirs))
+        assert (Naming.NONE if lanes == 1 else Naming.TRIAL) is core.naming
         core.naming = Naming.NAMED
         opened(core)
 
@@ -683,6 +684,17 @@ def test_what_the_server_asks_for_is_a_floor() -> None:
     assert [Dial(TWO)] == core.retry_now(2.0)
 
 
+def test_the_longest_that_a_server_asks_to_wait_counts() -> None:
+    """Until somebody says that the endpoint is back."""
+    core = make()
+    assert -math.inf == core.held_until()
+    for now, seconds in ((1.0, 5.0), (2.0, 3.0), (3.0, 4.0)):
+        assert [] == core.hold(now, seconds)
+    assert 7.0 == core.held_until()
+    core.retry_now(4.0)
+    assert -math.inf == core.held_until()
+
+
 @pytest.mark.hits("refuse: no hope on arrival", "refuse: a dial failed")
 def test_a_wrong_key_fails_every_waiter_at_once() -> None:
     """Waiting cannot help; newcomers are told at once, until it is time to look again."""
@@ -875,7 +887,7 @@ def test_an_answer_ends_the_doubt() -> None:
     core.acquire(WaiterId(1), 0.3)
     core.begin(LeaseId(1), movable=False, now=0.3)
 
-    assert [Recovered] == [type(command) for command in of(core.finished(TWO, LANE, 0.4), Recovered)]
+    assert [Recovered(0.4 - 0.2)] == of(core.finished(TWO, LANE, 0.4), Recovered)
     assert not core.statistics().degraded
     core.connected(THREE, 0.5, 0.5)
     core.lost(THREE, 0.6, 1.0 - 2**-53)
@@ -929,6 +941,7 @@ def test_a_parked_lane_is_kept_until_somebody_starves() -> None:
     assert [Stolen(LeaseId(2)), Grant(WaiterId(3), LeaseId(3), TWO, LANE)] == core.tick(3.0)
     assert (Verdict.GO, []) == core.begin(LeaseId(1), 3.5)
     assert not core.is_live(LeaseId(2))
+    assert 1 == core.statistics().stolen
 
 
 def test_nobody_looks_at_what_is_parked_while_a_dial_runs() -> None:
@@ -1235,6 +1248,35 @@ def test_what_happened_is_counted() -> None:
     assert (7, 4, 3, 1) == (seen.dialed, seen.granted, seen.released, seen.lost_leases)
     assert {"cleared": 2, "lost": 1, "lifetime": 1, "dial_failed": 3} == dict(seen.closed)
     assert 4 == seen.retirements, "what is cleared is not granted any more either"
+
+
+def test_what_is_the_case_is_counted() -> None:
+    """Each state of a connection and of a lane, who waits, and what holds the pool back."""
+    core = make(max_size=10, min_idle=2, max_waiting=1, dial_concurrency=3, on_cancel="drain", warm_up=True)
+    opened(core, waiters=8)
+    core.finished(TWO, LANE, 1.0, completed=False)
+    for number in (2, 3):
+        core.park(LeaseId(number), 1.0)
+    for number in (4, 5, 6, 7):
+        core.begin(LeaseId(number), 1.0)
+    core.give_up(LeaseId(6), 1.0)
+    core.release(LeaseId(7), 1.0)
+    core.retire(ConnectionId(5), 1.0)
+    core.hang_up(ConnectionId(8), CloseReason.DIRTY, 1.0)
+    assert [] == core.pause(1.0)
+    core.acquire(WaiterId(9), 1.0)
+    core.acquire(WaiterId(10), 1.0)
+
+    seen = attrs.asdict(core.statistics())
+    limits = {"max_size": 10, "min_idle": 2, "waiting": 1, "refused": 1}
+    connections = {"size": 10, "dialing": 1, "open": 8, "retiring": 1, "closing": 1}
+    lanes = {"idle": 1, "warming": 1, "leased": 6, "parked": 2, "in_flight": 2, "draining": 1}
+    state = {"paused": True, "degraded": False, "closed_pool": False}
+    assert {**seen, **limits, **connections, **lanes, **state} == seen
+    core.resume(2.0)
+    core.close(2.0)
+    seen = attrs.asdict(core.statistics())
+    assert {**seen, "paused": False, "closed_pool": True, "waiting": 0} == seen
 
 
 @pytest.mark.parametrize("calls", [False, True])

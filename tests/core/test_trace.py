@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import CANARY
-from wspool.core.commands import CloseReason, ConnectionId, LeaseId, WaiterId
+from wspool.core.commands import CloseReason, ConnectionId, Expiring, LeaseId, WaiterId
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.lending.trace import INPUTS, ReplayError, replay, trace_core
@@ -47,6 +47,19 @@ def test_a_trace_is_replayed() -> None:
 
     assert 11 == replay(lines) == len(lines) - 1
     assert 11 == replay(iter(f"{line}\n" for line in lines)), "as read from a file"
+
+
+def test_a_reason_is_replayed_as_what_it_is() -> None:
+    """The limit of one connection is that of the other as well."""
+    lines: list[str] = []
+    core = PoolCore(PoolPolicy(max_size=2, min_idle=0), OPENAI)
+    trace_core(core, lines.append, warm_up=False)
+    for number in (1, 2):
+        core.acquire(WaiterId(number), 0.0)
+        core.connected(ConnectionId(number), 0.0, 0.5)
+    assert Expiring(LeaseId(1)) in core.hang_up(ConnectionId(2), CloseReason.LIMIT, 1.0)
+
+    assert 5 == replay(lines)
 
 
 def test_a_line_says_when_what_and_what_followed() -> None:

@@ -73,7 +73,7 @@ class Endings:
         in_turn = any(lane.state is LaneState.IN_FLIGHT for lane in connection.lanes)
         if not connection.proven or not (in_turn or now - connection.touched_at < age / 2):
             return False  # of no use, or out of use: it may have ended for that
-        living = 0.0 if oldest is None or oldest is connection else now - oldest.opened_at
+        living = 0.0 if oldest is None else now - oldest.opened_at
         return self.ages.ended(age, now, oldest=living, limit=limit)
 
     def judge(self, now: float, commands: list[Command]) -> None:

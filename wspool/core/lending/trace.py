@@ -15,7 +15,6 @@ Rules of this module:
 
 from __future__ import annotations
 
-import enum
 import inspect
 import json
 from collections.abc import Callable, Iterable
@@ -170,4 +169,4 @@ def _plain(value: Any) -> Any:
         plain = attrs.asdict(value) | {"kind": value.kind.value}
         del plain["message"], plain["code"]  # what a server has said
         return plain
-    return value.value if isinstance(value, enum.Enum) else value
+    return value
