@@ -89,6 +89,10 @@ METRICS: Final = {
     "wspool_pools": _Family("gauge", "Pools that are open now."),
     "wspool_pools_degraded": _Family("gauge", "Pools whose endpoint is down now."),
     "wspool_held_seconds": _Family("gauge", "Seconds until the next request may be sent, at most."),
+    "wspool_unclear_seconds": _Family(
+        "gauge", "Seconds for which it has been unclear whose trouble refusals are, at most."
+    ),
+    "wspool_suspects": _Family("gauge", "Turns that were refused, and not answered since."),
     "wspool_dials": _Family("counter", "Dials started."),
     "wspool_dial_failures": _Family("counter", "Dials that failed."),
     "wspool_leases_granted": _Family("counter", "Leases granted."),
@@ -340,7 +344,9 @@ def _gauge(statistics: PoolStatistics, gauges: dict[tuple[str, _Labels], float])
     add("wspool_waiters", s.waiting)
     add("wspool_pools", 1)
     add("wspool_pools_degraded", s.degraded)
-    gauges["wspool_held_seconds", ()] = max(gauges["wspool_held_seconds", ()], s.held)
+    add("wspool_suspects", s.suspects)
+    for name, seconds in (("wspool_held_seconds", s.held), ("wspool_unclear_seconds", s.unclear)):
+        gauges[name, ()] = max(gauges[name, ()], seconds)
 
 
 def _family(name: str) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:

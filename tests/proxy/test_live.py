@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
 from tests.helpers import policy
 from tests.proxy.asking import KEY, Answer, Client, Scene, scene
 from wspool.core.commands import CloseReason
-from wspool.core.statistics import CloseRecord, DialRecord, TurnRecord
+from wspool.core.statistics import CloseRecord, DialRecord, PoolRecord, PoolStatistics, TurnRecord
 from wspool.proxy.access.gate import Token
 from wspool.proxy.page.scene import SPAN, Look, Scene as Seen
 from wspool.server import EchoModel, ModelTurn, message
@@ -49,6 +50,12 @@ async def log_in(it: Scene, text: str, **headers: str) -> tuple[Client, Answer]:
     client = await it.client()
     more = [(name.replace("_", "-"), value) for name, value in headers.items()]
     return client, await client.ask("POST", "/login", f"token={text}".encode(), headers=[FORM, *more])
+
+
+def pool_statistics() -> PoolStatistics:
+    """Of a pool that does nothing."""
+    needed = {field.name: 0 for field in attrs.fields(PoolStatistics) if field.default is attrs.NOTHING}
+    return PoolStatistics(**{**needed, "closed": {}})  # type: ignore[arg-type]
 
 
 async def test_the_page_is_one_file_that_asks_nobody_else(autojump_clock) -> None:
@@ -136,6 +143,26 @@ async def test_errors_are_counted_by_kind_with_their_last_text(autojump_clock) -
     assert 2 == all["sums"]["errors"]
     assert {"invalid_prompt": 1, "server_error": 1} == {one["kind"]: one["count"] for one in all["errors"]}
     assert all["errors"][-1]["text"]
+
+
+async def test_what_the_endpoint_makes_everybody_wait_for_is_told(autojump_clock) -> None:
+    """Of several pools the longest wait, and if nobody can tell whose trouble it is."""
+    seen, clear = Seen("host", "version"), attrs.evolve(pool_statistics(), held=2.0, held_for="a rate limit")
+    unclear = attrs.evolve(clear, held=7.0, held_for="Internal error", unclear=310.0, suspects=3)
+    states: list[dict[str, str]] = []
+    for number, now in enumerate((pool_statistics(), clear, unclear, attrs.evolve(unclear, held=0.0))):
+        record = PoolRecord(pool=number, provider="", host="host", port=1, statistics=lambda now=now: now)  # type: ignore[misc]
+        seen = Seen("host", "version") if number == 3 else seen
+        seen.pool_opened(record)
+        states.append(seen.seen([], {}, Look())[0]["state"])
+
+    at_fault = "unclear for 5 min if the endpoint is at fault or one of 3 requests"
+    assert [
+        {"word": "open", "text": "open"},
+        {"word": "held", "text": "waits for 2 s: a rate limit"},
+        {"word": "held", "text": f"waits for 7 s: Internal error; {at_fault}"},
+        {"word": "held", "text": at_fault},
+    ] == states
 
 
 async def test_a_long_past_is_told_in_pieces(autojump_clock) -> None:

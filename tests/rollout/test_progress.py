@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from typing import Any
 
 import attrs
 import pytest
@@ -37,6 +38,35 @@ def test_a_line_of_progress() -> None:
     scored = attrs.evolve(PROGRESS, right=2, wrong=1, score=2 / 3)
     assert "1 failed, 2 right, 1 wrong, mean score 0.667, 4 in flight" in str(scored)
     assert str(attrs.evolve(PROGRESS, draining=True)).endswith("(Ctrl-C again to stop now)")
+
+
+@pytest.mark.parametrize(
+    ("fields", "total", "expected"),
+    [
+        ({"unclear": 4.9, "suspects": 4}, 9, ""),  # nor of one that fails while others are answered
+        (
+            {"unclear": 310.4, "suspects": 4},
+            9,
+            "unclear for 310 s if that is the endpoint's trouble or that of 4 requests "
+            "(other tasks are tried meanwhile), ",
+        ),
+        (
+            {"unclear": 60.0, "suspects": 1},
+            7,
+            "unclear for 60 s if that is the endpoint's trouble or that of 1 request "
+            "(no other task is left to try), ",
+        ),
+    ],
+)
+def test_that_nobody_can_tell_is_told(fields: dict[str, Any], total: int, expected: str) -> None:
+    """Beside what is waited for, and also in the moment in which one tries."""
+    pool = attrs.evolve(POOL, **fields)
+    assert f"4 waiting, {expected}" in str(attrs.evolve(PROGRESS, total=total, pool=pool))
+    held = attrs.evolve(pool, held=9.0, held_for="Internal error")
+    line = str(attrs.evolve(PROGRESS, total=total, pool=held))
+    assert "waiting for Internal error until " in line
+    assert f", {expected}" in line.partition(" until ")[2]
+    assert ("unclear" in line) is bool(expected)
 
 
 async def test_plain_progress(autojump_clock: MockClock) -> None:

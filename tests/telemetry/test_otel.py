@@ -102,6 +102,30 @@ async def test_a_turn_is_a_span_of_its_caller(autojump_clock) -> None:
     assert SECRET_TEXT not in everything
 
 
+async def test_that_nobody_can_tell_whose_trouble_it_is_is_seen(autojump_clock) -> None:
+    """Two pools of one endpoint: their turns are added up, of their times it is the longer one."""
+    sdk = Sdk()
+    connector = FakeConnector(lambda wire, _: wire.push(error_frame("server_error", 500)))
+    limits = policy(refusal_patience=1000.0)
+
+    async def ask(pool: wspool.Pool) -> None:
+        async with pool.conversation(model="m") as conversation:
+            await conversation.respond("x")
+
+    async with (
+        fake_pool(connector, limits=limits, instrument=sdk.instrument) as one,
+        fake_pool(connector, limits=limits, instrument=sdk.instrument) as other,
+        trio.open_nursery() as nursery,
+    ):
+        for pool in (one, one, other):
+            nursery.start_soon(ask, pool)
+            await trio.sleep(50)
+        points = sdk.points()
+        assert [3] == [point.value for point in points["wspool.turn.suspects"]]
+        assert [one.statistics().unclear] == [point.value for point in points["wspool.turn.unclear_time"]]
+        nursery.cancel_scope.cancel()
+
+
 async def test_metrics_have_the_names_of_the_conventions(autojump_clock) -> None:
     """Durations, first chunks and tokens of turns; connections as those of a database's client."""
     sdk = Sdk()

@@ -49,7 +49,6 @@ class Observer:
         self._pools: dict[int, PoolRecord] = {}
         #: What pools have counted that are closed, by their name and what it was.
         self._past: Counter[tuple[str, str]] = Counter()
-
         #: What turns have counted, by the metric, the name of the pool and what tells it apart.
         self._counts: Counter[tuple[str, str, str]] = Counter()
 
@@ -86,14 +85,15 @@ class Observer:
         return observe
 
     def _observe(self, field: str) -> Iterable[metrics.Observation]:
-        found: Counter[tuple[str, str]] = Counter()
-        for (name, counted), value in self._past.items():
-            if counted == field:
-                found[name, ""] += value
+        found: dict[tuple[str, str], float] = {
+            (name, ""): value for (name, counted), value in self._past.items() if counted == field
+        }
+        # Seconds of one pool are not added to those of another.
+        both = max if field == "unclear" else sum
         for number, record in [*self._pools.items()]:
             statistics, name = record.statistics(), name_of(record)
             for state, value in _values(statistics, field).items():
-                found[name, state] += value
+                found[name, state] = both((found.get((name, state), 0), value))
             if _is_closed(statistics):
                 self._forget(number)
         for (name, state), value in found.items():
@@ -105,7 +105,7 @@ class Observer:
     def _forget(self, number: int) -> None:
         record = self._pools.pop(number)
         for field in ("refused", "stolen"):
-            self._past[name_of(record), field] += _values(record.statistics(), field)[""]
+            self._past[name_of(record), field] += int(_values(record.statistics(), field)[""])
 
 
 class Metrics:
@@ -141,8 +141,10 @@ class Metrics:
             ("wspool.connection.max", "{connection}", "max"),
             ("wspool.connection.idle.min", "{lane}", "ready"),
             ("wspool.connection.pending_requests", "{request}", "pending"),
+            ("wspool.turn.suspects", "{turn}", "suspects"),
         ):
             meter.create_observable_up_down_counter(name, [observe.of(field)], unit=unit)
+        meter.create_observable_gauge("wspool.turn.unclear_time", [observe.of("unclear")], unit="s")
         for name, unit, field in (
             ("wspool.connection.timeouts", "{timeout}", "refused"),
             ("wspool.lease.stolen", "{lease}", "stolen"),
@@ -158,7 +160,7 @@ class Metrics:
             meter.create_observable_counter(name, [observe.counted(name)], unit=unit)
 
 
-def _values(statistics: PoolStatistics, field: str) -> Mapping[str, int]:
+def _values(statistics: PoolStatistics, field: str) -> Mapping[str, float]:
     match field:
         case "count":
             used = min(statistics.leased + statistics.warming, statistics.open + statistics.retiring)
@@ -170,4 +172,4 @@ def _values(statistics: PoolStatistics, field: str) -> Mapping[str, int]:
         case "pending":
             return {"": statistics.waiting}
         case _:
-            return {"": cast("int", getattr(statistics, field))}
+            return {"": cast("float", getattr(statistics, field))}

@@ -394,7 +394,7 @@ class Errands:
             room=None if pace is None else int(pace.room),
             at_work=0 if pace is None else pace.at_work,
             suspects=len(self._suspects),
-            unclear=0.0 if pace is None else pace.unclear(self._now()),
+            unclear=0.0 if pace is None or self._closed else pace.unclear(self._now()),
         )
 
     def _held(self) -> float:

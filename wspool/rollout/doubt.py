@@ -12,13 +12,15 @@ A request that the endpoint stumbles over and an outage look alike, until others
 import math
 from typing import Final
 
-__all__ = ["ASK", "LAST", "Ceiling", "nobody_can_tell"]
+__all__ = ["ASK", "LAST", "TOLD", "Ceiling", "in_words", "nobody_can_tell"]
 
 #: Seconds after which another is asked. Short outages are over by then.
 ASK: Final = 60.0
 #: Seconds for which the last tasks are waited for, if they are few. Many outages are over by then, and most
 #: say what they are.
 LAST: Final = 900.0
+#: Seconds after which it is told: where others are answered it is over before that.
+TOLD: Final = 5.0
 #: Different tasks that are not at fault all at once.
 _MANY: Final = 8
 
@@ -49,3 +51,16 @@ class Ceiling:
 def nobody_can_tell(unclear: float, left: int) -> bool:
     """Return whether the run ends, after so many seconds with so many different tasks left."""
     return unclear >= LAST and left < _MANY
+
+
+def in_words(unclear: float, suspects: int, others: int) -> str:
+    """Return what is so after so many seconds and what is done about it, where there are *others* to begin.
+
+    Empty while there is nothing to tell.
+    """
+    if unclear < TOLD:
+        return ""
+    requests = f"{suspects} request" + ("s" if suspects != 1 else "")
+    meanwhile = "other tasks are tried meanwhile" if others > 0 else "no other task is left to try"
+    whose = f"that is the endpoint's trouble or that of {requests}"
+    return f"unclear for {unclear:.0f} s if {whose} ({meanwhile})"

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from wspool.core.statistics import PoolStatistics
+from wspool.rollout.doubt import in_words
 
 __all__ = ["Progress", "show_progress"]
 
@@ -39,9 +40,11 @@ class Progress:
 
     @property
     def _waiting(self) -> str:
-        if not self.pool.held:
-            return ""
-        return f"waiting for {self.pool.held_for} until {_clock(self.pool.held)}, "
+        held = self.pool.held
+        waiting = f"waiting for {self.pool.held_for} until {_clock(held)}, " if held else ""
+        others = self.total - self.finished - self.in_flight if not self.draining else 0
+        doubt = in_words(self.pool.unclear, self.pool.suspects, others)
+        return waiting + (f"{doubt}, " if doubt else "")
 
     @property
     def _scored(self) -> str:

@@ -311,10 +311,16 @@ class Scene(Instrument):
         pools = [pool for pool in pools if not pool.closed_pool]
         if any(pool.degraded for pool in pools):
             return {"word": "degraded", "text": "the endpoint is down"}
-        held = max((pool.held for pool in pools), default=0.0)
-        if held:
+        said: list[str] = []
+        if held := max((pool.held for pool in pools), default=0.0):
             why = next(pool.held_for for pool in pools if pool.held == held)
-            return {"word": "held", "text": plain(f"waits for {span(held)}: {why}", _LONGEST)}
+            said.append(f"waits for {span(held)}: {why}")
+        if unclear := max((pool.unclear for pool in pools), default=0.0):
+            requests = sum(pool.suspects for pool in pools)
+            whose = f"the endpoint is at fault or one of {requests} requests"
+            said.append(f"unclear for {span(unclear)} if {whose}")
+        if said:
+            return {"word": "held", "text": plain("; ".join(said), _LONGEST)}
         return {"word": "open", "text": "open"}
 
     def _recent(self, now: float) -> dict[str, Any]:
