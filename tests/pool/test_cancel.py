@@ -7,6 +7,7 @@ until it gets through without being cancelled.
 from __future__ import annotations
 
 import gc
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -309,6 +310,42 @@ def test_many_tasks_cancelled_at_random_leave_nothing(seed) -> None:
         return pool
 
     assert_empty(trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0)).statistics())
+
+
+@pytest.mark.parametrize("waits_for", ["a lane", "a hold", "the pace"])
+async def test_who_is_cancelled_as_its_wait_ends_sends_nothing(waits_for: str, autojump_clock) -> None:
+    """As by the first Ctrl-C of a rollout: the lane is granted, and no request is begun on it, nor cut."""
+    connector = FakeConnector(echo)
+    patience = math.inf if waits_for == "the pace" else None
+    limits = policy(max_size=1, refusal_patience=patience)
+    async with (
+        fake_manager(connector, limits=limits) as pool,
+        trio.open_nursery() as nursery,
+        pool.conversation(model="m") as conversation,
+    ):
+        scope = trio.CancelScope()
+
+        async def ask() -> None:
+            with scope:
+                await conversation.respond("x")
+
+        async with pool.lease() as lease:
+            if waits_for != "a lane":
+                lease.release()
+                pool._shell.hold(60.0)
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            lease.release()
+            pool.retry_now()
+            scope.cancel()  # in the same step
+        await trio.testing.wait_all_tasks_blocked()
+        statistics = conversation.statistics()
+
+        assert scope.cancelled_caught
+        assert [] == connector.wire.sent
+        assert 0 == statistics.full_turns + statistics.delta_turns
+        assert ({}, 1) == (pool.statistics().closed, pool.statistics().idle)
+        assert "ok" == (await conversation.respond("y")).output_text
 
 
 async def tolerant(work: Callable[[], Awaitable[None]]) -> None:

@@ -192,8 +192,10 @@ class ConversationDriver:
         """Send the turn on a lane that can carry it, as soon as that may be. A checkpoint."""
         continuity = self._continuity
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()  # what follows ends in a send, or in a wait
             while True:
+                # What follows ends in a send, or in a wait. Who is cancelled as that ends goes no further: a
+                # wire would notice that only when a request was begun, and be of no use any more.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 errand.check()
                 lease = continuity.usable_lease()
                 if not continuity.owner.errands.allows(errand, has_lane=lease is not None):
