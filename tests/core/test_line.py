@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 import pytest
+from hypothesis import given, strategies as st
 
 from tests.core.test_pool import DOWN, LANE, ONE, THREE, TWO, make, of, opened, parked_in_turn, run_to
 from wspool.core.commands import (
@@ -111,6 +112,21 @@ def test_as_much_life_as_is_asked_for_is_enough() -> None:
         left = core._roster.connections[ONE].retire_at + more
         granted = core.acquire(WaiterId(2), 0.0, prefer=101, min_remaining=left)
         assert found == (Grant(WaiterId(2), LeaseId(2), ONE, LANE) in granted)
+
+
+@given(st.permutations(range(1, 7)))
+def test_whoever_comes_back_stands_where_it_stood(order: list[int]) -> None:
+    """In whatever order they come back, and whoever came meanwhile: a newcomer overtakes nobody."""
+    core = make(max_size=1)
+    core.acquire(WaiterId(7), 0.0)
+    for number in order:
+        core.acquire(WaiterId(number), 0.0)
+    core.acquire(WaiterId(8), 0.0)
+    served = of(core.connected(ONE, 1.0, jitter=0.5), Grant)
+    for lease in range(1, 8):
+        served += of(core.release(LeaseId(lease), 1.0), Grant)
+
+    assert [*range(1, 9)] == [grant.waiter for grant in served if isinstance(grant, Grant)]
 
 
 # -- refusals ------------------------------------------------------------------------------

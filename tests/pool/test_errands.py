@@ -344,3 +344,36 @@ async def change_after(steps: int, scene: str, on_cancel: str, change: str) -> b
         assert (0, 0) == (pool.statistics().leased, pool.statistics().draining)
         assert not pool._shell.errands._waiting
     return over
+
+
+@pytest.mark.parametrize("what", ["lost", "cleared"])
+async def test_who_loses_its_lane_before_anything_was_sent_keeps_its_place(what: str, autojump_clock) -> None:
+    """The connection ends as the lane is granted; those who came later wait for the next one longer."""
+    connector = FakeConnector(echo)
+    order: list[str] = []
+    async with fake_pool(connector, limits=policy(max_size=1)) as pool, trio.open_nursery() as nursery:
+
+        async def ask(text: str) -> None:
+            async with pool.conversation(model="m") as conversation:
+                await conversation.respond(text)
+                order.append(text)
+
+        blocker = await pool.acquire()
+        for text in ("first", "second", "third"):
+            nursery.start_soon(ask, text)
+            await trio.testing.wait_all_tasks_blocked()
+        connector.hold()
+        first = connector.wire
+        (connection,) = pool._shell._connections.values()
+        blocker.release()  # and in the same step, before whoever is granted its lane has run:
+        if what == "lost":
+            connection.link.lose()
+            first.hang_up()
+        else:
+            pool.clear()
+        await trio.sleep(10)
+        nursery.start_soon(ask, "fourth")
+        await trio.testing.wait_all_tasks_blocked()
+        assert [] == first.sent
+        connector.release()
+    assert ["first", "second", "third", "fourth"] == order

@@ -339,12 +339,20 @@ class PoolMachine(RuleBasedStateMachine):
         known = sorted({lane.response for _, lane in self.world.tracks if lane.response is not None})
         self.ask(remaining, known[prefer % len(known)] if known and prefer is not None else None, warm=warm)
 
-    def ask(self, remaining: float = 0.0, prefer: int | None = None, *, warm: bool = False) -> None:
-        """Somebody asks for a lane, that of the response *prefer* if it can be."""
-        self.last_waiter += 1
-        waiter = self.world.asking = WaiterId(self.last_waiter)
+    def ask(
+        self,
+        remaining: float = 0.0,
+        prefer: int | None = None,
+        *,
+        warm: bool = False,
+        again: WaiterId | None = None,
+    ) -> None:
+        """Somebody asks for a lane, that of the response *prefer* if it can be, maybe *again*."""
+        self.last_waiter += again is None
+        waiter = self.world.asking = again or WaiterId(self.last_waiter)
         self.world.join(waiter)
         self.world.preferred[waiter] = prefer
+        self.world.warms -= {waiter}
         if warm:
             self.world.warms.add(waiter)
         # A part of what a connection has at best.
@@ -361,6 +369,15 @@ class PoolMachine(RuleBasedStateMachine):
             assert [command.reason for command in refused] == [RefuseReason.CLOSED]  # type: ignore[union-attr]
         elif self.policy.max_waiting is not None and waiter in self.world.waiters:
             assert len(self.world.waiters) <= self.policy.max_waiting, "the line is too long"
+
+    @rule(pick=picks, remaining=st.sampled_from([0.0, 0.0, 0.95]))
+    @precondition(lambda self: self.world.dead_leases and len(self.world.waiters) < 5)
+    @noted
+    def come_back(self, pick: int, remaining: float) -> None:
+        """Who has lost its lane through no fault of its own stands before all who came after it."""
+        waiter = self.world.holders[self.choose(self.world.dead_leases, pick)]
+        if waiter not in self.world.waiters:
+            self.ask(remaining, again=waiter)
 
     @rule()
     @precondition(lambda self: len(self.world.waiters) < 4 and self.world.open)

@@ -131,8 +131,20 @@ MUTANTS = [
     Mutant(
         "a newcomer overtakes",
         ALLOCATION,
-        "        self.waiters[waiter] = wanted\n",
-        "        self.waiters[waiter] = wanted\n        self.waiters.move_to_end(waiter, last=False)\n",
+        "        self.stand(waiter, wanted)\n",
+        "        self.stand(waiter, wanted)\n        self.waiters.move_to_end(waiter, last=False)\n",
+    ),
+    Mutant(
+        "who comes back goes to the end of the line",
+        LINE,
+        "            waiters.move_to_end(other, last=False)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "who comes back goes before those who were there first",
+        LINE,
+        "for other in (waiter, *reversed(before)):",
+        "for other in (waiter,):",
     ),
     Mutant(
         "one waiter is granted twice in one step",

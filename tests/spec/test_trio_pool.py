@@ -23,6 +23,10 @@ class TrioPoolMachine(PoolMachine):
         return TrioDriver(policy, provider, warm_up=warm_up)
 
     @rule()
+    def come_back(self) -> None:
+        """A turn does, not a lease: see `tests/pool/test_errands.py`."""
+
+    @rule()
     def oversleep(self) -> None:
         """A real timekeeper ticks in time."""
 

@@ -121,6 +121,8 @@ class World:
         #: Of each in line: the place that it began at, and how often it was passed over since.
         self.places: dict[WaiterId, tuple[int, int]] = {}
         self.preferred: dict[WaiterId, int | None] = {}
+        #: Who was granted each lease.
+        self.holders: dict[LeaseId, WaiterId] = {}
         self.warms: set[WaiterId] = set()
         #: Who asks in this step.
         self.asking: WaiterId | None = None
@@ -187,6 +189,7 @@ class World:
                     assert lease > self.highest_lease, "a lease id was used twice"
                     self.highest_lease = lease
                     self.preferred.pop(waiter, None)
+                    self.holders[lease] = waiter
                     wanted = self.wanted.pop(waiter, 0.0)
                     assert not wanted or now + wanted <= connection.retire_at, "less life than was asked for"
                     assert not self.paused, "granted while paused"
@@ -268,9 +271,14 @@ class World:
         self.pass_over(waiter, now)
 
     def join(self, waiter: WaiterId) -> None:
-        """It asks, and is in line for as long as that takes."""
-        self.waiters.append(waiter)
-        self.places[waiter] = len(self.waiters), 0
+        """It asks, and is in line for as long as that takes: where it was, if it was there before."""
+        self.waiters = sorted([*self.waiters, waiter])
+        place = self.waiters.index(waiter) + 1
+        for behind in self.waiters[place:]:
+            before, passed = self.places[behind]
+            self.places[behind] = before + 1, passed
+        self.places[waiter] = place, 0
+        self.skips.pop(waiter, None)
 
     def pass_over(self, by: WaiterId | None, now: float) -> None:
         """Somebody goes on where it is remembered, before all who are in line."""

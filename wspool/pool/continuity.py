@@ -55,9 +55,10 @@ class ContinuityOwner(Protocol):
 
     def check_use(self) -> None: ...
     def next_conversation(self) -> int: ...
+    def next_waiter(self) -> WaiterId: ...
     def resends(self) -> Resends: ...
     def jitter(self) -> float: ...
-    def ask(self, min_remaining: float, prefer: str | None, warm: bool) -> Lease | WaiterId: ...
+    def ask(self, waiter: WaiterId, min_remaining: float, prefer: str | None, warm: bool) -> Lease | None: ...
     async def wait(self, waiter: WaiterId) -> Lease: ...
     def step(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None: ...
     def warms(self, fields: Fields) -> bool: ...
@@ -183,21 +184,21 @@ class Continuity(Generic[LineageT_co]):
         """Take a lease for a turn with *fields*, and wait in line for it if need be.
 
         It is one of the lane that holds the latest response, if that can be. By the time it is looked at it
-        may be of no use. No checkpoint where one is free: what follows is one.
+        may be of no use: to ask again is to have the place in line that one had. No checkpoint where a lane
+        is free: what follows is one.
 
         Raises:
             LeaseRefusedError, PoolClosedError: there is none.
         """
         chain = self.chain
-        asked = self.owner.ask(0.0, chain.parent, chain.is_new and self.owner.warms(fields))
-        if isinstance(asked, Lease):
-            lease = asked
-        else:
+        waiter = errand.waiter = errand.waiter or self.owner.next_waiter()
+        lease = self.owner.ask(waiter, 0.0, chain.parent, chain.is_new and self.owner.warms(fields))
+        if lease is None:
             since = trio.current_time()
             try:
                 # Whoever may not wait was told so by the core.
                 with self.owner.errands.waiting(errand):
-                    lease = await self.owner.wait(asked)
+                    lease = await self.owner.wait(waiter)
                     # No checkpoint between the grant and these lines.
                     if errand.stopped:
                         # It was granted in the step in which nobody wanted it any more. So says `waiting`.

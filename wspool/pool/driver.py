@@ -156,6 +156,7 @@ class ConversationDriver:
                 exposed=exposed or machine.steered,
             )
         elif machine.refused and machine.error is not None:
+            errand.waiter = None
             error = attempt.redactor.server_error(machine.error)
             plain = None if resends.plain else without_encrypted_reasoning(self._fields)
             decision = resends.after_refusal(

@@ -12,6 +12,7 @@ happens in a task of the user's, so no nursery of the pool would end it. Rules o
   (`Pool.retry_now`), and so does the pause before a resend.
 * Those that a hold keeps go on one after another, in the order in which they came. Who was let go already,
   for a lane or on one, and is kept all the same has the place that it had; who was refused goes to the end.
+  The same holds in line for a lane.
 * Where refusals are waited out, a turn begins when the pool's pace lets it (`wspool.core.sending.pace`), and
   in the same order. From then on until it is over it is at work; but who waits for a lane of others sends
   nothing, so that one is at work only once it has a lane. Else those in line would fill the pace, and whoever
@@ -65,6 +66,7 @@ class Errand:
         paused_until: when its own pause is over, in seconds.
         lifted: ends that pause before its time.
         place: in line, from when it came first or was refused last; None until it has one.
+        waiter: its number in line for a lane, from then on as well.
         called: set when it is the first in line, while it waits for that.
         ticket: its part in the pace of the pool, while it is at work and there is a pace.
         suspicion: what speaks against it, should it be what the endpoint stumbles over.
@@ -81,6 +83,7 @@ class Errand:
         "stopped",
         "suspicion",
         "ticket",
+        "waiter",
     )
 
     def __init__(self) -> None:
@@ -89,6 +92,7 @@ class Errand:
         self.paused_until = -math.inf
         self.lifted: trio.Event | None = None
         self.place: int | None = None
+        self.waiter: WaiterId | None = None
         self.called: trio.Event | None = None
         self.ticket: Ticket | None = None
         self.suspicion = Suspicion()

@@ -102,7 +102,7 @@ class Shell:
         self._connections: dict[ConnectionId, Connection] = {}
         self._leases: dict[LeaseId, Lease] = {}
         self._parked: dict[WaiterId, trio.lowlevel.Task] = {}
-        self._waiter_ids = cast("Iterator[WaiterId]", itertools.count(1))
+        self.next_waiter = cast("Iterator[WaiterId]", itertools.count(1)).__next__
         self.next_conversation: Callable[[], int] = itertools.count(1).__next__
         self._watchers = 0
         self._last_failure: ConnectError | None = None
@@ -141,7 +141,7 @@ class Shell:
     def acquire_nowait(self) -> Lease:
         """Take a lease at once or raise. As `Pool.acquire_nowait`."""
         self.check_use()
-        waiter = next(self._waiter_ids)
+        waiter = self.next_waiter()
         lease = self._answer(waiter, self.core.acquire_nowait(waiter, self.now()), None)
         if lease is None:
             raise trio.WouldBlock
@@ -156,16 +156,15 @@ class Shell:
             )
 
     @enable_ki_protection
-    def ask(self, min_remaining: float, prefer: str | None, warm: bool) -> Lease | WaiterId:
-        """Ask for a lease for the current task; return it, or who it is in line: `wait` must follow at once.
+    def ask(self, waiter: WaiterId, min_remaining: float, prefer: str | None, warm: bool) -> Lease | None:
+        """Ask for a lease for the current task; return it, or None if it is in line: then `wait` at once.
 
         Raises:
             LeaseRefusedError, PoolClosedError: there is none.
         """
-        waiter, now = next(self._waiter_ids), self.now()
-        key = None if prefer is None else hash(prefer)
+        now, key = self.now(), None if prefer is None else hash(prefer)
         commands = self.core.acquire(waiter, now, min_remaining=min_remaining, prefer=key, warm=warm)
-        return self._answer(waiter, commands, current_task()) or waiter
+        return self._answer(waiter, commands, current_task())
 
     @enable_ki_protection
     async def wait(self, waiter: WaiterId) -> Lease:

@@ -74,7 +74,7 @@ class Allocation(Line):
             return
         if not self.waiters:
             self._line_since = now
-        self.waiters[waiter] = wanted
+        self.stand(waiter, wanted)
         if self._roster.available or self._roster.parked:
             self._match(now, commands)
             if waiter not in self.waiters:

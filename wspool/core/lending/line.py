@@ -3,10 +3,12 @@
 What it takes to have enough of them is the business of `wspool.core.lending.allocation`. Rules of this module
 (each is an invariant of the specification machine):
 
-* Waiters are served first come, first served. Nobody overtakes, but who goes on where its conversation is
-  remembered. The first in line is passed over at most `MAX_SKIPS` times; and, since each of these spares
-  somebody a full send, for no longer than as many of them cost. So whoever joins as the n-th in line is
-  passed over at most n times as often.
+* Waiters are served first come, first served, and their numbers say who came first. Who was let go and has
+  lost its lane comes back with the number that it had, and stands where it stood. Nobody overtakes, but who
+  goes on where its conversation is remembered. The first in line is passed over at most `MAX_SKIPS` times;
+  and, since each of these spares somebody a full send, for no longer than as many of them cost. So whoever
+  joins as the n-th in line is passed over at most n times as often, and once more for each that comes back
+  before it.
 * Who is served in a moment takes no lane from who would go on there: while a dial is under way that is
   younger than a full send is worth, the first in line is passed over more often, but for no longer than that.
 * A waiter is not bound to any particular dial, nor to the lane that it prefers.
@@ -19,13 +21,14 @@ What it takes to have enough of them is the business of `wspool.core.lending.all
 * What is taken, of a holder or of the spare, serves the first in line: it has the life that is asked
   for, or it is the one connection whose place a fresh one needs. While that one is coming nothing is.
 
-All of it costs O(1) or O(log n), but for the last rule: for a waiter that starves and wants more life
-than what is free has, what is parked is looked through.
+All of it costs O(1) or O(log n), but for two things: for a waiter that starves and wants more life than what
+is free has, what is parked is looked through; and for one that comes back, those before it in line.
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections import OrderedDict
 from typing import Final
@@ -116,6 +119,17 @@ class Line:
         self.keeping = Keeping(policy.patience)
 
     # -- without waiting ----------------------------------------------------------------------
+
+    def stand(self, waiter: WaiterId, wanted: Waiter) -> None:
+        """Put *waiter* in line, before all that came after it."""
+        waiters = self.waiters
+        if not waiters or next(reversed(waiters)) < waiter:
+            waiters[waiter] = wanted
+            return
+        before = list(itertools.takewhile(lambda other: other < waiter, waiters))
+        waiters[waiter] = wanted
+        for other in (waiter, *reversed(before)):
+            waiters.move_to_end(other, last=False)
 
     def go_on(self, waiter: WaiterId, wanted: Waiter, now: float, commands: list[Command]) -> bool:
         """Grant *waiter* the lane that it prefers, if it may have that; return whether it has.

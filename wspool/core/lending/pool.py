@@ -89,6 +89,8 @@ class PoolCore(Whole):
         """Put *waiter* in line. The answer, now or later, is one `Grant` or `Refuse`.
 
         Args:
+            waiter: its number, higher than all before; or the one that it had when it was granted a lease
+                that it has lost since. It stands before all that have higher ones.
             min_remaining: seconds that must be left until the planned retirement of the
                 connection; at most `schedule.retire_from`. Of those that have enough the oldest
                 is taken; without it, the lane that is of least use to others.
