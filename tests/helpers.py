@@ -10,7 +10,7 @@ import json
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import trio
 import trio.testing
@@ -373,7 +373,8 @@ def fake_manager(
 ) -> _PoolManager:
     """What `open_pool` returns for a pool whose wires are fake."""
     options.setdefault("api_key", CANARY)
-    return open_pool(URL, wire=connector, policy=limits if limits is not None else policy(), **options)
+    limits = limits if limits is not None else policy()
+    return cast("_PoolManager", open_pool(URL, wire=connector, policy=limits, **options))
 
 
 @asynccontextmanager
@@ -429,12 +430,13 @@ class World:
     def pool(self, *, limits: PoolPolicy | None = None, **options: Any) -> _PoolManager:
         """A pool to this server."""
         options.setdefault("api_key", CANARY)
-        return open_pool(
+        opened = open_pool(
             self.server.url,
             wire=TrioWebSocketConnector(open_stream=self.open_stream),
             policy=limits if limits is not None else policy(),
             **options,
         )
+        return cast("_PoolManager", opened)
 
 
 @asynccontextmanager

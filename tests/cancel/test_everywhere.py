@@ -374,7 +374,7 @@ def test_no_file_descriptor_is_left(action: Action) -> None:
     async def main(steps: Steps) -> None:
         ledger: list[Entry] = []
         async with open_server(EchoModel(), ledger=ledger) as server:
-            manager = wspool.open_pool(server.url, api_key=CANARY, policy=policy(max_size=2))
+            manager: Any = wspool.open_pool(server.url, api_key=CANARY, policy=policy(max_size=2))
             try:
                 await live(manager, scenario, steps)
             finally:

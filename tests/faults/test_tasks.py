@@ -54,7 +54,7 @@ def test_f69_cancelled_anywhere(make: Make, action: Action) -> None:
                 return tap
 
             policy = wspool.PoolPolicy(min_idle=0, max_size=2, ping_interval=None)
-            manager = wspool.open_pool(
+            manager: Any = wspool.open_pool(
                 server.url, api_key=CANARY, wire=make(open_stream=tapped), policy=policy
             )
             try:

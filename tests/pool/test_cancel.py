@@ -132,7 +132,7 @@ async def bounded(
         nursery.cancel_scope.cancel()
     assert done
     assert manager._shell is not None
-    return wspool.Pool(manager._shell, manager._setup)
+    return wspool.Pool(manager._shell, manager.setup)
 
 
 def sweep(run: Callable[[StepCanceller], Awaitable[None]], *, of_all: bool = False) -> int:
@@ -240,7 +240,7 @@ def test_a_conversation_with_a_real_server_survives_any_cancellation(of_all) -> 
     async def run(canceller: StepCanceller) -> None:
         ledger: list[Entry] = []
         async with open_server(EchoModel(), port=None, ledger=ledger) as server:
-            manager = wspool.open_pool(
+            manager: Any = wspool.open_pool(
                 URL,
                 api_key=CANARY,
                 wire=TrioWebSocketConnector(open_stream=server.open_stream),

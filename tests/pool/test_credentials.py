@@ -466,7 +466,7 @@ async def test_no_sink_ever_sees_the_key(caplog, autojump_clock) -> None:
 
     async with serving(EchoModel(), api_key=CANARY) as world:
         manager = world.pool(limits=policy(min_idle=1))
-        show(manager, manager._setup, manager._setup.headers)
+        show(manager, manager.setup, manager.setup.headers)
         async with manager as pool:
             await pool.wait_ready()
             async with pool.conversation(model="m") as conversation, conversation.turn("hi") as turn:

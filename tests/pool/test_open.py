@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import cast
 
 import pytest
 import trio
@@ -44,7 +45,7 @@ class Unused:
 def opened(url: str = URL, **options: object) -> _PoolManager:
     """What `open_pool` makes of these arguments."""
     options.setdefault("wire", Unused())
-    return wspool.open_pool(url, **options)  # type: ignore[arg-type] # also wrong ones
+    return cast("_PoolManager", wspool.open_pool(url, **options))  # type: ignore[arg-type] # also wrong ones
 
 
 # -- arguments ------------------------------------------------------------------------------------
@@ -53,7 +54,7 @@ def opened(url: str = URL, **options: object) -> _PoolManager:
 def test_the_default_is_the_documented_endpoint(monkeypatch) -> None:
     """Without arguments: OpenAI, with the key from its usual variable."""
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
-    setup = wspool.open_pool()._setup
+    setup = cast("_PoolManager", wspool.open_pool()).setup
 
     assert ("api.openai.com", 443, "/v1/responses") == (
         setup.endpoint.host,
@@ -119,9 +120,9 @@ def test_headers_are_checked_where_they_are_written(headers: Sequence[tuple[str,
 
 def test_a_wire_is_a_name_or_a_connector() -> None:
     """Names that exist are taken; others are refused with the list."""
-    assert isinstance(opened(wire="trio-websocket")._setup.connector, TrioWebSocketConnector)
+    assert isinstance(opened(wire="trio-websocket").setup.connector, TrioWebSocketConnector)
     for name in ("auto", "websockets"):
-        assert isinstance(opened(wire=name)._setup.connector, WebSocketsConnector)
+        assert isinstance(opened(wire=name).setup.connector, WebSocketsConnector)
     with pytest.raises(ValueError, match="wire='carrier-pigeon' is none of"):
         opened(wire="carrier-pigeon")
 
@@ -147,7 +148,7 @@ def test_a_warm_up_is_checked_where_it_is_written() -> None:
 
 def test_the_trust_of_the_operating_system_can_be_asked_for(monkeypatch) -> None:
     """By name, with names and certificates checked; what is not installed says how to."""
-    context = opened("wss://example.com", api_key="sk", ssl_context="truststore")._setup.endpoint.ssl_context
+    context = opened("wss://example.com", api_key="sk", ssl_context="truststore").setup.endpoint.ssl_context
 
     assert isinstance(context, truststore.SSLContext)
     assert (ssl.CERT_REQUIRED, True) == (context.verify_mode, context.check_hostname)
@@ -164,7 +165,7 @@ def test_an_insecure_url_can_be_asked_for() -> None:
     """`allow_insecure` sends the key in clear to another machine, and says so by its name."""
     manager = opened("ws://example.com/x", api_key="sk", allow_insecure=True)
 
-    assert "example.com" == manager._setup.endpoint.host
+    assert "example.com" == manager.setup.endpoint.host
 
 
 # -- the block ------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from tests.helpers import (
 )
 from wspool import Pool, RateLimitedError, ResponseFailedError
 from wspool.core.sending.pace import TROUBLE, Pace, Ticket
+from wspool.pool.open import at_pace
 
 OVERLOADED = error_frame("server_is_overloaded", 503)
 RATE = error_frame("rate_limit_exceeded", 429)
@@ -343,7 +344,7 @@ async def test_a_pace_of_somebody_elses_is_kept(autojump_clock) -> None:
         endpoint = Endpoint(lambda e: None, nursery)
         limits = policy(max_size=2, refusal_patience=math.inf)
         async with (
-            fake_manager(FakeConnector(endpoint.answer), limits=limits).at_pace(pace) as pool,
+            at_pace(fake_manager(FakeConnector(endpoint.answer), limits=limits), pace) as pool,
             trio.open_nursery() as agents,
         ):
             for _ in range(3):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -30,8 +30,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 async def sent(url: str = URL, **options: Any) -> list[tuple[str, str]]:
     """The headers of one dial, without the one that says who asks."""
     connector = FakeConnector(echo)
-    manager = wspool.open_pool(url, wire=connector, **options)
-    headers = list(await manager._setup.headers())
+    manager: Any = wspool.open_pool(url, wire=connector, **options)
+    headers = list(await manager.setup.headers())
     assert headers[0][0] == "User-Agent" or any(name.lower() == "user-agent" for name, _ in headers)
     return [header for header in headers if header != WHO]
 
@@ -106,8 +106,8 @@ async def test_a_value_that_is_no_text_is_refused(value: Any) -> None:
 
 async def test_who_asks_is_said_and_can_be_said_otherwise() -> None:
     """There are edges that refuse whoever does not say; a caller's own name takes its place, in any case."""
-    manager = wspool.open_pool(URL, wire=FakeConnector(echo))
-    assert (WHO,) == tuple(await manager._setup.headers())
+    manager: Any = wspool.open_pool(URL, wire=FakeConnector(echo))
+    assert (WHO,) == tuple(await manager.setup.headers())
     assert USER_AGENT == WHO[1]
     assert [("user-agent", "mine/1")] == await sent(headers={"user-agent": "mine/1"})
 
@@ -138,8 +138,8 @@ async def test_azure_gets_keys_as_keys_and_tokens_as_tokens() -> None:
     assert [("api-key", "k" * 32)] == await sent(provider="azure", api_key="k" * 32)
     for key in (token, lambda: token):
         assert [("Authorization", f"Bearer {token}")] == await sent(provider="azure", api_key=key)
-    manager = wspool.open_pool(AZURE_URL, wire=FakeConnector(echo), api_key=ask)
-    assert ["api-key", "Authorization"] == [(await manager._setup.headers())[-1][0] for _ in range(2)]
+    manager: Any = wspool.open_pool(AZURE_URL, wire=FakeConnector(echo), api_key=ask)
+    assert ["api-key", "Authorization"] == [(await manager.setup.headers())[-1][0] for _ in range(2)]
 
 
 async def test_one_credential_has_one_place() -> None:
@@ -161,8 +161,7 @@ async def test_a_key_header_is_one_that_can_be_sent(name: str, text: str) -> Non
 
 def setup(url: str, **options: Any) -> Any:
     """What `open_pool` makes of these arguments."""
-    manager: _PoolManager = wspool.open_pool(url, wire=FakeConnector(echo), **options)
-    return manager._setup
+    return cast("_PoolManager", wspool.open_pool(url, wire=FakeConnector(echo), **options)).setup
 
 
 def test_a_provider_is_named_found_by_its_host_or_unknown() -> None:

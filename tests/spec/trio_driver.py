@@ -13,7 +13,7 @@ import json
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import outcome
@@ -30,7 +30,7 @@ from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.states import Naming
 from wspool.pool.attempt import Attempt
 from wspool.pool.lease import Lease, LeaseBlock
-from wspool.pool.open import open_pool
+from wspool.pool.open import _PoolManager, open_pool
 from wspool.pool.pool import Pool
 from wspool.pool.shell import Shell
 from wspool.wire.wire import ConnectError, Endpoint, WireClosedError
@@ -147,7 +147,7 @@ class TrioDriver(Driver):
         self.responses = 0
         self.clock = trio.testing.MockClock()
         self.failure: BaseException | None = None
-        self._manager = open_pool(
+        manager = open_pool(
             "ws://localhost/",
             api_key="key",
             policy=policy,
@@ -155,6 +155,7 @@ class TrioDriver(Driver):
             wire=self.connector,
             warm_up={"model": "spec"} if warm_up else None,
         )
+        self._manager = cast("_PoolManager", manager)
         self._started = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -173,8 +174,8 @@ class TrioDriver(Driver):
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._end = trio.Event()
-        shell = self._manager._shell = Shell(self._manager._setup)
-        pool = self.connector.pool = Pool(shell, self._manager._setup)
+        shell = self._manager._shell = Shell(self._manager.setup)
+        pool = self.connector.pool = Pool(shell, self._manager.setup)
         shell.jitter = self.dice.random
         async with trio.open_nursery() as users:
             self.users = users

@@ -15,7 +15,7 @@ import sys, wspool
 if sys.argv[1] == "hidden":
     sys.modules["websockets"] = None
 try:
-    print(wspool.open_pool("ws://localhost", wire=sys.argv[2])._setup.connector)
+    print(wspool.open_pool("ws://localhost", wire=sys.argv[2]).setup.connector)
 except ImportError as error:
     print(error)
 print(bool(sys.modules.get("websockets")))

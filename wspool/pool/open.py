@@ -35,7 +35,7 @@ from wspool.wire.dial import check_library, environment_proxy, parse_proxy, pars
 from wspool.wire.headers import check_subprotocols
 from wspool.wire.wire import Connector, Endpoint
 
-__all__ = ["DEFAULT_URL", "endpoint_of", "http_connector", "open_pool", "provider_of"]
+__all__ = ["DEFAULT_URL", "at_pace", "endpoint_of", "http_connector", "open_pool", "provider_of"]
 
 logger = logging.getLogger("wspool.pool")
 
@@ -60,7 +60,7 @@ def open_pool(
     allow_insecure: bool = False,
     instrument: Instrument | Sequence[Instrument] | None = None,
     trace: Callable[[str], None] | None = None,
-) -> _PoolManager:
+) -> AbstractAsyncContextManager[Pool]:
     """Open a pool for the length of an `async with` block.
 
     Args:
@@ -113,6 +113,22 @@ def open_pool(
         trace=trace,
     )
     return _PoolManager(_fitted(setup))
+
+
+def at_pace(opened: AbstractAsyncContextManager[Pool], pace: Pace) -> AbstractAsyncContextManager[Pool]:
+    """Have the turns of a pool keep *pace*, which knows of others as well. For this pool alone.
+
+    Where refusals are not waited out (`PoolPolicy.refusal_patience`) nobody keeps any. It is called
+    in the trio run of the pool, and tells `Pace.line` what changes elsewhere.
+
+    Args:
+        opened: what `open_pool` has returned, not entered.
+        pace: what to keep.
+    """
+    if not isinstance(opened, _PoolManager):
+        raise TypeError(f"{opened!r:.60} is not what open_pool returns")
+    opened.setup = attrs.evolve(opened.setup, pace=pace)
+    return opened
 
 
 def _instruments(given: Instrument | Sequence[Instrument] | None) -> Sequence[Instrument]:
@@ -184,25 +200,16 @@ def _fitted(setup: Setup) -> Setup:
 
 
 class _PoolManager:
-    """The `async with` block of a pool.
+    """The `async with` block of a pool, which is opened with *setup*.
 
     Not a generator: an exception of the body must not pass through the nursery of the
     pool's tasks, or it would come out in a group.
     """
 
     def __init__(self, setup: Setup) -> None:
-        self._setup = setup
+        self.setup = setup
         self._shell: Shell | None = None
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
-
-    def at_pace(self, pace: Pace) -> _PoolManager:
-        """Have the turns of the pool keep *pace*, which knows of others as well. For this pool alone.
-
-        Where refusals are not waited out (`PoolPolicy.refusal_patience`) nobody keeps any. It is called
-        in the trio run of the pool, and tells `Pace.line` what changes elsewhere.
-        """
-        self._setup = attrs.evolve(self._setup, pace=pace)
-        return self
 
     # Protected: an interrupt comes at a wait in here, or after; else a nursery may be left half open.
     @trio.lowlevel.enable_ki_protection
@@ -210,13 +217,13 @@ class _PoolManager:
         if self._shell is not None:
             raise RuntimeError("a pool is opened once; call open_pool again")
         check_trio()
-        shell = self._shell = Shell(self._setup)
-        pool = Pool(shell, self._setup)
-        endpoint = self._setup.endpoint
+        shell = self._shell = Shell(self.setup)
+        pool = Pool(shell, self.setup)
+        endpoint = self.setup.endpoint
         shell.announcer.opened(
             PoolRecord(
                 pool=shell.announcer.pool,
-                provider=self._setup.provider.name,
+                provider=self.setup.provider.name,
                 host=endpoint.host,
                 port=endpoint.port,
                 statistics=pool.statistics,

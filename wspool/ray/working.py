@@ -13,6 +13,7 @@ import trio
 
 import wspool
 from wspool.core.usage import Budget, Usage
+from wspool.pool.open import at_pace
 from wspool.ray.sharing import Orders, Report, Tokens
 from wspool.rollout.holding import Held, Holder
 from wspool.rollout.limits import Limits
@@ -67,7 +68,7 @@ async def open_part(job: Job, exchange: Callable[[Report], Awaitable[Orders]]) -
     meter, tokens, own = Meter(), Tokens(), Budget()
     budget = job.limits.of_run()
     budget.within = own
-    manager = wspool.open_pool(**job.endpoint, policy=job.policy, instrument=meter).at_pace(tokens)
+    manager = at_pace(wspool.open_pool(**job.endpoint, policy=job.policy, instrument=meter), tokens)
     async with trio.open_nursery() as nursery, manager as pool:
 
         async def talk() -> None:

@@ -80,7 +80,7 @@ class Line(Protocol):
 
 
 class Pace:
-    """The pace of one pool. One that many keep together is made of it: see `open_pool(...).at_pace`.
+    """The pace of one pool. One that many keep together is made of it: see `wspool.pool.open.at_pace`.
 
     Args:
         most: turns at work at most, whatever the endpoint takes.
