@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -311,6 +312,18 @@ def test_warm_lanes_are_for_whom_the_warm_up_is_of_use() -> None:
     assert 3 == pool.ask(2.0, warm=True)[1], "there is no other"
     pool.core.release(pool.leases[1], 2.0)
     assert [2, 1] == [pool.ask(3.0)[1] for _ in range(2)]
+
+
+def test_a_warm_lane_is_found_where_connections_live_for_ever() -> None:
+    """Nothing tells them apart but their numbers then."""
+    immortal = Provider(name="test", max_lifetime=math.inf)
+    core = PoolCore(PoolPolicy(max_size=2, min_idle=2), immortal, warm_up=True)
+    core.start(0.0)
+    for number in map(ConnectionId, (1, 2)):
+        core.connected(number, 0.0, 0.5)
+        core.finished(number, LANE, 1.0, completed=False, response=101 if number == 1 else None)
+
+    assert Grant(WaiterId(1), LeaseId(1), ConnectionId(1), LANE) in core.acquire(WaiterId(1), 2.0, warm=True)
 
 
 def test_what_is_remembered_does_not_grow() -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import bisect
 import enum
 import math
+import sys
 from collections import OrderedDict
 from typing import Final
 
@@ -185,7 +186,7 @@ class Affinity:
         """
         idle, index = self.idle, 0
         if warm:
-            index = bisect.bisect_left(idle, (_WARM, -math.inf, 0, LaneId(0)))
+            index = bisect.bisect_left(idle, (_WARM, -math.inf, -sys.maxsize, LaneId(0)))
             if index == len(idle) or idle[index][0] != _WARM:
                 index = 0
         use, _, number, lane = idle[index]
