@@ -7,6 +7,8 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+import typing
+from contextlib import AbstractAsyncContextManager
 
 import attrs
 import pytest
@@ -30,6 +32,11 @@ def test_all_names_of_the_package_are_listed() -> None:
 
     # Found by the module's `__getattr__`, for it is not needed on trio.
     assert present | {"Runtime"} == set(wspool.__all__)
+
+
+def test_what_open_pool_takes_and_returns_can_be_named() -> None:
+    """By whoever annotates a variable with it, and by what reads annotations while it runs, as sites do."""
+    assert AbstractAsyncContextManager[wspool.Pool] == typing.get_type_hints(wspool.open_pool)["return"]
 
 
 @pytest.mark.parametrize("door", ["aio.open_pool", "blocking.open_pool", "http.async_client"])

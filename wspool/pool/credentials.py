@@ -44,7 +44,7 @@ __all__ = [
 #: network or a disk should be async. What it raises counts as a failed dial that may work in a moment, except
 #: TypeError, NameError, ImportError and NotImplementedError: these, and whatever it returns that is no key,
 #: are refused as `AuthenticationError`.
-ApiKey: TypeAlias = "str | Callable[[], str | Awaitable[str]]"
+ApiKey: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

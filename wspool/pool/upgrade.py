@@ -26,7 +26,7 @@ from wspool.wire.wire import Endpoint
 __all__ = ["USER_AGENT", "GivenHeaders", "upgrade_headers"]
 
 #: Headers as a caller may write them.
-GivenHeaders: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]]"
+GivenHeaders: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 
 #: Who asks, unless the caller says it. There are edges that refuse whoever does not say.
 USER_AGENT: Final = f"wspool/{VERSION}"
