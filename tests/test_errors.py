@@ -211,6 +211,11 @@ def construct(kind: type[BaseException], text: str) -> BaseException:
     return MADE[kind.__name__]
 
 
+def test_an_error_is_made_of_anything() -> None:
+    """A text is bounded, though not as short as what others say; what is none stays as it is."""
+    assert (7, None, "x" * 4000) == wspool.WsPoolError(7, None, "x" * 4000).args
+
+
 @pytest.mark.parametrize(
     "kind", [type(error) for error in MADE.values() if isinstance(error, wspool.WsPoolError)]
 )

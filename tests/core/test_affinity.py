@@ -99,6 +99,7 @@ def test_newcomers_get_what_nobody_will_miss() -> None:
     pool.remembers(2, 102, 1.0)
     pool.remembers(3, 103, 2.0)
     pool.remembers(1, 101, 3.0)
+    assert [True, False] == [pool.core.remembers(response) for response in (103, 999)]
     pool.core.over(103, 4.0)
     pool.core.over(999, 4.0)  # which nobody knows
 

@@ -236,6 +236,21 @@ def test_a_lifetime_that_was_learnt_and_is_wrong_is_forgotten() -> None:
     assert dials + 1 >= endpoint.dials, "the one that was past its time is replaced"
 
 
+def test_what_disproves_a_lifetime_leaves_what_ended_later() -> None:
+    """One of those that ended later counts still, when others come to the same age."""
+    endpoint = Endpoint(make(min_idle=0, max_idle=math.inf), 900.0)
+    lost = []
+    for lifetime, first, turns in ((900.0, 7.0, 130), (60.0, 7.0, 40), (900.0, 70.0, 300)):
+        endpoint.lifetime, before = lifetime, endpoint.lost
+        endpoint.turn(first)
+        for _ in range(turns):
+            endpoint.turn(7.0)
+        lost.append(endpoint.lost - before)
+
+    assert [60.0, None, 900.0] == endpoint.said
+    assert [1, SAME, SAME - 1] == lost
+
+
 def test_an_idle_timeout_is_no_lifetime() -> None:
     """Connections that end so long after their last turn, at the same age or not."""
     endpoint = Endpoint(make(min_idle=1), math.inf)
@@ -248,9 +263,18 @@ def test_an_idle_timeout_is_no_lifetime() -> None:
     assert [] == endpoint.said
 
 
-@pytest.mark.parametrize("older", [False, True])
-def test_the_limit_that_a_server_names_is_learnt_as_well(older: bool) -> None:
-    """With its own error, a moment before the close; unless one lives that is older."""
+@pytest.mark.parametrize(
+    ("reason", "older", "learned"),
+    [
+        (CloseReason.LIMIT, False, [LifetimeLearned(900.0)]),
+        (CloseReason.LIMIT, True, []),
+        (CloseReason.DIRTY, False, []),
+    ],
+)
+def test_the_limit_that_a_server_names_is_learnt_as_well(
+    reason: CloseReason, older: bool, learned: list[Command]
+) -> None:
+    """With its own error, a moment before the close; unless one lives that is older, or we end it."""
     core = make(min_idle=0)
     said: list[Command] = []
     opened(core, waiters=int(older))
@@ -261,10 +285,10 @@ def test_the_limit_that_a_server_names_is_learnt_as_well(older: bool) -> None:
         core.begin(LeaseId(number), now)
         core.finished(ConnectionId(number), LANE, now + 1.0)
         core.begin(LeaseId(number), now + 899.0)
-        said += of(core.hang_up(ConnectionId(number), CloseReason.LIMIT, now + 900.0), LifetimeLearned)
+        said += of(core.hang_up(ConnectionId(number), reason, now + 900.0), LifetimeLearned)
         core.gone(ConnectionId(number), now + 900.0)
 
-    assert ([] if older else [LifetimeLearned(900.0)]) == said
+    assert learned == said
 
 
 def test_who_waits_for_more_life_than_there_is_gets_what_there_is() -> None:

@@ -37,11 +37,12 @@ def test_a_response_is_one_all_the_way_down() -> None:
 
     assert isinstance(typed, responses.Response)
     assert "hello" == typed.output_text
+    assert {"id", "output"} == typed.model_fields_set, "a name of theirs is no argument"
 
 
 def test_an_event_that_is_not_known_there_is_refused() -> None:
     """Not guessed: it would be taken for another one."""
-    with pytest.raises(ValueError, match=r"has no event 'response\.dance'"):
+    with pytest.raises(ValueError, match=r"openai \d\S+ has no event 'response\.dance'"):
         Event("response.dance", '{"type":"response.dance"}').to_openai()
 
 

@@ -18,6 +18,7 @@ from wspool.core.plain import MOST, plain
         ("\u202egnirts\u2066\u200b\ufeff\u2028", "\\u202egnirts\\u2066\\u200b\\ufeff\\u2028"),
         ("\ud83d\U000e0041", "\\ud83d\\U000e0041"),
         ("back\\slash", "back\\slash"),
+        ("für\n模型", "für\\n模型"),
     ],
 )
 def test_what_is_no_letter_is_shown_as_python_writes_it(text: str, shown: str) -> None:
@@ -45,4 +46,4 @@ def test_a_long_text_is_cut(letter: str) -> None:
     assert MOST == len(shown)
     assert shown.endswith("...")
     assert MOST == len(plain(letter * 10_000, MOST))
-    assert letter != "x" or len(plain(letter * MOST)) == MOST
+    assert letter != "x" or plain(letter * MOST) == letter * MOST

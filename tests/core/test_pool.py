@@ -292,7 +292,7 @@ def test_a_drained_lane_is_used_again() -> None:
     core = make(on_cancel="drain", max_size=1)
     opened(core)
     core.begin(LeaseId(1), 1.0)
-    core.give_up(LeaseId(1), 2.0)
+    assert [] == core.give_up(LeaseId(1), 2.0)
     assert [] == core.finished(ONE, LANE, 3.0)
     core.begin(LeaseId(1), 4.0)
 
@@ -300,6 +300,15 @@ def test_a_drained_lane_is_used_again() -> None:
     assert 1 == core.statistics().draining
     assert [] == core.acquire(WaiterId(2), 5.5)
     assert [Grant(WaiterId(2), LeaseId(2), ONE, LANE)] == core.finished(ONE, LANE, 6.0)
+
+
+def test_a_request_that_is_cut_in_two_is_no_tail() -> None:
+    """Half of it may have left, and nothing can follow that."""
+    core = make(on_cancel="drain")
+    opened(core)
+    core.begin(LeaseId(1), 1.0)
+
+    assert [HangUp(ONE, CloseReason.DIRTY, polite=False)] == core.give_up(LeaseId(1), 2.0, sent=False)
 
 
 @pytest.mark.hits("lane: draining, end", "dirty: an endless tail")
@@ -510,6 +519,16 @@ def test_nowait_takes_only_what_is_there() -> None:
     assert [Refuse(WaiterId(5), RefuseReason.CLOSED)] == core.acquire_nowait(WaiterId(5), 101.0)
 
 
+def test_there_is_a_lane_where_one_is_free_or_may_be_dialled() -> None:
+    """Not where others have them all."""
+    core = make(max_size=1)
+    seen = [core.has_lane]
+    opened(core)
+    seen.append(core.has_lane)
+    core.release(LeaseId(1), 1.0)
+    assert [True, False, True] == [*seen, core.has_lane]
+
+
 def test_life_that_is_asked_for_is_given() -> None:
     """Of the lanes with enough life the oldest is taken; without asking, the freshest."""
     core = make(max_size=3, min_idle=3, dial_concurrency=1)
@@ -712,6 +731,15 @@ def test_a_wrong_key_fails_every_waiter_at_once() -> None:
     assert [Dial(THREE)] == core.acquire(WaiterId(3), 60.0)
 
 
+def test_a_wrong_key_is_told_at_once_though_the_next_attempt_is_due() -> None:
+    """By the lot that its pause is drawn by."""
+    core = make()
+    core.acquire(WaiterId(1), 0.0)
+
+    refused = Refuse(WaiterId(1), RefuseReason.DIAL_FAILED, WRONG_KEY)
+    assert [Degraded(WRONG_KEY), refused] == core.dial_failed(ONE, 1.0, WRONG_KEY, 0.0)
+
+
 def test_an_outage_that_lasts_is_told_to_those_who_wait() -> None:
     """After `give_up_after` they are refused, between two attempts as well."""
     core = make(give_up_after=5.0)
@@ -894,6 +922,20 @@ def test_an_answer_ends_the_doubt() -> None:
     assert 0.6 + BACKOFF_BASE == pytest.approx(core._outage.probe_at)
 
 
+def test_a_connection_that_goes_with_its_answer_ends_the_doubt_as_well() -> None:
+    """Its last turn may have been completed, though it must not be used again."""
+    core = make(min_idle=2)
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.5)
+    core.lost(ONE, 0.0, 0.5)
+    core.connected(TWO, 0.0, 0.5)
+    core.acquire(WaiterId(1), 1.0)
+    core.begin(LeaseId(1), 1.0)
+
+    assert Recovered(2.0) in core.hang_up(TWO, CloseReason.DIRTY, 2.0, completed=True)
+    assert not core.statistics().degraded
+
+
 def test_an_old_connection_that_dies_is_replaced_at_once() -> None:
     """Only the young ones say something about the server."""
     core = make(min_idle=1)
@@ -924,8 +966,9 @@ def test_a_silent_peer_is_pinged() -> None:
     assert [Ping(ONE)] == core.tick(20.0)
     assert [] == core.ponged(ONE, 25.0, 26.0)
     assert 45.0 == core.next_deadline()
-    core.hang_up(ONE, CloseReason.DIRTY, 30.0)
-    assert [] == core.ponged(ONE, 31.0, 31.0)
+    assert [Ping(ONE)] == core.tick(45.0)
+    core.hang_up(ONE, CloseReason.DIRTY, 50.0)
+    assert [] == core.ponged(ONE, 51.0, 51.0)
 
 
 @pytest.mark.hits("lane: leased, park", "lane: parked, start")
@@ -1361,6 +1404,9 @@ def test_a_lease_that_is_held_too_long_is_reported_once() -> None:
     core.acquire(WaiterId(3), 100.0)
     core.release(LeaseId(3), 105.0)
     assert [] == core.tick(111.0)
+    for number in (4, 5):
+        core.acquire(WaiterId(number), 120.0 + number)
+    assert [Leaking(LeaseId(4))] == of(core.tick(134.5), Leaking)
 
 
 def test_a_paused_pool_grants_nothing() -> None:

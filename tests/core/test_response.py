@@ -30,6 +30,8 @@ def test_a_response_shows_what_the_server_sent() -> None:
         "usage": {"total_tokens": 3},
         "error": {"code": "x"},
         "incomplete_details": {"reason": "max_output_tokens"},
+        "input_transformations": [{"type": "reasoning_withheld"}],
+        "prompt_cache_diagnostics": {"reason": "expired"},
     }
     response = Response(data)
 
@@ -39,6 +41,8 @@ def test_a_response_shows_what_the_server_sent() -> None:
     assert {"total_tokens": 3} == response.usage
     assert {"code": "x"} == response.error
     assert {"reason": "max_output_tokens"} == response.incomplete_details
+    assert data["input_transformations"] is response.input_transformations
+    assert {"reason": "expired"} == response.prompt_cache_diagnostics
 
 
 @pytest.mark.parametrize(

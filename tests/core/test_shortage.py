@@ -47,6 +47,16 @@ def test_a_shortage_is_no_outage() -> None:
     assert core.failure is None
 
 
+def test_spare_is_tried_again_though_nobody_waits() -> None:
+    """After a pause, as in an outage."""
+    core = make(min_idle=1)
+    core.start(0.0)
+    core.dial_failed(ONE, 1.0, SHORT, 0.5)
+
+    assert 1.0 + BACKOFF_BASE / 2 == core.next_deadline()
+    assert [Dial(TWO)] == core.tick(core.next_deadline())
+
+
 def test_while_lanes_live_they_are_waited_for() -> None:
     """However long it lasts; dials are tried one at a time, with growing pauses."""
     core = make(max_size=8, give_up_after=5.0)

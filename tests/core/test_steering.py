@@ -14,6 +14,7 @@ from wspool.core.events.past import Past
 from wspool.core.events.steering import Steer, Steers
 from wspool.core.events.turn import Reception, TurnMachine, TurnState
 from wspool.core.frames import Event, parse_event
+from wspool.core.items import read_items
 from wspool.core.server_error import ServerError
 
 TRANSCRIPT: list[dict[str, Any]] = [
@@ -80,6 +81,18 @@ def test_the_transcript_is_one_turn() -> None:
     assert ["resp_30", "resp_31"] == [part.response["id"] for part in machine.parts]
     assert [[], steer.input] == [part.steered_by for part in machine.parts]
     assert ("completed", "resp_31", "terminal") == (machine.status, machine.response_id, machine.delivery)
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_an_output_is_kept_for_a_history(keeps: bool) -> None:
+    """Where there is one that keeps it, and beside what its caller is given."""
+    machine, _ = steered()
+    machine.keeps = keeps
+    machine.receive(ended("one"))
+
+    (part,) = machine.parts
+    assert ("one", "completed", OUTPUT) == (part.id, part.status, part.response["output"])
+    assert (OUTPUT if keeps else []) == read_items(part.output.items)
 
 
 def test_only_a_response_in_progress_is_steered() -> None:
