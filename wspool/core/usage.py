@@ -6,10 +6,12 @@ most, and whatever else is there counts as none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import Sequence
+from typing import Any, Final
 
 import attrs
+
+from wspool.core.frames import OBJECT
 
 __all__ = ["Budget", "Usage"]
 
@@ -36,17 +38,12 @@ class Usage:
     reasoning: int = 0
 
     @classmethod
-    def of(cls, usage: object) -> Usage:
-        """Return what the `usage` object of a response says, under its names or those of chat completions."""
-        if not isinstance(usage, Mapping):
-            return cls()
-        said = cast("Mapping[str, object]", usage).get
-        return cls(
-            _count(said("input_tokens"), said("prompt_tokens")),
-            _detail(said("input_tokens_details"), said("prompt_tokens_details"), "cached_tokens"),
-            _count(said("output_tokens"), said("completion_tokens")),
-            _detail(said("output_tokens_details"), said("completion_tokens_details"), "reasoning_tokens"),
-        )
+    def of(cls, *usages: object) -> Usage:
+        """Return what the `usage` objects of responses say together.
+
+        Under their names or those of chat completions.
+        """
+        return cls(*map(sum, zip(*map(_counts, usages), strict=True)))
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -160,13 +157,27 @@ class Budget:
             budget = budget.within
 
 
-def _count(said: object, otherwise: object) -> int:
-    value = otherwise if said is None else said
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _TOO_MANY else 0
+def _counts(usage: object) -> tuple[int, int, int, int]:
+    """What one `usage` object says, in the order of `Usage`."""
+    if not isinstance(usage, OBJECT):
+        return 0, 0, 0, 0
+    return (
+        _count(usage, "input_tokens", "prompt_tokens"),
+        _detail(usage, "input_tokens_details", "prompt_tokens_details", "cached_tokens"),
+        _count(usage, "output_tokens", "completion_tokens"),
+        _detail(usage, "output_tokens_details", "completion_tokens_details", "reasoning_tokens"),
+    )
 
 
-def _detail(said: object, otherwise: object, name: str) -> int:
-    details = otherwise if said is None else said
-    if not isinstance(details, Mapping):
-        return 0
-    return _count(cast("Mapping[str, object]", details).get(name), None)
+def _count(said: dict[str, Any], name: str, otherwise: str = "") -> int:
+    value = said.get(name)
+    if value is None:
+        value = said.get(otherwise)
+    return value if type(value) is int and 0 < value < _TOO_MANY else 0
+
+
+def _detail(said: dict[str, Any], name: str, otherwise: str, detail: str) -> int:
+    details = said.get(name)
+    if details is None:
+        details = said.get(otherwise)
+    return _count(details, detail) if isinstance(details, OBJECT) else 0

@@ -262,8 +262,7 @@ class Continuity(Generic[LineageT_co]):
             self.budget.spend(usage)
 
     def _read_usages(self) -> None:
-        for usage in self._usages:
-            self._usage += Usage.of(usage)
+        self._usage += Usage.of(*self._usages)
         self._usages.clear()
 
     def statistics(self) -> ConversationStatistics:
