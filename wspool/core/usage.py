@@ -157,7 +157,7 @@ class Budget:
             budget = budget.within
 
 
-def _counts(usage: object) -> tuple[int, int, int, int]:
+def _counts(usage: Any) -> tuple[int, int, int, int]:
     """What one `usage` object says, in the order of `Usage`."""
     if not isinstance(usage, OBJECT):
         return 0, 0, 0, 0
@@ -177,7 +177,7 @@ def _count(said: dict[str, Any], name: str, otherwise: str = "") -> int:
 
 
 def _detail(said: dict[str, Any], name: str, otherwise: str, detail: str) -> int:
-    details = said.get(name)
+    details: Any = said.get(name)
     if details is None:
         details = said.get(otherwise)
     return _count(details, detail) if isinstance(details, OBJECT) else 0
