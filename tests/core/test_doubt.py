@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from wspool.core.commands import CloseReason
-from wspool.core.events.evidence import item_of
+from wspool.core.events.evidence import Evidence, item_of
 from wspool.core.events.past import Past
 from wspool.core.events.steering import Steer
 from wspool.core.events.trust import Rewrite, Trust
@@ -453,3 +453,35 @@ def test_a_piece_of_an_old_item_whose_number_fits_is_dropped(first: bool, number
     assert IGNORE is machine.receive(parse_event(late))
     assert machine.suspect
     assert DELIVER is machine.receive(parse_event(piece("msg_1", 3 + ours)))
+
+
+def test_who_goes_on_with_the_same_item() -> None:
+    """It is named under a key, and it is one of ours; all else is looked into."""
+    known = Evidence(None, None, Past(), Trust())
+    known.announce("msg_1")
+
+    def piece(name: str, text: str = "") -> Event:
+        return parse_event(
+            f'{{"type":"response.output_text.delta","item_id":"{name}","delta":{json.dumps(text)}}}'
+        )
+
+    assert known.goes_on(piece("msg_1"))
+    assert not known.goes_on(piece("msg_2", 'id":"msg_1"'))
+    assert not known.goes_on(parse_event(str(piece("msg_1").raw).encode()))
+    assert not known.is_anothers(piece("msg_2")), "nobody knows it"
+    assert not known.goes_on(piece("msg_2"))
+
+
+def test_an_item_that_names_another_is_announced_by_its_own_id() -> None:
+    """Where a server uses the ids of its items again: else what is said of it would count as an old one's."""
+    past = old_past()
+    past.end([{"id": "msg_older"}])
+    first = item("one", "msg_1")
+    naming = '{"type":"mcp_call","id":"msg_older","approval_request_id":"msg_1"}'
+    machine = turn(
+        event("output_item.added", 1, output_index=0, item=first),
+        parse_event(f'{{"type":"response.output_item.added","sequence_number":2,"item":{naming}}}'),
+        past=past,
+    )
+
+    assert DELIVER is machine.receive(event("mcp_call_arguments.delta", 3, item_id="msg_older", delta="a"))

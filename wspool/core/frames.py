@@ -48,8 +48,8 @@ __all__ = [
 
 # Servers write the type first. Both spellings of the separator are common.
 _TYPE_FIRST: Final = re.compile(
-    r'\{"type": ?"([A-Za-z0-9_.:-]{1,128})"'
-    r'(?:, ?"sequence_number": ?(-?[0-9]{1,18})(?:, ?"stream_id": ?"([^"\\]{1,256})")?)?[,}]'
+    r'\{"type": ?+"([A-Za-z0-9_.:-]{1,128}+)"'
+    r'(?:, ?+"sequence_number": ?+(-?+[0-9]{1,18}+)(?:, ?+"stream_id": ?+"([^"\\]{1,256}+)")?)?[,}]'
 )
 _TYPE_FIRST_BYTES: Final = re.compile(_TYPE_FIRST.pattern.encode())
 #: Bytes at the end of an event that may hold its number and its lane.
@@ -214,10 +214,7 @@ def _decode(raw: str | bytes) -> dict[str, Any]:
     problem = ""
     try:
         data = _loads(raw)
-        brackets = (
-            raw.count("{") + raw.count("[") if isinstance(raw, str) else raw.count(b"{") + raw.count(b"[")
-        )
-        if brackets > MAX_DEPTH and _is_deep(data):
+        if len(raw) > 2 * MAX_DEPTH and _brackets(raw) > MAX_DEPTH and _is_deep(data):
             raise RecursionError
     except RecursionError:
         problem = f"nested deeper than {MAX_DEPTH} levels (fixed)"
@@ -230,6 +227,11 @@ def _decode(raw: str | bytes) -> dict[str, Any]:
         raise MalformedMessageError("not a JSON object")
     found: dict[str, Any] = data
     return found
+
+
+def _brackets(raw: str | bytes) -> int:
+    """How many levels there can be at most; each takes two characters."""
+    return raw.count("{") + raw.count("[") if isinstance(raw, str) else raw.count(b"{") + raw.count(b"[")
 
 
 def _is_deep(data: Any) -> bool:
@@ -280,7 +282,8 @@ def parse_event(raw: str | bytes) -> Event:
     """
     if isinstance(raw, str):
         if (match := _TYPE_FIRST.match(raw)) and raw[-1] == "}":
-            if (at := raw.find("}", 0, -1)) >= 0 and _TWO_TEXTS.search(raw, at):
+            before, _, rest = raw.partition("}")
+            if "{" in rest and _TWO_TEXTS.search(raw, len(before)):
                 _check_one(raw)
             kind, number, lane = match.groups()
             if number is None:

@@ -50,11 +50,16 @@ _Announced = tuple[str | None, int]
 
 
 class Assembly:
-    """The items of one response, announced and done, as its events came."""
+    """The items of one response, announced and done, as its events came.
 
-    __slots__ = ("_events", "_members")
+    Attributes:
+        numbered: whether each of these has a number.
+    """
+
+    __slots__ = ("_events", "_members", "numbered")
 
     def __init__(self) -> None:
+        self.numbered = True
         # Kept as they came: a terminal event with an output of its own is the usual case.
         self._events: list[Event] = []
         #: Agents that have a response of their own.
@@ -69,11 +74,7 @@ class Assembly:
     def add(self, event: Event) -> None:
         """An item was announced or is done: `response.output_item.added` or `.done`."""
         self._events.append(event)
-
-    @property
-    def numbered(self) -> bool:
-        """Whether each of its events has a number."""
-        return not self._events or all(event.sequence_number is not None for event in self._events)
+        self.numbered = self.numbered and event.sequence_number is not None
 
     @property
     def whole(self) -> bool:

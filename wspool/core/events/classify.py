@@ -166,7 +166,8 @@ def classify(event: Event, state: TurnState, known: Evidence, wall_clock: float 
     if sort in _PIECES:
         # By chance the number of a late one may fit: what says something is looked into.
         tied = number is not None and known.numbers and not known.mixed
-        if (not tied or (known.items and sort in _SAYING)) and known.is_anothers(event):
+        looked_into = not tied or (known.items and sort in _SAYING and not known.goes_on(event))
+        if looked_into and known.is_anothers(event):
             return REPEATED
         reading = _OUTPUT
     elif sort is _EXTENSION:

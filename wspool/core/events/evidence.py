@@ -55,7 +55,7 @@ class Evidence:
         fresh: True once one of them was not in an earlier response.
         mixed: True once something of another response came amidst ours, or one of ours may be missing.
         output: what its events said of its output.
-        about: the item that was looked for last.
+        about: the item that was announced, or looked for, last.
         last: the event before this one, if it had a number.
     """
 
@@ -135,6 +135,15 @@ class Evidence:
         """Our response has an item of that id."""
         self.fresh = self.fresh or not self.past.has_item(name)
         self.items.add(name)
+        self.about = name
+
+    def goes_on(self, event: Event) -> bool:
+        """Return whether a piece of output names the same item of ours as the one before.
+
+        Only a key ends so: in what the model says quotation marks are escaped.
+        """
+        about, raw = self.about, event.raw
+        return about in self.items and isinstance(raw, str) and f'id":"{about}"' in raw
 
     def is_anothers(self, event: Event, *, missed: bool = False) -> bool:
         """Return whether a piece of output is about an item of an earlier response.
