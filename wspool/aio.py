@@ -207,8 +207,7 @@ class Turn(TurnFacade):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave. Never waits. A turn whose end was not given to the caller is given up."""
-        self._ready.put(())
-        leave(self.runtime, self.native.leave)
+        self._leave()
 
     def __aiter__(self) -> Turn:
         return self
@@ -217,6 +216,8 @@ class Turn(TurnFacade):
         """Return the next event. Cancelling loses none. Raises what that of `wspool.Turn` raises."""
         if (event := self._ready.take()) is not None:
             return event
+        if self.native.ended and not self._left:
+            raise StopAsyncIteration  # without asking the runtime, which would cost as much as an event does
         self._ready.put(await _call(self.runtime, self.native.batch, undo=self._ready.put))
         if (event := self._ready.take()) is None:
             raise StopAsyncIteration

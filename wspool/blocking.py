@@ -107,8 +107,7 @@ class Turn(TurnFacade):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave. Never waits. A turn whose end was not given to the caller is given up."""
-        self._ready.put(())
-        leave(self.runtime, self.native.leave)
+        self._leave()
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -117,6 +116,8 @@ class Turn(TurnFacade):
         """Return the next event. An interrupt loses none. Raises what iterating over `wspool.Turn` raises."""
         if (event := self._ready.take()) is not None:
             return event
+        if self.native.ended and not self._left:
+            raise StopIteration  # without asking the runtime, which would cost as much as an event does
         self._ready.put(self.runtime.run(self.native.batch, undo=self._ready.put))
         if (event := self._ready.take()) is None:
             raise StopIteration

@@ -227,6 +227,12 @@ class TurnFacade(Facade[Turn]):
     def __init__(self, native: Turn, runtime: Runtime) -> None:
         super().__init__(native, runtime)
         self._ready = _Ready()
+        self._left = False
+
+    def _leave(self) -> None:
+        self._left = True
+        self._ready.put(())
+        leave(self.runtime, self.native.leave)
 
     @property
     @mirrors(Turn.delivery)
@@ -241,7 +247,7 @@ class TurnFacade(Facade[Turn]):
     @property
     @mirrors(Turn.response)
     def response(self) -> Response:
-        return self.runtime.run_sync(lambda: self.native.response)
+        return self.native.response  # it is there or not, and does not change
 
 
 class LeaseFacade(Facade[Lease]):

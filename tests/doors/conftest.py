@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 import pytest
+import trio
 
 from wspool.runtime import Residence, Runtime
 from wspool.server import Entry, ModelRequest, ModelTurn, function_call, message, open_server
@@ -42,6 +43,29 @@ class Far:
 
     url: str
     ledger: list[Entry]
+
+
+class Crossings(trio.abc.Instrument):
+    """Counts what the runtime is asked for.
+
+    Attributes:
+        count: calls that it was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self.count += task.name == "wspool call"
+
+
+@pytest.fixture
+def crossings() -> Iterator[Crossings]:
+    """Those of a test."""
+    runtime, counted = Runtime.shared(), Crossings()
+    runtime.run_sync(trio.lowlevel.add_instrument, counted)
+    yield counted
+    runtime.run_sync(trio.lowlevel.remove_instrument, counted)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import wspool
-from tests.doors.conftest import Far
+from tests.doors.conftest import Crossings, Far
 from wspool import aio
 
 USER: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
@@ -81,6 +81,27 @@ def test_a_conversation(far: Far) -> None:
                 await pool.acquire()
 
     run(main())
+
+
+def test_the_end_of_a_turn_is_known_without_asking(far: Far, crossings: Crossings) -> None:
+    """The last event is its end. Of a turn that was left nothing is read."""
+
+    async def main() -> None:
+        async with (
+            aio.open_pool(far.url, policy=POLICY) as pool,
+            pool.conversation(model="m") as talk,
+        ):
+            async with talk.turn("hello") as turn:
+                while (await anext(turn)).type != "response.completed":
+                    pass
+                before = crossings.count
+                with pytest.raises(StopAsyncIteration):
+                    await anext(turn)
+                assert before == crossings.count
+            with pytest.raises(wspool.PoolClosedError):
+                await anext(turn)
+
+    asyncio.run(main())
 
 
 def test_tools_run_in_the_callers_loop_and_context(far: Far) -> None:

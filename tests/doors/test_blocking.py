@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import wspool
-from tests.doors.conftest import Far
+from tests.doors.conftest import Crossings, Far
 from wspool import blocking
 
 
@@ -32,6 +32,20 @@ def test_a_conversation(far: Far) -> None:
         pool.close()
         with pytest.raises(wspool.PoolClosedError):
             pool.acquire()
+
+
+def test_the_end_of_a_turn_is_known_without_asking(far: Far, crossings: Crossings) -> None:
+    """The last event is its end. Of a turn that was left nothing is read."""
+    with blocking.open_pool(far.url) as pool, pool.conversation(model="m") as talk:
+        with talk.turn("hello") as turn:
+            while next(turn).type != "response.completed":
+                pass
+            before = crossings.count
+            with pytest.raises(StopIteration):
+                next(turn)
+            assert before == crossings.count
+        with pytest.raises(wspool.PoolClosedError):
+            next(turn)
 
 
 def test_many_threads(far: Far) -> None:
