@@ -291,6 +291,23 @@ def test_the_limit_that_a_server_names_is_learnt_as_well(
     assert learned == said
 
 
+def test_a_connection_is_in_use_while_a_tail_arrives() -> None:
+    """Whoever began that turn has left; the server was at work on it all the same."""
+    core = make(min_idle=0, on_cancel="drain", drain_timeout=60.0)
+    said: list[Command] = []
+    for number in range(1, SAME + 1):
+        now = number * 1000.0
+        core.acquire(WaiterId(number), now)
+        core.connected(ConnectionId(number), now, 0.5)
+        core.begin(LeaseId(number), now)
+        core.finished(ConnectionId(number), LANE, now + 1.0)
+        core.begin(LeaseId(number), now + 890.0)
+        core.give_up(LeaseId(number), now + 895.0)
+        said += of(core.lost(ConnectionId(number), now + 900.0, 0.5), LifetimeLearned)
+
+    assert [LifetimeLearned(900.0)] == said
+
+
 def test_who_waits_for_more_life_than_there_is_gets_what_there_is() -> None:
     """Else its wish could never come true, and the pool would dial for it for ever."""
     core = make(min_idle=0, max_size=1)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from wspool.core.events.assembly import Assembly
+from wspool.core.events.assembly import Assembly, Kinship
+from wspool.core.events.past import Past
 from wspool.core.frames import parse_event
 from wspool.core.items import Item
 
@@ -178,6 +179,44 @@ def test_the_items_of_all_agents_are_the_output(member: str | None) -> None:
     found.leave_out(member)
 
     assert [text(0), text(1), text(2)] == found.output(None, whole=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "whole"),
+    [
+        ([], False),
+        (announced(0), False),
+        ([*announced(0, 1), ("done", 0, text(0))], False),
+        ([*announced(0), ("done", 0, text(0))], True),
+        ([("done", 0, text(0)), ("done", 0, text(1))], False),
+    ],
+)
+def test_what_came_is_whole_once_all_that_was_announced_is_done(found: Any, whole: bool) -> None:
+    """Nothing at all is not, nor are two items in one place."""
+    assert whole is items(*found).whole
+
+
+@pytest.mark.parametrize(
+    ("found", "own", "kinship"),
+    [
+        ([], [text(0)], Kinship.UNKNOWN),
+        (announced(0), [], Kinship.UNKNOWN),
+        (announced(0), [text(0)], Kinship.ALL),
+        ([("done", 0, text(0))], [text(0)], Kinship.ALL),
+        ([("done", 0, text(0)), ("done", 0, text(1))], [text(0)], Kinship.UNKNOWN),
+        ([*announced(0), ("done", 0, text(0)), ("done", 0, text(1))], [text(0)], Kinship.ALL),
+        (announced(0, 1), [text(0)], Kinship.SOME),
+        (announced(0), [text(0), text(1)], Kinship.SOME),
+        (announced(0), [text(1)], Kinship.NONE),
+        (announced(9), [text(9)], Kinship.NONE),
+        ([("done", 0, {"type": "x", "a": 1})], [{"type": "x", "a": 2}], Kinship.NONE),
+    ],
+)
+def test_an_output_is_ours_by_its_ids_or_by_its_words(found: Any, own: list[Item], kinship: Kinship) -> None:
+    """An id that an earlier response had says nothing, and neither does none."""
+    past = Past()
+    past.end([text(9)])
+    assert kinship is items(*found).kinship(own, past)
 
 
 def test_two_items_in_one_place_are_no_output() -> None:

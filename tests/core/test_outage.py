@@ -210,7 +210,7 @@ def test_who_knows_better_has_not_to_wait() -> None:
     assert [10.0, 10.0] == [outage.dial_at(waited_for=waited_for) for waited_for in (True, False)]
 
 
-@pytest.mark.parametrize("how", ["refused", "announced", "unheard", "heard", "completed"])
+@pytest.mark.parametrize("how", ["refused", "announced", "left", "unheard", "heard", "completed"])
 def test_what_counts_is_whether_a_turn_was_completed(how: str) -> None:
     """A refusal, an announced end, a turn of which nothing was heard: each is of no use, and one too many
     counts. A turn that its caller gave up while the server was at work says nothing.
@@ -224,9 +224,9 @@ def test_what_counts_is_whether_a_turn_was_completed(how: str) -> None:
         core.acquire(WaiterId(number), now)
         core.connected(connection, now, 0.5)
         core.begin(lease, now)
-        if how in ("unheard", "heard"):
-            said += core.give_up(lease, now + 20.0, heard=how == "heard")
-            core.release(lease, now + 20.0)
+        if how in ("left", "unheard", "heard"):
+            said += [] if how == "left" else core.give_up(lease, now + 20.0, heard=how == "heard")
+            said += core.release(lease, now + 20.0)
         else:
             said += core.finished(connection, LANE, now + 20.0, completed=how == "completed")
             said += core.retire(connection, now + 20.0) if how == "announced" else []

@@ -354,6 +354,7 @@ def test_a_tail_does_not_cost_its_siblings() -> None:
     assert core.is_live(LeaseId(3))
     core.tick(15.0)
     assert [] == core.finished(ONE, LaneId(0), 15.5), "the end that came too late is news to nobody"
+    assert core._outage.doubtful
     core.finished(ONE, LaneId(2), 16.0)
     assert [HangUp(ONE, CloseReason.LIFETIME, polite=True)] == of(core.release(LeaseId(3), 17.0), HangUp)
 
@@ -1314,12 +1315,13 @@ def test_what_is_the_case_is_counted() -> None:
     limits = {"max_size": 10, "min_idle": 2, "waiting": 1, "refused": 1}
     connections = {"size": 10, "dialing": 1, "open": 8, "retiring": 1, "closing": 1}
     lanes = {"idle": 1, "warming": 1, "leased": 6, "parked": 2, "in_flight": 2, "draining": 1}
-    state = {"paused": True, "degraded": False, "closed_pool": False}
+    state = {"paused": True, "degraded": False, "closed_pool": False, "released": 1}
     assert {**seen, **limits, **connections, **lanes, **state} == seen
     core.resume(2.0)
     core.close(2.0)
+    core.release(LeaseId(1), 2.0)
     seen = attrs.asdict(core.statistics())
-    assert {**seen, "paused": False, "closed_pool": True, "waiting": 0} == seen
+    assert {**seen, "paused": False, "closed_pool": True, "waiting": 0, "released": 2} == seen
 
 
 @pytest.mark.parametrize("calls", [False, True])
