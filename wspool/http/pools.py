@@ -52,8 +52,11 @@ class Slot:
         self.idle_since = math.inf
 
     async def opened(self) -> Pool:
-        """Return the pool once it is open. A checkpoint; raises what opening it has raised."""
-        await self.ready.wait()
+        """Return the pool once it is open. A checkpoint if it is not; raises what opening it has raised."""
+        if self.ready.is_set():
+            await trio.lowlevel.checkpoint_if_cancelled()  # others run while what follows sends, or waits
+        else:
+            await self.ready.wait()
         if self.pool is None:
             raise self.error or PoolClosedError("the pool is closed; nothing was sent")
         return self.pool
