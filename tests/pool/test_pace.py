@@ -4,13 +4,15 @@ not asked more than it must be."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
 
 from tests.helpers import (
+    PATIENCE,
     FakeConnector,
     FakeWire,
     completed,
@@ -20,12 +22,48 @@ from tests.helpers import (
     fake_pool,
     policy,
 )
-from wspool import Pool, RateLimitedError, ResponseFailedError
+from wspool import Pool, PoolPolicy, RateLimitedError, ResponseFailedError
 from wspool.core.sending.pace import TROUBLE, Pace, Ticket
 from wspool.pool.open import at_pace
 
 OVERLOADED = error_frame("server_is_overloaded", 503)
 RATE = error_frame("rate_limit_exceeded", 429)
+
+
+#: Steps of tasks that no test here needs: the longest takes 70,000.
+MANY = 400_000
+
+
+class StepCounter(trio.abc.Instrument):
+    """Cancels *scope* after many steps, since no deadline comes while tasks go round in circles."""
+
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self.steps = 0
+        self._scope = scope
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.steps += 1
+        if self.steps == MANY:
+            self._scope.cancel()
+
+
+@asynccontextmanager
+async def paced_pool(connector: FakeConnector, *, limits: PoolPolicy | None = None) -> AsyncGenerator[Pool]:
+    """A pool, as `fake_pool`; where its turns do not come to an end the test says so, and soon."""
+    began = trio.current_time()
+    with trio.CancelScope() as scope:
+        counter = StepCounter(scope)
+        trio.lowlevel.add_instrument(counter)
+        try:
+            async with fake_pool(connector, limits=limits) as pool:
+                yield pool
+        except trio.TooSlowError:
+            raise AssertionError(f"the turns are not over after {PATIENCE:g} s (virtual)") from None
+        finally:
+            trio.lowlevel.remove_instrument(counter)
+    if scope.cancelled_caught:
+        seconds = trio.current_time() - began
+        raise AssertionError(f"the turns go round in circles: {MANY} steps within {seconds:.0f} s (virtual)")
 
 
 class Endpoint:
@@ -83,7 +121,7 @@ async def hold(
     async with trio.open_nursery() as nursery:
         endpoint = Endpoint(refuses, nursery)
         limits = policy(max_size=workers, refusal_patience=patience)
-        async with fake_pool(FakeConnector(endpoint.answer), limits=limits) as pool:
+        async with paced_pool(FakeConnector(endpoint.answer), limits=limits) as pool:
             limiter = trio.CapacityLimiter(workers)
 
             async def one(pool: Pool) -> None:
@@ -150,7 +188,7 @@ async def test_a_wait_that_is_asked_for_is_told(autojump_clock) -> None:
     async with trio.open_nursery() as nursery:
         endpoint = Endpoint(lambda e: asked if e.requests == 1 else None, nursery)
         connector.on_request = endpoint.answer
-        async with fake_pool(connector, limits=policy(refusal_patience=600)) as pool:
+        async with paced_pool(connector, limits=policy(refusal_patience=600)) as pool:
             nursery.start_soon(watch, pool)
             async with pool.conversation(model="m") as talk:
                 await talk.respond("hello")
@@ -164,7 +202,7 @@ async def test_a_wait_that_is_asked_for_is_told(autojump_clock) -> None:
 async def test_patience_has_an_end(autojump_clock) -> None:
     began = trio.current_time()
     async with (
-        fake_pool(
+        paced_pool(
             FakeConnector(lambda wire, request: wire.push(RATE)), limits=policy(refusal_patience=100)
         ) as pool,
         pool.conversation(model="m") as talk,
@@ -183,7 +221,7 @@ async def test_what_cannot_pass_is_told_at_once(autojump_clock) -> None:
 async def test_retry_now_ends_the_wait(autojump_clock) -> None:
     async with trio.open_nursery() as nursery:
         endpoint = Endpoint(lambda e: OVERLOADED if e.now < 50 else None, nursery)
-        async with fake_pool(FakeConnector(endpoint.answer), limits=policy(refusal_patience=1000)) as pool:
+        async with paced_pool(FakeConnector(endpoint.answer), limits=policy(refusal_patience=1000)) as pool:
 
             async def lift() -> None:
                 await trio.sleep(50.01)
@@ -198,7 +236,7 @@ async def test_retry_now_ends_the_wait(autojump_clock) -> None:
 async def test_a_cancelled_turn_leaves_its_place(autojump_clock) -> None:
     async with trio.open_nursery() as nursery:
         endpoint = Endpoint(lambda e: OVERLOADED if e.now < 20 else None, nursery)
-        async with fake_pool(FakeConnector(endpoint.answer), limits=policy(refusal_patience=1000)) as pool:
+        async with paced_pool(FakeConnector(endpoint.answer), limits=policy(refusal_patience=1000)) as pool:
 
             async def leave(seconds: float) -> None:
                 with trio.move_on_after(seconds):
@@ -269,7 +307,7 @@ async def test_a_limit_that_is_said_is_kept_before_it_refuses(autojump_clock, wa
     endpoint = Minute(way)
     connector = FakeConnector(endpoint.answer)
     connector.prepare = endpoint.prepare
-    async with fake_pool(connector, limits=policy(max_size=4, refusal_patience=math.inf)) as pool:
+    async with paced_pool(connector, limits=policy(max_size=4, refusal_patience=math.inf)) as pool:
 
         async def one(pool: Pool) -> None:
             for _ in range(6):
@@ -288,7 +326,7 @@ async def test_the_wait_for_a_limit_that_was_said_is_told_and_ends_with_retry_no
     endpoint = Minute("event")
     began = trio.current_time()
     async with (
-        fake_pool(FakeConnector(endpoint.answer), limits=policy(refusal_patience=math.inf)) as pool,
+        paced_pool(FakeConnector(endpoint.answer), limits=policy(refusal_patience=math.inf)) as pool,
         pool.conversation(model="m") as talk,
         trio.open_nursery() as nursery,
     ):
@@ -309,7 +347,7 @@ async def test_the_wait_for_a_limit_that_was_said_is_told_and_ends_with_retry_no
 
 async def test_without_patience_what_is_said_holds_nobody(autojump_clock) -> None:
     endpoint = Minute("event")
-    async with fake_pool(FakeConnector(endpoint.answer)) as pool, pool.conversation(model="m") as talk:
+    async with paced_pool(FakeConnector(endpoint.answer)) as pool, pool.conversation(model="m") as talk:
         for _ in range(LIMIT):
             await talk.respond("hello")
         with pytest.raises(RateLimitedError):
@@ -403,7 +441,7 @@ async def test_what_the_endpoint_stumbles_over_holds_nobody_up(autojump_clock, g
     async with trio.open_nursery() as nursery:
         endpoint = Picky(nursery)
         limits = policy(max_size=4, refusal_patience=math.inf)
-        async with fake_pool(FakeConnector(endpoint.answer), limits=limits) as pool:
+        async with paced_pool(FakeConnector(endpoint.answer), limits=limits) as pool:
 
             async def one(text: str) -> None:
                 async with pool.conversation(model="m") as talk:
@@ -439,7 +477,7 @@ async def test_an_outage_is_nobodys_fault(autojump_clock) -> None:
     async with trio.open_nursery() as nursery:
         endpoint = Picky(nursery, lambda now: 20 < now < 7200)
         limits = policy(max_size=4, refusal_patience=math.inf)
-        async with fake_pool(FakeConnector(endpoint.answer), limits=limits) as pool:
+        async with paced_pool(FakeConnector(endpoint.answer), limits=limits) as pool:
 
             async def one(text: str) -> None:
                 async with pool.conversation(model="m") as talk:
@@ -472,7 +510,7 @@ async def test_it_is_said_for_how_long_nobody_can_tell(autojump_clock) -> None:
     async with trio.open_nursery() as nursery:
         endpoint = Endpoint(refuses, nursery)
         async with (
-            fake_pool(FakeConnector(endpoint.answer), limits=policy(refusal_patience=math.inf)) as pool,
+            paced_pool(FakeConnector(endpoint.answer), limits=policy(refusal_patience=math.inf)) as pool,
             trio.open_nursery() as agents,
         ):
             for _ in range(3):
@@ -509,7 +547,7 @@ async def test_whoever_was_let_go_for_a_lane_keeps_its_place(autojump_clock) -> 
         connector.on_request = answer
         connector.hold()
         limits = policy(max_size=1, refusal_patience=math.inf)
-        async with fake_pool(connector, limits=limits) as pool, trio.open_nursery() as agents:
+        async with paced_pool(connector, limits=limits) as pool, trio.open_nursery() as agents:
 
             async def one(text: str) -> None:
                 async with pool.conversation(model="m") as talk:
