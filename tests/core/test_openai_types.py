@@ -31,7 +31,7 @@ def test_a_response_is_one_all_the_way_down() -> None:
     data = {
         "id": "r",
         "output": [{"type": "message", "role": "assistant", "content": [part]}],
-        "_fields_set": {"id"},
+        "_fields_set": 7,
     }
     typed = Response(data).to_openai()
 

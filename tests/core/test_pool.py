@@ -1406,6 +1406,7 @@ def test_a_lease_that_is_held_too_long_is_reported_once() -> None:
     core.acquire(WaiterId(3), 100.0)
     core.release(LeaseId(3), 105.0)
     assert [] == core.tick(111.0)
+    core.release(LeaseId(2), 111.0)
     for number in (4, 5):
         core.acquire(WaiterId(number), 120.0 + number)
     assert [Leaking(LeaseId(4))] == of(core.tick(134.5), Leaking)
