@@ -197,6 +197,18 @@ def test_what_came_is_whole_once_all_that_was_announced_is_done(found: Any, whol
 
 
 @pytest.mark.parametrize(
+    ("numbers", "numbered"), [([], True), ([3], True), ([3, None], False), ([None], False)]
+)
+def test_what_came_is_numbered_if_all_of_it_is(numbers: list[int | None], numbered: bool) -> None:
+    """One event without a number may be anybody's."""
+    found = Assembly()
+    for number in numbers:
+        event = {"type": "response.output_item.done", "item": text(0), "sequence_number": number}
+        found.add(parse_event(json.dumps(event)))
+    assert numbered is found.numbered
+
+
+@pytest.mark.parametrize(
     ("found", "own", "kinship"),
     [
         ([], [text(0)], Kinship.UNKNOWN),

@@ -168,6 +168,13 @@ def test_a_wait_that_is_asked_for_is_waited_for() -> None:
     assert world.running >= 1
 
 
+def test_a_short_wait_is_waited_for_as_well() -> None:
+    """It is what the endpoint asked for."""
+    pace = Pace()
+    pace.refused(pace.begin(0.0), 0.0, rate=True, wait=0.5, jitter=0.0)
+    assert 0.5 == pace.wait(0.0)
+
+
 def test_trouble_now_and_then_holds_nobody_up() -> None:
     errors = random.Random(3)
     world = World(lambda now, running: (errors.random() > 0.1, False, 0.0), workers=32)
@@ -178,12 +185,14 @@ def test_trouble_now_and_then_holds_nobody_up() -> None:
 
 def test_one_at_a_time_tries_in_trouble() -> None:
     pace = Pace()
-    tickets = [pace.begin(0.0) for _ in range(5)]
+    late, *tickets = [pace.begin(0.0) for _ in range(6)]
     for ticket in tickets:
         pace.refused(ticket, 0.0, rate=False, wait=0.0, jitter=0.5)
     assert pace.troubled
     assert 0 < pace.wait(0.0) < 1
     trial = pace.begin(0.0)
+    assert pace.wait(100.0) == math.inf
+    pace.refused(late, 1.0, rate=False, wait=0.0, jitter=0.5)  # which had begun before
     assert pace.wait(100.0) == math.inf
     pace.ended(trial)  # it left without an answer: another may try
     assert pace.wait(100.0) == 0
@@ -285,6 +294,22 @@ def hold(pace: Pace, now: float) -> float:
         assert pace.wait(now) == 0
     pace.told([Stated("requests", 5, 0, 10)], now, answering=False)
     return now
+
+
+@pytest.mark.parametrize(("answers", "room"), [(7, 6 * SHRINK), (8, 6.0)])
+def test_after_a_round_of_answers_a_fall_is_another(answers: int, room: float) -> None:
+    """What it takes has fallen anew, not once more."""
+    pace = Pace(8)
+    *others, last = [pace.begin(0.0) for _ in range(8)]
+    pace.refused(last, 0.0, rate=True, wait=0.0, jitter=0.0)
+    assert 7 == pace.room
+    pace.ended(others.pop())
+    for _ in range(answers):
+        ticket = pace.begin(1.0)
+        pace.answered(ticket)
+        pace.ended(ticket)
+    pace.refused(pace.begin(2.0), 2.0, rate=True, wait=0.0, jitter=0.0)
+    assert room == pace.room
 
 
 @pytest.mark.parametrize("refused", [False, True])
