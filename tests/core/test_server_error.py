@@ -48,6 +48,22 @@ def test_a_field_goes_before_a_wording(error: ServerError, meaning: Meaning | No
     assert not (error.may_pass and error.permanent)
 
 
+@pytest.mark.parametrize(
+    ("statuses", "meaning"),
+    [
+        ((401, 403, 407), Meaning.CREDENTIAL),
+        ((402,), Meaning.SPENT),
+        ((429,), Meaning.RATE),
+        ((408, 425, 499, 500, 503), Meaning.PASSING),
+        ((413, 451), Meaning.CONTENT),
+        ((400, 409, 423, 501, 505), Meaning.REQUEST),
+    ],
+)
+def test_a_status_means_what_its_definition_says(statuses: tuple[int, ...], meaning: Meaning) -> None:
+    """What may be sent again later, what has to be changed first, and whose it is to change it."""
+    assert {meaning} == {meaning_of_status(status) for status in statuses}
+
+
 @pytest.mark.parametrize("status", range(100, 600))
 def test_every_status_has_a_meaning(status: int) -> None:
     """Above 399, all by themselves; what is not listed goes by its hundred."""
