@@ -75,3 +75,9 @@ def test_a_key_goes_where_its_provider_looks_for_it(provider: Provider, key: str
 def test_an_unknown_provider_is_not_openai() -> None:
     """It has a name of its own, and keeps nothing unasked."""
     assert ("unknown", False, True) == (UNKNOWN.name, UNKNOWN.stores_by_default, OPENAI.stores_by_default)
+    assert not Provider(name="mine").stores_by_default
+
+
+def test_a_gateway_that_takes_no_warm_up_is_sent_none() -> None:
+    """It would answer that as it answers a turn."""
+    assert [OPENAI, AZURE, XAI] == [each for each in (OPENAI, AZURE, XAI, VERCEL) if each.warm_up]

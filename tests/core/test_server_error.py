@@ -235,3 +235,8 @@ def test_no_shape_raises(frame: dict[str, Any]) -> None:
 def test_who_is_overloaded_says_that_it_is_nobodys_fault(error: ServerError, says_so: bool) -> None:
     """A 500 may be what one request causes; a 503 meets everybody."""
     assert says_so == error.blames_endpoint
+
+
+def test_an_error_shows_what_it_was_found_to_say_alone() -> None:
+    """Not its frame, in which a server may write anything."""
+    assert "secret" not in repr(ServerError(code="x", raw={"error": "a secret"}))
