@@ -17,7 +17,9 @@ import trio.lowlevel
 
 import wspool
 import wspool.http
+from wspool.core.sending.brought import WrittenBody
 from wspool.http.bells import AsyncBell
+from wspool.http.identity import LARGE, read_request
 from wspool.http.transport import AsyncPoolTransport, PoolTransport
 from wspool.runtime import Runtime
 from wspool.server import ModelTurn, Rejection, message
@@ -118,6 +120,35 @@ def test_an_async_client_gets_what_http_would_give(
 
     run(main)
     server.expect(requests=3, transport="websocket")
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_large_body_is_read_beside_the_loop_and_written_down_there(
+    server: LocalServer, runtime: Runtime, library: Any, run: Any, large: bool
+) -> None:
+    """What is read in 80 ms holds up neither the caller's loop nor all turns of the process."""
+    module = importlib.import_module(library)
+    said = "x" * (LARGE if large else 1)
+    threads: set[int] = set()
+
+    class Watched(module.Headers):  # type: ignore[misc, name-defined]
+        def multi_items(self) -> Any:
+            threads.add(threading.get_ident())
+            return super().multi_items()
+
+    async def main() -> None:
+        async with wspool.http.async_client(library=library, runtime=runtime) as client:
+            request = client.build_request("POST", server.http_url, json=body(instructions=said), headers=KEY)
+            request.headers = Watched(request.headers)
+            asked = read_request(request, request.content)
+            assert asked is not None
+            assert isinstance(asked.body, WrittenBody) is large
+            threads.clear()
+            assert 200 == (await client.send(request)).status_code
+
+    run(main)
+    assert (threads == {threading.get_ident()}) is not large
+    assert 1 == len(threads)
 
 
 def test_a_blocking_client_gets_what_http_would_give(

@@ -13,8 +13,9 @@ from tests.proxy.asking import KEY, scene
 from tests.proxy.test_websocket import connected
 from wspool.core.frames import MAX_VALUES
 from wspool.core.sending.brought import WrittenBody
+from wspool.http.identity import LARGE
 from wspool.listening.errors import RequestError
-from wspool.proxy.reading import LARGE, read_body
+from wspool.proxy.reading import read_body
 from wspool.server import EchoModel, ModelRequest, ModelTurn, message
 
 BIG = "x" * LARGE

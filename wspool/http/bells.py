@@ -1,9 +1,11 @@
-"""Bells: what a caller waits on for news from the pools' thread, in whatever loop or thread it is."""
+"""Bells: what a caller waits on for news from another thread, in whatever loop or thread it is."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import trio
 
@@ -12,7 +14,10 @@ from wspool.errors import ForeignUseError
 if TYPE_CHECKING:  # where it is used it is there already; trio needs none of it
     import asyncio
 
-__all__ = ["AsyncBell", "ThreadBell"]
+__all__ = ["AsyncBell", "ThreadBell", "in_thread"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class ThreadBell:
@@ -67,6 +72,20 @@ class AsyncBell:
             await self._event.wait()
         elif self._future is not None:
             await self._future
+
+
+async def in_thread(function: Callable[_P, _T], *args: _P.args, **keywords: _P.kwargs) -> _T:
+    """Return what *function* returns, called in a thread, to a task of asyncio or trio. A checkpoint.
+
+    Cancelled on trio it waits for the thread, on asyncio it leaves it alone.
+
+    Raises:
+        ForeignUseError: there is neither here.
+    """
+    call = partial(function, *args, **keywords)
+    if _in_trio():
+        return await trio.to_thread.run_sync(call)
+    return await _running_loop().run_in_executor(None, call)
 
 
 def _in_trio() -> bool:

@@ -29,9 +29,9 @@ from wspool.errors import (
     WebSocketNotOfferedError,
     WsPoolError,
 )
-from wspool.http.bells import AsyncBell, ThreadBell
+from wspool.http.bells import AsyncBell, ThreadBell, in_thread
 from wspool.http.bodies import async_body, blocking_body
-from wspool.http.identity import Asked, may_be_ours, read_request
+from wspool.http.identity import LARGE, Asked, may_be_ours, read_request
 from wspool.http.pools import Pools
 from wspool.pool.exchange import Expired, Limits, Outlet
 from wspool.pool.http_answer import error_answer
@@ -128,7 +128,11 @@ class AsyncPoolTransport(_Door):
         module = _library(request)
         asked = None
         if may_be_ours(request):
-            asked = read_request(request, await request.aread())
+            content = await request.aread()
+            if len(content) < LARGE:
+                asked = read_request(request, content)
+            else:  # nor does the caller's loop stand still for it
+                asked = await in_thread(read_request, request, content)
         if asked is not None:
             outlet = self._start(asked, request)
             bell = AsyncBell()

@@ -20,16 +20,14 @@ from typing import Any, Final, cast
 import trio
 
 from wspool.core.frames import has_too_many_values
-from wspool.core.sending.brought import WrittenBody, http_only
+from wspool.core.sending.brought import http_only
+from wspool.http.identity import LARGE, written
 from wspool.listening.decoding import decoded
 from wspool.listening.errors import RequestError, invalid_request
 
 __all__ = ["read_body"]
 
-#: Bytes from which a body is large. Of so many the reading takes 3 ms, and a thread costs a tenth of one.
-LARGE: Final = 2**20
-
-#: The same of one that is encoded: zstd makes 30,000 bytes of one, if they are alike.
+#: Bytes from which one is large that is encoded: zstd makes 30,000 bytes of one, if they are alike.
 _LARGE_ENCODED: Final = 128
 
 _reading: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("wspool proxy reading")
@@ -57,10 +55,7 @@ async def read_body(raw: bytes | bytearray, codings: Sequence[str] = (), *, limi
 
 def _read_and_write(raw: bytes | bytearray, codings: Sequence[str], limit: int) -> dict[str, Any]:
     body = _read(raw, codings, limit)
-    try:
-        return body if http_only(body) is not None else WrittenBody(body)
-    except (TypeError, ValueError):
-        return body  # the pool will say what is wrong with it
+    return body if http_only(body) is not None else written(body)
 
 
 def _read(raw: bytes | bytearray, codings: Sequence[str], limit: int) -> dict[str, Any]:
