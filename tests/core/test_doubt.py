@@ -485,3 +485,15 @@ def test_an_item_that_names_another_is_announced_by_its_own_id() -> None:
     )
 
     assert DELIVER is machine.receive(event("mcp_call_arguments.delta", 3, item_id="msg_older", delta="a"))
+
+
+def test_an_item_that_is_done_and_was_never_announced_is_known_by_its_id() -> None:
+    """Also where the end of its response calls it otherwise: a late piece of it is nobody's."""
+    past = Past()
+    first = turn(event("output_item.done", 1, output_index=0, item=item("one", "msg_1")), past=past)
+    assert END is first.receive(about("completed", OURS, 2, output=[item("one", "msg_a")]))
+    second = TurnMachine(None, None, past)
+    second.handed()
+    second.receive(about("created", REAL))
+
+    assert IGNORE is second.receive(event("output_text.delta", item_id="msg_1", delta="a"))

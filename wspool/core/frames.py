@@ -59,8 +59,8 @@ _NUMBER_LAST: Final = re.compile(
     r'"sequence_number": ?(-?[0-9]{1,18})(?:, ?"stream_id": ?"([^"\\]{1,256})")?\}'
 )
 
-# What a delta is about, where servers write it first.
-_ITEM_NEXT: Final = re.compile(r' ?"item_id": ?"[^"\\]{1,256}"')
+# What a delta is about, where servers write it first; of an id with a quotation mark in it only the beginning.
+_ITEM_NEXT: Final = re.compile(r' ?"item_id": ?"[^"]{1,256}"')
 
 _LANE_LAST: Final = re.compile(r'"stream_id": ?"([^"\\]{1,256})"\}')
 
@@ -338,14 +338,15 @@ class Likeness:
         if not isinstance(raw, str) or match is None:
             return None
         # The next key belongs to what must be the same, or it could be one that says more. So does the item.
-        end = raw.find(":", match.end()) + 1
-        key = raw[match.end() : end]
+        known, (start, stop) = match.end(), match.span(2)
+        end = raw.find(":", known) + 1
+        key = raw[known:end]
         if not end or "stream_id" in key or "sequence_number" in key:
             return None
-        if (item := _ITEM_NEXT.match(raw, match.end())) is not None:
+        if (item := _ITEM_NEXT.match(raw, known)) is not None:
             end = item.end()
-        if match[2] is not None:
-            return cls(event, None, raw[: match.start(2)], raw[match.end(2) : end])
+        if stop >= 0:
+            return cls(event, None, raw[:start], raw[stop:end])
         start = raw.rfind('"sequence_number":', -_END)
         last = _NUMBER_LAST.fullmatch(raw, start) if start >= 0 else None
         if last is None:

@@ -116,7 +116,7 @@ class Assembly:
         if not self._events:
             # Nothing was announced: an output that is no list of items cannot be told from one.
             return said if said or not own else None
-        if said and not any(_may_be_snapshot(item) for item in said):
+        if said and not any(map(_may_be_snapshot, said)):
             return said
         announced, done = self._placed()
         if said:

@@ -369,7 +369,8 @@ class TurnMachine:
         known, name, sort = self._known, None, sort_of(event.type)
         if sort is _ITEM or sort is _ITEM_DONE:
             known.output.add(event)
-            if (sort is _ITEM or not known.goes_on(event)) and (name := item_of(event)) is not None:
+            name = known.about if sort is _ITEM_DONE and known.items else item_of(event)
+            if name is not None:
                 known.announce(name)
             return
         # One more of it is about the same item, or has to be looked at.
