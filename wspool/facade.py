@@ -264,8 +264,8 @@ class LeaseFacade(Facade[Lease]):
         return self.runtime.run_sync(lambda: self.native.alive)
 
     @property
-    @mirrors(Lease.connection)
     def connection(self) -> int:
+        """Number of the connection in its pool."""
         return self.native.connection
 
     @property

@@ -201,21 +201,22 @@ class OpenCalls:
     __slots__ = ("_open", "_seen", "_start")
 
     def __init__(self) -> None:
-        self._open: _Open[Encoded] = _Open()
+        #: None while nothing is open.
+        self._open: _Open[Encoded] | None = None
         self._start = self._seen = 0
 
     def of(self, items: Sequence[Encoded], start: int) -> list[Item]:
         """Return the open calls in *items*, a history that has only grown, from *start* on."""
         if start != self._start:
-            self._open = _Open()
+            self._open = None
             self._start = self._seen = start
-        some = bool(self._open)
         for data in items[self._seen :]:  # to skip what was seen would take as long as the history is
-            if some or data.find(b'_call"') >= 0:
-                self._open.note(read(data), data)
-                some = bool(self._open)
+            if self._open is not None or data.find(b'_call"') >= 0:
+                found = self._open or _Open()
+                found.note(read(data), data)
+                self._open = found or None
         self._seen = len(items)
-        return [read(data) for data in self._open.left()] if some else []
+        return [] if self._open is None else [read(data) for data in self._open.left()]
 
 
 @attrs.frozen

@@ -50,7 +50,7 @@ def write(value: Any, fast: Any, name: str = "") -> bytes:
     if fast is not None:
         try:
             options = fast.OPT_PASSTHROUGH_DATACLASS | fast.OPT_PASSTHROUGH_DATETIME
-            data = cast("bytes", fast.dumps(value, option=options | fast.OPT_PASSTHROUGH_SUBCLASS))
+            data: bytes = fast.dumps(value, option=options | fast.OPT_PASSTHROUGH_SUBCLASS)
         except TypeError:
             pass  # a number as a key, a long one, a subclass, half a surrogate, or what json cannot do either
         else:
@@ -82,7 +82,8 @@ def write_received(value: Any, fast: Any) -> bytes:
     """
     if fast is not None:
         try:
-            return cast("bytes", fast.dumps(value))
+            data: bytes = fast.dumps(value)
+            return data  # without `cast`, which is a call
         except TypeError:
             pass  # a long number, half a surrogate
     try:
@@ -122,7 +123,8 @@ def is_lossless(value: Any, data: bytes) -> bool:
 
 def read(data: bytes) -> Any:
     """Return the value that was written as *data*: a new one each time."""
-    return json.loads(data)  # orjson would make floats of long integers
+    # orjson would make floats of long integers, and json has first to find out that bytes are UTF-8.
+    return json.loads(data.decode(errors="surrogatepass"))
 
 
 def assemble(members: Mapping[str, bytes], items: Sequence[bytes]) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 import attrs
 
 from wspool.core.encoding import Encoded, is_lossless, read
-from wspool.core.frames import encode, encode_received
+from wspool.core.frames import ARRAY, OBJECT, encode, encode_received
 
 __all__ = [
     "OUTPUTS",
@@ -164,19 +164,18 @@ class Output:
     asks: bool = False
 
     @classmethod
-    def of(cls, output: object) -> Output:
+    def of(cls, output: Any) -> Output:
         """Return what can be kept of *output*, whatever the server made of it. Never raises."""
-        if not isinstance(output, list):
+        if not isinstance(output, ARRAY):
             return cls(whole=not output)
-        given = cast("list[object]", output)
         items: list[Encoded] = []
         compaction: int | None = None
         lossless, asks = True, False
-        for item in given:
-            kind = cast("Item", item).get("type") if isinstance(item, dict) else None
+        for item in output:
+            kind = item.get("type") if isinstance(item, OBJECT) else None
             if not isinstance(kind, str):
                 continue
-            asks = asks or (kind in ASKING and _is_clients(cast("Item", item)))
+            asks = asks or (kind in ASKING and _is_clients(item))
             try:
                 data = Encoded(encode_received(item))
             except ValueError:
@@ -185,4 +184,4 @@ class Output:
             items.append(data)
             if kind == "compaction":
                 compaction = len(items) - 1
-        return cls(items, len(items) == len(given), compaction, lossless, asks)
+        return cls(items, len(items) == len(output), compaction, lossless, asks)

@@ -18,8 +18,8 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
 
-from wspool.core.commands import Command, WaiterId
-from wspool.core.lending.pool import PoolCore
+from wspool.core.commands import Command, LeaseId, WaiterId
+from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.sending.lineage import Lineage
 from wspool.core.sending.replay import ResendBudget, Resends
@@ -40,6 +40,7 @@ logger = logging.getLogger("wspool.pool")
 
 #: Usages that are kept as they came, at most.
 _MOST_UNREAD: Final = 100
+_NO_USAGE: Final = Usage()
 
 
 class ContinuityOwner(Protocol):
@@ -60,6 +61,7 @@ class ContinuityOwner(Protocol):
     def jitter(self) -> float: ...
     def ask(self, waiter: WaiterId, min_remaining: float, prefer: str | None, warm: bool) -> Lease | None: ...
     async def wait(self, waiter: WaiterId) -> Lease: ...
+    def begin(self, lease: LeaseId, *, movable: bool, history: int = 0) -> Verdict: ...
     def step(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None: ...
     def warms(self, fields: Fields) -> bool: ...
     def hold(self, seconds: float) -> None: ...
@@ -95,7 +97,7 @@ class Continuity(Generic[LineageT_co]):
         self._errand: Errand | None = None
         #: What turns may cost, if that is limited.
         self.budget: Budget | None = None
-        self._usage = Usage()
+        self._usage = _NO_USAGE
         self._usages: list[object] = []
         self._lease: Lease | None = None
         #: The response that it went on from when it was left last.
@@ -330,7 +332,7 @@ class OneTurn(Continuity[Lineage]):
 
 def _reason(lease: Lease) -> MoveReason:
     """Why no turn can be tried on *lease*."""
-    if lease.alive:
+    if not lease.taken and lease.alive:
         return "busy"
     if (gone := lease.gone) is not None:
         return gone

@@ -25,7 +25,6 @@ from typing import Any
 
 import trio
 
-from wspool.core.commands import ConnectionId
 from wspool.core.encoding import Encoded
 from wspool.core.events.steering import Steer
 from wspool.core.frames import Event
@@ -169,7 +168,7 @@ class ConversationDriver:
                 jitter=continuity.owner.jitter(),
                 now=trio.current_time(),
                 is_to_blame=continuity.owner.errands.blames(errand, error),
-                suspected=errand.suspicion.times,
+                suspected=0 if errand.suspicion is None else errand.suspicion.times,
             )
             if resends.plain and plain is not None:
                 self._fields, self._went_plain = plain, error
@@ -225,11 +224,12 @@ class ConversationDriver:
     def _begin(self, lease: Lease) -> tuple[bytes, Attempt] | None:
         """Begin the turn on *lease*; return what to send at once, or None if that cannot carry it."""
         continuity, lane = self._continuity, lease.lane
+        owner = continuity.owner
         if continuity.budget is not None and not self._requests:
             continuity.check_budget()  # again: others have spent from it while this was in line
-        key = ConnectionId(lease.connection), lane.id
+        key = lease.connection, lane.id
         latest = lane.latest
-        takes = continuity.owner.takes
+        takes = owner.takes
         if takes.plain and not takes.asks_reasoning(self._fields.get("model")):
             self._fields = without_encrypted_reasoning(self._fields) or self._fields
         plan = continuity.chain.plan(
@@ -238,7 +238,8 @@ class ConversationDriver:
         stream_id = lease.stream_id
         request = plan.request(self._fields, stream_id)
         lease.check_size(request)
-        if lease.begin(movable=True, history=len(request) + plan.saved) is not Verdict.GO:
+        # `usable_lease` has seen to it that it may be used.
+        if owner.begin(lease.id, movable=True, history=len(request) + plan.saved) is not Verdict.GO:
             continuity.drop_lease("rotation" if lease.expiring else "taken")
             return None
         continuity.begun(lease)
@@ -265,7 +266,7 @@ class ConversationDriver:
         else:
             continuity.delta_turns += 1
         self.attempt = attempt = Attempt(
-            plan.previous_response_id, stream_id, lease.lane.past, continuity.owner.announcer.trust
+            plan.previous_response_id, stream_id, lane.past, owner.announcer.trust
         )
         attempt.machine.keeps = attempt.waits_for_holds = True
         attempt.notice, attempt.keeps = self._notice, self._keep
@@ -312,7 +313,7 @@ class ConversationDriver:
             for index, part in enumerate(machine.parts):
                 new = encode_items(part.steered_by) if index else self._items
                 continuity.chain.extend(new, part.output, part.id, lane, asked=asked, rooted=plan.rooted)
-            if queued := machine.steers.queued:
+            if machine.steered and (queued := machine.steers.queued):
                 continuity.chain.queue(encode_items(queued))
             continuity.say_what_was_changed()
             continuity.owner.budget.succeeded()

@@ -54,6 +54,8 @@ __all__ = ["Errand", "Errands"]
 #: is not told, since it would cost every turn.
 _LOOK: Final = 0.1
 
+_NEVER: Final = -math.inf
+
 _POOL_CLOSED = "the pool is closed"
 
 
@@ -69,7 +71,7 @@ class Errand:
         waiter: its number in line for a lane, from then on as well.
         called: set when it is the first in line, while it waits for that.
         ticket: its part in the pace of the pool, while it is at work and there is a pace.
-        suspicion: what speaks against it, should it be what the endpoint stumbles over.
+        suspicion: what speaks against it, once it may be what the endpoint stumbles over.
         is_answered: says whether the endpoint has begun to answer it, once it was sent.
     """
 
@@ -89,13 +91,13 @@ class Errand:
     def __init__(self) -> None:
         self.stopped = ""
         self.scope: trio.CancelScope | None = None
-        self.paused_until = -math.inf
+        self.paused_until = _NEVER
         self.lifted: trio.Event | None = None
         self.place: int | None = None
         self.waiter: WaiterId | None = None
         self.called: trio.Event | None = None
         self.ticket: Ticket | None = None
-        self.suspicion = Suspicion()
+        self.suspicion: Suspicion | None = None
         self.is_answered: Callable[[], bool] | None = None
 
     def stop(self, why: str) -> None:
@@ -160,8 +162,9 @@ class Errands:
 
     def allows(self, errand: Errand, *, has_lane: bool = True) -> bool:
         """Return whether *errand* may send now, or go for a lane: its pause and the hold are over."""
-        until = max(self._core.held_until(), _pause_end(errand))
-        if until != -math.inf and until > self._now():
+        # Nearly always there is neither, and each turn asks.
+        until, pause = self._core.held_until(), errand.paused_until
+        if (until > _NEVER or pause > _NEVER) and max(until, _pause_end(errand)) > self._now():
             return False
         return self.pace is None or self._is_in_pace(self.pace, errand, has_lane)
 
@@ -211,7 +214,8 @@ class Errands:
         if self.pace is None or errand.ticket is None or not error.may_pass or error.is_rate_limit:
             return False
         self._look(self.pace)
-        return errand.suspicion.refused(errand.ticket.number, self.pace.latest)
+        suspicion = errand.suspicion = errand.suspicion or Suspicion()
+        return suspicion.refused(errand.ticket.number, self.pace.latest)
 
     def refused(self, errand: Errand, error: ServerError, *, jitter: float) -> None:
         """The endpoint refused the request of *errand* with *error*, which may pass. Never waits."""
@@ -405,7 +409,7 @@ class Errands:
         until = self._core.held_until()
         if self.pace is not None:
             until = max(until, self.pace.held_until, self.pace.allowance.held_until)
-        return max(0.0, until - self._now()) if until > -math.inf else 0.0
+        return max(0.0, until - self._now()) if until > _NEVER else 0.0
 
     # -- for the pool -------------------------------------------------------------------------
 
@@ -437,5 +441,5 @@ class Errands:
 
 def _pause_end(errand: Errand) -> float:
     if errand.lifted is not None and errand.lifted.is_set():
-        return -math.inf
+        return _NEVER
     return errand.paused_until

@@ -75,6 +75,7 @@ class Lease:
 
     Attributes:
         lane: the lane that it holds.
+        connection: number of the connection in its pool.
         expiring: True once the connection is past its planned retirement: finish soon.
         resumed: True if its lane held the response that was preferred: its next turn may continue from that
             (`previous_response_id`).
@@ -87,6 +88,7 @@ class Lease:
         "_id",
         "_owner",
         "_released",
+        "connection",
         "expiring",
         "lane",
         "resumed",
@@ -98,6 +100,7 @@ class Lease:
         self._owner = owner
         self._id = number
         self.lane = lane
+        self.connection = connection.id
         self._connection = connection
         self._released = False
 
@@ -110,11 +113,6 @@ class Lease:
     def alive(self) -> bool:
         """True while turns can start: not released, and its connection is there."""
         return self._owner.core.is_live(self._id)
-
-    @property
-    def connection(self) -> int:
-        """Number of the connection in its pool."""
-        return self._connection.id
 
     @property
     def gone(self) -> MoveReason | None:

@@ -86,13 +86,16 @@ class Plan:
 
 
 class Chain:
-    """The history of one conversation and the response it continues from."""
+    """The history of one conversation and the response it continues from.
+
+    Attributes:
+        parent: id of the response that the next turn continues from, if it is still trusted.
+    """
 
     __slots__ = (
         "_calls",
         "_items",
         "_lane",
-        "_parent",
         "_parent_stored",
         "_queued",
         "_replay_from",
@@ -101,6 +104,7 @@ class Chain:
         "_size",
         "_stored",
         "_trusts_store",
+        "parent",
     )
 
     def __init__(self) -> None:
@@ -115,7 +119,7 @@ class Chain:
         self._sendable = Sendable()
         # Bytes of what a full send would send.
         self._size = 0
-        self._parent: str | None = None
+        self.parent: str | None = None
         # The lane that holds the parent, if any is known to.
         self._lane: LaneKey | None = None
         # True if the server was asked to store the parent and all that it continues from.
@@ -138,11 +142,6 @@ class Chain:
     def encoded(self) -> list[Encoded]:
         """The full history, oldest first, encoded. What stays in it is the same object each time."""
         return list(self._items)
-
-    @property
-    def parent(self) -> str | None:
-        """Id of the response that the next turn continues from, if it is still trusted."""
-        return self._parent
 
     @property
     def root(self) -> str | None:
@@ -189,7 +188,7 @@ class Chain:
         if not takes.parents:
             latest = None
             self.forget_parent()
-        parent = self._parent
+        parent = self.parent
         here = parent == latest and self._lane == lane
         stored = self._parent_stored and self._trusts_store and not self._queued and parent != latest
         if stored and parent is not None and (self._lane is None or self._lane[0] != lane[0]):
@@ -250,7 +249,7 @@ class Chain:
             self._root = None
             self._size = _size(output.items[output.compaction :])
         if output.whole:
-            self._parent, self._lane, self._parent_stored = response_id, lane, asked and rooted
+            self.parent, self._lane, self._parent_stored = response_id, lane, asked and rooted
             self._queued = False
         else:
             self.forget_parent()
@@ -324,7 +323,7 @@ class Chain:
         """
         if lost_by_server and self._parent_stored:
             self._trusts_store = False
-        self._parent = self._lane = None
+        self.parent = self._lane = None
         self._parent_stored = self._queued = False
 
     def fork(self) -> Chain:
@@ -336,7 +335,7 @@ class Chain:
         other._sendable = self._sendable.copy()
         other._replay_from = self._replay_from
         other._size = self._size
-        other._parent = self._parent
+        other.parent = self.parent
         other._lane = self._lane
         other._parent_stored = self._parent_stored
         other._trusts_store = self._trusts_store
@@ -348,7 +347,7 @@ class Chain:
         """Return everything a chain knows beside its items, as JSON values."""
         return {
             "replay_from": self._replay_from,
-            "parent": None if self._queued else self._parent,
+            "parent": None if self._queued else self.parent,
             "parent_stored": self._parent_stored and not self._queued,
             "root": self._root,
             "length": len(self._items),
@@ -396,7 +395,7 @@ class Chain:
         chain._root = root
         chain._stored = _flags(snapshot.get("stored"), len(given))
         # No lane is known to hold it, so only one that was stored is of use.
-        chain._parent, chain._parent_stored = parent, stored and parent is not None
+        chain.parent, chain._parent_stored = parent, stored and parent is not None
         return chain
 
     @classmethod
