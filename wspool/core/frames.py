@@ -59,7 +59,7 @@ _NUMBER_LAST: Final = re.compile(
     r'"sequence_number": ?(-?[0-9]{1,18})(?:, ?"stream_id": ?"([^"\\]{1,256})")?\}'
 )
 
-# What a delta is about, where servers write it first; of an id with a quotation mark in it only the beginning.
+# What a delta is about, where servers write it first; of an id with an escaped quotation mark its beginning.
 _ITEM_NEXT: Final = re.compile(r' ?"item_id": ?"[^"]{1,256}"')
 
 _LANE_LAST: Final = re.compile(r'"stream_id": ?"([^"\\]{1,256})"\}')
