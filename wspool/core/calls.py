@@ -212,7 +212,7 @@ class OpenCalls:
             self._start = self._seen = start
         for data in items[self._seen :]:  # to skip what was seen would take as long as the history is
             if self._open is not None or data.find(b'_call"') >= 0:
-                found = self._open or _Open()
+                found: _Open[Encoded] = self._open or _Open()
                 found.note(read(data), data)
                 self._open = found or None
         self._seen = len(items)
