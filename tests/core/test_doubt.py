@@ -239,6 +239,18 @@ def test_numbers_that_do_not_count_are_caught_where_nothing_was_missing() -> Non
         assert (True, rewritten) == (machine.suspect, machine.rewritten)
 
 
+def test_an_endpoint_that_rewrites_both_is_caught_at_both() -> None:
+    """In one turn: an id that follows by number, and then numbers that do not count."""
+    machine = turn(event("in_progress", 1, response={"id": OURS}))
+    assert DELIVER is machine.receive(about("queued", REAL, 2))
+    assert IDS == machine.rewritten
+    for each in an_item(0, 5, "one", "msg_1"):
+        assert DELIVER is machine.receive(each)
+
+    assert END is machine.receive(about("completed", OURS, 99, output=[item("one", "msg_1")]))
+    assert IDS | NUMBERS == machine.rewritten
+
+
 def test_an_old_item_stays_old_whatever_its_number() -> None:
     """Its number is not the next, or fits, where numbers prove nothing: it is dropped."""
     late = {"item_id": "msg_old", "output_index": 0, "delta": "late"}
