@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 
 from wspool.core.meanings import Meaning, meaning_of_status
 from wspool.core.server_error import ServerError, parse_error, parse_http_error
+from wspool.core.waits import MAX_RETRY_AFTER
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,7 @@ def test_an_endpoint_may_refuse_the_field(error: ServerError, refuses: bool) -> 
     [
         (ServerError(param="include", message="Encrypted content is not supported with this model."), True),
         (ServerError(param="include[0]", code="invalid_value", status=400), True),
+        (ServerError(param="include.0", code="invalid_value", status=400), True),
         (ServerError(code="unsupported_parameter", param="include", status=400), True),
         (ServerError(message="Encrypted content is not supported with this model.", status=400), True),
         (ServerError(type="invalid_request_error", message="unknown field 'include'", status=400), True),
@@ -240,3 +242,37 @@ def test_who_is_overloaded_says_that_it_is_nobodys_fault(error: ServerError, say
 def test_an_error_shows_what_it_was_found_to_say_alone() -> None:
     """Not its frame, in which a server may write anything."""
     assert "secret" not in repr(ServerError(code="x", raw={"error": "a secret"}))
+
+
+@pytest.mark.parametrize(
+    ("error", "hold"),
+    [
+        (ServerError(status=429, retry_after=3.0), 3.0),
+        (ServerError(status=429, retry_after=MAX_RETRY_AFTER), MAX_RETRY_AFTER),
+        (ServerError(status=429, retry_after=MAX_RETRY_AFTER + 1), 0.0),
+        (ServerError(status=429), 0.0),
+        (ServerError(status=429, code="insufficient_quota", retry_after=3.0), 0.0),
+    ],
+)
+def test_what_one_is_asked_to_wait_holds_all(error: ServerError, hold: float) -> None:
+    """Not what is asked for in vain, and not for hours."""
+    assert hold == error.hold
+
+
+@pytest.mark.parametrize(
+    ("error", "blames"),
+    [
+        (ServerError(param="type", message="Invalid value."), True),
+        (ServerError(message="Unknown event 'response.steer'."), True),
+        (ServerError(param="input", message="Invalid value."), False),
+    ],
+)
+def test_which_errors_are_about_steering(error: ServerError, blames: bool) -> None:
+    """The type of the message is what is refused, by its field or by its name."""
+    assert blames is error.blames_steering
+
+
+def test_an_end_that_is_announced_is_known_by_its_code() -> None:
+    """A limit that is met has another one."""
+    codes = ("connection_expiring", "websocket_connection_limit_reached", None)
+    assert [True, False, False] == [ServerError(code=code).is_expiry_notice for code in codes]
