@@ -106,6 +106,21 @@ def test_when_everything_is_looked_at() -> None:
     assert is_due(20_000, 500)
 
 
+def test_what_lasts_is_not_looked_at_by_the_way() -> None:
+    """By itself the collector looks at what has come since a request has ended last."""
+    records, lasting = Records(), list[list[int]]()
+    with collected_in_quiet(records):
+        record = records.begin("json")
+        lasting += ([] for _ in range(500))
+        young = len(gc.get_objects(generation=0))
+        records.end(record, "completed")
+        left = len(gc.get_objects(generation=0)) + len(gc.get_objects(generation=1))
+
+    assert 500 < young
+    assert left < 100
+    assert 0 == gc.get_freeze_count()
+
+
 def test_it_is_looked_at_as_said() -> None:
     """By a collection of all generations; and afterwards the collector is as before."""
     records, before, looks = Records(), gc.get_threshold(), list[int]()

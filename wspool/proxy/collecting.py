@@ -1,12 +1,14 @@
 """Collecting: when Python's collector looks at everything, in a process that is a proxy and nothing else.
 
 All clients wait while it looks, with hundreds of them for a fifth of a second; and by itself it looks when
-many objects have come, which is when many clients have. Rules of this module:
+many objects have come, which is when many clients have. Where as many objects go as come it seldom looks at
+the young ones either, and then at all that hundreds of turns are made of. Rules of this module:
 
 * A turn leaves no cycles (tests/proxy/test_collecting.py), so that there is little to find, and no hurry: it
   looks when nothing is being answered.
 * It does look after a while, also where something always is: what goes wrong may leave some.
-* What is there before the first client, modules above all, is not looked at.
+* What is there when a request ends, or before the first, modules above all, is only looked at then: by itself
+  the collector looks at what has come since.
 * All that is for a whole process. A program that opens a proxy beside other things keeps its own ways.
 """
 
@@ -26,7 +28,7 @@ __all__ = ["collected_in_quiet", "is_due"]
 _IN_QUIET: Final = 1_000
 _AT_MOST: Final = 20_000
 
-#: Younger objects are collected often enough that this is never reached.
+#: Younger collections, of which there have to be so many, are few enough that this is never reached.
 _NEVER: Final = 2**30
 
 
@@ -47,10 +49,14 @@ def collected_in_quiet(records: Records) -> Generator[None]:
 
     def note(record: Record) -> None:
         nonlocal ended
-        ended += record.outcome is not None
+        if record.outcome is None:
+            return
+        ended += 1
         if is_due(ended, len(records.running)):
             ended = 0
+            gc.unfreeze()
             gc.collect()
+        gc.freeze()  # moves lists, whatever is in them
 
     gc.collect()
     gc.freeze()
