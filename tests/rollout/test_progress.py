@@ -54,7 +54,7 @@ def test_a_line_of_progress() -> None:
             {"unclear": 60.0, "suspects": 1},
             7,
             "unclear for 60 s if that is the endpoint's trouble or that of 1 request "
-            "(no other task is left to try), ",
+            "(no other task is tried), ",
         ),
     ],
 )

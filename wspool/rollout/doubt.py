@@ -61,6 +61,6 @@ def in_words(unclear: float, suspects: int, others: int) -> str:
     if unclear < TOLD:
         return ""
     requests = f"{suspects} request" + ("s" if suspects != 1 else "")
-    meanwhile = "other tasks are tried meanwhile" if others > 0 else "no other task is left to try"
+    meanwhile = "other tasks are tried meanwhile" if others > 0 else "no other task is tried"
     whose = f"that is the endpoint's trouble or that of {requests}"
     return f"unclear for {unclear:.0f} s if {whose} ({meanwhile})"
