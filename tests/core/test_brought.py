@@ -129,6 +129,7 @@ def test_what_was_refused_is_not_named_again() -> None:
     extra.extend((), Output.of([SAID]), "resp_9", HERE, asked=True)
     history = brought(index, USER, SAID, USER)
     plan(history)
+    assert index.trusts_store
     history.forget_parent(lost_by_server=True)
 
     assert (None, [USER, SAID, USER]) == sent(plan(history))
@@ -137,6 +138,16 @@ def test_what_was_refused_is_not_named_again() -> None:
     assert "resp_9" == elsewhere.parent
     assert sent(plan(elsewhere, ELSEWHERE, None))[0] is None
     assert "resp_9" == sent(plan(elsewhere, HERE, "resp_9"))[0]
+
+
+def test_a_parent_that_was_lost_on_the_way_says_nothing_of_what_is_stored() -> None:
+    """Only its server can say that it has lost it."""
+    index = after(stored=True)
+    history = brought(index, USER, SAID, USER)
+    plan(history)
+    history.forget_parent()
+
+    assert index.trusts_store
 
 
 def test_what_is_forgotten_without_being_named_stays() -> None:

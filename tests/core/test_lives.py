@@ -151,6 +151,7 @@ def test_a_schedule_is_made_of_numbers(lifetime: float, limits: dict[str, float]
         == lifetime
     )
     assert 0 <= schedule.spread < math.inf
+    assert math.isinf(schedule.retire_from) or schedule.retire_to == schedule.retire_from + schedule.spread
 
 
 def test_a_life_without_end_is_as_long_as_anybody_asks() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from wspool.core.events import past
 from wspool.core.events.past import Past
+from wspool.core.events.turn import Reception, TurnMachine
+from wspool.core.frames import parse_event
 from wspool.core.server_error import ServerError
 
 
@@ -60,3 +64,18 @@ def test_items_are_known_by_their_ids() -> None:
     assert it.shares([{"id": "msg_1"}, {"id": "msg_2"}])
     assert not it.shares([{"id": "msg_1"}])
     assert not it.shares([{"id": "msg_2"}, {"type": "message"}])
+
+
+def test_an_error_that_came_in_a_response_refuses_no_other() -> None:
+    """It says again what was said of that: though its end named another one, and it has a status."""
+    shared = Past()
+    receptions = []
+    boom = {"type": "error", "status": 500, "error": {"code": "server_error", "message": "boom"}}
+    failed = {"id": "r", "status": "failed", "output": [], "error": {"code": "other", "message": "else"}}
+    said = ({"type": "response.created", "response": {"id": "r"}}, boom)
+    for events in ((*said, {"type": "response.failed", "response": failed}), (boom,)):
+        machine = TurnMachine(None, None, shared)
+        machine.handed()
+        receptions.append([machine.receive(parse_event(json.dumps(event))) for event in events])
+    deliver, end, dirty = Reception.DELIVER, Reception.END, Reception.DIRTY
+    assert [[deliver, deliver, end], [dirty]] == receptions

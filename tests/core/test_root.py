@@ -54,6 +54,17 @@ def test_a_compaction_stands_for_the_root_as_well() -> None:
     assert (None, items(1, 9)) == (full(other).previous_response_id, full(other).input)
 
 
+def test_a_compaction_leaves_no_call_open() -> None:
+    """What it stands for is answered by it; what follows is not."""
+    calls = [{"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"} for id in "ab"]
+    compaction = {"type": "compaction", "encrypted_content": "x"}
+    chain = Chain()
+    chain.extend(items(1), Output.of([calls[0], compaction]), "resp_1", HERE)
+    assert [] == chain.open_calls
+    chain.extend(items(3), Output.of(calls[1:]), "resp_3", HERE)
+    assert calls[1:] == chain.open_calls
+
+
 @pytest.mark.parametrize("id", ["", None, 7, False])
 def test_a_root_is_an_id(id: Any) -> None:
     """Anything else is refused."""
