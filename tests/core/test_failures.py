@@ -139,6 +139,9 @@ NOT_OFFERED = FailureKind.NOT_OFFERED
         (302, b"", PERMANENT, "redirects are never followed"),
         (399, b"", PERMANENT, "redirects are never followed"),
         (400, b"", PERMANENT, "does not accept this request"),
+        (400, b'{"error": {"code": "invalid_api_key"}}', CREDENTIAL, "check the API key"),
+        (400, b'{"error": {"code": "insufficient_quota"}}', PERMANENT, "a quota or a credit is spent"),
+        (404, b'{"error": {"code": "invalid_api_key"}}', NOT_OFFERED, "no WebSocket is offered"),
         (401, b"", CREDENTIAL, "check the API key"),
         (403, b"", TRANSIENT, "this is the edge and not the API"),
         (403, b"<html>", TRANSIENT, "this is the edge and not the API"),
@@ -179,9 +182,21 @@ def test_a_refused_certificate_is_for_the_caller() -> None:
     assert expected == classify_dial("certificate has expired", phase="tls", certificate=True)
 
 
+def test_what_the_answer_says_is_handed_on() -> None:
+    """Its words stand in the message, before what to do, and its code beside it."""
+    body = b'{"error": {"code": "odd", "message": "not today"}}'
+    failure = classify_dial("refused", phase="upgrade", status=400, body=body)
+
+    assert "odd" == failure.code
+    assert failure.message.startswith("refused (")
+    assert "not today" in failure.message
+
+
 def test_a_wait_is_handed_on() -> None:
     """What the server asked for is kept beside what it means; how long a pool keeps it is bounded."""
     failure = classify_dial("busy", phase="upgrade", status=503, headers=[("Retry-After", "30")])
+    dated = [("Retry-After", "Thu, 01 Jan 1970 00:01:40 GMT")]
+    assert 30.0 == classify_dial("busy", phase="upgrade", status=503, headers=dated, wall_clock=70.0).hold
     absurd = classify_dial("busy", phase="upgrade", status=503, headers=[("Retry-After", "86400")])
 
     assert (30.0, 30.0) == (failure.retry_after, failure.hold)

@@ -103,3 +103,10 @@ def test_a_budget_that_is_none(limits: dict[str, Any]) -> None:
     """It is refused where it is written."""
     with pytest.raises(ValueError, match="price"):
         Budget(**limits)
+
+
+def test_what_was_cached_costs_what_that_costs() -> None:
+    """A price is of a million tokens: of input that is new, of input that was cached, and of output."""
+    assert 2 * 1.0 + 3 * 0.25 + 4 * 8.0 == Usage(input=5_000_000, cached=3_000_000, output=4_000_000).cost(
+        (1.0, 0.25, 8.0)
+    )
