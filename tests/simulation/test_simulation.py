@@ -19,8 +19,8 @@ from wspool.core.sending.chain import Chain
 #: Worlds of one test; small enough that the tests spread over workers, and a failure is found soon.
 _BATCH = 25
 _SEEDS = 300
-#: Some that are odd.
-_ODD = (10, 23, 8)
+#: Some that are odd: each rule below shows in two of them at least.
+_ODD = (37, 19, 10)
 
 
 def simulated(seed: int) -> Journal:
