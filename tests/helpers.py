@@ -6,6 +6,7 @@ network refuses to take. Time is trio's clock only, so tests run under a virtual
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -69,10 +70,15 @@ LIMIT_FRAME: Final = error_frame("websocket_connection_limit_reached")
 # -- the fake -------------------------------------------------------------------------------------
 
 
+_numbers = itertools.count(1)
+
+
 class FakeWire:
     """One open WebSocket, and the far end of it, in one object.
 
     Attributes:
+        number: no other wire has it. Of ids that are made of where wires lie in memory two are alike now and
+            then, and nobody goes on from what two lanes call the same.
         sent: the messages that the far end has received.
         pings: pings that the far end has received.
         goodbye: the close code that the far end has received; 1006 when the stream just ended.
@@ -83,6 +89,7 @@ class FakeWire:
     """
 
     def __init__(self, close_timeout: float = 2.0) -> None:
+        self.number = next(_numbers)
         self.headers: Sequence[tuple[str, str]] = (("server", "fake"),)
         self.sent: list[bytes] = []
         self.pings = 0
@@ -263,13 +270,13 @@ async def fake_pair() -> AsyncGenerator[tuple[FakeWire, FakePeer], None]:
 
 def echo(wire: FakeWire, request: dict[str, Any]) -> None:
     """Answer a request at once, with a response that is numbered per wire."""
-    response_id = f"resp_{id(wire) % 9973}_{len(wire.sent)}"
+    response_id = f"resp_{wire.number}_{len(wire.sent)}"
     wire.push(created(response_id), delta("ok"), completed(response_id))
 
 
 def ask_back(wire: FakeWire, request: dict[str, Any]) -> None:
     """Answer a request at once, as `echo`, with a call of a tool."""
-    response_id = f"resp_{id(wire) % 9973}_{len(wire.sent)}"
+    response_id = f"resp_{wire.number}_{len(wire.sent)}"
     call = {"type": "function_call", "call_id": f"call_{response_id}", "name": "t", "arguments": "{}"}
     ended = completed(response_id)
     ended["response"]["output"] = [call]

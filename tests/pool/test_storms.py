@@ -68,9 +68,9 @@ DEEDS: dict[str, Say] = {
     "keepalive": lambda wire: wire.push({"type": "keepalive", "sequence_number": 0}),
     "foreign created": lambda wire: wire.push(created("resp_foreign")),
     "foreign delta": lambda wire: wire.push({**delta("x"), "response_id": "resp_foreign"}),
-    "begun": lambda wire: wire.push(created(f"resp_{id(wire)}")),
+    "begun": lambda wire: wire.push(created(f"resp_{wire.number}")),
     "failed": lambda wire: wire.push(
-        {"type": "response.failed", "response": {"id": f"resp_{id(wire)}", "status": "failed"}}
+        {"type": "response.failed", "response": {"id": f"resp_{wire.number}", "status": "failed"}}
     ),
     "busy lane": lambda wire: wire.push(error_frame("response_already_in_flight", 409)),
 }
@@ -81,7 +81,7 @@ ANSWER = "whole answer"
 
 def answer(wire: FakeWire) -> None:
     """Answer what was asked."""
-    name = f"resp_{id(wire)}"
+    name = f"resp_{wire.number}"
     wire.push(created(name), completed(name))
 
 

@@ -43,7 +43,7 @@ async def run(
             if refuses(asked, trio.current_time() - began):
                 wire.push(error_frame("server_error", 500))
                 return
-            name = f"resp_{id(wire)}_{len(wire.sent)}"
+            name = f"resp_{wire.number}_{len(wire.sent)}"
             wire.push(created(name))
             await trio.sleep(2)
             wire.push(completed(name))
