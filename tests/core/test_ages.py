@@ -263,6 +263,17 @@ def test_an_idle_timeout_is_no_lifetime() -> None:
     assert [] == endpoint.said
 
 
+def at_work(core: PoolCore, number: int, age: float) -> float:
+    """Open a connection that has had a turn, and has another from that age on; return when that was."""
+    now = number * 1000.0
+    core.acquire(WaiterId(number), now)
+    core.connected(ConnectionId(number), now, 0.5)
+    core.begin(LeaseId(number), now)
+    core.finished(ConnectionId(number), LANE, now + 1.0)
+    core.begin(LeaseId(number), now + age)
+    return now
+
+
 @pytest.mark.parametrize(
     ("reason", "older", "learned"),
     [
@@ -279,12 +290,7 @@ def test_the_limit_that_a_server_names_is_learnt_as_well(
     said: list[Command] = []
     opened(core, waiters=int(older))
     for number in range(1 + older, SAME + 1 + older):
-        now = number * 1000.0
-        core.acquire(WaiterId(number), now)
-        core.connected(ConnectionId(number), now, 0.5)
-        core.begin(LeaseId(number), now)
-        core.finished(ConnectionId(number), LANE, now + 1.0)
-        core.begin(LeaseId(number), now + 899.0)
+        now = at_work(core, number, 899.0)
         said += of(core.hang_up(ConnectionId(number), reason, now + 900.0), LifetimeLearned)
         core.gone(ConnectionId(number), now + 900.0)
 
@@ -296,12 +302,7 @@ def test_a_connection_is_in_use_while_a_tail_arrives() -> None:
     core = make(min_idle=0, on_cancel="drain", drain_timeout=60.0)
     said: list[Command] = []
     for number in range(1, SAME + 1):
-        now = number * 1000.0
-        core.acquire(WaiterId(number), now)
-        core.connected(ConnectionId(number), now, 0.5)
-        core.begin(LeaseId(number), now)
-        core.finished(ConnectionId(number), LANE, now + 1.0)
-        core.begin(LeaseId(number), now + 890.0)
+        now = at_work(core, number, 890.0)
         core.give_up(LeaseId(number), now + 895.0)
         said += of(core.lost(ConnectionId(number), now + 900.0, 0.5), LifetimeLearned)
 

@@ -131,7 +131,7 @@ def test_a_large_body_is_read_beside_the_loop_and_written_down_there(
     said = "x" * (LARGE if large else 1)
     threads: set[int] = set()
 
-    class Watched(module.Headers):  # type: ignore[misc, name-defined]
+    class Watched(module.Headers):  # type: ignore[misc, name-defined]  # of whichever library it is
         def multi_items(self) -> Any:
             threads.add(threading.get_ident())
             return super().multi_items()

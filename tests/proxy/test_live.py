@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -55,6 +56,7 @@ async def log_in(it: Scene, text: str, **headers: str) -> tuple[Client, Answer]:
 def pool_statistics() -> PoolStatistics:
     """Of a pool that does nothing."""
     needed = {field.name: 0 for field in attrs.fields(PoolStatistics) if field.default is attrs.NOTHING}
+    # All others that are needed are numbers, and nobody looks which is a truth.
     return PoolStatistics(**{**needed, "closed": {}})  # type: ignore[arg-type]
 
 
@@ -151,7 +153,8 @@ async def test_what_the_endpoint_makes_everybody_wait_for_is_told(autojump_clock
     unclear = attrs.evolve(clear, held=7.0, held_for="Internal error", unclear=310.0, suspects=3)
     states: list[dict[str, str]] = []
     for number, now in enumerate((pool_statistics(), clear, unclear, attrs.evolve(unclear, held=0.0))):
-        record = PoolRecord(pool=number, provider="", host="host", port=1, statistics=lambda now=now: now)  # type: ignore[misc]
+        ask = partial(attrs.evolve, now)
+        record = PoolRecord(pool=number, provider="", host="host", port=1, statistics=ask)
         seen = Seen("host", "version") if number == 3 else seen
         seen.pool_opened(record)
         states.append(seen.seen([], {}, Look())[0]["state"])

@@ -11,6 +11,7 @@ import trio
 import wspool
 from tests.doors.conftest import Far, far as far
 from tests.helpers import FakeConnector, FakeWire, echo, error_frame, fake_pool, policy, serving
+from tests.telemetry.doubt import two_pools
 from wspool.server import EchoModel, ModelRequest, ModelTurn, function_call, message
 from wspool.wire.wire import ConnectError
 
@@ -105,25 +106,11 @@ async def test_a_turn_is_a_span_of_its_caller(autojump_clock) -> None:
 async def test_that_nobody_can_tell_whose_trouble_it_is_is_seen(autojump_clock) -> None:
     """Two pools of one endpoint: their turns are added up, of their times it is the longer one."""
     sdk = Sdk()
-    connector = FakeConnector(lambda wire, _: wire.push(error_frame("server_error", 500)))
-    limits = policy(refusal_patience=1000.0)
-
-    async def ask(pool: wspool.Pool) -> None:
-        async with pool.conversation(model="m") as conversation:
-            await conversation.respond("x")
-
-    async with (
-        fake_pool(connector, limits=limits, instrument=sdk.instrument) as one,
-        fake_pool(connector, limits=limits, instrument=sdk.instrument) as other,
-        trio.open_nursery() as nursery,
-    ):
-        for pool in (one, one, other):
-            nursery.start_soon(ask, pool)
-            await trio.sleep(50)
+    async with two_pools(sdk.instrument) as refused:
+        one = await refused()
         points = sdk.points()
         assert [3] == [point.value for point in points["wspool.turn.suspects"]]
         assert [one.statistics().unclear] == [point.value for point in points["wspool.turn.unclear_time"]]
-        nursery.cancel_scope.cancel()
 
 
 async def test_metrics_have_the_names_of_the_conventions(autojump_clock) -> None:

@@ -11,6 +11,7 @@ import trio
 
 import wspool
 from tests.helpers import FakeConnector, FakeWire, echo, error_frame, fake_pool, policy, serving
+from tests.telemetry.doubt import two_pools
 from wspool.server import EchoModel
 from wspool.wire.wire import ConnectError
 
@@ -103,25 +104,11 @@ async def test_an_outage_is_seen(autojump_clock) -> None:
 async def test_that_nobody_can_tell_whose_trouble_it_is_is_seen(autojump_clock) -> None:
     """As long as everybody is refused, and of how many that may be; of two pools the longer time."""
     registry, instrument = made()
-    connector = FakeConnector(lambda wire, _: wire.push(error_frame("server_error", 500)))
-    limits = policy(refusal_patience=1000.0)
-
-    async def ask(pool: wspool.Pool) -> None:
-        async with pool.conversation(model="m") as conversation:
-            await conversation.respond("x")
-
-    async with (
-        fake_pool(connector, limits=limits, instrument=instrument) as one,
-        fake_pool(connector, limits=limits, instrument=instrument) as other,
-        trio.open_nursery() as nursery,
-    ):
+    async with two_pools(instrument) as refused:
         assert 0 == registry.get_sample_value("wspool_unclear_seconds")
-        for pool in (one, one, other):
-            nursery.start_soon(ask, pool)
-            await trio.sleep(50)
+        one = await refused()
         assert 3 == registry.get_sample_value("wspool_suspects")
         assert one.statistics().unclear == registry.get_sample_value("wspool_unclear_seconds") > 149
-        nursery.cancel_scope.cancel()
 
 
 async def test_counters_never_go_back(autojump_clock) -> None:

@@ -281,8 +281,8 @@ def _parse(source: str | bytes) -> ast.Module:
     try:
         return ast.parse(source)
     except SystemError:
-        # CPython before 3.11.8 miscounts if a finalizer that it runs meanwhile has something parsed as well,
-        # as who prints a traceback does (gh-106905). What had that finalizer is collected now.
+        # CPython before 3.11.8 miscounts if something else is parsed meanwhile, in another thread or by what
+        # is collected then, as who prints a traceback does (gh-106905). Not twice, most likely.
         return ast.parse(source)
 
 
