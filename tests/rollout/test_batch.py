@@ -1,6 +1,7 @@
 """Task files are read whole, and every mistake in them is named."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,11 @@ def test_what_editors_leave_behind_is_no_mistake(tmp_path: Path) -> None:
         (json.dumps(BATCH | {"url": "/v1/embeddings"}), "url must be '/v1/responses' or"),
         (json.dumps(BATCH | {"body": None}), "there is no body"),
         (json.dumps(BATCH | {"body": {}}), "there is no input"),
+        ('{"id": "x", "input": ["hi"]}', "input must be a str or a list of item dicts; it holds 'hi'"),
+        ('{"id": "x", "input": [{"n": NaN}]}', "input[0].n is nan, and JSON has no such number"),
+        ('{"id": "x", "input": "hi", "top_p": 1e999}', "top_p is inf, and JSON has no such number"),
+        ('{"id": "x", "input": "hi", "background": true}', "'background' cannot be set here"),
+        ('{"id": "x", "input": "hi", "conversation": "c"}', "'conversation' cannot be set here"),
     ],
 )
 def test_a_mistake_is_named_by_file_and_line(tmp_path: Path, line: str, mistake: str) -> None:
@@ -197,3 +203,65 @@ def test_a_file_is_read_by_its_format(tmp_path: Path) -> None:
     path.write_text("id,id\n1,2\n")
     with pytest.raises(BatchError, match="two columns are called 'id'"):
         read_tasks(path)
+
+
+def test_what_every_task_of_an_agent_would_meet_is_named(tmp_path: Path) -> None:
+    """Its columns are its own, but those that are fields of a request go with every turn."""
+    path = tmp_path / "tasks.jsonl"
+    path.write_text('{"id": "a", "conversation": "c"}')
+    with pytest.raises(BatchError, match="'conversation' cannot be set here"):
+        read_tasks(path, Columns(for_agent=True))
+
+    (task,) = read_tasks(path, Columns(for_agent=True, leave_out=["conversation"]))
+    assert {} == task.body
+
+
+@pytest.mark.parametrize("row", [{"input": "hi"}, {"input": "hi", "id": None}])
+def test_rows_alike_without_an_id(tmp_path: Path, row: dict[str, object]) -> None:
+    """Each is a task, and finding it an id costs no more for the last than for the first."""
+
+    def seconds(count: int) -> float:
+        began = time.process_time()
+        assert count == len({task["id"] for task in read(tmp_path, (json.dumps(row) + "\n") * count)})
+        return time.process_time() - began
+
+    assert seconds(8_000) < 4 * seconds(4_000) + 0.1
+
+
+def test_a_batch_line_without_an_id_gets_one(tmp_path: Path) -> None:
+    """It is none the less one."""
+    line = {name: value for name, value in BATCH.items() if name != "custom_id"}
+    (task,) = read(tmp_path, json.dumps(line))
+
+    assert (True, BATCH["body"]) == (task["batch"], task["body"])
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"id,input\n1,a\n2,b\n1,c\n", ":4: the id '1' is taken by line 2"),
+        (b"id;input\n1;a\n2;b\n1;c\n", ":4: the id '1' is taken by line 2"),
+        (b'id,input\n1,"a\nb"\n1,c\n', ":4: the id '1' is taken by line 2"),
+        (b'id,input\n1,a\n2,"b"c\n', ":3: not CSV: ',' expected after '\"'"),
+        (b'id,input\n1,a\n2,"b\n3,c\n', ":3: not CSV: unexpected end of data"),
+        (b"id,input\n1,a\n2,b\xff\n", ": cannot be read: line 3 is no UTF-8"),
+        (b"id,input,,\n1,a,,\n1,b,,\n", ":3: the id '1' is taken by line 2"),
+        (b'"id";"input"\n"1";"a"\n"1";"b"\n', ":3: the id '1' is taken by line 2"),
+    ],
+)
+def test_a_mistake_in_a_table_is_named_by_its_line(tmp_path: Path, content: bytes, problem: str) -> None:
+    """The one that its row begins in, whatever stands between the cells."""
+    path = tmp_path / "tasks.csv"
+    path.write_bytes(content)
+    with pytest.raises(BatchError) as caught:
+        read_tasks(path)
+
+    assert (f"{path}{problem}",) == tuple(each.partition(" (")[0] for each in caught.value.problems)
+
+
+def test_another_encoding_is_named_by_its_line(tmp_path: Path) -> None:
+    """However far down it is."""
+    lines = [b'{"id": %d, "input": "%s"}\n' % (number, b"x" * 99) for number in range(3000)]
+    lines[2345] = b'{"id": "last", "input": "caf\xe9"}\n'
+    with pytest.raises(BatchError, match="line 2346 is no UTF-8"):
+        read(tmp_path, b"".join(lines))

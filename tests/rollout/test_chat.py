@@ -81,6 +81,36 @@ def test_fields(body: dict[str, Any], fields: dict[str, Any]) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "the type 'video'"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"type": "wild", "wild": {}}]}]}, "type 'wild'"),
         ({"messages": [{"role": "assistant", "content": None, "audio": {"id": "a"}}]}, "'audio' of"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, r"no tool_call_id in messages\[0\]"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]},
+            "no id in a tool",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "c", "function": {}}]}]},
+            "no name in a tool",
+        ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": 5}}],
+                    }
+                ]
+            },
+            "arguments in a tool call of .* must be a text, not 5",
+        ),
+        (
+            {"messages": [{"role": "user", "content": 5}]},
+            r"content of messages\[0\] must be a text or a list",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "no text in content of"),
+        ({"messages": [{"role": "assistant", "content": [{"type": "text"}]}]}, "no text in content of"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "no url in image",
+        ),
     ],
 )
 def test_what_cannot_be_said_is_named(body: dict[str, Any], named: str) -> None:

@@ -134,6 +134,20 @@ def test_objects_are_put_together_and_nothing_is_changed_in_place() -> None:
         ("--set temprature=0", "'temprature' is no field of a request; 'temperature' is one"),
         ("--set zzzz=0", "'zzzz' is no field of a request\n"),
         ("--set input=x", "that is the task's own, or the pool's"),
+        ("--set temperature=hot", '--set temperature: it must be a number, not "hot"'),
+        ("--set temperature=NaN", '--set temperature: it must be a number, not "NaN"'),
+        ("--set temperature=1e999", "temperature is inf, and JSON has no such number"),
+        ("--set store=maybe", "--set store: it must be true or false"),
+        ("--set metadata.deep.er=1", "--set metadata: it must be an object of texts"),
+        ("--set tools=[1]", "--set tools: it must be a list of objects"),
+        ("--set tool_choice=5", "--set tool_choice: it must be a text or an object"),
+        ("--set conversation=c", "that is the task's own, or the pool's"),
+        ("--score exact --right-from nan", "must be a finite number"),
+        ("--leave-out=", "--leave-out must be the name of a field"),
+        ("--id-field=", "--id-field must be the name of a field"),
+        ("--header A", "--header is for an endpoint"),
+        ("--proxy nowhere:1", "--proxy is for an endpoint"),
+        ("--api-key-env MINE", "--api-key-env is for an endpoint"),
         ("--set =1", "must be KEY=VALUE"),
         ("--set reasoning..effort=1", "must be KEY=VALUE"),
         ("--set reasoning=low --set reasoning.effort=low", "has a value already"),
@@ -155,3 +169,14 @@ def test_a_task_that_defines_other_tools_is_named() -> None:
 
     assert 2 == ended.code
     assert "does not fit the task 'a': it has no function for 'subtract'" in ended.err
+
+
+def test_a_batch_line_goes_as_it_is_and_what_is_unknown_is_named() -> None:
+    """A field may be newer than this, or a mistake."""
+    body = {"input": "hi", "temprature": 0}
+    write("other.jsonl", {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body})
+
+    ended = rollout("other.jsonl", "--local")
+
+    assert (1, 1) == (ended.code, len(ended.results))
+    assert 'fields that are unknown here go as they are: "temprature"' in ended.err

@@ -41,11 +41,15 @@ async def pool_at(url: str | None, meter: Meter) -> AsyncGenerator[wspool.Pool, 
 
 
 async def run(
-    batch: list[Task], agent: Agent | None, lines: list[Mapping[str, Any]], *, url: str | None = None
+    batch: list[Task],
+    agent: Agent | Method | None,
+    lines: list[Mapping[str, Any]],
+    *,
+    url: str | None = None,
 ) -> Summary:
     meter = Meter()
     async with pool_at(url, meter) as pool:
-        method = Method(agent=agent, defaults={"model": "m"})
+        method = agent if isinstance(agent, Method) else Method(agent=agent, defaults={"model": "m"})
         return await run_batch(pool, batch, method, meter=meter, sink=lines.append, quiet=True)
 
 
@@ -97,10 +101,52 @@ async def test_what_an_agent_raises_is_its_result() -> None:
     }
 
 
+class Several(Exception):
+    """Has `exceptions` as other libraries mean it."""
+
+    exceptions = 5
+
+
+async def test_what_only_looks_like_a_group_is_none() -> None:
+    """An error of the agent's own may have any attributes."""
+
+    async def agent(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
+        raise Several("of mine")
+
+    lines: list[Mapping[str, Any]] = []
+    summary = await run(tasks("a"), agent, lines)
+
+    assert (1, "Several", "of mine") == (
+        summary.failed,
+        lines[0]["error"]["type"],
+        lines[0]["error"]["message"],
+    )
+
+
+async def test_what_an_agent_does_to_what_it_gets_is_its_own() -> None:
+    """Neither its task nor what it has returned is another afterwards, and the next one sees nothing of it."""
+    kept: list[int] = []
+
+    async def agent(conversation: wspool.Conversation, task: dict[str, Any], more: list[int]) -> object:
+        task["notes"].append("seen")
+        more.append(1)
+        kept.append(1)
+        return [kept, len(more)]
+
+    lines: list[Mapping[str, Any]] = []
+    batch = tasks("a", "b", notes=[])
+    digests = [task.digest for task in batch]
+    await run(batch, Method(agent=agent, agent_arguments={"more": []}), lines)
+
+    assert digests == [task.digest for task in batch]
+    assert [[[1], 1], [[1, 1], 1]] == [line["answer"] for line in lines]
+
+
 async def test_a_request_that_cannot_be_made_is_a_failure() -> None:
     """A field that belongs to the library is refused before anything is sent."""
     lines: list[Mapping[str, Any]] = []
-    summary = await run(tasks("a", background=True), None, lines)
+    task = Task(id="a", body={"input": "a", "background": True}, source={})
+    summary = await run([task], None, lines)
 
     assert (summary.failed, summary.turns) == (1, 0)
     assert "background" in lines[0]["error"]["message"]

@@ -3,6 +3,8 @@
 import json
 import math
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +345,31 @@ def test_what_cannot_be_called_is_told_beforehand(function: Callable[..., object
     """By the names that it asks for."""
     with pytest.raises(TypeError, match="it takes"):
         Scorer.of(function)
+
+
+def test_numbers_of_arrays_are_numbers_by_name_too() -> None:
+    """As those of numpy, which are none of Python's."""
+    score = Score.of({"score": Decimal("0.25"), "length": Fraction(3), "why": "so"})
+
+    assert (0.25, {"score": 0.25, "length": 3.0, "why": "so"}) == (score.value, score.parts)
+
+
+async def test_what_a_function_does_to_what_it_gets_is_its_own() -> None:
+    """The result is of what was answered, and the task of what it said."""
+    task = Task(id="a", body={}, source={"rubric": ["x"]}, expected=["42"])
+    response: dict[str, Any] = {"output": [message("42")]}
+    answer = {"said": ["42"]}
+
+    def rude(answer: Any, expected: Any, task: Any, response: Any) -> int:
+        for each in (answer["said"], expected, task["rubric"], response["output"]):
+            each.clear()
+        return 1
+
+    digest = task.digest
+    await Scorer.of(rude).score(task, answer, response, ())
+
+    assert (digest, ["42"], {"said": ["42"]}) == (task.digest, task.expected, answer)
+    assert [message("42")] == response["output"]
 
 
 async def test_a_function_that_makes_a_coroutine() -> None:

@@ -9,7 +9,7 @@ from wspool.cli.rollout_options import Given
 from wspool.cli.usage import usage_error, warn
 from wspool.rollout.batch import BatchError, Columns, read_tasks
 from wspool.rollout.bundled import bundled_tasks
-from wspool.rollout.fields import ANSWERS
+from wspool.rollout.fields import ANSWERS, BODY_FIELDS
 from wspool.rollout.method import Method
 from wspool.rollout.rows import FORMATS
 from wspool.rollout.selection import Selection, parse_shard
@@ -58,6 +58,14 @@ def _selection(given: Given) -> Selection:
 def _columns(given: Given) -> Columns:
     if given.input.format not in (None, *FORMATS):
         usage_error(f"--format {given.input.format!r} must be one of {', '.join(FORMATS)}")
+    for option, names in (
+        ("--id-field", [given.input.id_field]),
+        ("--input-field", [given.input.input_field]),
+        ("--expected-field", [given.input.expected_field]),
+        ("--leave-out", given.input.leave_out),
+    ):
+        if "" in names:
+            usage_error(f"{option} must be the name of a field")
     return Columns(
         id=given.input.id_field,
         input=given.input.input_field,
@@ -71,6 +79,11 @@ def name_unsent(batch: Sequence[Task], method: Method) -> None:
     """Say which columns of a data set no request has. With an agent they are its business."""
     if method.agent is not None:
         return
+    strange = Counter(name for task in batch if task.batch for name in task.body if name not in BODY_FIELDS)
+    if strange:
+        # A Batch line goes as it is: there may be newer fields than are known here.
+        named = ", ".join(json.dumps(name) for name, _ in strange.most_common(_MOST_NAMED))
+        warn(f"fields that are unknown here go as they are: {named}")
     unsent = Counter(name for task in batch for name in task.unsent)
     if unsent:
         named = ", ".join(json.dumps(name) for name, _ in unsent.most_common(_MOST_NAMED))

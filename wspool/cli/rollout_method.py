@@ -5,6 +5,7 @@ so, tools that do not fit the definitions of a task, fields that no request has.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import iscoroutinefunction
@@ -17,7 +18,7 @@ from wspool.core.effects import UnknownEffects
 from wspool.core.encoding import Encoded
 from wspool.core.frames import encode
 from wspool.pool.toolbox import DefinedTool, Tool, Toolbox
-from wspool.rollout.fields import BODY_FIELDS
+from wspool.rollout.fields import BODY_FIELDS, is_request_field, kind_of_field
 from wspool.rollout.method import Agent, Method
 from wspool.rollout.scoring import SCORES, Scorer
 from wspool.rollout.tasks import Task
@@ -26,7 +27,9 @@ from wspool.rollout.tools import TOOL_SCHEMAS, Tools
 __all__ = ["make_method", "set_fields"]
 
 #: Fields of a request that are the task's own, or the pool's.
-_NOT_SET: Final = frozenset({"background", "input", "previous_response_id", "stream", "stream_options"})
+_NOT_SET: Final = frozenset(
+    {"background", "conversation", "input", "previous_response_id", "stream", "stream_options"}
+)
 
 
 def make_method(
@@ -45,6 +48,8 @@ def make_method(
         usage_error("--agent and --tools both say how a task is done; an agent calls its tools itself")
     if how.right_from is not None and how.score is None:
         usage_error("--right-from is of the scores of --score; give both")
+    if how.right_from is not None and not math.isfinite(how.right_from):
+        usage_error(f"--right-from {how.right_from} must be a finite number")
     if how.agent is None and how.agent_arg:
         usage_error("--agent-arg is for an agent; say which with --agent")
     agent: Agent | None = None
@@ -97,6 +102,13 @@ def set_fields(given: Sequence[str]) -> dict[str, Any]:
                 usage_error(f"--set {name}: {inside!r} has a value already, and so no {part!r}")
             place = cast("dict[str, Any]", found)
         place[(rest or [first])[-1]] = value
+    for name, value in fields.items():
+        if not is_request_field(name, value):
+            usage_error(f"--set {name}: it must be {kind_of_field(name)}, not {json.dumps(value)}")
+    try:
+        encode(fields)
+    except ValueError as problem:
+        usage_error(f"--set {problem}")
     return fields
 
 

@@ -14,7 +14,7 @@ import attrs
 import wspool
 from wspool.cli.rollout_input import name_unsent, read_batch
 from wspool.cli.rollout_method import make_method, set_fields
-from wspool.cli.rollout_options import Given
+from wspool.cli.rollout_options import Given, Place
 from wspool.cli.target import Target, find_target, named_provider, no_key
 from wspool.cli.usage import usage_error
 from wspool.rollout.limits import Limits
@@ -155,8 +155,10 @@ def _target(given: Given, batch: Sequence[Task], overrides: Mapping[str, Any]) -
     if place.local:
         if place.url is not None:
             usage_error("--url and --local both say where the tasks go; give one of them")
+        _refuse_ways(place)
         return None
     if place.url is None and given.input.tasks is None:
+        _refuse_ways(place)
         return None
     target = find_target(
         place.url,
@@ -183,6 +185,17 @@ def _target(given: Given, batch: Sequence[Task], overrides: Mapping[str, Any]) -
                 f"{len(nameless)} tasks name no model (the first is {nameless[0]!r}); say which with --model"
             )
     return target
+
+
+def _refuse_ways(place: Place) -> None:
+    """The server in here is reached without them: who gives one means another."""
+    for option, value in (
+        ("--proxy", place.proxy),
+        ("--header", place.header),
+        ("--api-key-env", place.api_key_env),
+    ):
+        if value:
+            usage_error(f"{option} is for an endpoint; say which with --url, or leave it out")
 
 
 def _limits(given: Given) -> Limits:

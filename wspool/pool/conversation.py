@@ -33,7 +33,7 @@ from wspool.pool.toolbox import Tool, Toolbox
 from wspool.pool.tools import CallRunner
 from wspool.pool.turn import Turn
 
-__all__ = ["Conversation", "ConversationBlock", "Input"]
+__all__ = ["Conversation", "ConversationBlock", "Input", "checked_fields"]
 
 #: What a turn takes: a text, or input items.
 Input: TypeAlias = str | Sequence[Mapping[str, Any]]
@@ -71,7 +71,7 @@ class Conversation:
         chain = resume if isinstance(resume, Chain) else Chain()
         if resume is not None and not isinstance(resume, Chain):
             chain, defaults = _resumed(resume, defaults)
-        self._defaults = _checked(defaults)
+        self._defaults = checked_fields(defaults)
         self._number = number
         self._continuity = Continuity(owner, number, chain)
         self._continuity.budget = budget
@@ -115,7 +115,7 @@ class Conversation:
             RequestTooLargeError, LeaseRefusedError, PoolClosedError: nothing was sent.
         """
         self._continuity.owner.check_use()
-        fields = _checked({**self._defaults, **overrides}) if overrides else self._defaults
+        fields = checked_fields({**self._defaults, **overrides}) if overrides else self._defaults
         return self._begin(fields, encode_items(input))
 
     @enable_ki_protection
@@ -198,7 +198,7 @@ class Conversation:
         _check_count("max_turns", max_turns, 1, "None for no limit")
         _check_count("retries", retries, 0, "0 for none")
         # Written down, for they are sent more than once: in every turn, and again after a loss.
-        fields = _checked({**self._defaults, **overrides})
+        fields = checked_fields({**self._defaults, **overrides})
         box = Toolbox(tools, fields)
         if box.definitions is not None:
             fields["tools"] = box.definitions
@@ -234,7 +234,7 @@ class Conversation:
         it = self._continuity
         it.owner.check_use()
         it.check_budget()
-        body = _checked({**self._defaults, **overrides})
+        body = checked_fields({**self._defaults, **overrides})
         errand = it.enter()
         if it.chain.root is not None:
             body["previous_response_id"] = Encoded(encode(it.chain.root))
@@ -374,13 +374,13 @@ def _resumed(snapshot: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple
     if not isinstance(defaults, Mapping):
         raise ValueError("the snapshot's defaults are no mapping")
     try:
-        fields = _checked(cast("Mapping[str, Any]", defaults))
+        fields = checked_fields(cast("Mapping[str, Any]", defaults))
     except (TypeError, ValueError) as error:
         raise ValueError(f"the snapshot's defaults cannot be sent: {error}") from None
     return Chain.resume(snapshot), {**fields, **overrides}
 
 
-def _checked(body: Mapping[str, Any]) -> dict[str, Encoded]:
+def checked_fields(body: Mapping[str, Any]) -> dict[str, Encoded]:
     """Return the body fields to send, encoded, or say which one is not the caller's to set."""
     for name, advice in _OWN_FIELDS.items():
         if body.get(name) is not None:

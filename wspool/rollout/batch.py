@@ -6,6 +6,7 @@ gets one that is made of what it says, so that it has the same in the next run.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -77,6 +78,7 @@ class _Reading:
         self.problems: list[str] = []
         self._columns = columns
         self._seen: dict[str, int] = {}
+        self._alike: Counter[str] = Counter()
         self._first: tuple[int, bool, bool] | None = None  # the line that decided which kind this file holds
         self._shared: dict[tuple[str, ...], tuple[str, ...]] = {}
 
@@ -107,11 +109,9 @@ class _Reading:
 
     def _made_up(self, fields: Mapping[str, Any]) -> str:
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:_DIGITS]
-        id, times = digest, 1
-        while id in self._seen:  # the same row again is a task again
-            times += 1
-            id = f"{digest}-{times}"
-        return id
+        self._alike[digest] += 1  # the same row again is a task again
+        times = self._alike[digest]
+        return digest if times == 1 else f"{digest}-{times}"
 
 
 def _no_id(name: str | None, first: tuple[int, bool, bool] | None) -> str:
@@ -123,7 +123,7 @@ def _no_id(name: str | None, first: tuple[int, bool, bool] | None) -> str:
 def _id(fields: Mapping[str, Any], name: str) -> str | int | None:
     """The id in the field *name*, None if there is none."""
     value, is_there = column(fields, name)
-    if not is_there:
+    if not is_there or value is None:  # as data frames write it that lack one
         return None
     if isinstance(value, int) and not isinstance(value, bool):
         return value

@@ -6,6 +6,7 @@ the letter and with the same defaults; what it cannot say is named, and nothing 
 Sources: `CompletionCreateParams` and `ResponseCreateParams` of openai-python 3.57.
 """
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -199,7 +200,7 @@ def messages_to_items(messages: object, leave_out: Collection[str] = ()) -> list
                     f"the Responses API cannot say {name!r} of {where}; --leave-out {name} does without"
                 )
         if role in ("tool", "function"):
-            call = message.get("tool_call_id") if role == "tool" else f"call_{legacy}"
+            call = _text(message, "tool_call_id", where) if role == "tool" else f"call_{legacy}"
             kind = "custom_tool_call_output" if call in custom else "function_call_output"
             items.append({"type": kind, "call_id": call, "output": _content(message, where, "user") or ""})
             continue
@@ -237,10 +238,14 @@ def _call(call: Body, where: str) -> Body:
     if kind not in ("function", "custom"):
         raise ValueError(f"{where} has a call of the type {kind!r:.40}, which nobody knows")
     inside = _object(call.get(kind), f"{where}.tool_calls")
-    said = {"call_id": call.get("id"), "name": inside.get("name")}
+    here = f"a tool call of {where}"
+    said = {"call_id": _text(call, "id", here), "name": _text(inside, "name", here)}
     if kind == "custom":
-        return {"type": "custom_tool_call", **said, "input": inside.get("input", "")}
-    return {"type": "function_call", **said, "arguments": inside.get("arguments", "{}")}
+        return {"type": "custom_tool_call", **said, "input": _text({"input": "", **inside}, "input", here)}
+    given: object = inside.get("arguments", "{}")
+    if isinstance(given, dict):
+        given = json.dumps(given)  # as data sets have them, and some servers
+    return {"type": "function_call", **said, "arguments": _text({"arguments": given}, "arguments", here)}
 
 
 def _content(message: Body, where: str, role: str) -> Any:
@@ -250,32 +255,48 @@ def _content(message: Body, where: str, role: str) -> Any:
         return [{"type": "refusal", "refusal": refusal}]
     if content is None or isinstance(content, str):
         return content if content or role == "user" or not message.get("tool_calls") else None
-    return [_part(_object(part, f"{where}.content"), where, role) for part in _list(content, where)]
+    if not isinstance(content, list):
+        raise ValueError(f"the content of {where} must be a text or a list, not {type(content).__name__}")
+    parts = cast("list[object]", content)
+    return [_part(_object(part, f"{where}.content"), where, role) for part in parts]
 
 
 def _part(part: Body, where: str, role: str) -> Body:
     kind = str(part.get("type"))
+    here = f"content of {where}"
     if role == "assistant" and kind == "text":
-        return {"type": "output_text", "text": part.get("text")}
+        return {"type": "output_text", "text": _text(part, "text", here)}
     if role == "assistant" and kind == "refusal":
-        return {"type": "refusal", "refusal": part.get("refusal")}
+        return {"type": "refusal", "refusal": _text(part, "refusal", here)}
     if kind not in _PARTS:
         raise ValueError(f"{where} has content of the type {kind!r:.40}, which cannot be said")
-    return _PARTS[kind](part)
+    return _PARTS[kind](part, here)
 
 
-def _image(part: Body) -> Body:
+def _image(part: Body, where: str) -> Body:
     image = part.get("image_url")
-    found = {"url": image} if isinstance(image, str) else _object(image, "image_url")
-    return {"type": "input_image", "image_url": found.get("url"), "detail": found.get("detail") or "auto"}
+    found = {"url": image} if isinstance(image, str) else _object(image, f"image_url in {where}")
+    url = _text(found, "url", f"image_url in {where}")
+    return {"type": "input_image", "image_url": url, "detail": found.get("detail") or "auto"}
 
 
-_PARTS: Final[Mapping[str, Callable[[Body], Body]]] = {
-    "text": lambda part: {"type": "input_text", "text": part.get("text")},
+_PARTS: Final[Mapping[str, Callable[[Body, str], Body]]] = {
+    "text": lambda part, where: {"type": "input_text", "text": _text(part, "text", where)},
     "image_url": _image,
-    "input_audio": lambda part: part,
-    "file": lambda part: {"type": "input_file", **_given(_object(part.get("file"), "file"))},
+    "input_audio": lambda part, _: part,
+    "file": lambda part, where: {
+        "type": "input_file",
+        **_given(_object(part.get("file"), f"file in {where}")),
+    },
 }
+
+
+def _text(fields: Mapping[str, Any], name: str, where: str) -> str:
+    value: object = fields.get(name)
+    if not isinstance(value, str):
+        lacks = f"there is no {name} in {where}"
+        raise ValueError(lacks if value is None else f"{name} in {where} must be a text, not {value!r:.40}")
+    return value
 
 
 def _given(fields: Body) -> Body:

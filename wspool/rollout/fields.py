@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, cast
 
-__all__ = ["ANSWERS", "BODY_FIELDS", "column", "is_request_field", "text_columns"]
+__all__ = ["ANSWERS", "BODY_FIELDS", "column", "is_request_field", "kind_of_field", "text_columns"]
 
 _NUMBER: Final = (int, float)
 
@@ -44,6 +44,14 @@ BODY_FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "truncation": str,
     "user": str,
 }
+#: Kinds of values, as they are called in JSON.
+_WORDS: Final = {
+    bool: "true or false",
+    dict: "an object",
+    int: "a whole number",
+    list: "a list",
+    str: "a text",
+}
 #: Words in names of columns that a question stands in, in public data sets, likeliest first.
 _QUESTIONS: Final = ("question", "problem", "prompt", "instruction", "instructions", "query", "text")
 #: How deep in a row a question is looked for.
@@ -66,6 +74,18 @@ def is_request_field(name: str, value: object) -> bool:
     if name == "tools" and isinstance(value, list):
         return all(isinstance(each, dict) for each in cast("list[object]", value))
     return isinstance(value, kinds)
+
+
+def kind_of_field(name: str) -> str:
+    """Return what the field *name* of a request takes, in words."""
+    if name == "tools":
+        return "a list of objects"
+    if name == "metadata":
+        return "an object of texts"
+    kinds = BODY_FIELDS[name]
+    if kinds == _NUMBER:
+        return "a number"
+    return " or ".join(_WORDS[kind] for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
 
 
 def column(fields: Mapping[str, Any], path: str) -> tuple[Any, bool]:

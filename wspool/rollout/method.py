@@ -1,6 +1,7 @@
 """How the conversation about one task is held: by an agent of the user's, in a tool loop, or in one turn."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, cast
 
 import attrs
@@ -102,7 +103,9 @@ class Method:
           BaseException: whatever the agent raises, or `Conversation.run`.
         """
         if self.agent is not None:
-            return await self.agent(conversation, dict(task.source), **self.agent_arguments)
+            # Its own: what it does to them changes neither what is written nor another task.
+            row, arguments = deepcopy((dict(task.source), dict(self.agent_arguments)))
+            return await self.agent(conversation, row, **arguments)
         new = task.body.get("input", [])
         if self.tools:
             given = None if resumed else new

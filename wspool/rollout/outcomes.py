@@ -5,13 +5,13 @@ the server and the model said of a response is looked at, and not only that ther
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import wspool
 from wspool.core.meanings import Meaning, meaning_of_status, meaning_of_word
 from wspool.errors import DialFailedError, ResponseFailedError
-from wspool.rollout.tasks import Outcome
+from wspool.rollout.tasks import Outcome, only
 
 __all__ = ["answer_of", "ends_run", "outcome_of"]
 
@@ -56,10 +56,10 @@ def answer_of(returned: object) -> tuple[Any, Mapping[str, Any] | None]:
         calls = _calls(returned)
         return calls if calls and not returned.output_text else returned.output_text, returned.data
     try:
-        json.dumps(returned, allow_nan=False)
+        # Its own: who returned it may go on to change it.
+        return json.loads(json.dumps(returned, allow_nan=False)), None
     except (TypeError, ValueError, RecursionError) as problem:
         raise TypeError(f"the agent must return a response or JSON, not {_shown(returned)}") from problem
-    return returned, None
 
 
 def outcome_of(response: Mapping[str, Any] | None) -> Outcome:
@@ -77,9 +77,8 @@ def outcome_of(response: Mapping[str, Any] | None) -> Outcome:
 def ends_run(error: BaseException) -> bool:
     """Return whether every other task would only find out the same as *error*: no endpoint is there, the key
     is refused, or the money is spent."""
-    inside: Sequence[BaseException] = getattr(error, "exceptions", ())
-    if len(inside) == 1:
-        return ends_run(inside[0])
+    if (inside := only(error)) is not None:
+        return ends_run(inside)
     if isinstance(error, DialFailedError):
         return True
     if not isinstance(error, ResponseFailedError):

@@ -14,6 +14,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -71,6 +72,7 @@ def read_rows(path: Path, format: str | None = None) -> Iterator[Row]:
     Raises:
       RowsError: it cannot be read.
     """
+    text: _Lines | None = None
     try:
         with ExitStack() as opened:
             file: BinaryIO = sys.stdin.buffer if path == STDIN else opened.enter_context(path.open("rb"))
@@ -81,11 +83,13 @@ def read_rows(path: Path, format: str | None = None) -> Iterator[Row]:
                 if head.startswith(beginning):
                     raise RowsError(f"it is {what}")
             # LF, CRLF and CR end lines; U+2028 and its like do not, which a JSON text may hold as they are.
-            text = io.TextIOWrapper(cast("Any", raw), encoding="utf-8-sig", newline=None)
+            text = _Lines(io.TextIOWrapper(cast("Any", raw), encoding="utf-8-sig", newline=None))
             yield from _READERS[format or _format(path, head)](text)
     except UnicodeDecodeError as problem:
-        raise RowsError(f"it is no UTF-8 ({problem.reason}); save it as UTF-8") from problem
-    except (OSError, EOFError, zlib.error, csv.Error) as problem:
+        # All lines before the block that cannot be decoded were given out.
+        number = (text.number if text is not None else 0) + problem.object[: problem.start].count(b"\n") + 1
+        raise RowsError(f"line {number} is no UTF-8 ({problem.reason}); save it as UTF-8") from problem
+    except (OSError, EOFError, zlib.error) as problem:
         raise RowsError(getattr(problem, "strerror", None) or str(problem)) from problem
 
 
@@ -100,6 +104,27 @@ def _format(path: Path, head: bytes) -> str:
         return suffix
     looks = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     return "json" if path == STDIN and looks.startswith(b"[") else "jsonl"
+
+
+class _Lines:
+    """The lines of a text.
+
+    Attributes:
+      number: of the last one that was given out, from 1.
+    """
+
+    def __init__(self, text: io.TextIOBase) -> None:
+        self.number = 0
+        self._text = text
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._text:
+            self.number += 1
+            yield line
+
+    def whole(self) -> str:
+        """All of it at once."""
+        return self._text.read()
 
 
 def _jsonl(text: Iterable[str]) -> Iterator[Row]:
@@ -117,8 +142,8 @@ def _jsonl(text: Iterable[str]) -> Iterator[Row]:
             yield Row(number, value)
 
 
-def _json(text: io.TextIOBase) -> Iterator[Row]:
-    whole = text.read()
+def _json(text: _Lines) -> Iterator[Row]:
+    whole = text.whole()
     try:
         value: object = json.loads(whole)
     except RecursionError:
@@ -146,27 +171,32 @@ def _is_rows(value: object) -> bool:
     return all(isinstance(each, dict) and "role" not in each and "type" not in each for each in rows)
 
 
-def _csv(text: Iterable[str], delimiter: str = ",") -> Iterator[Row]:
+def _csv(text: _Lines, delimiter: str = ",") -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # the default is shorter than what people have in a cell
-    rows = csv.reader(text, delimiter=delimiter, strict=True)
-    names = next(rows, list[str]())
-    if delimiter == "," and len(names) == 1 and ";" in names[0]:
-        rows = csv.reader(text, delimiter=";", strict=True)  # of a country where the comma is taken
-        names = names[0].split(";")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RowsError(f"two columns are called {twice!r}")
-    number = rows.line_num + 1
-    for cells in rows:
-        if len(cells) > len(names):
-            yield Row(number, problem=f"{len(cells)} cells, and there are {len(names)} columns")
-        elif cells:
-            pairs = zip(names, cells, strict=False)
-            yield Row(number, {name: cell for name, cell in pairs if cell})
-        number = rows.line_num + 1
+    lines = iter(text)
+    heading = next(lines, "")
+    if delimiter == "," and heading.count(";") > heading.count(","):
+        delimiter = ";"  # of a country where the comma is taken
+    rows = csv.reader(chain([heading], lines), delimiter=delimiter, strict=True)
+    number = 1
+    try:
+        names = next(rows, list[str]())
+        # Spreadsheets end lines with cells of columns that have no name.
+        if (twice := next((name for name in names if name and names.count(name) > 1), None)) is not None:
+            raise RowsError(f"two columns are called {twice!r}")
+        number = text.number + 1
+        for cells in rows:
+            if len(cells) > len(names):
+                yield Row(number, problem=f"{len(cells)} cells, and there are {len(names)} columns")
+            elif cells:
+                pairs = zip(names, cells, strict=False)
+                yield Row(number, {name: cell for name, cell in pairs if cell})
+            number = text.number + 1
+    except csv.Error as problem:  # what comes behind it cannot be told
+        yield Row(number, problem=f"not CSV: {problem}")
 
 
-def _tsv(text: Iterable[str]) -> Iterator[Row]:
+def _tsv(text: _Lines) -> Iterator[Row]:
     return _csv(text, "\t")
 
 

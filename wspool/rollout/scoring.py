@@ -14,6 +14,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any, Final, cast
 
@@ -64,7 +65,7 @@ class Score:
         """What a function has *returned*. Raises TypeError: it is no score."""
         if not isinstance(returned, Mapping):
             return cls(_number(returned))
-        parts = {str(name): value for name, value in cast("Mapping[object, Any]", returned).items()}
+        parts = {str(name): _plain(value) for name, value in cast("Mapping[object, Any]", returned).items()}
         try:
             json.dumps(parts, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as problem:
@@ -128,7 +129,8 @@ class Scorer:
             "response": response,
             "items": list(items) if "items" in self.names else (),
         }
-        call = partial(self.function, **{name: offered[name] for name in self.names})
+        # Its own: what it does to them changes no result.
+        call = partial(self.function, **deepcopy({name: offered[name] for name in self.names}))
         if inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(
             type(self.function).__call__
         ):
@@ -165,8 +167,13 @@ def _last_number(value: object) -> float | None:
     return float(found[-1].replace(",", "")) if found else None
 
 
-def _number(value: object) -> float:
+def _plain(value: Any) -> Any:
+    """A number as JSON has it; anything else stays."""
     # Numbers of arrays and tensors are none of Python's.
+    return float(value) if hasattr(value, "__float__") and not isinstance(value, int | float) else value
+
+
+def _number(value: object) -> float:
     if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
         raise TypeError(f"a score must be a number or a dict of some, not {type(value).__name__}")
     found = float(cast("Any", value))

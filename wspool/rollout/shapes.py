@@ -11,11 +11,13 @@ A row is a line of an OpenAI or Azure Batch file, `{"custom_id", "method", "url"
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, cast
 
 import attrs
 
+from wspool.core.items import encode_items
+from wspool.pool.conversation import checked_fields
 from wspool.rollout.chat import is_chatty, messages_to_items, tool_definition, translate
 from wspool.rollout.fields import column, is_request_field, text_columns
 from wspool.rollout.tasks import Task
@@ -46,7 +48,9 @@ class Columns:
 
 def is_batch_line(fields: Mapping[str, Any], columns: Columns) -> bool:
     """Return whether a row is a line of a Batch file; not if somebody says where its input is."""
-    return "custom_id" in fields and columns.input is None and "params" not in fields
+    if columns.input is not None or "params" in fields:
+        return False
+    return "custom_id" in fields or ("url" in fields and isinstance(fields.get("body"), dict))
 
 
 def task_of(fields: dict[str, Any], columns: Columns) -> Task:
@@ -102,6 +106,8 @@ def _row_task(fields: dict[str, Any], columns: Columns) -> Task:
         if columns.input is None and body.get("input") in (None, "") and "prompt" not in body:
             _refuse_without_input(fields, body, unsent)
         _checked(body)
+    else:
+        _checked_fields(body)
     return Task(id="", body=body, source=fields, unsent=unsent, expected=_expected(fields, columns))
 
 
@@ -162,6 +168,24 @@ def _checked(body: dict[str, Any]) -> dict[str, Any]:
             raise ValueError("there is no input")
     elif not isinstance(body["input"], str | list):
         raise ValueError(f"input must be a string or a list of items, not {type(body['input']).__name__}")
+    else:
+        _can_be_sent(lambda: encode_items(body["input"]))
     if body.get("previous_response_id") is not None:
         raise ValueError("previous_response_id cannot be given: a task is a conversation from its beginning")
+    return _checked_fields(body)
+
+
+def _checked_fields(body: dict[str, Any]) -> dict[str, Any]:
+    """What a conversation would refuse is refused here, before anything is sent."""
+    fields = {name: value for name, value in body.items() if name != "input"}
+    if fields.get("background") is False:  # which is what it is here
+        del fields["background"]
+    _can_be_sent(lambda: checked_fields(fields))
     return body
+
+
+def _can_be_sent(encode: Callable[[], object]) -> None:
+    try:
+        encode()
+    except TypeError as problem:
+        raise ValueError(str(problem)) from None

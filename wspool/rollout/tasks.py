@@ -8,7 +8,7 @@ import json
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, cast, get_args
 
 import attrs
 
@@ -16,7 +16,7 @@ from wspool.core.statistics import ConversationStatistics
 from wspool.errors import ResponseFailedError, WsPoolError
 from wspool.rollout.completion import completion_of
 
-__all__ = ["OUTCOMES", "WELL", "Failure", "Outcome", "Result", "Task", "attempt_key"]
+__all__ = ["OUTCOMES", "WELL", "Failure", "Outcome", "Result", "Task", "attempt_key", "only"]
 
 #: How a task ended. With an answer: `right` or `wrong` where the right one is known, else `done`, or `called`
 #: if it is a call of a tool that nobody here can run. Without: `truncated` (the response was cut off),
@@ -103,9 +103,8 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
         """What *error* says; a group of one is that one."""
-        inside: Sequence[BaseException] = getattr(error, "exceptions", ())
-        if len(inside) == 1:
-            return cls.of(inside[0])
+        if (inside := only(error)) is not None:
+            return cls.of(inside)
         refused = error if isinstance(error, ResponseFailedError) else None
         return cls(
             type=type(error).__name__,
@@ -241,6 +240,15 @@ class Result:
             "bytes_saved": its.bytes_saved,
         }
         return {"requests": requests, "phases": dict(self.phases or {})}
+
+
+def only(error: BaseException) -> BaseException | None:
+    """The one error in a group of one; None if *error* is no such group."""
+    # Not whatever has `exceptions`: other errors than groups mean something else by that.
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    inside = cast("BaseExceptionGroup[BaseException]", error).exceptions
+    return inside[0] if len(inside) == 1 else None
 
 
 def _text(error: BaseException) -> str:
