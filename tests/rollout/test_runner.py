@@ -124,7 +124,7 @@ async def test_what_only_looks_like_a_group_is_none() -> None:
 
 
 async def test_what_an_agent_does_to_what_it_gets_is_its_own() -> None:
-    """Neither its task nor what it has returned is another afterwards, and the next one sees nothing of it."""
+    """Neither its task nor what it has returned is another afterwards, and the next sees nothing of it."""
     kept: list[int] = []
 
     async def agent(conversation: wspool.Conversation, task: dict[str, Any], more: list[int]) -> object:
