@@ -208,6 +208,46 @@ async def test_sending_nothing_is_a_checkpoint(contexts):
         assert await theirs.receive_some() == b"x"
 
 
+class Rounds(trio.abc.Instrument):
+    """Counts how often the current task was run."""
+
+    def __init__(self) -> None:
+        self.task, self.count = trio.lowlevel.current_task(), 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += task is self.task
+
+
+class InstantStream(RecordingStream):
+    """Takes what is sent without a round through the scheduler."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if not self.upgraded:
+            await super().send_all(data)
+
+
+async def test_a_write_waits_for_nothing_but_the_stream_below(contexts):
+    """A lock that is free costs no round through the scheduler: a turn over TLS would take 5 % longer."""
+    async with connected(contexts, InstantStream) as (ours, _, _):
+        rounds = Rounds()
+        trio.lowlevel.add_instrument(rounds)
+        await ours.send_all(b"a request")
+        trio.lowlevel.remove_instrument(rounds)
+        assert rounds.count == 0
+
+
+async def test_a_write_that_was_cancelled_before_it_began_cuts_nothing_short(contexts):
+    """Its bytes are sealed and keep their place: the next write sends both."""
+    async with connected(contexts) as (ours, theirs, _):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await ours.send_all(b"first ")
+        assert scope.cancelled_caught
+        await ours.send_all(b"second")
+        with trio.fail_after(1):
+            assert await theirs.receive_some() + await theirs.receive_some() == b"first second"
+
+
 async def test_an_end_in_the_handshake_is_seen(contexts):
     """It is an error at once, not an empty stream."""
     near, far = trio.testing.memory_stream_pair()

@@ -100,7 +100,10 @@ class TLSStream(trio.abc.Stream):
         Raises:
             trio.BrokenResourceError: the stream broke, now or earlier.
         """
-        while data:  # OpenSSL has no empty records
+        if not data:  # OpenSSL has no empty records
+            await trio.lowlevel.checkpoint()
+            return
+        while True:
             pulls = self._pulls
             try:
                 self._tls.write(data)
@@ -152,14 +155,16 @@ class TLSStream(trio.abc.Stream):
         if self._bad is not None:
             raise trio.BrokenResourceError("what came is no proper TLS") from self._bad
         pieces: list[bytes] = []
+        # A record may hold a single event, and a look-up too many is 2 % of what that costs.
+        incoming, held, read, add = self._incoming, self._tls.pending, self._tls.read, pieces.append
         try:
             # Asked only when there is something: an exception costs as much as a small record.
-            while limit > 0 and (self._incoming.pending or self._tls.pending()):
-                piece = self._tls.read(min(limit, _RECORD))
+            while limit > 0 and (incoming.pending or held()):
+                piece = read(_RECORD if limit > _RECORD else limit)
                 if not piece:
                     self._ended = True
                     break
-                pieces.append(piece)
+                add(piece)
                 limit -= len(piece)
         except ssl.SSLWantReadError:
             pass
@@ -181,7 +186,8 @@ class TLSStream(trio.abc.Stream):
             data = await self._transport.receive_some(_RECEIVE)
         finally:
             self._pulling = False
-            self._pulled.unpark_all()
+            if self._pulled:
+                self._pulled.unpark_all()
         if not data:
             self._ended = True
             return False
@@ -190,11 +196,22 @@ class TLSStream(trio.abc.Stream):
         return True
 
     async def _flush(self) -> None:
-        """Send what OpenSSL has made, in its order: whoever holds the lock sends for all."""
-        async with self._lock:
+        """Send what OpenSSL has made, in its order: whoever holds the lock sends for all.
+
+        A checkpoint if there is something to send; cancelled before that, nothing is lost.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        # Taking a free lock the usual way would cost a round through the scheduler.
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+        try:
             while self._outgoing.pending:
                 if self._broken:
                     raise trio.BrokenResourceError("an earlier write was cut short")
                 self._broken = True
                 await self._transport.send_all(self._outgoing.read())
                 self._broken = False
+        finally:
+            self._lock.release()
