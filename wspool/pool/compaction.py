@@ -16,7 +16,7 @@ from wspool.core.sending.chain import Fields
 from wspool.core.server_error import parse_http_error
 from wspool.errors import PoolClosedError, TurnLostError
 from wspool.pool.continuity import ContinuityOwner
-from wspool.pool.errands import Errand
+from wspool.pool.errand import Errand
 from wspool.pool.outcome import server_failure
 from wspool.wire.answer import Answer
 from wspool.wire.wire import WireClosedError

@@ -28,7 +28,8 @@ from wspool.core.sending.warm_up import Fields
 from wspool.core.statistics import ConversationStatistics, Move, MoveReason
 from wspool.core.usage import Budget, Usage
 from wspool.errors import BudgetExceededError, PoolClosedError, TurnInFlightError
-from wspool.pool.errands import Errand, Errands
+from wspool.pool.errand import Errand
+from wspool.pool.errands import Errands
 from wspool.pool.instrument import Announcer
 from wspool.pool.kept import Kept
 from wspool.pool.lease import Lease
@@ -132,7 +133,7 @@ class Continuity(Generic[LineageT_co]):
     def enter(self) -> Errand:
         """Begin a turn, or what excludes one. Raises what `check_free` raises."""
         self.check_free()
-        self._errand = Errand()
+        self._errand = Errand(self.number)
         return self._errand
 
     def say_what_was_changed(self) -> None:

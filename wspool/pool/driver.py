@@ -38,7 +38,7 @@ from wspool.core.statistics import TransportName, TurnRecord
 from wspool.errors import OpenCallsError, WsPoolError
 from wspool.pool.attempt import Attempt
 from wspool.pool.continuity import Continuity
-from wspool.pool.errands import Errand
+from wspool.pool.errand import Errand
 from wspool.pool.lease import Lease
 from wspool.pool.outcome import remarks
 from wspool.pool.recording import TurnNotes, model_of

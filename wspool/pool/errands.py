@@ -41,14 +41,14 @@ from wspool.core.sending.places import Places
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import PoolStatistics
 from wspool.core.usage import Usage
-from wspool.errors import PoolClosedError
 from wspool.pool.credentials import forget
 from wspool.pool.dialer import classified
+from wspool.pool.errand import Errand
 from wspool.pool.outcome import refusal
 from wspool.wire.answer import Answer
 from wspool.wire.wire import ConnectError, WireClosedError
 
-__all__ = ["Errand", "Errands"]
+__all__ = ["Errands"]
 
 #: Seconds after which who waits for its turn in the pace looks whether others are being answered by now: that
 #: is not told, since it would cost every turn.
@@ -57,59 +57,6 @@ _LOOK: Final = 0.1
 _NEVER: Final = -math.inf
 
 _POOL_CLOSED = "the pool is closed"
-
-
-class Errand:
-    """What one turn, or one compaction, does by itself. Made by `Errands.begin`.
-
-    Attributes:
-        stopped: why it may not go on, or an empty text.
-        scope: ends what it waits for or does at the moment, if anything.
-        paused_until: when its own pause is over, in seconds.
-        lifted: ends that pause before its time.
-        place: in line, from when it came first or was refused last; None until it has one.
-        waiter: its number in line for a lane, from then on as well.
-        called: set when it is the first in line, while it waits for that.
-        ticket: its part in the pace of the pool, while it is at work and there is a pace.
-        suspicion: what speaks against it, once it may be what the endpoint stumbles over.
-        is_answered: says whether the endpoint has begun to answer it, once it was sent.
-    """
-
-    __slots__ = (
-        "called",
-        "is_answered",
-        "lifted",
-        "paused_until",
-        "place",
-        "scope",
-        "stopped",
-        "suspicion",
-        "ticket",
-        "waiter",
-    )
-
-    def __init__(self) -> None:
-        self.stopped = ""
-        self.scope: trio.CancelScope | None = None
-        self.paused_until = _NEVER
-        self.lifted: trio.Event | None = None
-        self.place: int | None = None
-        self.waiter: WaiterId | None = None
-        self.called: trio.Event | None = None
-        self.ticket: Ticket | None = None
-        self.suspicion: Suspicion | None = None
-        self.is_answered: Callable[[], bool] | None = None
-
-    def stop(self, why: str) -> None:
-        """End what it waits for or does, and let it begin nothing more. The first word counts."""
-        self.stopped = self.stopped or why
-        if self.scope is not None:
-            self.scope.cancel()
-
-    def check(self) -> None:
-        """Raise `PoolClosedError` if it was stopped."""
-        if self.stopped:
-            raise PoolClosedError(f"{self.stopped}; nothing was sent")
 
 
 class Errands:
@@ -412,6 +359,17 @@ class Errands:
         return max(0.0, until - self._now()) if until > _NEVER else 0.0
 
     # -- for the pool -------------------------------------------------------------------------
+
+    def withheld(self) -> set[int]:
+        """Return the numbers of the conversations that wait because the endpoint refuses, or is not there."""
+        nobody = self._core.failure is not None and not self._core.open
+        troubled = self.pace is not None and self.pace.troubled
+        all_wait, now = nobody or troubled or self._held() > 0, self._now()
+        return {
+            errand.conversation
+            for errand in self._waiting
+            if errand.conversation is not None and (all_wait or _pause_end(errand) > now)
+        }
 
     @property
     def at_work(self) -> bool:

@@ -308,6 +308,15 @@ class Pool:
         self._shell.check_use()
         return self._shell.turns()
 
+    def withheld(self) -> set[int]:
+        """Return the conversations that wait because the endpoint refuses, by their numbers. Never waits.
+
+        It has refused their turns, or those of others, or asked to wait, or cannot be reached. One with a
+        turn in flight is none of them, nor one that waits in line for what others have.
+        """
+        self._shell.check_use()
+        return self._shell.errands.withheld()
+
     @property
     def number(self) -> int:
         """Its number in this process, as records have it (`PoolRecord.pool`)."""

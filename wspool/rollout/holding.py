@@ -3,19 +3,25 @@
 Whatever a task raises is its result. What is no result of it leaves it owed, and says what becomes of the
 run: an endpoint that cannot be reached ends it, because every other task would only find out the same, and so
 do turns and calls that cannot be noted; a budget that is spent lets the others finish.
+
+A run that finishes what runs (`Holder.drain`) puts back what has sent nothing yet, and what the endpoint
+keeps waiting: nobody knows for how long. At once if nothing is lost with it, and after a moment if turns are,
+as many refusals are over by then. What has a request on its way, or a tool at work, is waited for.
 """
 
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, cast
+from contextvars import ContextVar
+from typing import Any, Final, cast
 
 import attrs
 import trio
 
 import wspool
+from wspool.core.begun import ToolBegun, TurnBegun
 from wspool.core.calls import described
-from wspool.core.statistics import PoolStatistics
+from wspool.core.statistics import PoolStatistics, ToolRecord
 from wspool.core.usage import Budget
 from wspool.errors import BudgetExceededError, UnknownEffectsError
 from wspool.pool.effects import EffectLedger
@@ -31,6 +37,9 @@ from wspool.rollout.tools import NoFilesError
 
 __all__ = ["Held", "Holder"]
 
+#: Seconds for which a task that has taken turns is left to wait for the endpoint, once the run shall end.
+_A_MOMENT: Final = 5.0
+
 
 @attrs.frozen
 class Held:
@@ -40,11 +49,33 @@ class Held:
       result: how it ended; None if it is owed.
       drain: why the run has to begin no other task, or None.
       stop: why it has to end at once, or None.
+      waited: for what of the endpoint it waited when it was put back, or None.
     """
 
     result: Result | None = None
     drain: str | None = None
     stop: str | None = None
+    waited: str | None = None
+
+
+@attrs.define(eq=False)
+class _Begun:
+    """A task that was begun."""
+
+    task: Task
+    conversation: wspool.Conversation
+    scope: trio.CancelScope
+    #: Its conversation, and the branches of that.
+    numbers: set[int | None]
+    #: How many of its calls run.
+    tools: int = 0
+    #: Since when the endpoint keeps it waiting, as somebody saw who looked.
+    withheld_since: float = math.inf
+    waited: str | None = None
+
+
+#: The task in whose context something happens.
+_BEGUN: ContextVar[_Begun] = ContextVar("_BEGUN")
 
 
 class Holder:
@@ -79,14 +110,15 @@ class Holder:
         self._limits = limits
         self._budget = budget
         self._checkpoints = checkpoints
-        self._conversations: dict[wspool.Conversation, trio.CancelScope] = {}
-        self._running: dict[int, tuple[Task, wspool.Conversation]] = {}
+        #: By the numbers of their conversations.
+        self._running: dict[int, _Begun] = {}
         self._stopped: list[str] = []
         self._unwritten: str | None = None
         self._intake = Intake(pool.statistics)
         self.saved_turns = 0
         self.unknown: str | None = None
         meter.on_begin, meter.on_free = self._asked, self._intake.changed
+        meter.on_tool = self._called
         if checkpoints is not None:
             meter.on_turn = self._turn_ended
 
@@ -100,11 +132,24 @@ class Holder:
         return self._pool.statistics()
 
     def drain(self) -> None:
-        """Put those back that have sent nothing yet. Never waits."""
-        for conversation, scope in self._conversations.items():
-            statistics = conversation.statistics()
+        """Put those back that need not end, as of now: to be called again and again. Never waits."""
+        withheld = self._pool.withheld()
+        at_work = {turn.conversation for turn in self._pool.turns()} if withheld else set[int | None]()
+        for begun in self._running.values():
+            statistics = begun.conversation.statistics()
             if not statistics.full_turns + statistics.delta_turns:
-                scope.cancel()  # it is still in line, and nothing was sent
+                begun.scope.cancel()  # it is still in line, and nothing was sent
+            elif withheld & begun.numbers and not begun.tools and not at_work & begun.numbers:
+                self._put_back(begun, statistics.turns)
+
+    def _put_back(self, begun: _Begun, turns: int) -> None:
+        """The endpoint keeps *begun* waiting, which has taken so many *turns*."""
+        now, pool = trio.current_time(), self._pool.statistics()
+        begun.withheld_since = min(begun.withheld_since, now)
+        patience = _A_MOMENT if turns and self._checkpoints is None else 0.0
+        if now + pool.held >= begun.withheld_since + patience:
+            begun.waited = pool.held_for or ("a connection" if self._pool.failure else "the endpoint")
+            begun.scope.cancel()
 
     async def room(self, task: Task) -> None:
         """Wait until *task* may begin (`wspool.rollout.intake`). A checkpoint."""
@@ -119,6 +164,7 @@ class Holder:
         failure: Failure | None = None
         outcome: Outcome = "failed"
         score: Score | None = None
+        begun: _Begun | None = None
         scope = trio.CancelScope()
 
         def give_up(problem: NoFilesError) -> None:
@@ -136,8 +182,9 @@ class Holder:
                 limit = self._limits.task_timeout
                 with trio.move_on_after(math.inf if limit is None else limit) as clock:
                     async with self._pool.conversation(budget=budget, **fields) as conversation:
-                        self._conversations[conversation] = scope
-                        self._running[conversation.number] = (task, conversation)
+                        begun = _Begun(task, conversation, scope, {conversation.number})
+                        self._running[conversation.number] = begun
+                        _BEGUN.set(begun)
                         self._meter.phases.begin(conversation.number)
                         resumed = snapshot is not None
                         returned = await self._method.hold(
@@ -146,7 +193,7 @@ class Holder:
                 if clock.cancelled_caught:
                     raise trio.TooSlowError(f"the task took longer than {limit:g} s")
             if scope.cancel_called and failure is None:
-                return Held(stop=self._unwritten)
+                return self._put_back_by(begun)
             if failure is None:
                 answer, response = answer_of(returned)
                 items = conversation.items if conversation is not None else ()
@@ -154,14 +201,14 @@ class Holder:
         except BaseException as error:  # noqa: ASYNC103  # raised again by the next line, if it is not the task's
             _let_pass(error)
             if scope.cancel_called and failure is None:
-                return Held(stop=self._unwritten)  # noqa: ASYNC104  # the same
+                return self._put_back_by(begun)  # noqa: ASYNC104  # the same
             if (owed := self._owed_after(task, error)) is not None:
                 return owed  # noqa: ASYNC104  # the same
             failure = failure or Failure.of(error)
         finally:
             self._intake.ended(task.key)
             if conversation is not None:
-                del self._conversations[conversation], self._running[conversation.number]
+                del self._running[conversation.number]
                 self._meter.conversation_ended(conversation.statistics())
         result = Result(
             task=task,
@@ -179,7 +226,7 @@ class Holder:
             scores=score.parts if score is not None else None,
             phases=self._meter.phases.take(conversation.number) if conversation is not None else None,
         )
-        return Held(result)
+        return Held(result, drain=self.spent)
 
     async def ended(self, result: Result) -> None:
         """*result* is written: nothing goes on with its conversation. A checkpoint, where there are any.
@@ -224,22 +271,32 @@ class Holder:
             "what they did, then go on with --unknown-effects tell"
         )
 
-    def _asked(self, number: int) -> None:
-        if (running := self._running.get(number)) is not None:
-            self._intake.asked(running[0].key)
+    def _asked(self, record: TurnBegun) -> None:
+        begun = record.context.get(_BEGUN)
+        if begun is not None and begun.conversation.number in self._running:
+            begun.numbers.add(record.conversation)
+            begun.withheld_since = math.inf
+            self._intake.asked(begun.task.key)
+
+    def _called(self, record: ToolBegun | ToolRecord) -> None:
+        if record.context is not None and (begun := record.context.get(_BEGUN)) is not None:
+            begun.tools += 1 if isinstance(record, ToolBegun) else -1
 
     def _turn_ended(self, number: int) -> None:
-        running = self._running.get(number)  # a branch that an agent has made is not the task's conversation
-        if running is not None and self._checkpoints is not None:
-            task, conversation = running
-            state, items = conversation.checkpoint()
+        begun = self._running.get(number)  # a branch that an agent has made is not the task's conversation
+        if begun is not None and self._checkpoints is not None:
+            task = begun.task
+            state, items = begun.conversation.checkpoint()
             if not self._method.goes_on_from(items):
                 return  # it has ended: should its result be lost, only this turn is taken again
             try:
                 self._checkpoints.append(task.key, state, items)
             except OSError as error:
                 self._unwritten = f"a finished turn could not be written: {error}"
-                self._conversations[conversation].cancel()
+                begun.scope.cancel()
+
+    def _put_back_by(self, begun: _Begun | None) -> Held:
+        return Held(stop=self._unwritten, waited=begun.waited if begun is not None else None)
 
 
 def _let_pass(error: BaseException) -> None:

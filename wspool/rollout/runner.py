@@ -5,12 +5,14 @@
 2. A result that cannot be written ends the run, as does what `Held` says.
 3. What did not end is owed: it has no result, and the next run does it.
 4. Where the endpoint refuses all that run, others are tried, see `wspool.rollout.doubt`.
-5. The first Ctrl-C, SIGTERM or SIGHUP starts no other task, puts those back that have sent nothing yet, and
-   lets the others finish. The second cancels them, and the third ends the process (`signals.py`).
+5. The first Ctrl-C, SIGTERM or SIGHUP starts no other task, puts those back that have sent nothing yet, or
+   that the endpoint keeps waiting, then or later, and lets the others finish; as does each limit of the run.
+   The second cancels them, and the third ends the process (`signals.py`).
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import trio
@@ -34,6 +36,8 @@ __all__ = ["Place", "Run", "run_batch"]
 
 #: Seconds between two looks at whether it is unclear whose trouble refusals are.
 _LOOK: Final = 5.0
+#: Seconds between two looks at who need not end, in a run that finishes what runs.
+_AGAIN: Final = 0.25
 
 
 class Place(Protocol):
@@ -131,7 +135,10 @@ class Run:
         self._running: dict[str, str] = {}
         self._begun = False
         self._peak = 0
-        self._draining = self._interrupted = False
+        self._interrupted = False
+        self._drained = trio.Event()
+        #: How many were put back, by what they waited for of the endpoint.
+        self._waited = Counter[str]()
         self._problem: str | None = None
         self._scope = trio.CancelScope()
 
@@ -142,6 +149,7 @@ class Run:
         async with trio.open_nursery() as watchers:
             await watchers.start(self.watch_signals)
             watchers.start_soon(self._watch_clock)
+            watchers.start_soon(self._go_on_draining)
             limiter = trio.CapacityLimiter(concurrency)
             watchers.start_soon(self._watch_refusals, limiter)
             if samples is not None:
@@ -186,15 +194,21 @@ class Run:
                 )
 
     def drain(self, problem: str | None = None) -> None:
-        """Begin no other task, put those back that have sent nothing yet, and let the others finish."""
+        """Begin no other task, put those back that need not end, and let the others finish."""
         self._problem = self._problem or problem
-        self._draining = True
+        self._drained.set()
         self._place.drain()
+
+    async def _go_on_draining(self) -> None:
+        await self._drained.wait()
+        while True:
+            await trio.sleep(_AGAIN)
+            self._place.drain()
 
     def stop(self, problem: str) -> None:
         """Cancel the tasks that run: they are owed. Never waits."""
         self._problem = self._problem or problem
-        self._draining = True
+        self._drained.set()
         self._scope.cancel()
 
     async def _all(self, limiter: trio.CapacityLimiter) -> None:
@@ -205,7 +219,7 @@ class Run:
                     await self._place.room(task)
                     if (spent := self._place.spent) is not None:
                         self.drain(spent)
-                    if self._draining:
+                    if self._drained.is_set():
                         break
                     nursery.start_soon(self._one, task, limiter)
                 self._begun = True
@@ -216,6 +230,8 @@ class Run:
             held = await self._place.hold(task)
             if held.result is not None:
                 await self._take(task, held.result)
+            if held.waited is not None:
+                self._waited[held.waited] += 1
             if held.stop is not None:
                 self.stop(held.stop)
             elif held.drain is not None:
@@ -241,19 +257,26 @@ class Run:
             total=len(self._tasks),
             in_flight=len(self._running),
             turns=self._meter.turns,
-            draining=self._draining,
+            draining=self._drained.is_set(),
         )
 
     def summary(self, total: int) -> Summary:
         """What it came to, of a batch of so many tasks."""
+        owed = len(self._tasks) - self._standing.ended
         return self._standing.summary(
             self._meter,
             self._place.statistics(),
             tasks=total,
-            owed=len(self._tasks) - self._standing.ended,
+            owed=owed,
             skipped=total - len(self._tasks),
             saved_turns=self._place.saved_turns,
             peak_connections=self._peak,
             interrupted=self._interrupted,
-            problem=self._problem or self._place.unknown,
+            problem=("; ".join(self._problems()) or None) if owed else None,
         )
+
+    def _problems(self) -> Iterator[str]:
+        if problem := self._problem or self._place.unknown:
+            yield problem
+        for what, count in self._waited.most_common():
+            yield f"{count} of those that ran waited for {what} and were put back"

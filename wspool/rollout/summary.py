@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 import wspool
-from wspool.core.begun import LeaseRecord, TurnBegun
+from wspool.core.begun import LeaseRecord, ToolBegun, TurnBegun
 from wspool.core.plain import plain
 from wspool.core.statistics import (
     CloseRecord,
@@ -30,7 +30,7 @@ __all__ = ["Meter", "Summary", "percentile"]
 #: How a turn ends that becomes part of the history.
 _WELL = ("completed", "incomplete")
 #: What a meter does not count.
-_TOLD = ("on_begin", "on_free", "on_turn", "phases")
+_TOLD = ("on_begin", "on_free", "on_tool", "on_turn", "phases")
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
@@ -45,8 +45,9 @@ class Meter(wspool.Instrument):
 
     Attributes:
       turns: turns that ended, however they ended.
-      on_begin: called with the number of a conversation when a turn of it is asked for.
+      on_begin: called when a turn is asked for.
       on_free: called when a lane may have become free.
+      on_tool: called when a call of a tool is about to be made, and when it has ended.
       on_turn: called with the number of a conversation when a turn of it has ended well.
       durations: seconds from request to end, of turns that came to an end.
       waits: seconds in line for a connection, whenever a conversation had to get one.
@@ -55,8 +56,9 @@ class Meter(wspool.Instrument):
 
     def __init__(self) -> None:
         self.turns = 0
-        self.on_begin: Callable[[int], None] | None = None
+        self.on_begin: Callable[[TurnBegun], None] | None = None
         self.on_free: Callable[[], None] | None = None
+        self.on_tool: Callable[[ToolBegun | ToolRecord], None] | None = None
         self.on_turn: Callable[[int], None] | None = None
         self.durations: list[float] = []
         self.waits: list[float] = []
@@ -81,16 +83,23 @@ class Meter(wspool.Instrument):
     def turn_begun(self, record: TurnBegun) -> None:
         """Tell it."""
         if self.on_begin is not None and record.conversation is not None:
-            self.on_begin(record.conversation)
+            self.on_begin(record)
 
     def lease_ended(self, record: LeaseRecord) -> None:
         """Tell it."""
         if self.on_free is not None:
             self.on_free()
 
+    def tool_begun(self, record: ToolBegun) -> None:
+        """Tell it."""
+        if self.on_tool is not None:
+            self.on_tool(record)
+
     def tool_ended(self, record: ToolRecord) -> None:
         """Note how long it took."""
         self.phases.called(record)
+        if self.on_tool is not None:
+            self.on_tool(record)
 
     def turn_ended(self, record: TurnRecord) -> None:
         """Count a turn."""
