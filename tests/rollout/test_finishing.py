@@ -225,7 +225,7 @@ async def test_what_the_endpoint_keeps_waiting_is_owed(
 
 async def test_a_moment_costs_nobody_turns_that_were_paid(autojump_clock: MockClock) -> None:
     """What has taken turns is left to wait for some seconds: many refusals are over by then."""
-    world = World(DAYS["429 without a word"])
+    world = World(attrs.evolve(DAYS["429 for an hour"], refuse=says(limited(**{"Retry-After": "3"}))))
 
     async def agent(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
         await conversation.respond("paid")
@@ -233,7 +233,7 @@ async def test_a_moment_costs_nobody_turns_that_were_paid(autojump_clock: MockCl
         return (await conversation.respond("paid")).output_text
 
     async def recover() -> None:
-        await trio.sleep(REFUSES + 4)
+        await trio.sleep(REFUSES + 2)
         world.day = attrs.evolve(world.day, refuse=lambda wire: wire.push(created("a"), completed("a")))
 
     async with trio.open_nursery() as nursery:

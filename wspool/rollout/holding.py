@@ -175,18 +175,14 @@ class Holder:
         try:
             with scope:
                 snapshot = self._resumed(task)
-                fields: Mapping[str, Any] = (
-                    {"resume": snapshot} if snapshot is not None else self._method.fields(task)
-                )
-                budget = self._limits.of_task(self._budget)
-                limit = self._limits.task_timeout
+                resumed, fields = snapshot is not None, self._method.fields(task)
+                if snapshot is not None:
+                    fields = {"resume": snapshot}
+                budget, limit = self._limits.of_task(self._budget), self._limits.task_timeout
                 with trio.move_on_after(math.inf if limit is None else limit) as clock:
                     async with self._pool.conversation(budget=budget, **fields) as conversation:
                         begun = _Begun(task, conversation, scope, {conversation.number})
-                        self._running[conversation.number] = begun
-                        _BEGUN.set(begun)
-                        self._meter.phases.begin(conversation.number)
-                        resumed = snapshot is not None
+                        self._begin(begun)
                         returned = await self._method.hold(
                             conversation, task, give_up, resumed=resumed, ledger=self._ledger(task)
                         )
@@ -270,6 +266,11 @@ class Holder:
             f"nobody knows what came of calls that were begun before (task {self._stopped[0]}{more}); see "
             "what they did, then go on with --unknown-effects tell"
         )
+
+    def _begin(self, begun: _Begun) -> None:
+        self._running[begun.conversation.number] = begun
+        _BEGUN.set(begun)
+        self._meter.phases.begin(begun.conversation.number)
 
     def _asked(self, record: TurnBegun) -> None:
         begun = record.context.get(_BEGUN)
