@@ -244,7 +244,12 @@ def test_it_goes_as_it_was_given(given: Any, items: list[Any]) -> None:
 
 @pytest.mark.parametrize(
     ("given", "where"),
-    [(7, "7"), (["hi"], "'hi'"), ([USER, {"a": {"b": float("nan")}}], r"input\[1\]\.a\.b"), (b"hi", "hi")],
+    [
+        (7, "int"),
+        ([USER, "hi"], r"str at \[1\]"),
+        ([USER, {"a": {"b": float("nan")}}], r"input\[1\]\.a\.b"),
+        (b"hi", "bytes"),
+    ],
 )
 def test_what_cannot_be_sent_is_said_with_its_place(given: Any, where: str) -> None:
     """Before anything else happens."""
@@ -268,6 +273,11 @@ def test_what_happens_to_a_body_later_changes_nothing() -> None:
         ({"conversation": "conv_1"}, "conversation"),
         ({"stream_id": "a"}, "stream_id"),
         ({"background": False, "conversation": None, "stream": True, "input": "hi"}, None),
+        ({"previous_response_id": None, "stream": None, "background": None}, None),
+        ({"previous_response_id": "resp_1"}, None),
+        *(({"previous_response_id": value}, "id of a response") for value in (7, "", [], False, {})),
+        *(({"stream": value}, "true or false") for value in (1, 0, "yes", "", [])),
+        *(({"background": value}, "true or false") for value in (0, "", [])),
     ],
 )
 def test_what_goes_by_http_only_is_said_with_its_reason(body: dict[str, Any], word: str | None) -> None:
@@ -276,6 +286,17 @@ def test_what_goes_by_http_only_is_said_with_its_reason(body: dict[str, Any], wo
 
     assert (word is None) == (reason is None)
     assert (word or "") in (reason or "")
+
+
+@pytest.mark.parametrize("given", [{"a": "my secret"}, ["my secret"], 7, [{}, None]])
+def test_an_input_that_is_none_is_refused_without_its_words(given: Any) -> None:
+    """Errors are written down where no text of a conversation may be."""
+    with pytest.raises(
+        TypeError, match="^input must be a str or a list of item dicts, not (a list with )?[A-Za-z]+"
+    ) as caught:
+        BroughtHistory(Index(max_bytes=2**20, max_age=1), {"input": given}, 0.0)
+
+    assert "secret" not in str(caught.value)
 
 
 def test_nothing_is_encoded_twice() -> None:

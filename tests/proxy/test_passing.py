@@ -112,6 +112,20 @@ async def test_everything_else_is_answered_by_the_provider(autojump_clock) -> No
     assert Usage.of(compacted.json["usage"]) == records[5].usage
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"previous_response_id": 7}, {"previous_response_id": ""}, {"stream": "yes"}, {"background": 1}],
+)
+async def test_a_field_that_is_read_here_and_of_a_wrong_type_is_refused_by_the_provider(
+    autojump_clock, fields: dict[str, Any]
+) -> None:
+    """Never taken for one that is missing: the turn would run with less than was asked for."""
+    async with scene(EchoModel()) as it:
+        answer = await (await it.client()).turn(**fields)
+
+    assert (400, [*fields]) == (answer.status, [answer.json["error"]["param"]])
+
+
 async def test_a_turn_for_http_only_is_passed_on_and_recorded(autojump_clock) -> None:
     """As a stream and as a body: the same record, with its tokens, as over WebSocket."""
     async with scene(EchoModel()) as it:

@@ -233,6 +233,20 @@ async def test_a_web_page_cannot_open_a_socket(autojump_clock) -> None:
     assert "editor" == record.token
 
 
+@pytest.mark.parametrize("fields", [{"previous_response_id": 7}, {"stream": 1}])
+async def test_a_field_of_a_wrong_type_is_refused(autojump_clock, fields: dict[str, Any]) -> None:
+    """And the socket goes on."""
+    async with scene(EchoModel()) as it, connected(it) as client:
+        await client.create("hi", **fields)
+        refused = await client.answer()
+        await client.create("hi")
+        assert "response.completed" == (await client.answer())["type"]
+
+    assert ("error", 400) == (refused["type"], refused["status"])
+    assert [*fields][0] in refused["error"]["message"]
+    assert 1 == len(it.ledger)
+
+
 async def test_a_token_that_is_no_more_is_cut_off(autojump_clock) -> None:
     """At once, with its turns; others go on."""
     tokens = [Token("one", "tok-1"), Token("two", "tok-2")]

@@ -40,11 +40,26 @@ _HTTP_ONLY = {
     "stream_id": "lanes are the pool's business; leave it out",
 }
 
+#: Fields that are read here and not sent as they came, so that the server would not see what is wrong with one.
+_READ = {
+    "previous_response_id": (str, "it has to be the id of a response"),
+    "stream": (bool, "it has to be true or false"),
+    "background": (bool, "it has to be true or false"),
+}
+
 
 def http_only(body: Mapping[str, Any]) -> str | None:
-    """Return why *body*, that of a request to `POST /responses`, cannot go over WebSocket; None if it can."""
+    """Return why *body*, that of a request to `POST /responses`, cannot go over WebSocket; None if it can.
+
+    That is so, too, where a field that tells how it goes (`previous_response_id`, `stream`, `background`) is of
+    a wrong type: over HTTP the server says so itself.
+    """
     for name, advice in _HTTP_ONLY.items():
         if body.get(name):
+            return f"{name!r} cannot be sent: {advice}"
+    for name, (kind, advice) in _READ.items():
+        value = body.get(name)
+        if value is not None and (not isinstance(value, kind) or value == ""):
             return f"{name!r} cannot be sent: {advice}"
     return None
 
@@ -272,8 +287,18 @@ def _items(given: object) -> Sequence[Mapping[str, Any]]:
     if not isinstance(given, (list, tuple)) or not all(
         isinstance(item, Mapping) for item in cast("Sequence[object]", given)
     ):
-        raise TypeError(f"input must be a str or a list of item dicts, not {given!r:.60}")
+        raise TypeError(f"input must be a str or a list of item dicts, not {_kind(given)}")
     return cast("Sequence[Mapping[str, Any]]", given)
+
+
+def _kind(given: object) -> str:
+    """Say what *given* is, and none of its words: errors are written down."""
+    if not isinstance(given, (list, tuple)):
+        return type(given).__name__
+    number, item = next(
+        (n, item) for n, item in enumerate(cast("Sequence[object]", given)) if not isinstance(item, Mapping)
+    )
+    return f"a list with {type(item).__name__} at [{number}]"
 
 
 def _row(items: Sequence[Mapping[str, Any]]) -> Sequence[Encoded]:
