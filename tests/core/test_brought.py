@@ -292,7 +292,7 @@ def test_what_goes_by_http_only_is_said_with_its_reason(body: dict[str, Any], wo
 def test_an_input_that_is_none_is_refused_without_its_words(given: Any) -> None:
     """Errors are written down where no text of a conversation may be."""
     with pytest.raises(
-        TypeError, match="^input must be a str or a list of item dicts, not (a list with )?[A-Za-z]+"
+        TypeError, match=r"^input must be a str or a list of item dicts, not (a list with )?[A-Za-z]+"
     ) as caught:
         BroughtHistory(Index(max_bytes=2**20, max_age=1), {"input": given}, 0.0)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import h11
 import pytest
 import trio
 import trio.testing
 
 from tests.proxy.asking import KEY, Client, scene
 from wspool.core.usage import Usage
-from wspool.proxy import Settings
+from wspool.proxy import Settings, Token
 from wspool.server import EchoModel, ModelTurn, message
 from wspool.testing.local import refusal
 
@@ -67,6 +68,26 @@ async def test_a_stream_and_a_body_are_what_http_would_give(autojump_clock) -> N
         assert record.bytes_in > 0
         assert record.bytes_out > 0
     assert ["first"] * 5 == [record.why_full for record in records]
+
+
+async def test_how_long_what_took_is_said_whatever_the_answer_is(autojump_clock) -> None:
+    """A body and a stream of the same turn have the same times; a refusal says what went before it."""
+    turn = said("five words that take time")
+    async with scene(Said(turn, turn, refusal(429, "x")), server={"delay_per_token": 2}) as it:
+        client = await it.client()
+        streamed, whole = await client.turn(stream=True), await client.turn()
+        late = await client.turn()
+        one, two, _ = await it.records()
+
+    assert one.first_event == pytest.approx(two.first_event, abs=0.1)
+    assert one.stream == pytest.approx(two.stream, abs=0.1)
+    assert two.stream > 5
+    names = [
+        [stamp.partition(";")[0] for stamp in answer.headers["server-timing"].split(", ")]
+        for answer in (streamed, whole, late)
+    ]
+    assert [["own", "line", "dial", "first"], ["own", "line", "dial", "first", "stream"]] == names[:2]
+    assert ["own", "line", "dial"] == names[2][:3]
 
 
 async def test_only_what_is_new_is_sent(autojump_clock) -> None:
@@ -139,9 +160,37 @@ async def test_a_turn_that_cannot_be_read_has_its_record(body: bytes, status: in
     assert "xxx" not in str(records[0].as_json())
 
 
+async def test_each_answer_has_a_name(autojump_clock) -> None:
+    """The provider's, or one of the proxy's: that of its record, if there is one. Never twice the same."""
+    async with scene(EchoModel(), settings=Settings(max_body=2000)) as it:
+        client = await it.client()
+        asked = [
+            ("GET", "/healthz", None),
+            ("GET", "/", None),
+            ("GET", "/v1/../x", None),
+            ("GET", "/v1/responses", None),
+            ("GET", "/v1/models", None),
+            ("POST", "/v1/chat/completions", {}),
+            ("POST", "/v1/responses", b"[]"),
+            ("POST", "/v1/responses", {"model": "m", "input": 7}),
+            ("POST", "/v1/responses", {"model": "m", "input": "hi"}),
+            ("POST", "/v1/responses", b"x" * 3000),
+        ]
+        names = []
+        for method, target, body in asked:
+            if client.http.our_state is not h11.IDLE:
+                client = await it.client()
+            names.append((await client.ask(method, target, body)).headers["x-request-id"])
+        records = await it.records()
+
+    assert len(asked) == len(set(names))
+    ours = {f"wspool-{record.number}" for record in records if record.path == "/responses"}
+    assert ours == {*names[6:]}
+
+
 async def test_health_needs_nothing(autojump_clock) -> None:
-    """No key, no name, and no question to the provider."""
-    async with scene(EchoModel()) as it:
+    """No key, and no question to the provider; where tokens are asked for no name of this machine either."""
+    async with scene(EchoModel(), tokens=[Token("one", "token-12345678")]) as it:
         client = await it.client()
         for path in ("/healthz", "/livez", "/readyz"):
             assert 200 == (await client.ask("GET", path, headers=(), host="x.example")).status
@@ -157,12 +206,14 @@ async def test_f164_a_client_is_recognised_by_name_only_here(autojump_clock) -> 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(it.proxy.front.serve, far, stranger=True))
             client = Client(near)
-            for target in ("/v1/responses", "/v1/models", "/nowhere"):
+            for target in ("/v1/responses", "/v1/models", "/nowhere", "/healthz", "/readyz", "/", "/metrics"):
                 rebound = await client.ask("POST", target, {"model": "m"}, host="evil.example")
                 paged = await client.ask(
                     "POST", target, {}, headers=(KEY, ("origin", "https://evil.example"))
                 )
                 assert (403, 403) == (rebound.status, paged.status)
+                assert "--allow-host evil.example" in rebound.json["error"]["message"]
+                assert "--allow-host" not in paged.json["error"]["message"]
             assert 200 == (await client.turn()).status
             nursery.cancel_scope.cancel()
         assert 1 == len(it.ledger)

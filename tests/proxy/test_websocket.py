@@ -211,6 +211,21 @@ async def test_an_upgrade_that_is_wrong_is_refused(autojump_clock, changed: Any,
         assert "13" == answer.headers["sec-websocket-version"]
 
 
+@pytest.mark.parametrize(
+    ("version", "framing"),
+    [("1.1", "content-length: 3"), ("1.1", "transfer-encoding: chunked"), ("1.0", "x: y")],
+)
+async def test_an_upgrade_has_no_body(autojump_clock, version: str, framing: str) -> None:
+    """What stands behind it would be frames for the one, and a body for whoever is in between."""
+    said = [f"GET /v1/responses HTTP/{version}", *(f"{n}: {v}" for n, v in [*UPGRADE, KEY]), framing]
+    async with scene(EchoModel()) as it:
+        client = await it.client()
+        await client.stream.send_all("\r\n".join([*said, "host: localhost", "", "abc"]).encode())
+        answer = bytes(await client.stream.receive_some())
+
+    assert b"HTTP/1.1 400 " == answer[:13]
+
+
 async def test_a_proxy_may_take_no_websocket(autojump_clock) -> None:
     """426 is what programs understand."""
     async with scene(EchoModel(), settings=Settings(websocket=False)) as it:
@@ -243,7 +258,7 @@ async def test_a_field_of_a_wrong_type_is_refused(autojump_clock, fields: dict[s
         assert "response.completed" == (await client.answer())["type"]
 
     assert ("error", 400) == (refused["type"], refused["status"])
-    assert [*fields][0] in refused["error"]["message"]
+    assert next(iter(fields)) in refused["error"]["message"]
     assert 1 == len(it.ledger)
 
 

@@ -40,7 +40,7 @@ _HTTP_ONLY = {
     "stream_id": "lanes are the pool's business; leave it out",
 }
 
-#: Fields that are read here and not sent as they came, so that the server would not see what is wrong with one.
+#: Fields that are read here and not sent as they came: the server would not see what is wrong with one.
 _READ = {
     "previous_response_id": (str, "it has to be the id of a response"),
     "stream": (bool, "it has to be true or false"),
@@ -51,8 +51,8 @@ _READ = {
 def http_only(body: Mapping[str, Any]) -> str | None:
     """Return why *body*, that of a request to `POST /responses`, cannot go over WebSocket; None if it can.
 
-    That is so, too, where a field that tells how it goes (`previous_response_id`, `stream`, `background`) is of
-    a wrong type: over HTTP the server says so itself.
+    Nor can it where a field that tells how it goes (`previous_response_id`, `stream`, `background`) is of a
+    wrong type: over HTTP the server says so itself.
     """
     for name, advice in _HTTP_ONLY.items():
         if body.get(name):

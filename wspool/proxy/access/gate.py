@@ -31,6 +31,7 @@ __all__ = ["TOKEN_HEADER", "Caller", "Gate", "Token"]
 #: Where a token is shown by clients whose `Authorization` is for the provider.
 TOKEN_HEADER: Final = "x-wspool-token"
 
+_HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?")
 _PRODUCT: Final = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 
 
@@ -106,7 +107,7 @@ class Gate:
         elif stranger:
             admission = Admission(allowed=self.allowed)
             if refused := admission.refusal(method, [(n.encode(), v.encode("latin-1")) for n, v in pairs]):
-                raise RequestError(refused)
+                raise RequestError(_misplaced(refused, pairs))
         agent = next((value for name, value in pairs if name == "user-agent"), None)
         product = _PRODUCT.match(agent) if agent is not None else None
         program = product[0] if product is not None else None
@@ -169,6 +170,22 @@ def _said_beside_key(pairs: Iterable[tuple[str, str]]) -> Said | None:
     """Return what a client says whose credential is for the proxy: only what names its conversation."""
     said = said_by((name, value) for name, value in pairs if name != "authorization")
     return None if said is None else Said(None, (), said.session)
+
+
+def _misplaced(refused: TurnError, pairs: Iterable[tuple[str, str]]) -> TurnError:
+    """Return *refused* with what helps here."""
+    if refused.code != "host_not_allowed":
+        how = "not for web pages of other origins; programs send no Origin"
+    else:
+        host = next((value for name, value in pairs if name == "host" and _HOST.fullmatch(value)), "NAME")
+        how = (
+            "asked for as 127.0.0.1 or localhost: ask so, or start it with --allow-host "
+            f"{host.partition(':')[0]}, if that leads here"
+        )
+    message = (
+        f"This proxy is for programs of its own machine, and {how}; or start it with tokens (--token-file)."
+    )
+    return attrs.evolve(refused, message=message)
 
 
 def _without_token() -> TurnError:

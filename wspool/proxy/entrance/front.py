@@ -6,6 +6,7 @@ Rules of this module:
 * One gate comes before everything, also before an upgrade, and for each request of a connection.
 * A refusal is JSON in the provider's shape, and one line in the log without a word of the body.
 * Health is asked without a token, and never asks the provider.
+* Each answer has a name (`x-request-id`): the provider's, or one of ours that is in the log.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ class Front:
         self._changed = trio.Event()
         self._gate = gate
         self._services = services
+        self._answered = 0
         self._limits, self._unfinished = IntakeLimits(), Unfinished()
 
     @property
@@ -157,7 +159,7 @@ class Front:
                 await linger(stream)
                 return
             connection.busy = True
-            answers.bare, answers.headers = request.method == b"HEAD", {}
+            answers.bare, answers.headers = request.method == b"HEAD", self._named()
             taken_over = await self._answer(stream, intake, answers, request, connection, stranger=stranger)
             if taken_over:
                 return
@@ -185,12 +187,12 @@ class Front:
         try:
             upstream = self._services.upstream
             target = Target.of(request.target.decode("ascii", "replace"), upstream)
-            if target is not None and (status := self._health(target.path)) is not None:
+            path = target.path if target is not None else ""
+            caller = self._caller(request, path, stranger=stranger)
+            if (status := self._health(path)) is not None:
                 await intake.body(_UNWANTED, answers.send)
                 await answers.send_json(*status)
                 return False
-            path = target.path if target is not None else ""
-            caller = self._caller(request, path, stranger=stranger)
             connection.caller = caller
             if target is None:
                 raise RequestError(_not_found())
@@ -219,9 +221,14 @@ class Front:
         try:
             return self._gate.admit(request.method, request.headers, stranger=stranger)
         except RequestError:
-            if self._gate.tokens is None or path not in self.routes:
+            if self._gate.tokens is None or (path not in self.routes and self._health(path) is None):
                 raise
             return Caller("a browser", None, None, None)
+
+    def _named(self) -> dict[str, str]:
+        """Return the header that names an answer; one that has a record gets its number instead."""
+        self._answered += 1
+        return {"x-request-id": f"wspool-r{self._answered}"}
 
     async def _show(self, visit: Visit) -> None:
         """Show *visit* to its door."""
@@ -241,6 +248,7 @@ class Front:
                 body = await read_body(raw, codings, limit=limit)
             except RequestError as rejected:
                 record = visit.record("json")
+                visit.answers.headers = {"x-request-id": f"wspool-{record.number}"}
                 record.fail(rejected)
                 visit.services.records.end(record, "rejected")
                 raise
@@ -254,6 +262,7 @@ class Front:
 
     async def _pass_on(self, visit: Visit) -> None:
         record = visit.record("http")
+        visit.answers.headers = {"x-request-id": f"wspool-{record.number}"}
         try:
             if visit.request.method == b"POST":  # such as a compaction, which has tokens as well
                 try:
@@ -298,7 +307,9 @@ class Front:
         await self._refuse(answers, error)
 
     async def _refuse(self, answers: Answers, error: TurnError) -> None:
-        logger.info("rejected: %d %s", error.status, plain(error.message))
+        answers.headers = answers.headers or self._named()
+        name = answers.headers["x-request-id"]
+        logger.info("rejected: %d %s (%s)", error.status, plain(error.message), name)
         await answers.send_error(error)
 
 

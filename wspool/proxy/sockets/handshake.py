@@ -43,6 +43,8 @@ def what_is_wrong(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         sound = len(keys) == 1 and len(base64.b64decode(keys[0], validate=True)) == 16
     except (ValueError, binascii.Error):
         sound = False
+    if given.get(b"content-length", [b"0"]) != [b"0"] or b"transfer-encoding" in given:
+        return "An upgrade has no body."
     return None if sound else "An upgrade needs one Sec-WebSocket-Key of 16 bytes."
 
 

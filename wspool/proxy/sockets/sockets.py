@@ -69,7 +69,10 @@ class Sockets:
             trio.BrokenResourceError: the client went away.
         """
         headers = visit.request.headers
-        if (wrong := what_is_wrong(headers)) is not None:
+        wrong = what_is_wrong(headers)
+        if wrong is None and visit.request.http_version < b"1.1":
+            wrong = "An upgrade needs HTTP/1.1."
+        if wrong is not None:
             old = header(visit.request, b"sec-websocket-version").encode("latin-1") != VERSION
             raise RequestError(upgrade_required(wrong) if old else invalid_request(wrong))
         identity = visit.identity

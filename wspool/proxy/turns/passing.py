@@ -276,6 +276,8 @@ class _Crossing:
         record.outcome = "completed" if head.status_code < 400 else "refused"
         fields = {name: value.decode("latin-1") for name, value in head.headers}
         record.request_id = fields.get(b"x-request-id", "")[:200] or None
+        if record.request_id is not None:
+            self._visit.answers.headers = {}  # that is its name
         if self.looks and not self._is_list and _is_plain(head):
             self._look = _Look(events=fields.get(b"content-type", "").startswith("text/event-stream"))
 

@@ -374,7 +374,7 @@ class _Course:
     async def _send_error(self, error: Exception) -> None:
         status, headers, content = error_answer(error)
         logger.info("request %d ended with %d: %s", self._record.number, status, type(error).__name__)
-        told = {**self._notices.headers, **said_by(error).headers}
+        told = {**self._notices.headers, **said_by(error).headers, "server-timing": self._timing()}
         await self._answers.send_whole(status, [*headers, *told.items()], content)
 
     def _timing(self) -> str:
@@ -382,6 +382,8 @@ class _Course:
         self._stamp()
         record = self._record
         stamps = {"own": record.own, "line": record.line, "dial": record.dial, "first": record.first_event}
+        if self._writer is None:  # all of it is there
+            stamps["stream"] = record.stream
         return ", ".join(
             f"{name};dur={seconds * 1000:.1f}" for name, seconds in stamps.items() if seconds is not None
         )
@@ -394,7 +396,9 @@ class _Course:
         if outlet.sent_at is None:
             return
         if self._first_at is None and outlet.head is not None:
-            self._first_at = now
+            turn = outlet.record  # events that make one body are not seen here
+            heard = None if turn is None else turn.first_event
+            self._first_at = now if heard is None else min(outlet.sent_at + heard, now)
         if self._first_at is not None:
             record.first_event = self._first_at - outlet.sent_at
             record.stream = now - self._first_at
