@@ -28,6 +28,8 @@ SAID = {
     "content": [{"type": "output_text", "text": "yes"}],
 }
 FIELDS = encode_fields({"model": "m"})
+NO_IDS: Final[Sequence[Any]] = (7, "", [], False, {})
+NO_FLAGS: Final[Sequence[Any]] = (1, 0, "yes", "", [])
 
 
 def brought(index: Index, *items: Mapping[str, Any], **body: Any) -> BroughtHistory:
@@ -275,9 +277,9 @@ def test_what_happens_to_a_body_later_changes_nothing() -> None:
         ({"background": False, "conversation": None, "stream": True, "input": "hi"}, None),
         ({"previous_response_id": None, "stream": None, "background": None}, None),
         ({"previous_response_id": "resp_1"}, None),
-        *(({"previous_response_id": value}, "id of a response") for value in (7, "", [], False, {})),
-        *(({"stream": value}, "true or false") for value in (1, 0, "yes", "", [])),
-        *(({"background": value}, "true or false") for value in (0, "", [])),
+        *(({"previous_response_id": value}, "id of a response") for value in NO_IDS),
+        *(({"stream": value}, "true or false") for value in NO_FLAGS),
+        *(({"background": value}, "true or false") for value in (0, "")),
     ],
 )
 def test_what_goes_by_http_only_is_said_with_its_reason(body: dict[str, Any], word: str | None) -> None:
