@@ -363,3 +363,4 @@ class PoolFacade(Facade[Pool]):
     retry_now = acts(POOL.retry_now)
     statistics = acts(POOL.statistics)
     turns = acts(POOL.turns)
+    withheld = acts(POOL.withheld)

@@ -14,8 +14,8 @@ from wspool import aio, blocking
 LEFT_OUT = {
     # What conversations and turns use of it, in the steps of the trio run that they are part of.
     "Lease": {"begin", "check_size", "give_up", "gone", "lane", "send", "steer", "stream_id"},
-    # For the exchange of an HTTP door, and for rollouts.
-    "Pool": {"failure", "withheld"},
+    # For the exchange of an HTTP door.
+    "Pool": {"failure"},
     "Conversation": set[str](),
     # For who passes events on, as the facade does, and that exchange; and for who calls what the caller gave.
     "Turn": {
