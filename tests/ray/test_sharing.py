@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from trio.testing import MockClock
 
 import wspool
 from wspool.core.sending.allowance import Stated
@@ -22,14 +24,16 @@ from wspool.ray.team import ActorLostError, lead
 from wspool.ray.working import Job, Part, open_part
 from wspool.rollout.holding import Held
 from wspool.rollout.limits import Limits
-from wspool.rollout.method import Method
+from wspool.rollout.method import Agent, Method
 from wspool.rollout.results import open_results
 from wspool.rollout.shapes import Columns, task_of
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import Task
 from wspool.server import ModelRequest, ModelTurn, TurnError, message
+from wspool.server.echo import EchoModel
 from wspool.server.server import Server, open_server
+from wspool.wire.trio_websocket import TrioWebSocketConnector
 
 
 def tasks(count: int) -> list[Task]:
@@ -234,12 +238,15 @@ class Echo:
         return ModelTurn(output=[message(said)], delay=self.delay)
 
 
-def jobs(server: Server, count: int, limits: Limits) -> list[Job]:
+def jobs(server: Server, count: int, limits: Limits, agent: Agent | None = None) -> list[Job]:
     policy = wspool.PoolPolicy(max_size=4, min_idle=0, refusal_patience=math.inf)
-    method = Method(defaults={"model": "m"}, retries=2)
+    method = Method(agent=agent, defaults={"model": "m"}, retries=2)
+    endpoint: dict[str, Any] = {"url": server.url}
+    if agent is not None:  # in virtual time
+        endpoint["wire"] = TrioWebSocketConnector(server.open_stream)
     return [
         Job(
-            endpoint={"url": server.url},
+            endpoint=endpoint,
             policy=policy,
             method=method,
             limits=limits,
@@ -261,11 +268,12 @@ async def run(
     deaths: Mapping[int, int] | None = None,
     during: Look | None = None,
     kind: type[Here] = Here,
+    agent: Agent | None = None,
 ) -> Summary:
     """As `wspool.ray.run_sharded`, but for the actors."""
     limits = limits or Limits()
     batch = tasks(count)
-    team = kind(jobs(server, actors, limits), deaths or {})
+    team = kind(jobs(server, actors, limits, agent), deaths or {})
     with open_results(out) as results:
         owed = [task for task in batch if task.key not in results.earlier]
         call = partial(
@@ -447,3 +455,43 @@ async def test_what_runs_is_finished_and_what_is_in_line_is_put_back(tmp_path: P
     assert summary.interrupted
     assert 8 == len(model.asked) == summary.right == len(ids(tmp_path))
     assert 92 == summary.owed
+
+
+async def test_an_actor_begins_what_it_may_have_a_lane_for(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """As one process does (`wspool.rollout.intake`): else each turn takes the lane of another one."""
+
+    async def agent(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
+        for _ in range(4):
+            await conversation.respond(task["input"])
+        return "well"
+
+    async with open_server(EchoModel(), port=None, delay_per_token=0.2) as server:
+        summary = await run(server, tmp_path, 40, 2, agent=agent)
+
+    assert summary.right + summary.wrong == 40
+    assert summary.full_turns == 40
+
+
+async def test_what_the_endpoint_keeps_waiting_is_owed(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A run that shall end does not wait until all actors may go on, nor begin what has no lane yet."""
+
+    class Refusing:
+        def respond(self, request: ModelRequest) -> ModelTurn:
+            if trio.current_time() > 60:
+                return ModelTurn(
+                    status="rejected", error=TurnError(code="overloaded", message="no", status=503)
+                )
+            return ModelTurn(output=[message("fine")], delay=10)
+
+    async def agent(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
+        for _ in range(4):
+            await conversation.respond(task["input"])
+        return "well"
+
+    async with open_server(Refusing(), port=None) as server:
+        summary = await run(server, tmp_path, 40, 2, agent=agent, limits=Limits(max_seconds=100))
+
+    assert (summary.right + summary.wrong, summary.owed) == (8, 32)
+    assert 100 <= summary.seconds < 107
+    assert summary.problem is not None
+    assert re.search(r"^100 s .*; \d+ of those that ran waited for overloaded: no and were", summary.problem)

@@ -53,7 +53,8 @@ class Part:
         self.drain = holder.drain
 
     async def hold(self, task: Task) -> tuple[Held, Mapping[str, Any]]:
-        """See `Holder.hold`. Returns also what was counted since it was last returned (`Meter.take`)."""
+        """See `Holder.room` and `Holder.hold`. Returns also what was counted since then (`Meter.take`)."""
+        await self._holder.room(task)
         return await self._holder.hold(task), self._meter.take()
 
 

@@ -114,6 +114,7 @@ class Holder:
         self._running: dict[int, _Begun] = {}
         self._stopped: list[str] = []
         self._unwritten: str | None = None
+        self._draining = False
         self._intake = Intake(pool.statistics)
         self.saved_turns = 0
         self.unknown: str | None = None
@@ -132,7 +133,12 @@ class Holder:
         return self._pool.statistics()
 
     def drain(self) -> None:
-        """Put those back that need not end, as of now: to be called again and again. Never waits."""
+        """Begin no other, and put those back that need not end, as of now: to be called again and again.
+
+        Never waits.
+        """
+        self._draining = True
+        self._intake.end()
         withheld = self._pool.withheld()
         at_work = {turn.conversation for turn in self._pool.turns()} if withheld else set[int | None]()
         for begun in self._running.values():
@@ -156,7 +162,16 @@ class Holder:
         await self._intake.room(task.key)
 
     async def hold(self, task: Task) -> Held:
-        """Hold the conversation of *task*. A checkpoint; cancelling leaves it without a result."""
+        """Hold the conversation of *task*, for which there was `room`.
+
+        A checkpoint; cancelling leaves it without a result.
+        """
+        if self._draining:
+            self._intake.ended(task.key)
+            return Held()
+        return await self._hold(task)
+
+    async def _hold(self, task: Task) -> Held:
         began, began_at = trio.current_time(), time.time()
         conversation: wspool.Conversation | None = None
         returned = answer = cast("Any", None)

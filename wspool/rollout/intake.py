@@ -39,18 +39,27 @@ class Intake:
         self._running: dict[str, float] = {}
         self._free_since = math.inf
         self._event = trio.Event()
+        self._line = trio.StrictFIFOLock()
+        self._over = False
 
     async def room(self, key: str) -> None:
         """Wait until there may be a lane for the task *key*, which is begun then. A checkpoint.
 
+        First come, first served. Once no other is begun there is no wait: what comes then is the caller's.
+
         Cancellation: nothing was begun.
         """
-        await trio.lowlevel.checkpoint()
-        while (wait := self._wait()) > 0:
-            self._event = trio.Event()
-            with trio.move_on_after(wait):
-                await self._event.wait()
-        self._running[key] = trio.current_time() + _SOON
+        async with self._line:
+            while not self._over and (wait := self._wait()) > 0:
+                self._event = trio.Event()
+                with trio.move_on_after(wait):
+                    await self._event.wait()
+            self._running[key] = trio.current_time() + _SOON
+
+    def end(self) -> None:
+        """Begin no other. Never waits."""
+        self._over = True
+        self.changed()
 
     def asked(self, key: str) -> None:
         """The task has asked for a turn."""
