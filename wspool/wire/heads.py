@@ -34,6 +34,7 @@ _OPCODE: Final = 0x0F
 _CONTROL: Final = 0x08
 _CONT, _TEXT, _BINARY, _CLOSE = 0x0, 0x1, 0x2, 0x8
 _KNOWN: Final = frozenset((_CONT, _TEXT, _BINARY, _CLOSE, 0x9, 0xA))
+_WHOLE_TEXT: Final = _FIN | _TEXT
 _MASKED: Final = 0x80
 _SIZE_IN_2: Final = 126
 _SIZE_IN_8: Final = 127
@@ -81,7 +82,7 @@ class FrameHeads:
         # For `feed`: a head that is not all there, and bytes of payload that are still to come.
         self._part = b""
         self._left = 0
-        #: Bytes of the message up to the end of the latest frame.
+        #: Bytes of the message up to the end of the latest frame, or of a control frame in its midst.
         self._reach = 0
         self.refused: BadFrameError | None = None
         self.held = 0
@@ -101,6 +102,8 @@ class FrameHeads:
                 skipped = min(self._left, end - at)
                 self._left -= skipped
                 at += skipped
+                if not self._fragments:
+                    at = self._pass_texts(data, at)
                 if at == end:
                     break
                 start, stop = self.judge(data, at)
@@ -112,8 +115,28 @@ class FrameHeads:
         except BadFrameError as error:
             self.refused = error
             return max(0, at - before)
-        self.held = max(0, self._reach - self._left) if self._left or self._fragments else 0
+        self.held = self._reach - self._left if self._left else self._size
         return end - before
+
+    def _pass_texts(self, data: bytes | bytearray, at: int) -> int:
+        """Pass whole text messages of one frame each, none of 64 KiB; return where something else begins.
+
+        That is nearly all that ever comes, and `judge` takes four times as long to say nothing of it.
+        """
+        end, limit = len(data), self._limit
+        while at + 4 <= end and data[at] == _WHOLE_TEXT:
+            stop, size = at + 2, data[at + 1]
+            if size == _SIZE_IN_2:
+                stop, size = at + 4, data[at + 2] << 8 | data[at + 3]
+                if size < _SIZE_IN_2:
+                    break
+            elif size > _SIZE_IN_2:
+                break
+            stop += size
+            if stop > end or size > limit:
+                break
+            at = stop
+        return at
 
     def judge(self, data: bytes | bytearray, at: int) -> tuple[int, int]:
         """Return where the payload of the frame that begins at *at* begins, and where it ends.
@@ -159,6 +182,7 @@ class FrameHeads:
         """
         if first & _CONTROL:
             self._closed = self._closed or first & _OPCODE == _CLOSE
+            self._reach = self._size + size
         elif first & _FIN:
             self._reach = self._size + size
             self._fragments = self._size = 0
