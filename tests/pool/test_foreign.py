@@ -21,12 +21,6 @@ HARMLESS = {
     "Conversation": {"statistics", "snapshot"},
 }
 
-#: What does not look where it is called yet.
-NOT_YET = {
-    "Turn": {"__aenter__", "__aexit__", "__anext__", "result"},
-    "Conversation": {"fork", "close"},
-}
-
 #: What is given to those that want something.
 ARGUMENTS: dict[str, Callable[[dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "resize": lambda _: ((), {"max_size": 1, "min_idle": 0}),
@@ -52,7 +46,6 @@ def entries(kind: type) -> list[str]:
         if inspect.isfunction(inspect.unwrap(what))
         and (not name.startswith("_") or name in ("__aenter__", "__aexit__", "__anext__", "__aiter__"))
         and name not in HARMLESS[kind.__name__]
-        and name not in NOT_YET.get(kind.__name__, ())
     ]
 
 

@@ -63,6 +63,8 @@ def encode_items(given: str | Sequence[Mapping[str, Any]] | Sequence[Encoded]) -
     if isinstance(given, str):
         content = [{"type": "input_text", "text": given}]
         return [Encoded(encode({"type": "message", "role": "user", "content": content}))]
+    if isinstance(cast("object", given), Mapping | bytes) or not isinstance(cast("object", given), Iterable):
+        raise TypeError(f"input must be a str or a list of item dicts, not {given!r:.60}")
     return [_encoded(item, index) for index, item in enumerate(cast("Sequence[object]", given))]
 
 

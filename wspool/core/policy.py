@@ -11,6 +11,8 @@ from typing import Final, Literal, get_args
 
 import attrs
 
+from wspool.core.given import check_number
+
 __all__ = [
     "AZURE",
     "LITELLM",
@@ -68,10 +70,7 @@ def _check(owner: object, names: str, *, least: float, whole: bool = False) -> N
         value: object = getattr(owner, name)
         if value is None and name in _OPTIONAL and isinstance(owner, PoolPolicy):
             continue
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise TypeError(f"{name}={value!r} is not {'an int' if whole else 'a number'}")
-        if not value >= least:
-            raise ValueError(f"{name}={value!r} is below {least}")
+        check_number(name, value, least, whole=whole)
 
 
 @attrs.frozen(kw_only=True)

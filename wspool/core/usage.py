@@ -7,11 +7,12 @@ most, and whatever else is there counts as none.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
 from wspool.core.frames import OBJECT
+from wspool.core.given import check_kind, check_number
 
 __all__ = ["Budget", "Usage"]
 
@@ -98,6 +99,7 @@ class Budget:
 
     Raises:
         ValueError: a cost is limited without a price, or a limit is below zero.
+        TypeError: an argument is of another kind.
     """
 
     def __init__(
@@ -112,11 +114,15 @@ class Budget:
     ) -> None:
         if max_cost is not None and price is None:
             raise ValueError("max_cost needs a price: (input, cached input, output) of a million tokens")
-        if price is not None and len(price) != 3:
+        if price is not None and (not isinstance(cast("object", price), (list, tuple)) or len(price) != 3):
             raise ValueError(f"price={price!r:.60} must be (input, cached input, output) of a million tokens")
-        for limit in (max_tokens, max_turns, max_cost, *(price or ())):
-            if limit is not None and not limit >= 0:
-                raise ValueError(f"{limit!r} is no limit and no price")
+        limits = (("max_tokens", max_tokens), ("max_turns", max_turns), ("max_cost", max_cost))
+        for what, limit in (*limits, *(("price", each) for each in price or ())):
+            if limit is not None:
+                check_number(what, limit, 0)
+        if within is not None:
+            check_kind("within", within, Budget, "a Budget")
+        check_kind("name", name, str, "a str")
         self.max_tokens, self.max_turns, self.max_cost = max_tokens, max_turns, max_cost
         self.price = tuple(price) if price is not None else None
         self.within = within

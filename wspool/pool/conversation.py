@@ -19,6 +19,7 @@ from wspool.core.effects import UnknownEffects
 from wspool.core.encoding import Encoded, read
 from wspool.core.events.response import Response
 from wspool.core.frames import encode
+from wspool.core.given import check_callable, check_kind
 from wspool.core.items import as_items, encode_fields, encode_items, with_encrypted_reasoning
 from wspool.core.sending.chain import Chain, Fields, Item
 from wspool.core.statistics import ConversationStatistics
@@ -195,6 +196,9 @@ class Conversation:
         it = self._continuity
         it.owner.check_use()
         check_tool_errors(tool_errors)
+        check_kind("eager", eager, bool, "True or False")
+        if on_event is not None:
+            check_callable("on_event", on_event)
         _check_count("max_turns", max_turns, 1, "None for no limit")
         _check_count("retries", retries, 0, "0 for none")
         # Written down, for they are sent more than once: in every turn, and again after a loss.
@@ -259,7 +263,7 @@ class Conversation:
         """
         it = self._continuity
         it.owner.check_use()
-        if isinstance(cast("object", items), str):
+        if isinstance(cast("object", items), str | Mapping):
             raise TypeError(f"a history is a list of item dicts, not {items!r:.60}")
         errand = it.enter()
         try:

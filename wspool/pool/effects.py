@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, cast, get_args
 
 from wspool.core.effects import UNKNOWN, Effect, UnknownEffects, key_of, verdict
+from wspool.core.given import check_callable
 from wspool.core.items import Item
 from wspool.core.sending.chain import Chain
 from wspool.errors import UnknownEffectsError
@@ -260,6 +261,7 @@ def effects_of(
         raise ValueError(f"unknown_effects={unknown_effects!r:.60} must be 'tell' or 'stop'")
     if ledger is None:
         return None
+    check_callable("ledger", ledger, "past", "begin", "secure", "end")
     if eager:
         raise ValueError(
             "ledger= and eager=True do not go together: a call of a response that is lost could not be found "

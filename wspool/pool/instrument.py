@@ -20,6 +20,7 @@ from wspool.core.begun import LeaseRecord, ToolBegun, TurnBegun
 from wspool.core.commands import CloseReason, Grant, LeaseId, WaiterId
 from wspool.core.events.trust import Rewrite, Trust
 from wspool.core.failures import DialFailure
+from wspool.core.given import check_callable, check_number
 from wspool.core.policy import Provider
 from wspool.core.sending.takes import NotTaken
 from wspool.core.server_error import ServerError
@@ -139,6 +140,9 @@ class LoggingInstrument(Instrument):
         logger: where they go.
         level: their level.
         slow: seconds; if given, turns, dials and calls of tools that went well and took less are left out.
+
+    Raises:
+        TypeError, ValueError: an argument is of another kind, or below zero.
     """
 
     def __init__(
@@ -148,6 +152,11 @@ class LoggingInstrument(Instrument):
         *,
         slow: float | None = None,
     ) -> None:
+        if logger is not None:
+            check_callable("logger", logger, "isEnabledFor", "log")
+        check_number("level", level, 0, whole=True)
+        if slow is not None:
+            check_number("slow", slow, 0)
         self._logger = logger if logger is not None else logging.getLogger("wspool.events")
         self._level = level
         self._slow = slow

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Final, Literal, TypedDict, cast
@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from wspool.core.frames import encode, read_object
+from wspool.core.given import check_callable, check_kind
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.providers import provider_at, provider_named
 from wspool.core.sending.pace import Pace
@@ -98,6 +99,8 @@ def open_pool(
         ImportError: a wire, truststore or SOCKS was asked for and is not installed.
     """
     policy = policy if policy is not None else PoolPolicy()
+    if trace is not None:
+        check_callable("trace", trace)
     endpoint = endpoint_of(url, policy, ssl_context, proxy, allow_insecure, subprotocols)
     known = provider_of(provider, endpoint.host)
     renewable, ask_headers = upgrade_headers(api_key, headers, endpoint, known)
@@ -134,7 +137,7 @@ def at_pace(opened: AbstractAsyncContextManager[Pool], pace: Pace) -> AbstractAs
 def _instruments(given: Instrument | Sequence[Instrument] | None) -> Sequence[Instrument]:
     if given is None:
         return ()
-    several = (given,) if isinstance(given, Instrument) else tuple(given)
+    several = (given,) if isinstance(given, Instrument) or not isinstance(given, Iterable) else tuple(given)
     for each in several:
         if not isinstance(cast("object", each), Instrument):
             raise TypeError(f"instrument={each!r:.60} is no wspool.Instrument, nor a list of them")
@@ -142,10 +145,13 @@ def _instruments(given: Instrument | Sequence[Instrument] | None) -> Sequence[In
 
 
 def provider_of(provider: Provider | str | None, host: str) -> Provider:
-    """Return the provider that is given, or named, or at *host*. Raises ValueError: there is none."""
+    """Return the provider that is given, or named, or at *host*. Raises ValueError, TypeError."""
     if provider is None:
         return provider_at(host)
-    return provider_named(provider) if isinstance(provider, str) else provider
+    if isinstance(provider, str):
+        return provider_named(provider)
+    check_kind("provider", provider, Provider, "a Provider or its name")
+    return provider
 
 
 def endpoint_of(
@@ -158,6 +164,9 @@ def endpoint_of(
 ) -> Endpoint:
     """Return where a pool goes that is opened so. Takes and raises what `open_pool` does."""
     policy = policy if policy is not None else PoolPolicy()
+    check_kind("policy", policy, PoolPolicy, "a PoolPolicy")
+    check_kind("url", url, str, "a str")
+    check_kind("proxy", proxy, (str, type(None)), "a str")
     endpoint = parse_url(
         url,
         ssl_context=_context(ssl_context),
@@ -179,6 +188,7 @@ def endpoint_of(
 def _warm_up(body: Mapping[str, Any] | None, provider: Provider) -> Mapping[str, Any] | None:
     if body is None:
         return None
+    check_kind("warm_up", body, Mapping, "the body of a request, a mapping")
     request = encode(warm_up_request(body))
     if len(request) > provider.max_request:
         raise RequestTooLargeError(size=len(request), limit=provider.max_request)
@@ -312,6 +322,7 @@ def _ways(wire: str | Connector, fallback: str | None, policy: PoolPolicy, provi
     if fallback is not None and min(policy.lanes, provider.lanes) > 1:
         raise ValueError("fallback='http' is not for a pool with lanes, which HTTP has not: leave one out")
     connector = _connector(wire) if isinstance(wire, str) else wire
+    check_callable("wire", connector, "connect")
     return {
         "connector": connector,
         "fallback": None if fallback is None else http_connector(opener_of(connector)),

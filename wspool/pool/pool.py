@@ -13,6 +13,7 @@ from trio.lowlevel import enable_ki_protection
 
 from wspool.core.commands import Refuse, RefuseReason, WaiterId
 from wspool.core.frames import Event
+from wspool.core.given import check_callable, check_kind, check_number
 from wspool.core.items import encode_fields
 from wspool.core.matching.index import Index
 from wspool.core.sending.brought import BroughtHistory, http_only
@@ -141,7 +142,10 @@ class Pool:
 
         Raises:
             ValueError: both are given, or it is no id.
+            TypeError: *budget* is none.
         """
+        if budget is not None:
+            check_kind("budget", budget, Budget, "a Budget")
         if previous_response_id is None:
             return ConversationBlock(self._shell, defaults, resume, budget)
         if resume is not None:
@@ -180,6 +184,10 @@ class Pool:
         """
         shell = self._shell
         shell.check_use()
+        if isinstance(session, str) or not isinstance(session, Iterable):
+            raise TypeError(f"session={session!r:.60} must be a list of names")
+        if notice is not None:
+            check_callable("notice", notice)
         if (reason := http_only(body)) is not None:
             raise ValueError(reason)
         if self._index is None:
@@ -202,10 +210,12 @@ class Pool:
         Raises:
             DialFailedError: the last dial failed; the pool goes on trying.
             PoolClosedError: the pool is closed, or was closed meanwhile.
-            ValueError: more than `min_idle`.
+            TypeError, ValueError: no number of lanes, or more than `min_idle`.
         """
         self._shell.check_use()
         core = self._shell.core
+        if lanes is not None:
+            check_number("lanes", lanes, 0, whole=True)
         if lanes is not None and lanes > (most := core.policy.min_idle):
             raise ValueError(f"lanes={lanes} exceeds min_idle={most}; raise min_idle")
         await trio.lowlevel.checkpoint()
@@ -238,9 +248,12 @@ class Pool:
             min_idle: lanes kept ready ahead of demand.
 
         Raises:
-            ValueError: the two do not go together; nothing was changed.
+            TypeError, ValueError: one is no such number, or the two do not go together; nothing was changed.
         """
         self._shell.check_use()
+        for name, value, least in (("max_size", max_size, 1), ("min_idle", min_idle, 0)):
+            if value is not None:
+                check_number(name, value, least, whole=True)
         if max_size is not None and self._sockets:
             max_size, problem = carried(max_size, open=self.statistics().size)
             if problem:
@@ -282,7 +295,12 @@ class Pool:
 
         Returns within `grace + policy.close_timeout` and a moment, whatever the peers do.
         A checkpoint; cancelling cuts the grace short, never the closing. Idempotent.
+
+        Raises:
+            TypeError, ValueError: *grace* is no time; nothing has changed.
         """
+        self._shell.check_use()
+        check_number("grace", grace, 0)
         self._kept.close()
         await self._shell.close(grace)
 

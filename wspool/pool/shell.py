@@ -150,7 +150,7 @@ class Shell:
     def check_life(self, min_remaining: float) -> None:
         """Raise `ValueError` if no connection has that many seconds left, not even a new one."""
         most = self.core.schedule.retire_from
-        if not 0 <= min_remaining <= most:
+        if not isinstance(cast("object", min_remaining), int | float) or not 0 <= min_remaining <= most:
             raise ValueError(
                 f"min_remaining={min_remaining!r} is not between 0 and {most}, a connection's life"
             )

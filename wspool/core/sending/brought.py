@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 from wspool.core.commands import LaneKey
 from wspool.core.encoding import Encoded
 from wspool.core.frames import encode
+from wspool.core.given import check_kind
 from wspool.core.items import Item, Output, read_items
 from wspool.core.matching.index import Index, digest_of
 from wspool.core.matching.known import Known
@@ -53,7 +54,11 @@ def http_only(body: Mapping[str, Any]) -> str | None:
 
     Nor can it where a field that tells how it goes (`previous_response_id`, `stream`, `background`) is of a
     wrong type: over HTTP the server says so itself.
+
+    Raises:
+        TypeError: it is none.
     """
+    check_kind("body", body, Mapping, "the body of a request, a mapping")
     for name, advice in _HTTP_ONLY.items():
         if body.get(name):
             return f"{name!r} cannot be sent: {advice}"
