@@ -169,6 +169,57 @@ async def test_a_call_is_noted_before_it_is_made(autojump_clock, path: Path) -> 
     assert 1 == len({line["key"] for line in lines})
 
 
+class Rude:
+    """A ledger that changes what it gets, and later what it has given."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.outputs: dict[str, list[dict[str, Any]]] = {}
+
+    def past(self, key: str) -> wspool.Effect | None:
+        output = self.outputs.get(key)
+        return None if output is None else wspool.Effect(output)
+
+    def begin(self, key: str, call: Any) -> None:
+        for given in self.outputs.values():
+            given.clear()
+        self.keys.append(key)
+        call.clear()
+
+    async def secure(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def end(self, key: str, output: Any) -> None:
+        self.keys.append(key)
+        if isinstance(output, list):
+            output.clear()
+
+
+async def test_what_a_ledger_does_to_what_it_gets_changes_nothing(autojump_clock) -> None:
+    """Neither what is sent, nor under which key the end of a call is noted."""
+    part = {"type": "input_text", "text": "seen"}
+    ledger = Rude()
+    async with talking(Says([(0, call("look", "l"))])) as (far, _, conversation):
+        await conversation.run("go", tools={"look": lambda: [part]}, ledger=ledger)
+        assert {"l": [part]} == outputs(far.requests[-1])
+        assert 2 == len(ledger.keys)
+        assert 1 == len(set(ledger.keys))
+
+
+async def test_what_a_ledger_has_given_is_its_own(autojump_clock, path: Path) -> None:
+    """It may be another by the time that it is sent."""
+    tools = Tools()
+    with wspool.FileLedger(path) as file:
+        snapshot = await crashed(file.of("a"), tools)
+        quick, _ = file.noted("a")
+    ledger = Rude()
+    ledger.outputs[quick] = [{"type": "input_text", "text": "done"}]
+    tools.ends = True
+    far, _ = await gone_on(snapshot, ledger, tools.named())
+
+    assert [{"type": "input_text", "text": "done"}] == outputs(far.requests[-1])["q"]
+
+
 def lines_of(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import wspool
-from tests.helpers import FakeConnector, echo, fake_pool, policy
+from tests.helpers import FakeConnector, FakeWire, echo, fake_pool, policy
 
 BODY = {"model": "m", "input": "x"}
 
@@ -120,3 +120,34 @@ def test_an_instrument(given: Any, text: str) -> None:
     """It would only be told by what it does not write."""
     with pytest.raises((TypeError, ValueError), match=text):
         wspool.LoggingInstrument(**given)
+
+
+async def test_what_a_block_is_asked_for_with_is_written_down_then(autojump_clock: object) -> None:
+    """Not when it is entered: what happens to it in between changes nothing."""
+    sent: list[dict[str, Any]] = []
+
+    def told(wire: FakeWire, request: dict[str, Any]) -> None:
+        sent.append(request)
+        echo(wire, request)
+
+    connector = FakeConnector(told)
+    about: dict[str, Any] = {"topic": "one"}
+    more: dict[str, Any] = {"topic": "two"}
+    async with fake_pool(connector) as pool:
+        block = pool.conversation(model="m", metadata=about)
+        about["topic"] = "changed"
+        async with block as conversation:
+            await conversation.respond("first")
+            snapshot: Any = conversation.snapshot()
+            branch = conversation.fork(metadata=more)
+            resumed = pool.conversation(resume=snapshot)
+            more["topic"] = "changed"
+            snapshot["defaults"].clear()
+            snapshot["items"].clear()
+            async with branch, resumed as other:
+                assert 2 == len(other.items)
+                assert {"model": "m", "metadata": {"topic": "one"}} == other.snapshot()["defaults"]
+            async with conversation.fork(metadata={"topic": "two"}) as branched:
+                assert {"topic": "two"} == branched.snapshot()["defaults"]["metadata"]
+
+    assert {"topic": "one"} == sent[0]["metadata"]

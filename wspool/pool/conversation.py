@@ -65,14 +65,11 @@ class Conversation:
         self,
         owner: ContinuityOwner,
         number: int,
-        defaults: Mapping[str, Any],
-        resume: Mapping[str, Any] | Chain | None = None,
+        defaults: Fields,
+        chain: Chain,
         budget: Budget | None = None,
     ) -> None:
-        chain = resume if isinstance(resume, Chain) else Chain()
-        if resume is not None and not isinstance(resume, Chain):
-            chain, defaults = _resumed(resume, defaults)
-        self._defaults = checked_fields(defaults)
+        self._defaults = defaults
         self._number = number
         self._continuity = Continuity(owner, number, chain)
         self._continuity.budget = budget
@@ -196,11 +193,7 @@ class Conversation:
         it = self._continuity
         it.owner.check_use()
         check_tool_errors(tool_errors)
-        check_kind("eager", eager, bool, "True or False")
-        if on_event is not None:
-            check_callable("on_event", on_event)
-        _check_count("max_turns", max_turns, 1, "None for no limit")
-        _check_count("retries", retries, 0, "0 for none")
+        _check_loop(max_turns, retries, eager, on_event)
         # Written down, for they are sent more than once: in every turn, and again after a loss.
         fields = checked_fields({**self._defaults, **overrides})
         box = Toolbox(tools, fields)
@@ -340,7 +333,10 @@ class ConversationBlock:
         owner.check_use()
         self._owner = owner
         self._budget = budget
-        self._begin = defaults, resume
+        # Written down now: what happens to them until the block is entered changes nothing.
+        if resume is not None and not isinstance(resume, Chain):
+            resume, defaults = _resumed(resume, defaults)
+        self._begin = checked_fields(defaults), resume
         self._conversation: Conversation | None = None
 
     @enable_ki_protection
@@ -348,11 +344,11 @@ class ConversationBlock:
         self._owner.check_use()
         if self._conversation is not None:
             raise RuntimeError("the block of a conversation is entered once; ask for another conversation")
-        defaults, origin = self._begin
-        if isinstance(origin, Chain):
-            origin = origin.fork()  # now: what was said since the block was asked for is part of it
+        fields, origin = self._begin
+        # Now: what was said since the block was asked for is part of it.
+        chain = origin.fork() if origin is not None else Chain()
         number = self._owner.next_conversation()
-        self._conversation = Conversation(self._owner, number, defaults, origin, self._budget)
+        self._conversation = Conversation(self._owner, number, fields, chain, self._budget)
         return self._conversation
 
     @enable_ki_protection
@@ -395,6 +391,15 @@ def checked_fields(body: Mapping[str, Any]) -> dict[str, Encoded]:
     if fields.get("store") == b"false":
         fields["include"] = with_encrypted_reasoning(fields.get("include"))
     return fields
+
+
+def _check_loop(max_turns: object, retries: object, eager: object, on_event: object) -> None:
+    """Check some arguments of `Conversation.run`. Raises TypeError, ValueError."""
+    _check_count("max_turns", max_turns, 1, "None for no limit")
+    _check_count("retries", retries, 0, "0 for none")
+    check_kind("eager", eager, bool, "True or False")
+    if on_event is not None:
+        check_callable("on_event", on_event)
 
 
 def _check_count(name: str, value: object, least: int, otherwise: str) -> None:

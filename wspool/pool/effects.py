@@ -17,6 +17,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, cast, get_args
@@ -194,6 +195,8 @@ class Effects:
         ledger: the ledger of its conversation.
         unknown: what becomes of calls whose outcome nobody knows.
         chain: the history.
+
+    What the ledger is given, and what it gives, is copied: it may keep it, and do with it what it likes.
     """
 
     def __init__(self, ledger: EffectLedger, unknown: UnknownEffects, chain: Chain) -> None:
@@ -223,7 +226,7 @@ class Effects:
             again = make and is_repeatable(job.call, tools)
             what = verdict(effect, repeatable=again, unknown=self._unknown if make else "tell")
             if what == "answer" and effect is not None and effect.output is not None:
-                job.settle(effect.output)
+                job.settle(deepcopy(effect.output))
             elif what == "tell":
                 job.settle(UNKNOWN)
             elif what == "stop":
@@ -233,7 +236,7 @@ class Effects:
 
     def begin(self, job: Job) -> None:
         """The call of *job* is about to be made."""
-        self._ledger.begin(self._key(job.call), job.call)
+        self._ledger.begin(self._key(job.call), deepcopy(job.call))
 
     async def secure(self, job: Job, tools: Mapping[str, Tool]) -> None:
         """Wait until it is safe to make the call of *job*. A checkpoint, unless it is repeatable."""
@@ -243,7 +246,7 @@ class Effects:
     def end(self, job: Job) -> None:
         """The call of *job* has ended; without an output its outcome stays unknown."""
         if job.output is not None:
-            self._ledger.end(self._key(job.call), job.output)
+            self._ledger.end(self._key(job.call), deepcopy(job.output))
 
     def _key(self, call: Item) -> str:
         return key_of(call, self._chain.encoded)

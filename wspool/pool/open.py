@@ -99,8 +99,6 @@ def open_pool(
         ImportError: a wire, truststore or SOCKS was asked for and is not installed.
     """
     policy = policy if policy is not None else PoolPolicy()
-    if trace is not None:
-        check_callable("trace", trace)
     endpoint = endpoint_of(url, policy, ssl_context, proxy, allow_insecure, subprotocols)
     known = provider_of(provider, endpoint.host)
     renewable, ask_headers = upgrade_headers(api_key, headers, endpoint, known)
@@ -112,7 +110,7 @@ def open_pool(
         provider=known,
         policy=policy,
         warm_up=_warm_up(warm_up, known),
-        instruments=_instruments(instrument),
+        instruments=_instruments(instrument, trace),
         trace=trace,
     )
     return _PoolManager(_fitted(setup))
@@ -134,7 +132,11 @@ def at_pace(opened: AbstractAsyncContextManager[Pool], pace: Pace) -> AbstractAs
     return opened
 
 
-def _instruments(given: Instrument | Sequence[Instrument] | None) -> Sequence[Instrument]:
+def _instruments(
+    given: Instrument | Sequence[Instrument] | None, trace: Callable[[str], None] | None
+) -> Sequence[Instrument]:
+    if trace is not None:
+        check_callable("trace", trace)
     if given is None:
         return ()
     several = (given,) if isinstance(given, Instrument) or not isinstance(given, Iterable) else tuple(given)

@@ -137,12 +137,12 @@ class Pool:
             **defaults: fields that go with every turn: `model`, `instructions`, `tools`,
                 `store`, `reasoning` ... From its second turn on the history is the library's.
 
-        It takes its lease at its first turn and gives it back at the end of the block. A turn raises
+        All of it is written down here: what happens to it later changes nothing of what is sent. It takes
+        its lease at its first turn and gives it back at the end of the block. A turn raises
         `PreviousResponseNotFoundError` if the server does not know the response that it goes on from.
 
         Raises:
-            ValueError: both are given, or it is no id.
-            TypeError: *budget* is none.
+            TypeError, ValueError: an argument is not usable, or both of the first two are given.
         """
         if budget is not None:
             check_kind("budget", budget, Budget, "a Budget")
