@@ -37,6 +37,24 @@ async def test_what_is_in_line_when_it_is_spent_is_not_sent(autojump_clock) -> N
     assert 40 == budget.turns
 
 
+async def test_what_a_caller_sums_up_in_a_response_is_not_counted_again(autojump_clock) -> None:
+    """Its usage is the caller's own as soon as it was given, though it is read only when somebody looks."""
+    async with (
+        serving(EchoModel()) as world,
+        world.pool() as pool,
+        pool.conversation(model="m") as conversation,
+    ):
+        first = (await conversation.respond("one")).usage
+        second = (await conversation.respond("two")).usage
+        assert first is not None
+        assert second is not None
+        expected = wspool.Usage.of(first, second)
+        first["input_tokens"] += second["input_tokens"]
+        first["input_tokens_details"]["cached_tokens"] = 1
+
+        assert expected == conversation.statistics().usage
+
+
 async def test_a_turn_that_is_left_in_line_was_none(autojump_clock) -> None:
     """One that was sent is one, though nobody waits for its end."""
     budget = wspool.Budget()

@@ -14,7 +14,7 @@ import attrs
 from wspool.core.frames import OBJECT
 from wspool.core.given import check_kind, check_number
 
-__all__ = ["Budget", "Usage"]
+__all__ = ["Budget", "Usage", "copied"]
 
 #: What no count reaches: sums are multiplied by prices, and there are whole numbers that no float can hold.
 _TOO_MANY: Final = 2**63
@@ -161,6 +161,14 @@ class Budget:
         while budget is not None:
             budget.spent += used
             budget = budget.within
+
+
+def copied(usage: object) -> object:
+    """Return a *usage* object to be read later, whatever its owner does to it until then."""
+    if not isinstance(usage, OBJECT):
+        return usage
+    said = cast("dict[str, Any]", usage)
+    return {name: {**value} if isinstance(value, OBJECT) else value for name, value in said.items()}
 
 
 def _counts(usage: Any) -> tuple[int, int, int, int]:

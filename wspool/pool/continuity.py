@@ -26,7 +26,7 @@ from wspool.core.sending.replay import ResendBudget, Resends
 from wspool.core.sending.takes import Takes
 from wspool.core.sending.warm_up import Fields
 from wspool.core.statistics import ConversationStatistics, Move, MoveReason
-from wspool.core.usage import Budget, Usage
+from wspool.core.usage import Budget, Usage, copied
 from wspool.errors import BudgetExceededError, PoolClosedError, TurnInFlightError
 from wspool.pool.errand import Errand
 from wspool.pool.errands import Errands
@@ -258,7 +258,8 @@ class Continuity(Generic[LineageT_co]):
         """A turn, or a compaction, has ended, and the server said this of its usage."""
         if usage is not None:
             self.owner.errands.used(usage)
-            self._usages.append(usage)  # read when somebody looks
+            # Read when somebody looks; by then the caller may have summed something up in its own.
+            self._usages.append(copied(usage))
             if len(self._usages) >= _MOST_UNREAD:
                 self._read_usages()
         if self.budget is not None:
