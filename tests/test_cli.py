@@ -580,6 +580,36 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert "--max-connections" in run(tmp_path, "rollout", "--help")[1]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device")
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("--version >&-", 0),
+        ("--version 2>&- >/dev/full", 0),
+        ("rollout nowhere.jsonl 2>/dev/full", 2),
+        ("rollout nowhere.jsonl 2>&-", 2),
+        ("rollout - --local <&-", 2),
+        ("merge nowhere --out all 2>/dev/full", 2),
+        ("doctor --url ws://127.0.0.1:1/ --json >/dev/full", 1),
+        ("doctor --url ws://127.0.0.1:1/ >/dev/full", 1),
+        ("probe --url ws://127.0.0.1:1/ 2>/dev/full", 1),
+    ],
+)
+def test_what_is_in_nobodys_way_has_no_traceback(tmp_path: Path, command: str, code: int) -> None:
+    """A command ends as it would have, whether or not somebody can be told."""
+    place = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m wspool {command}', sys.executable],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": place},
+        check=False,
+    )
+
+    assert (code, False) == (done.returncode, "Traceback" in done.stderr), done.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_a_command_does_is_said_twice(name: str) -> None:
     """In the list of all, and in the first words of its own help."""

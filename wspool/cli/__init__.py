@@ -10,6 +10,7 @@ this package. Rules for commands:
 
 import importlib.util
 import sys
+from contextlib import suppress
 
 import wspool
 
@@ -19,7 +20,8 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command that the arguments name."""
     if sys.argv[1:] == ["--version"]:  # without what commands need
-        sys.stdout.write(f"wspool {wspool.__version__}\n")
+        with suppress(OSError, AttributeError):  # nobody may be there to be told
+            print(f"wspool {wspool.__version__}", flush=True)
         return
     if missing := [name for name in ("typer", "rich") if importlib.util.find_spec(name) is None]:
         sys.stderr.write(

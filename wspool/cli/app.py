@@ -55,7 +55,9 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"wspool {wspool.__version__}")
+        from wspool.cli.usage import say
+
+        say(f"wspool {wspool.__version__}")
         raise typer.Exit
 
 

@@ -10,7 +10,7 @@ import typer
 import wspool
 from wspool.cli.examine import Check, examine
 from wspool.cli.target import ApiKeyEnv, Header, Model, Provider, ProxyUrl, Url, find_target, named_provider
-from wspool.cli.usage import run
+from wspool.cli.usage import run, say
 
 __all__ = ["doctor"]
 
@@ -44,7 +44,7 @@ def doctor(
         lines = [
             {"name": each.name, "ok": each.ok, "seconds": each.seconds, "text": each.text} for each in checks
         ]
-        typer.echo(json.dumps({"ok": well, "endpoint": str(target), "checks": lines}))
+        say(json.dumps({"ok": well, "endpoint": str(target), "checks": lines}))
     raise typer.Exit(0 if well else 1)
 
 
@@ -52,7 +52,7 @@ def _print(check: Check) -> None:
     mark, style = _MARKS[check.ok]
     took = "" if check.seconds is None else f"{check.seconds * 1000:.0f} ms"
     if not sys.stdout.isatty():
-        typer.echo(f"{check.name:<9} {mark:<4} {took:>8}  {check.text}")
+        say(f"{check.name:<9} {mark:<4} {took:>8}  {check.text}")
         return
     from rich.console import Console
     from rich.text import Text

@@ -15,9 +15,8 @@ import typer
 
 import wspool
 from wspool.cli.target import ApiKeyEnv, Header, Model, ProxyUrl, Target, Url, find_target, no_key
-from wspool.cli.usage import run, usage_error
+from wspool.cli.usage import run, say, usage_error, warn
 from wspool.core.frames import encode
-from wspool.core.plain import plain
 
 __all__ = ["probe"]
 
@@ -54,7 +53,7 @@ def probe(
     samples: Samples = {}
     problem = run(_measure, target, rounds, history, samples)
     if problem is not None:
-        typer.echo(f"wspool: {plain(problem)}; `wspool doctor` looks closer", err=True)
+        warn(f"{problem}; `wspool doctor` looks closer")
         raise typer.Exit(1)
     if as_json:
         measures: dict[str, dict[str, Any]] = {}
@@ -62,7 +61,7 @@ def probe(
             part, _, what = name.partition(": ")
             unit = "bytes" if _is_size(name) else "s"
             measures.setdefault(part, {})[what] = {**_summary(values), "unit": unit}
-        typer.echo(json.dumps({"endpoint": str(target), "rounds": rounds, "measures": measures}))
+        say(json.dumps({"endpoint": str(target), "rounds": rounds, "measures": measures}))
     else:
         _print(target, rounds, samples)
 

@@ -10,9 +10,7 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any, Final
 
-import typer
-
-from wspool.cli.usage import usage_error
+from wspool.cli.usage import tell, usage_error, warn
 from wspool.server.echo import EchoModel
 from wspool.server.faults.script import FAULTS, Fault, FaultRule
 from wspool.server.ledger import Entry
@@ -91,10 +89,10 @@ class Book:
                 self._file.write(json.dumps(entry, separators=(",", ":")).encode("ascii") + b"\n")
             except OSError as problem:
                 # The server is what others wait for; and half a ledger is worse than none.
-                typer.echo(f"wspool: no ledger from here on: {problem}", err=True)
+                warn(f"no ledger from here on: {problem}")
                 self._file = None
         if self._verbose:
-            typer.echo(_one_line(_words(entry)), err=True)
+            tell(_one_line(_words(entry)))
 
 
 def _words(entry: Entry) -> Sequence[str]:

@@ -12,7 +12,7 @@ import typer
 
 from wspool.core.plain import plain
 
-__all__ = ["aside_stdout", "run", "say", "usage_error", "warn"]
+__all__ = ["aside_stdout", "run", "say", "tell", "usage_error", "warn"]
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -24,7 +24,7 @@ def run(function: Callable[[*_Args], Awaitable[_T]], *args: *_Args) -> _T:
         return trio.run(function, *args)
     except* KeyboardInterrupt:
         pass
-    typer.echo("wspool: interrupted", err=True)
+    warn("interrupted")
     raise typer.Exit(130)
 
 
@@ -38,10 +38,14 @@ def say(text: str) -> None:
 
 
 def warn(message: str) -> None:
-    """Write one line about *message* to standard error, if anybody can take it: what only reports ends
-    nothing."""
+    """Write one line about *message* to standard error, if anybody can take it."""
+    tell(plain(f"wspool: {message}"))
+
+
+def tell(text: str) -> None:
+    """Write *text* to standard error, if anybody can take it: what only reports ends nothing."""
     try:
-        typer.echo(plain(f"wspool: {message}"), err=True)
+        typer.echo(text, err=True)
     except (OSError, ValueError):
         sys.stderr = _nowhere()
 
@@ -82,5 +86,5 @@ def _nowhere() -> TextIO:
 def usage_error(message: str) -> Never:
     """End the command: *message* on standard error, exit code 2."""
     # It may repeat what stands in a file, or the name of one.
-    typer.echo("\n".join(plain(line) for line in f"wspool: {message}".split("\n")), err=True)
+    tell("\n".join(plain(line) for line in f"wspool: {message}".split("\n")))
     raise typer.Exit(2)

@@ -75,7 +75,7 @@ def read_rows(path: Path, format: str | None = None) -> Iterator[Row]:
     text: _Lines | None = None
     try:
         with ExitStack() as opened:
-            file: BinaryIO = sys.stdin.buffer if path == STDIN else opened.enter_context(path.open("rb"))
+            file: BinaryIO = _stdin() if path == STDIN else opened.enter_context(path.open("rb"))
             head, raw = _peeked(file)
             if head.startswith(_GZIP):
                 head, raw = _peeked(cast("BinaryIO", gzip.GzipFile(fileobj=raw)))
@@ -104,6 +104,12 @@ def _format(path: Path, head: bytes) -> str:
         return suffix
     looks = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     return "json" if path == STDIN and looks.startswith(b"[") else "jsonl"
+
+
+def _stdin() -> BinaryIO:
+    if cast("object", sys.stdin) is None:
+        raise RowsError("it is closed")
+    return sys.stdin.buffer
 
 
 class _Lines:
