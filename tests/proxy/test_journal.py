@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -92,6 +93,12 @@ def test_what_programs_are_told_names_the_proxy(program: str) -> None:
         (["--url", "ftp://x"], "must start with wss://"),
         (["--print-config", "word"], "there are ai-sdk"),
         (["--certfile", "/nowhere"], "cannot be used"),
+        (["--keyfile", "key.pem"], "--keyfile goes with --certfile"),
+        (["--allow-host", "http://docker:80"], "without scheme and port"),
+        (["--allow-host", ""], "without scheme and port"),
+        (["--port", "0", "--uds", "/nowhere/socket"], "'/nowhere/socket' cannot be used"),
+        (["--port", "0", "--uds", f"/tmp/{'x' * 200}"], f"{'x' * 200}' cannot be used"),
+        (["--state", "/nowhere/state"], "'/nowhere/state' cannot be used"),
     ],
 )
 def test_what_is_wrong_is_one_line(arguments: list[str], said: str) -> None:
@@ -102,6 +109,26 @@ def test_what_is_wrong_is_one_line(arguments: list[str], said: str) -> None:
     assert 2 == done.returncode
     assert said in done.stderr
     assert 1 == done.stderr.strip().count("\n") + 1
+
+
+@pytest.mark.network
+def test_who_has_the_port_is_said() -> None:
+    """And what to do; as far as the system says it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "wspool", "proxy", "--port", str(port)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert 2 == done.returncode
+    assert (f"process {os.getpid()})" if sys.platform == "linux" else "another program") in done.stderr
+    assert "--take-over" in done.stderr
+    assert 1 == done.stderr.strip().count("\n") + 1
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_program_asks_this_machine_through_another_proxy(program: str) -> None:
+    """That of a company would swallow it."""
+    assert "NO_PROXY" in config_for(program, "http://127.0.0.1:8787/v1", websocket=True)
 
 
 def test_what_is_said_of_the_pools() -> None:

@@ -127,6 +127,7 @@ async def test_a_refusal_has_its_status(autojump_clock) -> None:
         ("POST", "/v1/responses", b"no json", 400),
         ("POST", "/v1/responses", b"[]", 400),
         ("POST", "/v1/responses", b"[" * 100_000, 400),
+        ("POST", "/v1/responses", b'{"input": 7}', 400),
         ("GET", "/v1/responses", None, 426),
         ("GET", "/v1/../responses", None, 404),
         ("GET", "/v1/%2e%2e/x", None, 404),

@@ -1,5 +1,6 @@
 """`wspool proxy`: any program through one pool, until it is stopped."""
 
+import errno
 import os
 import ssl
 from collections.abc import AsyncGenerator, Generator
@@ -21,6 +22,7 @@ from wspool.core.policy import PoolPolicy
 from wspool.pool.open import DEFAULT_URL
 from wspool.proxy.access.tokens import TokenFile
 from wspool.proxy.collecting import collected_in_quiet
+from wspool.proxy.entrance.holder import holder_of
 from wspool.proxy.entrance.listeners import Where
 from wspool.proxy.open import Proxy, open_proxy
 from wspool.proxy.records.journal import Journal
@@ -208,6 +210,8 @@ def _key(variable: str | None) -> str | None:
 
 def _tls(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:
     if certfile is None:
+        if keyfile is not None:
+            usage_error("--keyfile goes with --certfile: without certificates nothing is encrypted")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -221,7 +225,11 @@ def _tls(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:
 def _place(where: Where, problem: OSError) -> str:
     if problem.filename is not None:
         return f"{problem.filename!r} cannot be used"
-    return f"cannot listen on {where.host or 'this machine'}, port {where.port}"
+    place = f"cannot listen on {where.host or 'this machine'}, port {where.port}"
+    if problem.errno == errno.EADDRINUSE and where.port:
+        holder = holder_of(where.port) or "another program"
+        return f"{place}, which {holder} has: name another (--port), or, if that is a proxy, succeed it (--take-over)"
+    return place
 
 
 async def _run(url: str, journal: Journal | None, **options: Any) -> None:

@@ -94,7 +94,8 @@ def error_answer(error: Exception) -> tuple[int, Headers, bytes]:
     if not isinstance(error, WsPoolError):
         refused = isinstance(error, (TypeError, ValueError))  # about the body
         status = 400 if refused else 500
-        return status, [_JSON], _body({"message": plain(str(error)), "type": _type(status), "code": None})
+        about = {"message": plain(str(error)), "type": _type(status), "param": None, "code": None}
+        return status, [_JSON], _body(about)
     said = _said(error.raw) if isinstance(error, ResponseFailedError) else None
     status = http_status(error)
     if said is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -42,6 +43,9 @@ _HERE: Final = Where()
 #: How often it is looked whether the file of tokens has changed, and what tokens have used is written down,
 #: in seconds.
 _LOOK: Final = 2.0
+
+#: A name of a host, as `Host` has it but for the port.
+_NAME: Final = re.compile(r"[a-z0-9_.-]{1,253}|\[[0-9a-f:.]+\]")
 
 #: Bytes of a turn that wait in a pool for a client that does not read, and twice as many may be in hand.
 #: Small events take twice their bytes; with what waits in an outlet that is less than a MiB.
@@ -239,7 +243,11 @@ def _gate(
         known = tokens.tokens
     elif tokens is not None:
         known = {token.name: token for token in tokens}
-    return Gate(Upstream(url), api_key, known, frozenset(name.lower() for name in allowed))
+    names = frozenset(name.lower() for name in allowed)
+    for name in sorted(names):
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name that may be asked for: give one without scheme and port")
+    return Gate(Upstream(url), api_key, known, names)
 
 
 def _reread(tokens: object, gate: Gate, front: Front) -> None:

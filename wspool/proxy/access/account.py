@@ -124,7 +124,10 @@ class Account:
     def _write(self, path: Path, used: Mapping[str, int]) -> None:
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as problem:
+            raise OSError(problem.errno, problem.strerror, str(path)) from None
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(json.dumps({"day": self._day, "used": used}, separators=(",", ":")).encode())

@@ -28,6 +28,8 @@ from typing import Final
 import attrs
 import trio
 
+from wspool.proxy.entrance.holder import listening_on
+
 __all__ = ["LOOPBACK", "Listeners", "Where", "listen_there"]
 
 #: Both addresses of this machine itself.
@@ -222,7 +224,10 @@ async def listen_there(where: Where, may_listen: Callable[[str], bool]) -> Liste
                 f"cannot listen on {', '.join(addresses)} without tokens, as others could reach it"
             )
         if where.uds is not None:
-            unix.append(_listener(_open_unix(where.uds, succeed=where.succeed)))
+            try:
+                unix.append(_listener(_open_unix(where.uds, succeed=where.succeed)))
+            except OSError as problem:
+                raise OSError(problem.errno, problem.strerror or str(problem), where.uds) from None
             path = where.uds
     except BaseException:
         for listener in (*tcp, *unix):
@@ -232,18 +237,8 @@ async def listen_there(where: Where, may_listen: Callable[[str], bool]) -> Liste
 
 
 def _listening(port: int) -> int:
-    """Return how many sockets of this machine listen on *port*. Raises OSError: nobody knows.
-
-    Source: proc_net_tcp in the kernel's documentation; 0A is the state of a listener.
-    """
-    found = 0
-    for name in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with open(name, encoding="ascii") as table:
-            for line in table:
-                words = line.split()
-                if len(words) > 3 and words[3] == "0A" and words[1].endswith(f":{port:04X}"):
-                    found += 1
-    return found
+    """Return how many sockets of this machine listen on *port*. Raises OSError: nobody knows."""
+    return len(listening_on(port))
 
 
 def _listener(one: socket.socket) -> trio.SocketListener:
