@@ -228,7 +228,8 @@ def _place(where: Where, problem: OSError) -> str:
     place = f"cannot listen on {where.host or 'this machine'}, port {where.port}"
     if problem.errno == errno.EADDRINUSE and where.port:
         holder = holder_of(where.port) or "another program"
-        return f"{place}, which {holder} has: name another (--port), or, if that is a proxy, succeed it (--take-over)"
+        how = "name another (--port), or, if that is a proxy, succeed it (--take-over)"
+        return f"{place}, which {holder} has; {how}"
     return place
 
 

@@ -42,8 +42,8 @@ _CLINE: Final = f"""{_NO_PROXY}
 cline auth -p openai-native -k "$OPENAI_API_KEY" -m MODEL -b <URL>
 """
 
-_LITELLM: Final = f"""# In LiteLLM's config.yaml, for programs that speak chat completions or messages. In a shell:
-# {_NO_PROXY}
+_LITELLM: Final = f"""# In LiteLLM's config.yaml, for programs that speak chat completions or messages.
+# In a shell: {_NO_PROXY}
 model_list:
   - model_name: "*"
     litellm_params:
