@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import pickle
+import ssl
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -409,6 +410,35 @@ def test_bad_use_is_told_at_the_door(kind: Any, runtime: Runtime) -> None:
     with pytest.raises(TypeError, match="a client in each"):
         pickle.dumps(kind(runtime=runtime))
     assert kind.__name__ in repr(kind(runtime=runtime))
+    for options in ({"banana": 1}, {"wire": "nope"}, {"policy": {"max_size": 1}}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+            kind(runtime=runtime, **options)
+    assert kind(runtime=runtime, ssl_context=ssl.create_default_context())
+
+
+@pytest.mark.parametrize("make", [wspool.http.client, wspool.http.async_client])
+def test_a_client_that_cannot_be_made_says_why(make: Any, runtime: Runtime) -> None:
+    """Not the first request, and not as if the server had said it."""
+    with pytest.raises(ValueError, match="neither 'httpx2' nor 'httpx'"):
+        make(library="requests", runtime=runtime)
+    with pytest.raises(TypeError, match=r"client=\{'timeout': ...\}"):
+        make(timeout=5, runtime=runtime)
+    with pytest.raises(TypeError, match="banana"):
+        make(banana=1, runtime=runtime)
+
+
+def test_a_transport_is_for_clients_of_its_kind(library: Any, runtime: Runtime) -> None:
+    """The other one is named."""
+    module = importlib.import_module(library)
+    blocking = module.Client(transport=AsyncPoolTransport(runtime=runtime))
+    with pytest.raises(TypeError, match="a PoolTransport"):
+        blocking.post("http://127.0.0.1:9/v1/responses", json=body())
+
+    async def ask() -> None:
+        await module.AsyncClient(transport=PoolTransport(runtime=runtime)).post("http://127.0.0.1:9/")
+
+    with pytest.raises(TypeError, match="an AsyncPoolTransport"):
+        asyncio.run(ask())
 
 
 def test_no_library_no_client(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import Any, Final, Literal
 
@@ -15,6 +16,15 @@ _Library = Literal["httpx2", "httpx"]
 
 #: Latest major version of `openai` that takes no client of httpx2.
 _LATEST_WITH_HTTPX: Final = 2
+
+_LIBRARIES: Final[Sequence[object]] = ("httpx2", "httpx")
+
+#: What clients of both libraries take, and pools do not.
+_OF_CLIENT: Final = frozenset(
+    {"auth", "base_url", "cookies", "event_hooks", "follow_redirects", "http2", "limits", "mounts", "timeout"}
+    | {"params", "transport", "trust_env", "verify"}
+)
+)
 
 
 def async_client(
@@ -36,11 +46,11 @@ def async_client(
 
     Raises:
         ImportError: neither library is installed.
+        TypeError, ValueError: what pools shall be opened with cannot be.
     """
+    module = _module(library, pool)
     transport = AsyncPoolTransport(http, runtime=runtime, **pool)
-    return _module(library).AsyncClient(
-        **{"follow_redirects": True, **(client or {}), "transport": transport}
-    )
+    return module.AsyncClient(**{"follow_redirects": True, **(client or {}), "transport": transport})
 
 
 def client(
@@ -52,12 +62,18 @@ def client(
     **pool: Any,
 ) -> Any:
     """Return a `Client` whose responses go over WebSocket, for threads. Takes what `async_client` takes."""
+    module = _module(library, pool)
     transport = PoolTransport(http, runtime=runtime, **pool)
-    return _module(library).Client(**{"follow_redirects": True, **(client or {})}, transport=transport)
+    return module.Client(**{"follow_redirects": True, **(client or {})}, transport=transport)
 
 
-def _module(library: str | None) -> Any:
-    for name in (library,) if library is not None else _likely():
+def _module(library: object, pool: Iterable[str]) -> Any:
+    """Return the library, once what is known to be wrong was said."""
+    for name in _OF_CLIENT.intersection(pool):
+        raise TypeError(f"{name}= is said to the client itself: client={{{name!r}: ...}}")
+    if not (library is None or library in _LIBRARIES):
+        raise ValueError(f"library={library!r:.60} is neither 'httpx2' nor 'httpx'")
+    for name in _likely() if library is None else (str(library),):
         try:
             return importlib.import_module(name)
         except ImportError:

@@ -35,12 +35,16 @@ from wspool.http.identity import LARGE, Asked, may_be_ours, read_request
 from wspool.http.pools import Pools
 from wspool.pool.exchange import Expired, Limits, Outlet
 from wspool.pool.http_answer import error_answer
+from wspool.pool.open import open_pool
 from wspool.runtime import Runtime
 
 __all__ = ["AsyncPoolTransport", "PoolTransport"]
 
 #: What `open_pool` takes that each request says itself.
 _OF_REQUEST: Final = frozenset({"url", "api_key", "headers"})
+
+#: Stands for the endpoints that requests will name.
+_ANYWHERE: Final = "://localhost/v1/responses"
 
 
 class _Door:
@@ -51,9 +55,11 @@ class _Door:
             raise TypeError(f"{name}= is said by each request itself; give it to the client")
         self._http = http
         self._runtime = runtime if runtime is not None else Runtime.shared()
-        policy = pool.get("policy")
-        if http is None and (policy is None or policy.lanes == 1):  # HTTP has no lanes
+        if http is None and getattr(pool.get("policy"), "lanes", 1) == 1:  # HTTP has no lanes
             pool.setdefault("fallback", "http")
+        # Whether that will do is to be known now; a context of TLS that nobody has given would cost 25 ms.
+        scheme = "wss" if pool.get("ssl_context") else "ws"
+        open_pool(scheme + _ANYWHERE, api_key="unused", **pool)
         self._options: Mapping[str, Any] = pool
         self._pools: Pools | None = None
         self._closed = False
@@ -146,6 +152,10 @@ class AsyncPoolTransport(_Door):
                 return _response(module, request, outlet, async_body(module, self, outlet))
         return await self._plain(module, "AsyncHTTPTransport").handle_async_request(request)
 
+    def handle_request(self, request: Any) -> NoReturn:
+        """Raise TypeError: a client that blocks takes another one."""
+        raise TypeError("AsyncPoolTransport is for an AsyncClient: give a Client a PoolTransport")
+
     def _start(self, asked: Asked, request: Any) -> Outlet:
         if self._closed:
             raise RuntimeError("the client is closed; make another one")
@@ -187,6 +197,10 @@ class PoolTransport(_Door):
             if not _goes_by_http(outlet):
                 return _response(module, request, outlet, blocking_body(module, self, outlet))
         return self._plain(module, "HTTPTransport").handle_request(request)
+
+    async def handle_async_request(self, request: Any) -> NoReturn:
+        """Raise TypeError: a client that does not block takes another one."""
+        raise TypeError("PoolTransport is for a Client: give an AsyncClient an AsyncPoolTransport")
 
     def close(self) -> None:
         """Close the pools, and what sends over plain HTTP. Turns that still run are given up."""
