@@ -24,7 +24,6 @@ _OF_CLIENT: Final = frozenset(
     {"auth", "base_url", "cookies", "event_hooks", "follow_redirects", "http2", "limits", "mounts", "timeout"}
     | {"params", "transport", "trust_env", "verify"}
 )
-)
 
 
 def async_client(
