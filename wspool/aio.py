@@ -21,6 +21,8 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import trio
 
+from wspool.bells import AsyncBell
+from wspool.core.events.response import Response
 from wspool.core.frames import Event
 from wspool.errors import PoolClosedError
 from wspool.facade import (
@@ -39,6 +41,8 @@ from wspool.facade import (
     held,
     leave,
     makes,
+    mirrors,
+    prepares,
     unbound,
 )
 from wspool.pool import (
@@ -46,9 +50,9 @@ from wspool.pool import (
     lease as native_lease,
     open as native_open,
     pool as native_pool,
-    turn as native_turn,
 )
-from wspool.runtime import Residence, Runtime
+from wspool.pool.handover import Handover
+from wspool.runtime import Call, Residence, Runtime
 
 __all__ = ["Conversation", "Lease", "Pool", "Turn", "open_pool"]
 
@@ -64,28 +68,9 @@ async def _call(
     undo: Callable[[_T], object] | None = None,
 ) -> _T:
     """Call *function* in the runtime and wait for its end, also when cancelled; *undo* gets what is lost."""
-    loop = asyncio.get_running_loop()
-    waiting: asyncio.Future[None] = loop.create_future()
-
-    def finish() -> None:
-        if not waiting.done():
-            waiting.set_result(None)
-
-    def notify() -> None:
-        try:
-            loop.call_soon_threadsafe(finish)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits there any more
-
-    call = runtime.start(function, *args, notify=notify)
-    cancelled: asyncio.CancelledError | None = None
-    while not call.done:
-        try:
-            await waiting
-        except asyncio.CancelledError as error:  # noqa: ASYNC103 # raised below, when the call has ended
-            cancelled = cancelled or error
-            call.cancel()
-            waiting = loop.create_future()
+    out: Handover[None] = Handover()
+    call = runtime.start(function, *args, notify=out.end)
+    cancelled = await _wait(out, call)
     if cancelled is None:
         return call.result()
     if undo is not None and not call.cancelled and not call.failed:
@@ -94,6 +79,22 @@ async def _call(
         raise cancelled
     finally:
         del cancelled
+
+
+async def _wait(out: Handover[Any], call: Call[Any]) -> asyncio.CancelledError | None:
+    """Wait until *out* of *call* has begun or ended. Cancelled, cancel that, wait for its end, and say so."""
+    cancelled: asyncio.CancelledError | None = None
+    waits = out.wait_to_begin
+    while True:
+        bell = AsyncBell()
+        if not waits(bell.ring):
+            return cancelled
+        try:
+            await bell.wait()
+        except asyncio.CancelledError as error:  # noqa: ASYNC103 # raised by the caller
+            cancelled = cancelled or error
+            call.cancel()
+            waits = out.wait_to_end
 
 
 def _waits(
@@ -194,13 +195,17 @@ def _with_tools(_: object, keywords: dict[str, Any]) -> dict[str, Any]:
 class Turn(TurnFacade):
     """`wspool.Turn` for asyncio: `async with ... as turn: async for event in turn: ...; turn.response`."""
 
-    result = _waits(TURN.result)
     steer = _waits(TURN.steer)
 
     async def __aenter__(self) -> Turn:
         """Send the request. May wait for a lease."""
-        undo = functools.partial(leave, self.runtime, native_turn.Turn.leave)
-        await _call(self.runtime, self.native.__aenter__, undo=undo)
+        out, call = self._start()
+        if (cancelled := await _wait(out, call)) is not None:
+            try:
+                raise cancelled
+            finally:
+                del cancelled
+        self._entered(out, call)
         return self
 
     async def __aexit__(
@@ -214,26 +219,43 @@ class Turn(TurnFacade):
 
     async def __anext__(self) -> Event:
         """Return the next event. Cancelling loses none. Raises what that of `wspool.Turn` raises."""
-        if (event := self._ready.take()) is not None:
+        if (event := self._next()) is not None:
             return event
-        if self.native.ended and not self._left:
-            raise StopAsyncIteration  # without asking the runtime, which would cost as much as an event does
-        self._ready.put(await _call(self.runtime, self.native.batch, undo=self._ready.put))
-        if (event := self._ready.take()) is None:
+        with self._reader:
+            bell = AsyncBell()
+            if self._waits(bell.ring):
+                await bell.wait()
+            event = self._more()
+        if event is None:
             raise StopAsyncIteration
         return event
+
+    @mirrors(TURN.result)
+    async def result(self) -> Response:
+        if self._out.wanted:  # then they come, and it is the last of them that is waited for
+            async for _ in self:
+                pass
+            return self._result()
+        with self._reader:
+            try:
+                response = await _call(self.runtime, self.native.result)
+            except Exception:
+                self._given = True
+                raise
+            self._given = True
+            return response
 
 
 class Lease(LeaseFacade):
     """`wspool.Lease` for asyncio."""
 
-    create = makes(LEASE.create, Turn)
+    create = prepares(LEASE.create, LEASE.prepare, Turn)
 
 
 class Conversation(ConversationFacade):
     """`wspool.Conversation` for asyncio."""
 
-    turn = makes(CONVERSATION.turn, Turn)
+    turn = prepares(CONVERSATION.turn, CONVERSATION.prepare, Turn)
     respond = _waits(CONVERSATION.respond)
     run = _waits(CONVERSATION.run, _with_tools)
     compact = _waits(CONVERSATION.compact)

@@ -18,6 +18,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
 
+from wspool.bells import ThreadBell
+from wspool.core.events.response import Response
 from wspool.core.frames import Event
 from wspool.errors import PoolClosedError
 from wspool.facade import (
@@ -36,6 +38,8 @@ from wspool.facade import (
     held,
     leave,
     makes,
+    mirrors,
+    prepares,
     unbound,
 )
 from wspool.pool import (
@@ -43,7 +47,6 @@ from wspool.pool import (
     lease as native_lease,
     open as native_open,
     pool as native_pool,
-    turn as native_turn,
 )
 from wspool.runtime import Residence, Runtime
 
@@ -94,13 +97,22 @@ def _with_tools(keywords: dict[str, Any]) -> dict[str, Any]:
 class Turn(TurnFacade):
     """`wspool.Turn` without async: `with ... as turn: for event in turn: ...; turn.response`."""
 
-    result = _waits(TURN.result)
     steer = _waits(TURN.steer)
 
     def __enter__(self) -> Turn:
         """Send the request. May wait for a lease."""
-        undo = functools.partial(leave, self.runtime, native_turn.Turn.leave)
-        self.runtime.run(self.native.__aenter__, undo=undo)
+        out, call = self._start()
+        bell = ThreadBell()
+        if out.wait_to_begin(bell.ring):
+            try:
+                bell.wait()
+            except BaseException:
+                call.cancel()
+                bell = ThreadBell()
+                if out.wait_to_end(bell.ring):
+                    bell.wait()  # a second interrupt does not wait
+                raise
+        self._entered(out, call)
         return self
 
     def __exit__(
@@ -114,26 +126,43 @@ class Turn(TurnFacade):
 
     def __next__(self) -> Event:
         """Return the next event. An interrupt loses none. Raises what iterating over `wspool.Turn` raises."""
-        if (event := self._ready.take()) is not None:
+        if (event := self._next()) is not None:
             return event
-        if self.native.ended and not self._left:
-            raise StopIteration  # without asking the runtime, which would cost as much as an event does
-        self._ready.put(self.runtime.run(self.native.batch, undo=self._ready.put))
-        if (event := self._ready.take()) is None:
+        with self._reader:
+            bell = ThreadBell()
+            if self._waits(bell.ring):
+                bell.wait()
+            event = self._more()
+        if event is None:
             raise StopIteration
         return event
+
+    @mirrors(TURN.result)
+    def result(self) -> Response:
+        if self._out.wanted:  # then they come, and it is the last of them that is waited for
+            for _ in self:
+                pass
+            return self._result()
+        with self._reader:
+            try:
+                response = self.runtime.run(self.native.result)
+            except Exception:
+                self._given = True
+                raise
+            self._given = True
+            return response
 
 
 class Lease(LeaseFacade):
     """`wspool.Lease` without async."""
 
-    create = makes(LEASE.create, Turn)
+    create = prepares(LEASE.create, LEASE.prepare, Turn)
 
 
 class Conversation(ConversationFacade):
     """`wspool.Conversation` without async."""
 
-    turn = makes(CONVERSATION.turn, Turn)
+    turn = prepares(CONVERSATION.turn, CONVERSATION.prepare, Turn)
     respond = _waits(CONVERSATION.respond)
     run = _waits(CONVERSATION.run, _with_tools)
     compact = _waits(CONVERSATION.compact)

@@ -12,11 +12,14 @@ Rules of this module:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Mapping, Sequence
+import itertools
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 import attrs
+import trio
 
 from wspool.core.events.response import Response
 from wspool.core.events.turn import Delivery
@@ -24,11 +27,12 @@ from wspool.core.frames import Event
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.errors import PoolClosedError
 from wspool.pool.conversation import Conversation
+from wspool.pool.handover import EventsOut, hand_over
 from wspool.pool.lease import Lease
 from wspool.pool.pool import Pool
 from wspool.pool.toolbox import DefinedTool
-from wspool.pool.turn import Turn
-from wspool.runtime import Runtime
+from wspool.pool.turn import NOT_ENDED, OVER, Turn
+from wspool.runtime import Call, Runtime
 
 __all__ = [
     "CONVERSATION",
@@ -47,6 +51,8 @@ __all__ = [
     "held",
     "leave",
     "makes",
+    "mirrors",
+    "prepares",
     "unbound",
 ]
 
@@ -102,27 +108,6 @@ class Facade(Generic[_N]):
         return repr(self.native)
 
 
-class _Ready:
-    """Events that have crossed to the caller, and were not taken yet."""
-
-    __slots__ = ("_events", "_next")
-
-    def __init__(self) -> None:
-        self._events: Sequence[Event] = ()
-        self._next = 0
-
-    def put(self, events: Sequence[Event]) -> None:
-        """Take what has crossed, when nothing is left of what did before."""
-        self._events, self._next = events, 0
-
-    def take(self) -> Event | None:
-        """Return the next event, None if there is none."""
-        if self._next == len(self._events):
-            return None
-        self._next += 1
-        return self._events[self._next - 1]
-
-
 def mirrors(native: object) -> Callable[[_G], _G]:
     """Give a method the docstring of *native*, a property or a method."""
 
@@ -176,6 +161,19 @@ def makes(native: Callable[_P, Any], facade: Callable[[Any, Runtime], _F]) -> Me
     return cast("Method[_P, _F]", method)
 
 
+def prepares(
+    native: Callable[_P, Any], prepare: Callable[_P, Any], facade: Callable[[Any, Runtime], _F]
+) -> Method[_P, _F]:
+    """Mirror a method that makes a turn, by its form for any thread."""
+
+    @functools.wraps(native)
+    def method(self: Facade[Any], *args: Any, **keywords: Any) -> Any:
+        self.runtime.check()
+        return facade(unbound(prepare)(self.native, *args, **keywords), self.runtime)
+
+    return cast("Method[_P, _F]", method)
+
+
 def leave(runtime: Runtime, function: Callable[..., object], *args: Any) -> None:
     """Let *runtime* leave something, in order with all that is asked of it later. Never waits, nor raises."""
     try:
@@ -221,18 +219,98 @@ class Block(Generic[_F]):
         leave(self.runtime, self._end, self._entered)
 
 
+class _OneReader:
+    """A block that one task or thread is in at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise trio.BusyResourceError("another task reads this turn; one at a time")
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+#: What comes of a turn before it is entered.
+_NOTHING: Final = EventsOut()
+
+
 class TurnFacade(Facade[Turn]):
-    """What a turn has in either world."""
+    """What a turn has in either world.
+
+    A task of the runtime enters it and pushes its events. It counts by what the caller has taken of them.
+    """
 
     def __init__(self, native: Turn, runtime: Runtime) -> None:
         super().__init__(native, runtime)
-        self._ready = _Ready()
+        self._out = _NOTHING
+        self._call: Call[None] | None = None
+        #: Events that were taken all at once, and that the caller was not given yet.
+        self._ready: Iterator[Event] = iter(())
+        self._reader = _OneReader()
+        #: Whether the caller was given the end, or what went wrong.
+        self._given = False
+        self._failure: Exception | None = None
         self._left = False
+
+    def _start(self) -> tuple[EventsOut, Call[None]]:
+        """Let it be entered."""
+        out = EventsOut()
+        return out, self.runtime.start(hand_over, self.native, out, notify=out.end)
+
+    def _entered(self, out: EventsOut, call: Call[None]) -> None:
+        """It was entered, or raises why not."""
+        if not out.begun:
+            call.result()
+        self._out, self._call = out, call
 
     def _leave(self) -> None:
         self._left = True
-        self._ready.put(())
-        leave(self.runtime, self.native.leave)
+        self._ready = iter(())
+        leave(self.runtime, _leave, self.native, self._out, self._given)
+
+    def _next(self) -> Event | None:
+        """Return the next event that is here, None if there is none."""
+        for event in self._ready:
+            if event is self._out.last:
+                self._given = True
+            return event
+        return None
+
+    def _waits(self, bell: Callable[[], object]) -> bool:
+        """Have *bell* called once there is more, or the end; return False if that is so already."""
+        if self._left or self._call is None:
+            raise PoolClosedError(OVER)
+        if self._given or not self._out.wait_for_more(bell):
+            return False
+        if self._out.is_crowded:
+            self.runtime.soon(self._out.make_room)
+        return True
+
+    def _more(self) -> Event | None:
+        """Return the next event once there is more, None at the end. Raises what iterating does."""
+        pieces, full = self._out.take()
+        if full:
+            self.runtime.soon(self._out.make_room)
+        self._ready = itertools.chain.from_iterable(pieces)
+        event = self._next()
+        if event is None and not self._given and self._call is not None:
+            self._given = True
+            try:
+                self._call.result()
+            except Exception as error:
+                self._failure = error
+        if event is None and self._failure is not None:
+            raise self._failure
+        return event
+
+    def _result(self) -> Response:
+        """Return the response, all events of which were given."""
+        if (failure := self.native.failure) is not None:
+            raise failure
+        return self.native.response
 
     @property
     @mirrors(Turn.delivery)
@@ -247,7 +325,14 @@ class TurnFacade(Facade[Turn]):
     @property
     @mirrors(Turn.response)
     def response(self) -> Response:
-        return self.native.response  # it is there or not, and does not change
+        if not self._given:  # though it may have come already
+            raise RuntimeError(NOT_ENDED)
+        return self.native.response
+
+
+def _leave(turn: Turn, out: EventsOut, given: bool) -> None:
+    out.abandon()
+    turn.leave(given=given)
 
 
 class LeaseFacade(Facade[Lease]):

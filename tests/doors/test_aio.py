@@ -8,10 +8,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+import trio
 
 import wspool
 from tests.doors.conftest import Crossings, Far
 from wspool import aio
+from wspool.pool import handover
 
 USER: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
 POLICY = wspool.PoolPolicy(max_size=2, min_idle=0)
@@ -179,6 +181,137 @@ def test_cancelling_at_every_place_gives_all_leases_back(far: Far) -> None:
                 with pytest.raises(asyncio.CancelledError):
                     await task
                 await until(lambda: pool.statistics().leased == 0)
+
+    run(main())
+
+
+def test_a_turn_counts_by_what_the_caller_has_taken(far: Far) -> None:
+    """Not by what was pushed to it: all of it had come when it was left, but for the end each time."""
+
+    async def main() -> None:
+        async with aio.open_pool(far.url, policy=POLICY) as pool, pool.conversation(model="m") as talk:
+            async with talk.turn("hello") as turn:
+                total = len([event async for event in turn])
+            for take in range(1, total + 1):
+                before = len(talk.items)
+                async with talk.turn("hello") as turn:
+                    for _ in range(take):
+                        last = await anext(turn)
+                    await until(lambda turn=turn: turn.native.ended)
+                    if take < total:
+                        with pytest.raises(RuntimeError, match="no response yet"):
+                            _ = turn.response
+                    else:
+                        assert last.type == "response.completed"
+                        assert turn.response.output_text == "hello"
+                assert len(talk.items) - before == (2 if take == total else 0)
+            assert talk.statistics().turns == 2
+            await until(lambda: pool.statistics().in_flight == 0)
+
+    run(main())
+
+
+def test_a_response_that_was_never_returned_does_not_count(far: Far) -> None:
+    """Its caller was cancelled as it came."""
+
+    async def main() -> None:
+        async with aio.open_pool(far.url, policy=POLICY) as pool, pool.conversation(model="m") as talk:
+            async with talk.turn("hello") as turn:
+                task = asyncio.create_task(turn.result())
+                await until(lambda: turn.native.ended)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            assert talk.items == []
+            async with talk.turn("hello") as turn:
+                await anext(turn)
+                assert (await turn.result()).output_text == "hello"
+                assert (await turn.result()) == turn.response
+                assert [event async for event in turn] == []
+            assert len(talk.items) == 2
+
+    run(main())
+
+
+def test_one_task_at_a_time_reads_and_what_was_entered_is_entered_once(far: Far) -> None:
+    async def main() -> None:
+        async with aio.open_pool(far.url, policy=POLICY) as pool, pool.conversation(model="m") as talk:
+            turn = talk.turn("wait")
+            with pytest.raises(wspool.PoolClosedError):
+                await anext(turn)
+            async with turn:
+                first = await anext(turn)
+                assert first.type == "response.created"
+                while (await anext(turn)).type != "response.in_progress":
+                    pass
+                with pytest.raises(RuntimeError, match="entered once"):
+                    await turn.__aenter__()
+                task = asyncio.create_task(turn.__anext__())
+                await asyncio.sleep(0)
+                for read in (anext(turn), turn.result()):
+                    with pytest.raises(trio.BusyResourceError):
+                        await read
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            with pytest.raises(wspool.PoolClosedError):
+                await turn.result()
+            assert (await talk.respond("hello")).output_text == "hello"
+
+    run(main())
+
+
+def test_what_went_wrong_is_told_each_time(far: Far) -> None:
+    """To who enters, or reads, and again to who asks again; and it is the caller who was told."""
+
+    async def main() -> None:
+        async with aio.open_pool(far.url, policy=POLICY) as pool, pool.conversation(model="m") as talk:
+            async with talk.turn("wait") as turn:
+                while (await anext(turn)).type != "response.in_progress":
+                    pass
+                talk.close()
+                for _ in range(2):
+                    with pytest.raises(wspool.TurnLostError, match="closed"):
+                        await anext(turn)
+                with pytest.raises(wspool.TurnLostError):
+                    await turn.result()
+            with pytest.raises(wspool.PoolClosedError):
+                async with talk.turn("x"):
+                    pass
+
+    run(main())
+
+
+def test_a_turn_crosses_twice_and_its_events_come_by_themselves(far: Far, crossings: Crossings) -> None:
+    """One call is all that is asked of the runtime, however many events there are."""
+
+    async def main() -> None:
+        async with aio.open_pool(far.url, policy=POLICY) as pool, pool.lease() as lease:
+            before = crossings.count
+            async with lease.create(model="m", input="word " * 3000) as turn:
+                async for event in turn:
+                    if event.type == "response.output_text.delta":
+                        await asyncio.sleep(0)
+            assert turn.response.output_text == "word " * 3000
+            assert crossings.count == before + 1
+
+    run(main())
+
+
+def test_who_reads_slowly_is_not_pushed_more_than_so_much(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the runtime waits; and all of it comes."""
+    monkeypatch.setattr(handover, "MOST_UNREAD", 2000)
+
+    async def main() -> None:
+        async with aio.open_pool(far.url, policy=POLICY) as pool, pool.lease() as lease:
+            async with lease.create(model="m", input="word " * 3000) as turn:
+                first = await anext(turn)
+                await until(lambda: turn._out.is_crowded)
+                events = [first, *[event async for event in turn]]
+            said = "".join(
+                event.data["delta"] for event in events if event.type == "response.output_text.delta"
+            )
+            assert said == "word " * 3000
 
     run(main())
 

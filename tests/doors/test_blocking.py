@@ -48,6 +48,40 @@ def test_the_end_of_a_turn_is_known_without_asking(far: Far, crossings: Crossing
             next(turn)
 
 
+def test_a_turn_counts_by_what_the_caller_has_taken(far: Far) -> None:
+    """Not by what was pushed to it."""
+    with blocking.open_pool(far.url) as pool, pool.conversation(model="m") as talk:
+        with talk.turn("hello") as turn:
+            total = len(list(turn))
+        for take in range(1, total + 1):
+            before = len(talk.items)
+            with talk.turn("hello") as turn:
+                for _ in range(take):
+                    next(turn)
+                while not turn.native.ended:
+                    pool.statistics()  # each look goes through the runtime, and lets it work
+            assert len(talk.items) - before == (2 if take == total else 0)
+        with talk.turn("hello") as turn:
+            next(turn)
+            assert turn.result().output_text == "hello"
+        assert talk.statistics().turns == 3
+
+
+def test_an_interrupt_while_a_turn_is_read_loses_nothing(far: Far) -> None:
+    with blocking.open_pool(far.url) as pool, pool.conversation(model="m") as talk:
+        main = threading.main_thread().ident
+        assert main is not None
+        with talk.turn("wait") as turn:
+            interrupt = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT))
+            interrupt.start()
+            with pytest.raises(KeyboardInterrupt):
+                list(turn)
+            with pytest.raises(RuntimeError, match="no response yet"):
+                _ = turn.response
+        assert pool.statistics().in_flight == 0
+        assert talk.respond("again").output_text == "again"
+
+
 def test_many_threads(far: Far) -> None:
     with blocking.open_pool(far.url, policy=wspool.PoolPolicy(max_size=4, min_idle=0)) as pool:
 

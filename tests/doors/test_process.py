@@ -139,7 +139,13 @@ LATE = {
     "turn": """
     pool = await wspool.aio.open_pool(sys.argv[1]).__aenter__()
     talk = await pool.conversation(model="m").__aenter__()
-    late = talk.turn("x").__aenter__()""",
+    late = talk.turn("wait").__aenter__()""",
+}
+#: As long as it has not come.
+WAITS = {
+    "pool": "runtime._calls",
+    "lease": "runtime._calls",
+    "turn": "not pool.statistics().in_flight",
 }
 
 
@@ -159,7 +165,7 @@ async def main():
     task = asyncio.create_task(wait())
     await asyncio.sleep(0)
     runtime = wspool.Runtime.shared()
-    while runtime._calls:  # what it waits for comes, which this loop does not look at
+    while {WAITS[what]}:  # what it waits for comes, which this loop does not look at
         time.sleep(0.01)
     runtime.close()
     task.cancel()

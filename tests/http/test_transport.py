@@ -18,8 +18,8 @@ import trio.lowlevel
 
 import wspool
 import wspool.http
+from wspool.bells import AsyncBell
 from wspool.core.sending.brought import WrittenBody
-from wspool.http.bells import AsyncBell
 from wspool.http.identity import LARGE, read_request
 from wspool.http.transport import AsyncPoolTransport, PoolTransport
 from wspool.runtime import Runtime

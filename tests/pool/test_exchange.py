@@ -27,7 +27,7 @@ from tests.helpers import (
     refused,
     said,
 )
-from wspool.pool import exchange as module
+from wspool.pool import handover as module
 from wspool.pool.exchange import Expired, Limits, Outlet, exchange
 
 
@@ -39,7 +39,7 @@ class Reader:
 
     async def head(self) -> int:
         event = trio.Event()
-        if self.outlet.wait_for_head(event.set):
+        if self.outlet.wait_to_begin(event.set):
             await event.wait()
         if self.outlet.head is None:
             assert self.outlet.error is not None
@@ -50,9 +50,10 @@ class Reader:
         event = trio.Event()
         if self.outlet.wait_for_more(event.set):
             await event.wait()
-        data, full = self.outlet.take()
+        pieces, full = self.outlet.take()
         if full:
             self.outlet.make_room()
+        data = b"".join(pieces)
         if not data and self.outlet.error is not None:
             raise self.outlet.error
         return data

@@ -16,9 +16,9 @@ from tests.helpers import FakeConnector, assert_conserved, echo, fake_pool, poli
 #: What only looks at something, or makes a value; it may be called from anywhere.
 HARMLESS = {
     "Pool": {"statistics", "lease", "lease_nowait", "conversation"},  # entering the last three is refused
-    "Lease": {"check_size", "heir"},
+    "Lease": {"check_size", "heir", "prepare"},
     "Turn": {"__aiter__"},
-    "Conversation": {"statistics", "snapshot"},
+    "Conversation": {"prepare", "statistics", "snapshot"},
 }
 
 #: What is given to those that want something.

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from wspool.http.bells import AsyncBell, ThreadBell
+from wspool.bells import AsyncBell, ThreadBell
 from wspool.pool.exchange import Expired, Outlet
 
 __all__ = ["async_body", "blocking_body"]
@@ -30,11 +30,11 @@ class _Body:
     def _take(self) -> bytes:
         """Return what is there, nothing at the end."""
         outlet = self._outlet
-        data, full = outlet.take()
+        pieces, full = outlet.take()
         if full:
             self._door.soon(outlet.make_room)
-        if data:
-            return data
+        if pieces:
+            return b"".join(pieces)
         self._over = True
         error = outlet.error
         if error is None:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
+from wspool.bells import AsyncBell, ThreadBell, in_thread
 from wspool.errors import (
     ForeignUseError,
     PoolClosedError,
@@ -29,7 +30,6 @@ from wspool.errors import (
     WebSocketNotOfferedError,
     WsPoolError,
 )
-from wspool.http.bells import AsyncBell, ThreadBell, in_thread
 from wspool.http.bodies import async_body, blocking_body
 from wspool.http.identity import LARGE, Asked, may_be_ours, read_request
 from wspool.http.pools import Pools
@@ -142,7 +142,7 @@ class AsyncPoolTransport(_Door):
         if asked is not None:
             outlet = self._start(asked, request)
             bell = AsyncBell()
-            if outlet.wait_for_head(bell.ring):
+            if outlet.wait_to_begin(bell.ring):
                 try:
                     await bell.wait()
                 except BaseException:
@@ -188,7 +188,7 @@ class PoolTransport(_Door):
                 raise RuntimeError("the client is closed; make another one")
             outlet = self._begin(asked, _limits(request))
             bell = ThreadBell()
-            if outlet.wait_for_head(bell.ring):
+            if outlet.wait_to_begin(bell.ring):
                 try:
                     bell.wait()
                 except BaseException:

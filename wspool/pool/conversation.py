@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
-from trio.lowlevel import current_task, enable_ki_protection
+from trio.lowlevel import enable_ki_protection
 
 from wspool.core.definitions import async_tools
 from wspool.core.effects import UnknownEffects
@@ -113,6 +113,10 @@ class Conversation:
             RequestTooLargeError, LeaseRefusedError, PoolClosedError: nothing was sent.
         """
         self._continuity.owner.check_use()
+        return self.prepare(input, **overrides)
+
+    def prepare(self, input: Input, **overrides: Any) -> Turn:
+        """`turn`, from any thread: nothing is done but to write down what is given."""
         fields = checked_fields({**self._defaults, **overrides}) if overrides else self._defaults
         return self._begin(fields, encode_items(input))
 
@@ -208,7 +212,7 @@ class Conversation:
 
     def _begin(self, fields: Fields, items: Sequence[Encoded]) -> Turn:
         self._continuity.check_budget()
-        return Turn(ConversationDriver(self._continuity, items, fields), current_task())
+        return Turn(ConversationDriver(self._continuity, items, fields))
 
     @enable_ki_protection
     async def compact(self, **overrides: Any) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
@@ -29,6 +28,7 @@ from wspool.core.events.response import Response
 from wspool.core.frames import Event, encode_received
 from wspool.core.statistics import TurnRecord
 from wspool.errors import MalformedMessageError, PoolClosedError, ResponseFailedError
+from wspool.pool.handover import Handover
 from wspool.pool.http_answer import Headers
 from wspool.pool.pool import Pool
 from wspool.pool.turn import Turn
@@ -45,9 +45,6 @@ __all__ = [
     "mended",
     "server_sent",
 ]
-
-#: Most bytes of an answer that wait for their reader.
-MOST_UNREAD: Final = 2**20
 
 #: How long a turn may go on after its reader has left, in seconds: some readers leave at the last word.
 _LAST_MOMENT: Final = 0.05
@@ -116,152 +113,73 @@ class Head:
     headers: Headers
 
 
-class Outlet:
+class Outlet(Handover[bytes]):
     """What goes out of one exchange. Written in the pool's trio run, read in any thread by one reader.
 
     Attributes:
         head: the head, once it is known.
-        ended: True once nothing more will be written.
         error: what ended it, if that was not the end of the body.
-        abandoned: True once the reader has left.
         scope: ends the exchange.
         dials: True if there was no connection at all when its turn began to wait.
         notice: called with its turn, before anything of that is sent.
         heed: called with each notice that comes while its turn is in flight, see `Pool.turn`.
         keeps: whether events are wanted again that were written already.
         sent_at: when its request was sent, on trio's clock.
-        most: bytes of an answer that wait for their reader at most.
-        crowded: called when so many wait, and the exchange does.
         record: how its turn went, once it is over, if anything was sent.
     """
 
-    # Written by one side each, so that no lock is needed: what is unread is the difference of two counts.
-    __slots__ = (
-        "_bell",
-        "_pieces",
-        "_read",
-        "_room",
-        "_written",
-        "abandoned",
-        "crowded",
-        "dials",
-        "ended",
-        "error",
-        "head",
-        "heed",
-        "keeps",
-        "most",
-        "notice",
-        "record",
-        "scope",
-        "sent_at",
-    )
+    __slots__ = ("dials", "error", "head", "heed", "keeps", "notice", "record", "scope", "sent_at")
 
     def __init__(self, notice: Callable[[Turn], object] = lambda _: None, *, most: int | None = None) -> None:
+        super().__init__(most=most)
         self.notice = notice
-        self.most = MOST_UNREAD if most is None else most
-        self.crowded: Callable[[], object] = lambda: None
         self.heed: Callable[[Event], object] | None = None
         self.head: Head | None = None
-        self.ended = self.abandoned = self.dials = self.keeps = False
+        self.dials = self.keeps = False
         self.sent_at: float | None = None
         self.record: TurnRecord | None = None
         self.error: Exception | None = None
         self.scope = trio.CancelScope()
-        self._pieces: deque[bytes] = deque()
-        self._written = self._read = 0
-        self._room: trio.Event | None = None
-        #: What wakes the reader, while it waits.
-        self._bell: Callable[[], object] | None = None
 
     # -- for the exchange -----------------------------------------------------------------------
 
-    def begin(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
-        """Write the head."""
+    def begin_with(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
+        """Write the head, of which the reader is told with what follows."""
         self.head = Head(status, [*headers, ("x-request-id", f"wspool-{next(_numbers)}")])
-        self._ring()
+        self.begun = True
 
-    async def write(self, piece: bytes) -> None:
-        """Write a piece of the body. A checkpoint, which waits while too much is unread."""
-        if not self.abandoned:
-            self._pieces.append(piece)
-            self._written += len(piece)
-            self._ring()
-        await trio.lowlevel.checkpoint()
-        while self._is_full():
-            self._room = room = trio.Event()
-            if not self._is_full():  # the reader may be another thread
-                break
-            self.crowded()
-            await room.wait()
-        self._room = None
+    async def write(self, piece: bytes, *, more: bool = False) -> None:
+        """Write a piece of the body. A checkpoint, which waits while too much is unread.
+
+        Args:
+            more: True if another follows that is there already: then the reader is told of both at once, and
+                there is no checkpoint unless it waits.
+        """
+        self.put(piece, len(piece))
+        if not more:
+            self.ring()
+            await trio.lowlevel.checkpoint()
+        await self.room()
 
     def write_last(self, piece: bytes) -> None:
         """Write the last piece, of which the reader is told with the end, as being told costs most.
 
         So the lane is back, too, before whoever reads it can ask for the next turn. Never waits.
         """
-        if not self.abandoned:
-            self._pieces.append(piece)
-            self._written += len(piece)
+        self.put(piece, len(piece))
 
     def end(self, error: Exception | None = None) -> None:
         """Nothing more will be written. The first word counts."""
         if not self.ended:
             self.error = error
-            self.ended = True
-            self._ring()
-
-    def make_room(self) -> None:
-        """Something was read. In the pool's trio run."""
-        if self._room is not None:
-            self._room.set()
+            super().end()
 
     def leave(self) -> None:
         """The reader has left. In the pool's trio run; never waits, and twice is once."""
         if not self.abandoned:
-            self.abandoned = True
-            self._pieces.clear()
-            self.make_room()
+            self.abandon()
             if not self.ended:
                 self.scope.deadline = min(self.scope.deadline, trio.current_time() + _LAST_MOMENT)
-
-    @property
-    def is_crowded(self) -> bool:
-        """Whether the exchange waits for the reader."""
-        return self._room is not None
-
-    def _is_full(self) -> bool:
-        return self._written - self._read > self.most and not self.abandoned
-
-    def _ring(self) -> None:
-        bell, self._bell = self._bell, None
-        if bell is not None:
-            bell()
-
-    # -- for the reader -------------------------------------------------------------------------
-
-    def wait_for_head(self, bell: Callable[[], object]) -> bool:
-        """Have *bell* called in the pool's thread once there is a head, or will be none.
-
-        Return False if that is so already. It may be called all the same.
-        """
-        self._bell = bell
-        return self.head is None and not self.ended
-
-    def wait_for_more(self, bell: Callable[[], object]) -> bool:
-        """As `wait_for_head`, for a piece of the body."""
-        self._bell = bell
-        return not self._pieces and not self.ended
-
-    def take(self) -> tuple[bytes, bool]:
-        """Return all that is there of the body, and whether the exchange waits for that (`make_room`)."""
-        pieces: list[bytes] = []
-        while self._pieces:
-            pieces.append(self._pieces.popleft())
-        taken = b"".join(pieces)
-        self._read += len(taken)
-        return taken, self._room is not None
 
 
 async def exchange(
@@ -348,7 +266,7 @@ async def _stream(turn: Turn, outlet: Outlet, silence: float, write: Writer) -> 
     """Write the events as they come."""
     while True:
         events: Sequence[Event] | None = None
-        if silence == math.inf:  # a scope costs as much as an event
+        if turn.at_hand or silence == math.inf:  # a scope costs as much as ten events
             events = await turn.batch()
         else:
             with trio.move_on_after(silence):
@@ -358,12 +276,12 @@ async def _stream(turn: Turn, outlet: Outlet, silence: float, write: Writer) -> 
         if not events:
             return
         if outlet.head is None:
-            outlet.begin(200, [_SSE, ("cache-control", "no-cache")])
+            outlet.begin_with(200, [_SSE, ("cache-control", "no-cache")])
         if turn.ended:
             response = turn.response.data
             outlet.write_last(write([mended(events[0], response)], response))
             return
-        await outlet.write(write(events, None))
+        await outlet.write(write(events, None), more=turn.at_hand)
 
 
 async def _answer(turn: Turn, outlet: Outlet, silence: float) -> None:
@@ -376,7 +294,7 @@ async def _answer(turn: Turn, outlet: Outlet, silence: float) -> None:
         response = turn.response
     data = encode_received(response.data)
     outlet.write_last(data)
-    outlet.begin(200, [JSON, ("content-length", str(len(data)))])
+    outlet.begin_with(200, [JSON, ("content-length", str(len(data)))])
 
 
 async def _result(turn: Turn, silence: float) -> Response:

@@ -13,7 +13,6 @@ import trio
 from trio.lowlevel import (
     cancel_shielded_checkpoint,
     checkpoint_if_cancelled,
-    current_task,
     enable_ki_protection,
 )
 
@@ -143,10 +142,14 @@ class Lease:
             TurnLostError: its connection is gone, or too old for another turn.
         """
         self._owner.check_use()
+        return self.prepare(**body)
+
+    def prepare(self, **body: Any) -> Turn:
+        """`create`, from any thread: nothing is done but to write down what is given."""
         for name, advice in _REFUSED_FIELDS.items():
             if body.get(name):
                 raise ValueError(f"{name!r} cannot be sent: {advice}")
-        return Turn(_LeaseDriver(self, self.lane, self._owner, body), current_task())
+        return Turn(_LeaseDriver(self, self.lane, self._owner, body))
 
     def begin(self, *, movable: bool, history: int = 0) -> Verdict:
         """Start a turn, if the connection is young enough. See `PoolCore.begin`. Never waits.

@@ -196,7 +196,7 @@ class Pool:
         fields = {name: value for name, value in body.items() if name not in _NOT_SENT}
         continuity = OneTurn(shell, history, self._kept)
         driver = ConversationDriver(continuity, (), encode_fields(fields), notice, keep=keep)
-        return Turn(driver, trio.lowlevel.current_task())
+        return Turn(driver)
 
     async def wait_ready(self, lanes: int | None = None) -> None:
         """Wait until that many lanes can be granted at once.

@@ -37,11 +37,12 @@ from wspool.pool.outcome import failed_response, turn_failure
 from wspool.pool.within import Added
 from wspool.wire.wire import Wire
 
-__all__ = ["Turn", "TurnDriver"]
+__all__ = ["NOT_ENDED", "OVER", "Turn", "TurnDriver"]
 
 _T = TypeVar("_T")
 
-_OVER: Final = "the turn is over: iterate inside its async with block"
+OVER: Final = "the turn is over: iterate inside its async with block"
+NOT_ENDED: Final = "the turn has no response yet: iterate over it to its end"
 
 _ORDER: tuple[Delivery, ...] = ("not_sent", "ambiguous", "accepted", "terminal")
 
@@ -111,10 +112,10 @@ class Turn:
     the module. One task at a time reads it.
     """
 
-    def __init__(self, driver: TurnDriver, user: trio.lowlevel.Task | None = None) -> None:
+    def __init__(self, driver: TurnDriver) -> None:
         self._driver = driver
         #: Who used it last, and so may.
-        self._user = user
+        self._user: trio.lowlevel.Task | None = None
         self._entered = False
         self._left = False
         #: True while a task reads it, and waits for something else than events.
@@ -193,6 +194,11 @@ class Turn:
         return self._driver.added
 
     @property
+    def at_hand(self) -> bool:
+        """Whether `batch` has more of what has come already, and would not wait."""
+        return self._next < len(self._batch)
+
+    @property
     def ended(self) -> bool:
         """Whether its end was given to the caller: there is a `response`."""
         return self._response is not None
@@ -205,7 +211,7 @@ class Turn:
             RuntimeError: the turn has not ended; iterate to its end first.
         """
         if self._response is None:
-            raise RuntimeError("the turn has no response yet: iterate over it to its end")
+            raise RuntimeError(NOT_ENDED)
         return self._response
 
     @property
@@ -291,13 +297,13 @@ class Turn:
         """Leave. Never waits. A turn whose end was not given to the caller is given up."""
         self.leave()
 
-    def leave(self) -> None:
-        """Leave, as at the end of the block. Never waits. Prefer `async with`."""
+    def leave(self, *, given: bool = True) -> None:
+        """Leave, as at the end of the block; not *given*: what was taken was not passed on. Never waits."""
         self._check_use()
         self._left = True
         self._ready, self._batch = iter(()), ()
-        told = self._response is not None or self._failure is not None
-        self._driver.leave(self._failure, told=told)
+        failure = self._failure if given else None
+        self._driver.leave(failure, told=failure is not None or (given and self._response is not None))
 
     def __aiter__(self) -> Turn:
         return self
@@ -336,8 +342,12 @@ class Turn:
         wait, and at least once for every 256 events. Cancelling loses no event. Raises what iterating does.
         """
         await checkpoint_if_cancelled()
-        first = tuple(self._ready)
-        return first or await self._more()
+        return tuple(self._ready) or await self._more()
+
+    async def begun(self) -> None:
+        """Wait until something of it has come, or nothing will. Takes nothing. A checkpoint if it waits."""
+        attempt = self._open()
+        await attempt.until(lambda: not attempt.is_taken)
 
     async def _more(self) -> Sequence[Event]:
         """Return the next events, none at the end."""
@@ -360,7 +370,7 @@ class Turn:
         self._check_use()
         attempt = self._driver.attempt
         if self._left or attempt is None:
-            raise PoolClosedError(_OVER)
+            raise PoolClosedError(OVER)
         if self._reading:
             raise trio.BusyResourceError("another task reads this turn; one at a time")
         return attempt
@@ -403,7 +413,7 @@ class Turn:
     async def _settle(self, attempt: Attempt) -> Attempt:
         """No event of *attempt* is left: it has a response, or goes on in another one, or is a failure."""
         if self._left:  # by another task
-            raise PoolClosedError(_OVER)
+            raise PoolClosedError(OVER)
         failure = turn_failure(attempt)
         if failure is None:
             self._end(attempt)

@@ -142,19 +142,19 @@ class Post:
                 self.events += events if last is None else events[: last + 1]
             if write is not None and events[:last]:
                 if outlet.head is None:
-                    outlet.begin(200, ())
+                    outlet.begin_with(200, ())
                 await outlet.write(write(events[:last], None))
             if last is None:
                 continue
             response = _ended(events[last], record)
             if write is not None:
                 if outlet.head is None:
-                    outlet.begin(200, ())
+                    outlet.begin_with(200, ())
                 outlet.write_last(write([mended(events[last], response)], response))
             else:
                 data = encode_received(response)
                 outlet.write_last(data)
-                outlet.begin(200, [JSON, ("content-length", str(len(data)))])
+                outlet.begin_with(200, [JSON, ("content-length", str(len(data)))])
             return
 
 

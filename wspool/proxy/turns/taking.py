@@ -335,9 +335,10 @@ class _Course:
         return news.is_set()
 
     def _take(self) -> bytes:
-        data, waits = self._outlet.take()
+        pieces, waits = self._outlet.take()
         if waits:
             self._outlet.make_room()
+        data = b"".join(pieces)
         if self._run is not None:
             if self._run.headers is None and self._outlet.head is not None:
                 self._run.headers = self._headers()
