@@ -100,6 +100,16 @@ async def test_what_is_read_as_the_writer_begins_to_wait_is_not_missed(autojump_
         await out.room()
 
 
+async def test_who_waits_for_room_has_told_the_reader(autojump_clock) -> None:
+    """Also of what it would have told with the rest: else both would wait."""
+    out, bell = Handover[str](most=1), Bell()
+    assert out.wait_for_more(bell.ring)
+    out.put("x", 2)
+    with trio.move_on_after(1):
+        await out.room()
+    assert 1 == bell.rung
+
+
 def test_two_threads_miss_nothing() -> None:
     """A writer who must wait for room, and a reader who must wait for pieces, by turns."""
     out, count, got = Handover[int](most=5), 3000, list[int]()
