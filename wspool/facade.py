@@ -27,7 +27,7 @@ from wspool.core.frames import Event
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.errors import PoolClosedError
 from wspool.pool.conversation import Conversation
-from wspool.pool.handover import EventsOut, hand_over
+from wspool.pool.handover import EventsOut, hand_over, let_go
 from wspool.pool.lease import Lease
 from wspool.pool.pool import Pool
 from wspool.pool.toolbox import DefinedTool
@@ -269,7 +269,7 @@ class TurnFacade(Facade[Turn]):
     def _leave(self) -> None:
         self._left = True
         self._ready = iter(())
-        leave(self.runtime, _leave, self.native, self._out, self._given)
+        leave(self.runtime, let_go, self.native, self._out, self._given)
 
     def _next(self) -> Event | None:
         """Return the next event that is here, None if there is none."""
@@ -328,11 +328,6 @@ class TurnFacade(Facade[Turn]):
         if not self._given:  # though it may have come already
             raise RuntimeError(NOT_ENDED)
         return self.native.response
-
-
-def _leave(turn: Turn, out: EventsOut, given: bool) -> None:
-    out.abandon()
-    turn.leave(given=given)
 
 
 class LeaseFacade(Facade[Lease]):

@@ -21,7 +21,7 @@ import trio
 from wspool.core.frames import Event
 from wspool.pool.turn import Turn
 
-__all__ = ["MOST_UNREAD", "EventsOut", "Handover", "hand_over"]
+__all__ = ["MOST_UNREAD", "EventsOut", "Handover", "hand_over", "let_go"]
 
 _T = TypeVar("_T")
 
@@ -199,3 +199,13 @@ async def hand_over(turn: Turn, out: EventsOut) -> None:
     except trio.Cancelled:
         turn.leave(given=False)
         raise
+
+
+def let_go(turn: Turn, out: EventsOut, given: bool) -> None:
+    """Leave a turn that is handed over. Never waits.
+
+    Args:
+        given: whether the caller has taken the end. By that the turn counts, not by what was pushed.
+    """
+    out.abandon()
+    turn.leave(given=given)
