@@ -5,6 +5,7 @@ that others would notice, and against those that miss the marks that they name.
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Generator
@@ -38,6 +39,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Load the chosen profile before any test is collected."""
     hypothesis.settings.load_profile(config.getoption("--profile"))
     judge.start()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Look for no garbage among what is collected: it is much, and lives to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

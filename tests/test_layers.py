@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,7 @@ LONGEST_MODULE = 450
 LONGEST_FUNCTION = 70
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name."""
     found = {}
@@ -102,6 +104,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Every module that *path* imports anywhere, lazily or for type checkers only, by dotted name."""
     names = set()

@@ -19,7 +19,7 @@ _HERE = Path(__file__).parent
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark them, so that `-m "not network"` leaves them out."""
     for item in items:
-        if _HERE in item.path.parents:
+        if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.network)
 
 

@@ -19,6 +19,8 @@ from wspool.core.sending.chain import Chain
 #: Worlds of one test; small enough that the tests spread over workers, and a failure is found soon.
 _BATCH = 25
 _SEEDS = 300
+#: Of those, the first are looked at for what happens in them.
+_LOOKED_AT = 50
 #: Some that are odd: each rule below shows in two of them at least.
 _ODD = (37, 19, 10)
 
@@ -64,9 +66,12 @@ def test_trio_can_be_scheduled_by_a_seed() -> None:
     assert orders[0] == orders[2] != orders[1]
 
 
-@pytest.mark.parametrize("first", range(0, _SEEDS, _BATCH))
+@pytest.mark.parametrize("first", range(_LOOKED_AT, _SEEDS, _BATCH))
 def test_small_worlds(first: int) -> None:
-    """In every world both sides of every request agree, and nothing is left of the pool."""
+    """In every world both sides of every request agree, and nothing is left of the pool.
+
+    So it is in the first ones: see `test_worlds_are_worth_it`.
+    """
     for seed in range(first, first + _BATCH):
         simulated(seed)
 
@@ -139,14 +144,14 @@ def test_a_broken_replay_is_seen(what: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_worlds_are_worth_it() -> None:
-    """Over some worlds every kind of trouble happens, and every way for a turn to end."""
+    """Over the first worlds every kind of trouble happens, and every way for a turn to end."""
     outcomes: Counter[str | None] = Counter()
     what: Counter[str] = Counter()
     kinds: Counter[tuple[str | None, bool]] = Counter()
     ended: Counter[tuple[Any, ...]] = Counter()
     resent = passed = 0
     changed: set[str] = set()
-    for seed in range(50):
+    for seed in range(_LOOKED_AT):
         journal = simulated(seed)
         outcomes.update(turn.outcome for turn in journal.turns.values())
         what.update(event[1] for event in journal.events)

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -1412,10 +1412,10 @@ def try_apart(mutant: Mutant) -> Verdict:
     return Verdict(mutant, killed_by, time.monotonic() - began)
 
 
-def try_all(mutants: Sequence[Mutant], at_once: int = 2) -> list[Verdict]:
-    """Try *mutants*, a few at a time."""
+def try_all(mutants: Sequence[Mutant], at_once: int = 2) -> Iterator[Verdict]:
+    """Try *mutants*, a few at a time; how each fared is told when its turn comes."""
     with concurrent.futures.ThreadPoolExecutor(at_once) as executor:
-        return list(executor.map(try_apart, mutants))
+        yield from executor.map(try_apart, mutants)
 
 
 def main() -> int:
@@ -1423,16 +1423,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.spec.mutants", description=__doc__)
     parser.add_argument("--one", metavar="WHAT", help="try this one here and print what killed it, as JSON")
     parser.add_argument("--only", metavar="TEXT", default="", help="only those that have TEXT in their name")
+    parser.add_argument("--at-once", type=int, default=2, metavar="N", help="how many at a time")
     options = parser.parse_args()
     if options.one is not None:
         (mutant,) = [mutant for mutant in MUTANTS if mutant.what == options.one]
         print(json.dumps(try_here(mutant)), flush=True)  # noqa: T201
         os._exit(0)  # a broken pool may leave threads that never end
-    verdicts = try_all([mutant for mutant in MUTANTS if options.only in mutant.what])
-    for verdict in verdicts:
-        print(verdict)  # noqa: T201
-    wrong = [verdict for verdict in verdicts if not verdict.as_it_should]
-    print(f"{len(verdicts)} mutants, {len(wrong)} not as they should be")  # noqa: T201
+    wanted, wrong = [mutant for mutant in MUTANTS if options.only in mutant.what], 0
+    for verdict in try_all(wanted, options.at_once):
+        print(verdict, flush=True)  # noqa: T201
+        wrong += not verdict.as_it_should
+    print(f"{len(wanted)} mutants, {wrong} not as they should be")  # noqa: T201
     return 1 if wrong else 0
 
 

@@ -286,11 +286,20 @@ def _parse(source: str | bytes) -> ast.Module:
         return ast.parse(source)
 
 
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every statement in *tree*; most of what `ast.walk` passes are expressions, which hold none."""
+    found: list[ast.AST] = [tree]
+    for node in found:  # which grows meanwhile
+        yield node
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            found += getattr(node, name, ())
+
+
 @cache
 def _imports(file: Path) -> frozenset[str]:
     """The modules that statements in *file* import, or import something from."""
     found: set[str] = set()
-    for node in ast.walk(_parse(file.read_bytes())):
+    for node in _statements(_parse(file.read_bytes())):
         match node:
             case ast.Import(names=names):
                 found.update(alias.name for alias in names)
