@@ -1,8 +1,10 @@
 """What the doors cost: CPU per turn by asyncio, an httpx client and the OpenAI SDK; bytes of a tool loop.
 
 Turns are streamed and read to their end, one after the other on one connection, against a server in another
-process; the CPU is that of all threads of this one. The peer is the SDK over its own HTTP. A tool loop is 21
-requests of the SDK with 20 calls, whose client is told nothing but another `http_client`.
+process; the CPU is that of all threads of this one. `crossing` is a bare way from asyncio to the runtime's
+thread and back: it costs twice as much where the two are on two processors. The peer is the SDK over its own
+HTTP. A tool loop is 21 requests of the SDK with 20 calls, whose client is told nothing but another
+`http_client`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from benchmarks.harness import Row, Sample, Stopwatch, in_turn, installed, media
 from benchmarks.processes import Server, open_blaster
 from benchmarks.script import Say
 from wspool import aio
+from wspool.runtime import Runtime
 from wspool.server import ModelRequest, ModelTurn, function_call, message
 from wspool.testing import local_server
 
@@ -55,6 +58,7 @@ def _cpu(server: Server, events: int, *, rounds: int, turns: int) -> list[Row]:
         "native": lambda: _native(url, turns),
         "aio": lambda: _facade(url, turns),
         "client": lambda: _client(base, turns),
+        "crossing": lambda: _crossing(turns),
     }
     if installed("openai"):
         contestants["SDK, door"] = lambda: _sdk(base, turns, door=True)
@@ -77,6 +81,26 @@ def _cpu(server: Server, events: int, *, rounds: int, turns: int) -> list[Row]:
         metric = f"AsyncOpenAI through the door, {events} events, over its own HTTP"
         rows.append(Row(metric=metric, value=over, unit="x", most=1.0))
     return rows
+
+
+def _crossing(turns: int) -> Sample:
+    """Go to the runtime's thread and back, and do nothing there. A turn of a door cannot do without."""
+
+    async def go(watch: Stopwatch) -> None:
+        runtime, loop = Runtime.shared(), asyncio.get_running_loop()
+
+        async def cross() -> None:
+            back = loop.create_future()
+            runtime.soon(loop.call_soon_threadsafe, back.set_result, None)
+            await back
+
+        runtime.run_sync(int)
+        await cross()
+        with watch.over(turns):
+            for _ in range(turns):
+                await cross()
+
+    return _watched(go)
 
 
 async def _measure(watch: Stopwatch, lease: Any, turns: int) -> None:
