@@ -85,9 +85,22 @@ def test_only_the_same_task_goes_on(tmp_path: Path) -> None:
         append(checkpoints, "b", snapshot("2"))
     changed = Task(id="b", body={"input": "other"}, source={"id": "b", "input": "other"})
 
-    with open_checkpoints(tmp_path, [changed]) as checkpoints:
+    with open_checkpoints(tmp_path, [changed], {"a"}) as checkpoints:
         assert {} == checkpoints.owed
     assert b"" == (tmp_path / TURNS).read_bytes()
+
+
+def test_what_is_of_others_stays(tmp_path: Path) -> None:
+    """Who was not chosen, or has failed, goes on where it was as soon as it is run again."""
+    with open_checkpoints(tmp_path, [A, B]) as checkpoints:
+        append(checkpoints, "a", snapshot("1"))
+        append(checkpoints, "b", snapshot("2"))
+    for tasks in ([B], []):
+        with open_checkpoints(tmp_path, tasks) as checkpoints:
+            assert {task.id for task in tasks} == checkpoints.owed.keys()
+    with open_checkpoints(tmp_path, [A, B]) as checkpoints:
+        assert snapshot("1") == checkpoints.owed["a"].snapshot
+        assert snapshot("2") == checkpoints.owed["b"].snapshot
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ import attrs
 import pytest
 
 import wspool
-from tests.rollout.command import command, place, rollout, write
+from tests.rollout.command import Saying, command, place, rollout, write
 from wspool.core.effects import UNKNOWN
 from wspool.pool import durable
 from wspool.rollout.checkpoints import EFFECTS
@@ -312,6 +312,106 @@ def test_a_task_that_failed_goes_on_and_one_that_was_answered_begins_anew(place:
         assert ("x", 3) == (Path("did").read_text(), model.asked)
         rollout(*options, "--redo-wrong")
         assert ("xx", 5) == (Path("did").read_text(), model.asked)
+
+
+class Stubborn(Saying):
+    """Has one call made, and then another again and again, until it may end."""
+
+    ends = False
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        outputs = [item for item in request.context if "output" in item]
+        if not outputs:
+            return ModelTurn(output=[function_call("pay", {"name": "once"})])
+        if not self.ends:
+            return ModelTurn(output=[function_call("look", {})])
+        return super().respond(request)
+
+
+STUBBORN: Final = '''
+import wspool
+
+def pay(name: str) -> str:
+    """Pay once."""
+    with open("did", "a") as file:
+        file.write("x")
+    return "paid"
+
+@wspool.tool(repeatable=True)
+def look() -> str:
+    """Look."""
+    return "seen"
+
+tools = [pay, look]
+'''
+
+
+@pytest.mark.parametrize("between", ["", "--select b", "--limit 1"])
+def test_what_was_done_is_known_whatever_was_run_in_between(place: Path, between: str) -> None:
+    """By a run that has nothing to do for the task, or was told to do others."""
+    model = Stubborn()
+    Path("mine.py").write_text(STUBBORN)
+    write("tasks.jsonl", {"id": "b", "input": "b"}, {"id": "a", "input": "a"})
+    with local_server(model=model) as server:
+        options: list[Any] = [
+            "tasks.jsonl", "--url", server.url, "--model", "m", "--tools", "./mine.py:tools",
+            "--checkpoint-turns",
+        ]  # fmt: skip
+        assert 1 == rollout(*options, "--max-turns", "3").code
+        assert "xx" == Path("did").read_text()
+        model.ends = True
+        rollout(*options, *between.split(), *(["--redo-errors"] if between else []))
+        assert 0 == rollout(*options, "--redo-errors").code
+
+    assert "xx" == Path("did").read_text()
+
+
+def test_what_was_done_is_not_forgotten_without_a_word(place: Path) -> None:
+    """Who leaves the option out is told what would be done again, before it is."""
+    model = Stubborn()
+    Path("mine.py").write_text(STUBBORN)
+    write("tasks.jsonl", {"id": "a", "input": "a"})
+    with local_server(model=model) as server:
+        options: list[Any] = [
+            "tasks.jsonl",
+            "--url",
+            server.url,
+            "--model",
+            "m",
+            "--tools",
+            "./mine.py:tools",
+        ]
+        rollout(*options, "--checkpoint-turns", "--max-turns", "3")
+        model.ends = True
+        refused = rollout(*options, "--redo-errors")
+        assert (2, "x") == (refused.code, Path("did").read_text())
+        assert ["failed"] == [line["outcome"] for line in refused.results]
+        assert "begun 1 of these tasks (first 'a')" in refused.err
+        assert "say --checkpoint-turns" in refused.err
+        assert 0 == rollout(*options, "--redo-errors", "--allow-mixed").code
+
+    assert "xx" == Path("did").read_text()
+
+
+def test_to_start_over_is_to_begin_anew_even_without_a_result(place: Path) -> None:
+    """Of a run that was killed before its first one, what it had begun is put aside as well."""
+    Path("mine.py").write_text(DYING)
+    write("tasks.jsonl", {"id": "a", "input": "x"})
+    with local_server(model=Once()) as server:
+        options: list[Any] = ["tasks.jsonl", "--url", server.url, "--model", "m", "--tools", "./mine.py:die"]
+        environment = {**os.environ, "PYTHONPATH": str(Path(wspool.__file__).parent.parent)}
+        killed = subprocess.run(
+            [sys.executable, "-m", "wspool", "rollout", *options, "--checkpoint-turns", "--out", "out"],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        assert -signal.SIGKILL == killed.returncode
+        Path("mine.py").write_text(DYING.replace("os.kill(os.getpid(), signal.SIGKILL)", "return 'paid'"))
+        assert 0 == rollout(*options, "--no-resume").code
+
+    assert Path("out/effects.jsonl.old").stat().st_size
+    assert not Path("out/effects.jsonl").exists()
 
 
 JUDGING: Final = (

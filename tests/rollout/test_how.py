@@ -146,6 +146,7 @@ def test_objects_are_put_together_and_nothing_is_changed_in_place() -> None:
         ("--leave-out=", "--leave-out must be the name of a field"),
         ("--id-field=", "--id-field must be the name of a field"),
         ("--header A", "--header is for an endpoint"),
+        ("--unknown-effects stop", "--unknown-effects is of the calls that --checkpoint-turns notes"),
         ("--proxy nowhere:1", "--proxy is for an endpoint"),
         ("--api-key-env MINE", "--api-key-env is for an endpoint"),
         ("--set =1", "must be KEY=VALUE"),

@@ -69,7 +69,9 @@ def _run(plan: Plan, results: ResultFile, nodes: int | None) -> int:
     owed, tally = results.left(batch)
     summary: Summary | None = None
     try:
-        kept = open_checkpoints(plan.out, owed) if given.state.checkpoint_turns else nullcontext()
+        answered = {key for key, outcome in results.earlier.items() if outcome != "failed"}
+        resumed = given.state.checkpoint_turns
+        kept = open_checkpoints(plan.out, owed, answered) if resumed else nullcontext()
         with kept as checkpoints, aside_stdout():
             if nodes is None:
                 summary = trio.run(_rollout, plan, owed, results, checkpoints, tally)

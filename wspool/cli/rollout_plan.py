@@ -131,6 +131,8 @@ def _score_source(given: Given, method: Method) -> str | None:
 def make_plan(given: Given) -> Plan:
     """Return what to do. A mistake ends the command."""
     own = given.input.tasks is not None
+    if given.how.unknown_effects == "stop" and not given.state.checkpoint_turns:
+        usage_error("--unknown-effects is of the calls that --checkpoint-turns notes; give both")
     batch = read_batch(given)
     overrides = set_fields(given.how.set)
     target = _target(given, batch, overrides)

@@ -2,15 +2,16 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 
 from wspool.cli.rollout_plan import Plan
 from wspool.cli.usage import say, usage_error, warn
-from wspool.rollout.checkpoints import EFFECTS, TURNS
+from wspool.rollout.checkpoints import EFFECTS, TURNS, begun_before
 from wspool.rollout.provenance import RUN, Provenance, changed_tasks, read_provenance
 from wspool.rollout.results import ResultFile
 from wspool.rollout.samples import SAMPLES
 from wspool.rollout.summary import Summary
-from wspool.rollout.tasks import WELL
+from wspool.rollout.tasks import WELL, Task
 
 __all__ = ["prepare"]
 
@@ -26,7 +27,11 @@ def prepare(plan: Plan, results: ResultFile) -> None:
     now = plan.provenance()
     try:
         if plan.resume is False or (plan.resume is None and keys <= results.earlier.keys()):
-            results.start_over(*(plan.out / name for name in (RUN, TURNS, EFFECTS, SAMPLES)))
+            begun = any(
+                path.exists() and path.stat().st_size for path in (plan.out / TURNS, plan.out / EFFECTS)
+            )
+            beside = (plan.out / name for name in (RUN, TURNS, EFFECTS, SAMPLES))
+            results.start_over(*beside, begun=begun)
         elif results.earlier and not given.state.allow_mixed:
             _refuse_others(plan, now, results)
         again = {
@@ -35,6 +40,9 @@ def prepare(plan: Plan, results: ResultFile) -> None:
             if (given.state.redo_errors and results.earlier[key] not in WELL)
             or (given.state.redo_wrong and results.earlier[key] == "wrong")
         }
+        if not (given.state.checkpoint_turns or given.state.allow_mixed):
+            ended = results.earlier.keys() - again
+            _refuse_to_forget(plan, [task for task in plan.batch if task.key not in ended])
         if given.state.redo_errors or given.state.redo_wrong:
             counts = Counter(results.earlier[key] for key in again)
             named = ", ".join(f"{count} {name}" for name, count in counts.most_common())
@@ -47,6 +55,16 @@ def prepare(plan: Plan, results: ResultFile) -> None:
     if results.unlocked:
         warn(
             f"{plan.out} cannot be locked ({results.unlocked}): let no other run use it",
+        )
+
+
+def _refuse_to_forget(plan: Plan, owed: Sequence[Task]) -> None:
+    """End the command if tasks that are begun anew would do again what an earlier run has done for them."""
+    if begun := begun_before(plan.out, owed):
+        usage_error(
+            f"a run with --checkpoint-turns has begun {len(begun)} of these tasks (first {begun[0]!r}); without "
+            "it they begin anew, and do again what they have done\nsay --checkpoint-turns, start over with "
+            "--no-resume (what is there is kept), or let them begin anew with --allow-mixed"
         )
 
 

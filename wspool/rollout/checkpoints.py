@@ -2,7 +2,8 @@
 
 1. One line per finished turn, with what is new since the line before, appended at once and whole: a killed
    run loses no finished turn, and a long conversation costs no more than its length.
-2. It is read once, at the start of a run. Then the file is written anew with what is still owed.
+2. It is read once, at the start of a run. Then the file is written anew with what can still be gone on with,
+   by tasks of this run or of another: what was chosen now is no reason to forget what others have done.
 3. Beside it is the effect ledger: which calls of tools were begun, and what came of them. The last turn of a
    conversation is not written: should its result be lost, it is taken again, and no call is made again.
 4. What outlives a crash has an order, and what is to outlive a power cut is on the disk in that order: a turn
@@ -14,8 +15,8 @@
 
 import json
 import os
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -28,7 +29,7 @@ from wspool.rollout.files import append_to, read_from, replace, sync_directory
 from wspool.rollout.results import RESULTS, ResultsError
 from wspool.rollout.tasks import Task
 
-__all__ = ["EFFECTS", "TURNS", "Checkpoint", "Checkpoints", "open_checkpoints"]
+__all__ = ["EFFECTS", "TURNS", "Checkpoint", "Checkpoints", "begun_before", "open_checkpoints"]
 
 #: Name of the file in the directory of the results.
 TURNS: Final = "turns.jsonl"
@@ -58,8 +59,11 @@ class Checkpoints:
       owed: the conversations that can be gone on with, by the keys of tasks.
     """
 
-    def __init__(self, path: Path, tasks: Sequence[Task], effects: FileLedger) -> None:
+    def __init__(
+        self, path: Path, tasks: Sequence[Task], effects: FileLedger, answered: Collection[str] = ()
+    ) -> None:
         self.owed: dict[str, Checkpoint] = {}
+        self._answered = answered
         self._path = path
         self._effects = effects
         self._digests = {task.key: task.digest for task in tasks}
@@ -130,6 +134,12 @@ class Checkpoints:
                                 "another --out"
                             ) from problem
                         # torn: the run was killed while it wrote
+        # Of tasks that are not of this run, such as those that were not chosen, or have failed.
+        others = [
+            checkpoint
+            for id, checkpoint in self.owed.items()
+            if id not in self._digests and id not in self._answered
+        ]
         self.owed = {
             id: checkpoint
             for id, checkpoint in self.owed.items()
@@ -139,7 +149,7 @@ class Checkpoints:
             self._effects.forget(self._effects_of(id))  # it begins anew, and so do its effects
         replace(
             self._path,
-            (json.dumps(checkpoint.line).encode() + b"\n" for checkpoint in self.owed.values()),
+            (json.dumps(each.line).encode() + b"\n" for each in [*others, *self.owed.values()]),
         )
         self._file = append_to(self._path)
         self._turns = Durable(self._file.fileno())
@@ -190,10 +200,17 @@ class _Ledger:
 
 
 @contextmanager
-def open_checkpoints(directory: Path, tasks: Sequence[Task]) -> Generator[Checkpoints, None, None]:
+def open_checkpoints(
+    directory: Path, tasks: Sequence[Task], answered: Collection[str] = ()
+) -> Generator[Checkpoints, None, None]:
     """Read what *directory* holds about *tasks*, the ones that are owed, and go on with it.
 
     The directory must be locked, as by `open_results`.
+
+    Args:
+      directory: that of the results.
+      tasks: those that are run now.
+      answered: the keys of others, with whose conversations nothing goes on.
 
     Raises:
       ResultsError: the file holds something else, or cannot be used.
@@ -208,7 +225,28 @@ def open_checkpoints(directory: Path, tasks: Sequence[Task]) -> Generator[Checkp
             f"{directory / EFFECTS} cannot be used: {why}; make room or use another --out"
         ) from problem
     with closing(effects):
-        yield from _opened(Checkpoints(directory / TURNS, tasks, effects), directory)
+        yield from _opened(Checkpoints(directory / TURNS, tasks, effects, answered), directory)
+
+
+def begun_before(directory: Path, tasks: Sequence[Task]) -> list[str]:
+    """Return the ids of those of *tasks* that a run with checkpoints has left in the middle.
+
+    What is no line of one counts for nothing.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
+    begun: dict[str, object] = {}
+    if (path := directory / TURNS).exists():
+        with read_from(path) as lines:
+            for raw in lines:
+                with suppress(ValueError, TypeError, LookupError):
+                    line = json.loads(raw)
+                    if "over" in line:
+                        begun.pop(line["id"], None)
+                    else:
+                        begun[line["id"]] = line["task"]
+    return [task.id for task in tasks if begun.get(task.key) == task.digest]
 
 
 def _opened(checkpoints: Checkpoints, directory: Path) -> Generator[Checkpoints, None, None]:

@@ -69,9 +69,14 @@ class ResultFile:
         self.unlocked = ""
         self._file: BinaryIO | None = None
 
-    def start_over(self, *beside: Path) -> None:
-        """Put what is there aside, as `results.jsonl.old`, and what belongs to it."""
-        if self.earlier:
+    def start_over(self, *beside: Path, begun: bool = False) -> None:
+        """Put what is there aside, as `results.jsonl.old`, and what belongs to it.
+
+        Args:
+          beside: the files that belong to it.
+          begun: True if there is something in those, though there may be no result yet.
+        """
+        if self.earlier or begun:
             aside(self.path, *beside)
             self.earlier.clear()
             self.digests.clear()
