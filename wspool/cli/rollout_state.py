@@ -62,8 +62,8 @@ def _refuse_to_forget(plan: Plan, owed: Sequence[Task]) -> None:
     """End the command if tasks that are begun anew would do again what an earlier run has done for them."""
     if begun := begun_before(plan.out, owed):
         usage_error(
-            f"a run with --checkpoint-turns has begun {len(begun)} of these tasks (first {begun[0]!r}); without "
-            "it they begin anew, and do again what they have done\nsay --checkpoint-turns, start over with "
+            f"a run with --checkpoint-turns has begun {len(begun)} of these tasks (first {begun[0]!r}), and "
+            "without it they do again what they have done\nsay --checkpoint-turns, start over with "
             "--no-resume (what is there is kept), or let them begin anew with --allow-mixed"
         )
 
