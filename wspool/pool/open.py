@@ -139,7 +139,8 @@ def _instruments(
         check_callable("trace", trace)
     if given is None:
         return ()
-    several = (given,) if isinstance(given, Instrument) or not isinstance(given, Iterable) else tuple(given)
+    one = isinstance(given, Instrument) or not isinstance(cast("object", given), Iterable)
+    several = (cast("Instrument", given),) if one else tuple(cast("Sequence[Instrument]", given))
     for each in several:
         if not isinstance(cast("object", each), Instrument):
             raise TypeError(f"instrument={each!r:.60} is no wspool.Instrument, nor a list of them")

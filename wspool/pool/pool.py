@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 import trio
@@ -184,7 +184,7 @@ class Pool:
         """
         shell = self._shell
         shell.check_use()
-        if isinstance(session, str) or not isinstance(session, Iterable):
+        if isinstance(session, str) or not isinstance(cast("object", session), Iterable):
             raise TypeError(f"session={session!r:.60} must be a list of names")
         if notice is not None:
             check_callable("notice", notice)

@@ -12,40 +12,40 @@ __all__ = ["ANSWERS", "BODY_FIELDS", "column", "is_request_field", "kind_of_fiel
 _NUMBER: Final = (int, float)
 
 #: The fields of a request, and the kinds of their values; null is none of any.
-BODY_FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {
-    "background": bool,
-    "context_management": list,
+BODY_FIELDS: Final[Mapping[str, tuple[type, ...]]] = {
+    "background": (bool,),
+    "context_management": (list,),
     "conversation": (str, dict),
-    "include": list,
+    "include": (list,),
     "input": (str, list),
-    "instructions": str,
-    "max_output_tokens": int,
-    "max_tool_calls": int,
-    "metadata": dict,
-    "model": str,
-    "parallel_tool_calls": bool,
-    "previous_response_id": str,
-    "prompt": dict,
-    "prompt_cache_key": str,
-    "prompt_cache_options": dict,
-    "prompt_cache_retention": str,
-    "reasoning": dict,
-    "safety_identifier": str,
-    "service_tier": str,
-    "store": bool,
-    "stream": bool,
-    "stream_options": dict,
+    "instructions": (str,),
+    "max_output_tokens": (int,),
+    "max_tool_calls": (int,),
+    "metadata": (dict,),
+    "model": (str,),
+    "parallel_tool_calls": (bool,),
+    "previous_response_id": (str,),
+    "prompt": (dict,),
+    "prompt_cache_key": (str,),
+    "prompt_cache_options": (dict,),
+    "prompt_cache_retention": (str,),
+    "reasoning": (dict,),
+    "safety_identifier": (str,),
+    "service_tier": (str,),
+    "store": (bool,),
+    "stream": (bool,),
+    "stream_options": (dict,),
     "temperature": _NUMBER,
-    "text": dict,
+    "text": (dict,),
     "tool_choice": (str, dict),
-    "tools": list,
-    "top_logprobs": int,
+    "tools": (list,),
+    "top_logprobs": (int,),
     "top_p": _NUMBER,
-    "truncation": str,
-    "user": str,
+    "truncation": (str,),
+    "user": (str,),
 }
 #: Kinds of values, as they are called in JSON.
-_WORDS: Final = {
+_WORDS: Final[Mapping[type, str]] = {
     bool: "true or false",
     dict: "an object",
     int: "a whole number",
@@ -67,7 +67,7 @@ def is_request_field(name: str, value: object) -> bool:
     kinds = BODY_FIELDS.get(name)
     if kinds is None or value is None:
         return kinds is not None
-    if isinstance(value, bool) and kinds is not bool:
+    if isinstance(value, bool) and bool not in kinds:
         return False
     if name == "metadata" and isinstance(value, dict):
         return all(isinstance(each, str) for each in cast("dict[str, object]", value).values())
@@ -85,7 +85,7 @@ def kind_of_field(name: str) -> str:
     kinds = BODY_FIELDS[name]
     if kinds == _NUMBER:
         return "a number"
-    return " or ".join(_WORDS[kind] for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+    return " or ".join(_WORDS[kind] for kind in kinds)
 
 
 def column(fields: Mapping[str, Any], path: str) -> tuple[Any, bool]:

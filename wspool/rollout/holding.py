@@ -190,9 +190,8 @@ class Holder:
         try:
             with scope:
                 snapshot = self._resumed(task)
-                resumed, fields = snapshot is not None, self._method.fields(task)
-                if snapshot is not None:
-                    fields = {"resume": snapshot}
+                resumed = snapshot is not None
+                fields: Mapping[str, Any] = {"resume": snapshot} if resumed else self._method.fields(task)
                 budget, limit = self._limits.of_task(self._budget), self._limits.task_timeout
                 with trio.move_on_after(math.inf if limit is None else limit) as clock:
                     async with self._pool.conversation(budget=budget, **fields) as conversation:

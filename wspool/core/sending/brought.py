@@ -289,21 +289,14 @@ def _items(given: object) -> Sequence[Mapping[str, Any]]:
         return ()
     if isinstance(given, str):
         return ({"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]},)
-    if not isinstance(given, (list, tuple)) or not all(
-        isinstance(item, Mapping) for item in cast("Sequence[object]", given)
-    ):
-        raise TypeError(f"input must be a str or a list of item dicts, not {_kind(given)}")
-    return cast("Sequence[Mapping[str, Any]]", given)
-
-
-def _kind(given: object) -> str:
-    """Say what *given* is, and none of its words: errors are written down."""
-    if not isinstance(given, (list, tuple)):
-        return type(given).__name__
-    number, item = next(
-        (n, item) for n, item in enumerate(cast("Sequence[object]", given)) if not isinstance(item, Mapping)
-    )
-    return f"a list with {type(item).__name__} at [{number}]"
+    what = type(given).__name__  # and none of its words: errors are written down
+    if isinstance(given, (list, tuple)):
+        items = cast("Sequence[object]", given)
+        wrong = next((n for n, item in enumerate(items) if not isinstance(item, Mapping)), None)
+        if wrong is None:
+            return cast("Sequence[Mapping[str, Any]]", items)
+        what = f"a list with {type(items[wrong]).__name__} at [{wrong}]"
+    raise TypeError(f"input must be a str or a list of item dicts, not {what}")
 
 
 def _row(items: Sequence[Mapping[str, Any]]) -> Sequence[Encoded]:
