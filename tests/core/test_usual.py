@@ -133,6 +133,16 @@ def long_way(machine: TurnMachine, event: Event) -> Reception:
     [message("created", 0, []), message("in_progress", 1, []), message("completed", 2, [])],
     False,
 )
+@example(
+    {"parent": None, "lane": None, "counts": True, "exact": True, "carried": ["old"]},
+    [message("created", 0, []), message("completed", 3, [])],
+    False,
+)
+@example(
+    {"parent": None, "lane": None, "counts": True, "exact": True, "carried": ["old"]},
+    [message("created", 0, [("response.id", "old")])],
+    False,
+)
 def test_the_short_way_is_the_long_way(request_, messages, steered) -> None:
     """Whatever comes, in whatever order: the same receptions, and the same machine afterwards."""
     one, other = machine_of(request_), machine_of(request_)

@@ -263,6 +263,8 @@ async def test_tokens_and_money_are_summed() -> None:
     (error,) = summary.errors
     assert (error["count"], error["message"], error["task"]) == (1, "late", "late")
     assert "in thrice" in error["traceback"]
+    assert "in thrice" in str(summary)
+    assert "Traceback" not in str(summary)  # as if the command had crashed
 
 
 @pytest.mark.parametrize(

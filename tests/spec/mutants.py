@@ -110,8 +110,10 @@ class Verdict:
         return (self.killed_by is None) is (self.mutant.equivalent is not None)
 
     def __str__(self) -> str:
-        fate = self.killed_by or f"equivalent: {self.mutant.equivalent}"
-        return f"{self.mutant.what:<55} {self.seconds:5.1f} s  {fate if self.as_it_should else 'SURVIVED'}"
+        fate = self.killed_by or "SURVIVED"
+        if self.mutant.equivalent is not None:
+            fate = f"equivalent: {self.mutant.equivalent}" if self.as_it_should else f"NOT EQUIVALENT: {fate}"
+        return f"{self.mutant.what:<55} {self.seconds:5.1f} s  {fate}"
 
 
 MUTANTS = [

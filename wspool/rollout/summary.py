@@ -5,7 +5,7 @@ conversations, times by the pool's instrument, connections by the pool."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -29,6 +29,8 @@ __all__ = ["Meter", "Summary", "percentile"]
 
 #: How a turn ends that becomes part of the history.
 _WELL = ("completed", "incomplete")
+#: What is no news in a summary, and looks as if the command had crashed.
+_HEADING: Final = "Traceback (most recent call last):"
 #: What a meter does not count.
 _TOLD = ("on_begin", "on_free", "on_tool", "on_turn", "phases")
 
@@ -303,5 +305,5 @@ class Summary:
             words = f"{error['count']} x {error['type']}: {error['message']} (first: {error['task']!r})"
             lines.append(f"{'error':<14}{plain(words)}")
         if self.errors and (trace := self.errors[0]["traceback"]):
-            lines += ["", *(plain(line) for line in trace.splitlines())]
+            lines += ["", *(plain(line) for line in trace.splitlines() if line != _HEADING)]
         return "\n".join(lines)

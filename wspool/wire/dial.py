@@ -206,8 +206,11 @@ def _first_reason(error: OSError) -> str:
     while isinstance(first, BaseExceptionGroup):
         first = cast("BaseExceptionGroup[BaseException]", first).exceptions[0]
     number = getattr(first or error, "errno", None)
-    # Not its text: trio puts the address into it once more.
-    return os.strerror(number) if number is not None else str(error)
+    if number is None:
+        return str(error)
+    # Not its text: trio puts the address into it once more. Windows has a table of its own for sockets.
+    table: dict[int, str] = getattr(socket, "errorTab", {})
+    return table.get(number, os.strerror(number)).rstrip(".")
 
 
 def _advice(error: OSError, advice: str) -> str:
