@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from wspool.core.usage import Budget, Usage
+from wspool.core.usage import Budget, Usage, copied
 
 SAID = {
     "input_tokens": 1000,
@@ -50,6 +50,18 @@ def test_usage_of_another_shape(said: object, usage: tuple[int, ...]) -> None:
     found = Usage.of(said)
     assert Usage(*usage) == found
     assert found.cost((1.0, 1.0, 1.0)) >= 0
+
+
+@pytest.mark.parametrize("said", [{**SAID, "input_tokens_details": {"cached_tokens": 900}}, None, "7", [1]])
+def test_what_is_to_be_read_later_is_copied(said: Any) -> None:
+    """Whatever becomes of what it was copied from, to as deep as there are numbers."""
+    found = copied(said)
+    assert said == found
+
+    if isinstance(said, dict):
+        said["input_tokens_details"]["cached_tokens"] = 0
+        said["output_tokens"] = 0
+        assert Usage.of(SAID) == Usage.of(found)
 
 
 @pytest.mark.parametrize(
