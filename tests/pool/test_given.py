@@ -37,6 +37,7 @@ def test_open_pool(name: str, value: object) -> None:
         wspool.open_pool(**given)
 
 
+# Each `ignore` is for the mistake that is made there on purpose: who has types checked is told before.
 CALLS: list[tuple[str, Callable[[wspool.Pool, wspool.Conversation], object]]] = [
     ("grace=nan", lambda pool, _: pool.aclose(grace=math.nan)),
     ("grace=-1", lambda pool, _: pool.aclose(grace=-1)),
