@@ -8,13 +8,14 @@ takes sixteen times as long.
 
 from __future__ import annotations
 
+import functools
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests import spent
 from wspool.core.calls import OpenCalls, open_calls
 from wspool.core.encoding import Encoded
 from wspool.core.events import classify, evidence
@@ -288,22 +289,13 @@ def _nested(size: int) -> str:
     return raw
 
 
-def _seconds(read: Callable[[int], object], size: int) -> float:
-    best = float("inf")
-    for _ in range(3):
-        began = time.process_time()
-        read(size)
-        best = min(best, time.process_time() - began)
-        if best < UNNOTICED:
-            break
-    return best
-
-
 @pytest.mark.parametrize("name", READERS)
 def test_reading_takes_as_long_as_what_is_read(name: str) -> None:
     """Four times as much takes four times as long, and not sixteen times."""
     read = READERS[name]
-    small, large = _seconds(read, SIZE), _seconds(read, 4 * SIZE)
+    small, large = (
+        spent.seconds(functools.partial(read, size), enough=UNNOTICED) for size in (SIZE, 4 * SIZE)
+    )
 
     assert large < UNNOTICED or large < 9 * small, (small, large)
     assert large < 2.0

@@ -75,10 +75,14 @@ def test_a_framework_replays_what_others_recorded(
         with tape_server(path, record=server.url) as tape:
             by_openai_over_http(tape.base_url)
     asyncio.run(_replay(framework, path, transport))  # what is loaded at first use is loaded
-    # Real sockets and threads, so real time: how long a user's test takes is what is promised.
-    began = time.perf_counter()
-    asyncio.run(_replay(framework, path, transport))
-    assert time.perf_counter() - began < 1
+    # Real sockets and threads, so real time: how long a user's test takes is what is promised. The machine
+    # may be busy with another test.
+    took: list[float] = []
+    for _ in range(3):
+        began = time.perf_counter()
+        asyncio.run(_replay(framework, path, transport))
+        took.append(time.perf_counter() - began)
+    assert min(took) < 1
 
 
 @pytest.mark.parametrize("transport", ["http", "websocket"])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import spent
 from tests.proxy.asking import KEY, Client, laned, scene
 from tests.proxy.test_websocket import connected
 from wspool.core.frames import Event, parse_event
@@ -189,32 +189,24 @@ def test_a_long_session_is_held_once_and_written_soon(tmp_path: Path) -> None:
     """Its client sends all of it each time: neither memory nor time grow with the square of its turns."""
     recorder = Recorder(tmp_path, "wss://provider/v1/responses")
     items: list[Any] = [{"role": "user", "content": "one"}]
-    spent: dict[int, float] = {}
+    took: dict[int, float] = {}
     for turn in range(1, 241):
         call = {"type": "function_call", "call_id": f"c{turn}", "name": "f", "arguments": f'{{"a":{turn}}}'}
         body = json.loads(json.dumps({"model": "m", "input": items}))
         recorder.take("a", body, ended(f"r{turn}", call), None, ())
         items += [call, {"type": "function_call_output", "call_id": f"c{turn}", "output": "x" * 500}]
         if turn in (60, 240):
-            spent[turn] = min(timed(recorder) for _ in range(3))
+            took[turn] = spent.seconds(lambda: cassette_of(recorder).text())
     held = cassette_of(recorder).exchanges
     assert [items_of(items[:-2])] == [held[-1].context]
     assert len({id(item) for exchange in held for item in exchange.context}) == len(held[-1].context)
-    assert spent[240] < 10 * spent[60], "4 is linear, and 16 is not"
+    assert took[240] < 10 * took[60], "4 is linear, and 16 is not"
 
 
 def cassette_of(recorder: Recorder) -> Cassette:
     file = recorder._files["a"]
     assert file is not None
     return file.cassette
-
-
-def timed(recorder: Recorder) -> float:
-    # Of this process, as others may work as well; but on Windows that moves on by 16 ms at a time.
-    clock = time.process_time if os.name == "posix" else time.perf_counter
-    began = clock()
-    cassette_of(recorder).text()
-    return clock() - began
 
 
 class Refuses:

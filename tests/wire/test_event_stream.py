@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, strategies as st
 
+from tests import spent
 from wspool.wire.event_stream import EventStreamReader, EventTooLongError
 
 CASES: dict[str, tuple[bytes, list[bytes]]] = {
@@ -70,16 +71,13 @@ def test_an_event_over_the_limit_ends_it(text: bytes) -> None:
 
 
 def test_a_long_line_in_small_pieces_is_looked_at_once() -> None:
-    def seconds(length: int) -> float:
-        reader = EventStreamReader(10**9)
-        pieces = [b"x" * 100] * (length // 100)
-        began = time.process_time()
-        for piece in pieces:
-            reader.feed(piece)
-        return time.process_time() - began
+    def reading(length: int) -> Callable[[], None]:
+        def work() -> None:
+            reader = EventStreamReader(10**9)
+            for _ in range(length // 100):
+                reader.feed(b"x" * 100)
 
-    seconds(100_000)
-    small = min(seconds(200_000) for _ in range(3))
-    assert (
-        min(seconds(1_600_000) for _ in range(3)) < 24 * small + 0.05
-    )  # eight times as long; never its square
+        return work
+
+    # Eight times as long; never its square.
+    assert spent.seconds(reading(1_600_000)) < 24 * spent.seconds(reading(200_000))
