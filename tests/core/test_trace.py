@@ -102,6 +102,7 @@ def test_every_input_is_traced() -> None:
         "states",
         "failure",
         "has_lane",
+        "away",
         "open",
         "remembers",
     }

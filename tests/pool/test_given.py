@@ -79,6 +79,45 @@ async def test_a_call(text: str, call: Callable[..., Any], autojump_clock: objec
         assert not pool.statistics().closed_pool
 
 
+SECRET = "what nobody else shall read"
+MESSAGE = {"type": "message", "role": "user", "content": SECRET}
+
+WRONG: dict[str, Any] = {
+    "a list of texts": [SECRET],
+    "an item that stands alone": MESSAGE,
+    "bytes": SECRET.encode(),
+    "a set in it": [{**MESSAGE, "content": {SECRET}}],
+    "no number beside it": [{**MESSAGE, "x": math.nan}],
+    "a list in a list": [[SECRET]],
+    "bytes in it": [{**MESSAGE, "content": SECRET.encode()}],
+    "a key that is none": [{**MESSAGE, (SECRET, 1): 1}],
+}
+
+DOORS: dict[str, Callable[[wspool.Pool, wspool.Conversation], Callable[[Any], object]]] = {
+    "turn": lambda _, talk: talk.turn,
+    "edit": lambda _, talk: talk.edit,
+    "instructions": lambda _, talk: lambda wrong: talk.turn("x", instructions=[wrong, {1}]),
+    "a request": lambda pool, _: lambda wrong: pool.turn({"model": "m", "input": wrong}),
+    "a snapshot": lambda pool, _: lambda wrong: pool.conversation(resume=wrong),
+    "its items": lambda pool, _: lambda wrong: pool.conversation(resume={"version": 1, "items": [wrong, 5]}),
+    "a response": lambda pool, _: lambda wrong: pool.conversation(previous_response_id=wrong),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+async def test_no_error_says_what_was_given(
+    door: Callable[..., Any], wrong: Any, autojump_clock: object
+) -> None:
+    """Errors are written down, and prompts are not to be: one names what is wrong by its kind, and where."""
+    async with fake_pool(FakeConnector(echo)) as pool, pool.conversation(model="m") as conversation:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            async with door(pool, conversation)(wrong):
+                pytest.fail("it was taken")
+
+    assert SECRET not in str(caught.value)
+
+
 async def test_a_ledger_of_many_conversations_is_that_of_none(autojump_clock: object, tmp_path: Path) -> None:
     """Which one it is has to be said, and is missed before a turn is paid for."""
     async with fake_pool(FakeConnector(echo)) as pool, pool.conversation(model="m") as conversation:

@@ -273,7 +273,7 @@ async def add(a: int, b: int) -> int:
         ({"tools": {"f": add_twice}}, TypeError, "tools= takes functions; that of 'f' is {'type'"),
         ({"tools": {7: print}}, TypeError, "7 is no name"),
         ({"input": [7]}, TypeError, "input must be a str or a list of item dicts"),
-        ({"input": 7}, TypeError, "input must be a str or a list of item dicts, not 7"),
+        ({"input": 7}, TypeError, "input must be a str or a list of item dicts, not int"),
         ({"input": [{"output": math.nan}]}, ValueError, r"input\[0\]\.output is nan"),
         ({"temperature": math.inf}, ValueError, "temperature is inf"),
         ({"previous_response_id": "x"}, ValueError, "cannot be set here"),

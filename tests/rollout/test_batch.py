@@ -67,7 +67,10 @@ def test_what_editors_leave_behind_is_no_mistake(tmp_path: Path) -> None:
         (json.dumps(BATCH | {"url": "/v1/embeddings"}), "url must be '/v1/responses' or"),
         (json.dumps(BATCH | {"body": None}), "there is no body"),
         (json.dumps(BATCH | {"body": {}}), "there is no input"),
-        ('{"id": "x", "input": ["hi"]}', "input must be a str or a list of item dicts; it holds 'hi'"),
+        (
+            '{"id": "x", "input": ["hi"]}',
+            "input must be a str or a list of item dicts, not a list with str at",
+        ),
         ('{"id": "x", "input": [{"n": NaN}]}', "input[0].n is nan, and JSON has no such number"),
         ('{"id": "x", "input": "hi", "top_p": 1e999}', "top_p is inf, and JSON has no such number"),
         ('{"id": "x", "input": "hi", "background": true}', "'background' cannot be set here"),

@@ -99,7 +99,7 @@ def test_fields(body: dict[str, Any], fields: dict[str, Any]) -> None:
                     }
                 ]
             },
-            "arguments in a tool call of .* must be a text, not 5",
+            "arguments in a tool call of .* must be a text, not int",
         ),
         (
             {"messages": [{"role": "user", "content": 5}]},

@@ -28,6 +28,7 @@ __all__ = [
     "asks_store",
     "encode_fields",
     "encode_items",
+    "no_input",
     "read_items",
     "with_encrypted_reasoning",
     "without_encrypted_reasoning",
@@ -64,7 +65,7 @@ def encode_items(given: str | Sequence[Mapping[str, Any]] | Sequence[Encoded]) -
         content = [{"type": "input_text", "text": given}]
         return [Encoded(encode({"type": "message", "role": "user", "content": content}))]
     if isinstance(cast("object", given), Mapping | bytes) or not isinstance(cast("object", given), Iterable):
-        raise TypeError(f"input must be a str or a list of item dicts, not {given!r:.60}")
+        raise no_input(given)
     return [_encoded(item, index) for index, item in enumerate(cast("Sequence[object]", given))]
 
 
@@ -73,8 +74,18 @@ def _encoded(item: object, index: int) -> Encoded:
         return item
     # A caller without a type checker gets the same answer as one with.
     if not isinstance(item, Mapping):
-        raise TypeError(f"input must be a str or a list of item dicts; it holds {item!r:.60}")
+        raise no_input(item, index)
     return Encoded(encode(dict(cast("Mapping[str, Any]", item)), f"input[{index}]"))
+
+
+def no_input(given: object, index: int | None = None) -> TypeError:
+    """Return the error of an input that is none, for what was *given*, or stands at *index* in it.
+
+    It says none of its words, for errors are written down, and prompts are not to be.
+    """
+    kind = type(given).__name__
+    what = kind if index is None else f"a list with {kind} at [{index}]"
+    return TypeError(f"input must be a str or a list of item dicts, not {what}")
 
 
 def read_items(items: Iterable[Encoded]) -> list[Item]:

@@ -261,7 +261,7 @@ class Conversation:
         it = self._continuity
         it.owner.check_use()
         if isinstance(cast("object", items), str | Mapping):
-            raise TypeError(f"a history is a list of item dicts, not {items!r:.60}")
+            raise TypeError(f"a history is a list of item dicts, not {type(items).__name__}")
         errand = it.enter()
         try:
             it.chain.edit(items)
@@ -369,7 +369,7 @@ def _resumed(snapshot: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple
         ValueError: it is no snapshot; the text says what is wrong.
     """
     if not isinstance(cast("object", snapshot), Mapping):
-        raise ValueError(f"resume= takes a snapshot of a conversation, not {snapshot!r:.60}")
+        raise ValueError(f"resume= takes a snapshot of a conversation, not {type(snapshot).__name__}")
     if snapshot.get("version") != SNAPSHOT_VERSION:
         raise ValueError(
             f"resume= takes a snapshot of version {SNAPSHOT_VERSION}, not {snapshot.get('version')!r:.60}"

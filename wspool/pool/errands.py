@@ -362,9 +362,8 @@ class Errands:
 
     def withheld(self) -> set[int]:
         """Return the numbers of the conversations that wait because the endpoint refuses, or is not there."""
-        nobody = self._core.failure is not None and not self._core.open
         troubled = self.pace is not None and self.pace.troubled
-        all_wait, now = nobody or troubled or self._held() > 0, self._now()
+        all_wait, now = self._core.away or troubled or self._held() > 0, self._now()
         return {
             errand.conversation
             for errand in self._waiting

@@ -128,5 +128,5 @@ def _id(fields: Mapping[str, Any], name: str) -> str | int | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} must be a string that is not empty, not {value!r}; or say --id-field")
+        raise ValueError(f"{name} must be a string that is not empty, not {value!r:.40}; or say --id-field")
     return value

@@ -295,7 +295,9 @@ def _text(fields: Mapping[str, Any], name: str, where: str) -> str:
     value: object = fields.get(name)
     if not isinstance(value, str):
         lacks = f"there is no {name} in {where}"
-        raise ValueError(lacks if value is None else f"{name} in {where} must be a text, not {value!r:.40}")
+        raise ValueError(
+            lacks if value is None else f"{name} in {where} must be a text, not {type(value).__name__}"
+        )
     return value
 
 

@@ -399,6 +399,11 @@ class PoolCore(Whole):
         """The last dial's failure while the pool is degraded, else None."""
         return self._outage.failure
 
+    @property
+    def away(self) -> bool:
+        """Whether the endpoint is there for nobody: dials fail, and nothing is open."""
+        return self._outage.failure is not None and not self.open
+
     def remembers(self, response: ResponseKey) -> bool:
         """Return whether one lane holds *response*, and no other; if not, `over` would change nothing."""
         return self._roster.affinity.holder(response) is not None

@@ -18,7 +18,7 @@ from wspool.core.commands import LaneKey
 from wspool.core.encoding import Encoded
 from wspool.core.frames import encode
 from wspool.core.given import check_kind
-from wspool.core.items import Item, Output, read_items
+from wspool.core.items import Item, Output, no_input, read_items
 from wspool.core.matching.index import Index, digest_of
 from wspool.core.matching.known import Known
 from wspool.core.sending.chain import Plan
@@ -289,14 +289,13 @@ def _items(given: object) -> Sequence[Mapping[str, Any]]:
         return ()
     if isinstance(given, str):
         return ({"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]},)
-    what = type(given).__name__  # and none of its words: errors are written down
-    if isinstance(given, (list, tuple)):
-        items = cast("Sequence[object]", given)
-        wrong = next((n for n, item in enumerate(items) if not isinstance(item, Mapping)), None)
-        if wrong is None:
-            return cast("Sequence[Mapping[str, Any]]", items)
-        what = f"a list with {type(items[wrong]).__name__} at [{wrong}]"
-    raise TypeError(f"input must be a str or a list of item dicts, not {what}")
+    if not isinstance(given, (list, tuple)):
+        raise no_input(given)
+    items = cast("Sequence[object]", given)
+    for index, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise no_input(item, index)
+    return cast("Sequence[Mapping[str, Any]]", items)
 
 
 def _row(items: Sequence[Mapping[str, Any]]) -> Sequence[Encoded]:

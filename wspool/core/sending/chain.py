@@ -406,9 +406,8 @@ class Chain:
             ValueError: it is no id.
         """
         if not isinstance(cast("object", response_id), str) or not response_id:
-            raise ValueError(
-                f"'previous_response_id' cannot be set here: {response_id!r:.60} is no id of a response"
-            )
+            found = type(response_id).__name__ if response_id else "nothing"  # it may be all of a response
+            raise ValueError(f"'previous_response_id' cannot be set here: {found} is no id of a response")
         chain = cls()
         chain._root = response_id
         return chain
