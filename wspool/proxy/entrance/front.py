@@ -314,7 +314,8 @@ class Front:
 
 
 def _not_found() -> TurnError:
-    return invalid_request("Invalid URL.", status=404)
+    how = "ask below /v1, or below /s/NAME/v1, where NAME has 1 to 128 characters"
+    return invalid_request(f"Invalid URL: {how}.", status=404)
 
 
 def _stopping() -> TurnError:
