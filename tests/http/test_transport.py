@@ -484,3 +484,29 @@ def test_outside_of_all_loops_the_async_form_says_so() -> None:
     """In one sentence."""
     with pytest.raises(wspool.ForeignUseError, match="asyncio or trio"):
         AsyncBell()
+
+
+def test_what_only_a_message_has_is_the_provider_s_to_read_by_http(runtime: Runtime) -> None:
+    with local_server() as server, wspool.http.client(runtime=runtime) as client:
+        for more in ({"generate": False}, {"type": "response.create"}):
+            assert 200 == client.post(server.http_url, json={**body(), **more}, headers=KEY).status_code
+        server.expect(requests=2, transport="http")
+
+
+def test_each_answer_has_a_name_of_its_own_and_an_error_s_is_in_the_log(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "wspool.http")
+    with local_server() as server, wspool.http.client(runtime=runtime) as client:
+        names: list[str] = []
+        for turn in (refusal(400, "bad", message="canary"), "well", refusal(429, "rate_limit_exceeded")):
+            server.script(turn)
+            answer = client.post(server.http_url, json=body(input=str(turn)), headers=KEY)
+            names.append(answer.headers["x-request-id"])
+
+    logged = [record.getMessage() for record in caplog.records if record.name == "wspool.http"]
+    assert 3 == len(set(names))
+    assert [f"{names[0]} was answered with 400", f"{names[2]} was answered with 429"] == [
+        line.partition(":")[0] for line in logged
+    ]
+    assert "canary" not in caplog.text

@@ -96,8 +96,13 @@ def test_the_servers_error_is_passed_on_as_it_said_it() -> None:
     [
         (
             said(429, code="rate_limit_exceeded", retry_after=1.5),
-            {"retry-after": "1.5", "retry-after-ms": "1500"},
+            {"retry-after": "2", "retry-after-ms": "1500"},
         ),
+        (
+            said(429, code="rate_limit_exceeded", retry_after=1_234_567.0),
+            {"retry-after": "1234567", "retry-after-ms": "1234567000"},
+        ),
+        (said(429, code="slow_down", retry_after=0.0), {"retry-after": "0", "retry-after-ms": "0"}),
         (said(429, code="insufficient_quota"), {"x-should-retry": "false"}),
         (said(503, message="busy"), {}),
         (wspool.TooManyWaitingError("full"), {"retry-after": "1", "retry-after-ms": "1000"}),

@@ -28,6 +28,7 @@ __all__ = [
     "Identity",
     "Request",
     "Said",
+    "is_for_pool",
     "may_be_ours",
     "read_request",
     "said_by",
@@ -41,6 +42,9 @@ LARGE: Final = 2**20
 _IDENTITY: Final = re.compile(
     r"(?:.*-)?(?:authorization|auth|api-?key)|openai-(?:organization|project|beta)|chatgpt-account-id"
 )
+
+#: What only a message of a WebSocket has. By HTTP it is nothing, or something else: the provider will say.
+_OF_MESSAGE: Final = frozenset({"type", "generate", "stream_id"})
 
 #: Headers by which hosts name a conversation (verifiers, Codex, opencode).
 _SESSION: Final = frozenset({"x-session-id", "session-id", "session_id", "thread-id", "x-session-affinity"})
@@ -151,6 +155,11 @@ def may_be_ours(request: Request) -> bool:
     )
 
 
+def is_for_pool(body: Mapping[str, Any]) -> bool:
+    """Return whether *body*, which came by HTTP, may go over WebSocket and mean there what it means here."""
+    return http_only(body) is None and _OF_MESSAGE.isdisjoint(body)
+
+
 def written(body: dict[str, Any]) -> dict[str, Any]:
     """Return *body* written down for the pool; as it is if it cannot be sent, for the pool will say why."""
     try:
@@ -170,7 +179,7 @@ def read_request(request: Request, content: bytes) -> Asked | None:
         body: object = json.loads(content)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(body, dict) or http_only(given := cast("dict[str, Any]", body)) is not None:
+    if not isinstance(body, dict) or not is_for_pool(given := cast("dict[str, Any]", body)):
         return None
     said = said_by(cast("Iterable[tuple[str, str]]", request.headers.multi_items()))
     if said is None:

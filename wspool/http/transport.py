@@ -11,11 +11,13 @@ Rules of this module:
   exchange is left, and the lease goes back, as soon as the body is forgotten.
 * What did not leave is a ConnectError, which SDKs send again. What may have run is an answer that says that
   it must not be.
+* Each answer has a name (`x-request-id`). That of an error is in the log, without a word of its body.
 * A request that the endpoint takes over HTTP only is sent over HTTP: nothing of it was sent before.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -39,6 +41,8 @@ from wspool.pool.open import open_pool
 from wspool.runtime import Runtime
 
 __all__ = ["AsyncPoolTransport", "PoolTransport"]
+
+logger: Final = logging.getLogger("wspool.http")
 
 #: What `open_pool` takes that each request says itself.
 _OF_REQUEST: Final = frozenset({"url", "api_key", "headers"})
@@ -253,4 +257,5 @@ def _response(module: Any, request: Any, outlet: Outlet, body: Any) -> Any:
     if isinstance(error, WsPoolError) and error.delivery == "not_sent" and status in (502, 503):
         kind = module.PoolTimeout if isinstance(error, TooManyWaitingError) else module.ConnectError
         raise kind(str(error), request=request) from error
-    return module.Response(status, headers=[*headers, ("x-request-id", "wspool")], content=content)
+    logger.info("%s was answered with %d: %s", outlet.name, status, type(error).__name__)
+    return module.Response(status, headers=[*headers, ("x-request-id", outlet.name)], content=content)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import h11
 import trio
 
-from wspool.listening.errors import TurnError
+from wspool.listening.errors import CHALLENGE, TurnError
 
 __all__ = ["UNREAD", "Answers", "linger"]
 
@@ -53,7 +53,8 @@ class Answers:
     async def send_error(self, error: TurnError) -> None:
         """Send *error* as a provider does over HTTP. Raises what `send` raises."""
         plain = {key: value for key, value in error.body().items() if key != "headers"}
-        await self.send_json(error.status, {"error": plain}, error.headers or {})
+        headers = dict([CHALLENGE] if error.status == 401 else []) | dict(error.headers or {})
+        await self.send_json(error.status, {"error": plain}, headers)
 
     async def send_json(
         self, status: int, value: Mapping[str, Any], headers: Mapping[str, str] | None = None

@@ -1,11 +1,17 @@
-"""Errors as a provider words them, and the one that refuses a request."""
+"""Errors as a provider words them, and the one that refuses a request.
+
+What HTTP wants to go with a status goes with it: what may be asked instead (405), how to say who one is (401).
+"""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
-__all__ = ["RequestError", "TurnError", "invalid_request"]
+__all__ = ["CHALLENGE", "RequestError", "TurnError", "invalid_request", "wrong_method"]
+
+#: What goes with each 401, in lower case as all names of headers may be. Source: RFC 9110, 15.5.2.
+CHALLENGE: Final = ("www-authenticate", "Bearer")
 
 
 @attrs.frozen(kw_only=True)
@@ -51,3 +57,13 @@ def invalid_request(
 ) -> TurnError:
     """An `invalid_request_error`."""
     return TurnError(type="invalid_request_error", code=code, message=message, param=param, status=status)
+
+
+def wrong_method(*methods: str) -> TurnError:
+    """The error for a method that is none of *methods*, which are those that an address answers."""
+    return TurnError(
+        type="invalid_request_error",
+        message=f"This address answers {' and '.join(methods)} only.",
+        status=405,
+        headers={"Allow": ", ".join(methods)},  # RFC 9110, 15.5.6
+    )

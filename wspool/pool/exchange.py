@@ -121,6 +121,7 @@ class Outlet(Handover[bytes]):
         error: what ended it, if that was not the end of the body.
         scope: ends the exchange.
         dials: True if there was no connection at all when its turn began to wait.
+        name: what its answer is called (`x-request-id`), whatever that is.
         notice: called with its turn, before anything of that is sent.
         heed: called with each notice that comes while its turn is in flight, see `Pool.turn`.
         keeps: whether events are wanted again that were written already.
@@ -128,10 +129,11 @@ class Outlet(Handover[bytes]):
         record: how its turn went, once it is over, if anything was sent.
     """
 
-    __slots__ = ("dials", "error", "head", "heed", "keeps", "notice", "record", "scope", "sent_at")
+    __slots__ = ("dials", "error", "head", "heed", "keeps", "name", "notice", "record", "scope", "sent_at")
 
     def __init__(self, notice: Callable[[Turn], object] = lambda _: None, *, most: int | None = None) -> None:
         super().__init__(most=most)
+        self.name = f"wspool-{next(_numbers)}"
         self.notice = notice
         self.heed: Callable[[Event], object] | None = None
         self.head: Head | None = None
@@ -145,7 +147,7 @@ class Outlet(Handover[bytes]):
 
     def begin_with(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """Write the head, of which the reader is told with what follows."""
-        self.head = Head(status, [*headers, ("x-request-id", f"wspool-{next(_numbers)}")])
+        self.head = Head(status, [*headers, ("x-request-id", self.name)])
         self.begun = True
 
     async def write(self, piece: bytes, *, more: bool = False) -> None:

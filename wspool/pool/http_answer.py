@@ -9,6 +9,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias, cast
 
@@ -109,7 +110,8 @@ def _advice(error: WsPoolError) -> Headers:
     headers: Headers = []
     wait = _A_MOMENT if isinstance(error, TooManyWaitingError) else getattr(error, "retry_after", None)
     if wait is not None:
-        headers.append(("retry-after", f"{wait:g}"))
+        # Whole seconds, and none too few: some readers raise at anything else (RFC 9110, 10.2.3).
+        headers.append(("retry-after", str(math.ceil(wait))))
         headers.append(("retry-after-ms", f"{wait * 1000:.0f}"))
     if _may_have_run(error) or getattr(error, "permanent", False):
         headers.append(("x-should-retry", "false"))

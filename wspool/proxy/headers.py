@@ -17,7 +17,7 @@ from typing import Final
 
 import h11
 
-__all__ = ["Fields", "answered", "asked", "credentials", "header"]
+__all__ = ["Fields", "answered", "asked", "credentials", "header", "listed"]
 
 #: Header fields: names in lower case, values as they came.
 Fields = Iterable[tuple[bytes, bytes]]
@@ -59,7 +59,7 @@ def asked(headers: Fields, *, credentials: bool) -> list[tuple[bytes, bytes]]:
         credentials: the client's own are for the provider.
     """
     given = list(headers)
-    named = _named(given)
+    named = listed(given, b"connection")
     return [
         (name, value)
         for name, value in given
@@ -81,7 +81,7 @@ def credentials(headers: Fields) -> list[str]:
 def answered(headers: Fields) -> list[tuple[str, str]]:
     """Return what of an answer's *headers* the client is told."""
     given = list(headers)
-    named = _named(given) | _OF_CONNECTION
+    named = listed(given, b"connection") | _OF_CONNECTION
     return [
         (name.decode("ascii"), value.decode("latin-1"))
         for name, value in given
@@ -89,14 +89,9 @@ def answered(headers: Fields) -> list[tuple[str, str]]:
     ]
 
 
-def _named(headers: list[tuple[bytes, bytes]]) -> set[bytes]:
-    """Return the fields that `Connection` names."""
-    return {
-        token.strip().lower()
-        for name, value in headers
-        if name == b"connection"
-        for token in value.split(b",")
-    }
+def listed(headers: Fields, field: bytes) -> set[bytes]:
+    """Return what is listed in a *field* of *headers*, in lower case, however often that is there."""
+    return {token.strip().lower() for name, value in headers if name == field for token in value.split(b",")}
 
 
 def header(request: h11.Request, name: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol, TypeAlias
@@ -150,7 +151,7 @@ class Visit:
                     code="insufficient_quota",
                     message=f"The budget of {token.name} is spent: {token.budget} tokens a day.",
                     status=429,
-                    headers={"Retry-After": f"{account.left_today():.0f}", "x-should-retry": "false"},
+                    headers={"Retry-After": str(math.ceil(account.left_today())), "x-should-retry": "false"},
                 )
             )
 

@@ -91,7 +91,7 @@ def refusal(
     kind = (
         "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
     )
-    headers = None if retry_after is None else {"Retry-After": f"{retry_after:g}"}
+    headers = None if retry_after is None else {"Retry-After": f"{retry_after:.15g}"}
     error = TurnError(message=message, code=code, type=kind, status=status, headers=headers)
     return ModelTurn(status="rejected", error=error)
 

@@ -207,7 +207,7 @@ class Front:
                 since=since,
                 began=time.time(),
             )
-            if is_upgrade(request.headers):
+            if is_upgrade(request.method, request.headers):
                 connection.caller = None  # its socket knows
                 return await self._upgrade(visit)
             await self._show(visit)
@@ -280,7 +280,7 @@ class Front:
             raise RequestError(_stopping())
         if not visit.services.settings.websocket:
             raise RequestError(upgrade_required("This proxy takes no WebSocket; ask by HTTP."))
-        if not visit.target.is_turns or visit.request.method != b"GET":
+        if not visit.target.is_turns:
             raise RequestError(_not_found())
         await self.sockets.take_over(visit)
         return True

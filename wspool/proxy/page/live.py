@@ -20,7 +20,7 @@ from typing import Any, Final
 import trio
 
 from wspool.listening.admission import not_authorized
-from wspool.listening.errors import RequestError, invalid_request
+from wspool.listening.errors import CHALLENGE, RequestError, invalid_request, wrong_method
 from wspool.proxy.access.browsers import Browsers, shown_token
 from wspool.proxy.access.gate import Gate, Token
 from wspool.proxy.page.html import View, headers, page
@@ -119,14 +119,14 @@ class Live:
 
     async def _log_in(self, visit: Visit) -> None:
         if visit.request.method != b"POST":
-            raise RequestError(invalid_request("Show the token with POST.", status=405))
+            raise RequestError(wrong_method("POST"))
         body = await visit.intake.body(_FORM, visit.answers.send)
         if not _same_site(visit):
             raise RequestError(invalid_request("This form is for pages of this proxy only.", status=403))
         token = self._gate.token_of(shown_token(body))
         if token is None and self._gate.tokens is not None:
             await trio.sleep(_WRONG)
-            await visit.answers.send_whole(401, [_HTML, *headers()], page("wrong"))
+            await visit.answers.send_whole(401, [_HTML, CHALLENGE, *headers()], page("wrong"))
             return
         cookies: list[tuple[str, str]] = []
         if token is not None:
@@ -206,7 +206,7 @@ async def _nothing_more(visit: Visit, *methods: str) -> None:
     """Read the body that a request should not have, and see that its method is one of *methods*."""
     await visit.intake.body(_FORM, visit.answers.send)
     if visit.request.method.decode("ascii") not in methods:
-        raise RequestError(invalid_request(f"This address answers {' and '.join(methods)} only.", status=405))
+        raise RequestError(wrong_method(*methods))
 
 
 def _same_site(visit: Visit) -> bool:

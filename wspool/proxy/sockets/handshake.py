@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
+
+from wspool.proxy.headers import Fields, listed
 
 __all__ = ["accepted_head", "is_upgrade", "what_is_wrong"]
 
@@ -20,12 +22,16 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 VERSION: Final = b"13"
 
 
-def is_upgrade(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return whether a request wants to become a WebSocket connection; *headers* have lower-case names."""
-    return any(name == b"upgrade" and value.strip().lower() == b"websocket" for name, value in headers)
+def is_upgrade(method: bytes, headers: Fields) -> bool:
+    """Return whether a request wants to become a WebSocket connection; *headers* have lower-case names.
+
+    It may name several protocols, of which we choose one; and whoever wants to send something may offer them
+    with that, where we need not choose any. Source: RFC 9110, 7.8.
+    """
+    return method == b"GET" and b"websocket" in listed(headers, b"upgrade")
 
 
-def what_is_wrong(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+def what_is_wrong(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
     """Return what is wrong with the head of an upgrade, None if nothing is.
 
     What is asked of it by RFC 6455, 4.2.1, beside method and version of HTTP.
@@ -33,8 +39,7 @@ def what_is_wrong(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     given: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         given.setdefault(name, []).append(value.strip())
-    tokens = {token.strip().lower() for value in given.get(b"connection", ()) for token in value.split(b",")}
-    if b"upgrade" not in tokens:
+    if b"upgrade" not in listed(headers, b"connection"):
         return "An upgrade needs the header Connection: Upgrade."
     if given.get(b"sec-websocket-version") != [VERSION]:
         return "Only version 13 of WebSocket is spoken here."

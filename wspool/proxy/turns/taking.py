@@ -24,8 +24,7 @@ from typing import Any, Final, cast
 import trio
 
 from wspool.core.frames import Event
-from wspool.core.sending.brought import http_only
-from wspool.http.identity import Asked
+from wspool.http.identity import Asked, is_for_pool
 from wspool.http.pools import Pools
 from wspool.listening.answers import UNREAD
 from wspool.pool.exchange import Limits, Outlet
@@ -80,7 +79,7 @@ async def take_turn(visit: Visit, body: dict[str, Any], raw: bytes) -> None:
                 return
             run = repeats.begin(visit.request, visit.whose, raw, record.number)
         asked = None
-        if identity is not None and http_only(body) is None:
+        if identity is not None and is_for_pool(body):
             _add_turn_state(visit, body)
             asked = Asked(identity, body, visit.session)
         await _Course(visit, asked, body, raw, record, run).run()

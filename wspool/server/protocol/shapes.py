@@ -128,7 +128,7 @@ SHAPES: Final[dict[str, Shape]] = {
 
 
 def _number(seconds: float) -> str:
-    return f"{seconds:g}"
+    return f"{seconds:.15g}"  # not 1e+06
 
 
 def _error_header(frame: Event, error: Item, seconds: float) -> None:
