@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import unicodedata
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given, strategies as st
 
 from tests import spent
 from tests.proxy.asking import KEY, Client, laned, scene
@@ -27,7 +31,7 @@ from wspool.server.server import serve_engine
 from wspool.testing.cassette import Cassette
 from wspool.testing.meaning import items_of
 from wspool.testing.player import Player
-from wspool.testing.recorder import Recorder
+from wspool.testing.recorder import Recorder, file_name
 from wspool.testing.redaction import Redaction
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 
@@ -249,6 +253,49 @@ async def test_a_file_is_gone_on_with_or_left_alone(
     assert 2 == len(Cassette.load(tmp_path / "job-7.json").exchanges)
     assert "[]" == (tmp_path / "other.json").read_text()
     assert any("nothing is recorded there" in record.getMessage() for record in caplog.records)
+
+
+_NAMES = st.text(alphabet='aAbéE\u0301ß ./\\-~@_:*?"<>|\0\n0', min_size=1, max_size=6)
+
+
+@given(
+    st.lists(_NAMES | st.sampled_from([".", "..", "x" * 500, "x" * 501, "X" * 80]), unique=True, min_size=2)
+)
+def test_two_names_are_two_files(names: list[str]) -> None:
+    """On every file system: where letters have no case, where accents are put together, and on Windows."""
+    files = [f"{file_name(name)}.json" for name in names]
+
+    assert len(files) == len({unicodedata.normalize("NFKC", file).casefold() for file in files})
+    for file in files:
+        assert re.fullmatch(r"[A-Za-z0-9_@][A-Za-z0-9_.@~-]{0,120}\.json", file)
+
+
+@pytest.mark.parametrize("name", ["con", "nul", "aux.json", "com1", "lpt9.tar.gz", "nul.", "Nul.x"])
+def test_no_file_is_a_device(name: str) -> None:
+    """Windows has some in each folder, whatever stands behind the dot."""
+    assert file_name(name).partition(".")[0].lower() != name.partition(".")[0].lower()
+
+
+@pytest.mark.parametrize("name", ["job-7", "0b1c-44ef", "codex_exec", "a.b@c", "x" * 80, "console", "com10"])
+def test_a_plain_name_stays(name: str) -> None:
+    """It is what is written in a test that replays it."""
+    assert name == file_name(name)
+
+
+async def test_sessions_are_kept_apart(autojump_clock, tmp_path: Path) -> None:
+    """Each has a file, and both go on with their own."""
+    told = {"a/b": "one", "a b": "two", "A b": "three"}
+    for _ in range(2):
+        recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+        async with scene(EchoModel(), recorder=recorder) as it:
+            for name, words in told.items():
+                target = f"/s/{quote(name, safe='')}/v1/responses"
+                assert 200 == (await (await it.client()).turn(words, target=target)).status
+        recorder.save()
+
+    for name, words in told.items():
+        exchanges = Cassette.load(tmp_path / f"{file_name(name)}.json").exchanges
+        assert [words] * 2 == [exchange.context[-1]["content"] for exchange in exchanges]
 
 
 async def test_a_full_disk_costs_no_request(

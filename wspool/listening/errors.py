@@ -1,6 +1,6 @@
 """Errors as a provider words them, and the one that refuses a request.
 
-What HTTP wants to go with a status goes with it: what may be asked instead (405), how to say who one is (401).
+What HTTP wants to go with a status goes with it: what may be asked instead (405), how to say who asks (401).
 """
 
 from collections.abc import Mapping

@@ -5,7 +5,9 @@ A cassette that was written here replays with the fixture `wspool_cassette` as o
 1. A file that is there is gone on with; one that is no cassette is left as it is, and said.
 2. No key gets into a file: neither those of the environment, nor what clients and the proxy have shown.
 3. Recorded is what has ended, or was refused. What was lost on the way says nothing that could be replayed.
-4. A disk that is full costs cassettes, never a request; it is said once.
+4. Two names are two files, also where capital letters make no difference, and whatever is in them: a name
+   that is not a file's everywhere is changed, and gets a digest of what it was.
+5. A disk that is full costs cassettes, never a request; it is said once.
 """
 
 import logging
@@ -14,6 +16,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +29,7 @@ from wspool.testing.cassette import Cassette, CassetteError, Exchange
 from wspool.testing.player import refusal_of
 from wspool.testing.redaction import Redaction, keys_of
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "file_name"]
 
 logger: Final = logging.getLogger("wspool.testing")
 
@@ -36,8 +39,13 @@ _OFTEN: Final = 5.0
 #: Cassettes that are held; of more, the one that was used longest ago is written and let go.
 _MOST: Final = 64
 
-#: Bytes of a name that a client gave.
+#: Characters of a name that a client gave.
 _LONGEST: Final = 80
+
+#: A name that is as well the name of a file, of no other name, on any system.
+_PLAIN: Final = re.compile(rf"[a-z0-9_][a-z0-9_.@-]{{0,{_LONGEST - 1}}}")
+#: What is none on Windows, with whatever behind a dot. Source: "Naming Files, Paths, and Namespaces".
+_RESERVED: Final = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")
 
 #: The conversation before a request that continues none.
 _NEW: Final[Sequence[Item]] = ()
@@ -64,6 +72,15 @@ class _File:
         if exchange.response is not None:
             after = self.ends.setdefault(exchange.end_mark(), exchange.after())
             self.contexts[str(exchange.response.get("id"))] = after
+
+
+def file_name(name: str) -> str:
+    """Return what the file of *name* is called: as it, or as no other name's is."""
+    if _PLAIN.fullmatch(name) and not _RESERVED.fullmatch(name):
+        return name
+    shown = re.sub(r"[^A-Za-z0-9_@]+", "-", name)[:_LONGEST].strip("-") or "unnamed"
+    digest = blake2b(name.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    return f"{shown}~{digest}"  # which no plain name has
 
 
 class Recorder:
@@ -143,8 +160,7 @@ class Recorder:
 
     def _file(self, name: str) -> _File | None:
         """Return the file of *name*, None if it is none of ours."""
-        name = re.sub(r"[^\w.@-]+", "-", name).encode()[:_LONGEST].decode(errors="ignore")
-        name = name.lstrip(".") or "unnamed"
+        name = file_name(name)
         if name not in self._files:
             if len(self._files) >= _MOST:
                 _, oldest = self._files.popitem(last=False)
