@@ -17,11 +17,11 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import trio
 
-from wspool.bells import AsyncBell
+from wspool.bells import LoopBell, running_loop
 from wspool.core.events.response import Response
 from wspool.core.frames import Event
 from wspool.errors import PoolClosedError
@@ -52,6 +52,7 @@ from wspool.pool import (
     pool as native_pool,
 )
 from wspool.pool.handover import Handover
+from wspool.pool.ways import AsyncBlock, AsyncEvents
 from wspool.runtime import Call, Residence, Runtime
 
 __all__ = ["Conversation", "Lease", "Pool", "Turn", "open_pool"]
@@ -59,6 +60,9 @@ __all__ = ["Conversation", "Lease", "Pool", "Turn", "open_pool"]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _F = TypeVar("_F")
+
+#: What to take where there is no async.
+_INSTEAD: Final = ": without async, take wspool.blocking"
 
 
 async def _call(
@@ -68,9 +72,10 @@ async def _call(
     undo: Callable[[_T], object] | None = None,
 ) -> _T:
     """Call *function* in the runtime and wait for its end, also when cancelled; *undo* gets what is lost."""
+    bell = LoopBell()
     out: Handover[None] = Handover()
     call = runtime.start(function, *args, notify=out.end)
-    cancelled = await _wait(out, call)
+    cancelled = await _wait(bell, out, call)
     if cancelled is None:
         return call.result()
     if undo is not None and not call.cancelled and not call.failed:
@@ -81,20 +86,20 @@ async def _call(
         del cancelled
 
 
-async def _wait(out: Handover[Any], call: Call[Any]) -> asyncio.CancelledError | None:
+async def _wait(bell: LoopBell, out: Handover[Any], call: Call[Any]) -> asyncio.CancelledError | None:
     """Wait until *out* of *call* has begun or ended. Cancelled, cancel that, wait for its end, and say so."""
     cancelled: asyncio.CancelledError | None = None
     waits = out.wait_to_begin
-    while True:
-        bell = AsyncBell()
-        if not waits(bell.ring):
-            return cancelled
+    while waits(bell.ring):
         try:
             await bell.wait()
         except asyncio.CancelledError as error:  # noqa: ASYNC103 # raised by the caller
             cancelled = cancelled or error
             call.cancel()
             waits = out.wait_to_end
+        if cancelled is not None:
+            bell = LoopBell()  # the one before may have been rung by its beginning
+    return cancelled
 
 
 def _waits(
@@ -112,7 +117,9 @@ def _waits(
     return cast("Method[_P, Coroutine[Any, Any, _T]]", method)
 
 
-class _Block(Block[_F]):
+class _Block(Block[_F], AsyncBlock):
+    _instead = _INSTEAD
+
     async def __aenter__(self) -> _F:
         return self.entered(await _call(self.runtime, self.native.__aenter__, undo=self.undo))
 
@@ -128,7 +135,7 @@ class _OtherTasks:
 
     def here(self) -> _OtherTasks:
         """From now on the caller's loop is the running one."""
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         return self
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -192,15 +199,18 @@ def _with_tools(_: object, keywords: dict[str, Any]) -> dict[str, Any]:
     return adapt_tools(keywords, _OtherTasks().here().wrap)
 
 
-class Turn(TurnFacade):
+class Turn(TurnFacade, AsyncEvents):
     """`wspool.Turn` for asyncio: `async with ... as turn: async for event in turn: ...; turn.response`."""
+
+    _instead = _INSTEAD
 
     steer = _waits(TURN.steer)
 
     async def __aenter__(self) -> Turn:
         """Send the request. May wait for a lease."""
+        bell = LoopBell()
         out, call = self._start()
-        if (cancelled := await _wait(out, call)) is not None:
+        if (cancelled := await _wait(bell, out, call)) is not None:
             try:
                 raise cancelled
             finally:
@@ -214,15 +224,12 @@ class Turn(TurnFacade):
         """Leave. Never waits. A turn whose end was not given to the caller is given up."""
         self._leave()
 
-    def __aiter__(self) -> Turn:
-        return self
-
     async def __anext__(self) -> Event:
         """Return the next event. Cancelling loses none. Raises what that of `wspool.Turn` raises."""
         if (event := self._next()) is not None:
             return event
         with self._reader:
-            bell = AsyncBell()
+            bell = LoopBell()
             if self._waits(bell.ring):
                 await bell.wait()
             event = self._more()
@@ -236,14 +243,8 @@ class Turn(TurnFacade):
             async for _ in self:
                 pass
             return self._result()
-        with self._reader:
-            try:
-                response = await _call(self.runtime, self.native.result)
-            except Exception:
-                self._given = True
-                raise
-            self._given = True
-            return response
+        with self._told():
+            return await _call(self.runtime, self.native.result)
 
 
 class Lease(LeaseFacade):
@@ -295,8 +296,10 @@ class Pool(PoolFacade):
     aclose = _waits(POOL.aclose)
 
 
-class _PoolBlock:
+class _PoolBlock(AsyncBlock):
     """The `async with` block of a pool."""
+
+    _instead = _INSTEAD
 
     def __init__(self, manager: AbstractAsyncContextManager[native_pool.Pool], callers: _OtherTasks) -> None:
         self._runtime = Runtime.shared()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import trio
 
@@ -14,10 +14,13 @@ from wspool.errors import ForeignUseError
 if TYPE_CHECKING:  # where it is used it is there already; trio needs none of it
     import asyncio
 
-__all__ = ["AsyncBell", "ThreadBell", "in_thread"]
+__all__ = ["LoopBell", "ThreadBell", "TrioBell", "bell_here", "in_thread", "running_loop"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+_FACADE: Final = "wspool.aio needs asyncio: take wspool itself in trio, wspool.blocking in plain threads"
+_CLIENT: Final = "there is no event loop here that is known: use asyncio or trio, or the client that blocks"
 
 
 class ThreadBell:
@@ -35,43 +38,58 @@ class ThreadBell:
         self._event.wait()
 
 
-class AsyncBell:
-    """What a task of asyncio or trio waits on. Made by that task; rung from anywhere.
+class LoopBell:
+    """What a task of asyncio waits on. Made by that task; rung once, from anywhere.
+
+    Args:
+        instead: what to do where there is none.
 
     Raises:
-        ForeignUseError: there is neither here.
+        ForeignUseError: there is no event loop of asyncio here.
     """
 
-    def __init__(self) -> None:
-        self._future: asyncio.Future[None] | None = None
-        self._event: trio.Event | None = None
-        if _in_trio():
-            self._event = trio.Event()
-            self._token = trio.lowlevel.current_trio_token()
-        else:
-            self._loop = _running_loop()
-            self._future = self._loop.create_future()
+    def __init__(self, instead: str = _FACADE) -> None:
+        self._loop = running_loop(instead)
+        self._future: asyncio.Future[None] = self._loop.create_future()
 
     def ring(self) -> None:
         """Wake who waits. Never waits, never raises: there may be nobody any more."""
         try:
-            if self._event is not None:
-                self._token.run_sync_soon(self._event.set)
-            else:
-                self._loop.call_soon_threadsafe(self._set)
+            self._loop.call_soon_threadsafe(_set, self._future)
         except RuntimeError:
-            pass  # that loop or run has ended (trio.RunFinishedError is one, too)
-
-    def _set(self) -> None:
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
+            pass  # that loop has ended
 
     async def wait(self) -> None:
         """Wait until it was rung."""
-        if self._event is not None:
-            await self._event.wait()
-        elif self._future is not None:
-            await self._future
+        await self._future
+
+
+class TrioBell:
+    """The same for a task of trio."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+
+    def ring(self) -> None:
+        """Wake who waits. Never waits, never raises: there may be nobody any more."""
+        try:
+            self._token.run_sync_soon(self._event.set)
+        except trio.RunFinishedError:
+            pass  # that run has ended
+
+    async def wait(self) -> None:
+        """Wait until it was rung. A checkpoint."""
+        await self._event.wait()
+
+
+def bell_here() -> LoopBell | TrioBell:
+    """Return what a task of asyncio or trio waits on.
+
+    Raises:
+        ForeignUseError: there is neither here.
+    """
+    return TrioBell() if trio.lowlevel.in_trio_task() else LoopBell(_CLIENT)
 
 
 async def in_thread(function: Callable[_P, _T], *args: _P.args, **keywords: _P.kwargs) -> _T:
@@ -83,25 +101,29 @@ async def in_thread(function: Callable[_P, _T], *args: _P.args, **keywords: _P.k
         ForeignUseError: there is neither here.
     """
     call = partial(function, *args, **keywords)
-    if _in_trio():
+    if trio.lowlevel.in_trio_task():
         return await trio.to_thread.run_sync(call)
-    return await _running_loop().run_in_executor(None, call)
+    return await running_loop(_CLIENT).run_in_executor(None, call)
 
 
-def _in_trio() -> bool:
-    try:
-        trio.lowlevel.current_task()
-    except RuntimeError:
-        return False
-    return True
+def running_loop(instead: str = _FACADE) -> asyncio.AbstractEventLoop:
+    """Return the event loop of asyncio that this task is in.
 
-
-def _running_loop() -> asyncio.AbstractEventLoop:
+    Raises:
+        ForeignUseError: there is none; *instead* says what to do.
+    """
     import asyncio
 
     try:
-        return asyncio.get_running_loop()
+        # Trio may be the guest of a loop, which does not run its tasks.
+        loop = None if trio.lowlevel.in_trio_task() else asyncio.get_running_loop()
     except RuntimeError:
-        raise ForeignUseError(
-            "there is no event loop here that is known: use asyncio or trio, or the client that blocks"
-        ) from None
+        loop = None
+    if loop is None:
+        raise ForeignUseError(instead)
+    return loop
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

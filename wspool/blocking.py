@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
@@ -48,6 +48,7 @@ from wspool.pool import (
     open as native_open,
     pool as native_pool,
 )
+from wspool.pool.ways import PlainBlock, PlainEvents
 from wspool.runtime import Residence, Runtime
 
 __all__ = ["Conversation", "Lease", "Pool", "Turn", "open_pool"]
@@ -72,7 +73,7 @@ def _waits(
     return cast("Method[_P, _T]", method)
 
 
-class _Block(Block[_F]):
+class _Block(Block[_F], PlainBlock):
     def __enter__(self) -> _F:
         return self.entered(self.runtime.run(self.native.__aenter__, undo=self.undo))
 
@@ -94,7 +95,7 @@ def _with_tools(keywords: dict[str, Any]) -> dict[str, Any]:
     return adapt_tools(keywords, _plain)
 
 
-class Turn(TurnFacade):
+class Turn(TurnFacade, PlainEvents):
     """`wspool.Turn` without async: `with ... as turn: for event in turn: ...; turn.response`."""
 
     steer = _waits(TURN.steer)
@@ -121,9 +122,6 @@ class Turn(TurnFacade):
         """Leave. Never waits. A turn whose end was not given to the caller is given up."""
         self._leave()
 
-    def __iter__(self) -> Iterator[Event]:
-        return self
-
     def __next__(self) -> Event:
         """Return the next event. An interrupt loses none. Raises what iterating over `wspool.Turn` raises."""
         if (event := self._next()) is not None:
@@ -143,14 +141,8 @@ class Turn(TurnFacade):
             for _ in self:
                 pass
             return self._result()
-        with self._reader:
-            try:
-                response = self.runtime.run(self.native.result)
-            except Exception:
-                self._given = True
-                raise
-            self._given = True
-            return response
+        with self._told():
+            return self.runtime.run(self.native.result)
 
 
 class Lease(LeaseFacade):
@@ -202,7 +194,7 @@ class Pool(PoolFacade):
     close = _waits(POOL.aclose)
 
 
-class _PoolBlock:
+class _PoolBlock(PlainBlock):
     """The `with` block of a pool."""
 
     def __init__(self, manager: AbstractAsyncContextManager[native_pool.Pool]) -> None:

@@ -32,6 +32,7 @@ from wspool.pool.lease import Lease
 from wspool.pool.pool import Pool
 from wspool.pool.toolbox import DefinedTool
 from wspool.pool.turn import NOT_ENDED, OVER, Turn
+from wspool.pool.ways import Held
 from wspool.runtime import Call, Runtime
 
 __all__ = [
@@ -306,6 +307,17 @@ class TurnFacade(Facade[Turn]):
             raise self._failure
         return event
 
+    @contextmanager
+    def _told(self) -> Generator[None, None, None]:
+        """Who reads waits for the end, and is told it, or what went wrong; not if it was cancelled."""
+        with self._reader:
+            try:
+                yield
+            except Exception:
+                self._given = True
+                raise
+            self._given = True
+
     def _result(self) -> Response:
         """Return the response, all events of which were given."""
         if (failure := self.native.failure) is not None:
@@ -396,13 +408,11 @@ def held(
     """Mirror `lease_nowait`: a `with` block in either world, for nothing of it waits."""
 
     @functools.wraps(native)
-    @contextmanager
-    def method(self: PoolFacade) -> Generator[_L, None, None]:
-        lease = facade(self.runtime.run_sync(self.native.acquire_nowait), self.runtime)
-        try:
-            yield lease
-        finally:
-            leave(self.runtime, lease.native.release)
+    def method(self: PoolFacade) -> Held[_L]:
+        return Held(
+            lambda: facade(self.runtime.run_sync(self.native.acquire_nowait), self.runtime),
+            lambda lease: leave(self.runtime, lease.native.release),
+        )
 
     return cast("Method[_P, AbstractContextManager[_L]]", method)
 

@@ -18,7 +18,7 @@ import trio.lowlevel
 
 import wspool
 import wspool.http
-from wspool.bells import AsyncBell
+from wspool.bells import bell_here
 from wspool.core.sending.brought import WrittenBody
 from wspool.http.identity import LARGE, read_request
 from wspool.http.transport import AsyncPoolTransport, PoolTransport
@@ -467,11 +467,11 @@ def test_a_bell_for_a_loop_that_is_gone_is_silent() -> None:
     bells = []
 
     async def main() -> None:
-        bells.append(AsyncBell())
+        bells.append(bell_here())
         await asyncio.sleep(0)
 
     async def trio_main() -> None:
-        bells.append(AsyncBell())
+        bells.append(bell_here())
         await trio.lowlevel.checkpoint()
 
     asyncio.run(main())
@@ -483,7 +483,7 @@ def test_a_bell_for_a_loop_that_is_gone_is_silent() -> None:
 def test_outside_of_all_loops_the_async_form_says_so() -> None:
     """In one sentence."""
     with pytest.raises(wspool.ForeignUseError, match="asyncio or trio"):
-        AsyncBell()
+        bell_here()
 
 
 def test_what_only_a_message_has_is_the_provider_s_to_read_by_http(runtime: Runtime) -> None:

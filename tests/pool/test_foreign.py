@@ -12,6 +12,7 @@ import trio.testing
 
 import wspool
 from tests.helpers import FakeConnector, assert_conserved, echo, fake_pool, policy
+from wspool.pool.ways import Held
 
 #: What only looks at something, or makes a value; it may be called from anywhere.
 HARMLESS = {
@@ -58,11 +59,11 @@ async def entered(returned: Any) -> None:
     """Go on with what a method returned: await it, or enter its block."""
     if inspect.isawaitable(returned):
         await returned
+    elif isinstance(returned, Held):
+        with returned:
+            pass
     elif hasattr(returned, "__aenter__"):
         async with returned:
-            pass
-    elif hasattr(returned, "__enter__"):
-        with returned:
             pass
 
 

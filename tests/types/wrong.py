@@ -19,3 +19,27 @@ async def main() -> None:
         pool.conversations()  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     reason: wspool.MoveReason = "bored"  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
     assert reason
+
+
+async def taken_the_wrong_way() -> None:
+    with wspool.open_pool():  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues]
+        pass
+    with wspool.aio.open_pool():  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues]
+        pass
+    async with wspool.blocking.open_pool():  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues]
+        pass
+
+
+async def read_the_wrong_way(
+    native: wspool.Turn, other: wspool.aio.Turn, plain: wspool.blocking.Turn
+) -> None:
+    for _ in native:  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
+        pass
+    for _ in other:  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
+        pass
+    async for _ in plain:  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
+        pass
+    with native, other:  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues]
+        pass
+    async with plain:  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues]
+        pass

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from wspool.bells import AsyncBell, ThreadBell
+from wspool.bells import ThreadBell, bell_here
 from wspool.pool.exchange import Expired, Outlet
 
 __all__ = ["async_body", "blocking_body"]
@@ -59,7 +59,7 @@ class _Async(_Body):
 
     async def __anext__(self) -> bytes:
         if not self._over:
-            bell = AsyncBell()
+            bell = bell_here()
             if self._outlet.wait_for_more(bell.ring):
                 await bell.wait()
             if data := self._take():

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
-from wspool.bells import AsyncBell, ThreadBell, in_thread
+from wspool.bells import ThreadBell, bell_here, in_thread
 from wspool.errors import (
     ForeignUseError,
     PoolClosedError,
@@ -38,6 +38,7 @@ from wspool.http.pools import Pools
 from wspool.pool.exchange import Expired, Limits, Outlet
 from wspool.pool.http_answer import error_answer
 from wspool.pool.open import open_pool
+from wspool.pool.ways import AsyncBlock, PlainBlock
 from wspool.runtime import Runtime
 
 __all__ = ["AsyncPoolTransport", "PoolTransport"]
@@ -114,7 +115,7 @@ class _Door:
         return f"<{type(self).__name__}{', closed' if self._closed else ''}>"
 
 
-class AsyncPoolTransport(_Door):
+class AsyncPoolTransport(_Door, AsyncBlock):
     """A transport for `httpx2.AsyncClient` or `httpx.AsyncClient`, on asyncio or trio.
 
     Args:
@@ -129,6 +130,8 @@ class AsyncPoolTransport(_Door):
     closes them. Limits of time are those of the client: `pool` is for the line, `connect` for a connection
     where there is none at all, `read` for silence.
     """
+
+    _instead = ": without async, take a Client with a PoolTransport"
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send *request*, and return its response. A checkpoint.
@@ -145,7 +148,7 @@ class AsyncPoolTransport(_Door):
                 asked = await in_thread(read_request, request, content)
         if asked is not None:
             outlet = self._start(asked, request)
-            bell = AsyncBell()
+            bell = bell_here()
             if outlet.wait_to_begin(bell.ring):
                 try:
                     await bell.wait()
@@ -180,8 +183,10 @@ class AsyncPoolTransport(_Door):
         await self.aclose()
 
 
-class PoolTransport(_Door):
+class PoolTransport(_Door, PlainBlock):
     """A transport for `httpx2.Client` or `httpx.Client`, from any thread. As `AsyncPoolTransport`."""
+
+    _instead = ": with async, take an AsyncClient with an AsyncPoolTransport"
 
     def handle_request(self, request: Any) -> Any:
         """Send *request*, and return its response. Blocks; KeyboardInterrupt gives the turn up."""

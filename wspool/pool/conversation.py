@@ -33,6 +33,7 @@ from wspool.pool.loop import Limits, OnEvent, ToolLoop
 from wspool.pool.toolbox import Tool, Toolbox
 from wspool.pool.tools import CallRunner
 from wspool.pool.turn import Turn
+from wspool.pool.ways import AsyncBlock
 
 __all__ = ["Conversation", "ConversationBlock", "Input", "checked_fields"]
 
@@ -319,7 +320,7 @@ class Conversation:
         return f"<Conversation {it.number}, {state}: {it.turns} turns, {len(it.chain)} items>"
 
 
-class ConversationBlock:
+class ConversationBlock(AsyncBlock):
     """The `async with` block of a conversation; see `Pool.conversation` and `Conversation.fork`.
 
     A class, so that both its ends are protected against KeyboardInterrupt: none can lose the lease.

@@ -10,12 +10,12 @@ import trio
 
 from wspool.errors import ForeignUseError
 
-__all__ = ["Home", "check_trio"]
+__all__ = ["DOORS", "Home", "check_trio"]
 
 _ELSEWHERE: Final = (
     "a pool can only be used in the trio run, thread and process that opened it; open one there"
 )
-_DOORS: Final = ": with wspool.aio in asyncio, with wspool.blocking in plain threads"
+DOORS: Final = ": with wspool.aio in asyncio, with wspool.blocking in plain threads"
 
 
 #: One for each fork that this process has come out of. What has no forks has the same home always; asking the
@@ -38,7 +38,7 @@ class Home:
         try:
             here = trio.lowlevel.current_trio_token() is self._run and len(_forks) == self._forks
         except RuntimeError:
-            raise ForeignUseError(_ELSEWHERE + _DOORS) from None
+            raise ForeignUseError(_ELSEWHERE + DOORS) from None
         if not here:
             raise ForeignUseError(_ELSEWHERE)
 
@@ -48,4 +48,4 @@ def check_trio() -> None:
     try:
         trio.lowlevel.current_trio_token()
     except RuntimeError:
-        raise ForeignUseError(f"no trio run is here, which this one needs{_DOORS}") from None
+        raise ForeignUseError(f"no trio run is here, which this one needs{DOORS}") from None

@@ -38,6 +38,7 @@ from wspool.pool.outcome import lost
 from wspool.pool.recording import Given, TurnNotes, model_of
 from wspool.pool.silence import bound_silence
 from wspool.pool.turn import Turn
+from wspool.pool.ways import AsyncBlock
 from wspool.pool.within import Added
 from wspool.wire.wire import WireClosedError
 
@@ -258,7 +259,7 @@ class Lease:
         return f"<Lease {self._id} on connection {self._connection.id}, {state}{expiring}>"
 
 
-class LeaseBlock:
+class LeaseBlock(AsyncBlock):
     """The `async with` block of a lease. A class, as that costs less than a generator.
 
     Protected against KeyboardInterrupt on both ends, so that none can lose the lease.

@@ -31,6 +31,7 @@ from wspool.pool.setup import Setup, carried, opener_of
 from wspool.pool.shell import Shell
 from wspool.pool.upgrade import GivenHeaders, upgrade_headers
 from wspool.pool.upkeep import warm_up_request
+from wspool.pool.ways import AsyncBlock
 from wspool.wire import dial
 from wspool.wire.dial import check_library, environment_proxy, parse_proxy, parse_url
 from wspool.wire.headers import check_subprotocols
@@ -212,7 +213,7 @@ def _fitted(setup: Setup) -> Setup:
     )
 
 
-class _PoolManager:
+class _PoolManager(AsyncBlock):
     """The `async with` block of a pool, which is opened with *setup*.
 
     Not a generator: an exception of the body must not pass through the nursery of the

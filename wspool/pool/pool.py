@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Final, cast
 
 import attrs
@@ -29,6 +29,7 @@ from wspool.pool.lease import Lease
 from wspool.pool.setup import Setup, carried
 from wspool.pool.shell import Shell
 from wspool.pool.turn import Turn
+from wspool.pool.ways import Held
 
 __all__ = ["Pool"]
 
@@ -88,8 +89,7 @@ class Pool:
         """
         return self._shell.lease(min_remaining, prefer)
 
-    @contextmanager
-    def lease_nowait(self) -> Generator[Lease, None, None]:
+    def lease_nowait(self) -> AbstractContextManager[Lease]:
         """Lease one lane for the length of a `with` block, if one is free and nobody is in line.
 
         Never waits, never dials, and takes nothing from a conversation between turns.
@@ -98,11 +98,7 @@ class Pool:
             trio.WouldBlock: there is none.
             PoolClosedError: the pool is closed.
         """
-        lease = self.acquire_nowait()
-        try:
-            yield lease
-        finally:
-            lease.release()
+        return Held(self.acquire_nowait, Lease.release)
 
     @enable_ki_protection
     async def acquire(self, *, min_remaining: float = 0.0, prefer: str | None = None) -> Lease:

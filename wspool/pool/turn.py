@@ -34,6 +34,7 @@ from wspool.core.statistics import TransportName, TurnRecord
 from wspool.errors import PoolClosedError, TurnLostError, WsPoolError
 from wspool.pool.attempt import Attempt
 from wspool.pool.outcome import failed_response, turn_failure
+from wspool.pool.ways import AsyncEvents
 from wspool.pool.within import Added
 from wspool.wire.wire import Wire
 
@@ -105,7 +106,7 @@ class TurnDriver(Protocol):
         ...
 
 
-class Turn:
+class Turn(AsyncEvents):
     """One turn: `async with ... as turn: async for event in turn: ...; turn.response`.
 
     Made by `Lease.create` and `Conversation.turn`. It counts when its end was given to the caller: see
@@ -304,9 +305,6 @@ class Turn:
         self._ready, self._batch = iter(()), ()
         failure = self._failure if given else None
         self._driver.leave(failure, told=failure is not None or (given and self._response is not None))
-
-    def __aiter__(self) -> Turn:
-        return self
 
     @enable_ki_protection
     async def __anext__(self) -> Event:
