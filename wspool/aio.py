@@ -37,7 +37,6 @@ from wspool.facade import (
     Method,
     PoolFacade,
     TurnFacade,
-    adapt_tools,
     held,
     leave,
     makes,
@@ -52,6 +51,7 @@ from wspool.pool import (
     pool as native_pool,
 )
 from wspool.pool.handover import Handover
+from wspool.pool.toolbox import adapt_tools
 from wspool.pool.ways import AsyncBlock, AsyncEvents
 from wspool.runtime import Call, Residence, Runtime
 

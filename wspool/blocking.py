@@ -34,7 +34,6 @@ from wspool.facade import (
     Method,
     PoolFacade,
     TurnFacade,
-    adapt_tools,
     held,
     leave,
     makes,
@@ -48,6 +47,7 @@ from wspool.pool import (
     open as native_open,
     pool as native_pool,
 )
+from wspool.pool.toolbox import adapt_tools
 from wspool.pool.ways import PlainBlock, PlainEvents
 from wspool.runtime import Residence, Runtime
 

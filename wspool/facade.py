@@ -14,11 +14,10 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-import attrs
 import trio
 
 from wspool.core.events.response import Response
@@ -30,7 +29,6 @@ from wspool.pool.conversation import Conversation
 from wspool.pool.handover import EventsOut, hand_over, let_go
 from wspool.pool.lease import Lease
 from wspool.pool.pool import Pool
-from wspool.pool.toolbox import DefinedTool
 from wspool.pool.turn import NOT_ENDED, OVER, Turn
 from wspool.pool.ways import Held
 from wspool.runtime import Call, Runtime
@@ -48,7 +46,6 @@ __all__ = [
     "PoolFacade",
     "TurnFacade",
     "acts",
-    "adapt_tools",
     "held",
     "leave",
     "makes",
@@ -117,28 +114,6 @@ def mirrors(native: object) -> Callable[[_G], _G]:
         return method
 
     return documented
-
-
-def adapt_tools(keywords: dict[str, Any], wrap: Callable[[Any], Any]) -> dict[str, Any]:
-    """Return the arguments of `Conversation.run` with each function that it calls back wrapped.
-
-    What is no function is left as it is: the native method says what is wrong with it.
-    """
-
-    def wrapped(value: Any) -> Any:
-        if isinstance(value, DefinedTool):
-            return attrs.evolve(value, function=wrap(value.function))
-        return wrap(value) if callable(value) else value
-
-    adapted = dict(keywords)
-    if keywords.get("on_event") is not None:
-        adapted["on_event"] = wrapped(keywords["on_event"])
-    tools: object = keywords.get("tools")
-    if isinstance(tools, Mapping):
-        adapted["tools"] = {name: wrapped(tool) for name, tool in cast("Any", tools).items()}
-    elif isinstance(tools, (list, tuple)):
-        adapted["tools"] = [wrapped(tool) for tool in cast("Sequence[Any]", tools)]
-    return adapted
 
 
 def acts(native: Callable[_P, _T]) -> Method[_P, _T]:

@@ -19,7 +19,7 @@ from wspool.core.frames import encode
 from wspool.core.sending.chain import Fields
 from wspool.pool.schemas import documented, parameters_of
 
-__all__ = ["DefinedTool", "Tool", "ToolError", "Toolbox", "tool"]
+__all__ = ["DefinedTool", "Tool", "ToolError", "Toolbox", "adapt_tools", "tool"]
 
 #: A tool: called with the arguments of the call as keywords (a custom tool: with its input).
 #: An async one runs in the caller's task tree, any other in a thread.
@@ -214,6 +214,28 @@ class Toolbox:
                 f"tools= takes functions; that of {name!r} is {one!r:.60} (definitions go in the body)"
             )
         self.tools[name] = tool(one, name=name) if isinstance(one, DefinedTool) and one.name != name else one
+
+
+def adapt_tools(keywords: dict[str, Any], wrap: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return the arguments of `Conversation.run` with each function that it calls back wrapped.
+
+    What is no function is left as it is: the native method says what is wrong with it.
+    """
+
+    def wrapped(value: Any) -> Any:
+        if isinstance(value, DefinedTool):
+            return attrs.evolve(value, function=wrap(value.function))
+        return wrap(value) if callable(value) else value
+
+    adapted = dict(keywords)
+    if keywords.get("on_event") is not None:
+        adapted["on_event"] = wrapped(keywords["on_event"])
+    tools: object = keywords.get("tools")
+    if isinstance(tools, Mapping):
+        adapted["tools"] = {name: wrapped(tool) for name, tool in cast("Any", tools).items()}
+    elif isinstance(tools, (list, tuple)):
+        adapted["tools"] = [wrapped(tool) for tool in cast("Sequence[Any]", tools)]
+    return adapted
 
 
 def _function(one: object) -> Tool:
