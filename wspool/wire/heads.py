@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["LONG", "MAX_FRAGMENTS", "BadFrameError", "FrameHeads"]
+__all__ = ["LONG", "MAX_FRAGMENTS", "BadFrameError", "FrameHeads", "pass_texts"]
 
 #: Most fragments in one message. Without it, empty fragments would be an endless message of no size.
 MAX_FRAGMENTS: Final = 4096
@@ -58,6 +58,38 @@ class BadFrameError(Exception):
         super().__init__(reason)
         self.code = code
         self.reason = reason
+
+
+def pass_texts(data: bytes | bytearray, at: int, limit: int, into: list[str | bytes] | None = None) -> int:
+    """Pass whole text messages of one frame each, none of 64 KiB; return where something else begins.
+
+    That is nearly all that ever comes, and `FrameHeads.judge` takes four times as long to say nothing of it.
+
+    Args:
+        data: whole or partial frames, outside of any message in fragments.
+        at: where a frame begins.
+        limit: bytes of a message; what is larger is left to `FrameHeads.judge`, as is all that is wrong.
+        into: gets the texts, if anybody wants them.
+
+    Raises:
+        UnicodeDecodeError: a message that is wanted is not UTF-8; those before it are there.
+    """
+    end = len(data)
+    while at + 4 <= end and data[at] == _WHOLE_TEXT:
+        start, size = at + 2, data[at + 1]
+        if size == _SIZE_IN_2:
+            start, size = at + 4, data[at + 2] << 8 | data[at + 3]
+            if size < _SIZE_IN_2:
+                break
+        elif size > _SIZE_IN_2:
+            break
+        stop = start + size
+        if stop > end or size > limit:
+            break
+        if into is not None:
+            into.append(data[start:stop].decode())
+        at = stop
+    return at
 
 
 class FrameHeads:
@@ -103,7 +135,7 @@ class FrameHeads:
                 self._left -= skipped
                 at += skipped
                 if not self._fragments:
-                    at = self._pass_texts(data, at)
+                    at = pass_texts(data, at, self._limit)
                 if at == end:
                     break
                 start, stop = self.judge(data, at)
@@ -117,26 +149,6 @@ class FrameHeads:
             return max(0, at - before)
         self.held = self._reach - self._left if self._left else self._size
         return end - before
-
-    def _pass_texts(self, data: bytes | bytearray, at: int) -> int:
-        """Pass whole text messages of one frame each, none of 64 KiB; return where something else begins.
-
-        That is nearly all that ever comes, and `judge` takes four times as long to say nothing of it.
-        """
-        end, limit = len(data), self._limit
-        while at + 4 <= end and data[at] == _WHOLE_TEXT:
-            stop, size = at + 2, data[at + 1]
-            if size == _SIZE_IN_2:
-                stop, size = at + 4, data[at + 2] << 8 | data[at + 3]
-                if size < _SIZE_IN_2:
-                    break
-            elif size > _SIZE_IN_2:
-                break
-            stop += size
-            if stop > end or size > limit:
-                break
-            at = stop
-        return at
 
     def judge(self, data: bytes | bytearray, at: int) -> tuple[int, int]:
         """Return where the payload of the frame that begins at *at* begins, and where it ends.

@@ -21,7 +21,7 @@ except ImportError:
     from websockets.utils import apply_mask
 
 from wspool.wire.gauge import STEP, Gauge
-from wspool.wire.heads import LONG, BadFrameError, FrameHeads
+from wspool.wire.heads import LONG, BadFrameError, FrameHeads, pass_texts
 from wspool.wire.wire import ABNORMAL_CLOSURE, Endpoint, WireClosedError
 
 __all__ = ["WebSocketsWire", "close_now"]
@@ -329,27 +329,9 @@ class WebSocketsWire:
         at, end = 0, len(data)
         while at < end and self._end is None:
             if not self._parts:
-                at = self._take_texts(data, at)
+                at = pass_texts(data, at, self._limit, self._inbox)
             if at < end:
                 at = self._take_frame(data, at)
-
-    def _take_texts(self, data: bytes | bytearray, at: int) -> int:
-        """Take whole text messages of one frame each, none of 64 KiB; return where something else begins."""
-        inbox, end, limit = self._inbox, len(data), self._limit
-        while at + 4 <= end and data[at] == _WHOLE_TEXT:
-            start, size = at + 2, data[at + 1]
-            if size == _SIZE_IN_2:
-                start, size = at + 4, data[at + 2] << 8 | data[at + 3]
-                if size < _SIZE_IN_2:
-                    break
-            elif size > _SIZE_IN_2:
-                break
-            stop = start + size
-            if stop > end or size > limit:
-                break
-            inbox.append(data[start:stop].decode())
-            at = stop
-        return at
 
     def _take_frame(self, data: bytes | bytearray, at: int) -> int:
         """Take a frame of any kind, or the beginning of one; return where the next begins."""
