@@ -586,6 +586,10 @@ def test_version_and_help(tmp_path: Path) -> None:
     [
         ("--version >&-", 0),
         ("--version 2>&- >/dev/full", 0),
+        ("--help >/dev/full", 0),
+        ("rollout --help >/dev/full 2>&1", 0),
+        ("--nope 2>/dev/full", 2),
+        ("merge 2>&-", 2),
         ("rollout nowhere.jsonl 2>/dev/full", 2),
         ("rollout nowhere.jsonl 2>&-", 2),
         ("rollout - --local <&-", 2),
@@ -608,6 +612,22 @@ def test_what_is_in_nobodys_way_has_no_traceback(tmp_path: Path, command: str, c
     )
 
     assert (code, False) == (done.returncode, "Traceback" in done.stderr), done.stderr
+
+
+def test_letters_that_a_stream_does_not_have_are_named(tmp_path: Path) -> None:
+    """It takes what comes after them as well."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from wspool.cli.streams import guard_streams; guard_streams(); print('caf\u00e9'); print('tea')",
+        ],
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+
+    assert (0, [b"caf\\xe9", b"tea"], b"") == (done.returncode, done.stdout.split(), done.stderr)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

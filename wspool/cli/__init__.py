@@ -5,23 +5,24 @@ this package. Rules for commands:
 
 1. Standard output holds what was asked for, standard error everything else.
 2. What the user can mend is one line that says what to do, without a traceback, and exit code 2.
-3. A credential comes from the environment, never from an argument, and is never printed.
+3. Neither stream ends a command, whoever reads it or not (`streams.py`).
+4. A credential comes from the environment, never from an argument, and is never printed.
 """
 
 import importlib.util
 import sys
-from contextlib import suppress
 
 import wspool
+from wspool.cli.streams import guard_streams
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command that the arguments name."""
+    guard_streams()
     if sys.argv[1:] == ["--version"]:  # without what commands need
-        with suppress(OSError, AttributeError):  # nobody may be there to be told
-            print(f"wspool {wspool.__version__}", flush=True)
+        print(f"wspool {wspool.__version__}", flush=True)
         return
     if missing := [name for name in ("typer", "rich") if importlib.util.find_spec(name) is None]:
         sys.stderr.write(
