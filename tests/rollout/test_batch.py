@@ -58,6 +58,7 @@ def test_what_editors_leave_behind_is_no_mistake(tmp_path: Path) -> None:
         ('{"input": "hi"}', "there is no id, and line 1 has one"),
         ('{"id": "", "input": "hi"}', "id must be a string that is not empty"),
         ('{"id": true, "input": "hi"}', "id must be a string"),
+        ('{"id": null, "input": "hi"}', "id must be a string that is not empty, not None; --id-field says"),
         ('{"id": "x"}', "there is no input"),
         ('{"id": "x", "input": 1}', "input must be a string or a list of items, not int"),
         ('{"id": "x", "input": "hi", "previous_response_id": "r"}', "previous_response_id cannot be given"),
@@ -71,10 +72,6 @@ def test_what_editors_leave_behind_is_no_mistake(tmp_path: Path) -> None:
             '{"id": "x", "input": ["hi"]}',
             "input must be a str or a list of item dicts, not a list with str at",
         ),
-        ('{"id": "x", "input": [{"n": NaN}]}', "input[0].n is nan, and JSON has no such number"),
-        ('{"id": "x", "input": "hi", "top_p": 1e999}', "top_p is inf, and JSON has no such number"),
-        ('{"id": "x", "input": "hi", "background": true}', "'background' cannot be set here"),
-        ('{"id": "x", "input": "hi", "conversation": "c"}', "'conversation' cannot be set here"),
     ],
 )
 def test_a_mistake_is_named_by_file_and_line(tmp_path: Path, line: str, mistake: str) -> None:
@@ -84,6 +81,28 @@ def test_a_mistake_is_named_by_file_and_line(tmp_path: Path, line: str, mistake:
 
     (problem,) = caught.value.problems
     assert f"{tmp_path / 'tasks.jsonl'}:3: {mistake}" in problem
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"id": "x", "input": [{"n": NaN}]}', "input[0].n is nan, and JSON has no such number"),
+        ('{"id": "x", "input": "hi", "top_p": 1e999}', "top_p is inf, and JSON has no such number"),
+        ('{"id": "x", "input": "hi", "background": true}', "'background' cannot be set here"),
+        ('{"id": "x", "input": "hi", "conversation": "c"}', "'conversation' cannot be set here"),
+    ],
+)
+def test_what_cannot_be_sent_costs_its_task(tmp_path: Path, line: str, problem: str) -> None:
+    """It is known by file and line; with no other there is nothing to run."""
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(f'{{"id": "first", "input": "hi"}}\n\n{line}\n')
+    first, second = read_tasks(path)
+
+    assert first.refused is None
+    assert f"{path}:3: {problem}" in str(second.refused)
+    with pytest.raises(BatchError) as caught:
+        read(tmp_path, line)
+    assert f"{path}:1: {problem}" in str(caught.value)
 
 
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
@@ -164,7 +183,7 @@ def test_an_agent_reads_rows_that_have_no_input(tmp_path: Path) -> None:
 
 def test_a_chat_line_is_translated_and_its_answer_too(tmp_path: Path) -> None:
     """Whatever the path is called."""
-    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 50}
     for url in (
         "/v1/chat/completions",
         "/chat/completions",
@@ -176,7 +195,7 @@ def test_a_chat_line_is_translated_and_its_answer_too(tmp_path: Path) -> None:
             "store": False,
             "model": "m",
             "input": [{"role": "user", "content": "hi"}],
-            "max_output_tokens": 5,
+            "max_output_tokens": 50,
         } == task.body
     answer = {
         "status": "completed",
@@ -225,10 +244,8 @@ def test_rows_alike_without_an_id(tmp_path: Path, row: dict[str, object]) -> Non
     """Each is a task, and finding it an id costs no more for the last than for the first."""
 
     def reading(count: int) -> Callable[[], None]:
-        text = (json.dumps(row) + "\n") * count
-
         def work() -> None:
-            assert count == len({task["id"] for task in read(tmp_path, text)})
+            assert count == len({task.id for task in tasks_of(tmp_path, *[row] * count, leave_out=["id"])})
 
         return work
 

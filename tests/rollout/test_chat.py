@@ -25,8 +25,8 @@ def said(**body: Any) -> dict[str, Any]:
         ({}, {"store": False}),
         ({"store": True}, {"store": True}),
         ({"temperature": 0, "top_p": None, "user": "u"}, {"temperature": 0, "user": "u"}),
-        ({"max_tokens": 9}, {"max_output_tokens": 9}),
-        ({"max_completion_tokens": 9}, {"max_output_tokens": 9}),
+        ({"max_tokens": 16}, {"max_output_tokens": 16}),
+        ({"max_completion_tokens": 99}, {"max_output_tokens": 99}),
         (
             {"reasoning_effort": "low", "verbosity": "low", "response_format": {"type": "json_object"}},
             {"reasoning": {"effort": "low"}, "text": {"verbosity": "low", "format": {"type": "json_object"}}},
@@ -64,6 +64,8 @@ def test_fields(body: dict[str, Any], fields: dict[str, Any]) -> None:
     [
         ({"seed": 42}, "cannot say 'seed'; --leave-out seed"),
         ({"stop": ["\n"]}, "'stop'"),
+        ({"max_tokens": 15}, "max_tokens is 15, and the Responses API takes no less than 16; --leave-out"),
+        ({"max_completion_tokens": 1}, "--leave-out max_completion_tokens does without, --set max_"),
         ({"n": 3}, "cannot say 'n'; -n 3 takes so many answers"),
         ({"logit_bias": {"5": 1}}, "'logit_bias'"),
         ({"top_k": 5}, "'top_k'"),

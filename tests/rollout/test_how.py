@@ -144,6 +144,7 @@ def test_objects_are_put_together_and_nothing_is_changed_in_place() -> None:
         ("--set conversation=c", "that is the task's own, or the pool's"),
         ("--score exact --right-from nan", "must be a finite number"),
         ("--leave-out=", "--leave-out must be the name of a field"),
+        ("--leave-out=seed", "--leave-out 'seed' is in none of 2 tasks"),
         ("--id-field=", "--id-field must be the name of a field"),
         ("--header A", "--header is for an endpoint"),
         ("--unknown-effects stop", "--unknown-effects is of the calls that --checkpoint-turns notes"),
@@ -181,3 +182,17 @@ def test_a_batch_line_goes_as_it_is_and_what_is_unknown_is_named() -> None:
 
     assert (1, 1) == (ended.code, len(ended.results))
     assert 'fields that are unknown here go as they are: "temprature"' in ended.err
+
+
+def test_what_cannot_be_sent_fails_alone_and_is_named_before() -> None:
+    """No request is made of it."""
+    write("some.jsonl", {"id": "a", "input": "hi", "background": True}, {"id": "b", "input": "hi"})
+    model = Saying()
+    with local_server(model=model) as server:
+        ended = rollout("some.jsonl", "--url", server.url, "--model", "m")
+    a, b = sorted(ended.results, key=lambda line: str(line["id"]))
+
+    assert "what cannot be sent fails, and the others are run\nsome.jsonl:1: 'background'" in ended.err
+    assert (1, 1, ["failed", "done"]) == (ended.code, len(model.bodies), [a["outcome"], b["outcome"]])
+    assert ("ValueError", None) == (a["error"]["type"], a["error"]["traceback"])
+    assert a["error"]["message"].startswith("some.jsonl:1: 'background' cannot be set here")

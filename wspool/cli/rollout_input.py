@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from wspool.cli.rollout_options import Given
-from wspool.cli.usage import usage_error, warn
+from wspool.cli.usage import tell, usage_error, warn
+from wspool.core.plain import plain
 from wspool.rollout.batch import BatchError, Columns, read_tasks
 from wspool.rollout.bundled import bundled_tasks
 from wspool.rollout.fields import ANSWERS, BODY_FIELDS
 from wspool.rollout.method import Method
 from wspool.rollout.rows import FORMATS
 from wspool.rollout.selection import Selection, parse_shard
+from wspool.rollout.shapes import has_field
 from wspool.rollout.tasks import Task
 
 __all__ = ["name_unsent", "read_batch"]
@@ -28,10 +30,14 @@ def read_batch(given: Given) -> Sequence[Task]:
         if not batch:
             usage_error("no bundled task can be run: this Python has no source code of its standard library")
     else:
+        columns = _columns(given)
         try:
-            batch = read_tasks(given.input.tasks, _columns(given), given.input.format)
+            batch = read_tasks(given.input.tasks, columns, given.input.format)
         except BatchError as problem:
             usage_error(f"nothing was run, because of mistakes in the tasks\n{problem}")
+        for name in columns.leave_out:
+            if not any(has_field(task.source, columns, name) for task in batch):
+                usage_error(f"--leave-out {name!r} is in none of {len(batch)} tasks")
     try:
         return _selection(given).of(batch)
     except ValueError as problem:
@@ -70,13 +76,18 @@ def _columns(given: Given) -> Columns:
         id=given.input.id_field,
         input=given.input.input_field,
         expected=given.input.expected_field,
-        leave_out=frozenset(given.input.leave_out),
+        leave_out=tuple(given.input.leave_out),
         for_agent=given.how.agent is not None,
     )
 
 
 def name_unsent(batch: Sequence[Task], method: Method) -> None:
-    """Say which columns of a data set no request has. With an agent they are its business."""
+    """Say which tasks cannot be sent, and which columns of a data set no request has. Those are an agent's
+    business, if there is one."""
+    if refused := [task.refused for task in batch if task.refused is not None]:
+        named = "\n".join(plain(each) for each in refused[:_MOST_NAMED])
+        more = f"\n... and {len(refused) - _MOST_NAMED} more" if len(refused) > _MOST_NAMED else ""
+        tell(f"wspool: what cannot be sent fails, and the others are run\n{named}{more}")
     if method.agent is not None:
         return
     strange = Counter(name for task in batch if task.batch for name in task.body if name not in BODY_FIELDS)

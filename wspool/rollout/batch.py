@@ -51,10 +51,11 @@ def read_tasks(path: Path, columns: Columns | None = None, format: str | None = 
       format: what it holds (`rows.FORMATS`); found out if not given.
 
     Raises:
-      BatchError: it cannot be read, has no task, or some of its lines are none.
+      BatchError: it cannot be read, has no task, or some of its lines are none; or no request of it can be
+        sent. One that cannot while others can is `Task.refused`.
     """
     name = "standard input" if path == STDIN else str(path)
-    reading = _Reading(columns or Columns())
+    reading = _Reading(name, columns or Columns())
     try:
         for row in read_rows(path, format):
             try:
@@ -65,15 +66,17 @@ def read_tasks(path: Path, columns: Columns | None = None, format: str | None = 
         raise BatchError([*reading.problems, f"{name}: cannot be read: {problem}"]) from problem
     if not reading.tasks and not reading.problems:
         reading.problems.append(f"{name}: there is no task in this file")
-    if reading.problems:
-        raise BatchError(reading.problems)
+    refused = [task.refused for task in reading.tasks if task.refused is not None]
+    if reading.problems or len(refused) == len(reading.tasks):
+        raise BatchError([*reading.problems, *refused])
     return reading.tasks
 
 
 class _Reading:
     """The tasks of one file as they are read."""
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, name: str, columns: Columns) -> None:
+        self._name = name
         self.tasks: list[Task] = []
         self.problems: list[str] = []
         self._columns = columns
@@ -91,7 +94,7 @@ class _Reading:
             raise ValueError("not a JSON object")
         fields = cast("dict[str, Any]", value)
         task, is_batch = task_of(fields, self._columns), is_batch_line(fields, self._columns)
-        found = _id(fields, self._columns.id or ("custom_id" if "custom_id" in fields else "id"))
+        found = _id(fields, self._columns)
         if found is None and (self._columns.id is not None or (self._first and self._first[2])):
             raise ValueError(_no_id(self._columns.id, self._first))
         id = str(found) if found is not None else self._made_up(fields)
@@ -105,7 +108,8 @@ class _Reading:
             raise ValueError(f"{kinds[is_batch]}, but {there}; use one kind per file")
         unsent = self._shared.setdefault(task.unsent, task.unsent)
         number = found if isinstance(found, int) else None
-        self.tasks.append(attrs.evolve(task, id=id, number=number, unsent=unsent))
+        refused = f"{self._name}:{row.number}: {task.refused}" if task.refused is not None else None
+        self.tasks.append(attrs.evolve(task, id=id, number=number, unsent=unsent, refused=refused))
 
     def _made_up(self, fields: Mapping[str, Any]) -> str:
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:_DIGITS]
@@ -120,13 +124,17 @@ def _no_id(name: str | None, first: tuple[int, bool, bool] | None) -> str:
     return f"there is no {name}, which --id-field names"
 
 
-def _id(fields: Mapping[str, Any], name: str) -> str | int | None:
-    """The id in the field *name*, None if there is none."""
+def _id(fields: Mapping[str, Any], columns: Columns) -> str | int | None:
+    """The id of a row, None if it has none, or shall have none."""
+    name = columns.id or ("custom_id" if "custom_id" in fields else "id")
     value, is_there = column(fields, name)
-    if not is_there or value is None:  # as data frames write it that lack one
+    if not is_there or name in columns.leave_out:
         return None
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} must be a string that is not empty, not {value!r:.40}; or say --id-field")
+        raise ValueError(
+            f"{name} must be a string that is not empty, not {value!r:.40}; --id-field says where it is, and "
+            f"--leave-out {name} has one made up for each row"
+        )
     return value

@@ -43,6 +43,8 @@ _NEUTRAL: Final[Mapping[str, Sequence[object]]] = {
     "tools": ([],),
 }
 _CARRYING: Final = frozenset({"stream_options"})
+#: Of `max_output_tokens`. Source: what api.openai.com and Azure answer, `integer_below_min_value`.
+_LEAST_TOKENS: Final = 16
 
 Body = dict[str, Any]
 
@@ -85,6 +87,15 @@ def _put(said: Body, more: Mapping[str, Any]) -> None:
             said[name] = [*before, *value]
         else:
             said[name] = value
+
+
+def _most_tokens(name: str, value: Any) -> Body:
+    if isinstance(value, int) and value < _LEAST_TOKENS:
+        raise ValueError(
+            f"{name} is {value}, and the Responses API takes no less than {_LEAST_TOKENS}; "
+            f"--leave-out {name} does without, --set max_output_tokens={_LEAST_TOKENS} with it sets another"
+        )
+    return {"max_output_tokens": value}
 
 
 def _format(value: Any) -> Body:
@@ -146,8 +157,8 @@ def _function_choice(value: Any) -> Body:
 
 
 _TRANSLATED: Final[Mapping[str, Callable[[Any], Body]]] = {
-    "max_tokens": lambda value: {"max_output_tokens": value},
-    "max_completion_tokens": lambda value: {"max_output_tokens": value},
+    "max_tokens": lambda value: _most_tokens("max_tokens", value),
+    "max_completion_tokens": lambda value: _most_tokens("max_completion_tokens", value),
     "reasoning_effort": lambda value: {"reasoning": {"effort": value}},
     "verbosity": lambda value: {"text": {"verbosity": value}},
     "logprobs": lambda _: {"include": ["message.output_text.logprobs"]},

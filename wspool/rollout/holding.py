@@ -169,6 +169,9 @@ class Holder:
         if self._draining:
             self._intake.ended(task.key)
             return Held()
+        if task.refused is not None:
+            self._intake.ended(task.key)
+            return Held(_refused(task))
         return await self._hold(task)
 
     async def _hold(self, task: Task) -> Held:
@@ -327,6 +330,21 @@ def _let_pass(error: BaseException) -> None:
         ours, _ = group.split((KeyboardInterrupt, trio.Cancelled))
         if ours is not None:
             raise ours from None
+
+
+def _refused(task: Task) -> Result:
+    """What came of a task that cannot be sent."""
+    return Result(
+        task=task,
+        outcome="failed",
+        answer=None,
+        response=None,
+        failure=Failure(type="ValueError", message=str(task.refused)),
+        items=(),
+        statistics=None,
+        seconds=0.0,
+        began=time.time(),
+    )
 
 
 def _model(response: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> str | None:

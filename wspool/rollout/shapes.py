@@ -8,10 +8,11 @@ A row is a line of an OpenAI or Azure Batch file, `{"custom_id", "method", "url"
 2. What a field of any other row is for is known by its name and its kind: a text in `text` is a column of the
    data set, and no `text` of a request. Columns are not sent.
 3. What is missing or cannot be said is named, with the option that helps.
+4. A request that is one, and cannot be sent from here, costs its task only.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, cast
 
 import attrs
@@ -22,7 +23,7 @@ from wspool.rollout.chat import is_chatty, messages_to_items, tool_definition, t
 from wspool.rollout.fields import column, is_request_field, text_columns
 from wspool.rollout.tasks import Task
 
-__all__ = ["Columns", "is_batch_line", "task_of"]
+__all__ = ["Columns", "has_field", "is_batch_line", "task_of"]
 
 #: A path of either API, as OpenAI, Azure and others have it in their Batch files.
 _RESPONSES: Final = re.compile(r"\S*/responses(\?\S*)?")
@@ -35,7 +36,7 @@ class Columns:
 
     Attributes:
       id, input, expected: the fields of that; a dotted path leads into a row, exact names come first.
-      leave_out: fields of requests that the caller does without.
+      leave_out: fields of requests that the caller does without; of the id, to have one made up.
       for_agent: True if an agent reads the rows, so that they need no input.
     """
 
@@ -51,6 +52,16 @@ def is_batch_line(fields: Mapping[str, Any], columns: Columns) -> bool:
     if columns.input is not None or "params" in fields:
         return False
     return "custom_id" in fields or ("url" in fields and isinstance(fields.get("body"), dict))
+
+
+def has_field(fields: Mapping[str, Any], columns: Columns, name: str) -> bool:
+    """Return whether a row has what *name* would leave out: of it, of its request or the messages there."""
+    request: Mapping[str, Any] = fields["body"] if is_batch_line(fields, columns) else fields
+    if name in fields or name in request:
+        return True
+    found = [*request.values(), column(fields, columns.input or "input")[0]]
+    lists = [cast("list[object]", value) for value in found if isinstance(value, list)]
+    return any(isinstance(each, dict) and name in each for value in lists for each in value)
 
 
 def task_of(fields: dict[str, Any], columns: Columns) -> Task:
@@ -79,7 +90,7 @@ def _batch_task(fields: dict[str, Any], columns: Columns) -> Task:
         request = translate(request, columns.leave_out)
     elif columns.leave_out:
         request = {name: value for name, value in request.items() if name not in columns.leave_out}
-    return Task(id="", body=_checked(request), source=fields, batch=True, chat=is_chat, expected=expected)
+    return _checked(Task(id="", body=request, source=fields, batch=True, chat=is_chat, expected=expected))
 
 
 def _row_task(fields: dict[str, Any], columns: Columns) -> Task:
@@ -102,13 +113,12 @@ def _row_task(fields: dict[str, Any], columns: Columns) -> Task:
         body["input"] = messages_to_items(body["input"], columns.leave_out)
     if "tools" in body:
         body["tools"] = [tool_definition(tool) for tool in body["tools"] or ()]
-    if not columns.for_agent:
-        if columns.input is None and body.get("input") in (None, "") and "prompt" not in body:
-            _refuse_without_input(fields, body, unsent)
-        _checked(body)
-    else:
-        _checked_fields(body)
-    return Task(id="", body=body, source=fields, unsent=unsent, expected=_expected(fields, columns))
+    task = Task(id="", body=body, source=fields, unsent=unsent, expected=_expected(fields, columns))
+    if columns.for_agent:
+        return _checked_fields(task)
+    if columns.input is None and body.get("input") in (None, "") and "prompt" not in body:
+        _refuse_without_input(fields, body, unsent)
+    return _checked(task)
 
 
 def _first(path: str) -> str:
@@ -147,12 +157,8 @@ def _chat_task(fields: Mapping[str, Any], columns: Columns) -> Task:
         )
     used = {"id", "expected", columns.id, columns.expected}
     request = {name: value for name, value in fields.items() if name not in used}
-    return Task(
-        id="",
-        body=_checked(translate(request, columns.leave_out)),
-        source=fields,
-        expected=_expected(fields, columns),
-    )
+    body = translate(request, columns.leave_out)
+    return _checked(Task(id="", body=body, source=fields, expected=_expected(fields, columns)))
 
 
 def _expected(fields: Mapping[str, Any], columns: Columns) -> Any:
@@ -162,30 +168,31 @@ def _expected(fields: Mapping[str, Any], columns: Columns) -> Any:
     return value
 
 
-def _checked(body: dict[str, Any]) -> dict[str, Any]:
+def _checked(task: Task) -> Task:
+    body = task.body
     if "input" not in body:
         if body.get("prompt") is None:
             raise ValueError("there is no input")
     elif not isinstance(body["input"], str | list):
         raise ValueError(f"input must be a string or a list of items, not {type(body['input']).__name__}")
-    else:
-        _can_be_sent(lambda: encode_items(body["input"]))
     if body.get("previous_response_id") is not None:
         raise ValueError("previous_response_id cannot be given: a task is a conversation from its beginning")
-    return _checked_fields(body)
-
-
-def _checked_fields(body: dict[str, Any]) -> dict[str, Any]:
-    """What a conversation would refuse is refused here, before anything is sent."""
-    fields = {name: value for name, value in body.items() if name != "input"}
-    if fields.get("background") is False:  # which is what it is here
-        del fields["background"]
-    _can_be_sent(lambda: checked_fields(fields))
-    return body
-
-
-def _can_be_sent(encode: Callable[[], object]) -> None:
     try:
-        encode()
+        encode_items(body.get("input", []))
     except TypeError as problem:
         raise ValueError(str(problem)) from None
+    except ValueError as problem:
+        return attrs.evolve(task, refused=str(problem))
+    return _checked_fields(task)
+
+
+def _checked_fields(task: Task) -> Task:
+    """What a conversation would refuse, such as what only HTTP has, costs its task only."""
+    fields = {name: value for name, value in task.body.items() if name != "input"}
+    if fields.get("background") is False:  # which is what it is here
+        del fields["background"]
+    try:
+        checked_fields(fields)
+    except (TypeError, ValueError) as problem:
+        return attrs.evolve(task, refused=str(problem))
+    return task

@@ -47,6 +47,7 @@ class Task:
       number: the id as the file has it, if that is a number.
       attempt: which of several, from 1; None if there is one.
       unsent: columns of the row that are not sent.
+      refused: why its request cannot be sent, and so none is: it fails; None if it can.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Task:
     number: int | None = None
     attempt: int | None = None
     unsent: tuple[str, ...] = ()
+    refused: str | None = None
 
     @property
     def key(self) -> str:
