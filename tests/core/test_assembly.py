@@ -218,6 +218,8 @@ def test_what_came_is_numbered_if_all_of_it_is(numbers: list[int | None], number
         ([("done", 0, text(0)), ("done", 0, text(1))], [text(0)], Kinship.UNKNOWN),
         ([*announced(0), ("done", 0, text(0)), ("done", 0, text(1))], [text(0)], Kinship.ALL),
         (announced(0, 1), [text(0)], Kinship.SOME),
+        ([*announced(0), ("added", 0, text(1)), ("done", 0, text(1))], [text(1)], Kinship.SOME),
+        ([*announced(0), *announced(0)], [text(0)], Kinship.ALL),
         (announced(0), [text(0), text(1)], Kinship.SOME),
         (announced(0), [text(1)], Kinship.NONE),
         (announced(9), [text(9)], Kinship.NONE),

@@ -227,6 +227,54 @@ def test_the_parent_that_was_sent_proves_as_much() -> None:
         assert reception is machine.receive(about("completed", REAL, previous_response_id=echoed))
 
 
+def test_what_names_a_parent_that_was_not_sent_is_nobodys() -> None:
+    """Whatever else fits, its number and its items: all of it may be of a response that nobody saw begin."""
+    for parent, echoed, lenient in (
+        ("resp_p", "resp_q", False),
+        (None, "resp_q", False),
+        (None, "resp_q", True),
+    ):
+        machine = TurnMachine(parent, trust=LENIENT if lenient else Trust())
+        machine.handed()
+        machine.receive(about("created", OURS, 0, previous_response_id=parent))
+
+        progress = machine.receive(about("in_progress", REAL, 1, previous_response_id=echoed))
+        for each in an_item(0, 2, "one", "msg_1"):
+            machine.receive(each)
+        whole = [item("one", "msg_1")]
+        end = machine.receive(about("completed", REAL, 4, previous_response_id=echoed, output=whole))
+
+        assert ((DELIVER, END) if lenient else (IGNORE, IGNORE)) == (progress, end)
+        assert machine.suspect is not lenient
+
+
+def test_the_successor_of_a_steered_response_names_what_was_steered() -> None:
+    """That is no parent of others, though it was not sent."""
+    machine = turn()
+    machine.steer(steer := Steer(input=[], target=OURS))
+    machine.receive(event("steer.accepted", steer={"id": "s", "previous_response_id": OURS}))
+    assert "accepted" == steer.state
+    machine.receive(about("incomplete", OURS, output=[]))
+    assert DELIVER is machine.receive(about("created", "resp_next", previous_response_id=OURS))
+    for each in an_item(0, None, "one", "msg_1"):
+        machine.receive(each)
+
+    assert END is machine.receive(
+        about("completed", REAL, previous_response_id=OURS, output=[item("one", "msg_1")])
+    )
+
+
+def test_two_items_that_were_announced_for_one_place_are_of_two_responses() -> None:
+    """So an end that repeats the items of one of them proves nothing."""
+    machine = turn(an_item(0, None, "ours", "msg_1")[0])
+    for each in an_item(0, None, "another's", "msg_9"):
+        machine.receive(each)
+
+    assert IGNORE is machine.receive(about("completed", REAL, output=[item("another's", "msg_9")]))
+    assert END is machine.receive(about("completed", OURS, output=[item("ours", "msg_1")]))
+    assert [item("ours", "msg_1")] == (machine.response or {})["output"]
+
+
 def test_numbers_that_do_not_count_are_caught_where_nothing_was_missing() -> None:
     """All that the end says was heard: then it was the numbers that were wrong, and not the events."""
     for heard, rewritten in ((2, NUMBERS), (1, frozenset())):

@@ -11,7 +11,8 @@ in their order; what they do not tell is excused, by name, here and in `peer.py`
 Can be told, and is asked for:
 
 * `response.created` with an id that was seen on this connection (a turn that comes again), or with a parent
-  that was not sent: nobody's. Its events reach nobody, and the request in flight is not run again.
+  that was not sent: nobody's. Its events reach nobody, and the request in flight is not run again. An end
+  with an id that was never seen and a parent that was not sent is no answer either.
 * An event of another response: by `response.id`, and by `item_id` or `item.id` if that item was seen in
   an earlier response of the connection. So a late delta reaches nobody, with or without numbers.
 * A late `error`, before `created`: by a number above 0 (events of its response have come before it), or
@@ -38,6 +39,8 @@ Cannot be told, and is not asked for:
 * A delta without number that is doubled, dropped or swapped within its turn. The turn goes on, and its
   output is right, for the last event or the finished items say what it is.
 * An `error` without number amidst a running response: its own or a late one. The turn may be told as failed.
+* Items of a response that was never heard to begin: they may be shown as events. Where nobody echoes parents
+  and they come before the first item of this one, all of it may (`blurred`): gateways name ends as they like.
 * Items of an earlier response that are announced, without a number, before the first item of this one: some
   servers use the ids of their items again. They may be shown as events, but are no part of what is told as
   complete.

@@ -99,10 +99,12 @@ def _replayed(said: Said, variant: Variant) -> Iterator[Mutation]:
 
                 yield Mutation("turn replayed", f"{name}@{place}", "honest", replayed)
 
-        def stray(frames: list[Frame], around: Around, later: _Later = later) -> Tampered:
-            return attrs.evolve(later(around.stray.frames), own=list(frames))
+        for name, start in (("", 0), ("without created@", 1)):
 
-        yield Mutation("turn of nobody", place, "honest", stray)
+            def stray(frames: list[Frame], around: Around, later: _Later = later, start=start) -> Tampered:
+                return attrs.evolve(later(around.stray.frames[start:]), own=list(frames))
+
+            yield Mutation("turn of nobody", f"{name}{place}", "honest", stray)
 
 
 # -- types ----------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ STEP: Final = 0.01
 IDLE: Final = 0.05
 #: Seconds of silence after which the peer ends a connection whose turn it has not ended.
 SILENCE: Final = 20.0
+#: What the ids of the items of nobody's turn end with.
+NOBODY: Final = "stray"
 
 _FINAL: Final = ("completed", "incomplete", "failed", "cancelled")
 
@@ -232,7 +234,7 @@ class Peer:
             response_id="resp_stray",
             parent="resp_of_nobody",
             mark="X9.0",
-            key="stray",
+            key=NOBODY,
         )
         around = Around(
             fresh="resp_fresh", seen=line.seen or "resp_fresh", stray=stray, variant=self._variant
@@ -304,6 +306,10 @@ class Peer:
         create.touched.add(_place(frame, line, create))
         if not create.created and _may_be_about(frame, line, create):
             create.blurred = line.blurred = True
+        if create.created and str(_item_of(frame)).endswith(f"_{NOBODY}"):
+            create.mixed = True  # an item that nobody has heard of may as well be its own
+            if not (create.begun or self._variant.echo):
+                create.blurred = line.blurred = True
         item = str(frame.get("type")).startswith("response.output_item.")
         if item and create.created and not create.begun and "sequence_number" not in frame:
             create.mixed = True

@@ -38,6 +38,8 @@ ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = {"core": 250, "pool": 100}
 #: Fixed seeds, tried in turn. A search that went astray goes on astray; another one may not.
 SEEDS = range(1, 21)
+#: Seconds after which a mutant counts as one that hangs: the slowest takes 100 s of CPU, and is not alone.
+LONGEST = 1200.0
 
 WHOLE = "wspool.core.lending.whole"
 POOL, ROSTER, OUTAGE = "wspool.core.lending.pool", "wspool.core.lending.roster", "wspool.core.outage"
@@ -48,6 +50,7 @@ ENDINGS, AGES = "wspool.core.lending.endings", "wspool.core.lending.ages"
 CALENDAR = "wspool.core.lending.calendar"
 PACE, TAKES = "wspool.core.sending.pace", "wspool.core.sending.takes"
 FALLBACK, CLASSIFY = "wspool.core.fallback", "wspool.core.events.classify"
+DOUBT, ASSEMBLY = "wspool.core.events.doubt", "wspool.core.events.assembly"
 SHELL, CONNECTION, LEASE = "wspool.pool.shell", "wspool.pool.connection", "wspool.pool.lease"
 ROUTER, CLOCK = "wspool.pool.router", "wspool.pool.clock"
 
@@ -1275,6 +1278,20 @@ MUTANTS = [
         tests=("usual",),
     ),
     Mutant(
+        "an end with a parent that was not sent is an answer",
+        DOUBT,
+        "    elif not known.is_anothers_child(response) and (",
+        "    elif (",
+        tests=("doubt",),
+    ),
+    Mutant(
+        "two items of one place are both ours",
+        ASSEMBLY,
+        "ours == len(said) >= len(places) and not crowded",
+        "ours == len(said) >= len(places)",
+        tests=("assembly",),
+    ),
+    Mutant(
         "what was cleared is trusted again when a lifetime is learnt",
         LIVES,
         "connection.grant_end = min(connection.last_start, connection.cleared_at)",
@@ -1406,7 +1423,7 @@ def try_apart(mutant: Mutant) -> Verdict:
         env={**environment, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LONGEST,
     )
     if done.returncode:
         raise RuntimeError(f"{mutant.what!r} could not be tried: {done.stderr}")

@@ -99,7 +99,10 @@ class Assembly:
         if not ours:
             return Kinship.NONE
         places = {place for _, place in announced}.union(heard)
-        return Kinship.ALL if ours == len(said) >= len(places) else Kinship.SOME
+        # Two that were announced for one place are of two responses, and both may be among *said*.
+        named = {(name, place) for name, place in announced if name is not None}
+        crowded = len(named) > len({place for _, place in named})
+        return Kinship.ALL if ours == len(said) >= len(places) and not crowded else Kinship.SOME
 
     def output(
         self, own: object, *, whole: bool, past: Past | None = None, mixed: bool = False

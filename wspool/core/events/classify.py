@@ -223,15 +223,16 @@ def _created(event: Event, state: TurnState, known: Evidence) -> Reading:
     if data.get("agent") is not None:
         return _MEMBER
     response = _response_in(data)
-    name, parent = response.get("id"), response.get("previous_response_id")
+    name = response.get("id")
     if not isinstance(name, str) or name == known.parent or known.past.knows(name):
         return _OLD_OR_NAMELESS  # mark: dirty: begins without an id, or with an old one
     if state is _SETTLING:
+        parent = response.get("previous_response_id")
         promised = parent == known.response_id and known.steers.expects_successor(known.response_id)
         if promised:
             return Reading(TurnInput.SUCCESSOR, response)
         return FOREIGN  # mark: dirty: a successor that no steer promised
-    if parent is not None and parent != known.parent and known.ids and isinstance(parent, str):
+    if known.is_anothers_child(response):
         return _ANOTHERS  # mark: dirty: the answer to another parent
     return Reading(_CREATED, response)
 

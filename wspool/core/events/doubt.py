@@ -12,8 +12,8 @@ Rules of this module:
   used again, for something may be missing. From then on numbers prove nothing in this turn.
 * An end whose response nobody has seen is ours if it says what ours said: its items are ours, by id or word
   for word, all of them. So is one without an output, if its number is just the next of ours, or its parent
-  the one that was sent, and all that was announced has come. A foreign end is never an answer, whatever the
-  provider is said to be.
+  the one that was sent, and all that was announced has come. One that names another parent is not. A foreign
+  end is never an answer, whatever the provider is said to be.
 * What nothing proves is dropped. If it was an end, nobody waits for ever for another.
 * Where ids are known to prove nothing, only what contradicts ours is dropped.
 """
@@ -51,7 +51,8 @@ def unseen_progress(event: Event, known: Evidence, response: dict[str, Any]) -> 
         return FOREIGN  # mark: dirty: progress before the beginning
     if not known.ids:
         return _PROGRESS
-    return _PROVED if known.is_next(event.sequence_number, response) else _DROPPED
+    ours = known.is_next(event.sequence_number, response) and not known.is_anothers_child(response)
+    return _PROVED if ours else _DROPPED
 
 
 def unseen_unknown(known: Evidence) -> Reading:
@@ -76,10 +77,13 @@ def unseen_end(
     if not known.ids:
         if kinship is not Kinship.NONE:
             return ours
-    elif kinship is Kinship.ALL or (
-        kinship is Kinship.UNKNOWN
-        and known.is_next(event.sequence_number, response)
-        and (status == "failed" or known.output.whole)
+    elif not known.is_anothers_child(response) and (
+        kinship is Kinship.ALL
+        or (
+            kinship is Kinship.UNKNOWN
+            and known.is_next(event.sequence_number, response)
+            and (status == "failed" or known.output.whole)
+        )
     ):
         return attrs.evolve(ours, suspect=True, rewritten=Rewrite.IDS)
     return attrs.evolve(ours, what=TurnInput.DOUBTFUL, suspect=True, mixed=True, why=_WHY)

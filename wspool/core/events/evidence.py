@@ -122,6 +122,11 @@ class Evidence:
         parent = self.parent
         return self.fits(number) or (parent is not None and response.get("previous_response_id") == parent)
 
+    def is_anothers_child(self, response: dict[str, Any]) -> bool:
+        """Return whether a *response* says that it goes on from another one than was named, or steered."""
+        parent = response.get("previous_response_id")
+        return self.ids and isinstance(parent, str) and parent != self.parent and parent not in self.earlier
+
     def take(self, number: int) -> None:
         """The number is used up."""
         if number == self.next and number:  # nearly all
