@@ -2,21 +2,41 @@
 
 A record of what has begun has a context of its own, a copy of its caller's. What an instrument sets in that
 holds while the pool calls the caller's functions for it, and no longer.
+
+Records can be copied, and sent to other processes. No `context` goes along: variables are their process's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextvars import Context
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
-__all__ = ["LeaseRecord", "ToolBegun", "TurnBegun", "TurnContent"]
+__all__ = ["LeaseRecord", "Record", "ToolBegun", "TurnBegun", "TurnContent"]
+
+
+class Record:
+    """What an instrument is told, as an `attrs` class."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (type(self), self._to_send())
+
+    def _to_send(self) -> dict[str, Any]:
+        """Return the fields that can leave the process."""
+        fields = attrs.fields(cast("type[attrs.AttrsInstance]", type(self)))
+        return {field.name: getattr(self, field.name) for field in fields if field.name != "context"}
+
+
+def _made(kind: type[Record], fields: dict[str, Any]) -> Record:
+    return kind(**fields)
 
 
 @attrs.frozen(kw_only=True)
-class TurnBegun:
+class TurnBegun(Record):
     """A turn was entered, as an instrument sees it. `TurnRecord` says how it ended.
 
     Attributes:
@@ -33,11 +53,11 @@ class TurnBegun:
     conversation: int | None
     model: str | None
     started: float
-    context: Context = attrs.field(eq=False, repr=False)
+    context: Context = attrs.field(factory=Context, eq=False, repr=False)
 
 
 @attrs.frozen(kw_only=True)
-class ToolBegun:
+class ToolBegun(Record):
     """A call of a tool is about to be made, as an instrument sees it. `ToolRecord` says how it ended.
 
     Attributes:
@@ -55,11 +75,11 @@ class ToolBegun:
     name: str
     call_id: str
     started: float
-    context: Context = attrs.field(eq=False, repr=False)
+    context: Context = attrs.field(factory=Context, eq=False, repr=False)
 
 
 @attrs.frozen(kw_only=True)
-class LeaseRecord:
+class LeaseRecord(Record):
     """A lease has ended, as an instrument sees it: it was given back, or its lane went to somebody else.
 
     Attributes:

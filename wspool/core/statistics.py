@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
+from functools import partial
 from typing import Any, Literal
 
 import attrs
 
-from wspool.core.begun import TurnContent
+from wspool.core.begun import Record, TurnContent
 from wspool.core.commands import CloseReason
 from wspool.core.error import Delivery
 from wspool.core.usage import Usage
@@ -168,7 +169,7 @@ MoveReason = Literal["rotation", "lost", "taken", "busy", "refused"]
 
 
 @attrs.frozen(kw_only=True)
-class PoolRecord:
+class PoolRecord(Record):
     """A pool has opened, as an instrument sees it.
 
     Attributes:
@@ -177,7 +178,7 @@ class PoolRecord:
         host: where its endpoint is.
         port: the port there.
         statistics: returns a snapshot of it, as `Pool.statistics`. Never waits. From another thread than the
-            pool's a snapshot may mix two moments.
+            pool's a snapshot may mix two moments. Of a copy it is the one from when that was made.
     """
 
     pool: int
@@ -186,9 +187,16 @@ class PoolRecord:
     port: int
     statistics: Callable[[], PoolStatistics] = attrs.field(repr=False)
 
+    def _to_send(self) -> dict[str, Any]:
+        return {**super()._to_send(), "statistics": partial(_as_it_was, self.statistics())}
+
+
+def _as_it_was(statistics: PoolStatistics) -> PoolStatistics:
+    return statistics
+
 
 @attrs.frozen(kw_only=True)
-class Move:
+class Move(Record):
     """A conversation went on on another connection, as an instrument sees it.
 
     Attributes:
@@ -209,7 +217,7 @@ class Move:
 
 
 @attrs.frozen(kw_only=True)
-class DialRecord:
+class DialRecord(Record):
     """How one dial went, as an instrument sees it.
 
     Attributes:
@@ -237,7 +245,7 @@ class DialRecord:
 
 
 @attrs.frozen(kw_only=True)
-class CloseRecord:
+class CloseRecord(Record):
     """A connection that was open is closed, as an instrument sees it.
 
     Attributes:
@@ -258,7 +266,7 @@ class CloseRecord:
 
 
 @attrs.frozen(kw_only=True)
-class GrantRecord:
+class GrantRecord(Record):
     """A waiter was granted a lease, as an instrument sees it.
 
     Attributes:
@@ -279,7 +287,7 @@ class GrantRecord:
 
 
 @attrs.frozen(kw_only=True)
-class ToolRecord:
+class ToolRecord(Record):
     """A call of a tool by `Conversation.run` has ended, as an instrument sees it.
 
     Attributes:
@@ -333,7 +341,7 @@ class TurnInFlight:
 
 
 @attrs.frozen(kw_only=True)
-class TurnRecord:
+class TurnRecord(Record):
     """How one turn went, as an instrument sees it. Every turn that was entered has one.
 
     What it counts has left: a request that the network never got is in no number. Seconds are trio's.

@@ -163,11 +163,11 @@ class Budget:
             budget = budget.within
 
 
-def copied(usage: object) -> object:
-    """Return a *usage* object to be read later, whatever its owner does to it until then."""
-    if not isinstance(usage, OBJECT):
-        return usage
-    said = cast("dict[str, Any]", usage)
+def copied(value: Any) -> Any:
+    """Return an object of a response, such as its usage, to be read later, whatever its owner does to it."""
+    if not isinstance(value, OBJECT):
+        return value
+    said = cast("dict[str, Any]", value)
     return {name: {**value} if isinstance(value, OBJECT) else value for name, value in said.items()}
 
 

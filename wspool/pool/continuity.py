@@ -26,7 +26,7 @@ from wspool.core.sending.replay import ResendBudget, Resends
 from wspool.core.sending.takes import Takes
 from wspool.core.sending.warm_up import Fields
 from wspool.core.statistics import ConversationStatistics, Move, MoveReason
-from wspool.core.usage import Budget, Usage, copied
+from wspool.core.usage import Budget, Usage
 from wspool.errors import BudgetExceededError, PoolClosedError, TurnInFlightError
 from wspool.pool.errand import Errand
 from wspool.pool.errands import Errands
@@ -255,11 +255,10 @@ class Continuity(Generic[LineageT_co]):
             raise BudgetExceededError(f"{problem}; nothing more is sent")
 
     def spend(self, usage: object) -> None:
-        """A turn, or a compaction, has ended, and the server said this of its usage."""
+        """A turn, or a compaction, has ended, and the server said this of its usage, which nobody changes."""
         if usage is not None:
             self.owner.errands.used(usage)
-            # Read when somebody looks; by then the caller may have summed something up in its own.
-            self._usages.append(copied(usage))
+            self._usages.append(usage)  # read when somebody looks
             if len(self._usages) >= _MOST_UNREAD:
                 self._read_usages()
         if self.budget is not None:

@@ -23,7 +23,7 @@ from wspool.core.given import check_callable, check_kind
 from wspool.core.items import as_items, encode_fields, encode_items, with_encrypted_reasoning
 from wspool.core.sending.chain import Chain, Fields, Item
 from wspool.core.statistics import ConversationStatistics
-from wspool.core.usage import Budget
+from wspool.core.usage import Budget, copied
 from wspool.pool.calling import ToolErrors, check_tool_errors
 from wspool.pool.compaction import compacted
 from wspool.pool.continuity import Continuity, ContinuityOwner
@@ -243,7 +243,7 @@ class Conversation:
         try:
             answer = await compacted(it.owner, errand, it.chain.replay(), body)
             it.chain.restart(answer["output"])
-            it.spend(answer.get("usage"))
+            it.spend(copied(answer.get("usage")))
         finally:
             it.leave(errand)
         return answer

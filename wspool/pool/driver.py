@@ -40,7 +40,6 @@ from wspool.pool.attempt import Attempt
 from wspool.pool.continuity import Continuity
 from wspool.pool.errand import Errand
 from wspool.pool.lease import Lease
-from wspool.pool.outcome import remarks
 from wspool.pool.recording import TurnNotes, model_of
 from wspool.pool.within import Added
 
@@ -323,7 +322,7 @@ class ConversationDriver:
             continuity.chain.forget_parent()
             if machine.remembered is not None:  # by a server whose answer does not count
                 continuity.forsake(machine.remembered)
-        said = remarks(machine.response)
+        said = machine.remarks
         if withheld := len(said.get("input_transformations", ())):
             continuity.note_withheld(withheld)
         if (usage := said.get("usage")) is not None:

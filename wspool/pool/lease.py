@@ -357,6 +357,7 @@ class _LeaseDriver:
             self._started_at = now
         self.attempt = attempt = Attempt(self._parent, lane, lease.lane.past, self._owner.announcer.trust)
         attempt.sent_at = now
+        attempt.machine.keeps = self._owner.announcer.wants_content
         try:
             await lease.send(request, attempt)
         finally:

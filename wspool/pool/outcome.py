@@ -5,10 +5,7 @@ The only place where public errors about the network and the server are made.
 
 from __future__ import annotations
 
-from typing import Any
-
 from wspool.core.commands import Refuse, RefuseReason
-from wspool.core.events.response import Response
 from wspool.core.events.turn import Delivery
 from wspool.core.failures import FailureKind
 from wspool.core.plain import plain
@@ -32,7 +29,7 @@ from wspool.errors import (
 )
 from wspool.pool.attempt import Attempt
 
-__all__ = ["failed_response", "lost", "refusal", "remarks", "server_failure", "turn_failure"]
+__all__ = ["failed_response", "lost", "refusal", "server_failure", "turn_failure"]
 
 #: Which of the two messages it was, only the reason beside the code can tell.
 _TOO_BIG = (
@@ -173,18 +170,3 @@ def server_failure(
         permanent=error.permanent,
         raw=error.raw,
     )
-
-
-def remarks(data: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the fields of a `TurnRecord` with what a response says of its usage and input, if it does."""
-    if data is None:
-        return {}
-    if not ("input_transformations" in data or "prompt_cache_diagnostics" in data):
-        usage = data.get("usage")
-        return {} if usage is None else {"usage": usage}
-    response = Response(data)
-    return {
-        "input_transformations": tuple(response.input_transformations),
-        "prompt_cache_diagnostics": response.prompt_cache_diagnostics,
-        "usage": data.get("usage"),
-    }

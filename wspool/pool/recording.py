@@ -10,15 +10,15 @@ import trio
 
 from wspool.core.begun import TurnBegun, TurnContent
 from wspool.core.encoding import Encoded, read
-from wspool.core.events.response import Response
+from wspool.core.events.part import Remarks
 from wspool.core.frames import encode_received
-from wspool.core.items import asks_for_tools
 from wspool.core.plain import plain
 from wspool.core.statistics import TransportName, TurnRecord, TurnStatus
+from wspool.core.usage import copied
 from wspool.errors import WsPoolError
 from wspool.pool.attempt import Attempt
 from wspool.pool.instrument import Announcer
-from wspool.pool.outcome import failed_response, remarks
+from wspool.pool.outcome import failed_response
 from wspool.pool.within import Added, added_to
 
 __all__ = ["Given", "Known", "TurnNotes", "model_of"]
@@ -103,7 +103,8 @@ class TurnNotes:
         """
         now = trio.current_time()
         machine = None if attempt is None else attempt.machine
-        response = None if machine is None else machine.response
+        # Not of the response: that is the caller's by now.
+        said: Remarks = {} if machine is None else machine.remarks
         first = self.first_at if self.first_at is not None or attempt is None else attempt.first_at
         sent = known["requests"] > 0
         status = _status(attempt, told=told, sent=sent)
@@ -122,16 +123,18 @@ class TurnNotes:
             events=attempt.count if attempt is not None else 0,
             items_given=items[0],
             items_sent=items[1] if sent else 0,
-            finish_reason=_finish_reason(response),
+            finish_reason=_text(said, "finish_reason"),
             error=None if failure is None else type(failure).__name__,
             error_code=_error_code(attempt, failure),
-            response_model=_text(response, "model"),
-            service_tier=_text(response, "service_tier"),
+            response_model=_text(said, "response_model"),
+            service_tier=_text(said, "service_tier"),
             context=self.context,
-            content=None if given is None else _content(given, attempt, response),
+            content=None if given is None else _content(given, attempt),
             model=self.model,
             **known,
-            **remarks(response),
+            usage=copied(said.get("usage")),
+            input_transformations=said.get("input_transformations", ()),
+            prompt_cache_diagnostics=said.get("prompt_cache_diagnostics"),
         )
 
 
@@ -141,18 +144,21 @@ def model_of(field: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _content(given: Given, attempt: Attempt | None, response: Mapping[str, Any] | None) -> TurnContent:
+def _content(given: Given, attempt: Attempt | None) -> TurnContent:
     input, instructions = map(_plain, given)
     if isinstance(input, str):
         input = [{"role": "user", "content": input}]
     items = [_plain(item) for item in cast("Sequence[object]", input)] if _is_list(input) else []
-    said: Any = [items, (response or {}).get("output"), instructions]
+    output: Any = []
+    if attempt is not None and attempt.machine.response is not None:
+        output = [read(item) for item in attempt.machine.parts[-1].output.items]
+    said: Any = [items, output, instructions]
     if attempt is not None:  # a key may have found its way into it, be it by the server
         said = read(attempt.redactor.data(encode_received(said)))
     items, output, instructions = said
     return TurnContent(
         input=items,
-        output=output if _is_list(output) else [],
+        output=output,
         instructions=instructions if isinstance(instructions, str) else None,
     )
 
@@ -172,17 +178,6 @@ def _status(attempt: Attempt | None, *, told: bool, sent: bool) -> TurnStatus:
         return "unsent"
     said = attempt.machine.status
     return "lost" if attempt.lost or said not in _STATUSES else cast("TurnStatus", said)
-
-
-def _finish_reason(response: Mapping[str, Any] | None) -> str | None:
-    match response and response.get("status"):
-        case "completed":
-            return "tool_calls" if asks_for_tools(response) else "stop"
-        case "incomplete":
-            details = Response(dict(response or {})).incomplete_details
-            return _text(details, "reason")
-        case _:
-            return None
 
 
 def _error_code(attempt: Attempt | None, failure: WsPoolError | None) -> str | None:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import attrs
 
-from wspool.core.items import Output
+from wspool.core.events.response import Response
+from wspool.core.items import Output, asks_for_tools
+from wspool.core.usage import copied
 
-__all__ = ["Part"]
+__all__ = ["Part", "Remarks"]
 
 _NOT_KEPT: Final = Output()
+
+
+class Remarks(TypedDict, total=False):
+    """What a response says of itself, if it does. The words are those of `TurnRecord`."""
+
+    usage: Any
+    input_transformations: tuple[Any, ...]
+    prompt_cache_diagnostics: Any
+    response_model: str
+    service_tier: str
+    finish_reason: str
 
 
 @attrs.define  # not frozen: one is made for every turn
@@ -26,6 +39,7 @@ class Part:
         id: its id.
         status: how it ended.
         output: its output as a history keeps it, if there is one that does.
+        remarks: what it says of itself.
     """
 
     steered_by: list[dict[str, Any]]
@@ -33,9 +47,35 @@ class Part:
     id: str
     status: str
     output: Output = attrs.field(repr=False)
+    remarks: Remarks = attrs.field(repr=False)
 
     @classmethod
     def of(cls, steered_by: list[dict[str, Any]], response: dict[str, Any], *, keep: bool) -> Part:
         """Return the part that *response* has ended; *keep* its output for a history."""
         output = Output.of(response["output"]) if keep else _NOT_KEPT
-        return cls(steered_by, response, str(response.get("id")), str(response["status"]), output)
+        status = str(response["status"])
+        asks = output.asks if keep else status == "completed" and asks_for_tools(response)
+        remarks = _remarks(response, status, asks=asks)
+        return cls(steered_by, response, str(response.get("id")), status, output, remarks)
+
+
+def _remarks(said: dict[str, Any], status: str, *, asks: bool) -> Remarks:
+    """Return what a response says of itself, copied; it *asks* for the outputs of calls."""
+    remarks: Remarks = {}
+    if (usage := said.get("usage")) is not None:
+        remarks["usage"] = copied(usage)
+    if isinstance(model := said.get("model"), str):
+        remarks["response_model"] = model
+    if isinstance(tier := said.get("service_tier"), str):
+        remarks["service_tier"] = tier
+    if status == "completed":
+        remarks["finish_reason"] = "tool_calls" if asks else "stop"
+    elif status == "incomplete":
+        reason = (Response(said).incomplete_details or {}).get("reason")
+        if isinstance(reason, str):
+            remarks["finish_reason"] = reason
+    if "input_transformations" in said or "prompt_cache_diagnostics" in said:
+        response = Response(said)
+        remarks["input_transformations"] = tuple(map(copied, response.input_transformations))
+        remarks["prompt_cache_diagnostics"] = copied(response.prompt_cache_diagnostics)
+    return remarks

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from wspool.core.given import check_kind
 from wspool.core.openai_types import openai_response
 
 if TYPE_CHECKING:
@@ -20,11 +21,15 @@ class Response:
 
     Attributes:
         data: the response object, a plain dict as the server sent it.
+
+    Raises:
+        TypeError: it is of another kind.
     """
 
     __slots__ = ("data",)
 
     def __init__(self, data: dict[str, Any]) -> None:
+        check_kind("data", data, dict, "the response as a dict")
         self.data = data
 
     @property

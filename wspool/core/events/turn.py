@@ -19,7 +19,7 @@ from wspool.core.events.assembly import Assembly
 from wspool.core.events.classify import Sort, classify, sort_of, usual_end, usual_start
 from wspool.core.events.doubt import is_proved
 from wspool.core.events.evidence import Evidence, item_of
-from wspool.core.events.part import Part
+from wspool.core.events.part import Part, Remarks
 from wspool.core.events.past import Past
 from wspool.core.events.reading import GAP, Reading
 from wspool.core.events.steering import Steer, Steers
@@ -188,6 +188,11 @@ class TurnMachine:
         if self.response is not None:
             return self.parts[-1].status
         return "rejected" if self.refused else "failed"
+
+    @property
+    def remarks(self) -> Remarks:
+        """What its last response says of itself; nothing if none has ended."""
+        return self.parts[-1].remarks if self.response is not None else {}
 
     @property
     def remembered(self) -> str | None:
