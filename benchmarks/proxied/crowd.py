@@ -191,10 +191,10 @@ def _large(proxy: Process) -> list[Row]:
     rows = []
     caller = Caller(_base(proxy))
     caller.ask(request(_base(proxy), body(stream=True)))
-    for size in (1, 15):
+    for size, text in ((1, 16_000), (15, 16_000), (15, 110)):
         items = [
-            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x" * 16_000}]}
-            for _ in range(size * _MIB // 16_100)
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x" * text}]}
+            for _ in range(size * _MIB // (text + 100))
         ]
         content = json.dumps({"model": MODEL, "input": items, "stream": True, "store": False}).encode()
         proxy.account()
@@ -202,7 +202,7 @@ def _large(proxy: Process) -> list[Row]:
         assert answer.status == 200, answer
         rows.append(
             Row(
-                metric=f"large: longest round of the loop with a body of {size} MiB, CPU",
+                metric=f"large: longest round of the loop with {size} MiB of {len(items):,} items, CPU",
                 value=proxy.account()["stall"] * 1e3,
                 unit="ms",
                 most=STALL,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any, Final
 
 import pytest
 
 from wspool.core.commands import ConnectionId, LaneId, LaneKey
 from wspool.core.encoding import Encoded
+from wspool.core.frames import encode
 from wspool.core.items import Output, encode_fields, encode_items
 from wspool.core.matching.index import Index, digest_of
 from wspool.core.sending.brought import FULL_REASONS, BroughtHistory, WrittenBody, http_only
@@ -335,8 +338,55 @@ def test_what_was_written_before_is_as_if_it_was_now(given: Any) -> None:
     now, before = BroughtHistory(known, body, 1.0), BroughtHistory(again, WrittenBody(body), 1.0)
 
     assert now._given.hashes == before._given.hashes
+    assert (now._given.thoughts, now._given.spoken) == (before._given.thoughts, before._given.spoken)
     assert (now._given.certain, now.parent) == (before._given.certain, before.parent)
     assert sent(plan(now)) == sent(plan(before))
+
+
+def test_one_that_is_written_costs_no_call_for_each_of_its_items() -> None:
+    """Nobody waits for that who waits for others' turns: it was done aside."""
+    calls = []
+    for count in (10, 3_000):
+        body = WrittenBody({"model": "m", "input": [USER, THOUGHT] * (count // 2)})
+        index, made = Index(max_bytes=2**20, max_age=3600), 0
+
+        def note(frame: FrameType, event: str, _: object) -> None:
+            nonlocal made
+            made += event == "call"
+
+        sys.setprofile(note)
+        try:
+            BroughtHistory(index, body, 0.0)
+        finally:
+            sys.setprofile(None)
+        calls.append(made)
+
+    assert calls[0] + 10 > calls[1]
+
+
+@pytest.mark.parametrize("count", [999, 1_000, 1_001, 2_500])
+def test_many_items_are_written_as_few_are(count: int) -> None:
+    """Some at a time; and the place of what is no JSON is that in the whole."""
+    items: list[dict[str, Any]] = [{"role": "user", "content": f"{n}"} for n in range(count)]
+    at_once = 0
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        nonlocal at_once
+        at_once += event == "call" and frame.f_code is encode.__code__
+
+    sys.setprofile(note)
+    try:
+        body = WrittenBody({"model": "m", "input": items})
+    finally:
+        sys.setprofile(None)
+    assert -(-count // 1_000) == at_once
+    history = BroughtHistory(Index(max_bytes=2**20, max_age=3600), body, 0.0)
+    assert items == sent(plan(history, latest=None))[1]
+    assert encode(items)[1:-1] == body.row[0]
+
+    items[-1]["content"] = {1, 2}
+    with pytest.raises(TypeError, match=rf"^input\[{count - 1}\]\.content: "):
+        WrittenBody({"model": "m", "input": items})
 
 
 def test_it_counts_what_is_sent_and_says_why_it_is_everything() -> None:

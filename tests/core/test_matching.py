@@ -14,12 +14,12 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings as hypothesis_settings, strategies as st
 
 from tests.core.resending import Item, conversations, message, resent
 from wspool.core.matching import index as module
-from wspool.core.matching.canonical import canonical
-from wspool.core.matching.index import Index
+from wspool.core.matching.canonical import canonical, kind_of
+from wspool.core.matching.index import Index, digest_of, read_alone
 from wspool.core.matching.known import Known
 
 CAPTURES = [
@@ -129,6 +129,33 @@ def test_any_composition_of_what_hosts_do_still_matches(data: st.DataObject) -> 
         known = index.find(read, 0.0)
         assert [(f"resp_{number - 1}", length)] * (number > 0) == [(k.response_id, k.length) for k in known]
         index.remember(read, f"resp_{number}", output, 0.0)
+        history += output
+        said |= {item["id"] for item in output}
+
+
+@hypothesis_settings(max_examples=30)
+@given(st.data())
+def test_what_was_read_alone_is_as_if_it_was_now(data: st.DataObject) -> None:
+    """A request whose items were read before, where no turn was known, goes on from the same one."""
+    index, again = make(), make()
+    history: list[Item] = []
+    said: frozenset[str] = frozenset()
+    for number, (new, output) in enumerate(data.draw(conversations())):
+        history += new
+        body: dict[str, Any] = {"model": "m", "input": data.draw(resent(history, said=said))}
+        items = body["input"] if isinstance(body["input"], list) else [message("user", body["input"])]
+        digests = [digest_of(item) for item in items]
+        alone = read_alone(body, digests)
+        assert (alone is None) == any(kind_of(item) == "item_reference" for item in items)
+        now = index.read(body, 0.0, session=("s",))
+        then = again.read(body, 0.0, session=("s",), digests=digests, alone=alone)
+        for field in ("hashes", "thoughts", "spoken", "certain", "session", "items", "model", "base"):
+            assert getattr(now, field) == getattr(then, field), field
+        assert [k.response_id for k in index.find(now, 0.0)] == [k.response_id for k in again.find(then, 0.0)]
+        index.remember(now, f"resp_{number}", output, 0.0)
+        again.remember(then, f"resp_{number}", output, 0.0)
+        if alone is not None:  # which another request may be read from
+            assert len(alone.hashes) == len(items)
         history += output
         said |= {item["id"] for item in output}
 

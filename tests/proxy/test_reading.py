@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
+from collections.abc import Generator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from tests.proxy.asking import KEY, scene
 from tests.proxy.test_websocket import connected
 from wspool.core.frames import MAX_VALUES
 from wspool.core.sending.brought import WrittenBody
-from wspool.http.identity import LARGE
+from wspool.http.identity import LARGE, loads
 from wspool.listening.errors import RequestError
 from wspool.proxy.reading import read_body
 from wspool.server import EchoModel, ModelRequest, ModelTurn, message
@@ -50,6 +53,54 @@ async def test_others_go_on_while_a_large_one_is_read(
             ticks += 1
             await trio.lowlevel.checkpoint()
     assert ticks > 3
+
+
+@pytest.fixture
+def eager() -> Generator[None]:
+    """Threads give way as soon as somebody waits."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("items", [True, False], ids=["items", "parts"])
+def test_others_have_their_turn_between_two_objects_of_a_large_one(items: bool) -> None:
+    """However many there are: for each there is a call of Python, and none of C lasts for several."""
+    part = {"type": "input_text", "text": "x"}
+    given = [part] * 3_000
+    raw = json.dumps(given if items else [{"role": "user", "content": given}]).encode()
+    calls = 0
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(note)
+    try:
+        read = loads(raw, aside=True)
+    finally:
+        sys.setprofile(None)
+    assert json.loads(raw) == read
+    assert calls >= 3_000
+
+
+async def test_one_of_many_items_is_written_down_aside(eager: None) -> None:
+    """That takes most of its time, also of one that is not large."""
+    few, many = (of(input=[{"role": "user", "content": "hi"}] * count) for count in (499, 20_000))
+    assert len(many) < LARGE
+    ticks, bodies = 0, []
+
+    async def read() -> None:
+        bodies.extend([await read_body(few), await read_body(many)])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        while not bodies:
+            ticks += 1
+            await trio.lowlevel.checkpoint()
+    assert [dict, WrittenBody] == [type(body) for body in bodies]
+    assert ticks > 300
 
 
 @pytest.mark.parametrize(

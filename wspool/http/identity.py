@@ -29,6 +29,7 @@ __all__ = [
     "Request",
     "Said",
     "is_for_pool",
+    "loads",
     "may_be_ours",
     "read_request",
     "said_by",
@@ -168,6 +169,20 @@ def written(body: dict[str, Any]) -> dict[str, Any]:
         return body
 
 
+def loads(content: bytes | bytearray, *, aside: bool) -> object:
+    """Return what a body says. Raises ValueError, RecursionError.
+
+    Args:
+        aside: others have their turn between two of its objects: it is large, and this is a thread beside
+            theirs. They would wait for all of it else, as for any call of C.
+    """
+    return json.loads(content, object_hook=_itself if aside else None)
+
+
+def _itself(value: dict[str, Any]) -> dict[str, Any]:
+    return value
+
+
 def read_request(request: Request, content: bytes) -> Asked | None:
     """Return what *request* asks, None if it goes over plain HTTP.
 
@@ -175,8 +190,9 @@ def read_request(request: Request, content: bytes) -> Asked | None:
         request: one that `may_be_ours`.
         content: its body.
     """
+    large = len(content) >= LARGE
     try:
-        body: object = json.loads(content)
+        body = loads(content, aside=large)
     except (ValueError, RecursionError):
         return None
     if not isinstance(body, dict) or not is_for_pool(given := cast("dict[str, Any]", body)):
@@ -190,4 +206,4 @@ def read_request(request: Request, content: bytes) -> Asked | None:
     where = str(request.url)
     scheme = "wss" if url.scheme == "https" else "ws"
     identity = Identity(scheme + where[where.index(":") :], said.headers, said.key)
-    return Asked(identity, written(given) if len(content) >= LARGE else given, said.session)
+    return Asked(identity, written(given) if large else given, said.session)

@@ -41,7 +41,7 @@ from wspool.core.matching.known import (
     thoughts_of,
 )
 
-__all__ = ["Given", "Index", "Known", "digest_of"]
+__all__ = ["Given", "Index", "Known", "digest_of", "read_alone"]
 
 #: Bytes of a hash: nobody finds two histories that have the same one.
 _HASH: Final = 16
@@ -76,6 +76,23 @@ def digest_of(item: Mapping[str, Any]) -> bytes | None:
         return None if kind_of(item) in _ELSEWHERE else _digest(canonical(item))
     except (AttributeError, TypeError, ValueError, RecursionError):
         return None
+
+
+def read_alone(body: Mapping[str, Any], digests: Sequence[bytes | None]) -> Given | None:
+    """Return what a request says whatever turns are known; None if that depends on them.
+
+    It can be called in a thread, so that nobody has to wait for one of many items.
+
+    Args:
+        digests: of the items of its input (`digest_of`).
+    """
+    given = Index(max_bytes=0, max_age=0.0).read(body, 0.0, digests=digests)
+    if not given.certain or any(
+        digest is None and kind_of(item) == "item_reference"
+        for item, digest in zip(given.items, digests, strict=True)
+    ):
+        return None
+    return given
 
 
 def _hashes(known: Known) -> tuple[bytes, ...]:
@@ -119,6 +136,7 @@ class Index:
         *,
         session: Iterable[str] = (),
         digests: Sequence[bytes | None] = (),
+        alone: Given | None = None,
     ) -> Given:
         """Read a request. Never raises: what cannot be understood is not certain.
 
@@ -127,6 +145,7 @@ class Index:
             now: seconds.
             session: what else names the conversation that it may belong to, such as its headers.
             digests: of the items of its input (`digest_of`), if they are known.
+            alone: what `read_alone` has made of *body*.
         """
         self._expire(now)
         given = body.get("input")
@@ -147,7 +166,9 @@ class Index:
                 self._touch(origin, now)
             else:
                 read.certain = False
-        if read.certain:
+        if read.certain and alone is not None:
+            read.say(alone)
+        elif read.certain:
             self.extend(read, items, now, digests)
         return read
 

@@ -147,6 +147,10 @@ class Given:
         #: The turn that it goes on from, once that is known.
         self.origin: Known | None = None
 
+    def say(self, other: Given) -> None:
+        """Have this one, of which no item was read, say what *other* says: its items are the same."""
+        self.hashes, self.thoughts, self.spoken = [*other.hashes], [*other.thoughts], other.spoken
+
     @property
     def hash(self) -> bytes:
         """The running hash after all items."""

@@ -19,7 +19,7 @@ from wspool.core.encoding import Encoded
 from wspool.core.frames import encode
 from wspool.core.given import check_kind
 from wspool.core.items import Item, Output, no_input, read_items
-from wspool.core.matching.index import Index, digest_of
+from wspool.core.matching.index import Index, digest_of, read_alone
 from wspool.core.matching.known import Known
 from wspool.core.sending.chain import Plan
 from wspool.core.sending.takes import Takes
@@ -28,6 +28,9 @@ from wspool.core.sending.warm_up import Fields, WarmUp
 __all__ = ["FULL_REASONS", "BroughtHistory", "WrittenBody", "http_only"]
 
 _EVERYTHING = Takes()
+
+#: Items that are written in one call, which other threads wait for: a millisecond.
+_AT_ONCE: Final = 1_000
 
 #: Why a history is sent in full: it is the first turn of its conversation; it has turns before, and nobody
 #: here knows them; what it says cannot be compared; the lane that holds the turn before is gone, or somebody
@@ -73,18 +76,22 @@ class WrittenBody(dict[str, Any]):
     """The body of a request whose input is written down already: that of a large one may be so in a thread.
 
     Attributes:
-        row: its input, as one piece of a list.
-        digests: of its items, as `Index.read` takes them.
+        history: its input, as items.
+        row: that, as one piece of a list.
+        alone: what is known of it whatever others there are, as `Index.read` takes it, if that is anything.
+        digests: else those of its items.
     """
 
-    __slots__ = ("digests", "row")
+    __slots__ = ("alone", "digests", "history", "row")
 
     def __init__(self, body: Mapping[str, Any]) -> None:
         """Write the input of *body* down. Raises TypeError, ValueError: it cannot be sent."""
         super().__init__(body)
-        items = _items(body.get("input"))
+        self.history = items = _items(body.get("input"))
         self.row = _row(items)
-        self.digests = [digest_of(item) for item in items]
+        digests = [digest_of(item) for item in items]
+        self.alone = read_alone(body, digests)
+        self.digests = digests if self.alone is None else ()
 
 
 class BroughtHistory:
@@ -119,12 +126,14 @@ class BroughtHistory:
     ) -> None:
         self._index = index
         self._now = now
-        items = _items(body.get("input"))
         # Written down, so that nothing that happens to the body changes what is sent, also again.
-        written = body if isinstance(body, WrittenBody) else None
-        self._whole = _row(items) if written is None else written.row
-        digests = () if written is None else written.digests
-        self._given = index.read(body, now, session=session, digests=digests)
+        if isinstance(body, WrittenBody):
+            items, self._whole = body.history, body.row
+            self._given = index.read(body, now, session=session, digests=body.digests, alone=body.alone)
+        else:
+            items = _items(body.get("input"))
+            self._whole = _row(items)
+            self._given = index.read(body, now, session=session)
         #: What it may go on from, the likeliest first; the others have the same words.
         self._known: Sequence[Known] = index.find(self._given, now)
         start = self._given.skip
@@ -306,4 +315,10 @@ def _row(items: Sequence[Mapping[str, Any]]) -> Sequence[Encoded]:
     """
     if not items:
         return ()
+    if len(items) > _AT_ONCE:
+        try:
+            starts = range(0, len(items), _AT_ONCE)
+            return (Encoded(b",".join([_row(items[n : n + _AT_ONCE])[0] for n in starts])),)
+        except (TypeError, ValueError):
+            pass  # raised below, with its place in the whole
     return (Encoded(memoryview(encode([dict(item) for item in items], "input"))[1:-1]),)
