@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 import trio
@@ -28,6 +30,7 @@ from wspool.testing.explore import (
     fixed,
     reach,
     replay,
+    run,
 )
 
 #: Everything with one deviation and two.
@@ -335,7 +338,7 @@ def test_the_program_chooses() -> None:
 
     assert taken == {0, 1, 2, 3}
     assert "the way: option 3" in report.story
-    with pytest.raises(ValueError, match="not at least 1"):
+    with pytest.raises(ValueError, match="options=0 is below 1"):
         choose(0)
 
 
@@ -528,10 +531,129 @@ def test_other_runs_are_left_alone() -> None:
     assert "id" not in vars(run)
 
 
-async def test_it_is_not_for_the_inside_of_a_run() -> None:
-    """trio says so."""
-    with pytest.raises(RuntimeError, match="Attempted to call run"):
-        explore(trio.lowlevel.checkpoint)
+async def test_it_is_not_for_the_inside_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so, and does not take this trio for one that differs."""
+    monkeypatch.setattr(reach, "_checked", False)
+    for use in (explore, partial(replay, "-")):
+        with pytest.raises(RuntimeError, match="explore from a function that is not async"):
+            use(_nothing)
+
+
+def test_what_was_left_by_the_runs_before_is_noticed() -> None:
+    """Who goes wrong in the twentieth run, whatever its choices, is not said to go wrong without any."""
+    runs: list[int] = []
+
+    async def program() -> None:
+        runs.append(1)
+        choose(100)
+        assert len(runs) < 20
+
+    with pytest.raises(NotDeterministicError, match="what the runs before have left: AssertionError"):
+        explore(program)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.02])
+def test_a_thread_is_told_of(seconds: float, capfd: pytest.CaptureFixture[str]) -> None:
+    """At once or later: no tape has its time. It ends in peace, and nobody is accused of a deadlock."""
+
+    async def program() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 1)
+            await trio.sleep(0.5)
+            await trio.to_thread.run_sync(time.sleep, seconds)
+
+    with pytest.raises(NotDeterministicError) as caught:
+        explore(program)
+    said = str(caught.value)
+    assert "program waits at test_explorer.py:" in said
+    assert "await trio.to_thread.run_sync(time.sleep, seconds)" in said
+    assert "trio.sleep waits at _timeouts.py" in said
+    assert "\n" not in said
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_thread_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some moments it is given, then the run is given up."""
+    monkeypatch.setattr(run, "_MOMENTS", 3)
+    end = threading.Event()
+
+    async def program() -> None:
+        await trio.to_thread.run_sync(end.wait, abandon_on_cancel=True)
+
+    try:
+        with pytest.raises(NotDeterministicError, match=r"end\.wait"):
+            explore(program)
+    finally:
+        end.set()
+
+
+class _Own(BaseException):
+    """As some test runners raise."""
+
+
+@pytest.mark.parametrize("error", [_Own("mine"), BaseExceptionGroup("some", [_Own("mine"), ValueError()])])
+def test_what_is_no_exception_is_a_failure_as_well(error: BaseException) -> None:
+    """With its story, which says where it was raised."""
+
+    async def program() -> None:
+        if choose(2):
+            raise error
+
+    report = explore(program)
+    assert report.failure is not None
+    assert "_Own: mine, raised at test_explorer.py:" in report.failure.message
+    assert report.failure.message.endswith("in program: raise error")
+    assert len(report.tape) == 1
+
+
+@pytest.mark.parametrize("order", [KeyboardInterrupt(), BaseExceptionGroup("", [_Own(), SystemExit(3)])])
+def test_who_wants_the_program_to_end_is_obeyed(order: BaseException) -> None:
+    """That is no failure of its."""
+
+    async def program() -> None:
+        raise order
+
+    with pytest.raises(type(order)) as caught:
+        explore(program)
+    assert caught.value is order
+
+
+async def _nothing() -> None:
+    """A program without a fault."""
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        (lambda: explore(_nothing()), "program must be an async function"),  # type: ignore[arg-type]
+        (lambda: explore(None), "program must be a function, not NoneType"),  # type: ignore[arg-type]
+        (
+            lambda: explore(_nothing, schedules=Deviations(1)),  # type: ignore[arg-type]
+            "must be a sequence of schedules",
+        ),
+        (
+            lambda: explore(_nothing, schedules=[1]),  # type: ignore[list-item]
+            "a schedule must be an object with trials, not int",
+        ),
+        (lambda: explore(_nothing, stall=-1), "stall=-1 is below 0"),
+        (lambda: explore(_nothing, max_steps=0), "max_steps=0 is below 1"),
+        (
+            lambda: explore(_nothing, invariant=True),  # type: ignore[arg-type]
+            "invariant must be a function, not bool",
+        ),
+        (lambda: replay(None, _nothing), "a tape must be a ChoiceTape"),  # type: ignore[arg-type]
+        (lambda: Deviations(-1), "most=-1 is below 0"),
+        (lambda: Deviations(1, runs=-1), "runs=-1 is below 0"),
+        (lambda: Randomly(1.5), "runs=1.5 is not an int"),  # type: ignore[arg-type]
+        (lambda: Priorities(3, depth=0), "depth=0 is below 1"),
+        (lambda: always(None), "check must be a function, not NoneType"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_of_no_use_is_told_before_anything_runs(use: Callable[[], object], said: str) -> None:
+    """By its name."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        use()
+    assert said in str(caught.value)
 
 
 # -- tapes ---------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ decides: it is drawn, searched through, replayed and shortened. See docs/explore
 
 from wspool.testing.explore.points import CutStream, always, cancel_at, choose, cut, fixed
 from wspool.testing.explore.reach import UnsupportedTrioError
-from wspool.testing.explore.report import FoundError, NotDeterministicError, Report
-from wspool.testing.explore.run import Failure, Program
+from wspool.testing.explore.report import FoundError, Report
+from wspool.testing.explore.run import Failure, NotDeterministicError, Program
 from wspool.testing.explore.schedules import Deviations, Priorities, Randomly, Schedule
 from wspool.testing.explore.search import explore, replay
 from wspool.testing.explore.tape import ChoiceTape

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import trio
 
+from wspool.core.given import check_callable, check_number
 from wspool.testing.explore.run import current_run
 
 __all__ = ["CutStream", "always", "cancel_at", "choose", "cut", "fixed"]
@@ -22,10 +23,9 @@ def choose(options: int, what: str = "") -> int:
         what: what is chosen, for the story.
 
     Raises:
-        ValueError: there is nothing to choose from.
+        TypeError, ValueError: there is nothing to choose from.
     """
-    if options < 1:
-        raise ValueError(f"options={options!r} is not at least 1")
+    check_number("options", options, 1, whole=True)
     run = current_run()
     return 0 if run is None else run.choose("choice", options, what)
 
@@ -66,7 +66,11 @@ def always(check: Callable[[], object]) -> None:
 
     Args:
         check: an invariant; broken if it raises, or returns False.
+
+    Raises:
+        TypeError: it cannot be called.
     """
+    check_callable("check", check)
     run = current_run()
     if run is not None:
         run.checks.append(check)

@@ -10,7 +10,7 @@ from wspool.testing.explore.run import Failure, Run
 from wspool.testing.explore.sight import Seen, Sight
 from wspool.testing.explore.tape import NO_DEVIATIONS, ChoiceTape
 
-__all__ = ["FoundError", "NotDeterministicError", "Report", "tell"]
+__all__ = ["FoundError", "Report", "tell"]
 
 #: A story that has no more steps is told whole; of a longer one, what is near a deviation, and its end.
 _WHOLE: Final = 60
@@ -28,10 +28,6 @@ class FoundError(AssertionError):
     def __init__(self, report: Report) -> None:
         super().__init__(str(report))
         self.report = report
-
-
-class NotDeterministicError(AssertionError):
-    """A program did something else under the same choices: it depends on what no tape has."""
 
 
 @attrs.frozen

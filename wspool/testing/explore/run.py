@@ -3,7 +3,7 @@
 Time is virtual. It jumps when nothing is runnable; and if the world may *stall*, it may also jump to the next
 timer while tasks are runnable, as it does for a process that is slow. A run ends with the program, or with
 the first thing that goes wrong; then the program is cancelled, and what it does from there on is not looked
-at.
+at. One that has a thread work for it is given up, and accused of nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import random
 import sys
+import time
 from collections.abc import Awaitable, Callable, Generator, MutableSequence, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, Literal, TypeAlias, cast
@@ -19,11 +20,12 @@ import attrs
 import trio
 import trio.testing
 
+from wspool.core.given import check_callable, check_number
 from wspool.testing.explore.deciders import Decider, Kind
 from wspool.testing.explore.reach import current_governor, governed, tame, unshield
-from wspool.testing.explore.sight import Sight, place_of
+from wspool.testing.explore.sight import Sight, place_of, raised_at
 
-__all__ = ["Failure", "FailureSort", "Program", "Run", "Terms", "current_run"]
+__all__ = ["Failure", "FailureSort", "NotDeterministicError", "Program", "Run", "Terms", "current_run"]
 
 #: What is explored: called anew for each run.
 Program: TypeAlias = Callable[[], Awaitable[object]]
@@ -35,10 +37,20 @@ FailureSort: TypeAlias = Literal["error", "invariant", "deadlock", "endless"]
 #: wake those who wait for all others to block, the next shows that there are none.
 _IDLE: Final = 3
 
+#: A moment, in real seconds, and how many of them a thread is given to end.
+_MOMENT: Final = 0.001
+_MOMENTS: Final = 1000
+
+#: What is no failure of the program, but wants it to end.
+_ORDERS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, trio.Cancelled)
 
 #: trio's own tasks, by age: `<init>`, and the one for what other threads bring; between them, the main one.
 _OWN: Final = (0, 2)
 _MAIN: Final = 1
+
+
+class NotDeterministicError(AssertionError):
+    """A program depends on what no tape has: it did something else under the same choices, or has threads."""
 
 
 @attrs.frozen
@@ -54,6 +66,12 @@ class Terms:
     invariant: Callable[[], object] | None = None
     stall: float = 0.0
     max_steps: int = 20_000
+
+    def __attrs_post_init__(self) -> None:
+        if self.invariant is not None:
+            check_callable("invariant", self.invariant)
+        check_number("stall", self.stall, 0)
+        check_number("max_steps", self.max_steps, 1, whole=True)
 
 
 @attrs.frozen
@@ -119,9 +137,16 @@ class Run(trio.abc.Instrument):
         self._scheduled: dict[trio.lowlevel.Task, tuple[int, int]] = {}
         self._idle = self._last_steps = 0
         self._root = trio.CancelScope()
+        #: Where the program had a thread work for it, and the moments that are left for that to end.
+        self._in_thread = ""
+        self._moments = _MOMENTS
 
     def make(self) -> Run:
-        """Make the run, and return it."""
+        """Make the run, and return it.
+
+        Raises:
+            NotDeterministicError: the program uses threads.
+        """
         with governed(self), _at_rest():
             try:
                 trio.run(self._main, clock=trio.testing.MockClock(autojump_threshold=0), instruments=[self])
@@ -132,6 +157,11 @@ class Run(trio.abc.Instrument):
                 self._abandoned = True
             if self._abandoned:
                 self._bury()
+        if self._in_thread:
+            raise NotDeterministicError(
+                f"the program has a thread work for it, whose time is on no tape: {self._in_thread}; let "
+                "something on trio stand in for that, such as trio.sleep"
+            )
         assert self._finished or self._abandoned, "bug: the explorer's instrument has failed"
         return self
 
@@ -142,8 +172,11 @@ class Run(trio.abc.Instrument):
             with self._root:
                 self._active = True
                 await self._program()
-        except Exception as error:
-            self._fail("error", "; ".join(map(_said, _leaves(error))), error)
+        except BaseException as error:  # noqa: ASYNC103 # what trio or the user wants is raised again
+            leaves = _leaves(error)
+            if any(isinstance(leaf, _ORDERS) for leaf in leaves):
+                raise
+            self._fail("error", "; ".join(_placed(leaf, error) for leaf in leaves), error)
         finally:
             self._active = False
 
@@ -204,7 +237,15 @@ class Run(trio.abc.Instrument):
         self._scheduled[task] = self.steps, self._ages[task]
 
     def before_io_wait(self, timeout: float) -> None:
-        """Notice that nothing will ever happen any more."""
+        """Notice that nothing will ever happen any more, or that a thread is at work."""
+        if trio.to_thread.current_default_thread_limiter().borrowed_tokens and self._moments:
+            self._moments -= 1
+            if not self._in_thread:
+                self._in_thread = self._who_waits()
+                self._active = False
+                self._root.cancel()
+            time.sleep(_MOMENT)  # what it brings must find the run alive
+            return
         if self._last_steps != self.steps:
             self._last_steps, self._idle = self.steps, 0
             return
@@ -212,7 +253,8 @@ class Run(trio.abc.Instrument):
         self._idle = self._idle + 1 if not now.tasks_runnable and now.seconds_to_next_deadline > 1e300 else 0
         if self._idle >= _IDLE:
             self._idle = 0
-            self._fail("deadlock", self._who_waits, None)
+            said = f"nothing can run, and no timer is set: {self._who_waits()}"
+            self._fail("deadlock", said, None)
 
     def after_io_wait(self, timeout: float) -> None:
         """Let a timer fire early, perhaps."""
@@ -245,7 +287,7 @@ class Run(trio.abc.Instrument):
                     if check() is False:
                         raise AssertionError(f"{getattr(check, '__name__', 'the invariant')} does not hold")
                 except Exception as error:
-                    return self._fail("invariant", _said(error), error)
+                    return self._fail("invariant", _placed(error, error), error)
         if self.steps % self._terms.max_steps == 0:
             self._fail("endless", f"it has not ended after {self.steps} steps", None)
         return None
@@ -256,13 +298,12 @@ class Run(trio.abc.Instrument):
 
     # -- what goes wrong ------------------------------------------------------------------------
 
-    def _fail(self, sort: FailureSort, message: str | Callable[[], str], error: BaseException | None) -> None:
+    def _fail(self, sort: FailureSort, message: str, error: BaseException | None) -> None:
         """Note what is wrong, if it is the first, and cancel the program; end it by other means if it goes
         on.
         """
         if self.failure is None:
-            said = message if isinstance(message, str) else message()
-            self.failure = Failure(sort, said, error, self.steps)
+            self.failure = Failure(sort, message, error, self.steps)
             self._active = False
             self._root.cancel()
         elif sort in ("deadlock", "endless"):
@@ -304,9 +345,7 @@ class Run(trio.abc.Instrument):
 
     def _who_waits(self) -> str:
         """Say where each task of the program waits."""
-        return "nothing can run, and no timer is set: " + "; ".join(
-            f"{self._names[task]} waits at {place_of(task)}" for task in self._mine()
-        )
+        return "; ".join(f"{self._names[task]} waits at {place_of(task)}" for task in self._mine())
 
 
 def current_run() -> Run | None:
@@ -343,6 +382,12 @@ def _said(error: BaseException) -> str:
     """Say *error* in a line."""
     first = str(error).strip().splitlines()
     return f"{type(error).__name__}: {first[0]}" if first else type(error).__name__
+
+
+def _placed(error: BaseException, whole: BaseException) -> str:
+    """Say *error*, which *whole* is or holds, and where it was raised."""
+    place = raised_at(error) or raised_at(whole)
+    return f"{_said(error)}, raised at {place}" if place else _said(error)
 
 
 def _ignore(_: object) -> None:

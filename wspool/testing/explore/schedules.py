@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias
 
 import attrs
 
+from wspool.core.given import check_number
 from wspool.testing.explore.deciders import ByPriority, ByTape, Decider, Drawn
 from wspool.testing.explore.run import Run
 from wspool.testing.explore.tape import ChoiceTape
@@ -45,6 +46,11 @@ class Deviations:
 
     most: int = 2
     runs: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        check_number("most", self.most, 0, whole=True)
+        if self.runs is not None:
+            check_number("runs", self.runs, 0, whole=True)
 
     def trials(self, first: Run, dice: random.Random) -> Trials:
         """As the protocol says. What failed is not followed further."""
@@ -81,6 +87,9 @@ class Randomly:
 
     runs: int = 100
 
+    def __attrs_post_init__(self) -> None:
+        check_number("runs", self.runs, 0, whole=True)
+
     def trials(self, first: Run, dice: random.Random) -> Trials:
         """As the protocol says."""
         for _ in range(self.runs):
@@ -99,6 +108,10 @@ class Priorities:
 
     runs: int = 100
     depth: int = 3
+
+    def __attrs_post_init__(self) -> None:
+        check_number("runs", self.runs, 0, whole=True)
+        check_number("depth", self.depth, 1, whole=True)
 
     def trials(self, first: Run, dice: random.Random) -> Trials:
         """As the protocol says."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Final
 
+import trio
+
+from wspool.core.given import check_callable, check_kind
 from wspool.testing.explore.deciders import ByTape, Decider
 from wspool.testing.explore.reach import check_trio
-from wspool.testing.explore.report import NotDeterministicError, Report, tell
-from wspool.testing.explore.run import Program, Run, Terms
+from wspool.testing.explore.report import Report, tell
+from wspool.testing.explore.run import NotDeterministicError, Program, Run, Terms
 from wspool.testing.explore.schedules import Deviations, Priorities, Randomly, Schedule
 from wspool.testing.explore.shrink import shrink
 from wspool.testing.explore.sight import Sight
@@ -48,11 +51,15 @@ def explore(
         max_steps: steps after which a run counts as endless.
 
     Raises:
-        NotDeterministicError: it did something else under the same choices.
+        NotDeterministicError: it did something else under the same choices, or uses threads.
         UnsupportedTrioError: this trio cannot be explored with.
         RuntimeError: called inside a trio run; call it from a function that is not async.
+        TypeError, ValueError: an argument is of no use; the text says which.
     """
-    check_trio()
+    _check_use(program)
+    check_kind("schedules", schedules, Sequence, "a sequence of schedules, such as [Deviations(2)]")
+    for schedule in schedules:
+        check_callable("a schedule", schedule, "trials")
     terms = Terms(invariant, stall, max_steps)
 
     def make(decider: Decider) -> Run:
@@ -72,7 +79,13 @@ def explore(
                 run = make(decider)
                 runs, steps = runs + 1, steps + run.steps
                 if run.failure is not None:
-                    return _report(run, make, Report(runs, steps, seed, exhausted), program, terms)
+                    report = _report(run, make, Report(runs, steps, seed, exhausted), program, terms)
+                    if not report.tape:
+                        raise NotDeterministicError(
+                            "the program went wrong without any deviation, which its first run did not: it "
+                            f"depends on what the runs before have left: {run.failure.message}"
+                        )
+                    return report
                 decider = trials.send(run)
         except StopIteration as end:
             exhausted = max(exhausted, end.value)
@@ -99,11 +112,11 @@ def replay(
 
     Raises:
         ValueError: that is not a tape.
-        UnsupportedTrioError: see `explore`.
-        RuntimeError: see `explore`.
+        NotDeterministicError: the program uses threads.
+        UnsupportedTrioError, RuntimeError, TypeError: see `explore`.
     """
-    check_trio()
-    if isinstance(tape, str):
+    _check_use(program)
+    if not isinstance(tape, ChoiceTape):
         tape = ChoiceTape.parse(tape)
     sight = Sight()
     run = Run(program, ByTape(tape), Terms(invariant, stall, max_steps), sight).make()
@@ -115,6 +128,17 @@ def replay(
         tape=ChoiceTape(tuple(run.deviations)),
         story="" if run.failure is None else tell(run, sight),
     )
+
+
+def _check_use(program: object) -> None:
+    """Raise what is wrong with a call before anything runs."""
+    if trio.lowlevel.in_trio_run():
+        raise RuntimeError("this is inside a trio run: explore from a function that is not async")
+    if isinstance(program, Coroutine):
+        program.close()
+        raise TypeError("program must be an async function, called anew for each run: give it without ()")
+    check_callable("program", program)
+    check_trio()
 
 
 def _report(

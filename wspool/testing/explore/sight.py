@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -13,11 +14,12 @@ import attrs
 import outcome
 import trio
 
+from wspool.core import given
 from wspool.testing.explore.deciders import Kind
 
-__all__ = ["Seen", "Sight", "place_of"]
+__all__ = ["Seen", "Sight", "place_of", "raised_at"]
 
-#: Files whose frames are nobody's own: trio and what it stands on, and this package.
+#: Files whose frames are nobody's own: trio and what it stands on, this package, and what looks at arguments.
 _NOT_OWN: Final = tuple(
     str(path)
     for path in (
@@ -25,6 +27,7 @@ _NOT_OWN: Final = tuple(
         Path(__file__).parent,
         Path(outcome.__file__).parent,
         Path(contextlib.__file__),
+        Path(given.__file__),
     )
 )
 
@@ -83,16 +86,26 @@ class Sight:
 
 
 def place_of(task: trio.lowlevel.Task) -> str:
-    """Return where *task* waits: the innermost line that is neither trio's nor the explorer's."""
-    found: tuple[FrameType, int] | None = None
-    last: tuple[FrameType, int] | None = None
-    for frame, line in task.iter_await_frames():
-        last = frame, line
-        if not frame.f_code.co_filename.startswith(_NOT_OWN):
-            found = last
-    if (at := found or last) is None:
-        return "its beginning"
-    frame, line = at
+    """Return where *task* waits: its innermost line that is neither trio's nor the explorer's, if any is."""
+    frames = list(task.iter_await_frames())
+    own = [(frame, line) for frame, line in frames if _is_own(frame)]
+    return _told(*own[-1]) if own else _told(*frames[0]) if frames else "its beginning"
+
+
+def raised_at(error: BaseException) -> str:
+    """Return where *error* was raised: the innermost line as above, an empty text if it has none."""
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if _is_own(frame):
+            found = _told(frame, line)
+    return found
+
+
+def _is_own(frame: FrameType) -> bool:
+    return not frame.f_code.co_filename.startswith(_NOT_OWN)
+
+
+def _told(frame: FrameType, line: int) -> str:
     name = frame.f_code.co_filename
     text = linecache.getline(name, line).strip()
     return f"{Path(name).name}:{line} in {frame.f_code.co_name}: {text}".rstrip(": ")

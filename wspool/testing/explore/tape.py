@@ -13,6 +13,8 @@ from typing import Final
 
 import attrs
 
+from wspool.core.given import check_kind
+
 __all__ = ["NO_DEVIATIONS", "ChoiceTape"]
 
 _DEVIATION = re.compile(r"(\d+):(\d+)")
@@ -39,8 +41,9 @@ class ChoiceTape:
         """Read what `str` wrote: `"12:1 40:2"`, or `"-"` for a run without deviations.
 
         Raises:
-            ValueError: it is not of that form.
+            TypeError, ValueError: it is not of that form.
         """
+        check_kind("a tape", text, str, "a ChoiceTape, or a text like '12:1 40:2'")
         deviations: list[tuple[int, int]] = []
         for word in text.replace("-", " ").split():
             if (match := _DEVIATION.fullmatch(word)) is None:
