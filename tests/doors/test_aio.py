@@ -392,3 +392,20 @@ def test_the_native_api_says_which_door_to_take() -> None:
 
     with pytest.raises(wspool.ForeignUseError, match=r"wspool\.aio"):
         run(main())
+
+
+def test_a_budget_that_the_turn_before_has_spent_is_known(far: Far) -> None:
+    """Though leaving that waits for nothing: entering comes after it."""
+
+    async def main() -> None:
+        async with aio.open_pool(far.url, policy=POLICY) as pool:
+            for _ in range(20):
+                budget = wspool.Budget(max_tokens=1)
+                async with pool.conversation(model="m", budget=budget) as talk:
+                    async with talk.turn("hello") as turn:
+                        await turn.result()
+                    with pytest.raises(wspool.BudgetExceededError, match="tokens"):
+                        await talk.turn("more").__aenter__()
+                    assert talk.statistics().turns == 1
+
+    run(main())

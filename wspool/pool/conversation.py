@@ -106,9 +106,9 @@ class Conversation:
 
         Raises:
             TypeError, ValueError: they hold what cannot be sent; the text says where.
-            BudgetExceededError: the conversation's budget is spent.
 
         Entering waits for a lease if there is none. It raises:
+            BudgetExceededError: the conversation's budget is spent; nothing was sent.
             TurnInFlightError: another turn of this conversation has not ended; nothing was sent.
             OpenCallsError: calls in the history have no output, and *input* brings none; nothing was sent.
             RequestTooLargeError, LeaseRefusedError, PoolClosedError: nothing was sent.
@@ -212,7 +212,6 @@ class Conversation:
         return await ToolLoop(it, self._runner, partial(self._begin, fields), limits).run(given)
 
     def _begin(self, fields: Fields, items: Sequence[Encoded]) -> Turn:
-        self._continuity.check_budget()
         return Turn(ConversationDriver(self._continuity, items, fields))
 
     @enable_ki_protection

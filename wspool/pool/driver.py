@@ -104,6 +104,7 @@ class ConversationDriver:
             self._notes = TurnNotes(continuity.owner.announcer, continuity.number, model)
             self.added = self._notes.added
         self._errand = self._continuity.enter()
+        self._continuity.check_budget()
         if owed := self._continuity.chain.owed(self._items, self._fields):
             raise OpenCallsError(owed)
         await self._send(self._errand)
