@@ -97,8 +97,7 @@ class ConversationDriver:
         return self._continuity.awaited
 
     async def start(self) -> None:
-        # Who brings the history along, and keeps it, asks for the record as well (`Turn.record`).
-        if self._continuity.number is None or self._continuity.owner.announcer.sees_turns:
+        if self._continuity.owner.announcer.sees_turns:
             continuity = self._continuity
             model = model_of(self._fields.get("model"))
             self._notes = TurnNotes(continuity.owner.announcer, continuity.number, model)

@@ -126,7 +126,7 @@ class Outlet(Handover[bytes]):
         heed: called with each notice that comes while its turn is in flight, see `Pool.turn`.
         keeps: whether events are wanted again that were written already.
         sent_at: when its request was sent, on trio's clock.
-        record: how its turn went, once it is over, if anything was sent.
+        record: how its turn went, once it is over, where an instrument watches turns.
     """
 
     __slots__ = ("dials", "error", "head", "heed", "keeps", "name", "notice", "record", "scope", "sent_at")

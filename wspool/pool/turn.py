@@ -183,10 +183,7 @@ class Turn(AsyncEvents):
 
     @property
     def record(self) -> TurnRecord | None:
-        """How it went, as an instrument is told; None before it was left.
-
-        None for one of a lease or a conversation that no instrument watches, too: then nobody makes one.
-        """
+        """How it went, as an instrument is told; None before it was left, and where none watches turns."""
         return self._driver.record
 
     @property
