@@ -10,6 +10,7 @@ import pytest
 from tests.clients.conftest import Way
 from tests.clients.installed import installed
 from tests.clients.model import ANSWER, LINES
+from wspool.cli.proxy_config import config_for
 
 KEY = "sk-test"
 
@@ -51,7 +52,7 @@ def test_pi(way: Way) -> None:
 
 @pytest.mark.parametrize("transport", ["http", "websocket"])
 def test_codex(way: Way, transport: str, tmp_path: Path) -> None:
-    """It has three commands run in a folder, and says what it was told."""
+    """It has three commands run in a folder, and says what it was told. Set up as `--print-config` says."""
     ask_codex(way.base_url, transport, tmp_path)
     way.check([4, 7, 10, 13], given=transport)
 
@@ -62,20 +63,14 @@ def ask_codex(base_url: str, transport: str, folder: Path) -> None:
     home.mkdir()
     work.mkdir()
     config = f"""
-        model = "gpt-5.2"
-        model_provider = "local"
-        approval_policy = "never"
-        sandbox_mode = "danger-full-access"
-        [model_providers.local]
-        name = "local"
-        base_url = "{base_url}"
-        wire_api = "responses"
-        env_key = "LOCAL_KEY"
-        supports_websockets = {json.dumps(transport == "websocket")}
-    """
+model = "gpt-5.2"
+approval_policy = "never"
+sandbox_mode = "danger-full-access"
+{config_for("codex", base_url, websocket=transport == "websocket")}
+"""
     (home / "config.toml").write_text(config)
     command = ("codex", "exec", "--json", "--skip-git-repo-check", "-C", str(work), "write lines")
-    said = installed("codex").run(*command, env={"CODEX_HOME": str(home), "LOCAL_KEY": KEY})
+    said = installed("codex").run(*command, env={"CODEX_HOME": str(home), "OPENAI_API_KEY": KEY})
     events = [json.loads(line) for line in said.splitlines()]
     items = [event["item"] for event in events if event["type"] == "item.completed"]
     assert [ANSWER] == [item["text"] for item in items if item["type"] == "agent_message"]
@@ -94,7 +89,8 @@ def ask_cline(base_url: str, folder: Path) -> None:
     work.mkdir()
     cline, env = installed("cline"), {"HOME": str(folder)}
     who = ("-m", "gpt-5.2", "-k", KEY, "--data-dir", str(data))
-    cline.run("cline", "auth", "-p", "openai-native", *who, "-b", base_url, env=env)
+    told = config_for("cline", base_url, websocket=True).replace("MODEL", f"gpt-5.2 --data-dir {data}")
+    cline.run("sh", "-c", told, env={**env, "OPENAI_API_KEY": KEY})
     task = ("-P", "openai-native", *who, "-c", str(work), "-t", "60", "--json", "write lines")
     said = cline.run("cline", *task, env=env, cwd=work)
     assert ANSWER == json.loads(said.strip().splitlines()[-1])["text"]
@@ -102,23 +98,26 @@ def ask_cline(base_url: str, folder: Path) -> None:
 
 
 def test_opencode(way: Way, tmp_path: Path) -> None:
-    """It has a title made for what it is told to do, then does it, with a delta for each tool turn."""
-    work = tmp_path / "work"
+    """It has a title made for what it is told to do, then does it, with a delta for each tool turn.
+
+    It was told what `wspool proxy --print-config opencode` says, and nothing else of us.
+    """
+    work, own = tmp_path / "work", tmp_path / "home" / ".config" / "opencode"
     work.mkdir()
-    models = {"gpt-5.2": {"name": "gpt-5.2"}}
+    own.mkdir(parents=True)
     config = {
         "autoupdate": False,
         "share": "disabled",
         "model": "openai/gpt-5.2",
         "small_model": "openai/gpt-5.2",
-        "provider": {
-            "openai": {"options": {"baseURL": way.base_url, "apiKey": KEY}, "models": models},
-        },
+        "provider": {"openai": {"models": {"gpt-5.2": {"name": "gpt-5.2"}}}},
     }
-    (work / "opencode.json").write_text(json.dumps(config))
+    (own / "opencode.json").write_text(json.dumps(config))
+    (work / "opencode.json").write_text(config_for("opencode", way.base_url, websocket=True))
     program = installed("opencode")
     binary = program.folder / "node_modules" / "opencode-linux-x64" / "bin" / "opencode"
-    said = program.run(str(binary), "run", "write lines", env={"HOME": str(tmp_path / "home")}, cwd=work)
+    env = {"HOME": str(tmp_path / "home"), "OPENAI_API_KEY": KEY}
+    said = program.run(str(binary), "run", "write lines", env=env, cwd=work)
     assert ANSWER in said
     assert _lines(work) == [str(number) for number in range(LINES)]
     way.check([3], [2, 5, 8, 11], given="http")

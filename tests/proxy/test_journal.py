@@ -9,12 +9,14 @@ import stat
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.proxy.asking import KEY, scene
 from wspool import PoolPolicy
+from wspool.cli.app import app
 from wspool.cli.proxy import policy_of
 from wspool.cli.proxy_config import PROGRAMS, config_for
 from wspool.proxy.records.journal import Journal
@@ -107,6 +109,26 @@ def test_what_programs_are_told_names_the_proxy(program: str) -> None:
         assert "NO_PROXY" in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "url"),
+    [
+        ([], "http://127.0.0.1:8787/v1"),
+        (["--host", "0.0.0.0", "--port", "1"], "http://127.0.0.1:1/v1"),
+        (["--host", "::"], "http://[::1]:8787/v1"),
+        (["--host", "proxy.example", "--certfile", "c.pem"], "https://proxy.example:8787/v1"),
+    ],
+)
+def test_they_are_told_where_it_will_be(
+    arguments: Sequence[str], url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it would say itself."""
+    with pytest.raises(SystemExit) as left:
+        app(["proxy", *arguments, "--print-config", "env"])
+
+    assert not left.value.code
+    assert f'OPENAI_BASE_URL="{url}"' in capsys.readouterr().out
+
+
 @pytest.mark.network
 @pytest.mark.parametrize(
     ("arguments", "said"),
@@ -116,6 +138,7 @@ def test_what_programs_are_told_names_the_proxy(program: str) -> None:
         (["--host", "0.0.0.0", "--port", "0"], "without tokens"),
         (["--url", "ftp://x"], "must start with wss://"),
         (["--print-config", "word"], "there are ai-sdk"),
+        (["--print-config", "codex", "--port", "0"], "--print-config needs the --port"),
         (["--certfile", "/nowhere"], "cannot be used"),
         (["--keyfile", "key.pem"], "--keyfile goes with --certfile"),
         (["--allow-host", "http://docker:80"], "without scheme and port"),

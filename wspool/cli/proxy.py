@@ -23,7 +23,7 @@ from wspool.pool.open import DEFAULT_URL
 from wspool.proxy.access.tokens import TokenFile
 from wspool.proxy.collecting import collected_in_quiet
 from wspool.proxy.entrance.holder import holder_of
-from wspool.proxy.entrance.listeners import Where
+from wspool.proxy.entrance.listeners import LOOPBACK, Where, authority_of
 from wspool.proxy.open import Proxy, open_proxy
 from wspool.proxy.records.journal import Journal
 from wspool.proxy.settings import KeepaliveStyle, OnHangup, Settings
@@ -188,8 +188,9 @@ def _recorder(folder: Path, url: str) -> Generator[Recorder]:
 def _print_config(program: str, host: str | None, port: int, *, tls: bool, websocket: bool) -> NoReturn:
     if program not in PROGRAMS:
         usage_error(f"--print-config {program!r}: there are {', '.join(PROGRAMS)}")
-    name = "127.0.0.1" if host in (None, "0.0.0.0") else f"[{host}]" if ":" in str(host) else host
-    base_url = f"{'https' if tls else 'http'}://{name}:{port}/v1"
+    if not port:
+        usage_error("--print-config needs the --port: which one is free is known once it is taken")
+    base_url = f"{'https' if tls else 'http'}://{authority_of(host or LOOPBACK[0], port)}/v1"
     say(config_for(program, base_url, websocket=websocket).rstrip())
     raise typer.Exit
 

@@ -30,7 +30,7 @@ import trio
 
 from wspool.proxy.entrance.holder import listening_on
 
-__all__ = ["LOOPBACK", "Listeners", "Where", "listen_there"]
+__all__ = ["LOOPBACK", "Listeners", "Where", "authority_of", "listen_there"]
 
 #: Both addresses of this machine itself.
 LOOPBACK: Final = ("127.0.0.1", "::1")
@@ -250,7 +250,11 @@ def _authority(tcp: list[trio.SocketListener]) -> str:
     if not tcp:
         return ""
     address = tcp[0].socket.getsockname()
-    host, port = str(address[0]), address[1]
+    return authority_of(str(address[0]), address[1])
+
+
+def authority_of(host: str, port: int) -> str:
+    """Return host and port by which programs of this machine find who listens on *host*."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
