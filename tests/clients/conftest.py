@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from pathlib import Path
 
 import attrs
 import pytest
@@ -16,18 +15,16 @@ from wspool.proxy import Where, open_proxy
 from wspool.runtime import Residence, Runtime
 from wspool.testing.local import LocalServer, local_server
 
-_HERE = Path(__file__).parent
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of this is other people's: real sockets, real time, and warnings that are not ours."""
-    for item in items:
-        if item.path.is_relative_to(_HERE):
-            if not os.environ.get(FOLDER):
-                item.add_marker(pytest.mark.skip(reason=f"set {FOLDER} to a folder to install clients into"))
-            for mark in ("network", "foreign", "filterwarnings"):
-                arguments = ("default",) if mark == "filterwarnings" else ()
-                item.add_marker(getattr(pytest.mark, mark)(*arguments))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """All of this is other people's: real sockets, real time, and warnings that are not ours. Told of what is
+    below this directory only.
+    """
+    if not os.environ.get(FOLDER):
+        item.add_marker(pytest.mark.skip(reason=f"set {FOLDER} to a folder to install clients into"))
+    for mark in ("network", "foreign", "filterwarnings"):
+        arguments = ("default",) if mark == "filterwarnings" else ()
+        item.add_marker(getattr(pytest.mark, mark)(*arguments))
 
 
 @attrs.frozen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 
@@ -13,14 +12,10 @@ from wspool.wire.websockets import WebSocketsConnector
 
 from .tools import Network, network
 
-_HERE = Path(__file__).parent
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark them, so that `-m "not network"` leaves them out."""
-    for item in items:
-        if item.path.is_relative_to(_HERE):
-            item.add_marker(pytest.mark.network)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark it, so that `-m "not network"` leaves it out; told of those below this directory only."""
+    item.add_marker(pytest.mark.network)
 
 
 @pytest.fixture(params=[TrioWebSocketConnector, WebSocketsConnector], ids=["trio-websocket", "websockets"])
