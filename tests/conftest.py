@@ -41,9 +41,16 @@ def pytest_configure(config: pytest.Config) -> None:
     judge.start()
 
 
+@hypothesis.settings(max_examples=1, database=None)
+@hypothesis.given(hypothesis.strategies.none())
+def _nothing(_: None) -> None:
+    pass
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection() -> Generator[None, Any, Any]:
     """Look for no garbage among what is collected, then or later: it is much, and lives to the end."""
+    _nothing()  # Hypothesis asks once who refers to its generator: nobody, of those who are frozen
     gc.disable()
     try:
         return (yield)

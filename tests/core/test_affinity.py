@@ -134,6 +134,23 @@ def test_what_was_kept_for_a_conversation_is_spare_as_soon_as_it_is_over() -> No
     assert [HangUp(ConnectionId(2), CloseReason.LIFETIME, polite=True)] == pool.core.over(101, 2.5)
 
 
+def test_what_is_over_while_its_lane_is_in_use_is_spare_once_that_is_given_back() -> None:
+    """The conversation keeps nothing there; who has the lane keeps it."""
+    pool = Pool(max_size=3)
+    pool.opened(2)
+    for _ in range(2):
+        pool.ask(1.0)
+    pool.turn(1, 101, 1.0, keep=True)
+    assert 1 == pool.ask(2.0, prefer=101)[1]
+    pool.core.release(pool.leases[2], 2.0)
+    pool.core.resize(2.0, min_idle=1)
+    assert [Dial(ConnectionId(3))] == pool.core.retire(ConnectionId(2), 2.0)
+
+    assert [] == pool.core.over(101, 2.5)
+    gone = HangUp(ConnectionId(2), CloseReason.LIFETIME, polite=True)
+    assert [gone] == pool.core.release(pool.leases[1], 3.0)
+
+
 def test_what_was_kept_for_a_conversation_is_granted_while_no_dial_is_of_use() -> None:
     """What was dialled last has proved nothing yet, and the next dial has to wait: what is free does not."""
     pool = Pool()

@@ -148,7 +148,7 @@ def test_tokens_are_a_limit_too() -> None:
 
     class Counting(Telling):
         def end(self, ticket: Ticket, took: float) -> None:
-            self.pace.allowance.used(2000)
+            self.pace.used(2000)
             super().end(ticket, took)
 
     world = Counting(rule, workers=64)
@@ -252,7 +252,7 @@ def test_whatever_is_said_somebody_may_begin_soon(
         elif step == "r" and at_work:
             pace.refused(at_work.pop(), now, rate=bool(stated), wait=0.0, jitter=0.5)
         elif step == "u":
-            pace.allowance.used(seconds * 1e6)
+            pace.used(seconds * 1e6)
         if not at_work:
             free = max(now, pace.held_until)
             if (wait := pace.wait(free)) > 0:

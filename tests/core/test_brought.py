@@ -428,3 +428,11 @@ def test_what_cannot_be_understood_has_no_digest() -> None:
     assert digest_of({"role": "user", "content": deep}) is None
     assert digest_of({"type": "item_reference", "id": "a"}) is None
     assert digest_of(USER) == digest_of({**USER, "type": "message"})
+
+
+def test_nothing_is_owed_to_a_history_that_was_brought() -> None:
+    """Also where a tool's result is missing: its host knows, or is told by the server."""
+    call = {"type": "function_call", "id": "c", "call_id": "call_1", "name": "f", "arguments": "{}"}
+    history = brought(after(output=[call]), USER, call, USER)
+
+    assert [] == history.owed((), FIELDS)

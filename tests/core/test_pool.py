@@ -92,6 +92,17 @@ def test_a_waiter_gets_a_dial_and_then_its_lane() -> None:
     assert [Grant(WaiterId(1), LeaseId(1), ONE, LANE)] == core.connected(ONE, 0.1, 0.5)
 
 
+def test_what_is_open_is_known_without_a_count_of_everything() -> None:
+    """While it is dialled it is not open, and lost it is none any more."""
+    core = PoolCore(PoolPolicy(min_idle=0, max_size=2), Provider(name="test"))
+    core.acquire(WaiterId(1), 0.0)
+    assert core.open == 0
+    core.connected(ConnectionId(1), 0.1, 0.5)
+    assert core.open == core.statistics().open == 1
+    core.lost(ConnectionId(1), 1.0, 0.5)
+    assert core.open == core.statistics().open == 0
+
+
 def test_spare_is_dialled_ahead_within_the_concurrency() -> None:
     """`min_idle` is a promise about free lanes, `dial_concurrency` one about handshakes."""
     core = make(max_size=5, min_idle=3, dial_concurrency=2)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from wspool.core.statistics import TurnRecord
 from wspool.core.usage import Budget, Usage, copied
 
 SAID = {
@@ -122,3 +123,24 @@ def test_what_was_cached_costs_what_that_costs() -> None:
     assert 2 * 1.0 + 3 * 0.25 + 4 * 8.0 == Usage(input=5_000_000, cached=3_000_000, output=4_000_000).cost(
         (1.0, 0.25, 8.0)
     )
+
+
+@pytest.mark.parametrize(("said", "tokens"), [(SAID, Usage(1000, 900, 100, 50)), (None, Usage())])
+def test_a_record_of_a_turn_tells_its_tokens(said: dict[str, Any] | None, tokens: Usage) -> None:
+    """None where the server said nothing of them."""
+    record = TurnRecord(
+        conversation=None,
+        connection=None,
+        response_id=None,
+        full=True,
+        status="completed",
+        delivery="terminal",
+        waited=0,
+        duration=0,
+        requests=1,
+        bytes_sent=0,
+        bytes_saved=0,
+        events=0,
+        usage=said,
+    )
+    assert tokens == record.tokens
