@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wspool.core.encoding import read
-from wspool.core.items import asks_for_tools, asks_store, encode_fields, without_encrypted_reasoning
+from wspool.core.items import Output, asks_store, encode_fields, without_encrypted_reasoning
 
 
 @pytest.mark.parametrize(
@@ -24,11 +24,7 @@ from wspool.core.items import asks_for_tools, asks_store, encode_fields, without
     ],
 )
 def test_only_calls_that_the_client_answers_ask_for_tools(output: Any, asks: bool) -> None:
-    assert asks_for_tools({"output": output}) is asks
-
-
-def test_no_response_asks_for_nothing() -> None:
-    assert not asks_for_tools(None)
+    assert Output.of(output).asks is asks
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ __all__ = [
     "Item",
     "Output",
     "as_items",
-    "asks_for_tools",
     "asks_store",
     "encode_fields",
     "encode_items",
@@ -138,19 +137,6 @@ def without_encrypted_reasoning(fields: Mapping[str, Encoded]) -> Mapping[str, E
     left = [each for each in cast("list[object]", include) if each != _ENCRYPTED_REASONING]
     others = {name: value for name, value in fields.items() if name != "include"}
     return {**others, "include": Encoded(encode(left))} if left else others
-
-
-def asks_for_tools(response: Mapping[str, Any] | None) -> bool:
-    """Return whether *response* holds calls that whoever asked has to answer before it goes on."""
-    output = (response or {}).get("output")
-    if not isinstance(output, list):
-        return False
-    for item in cast("list[object]", output):
-        given = cast("Item", item) if isinstance(item, dict) else {}
-        kind = given.get("type")
-        if isinstance(kind, str) and kind in ASKING and _is_clients(given):
-            return True
-    return False
 
 
 def _is_clients(call: Item) -> bool:

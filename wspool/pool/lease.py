@@ -357,7 +357,7 @@ class _LeaseDriver:
             self._started_at = now
         self.attempt = attempt = Attempt(self._parent, lane, lease.lane.past, self._owner.announcer.trust)
         attempt.sent_at = now
-        attempt.machine.keeps = self._owner.announcer.wants_content
+        attempt.machine.keeps = self._notes is not None
         try:
             await lease.send(request, attempt)
         finally:

@@ -7,7 +7,7 @@ from typing import Any, Final, TypedDict
 import attrs
 
 from wspool.core.events.response import Response
-from wspool.core.items import Output, asks_for_tools
+from wspool.core.items import Output
 from wspool.core.usage import copied
 
 __all__ = ["Part", "Remarks"]
@@ -26,6 +26,9 @@ class Remarks(TypedDict, total=False):
     finish_reason: str
 
 
+_NONE: Final[Remarks] = {}
+
+
 @attrs.define  # not frozen: one is made for every turn
 class Part:
     """One response of a turn that ended, and what it was steered by to begin with. Never changed.
@@ -39,7 +42,7 @@ class Part:
         id: its id.
         status: how it ended.
         output: its output as a history keeps it, if there is one that does.
-        remarks: what it says of itself.
+        remarks: what it says of itself, likewise.
     """
 
     steered_by: list[dict[str, Any]]
@@ -51,11 +54,12 @@ class Part:
 
     @classmethod
     def of(cls, steered_by: list[dict[str, Any]], response: dict[str, Any], *, keep: bool) -> Part:
-        """Return the part that *response* has ended; *keep* its output for a history."""
-        output = Output.of(response["output"]) if keep else _NOT_KEPT
+        """Return the part that *response* has ended; *keep* its output, and what it says."""
         status = str(response["status"])
-        asks = output.asks if keep else status == "completed" and asks_for_tools(response)
-        remarks = _remarks(response, status, asks=asks)
+        output, remarks = _NOT_KEPT, _NONE
+        if keep:
+            output = Output.of(response["output"])
+            remarks = _remarks(response, status, asks=output.asks)
         return cls(steered_by, response, str(response.get("id")), status, output, remarks)
 
 

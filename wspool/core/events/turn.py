@@ -82,7 +82,7 @@ class TurnMachine:
 
     Attributes:
         state: where the turn is.
-        keeps: set to True where a history keeps the output of its responses.
+        keeps: set to True where the output of its responses, and what they say, is wanted later.
         error: the error of its request or response, if one came.
         response: the response object of the last terminal event, with its output complete.
         parts: its responses that have ended, more than one if it was steered.
