@@ -510,3 +510,34 @@ def test_each_answer_has_a_name_of_its_own_and_an_error_s_is_in_the_log(
         line.partition(":")[0] for line in logged
     ]
     assert "canary" not in caplog.text
+
+
+def test_a_request_that_the_runtime_has_not_begun_as_it_ends_is_told(
+    server: LocalServer, runtime: Runtime
+) -> None:
+    """It waits for nobody: nothing was sent, and SDKs may ask again."""
+    module: Any = importlib.import_module("httpx2")
+    said: list[Exception] = []
+    with wspool.http.client(runtime=runtime) as client:
+        client.post(server.http_url, json=body(), headers=KEY)
+        goes_on = threading.Event()
+        runtime.soon(goes_on.wait, 30.0)
+
+        def ask() -> None:
+            try:
+                client.post(server.http_url, json=body(), headers=KEY)
+            except Exception as error:
+                said.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while not runtime._calls:
+            time.sleep(0.001)
+        for call in list(runtime._calls):
+            call.fail()  # as the end of its run does, which nothing can be asked of any more
+        asking.join(10.0)
+        goes_on.set()
+
+    assert ["ConnectError"] == [type(error).__name__ for error in said]
+    assert isinstance(said[0], module.ConnectError)
+    assert isinstance(said[0].__cause__, wspool.PoolClosedError)

@@ -83,7 +83,11 @@ class _Door:
                 self._pools = Pools(self._options)
             await self._pools.perform(asked, outlet, limits)
 
-        self._runtime.start(perform, notify=_nothing)
+        def ended() -> None:
+            if not outlet.ended:  # it never came to be performed
+                outlet.end(PoolClosedError("the runtime has ended; nothing was sent"))
+
+        self._runtime.start(perform, notify=ended)
         return outlet
 
     def soon(self, act: Callable[[], object]) -> None:
@@ -224,10 +228,6 @@ class PoolTransport(_Door, PlainBlock):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _nothing() -> None:
-    """An exchange is told to whoever reads it."""
 
 
 def _library(request: Any) -> Any:
