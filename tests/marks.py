@@ -38,7 +38,7 @@ TABLES: Final[Mapping[str, Mapping[Any, Mapping[Any, Any]]]] = {
 #: What goes a way: a return, a refusal, the end of a connection that is dirty or cut.
 WAYS: Final = re.compile(
     r"return (FOREIGN|DIRTY|_ANOTHERS|_OLD_OR_NAMELESS)$|return (why or )?(CloseReason\.DIRTY|Verdict\.MOVE)$"
-    r"|\b(poison|hang_up)\(.*CloseReason\.DIRTY|\.poison\(CloseReason\.LIMIT\)|reading = GAP$"
+    r"|\._spoil\(|\b(poison|hang_up)\(.*CloseReason\.DIRTY|\.poison\(CloseReason\.LIMIT\)|reading = GAP$"
     r"|(refuse|refuse_all|Refuse|reason)( = |\().*RefuseReason\."
 )
 #: A text is made of it: nobody is refused.

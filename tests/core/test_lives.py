@@ -8,10 +8,19 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from wspool.core.commands import CloseReason, Command, Dial, HangUp, WaiterId
+from wspool.core.commands import (
+    CloseReason,
+    Command,
+    ConnectionId,
+    Dial,
+    HangUp,
+    LaneId,
+    LeaseId,
+    WaiterId,
+)
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending.alarms import Alarms
-from wspool.core.lending.pool import PoolCore
+from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.states import ConnectionState
 
@@ -172,3 +181,28 @@ def test_a_life_without_end_is_as_long_as_anybody_asks() -> None:
     assert 1 == core.statistics().leased
     assert 0.0 == core._lives.calendar.gap
     assert {math.inf} == set(attrs.astuple(core.schedule))
+
+
+def test_what_is_not_trusted_stays_so_whatever_is_learnt_of_lifetimes() -> None:
+    """No turn is started on it, by whoever has a lane of it either; what is in flight goes on."""
+    policy = PoolPolicy(max_size=1, min_idle=0, lanes=2, ping_interval=None)
+    core = PoolCore(policy, Provider(name="lanes", lanes=2))
+    core.acquire(WaiterId(1), 0.0)
+    core.connected(ConnectionId(1), 0.0, 0.5)
+    core.begin(LeaseId(1), 0.0)
+    core.widen(ConnectionId(1), 0.0)
+    core.acquire(WaiterId(2), 0.0)
+    core.begin(LeaseId(2), 0.0)
+
+    core.distrust(ConnectionId(1), 1.0)
+    core._replan(1800.0, [])
+    core.finished(ConnectionId(1), LaneId(1), 2.0)
+
+    assert (Verdict.MOVE, []) == core.begin(LeaseId(2), 2.0)
+    assert core.is_live(LeaseId(1))
+    assert [] == core.acquire(WaiterId(3), 2.0)
+    # Once more changes nothing, and neither does it later.
+    assert [] == core.distrust(ConnectionId(1), 3.0)
+    assert (Verdict.MOVE, []) == core.begin(LeaseId(2), 3.0)
+    core.hang_up(ConnectionId(1), CloseReason.DIRTY, 4.0)
+    assert [] == core.distrust(ConnectionId(1), 4.0)

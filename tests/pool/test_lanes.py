@@ -513,8 +513,10 @@ async def test_what_waits_behind_another_message_is_held_as_well(autojump_clock)
 
 
 @pytest.mark.parametrize("lane", ["one of ours", "lane7", "agent_33"])
-async def test_an_event_for_nobody_ends_the_connection(autojump_clock, lane: str) -> None:
-    """A lane without a turn, one that was never used, one that is not ours: all turns are lost."""
+@pytest.mark.hits("dirty: for no turn, beside those of others")
+async def test_an_event_for_nobody_costs_no_other_turn(autojump_clock, lane: str) -> None:
+    """A lane without a turn, one that was never used, one that is not ours: the connection goes with the
+    last turn that is in flight on it, and takes no other."""
     far = Far()
     ended: dict[str, Any] = {}
     async with fake_pool(far, limits=policy(max_size=1, lanes=3), provider=LANES) as pool:
@@ -526,10 +528,92 @@ async def test_an_event_for_nobody_ends_the_connection(autojump_clock, lane: str
             busy = {far.lanes["slow one"], far.lanes["slow two"]}
             name = min({"lane0", "lane1", "lane2"} - busy) if lane == "one of ours" else lane
             assert name not in busy
-            far.wire.push({**delta("whose?"), "stream_id": name})
+            old = far.wire
+            old.push({**delta("whose?"), "stream_id": name})
+            await trio.sleep(1)
+            nursery.start_soon(ask, pool, "three", ended)
+            await trio.sleep(1)
+            far.say("slow one", completed("slow one"))
+            await trio.sleep(1)
+            assert {"slow one": "slow one"} == ended
+            far.say("slow two", completed("slow two"))
 
-    assert {"accepted"} == {error.delivery for error in ended.values()}
-    assert all("belongs to no turn in flight" in error.close_reason for error in ended.values())
+        assert {word: word for word in ("slow one", "slow two", "three")} == ended
+        assert {"first", "slow one", "slow two"} == {request["input"] for request in old.requests}
+        assert {"dirty": 1} == pool.statistics().closed
+
+
+SPOILT = {
+    "begins twice": ([created("slow one")], 1.0),
+    "begins anew": ([created("another")], 1.0),
+    "an error without its end": ([error_frame("server_error", None, sequence_number=3)], 6.0),
+    "an end in doubt": ([completed("another")], 16.0),
+}
+
+
+@pytest.mark.parametrize(("events", "seconds"), SPOILT.values(), ids=SPOILT)
+async def test_what_cannot_be_of_one_turn_costs_no_other(autojump_clock, events: Any, seconds: float) -> None:
+    """It is lost, or has failed; nothing follows, and what is in flight beside it is told its end."""
+    far = Far()
+    ended: dict[str, Any] = {}
+    async with fake_pool(far, limits=policy(max_size=1, lanes=3), provider=LANES) as pool:
+        await proved(pool)
+        async with pool.lease() as lease, trio.open_nursery() as nursery:
+            nursery.start_soon(ask, pool, "slow one", ended)
+            nursery.start_soon(ask, pool, "slow two", ended)
+            await trio.sleep(1)
+            far.say("slow one", *events)
+            await trio.sleep(seconds)
+            assert isinstance(ended.pop("slow one"), (TurnLostError, wspool.ResponseFailedError))
+            with pytest.raises(TurnLostError, match="takes no more turns"):
+                await lease.create(model="m", input="three").__aenter__()
+            far.say("slow two", delta("so far"), completed("slow two"))
+        assert {"slow two": "slow two"} == ended
+        await trio.sleep(1)
+        assert {"dirty": 1} == pool.statistics().closed
+        assert_conserved(pool.statistics())
+
+
+@pytest.mark.hits("dirty: a lane beside which nothing is in flight")
+async def test_what_cannot_be_of_the_only_turn_ends_the_connection(autojump_clock) -> None:
+    """At once: nobody's turn is lost by it."""
+    far = Far()
+    ended: dict[str, Any] = {}
+    async with fake_pool(far, limits=policy(max_size=1, lanes=3), provider=LANES) as pool:
+        await proved(pool)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, pool, "slow one", ended)
+            await trio.sleep(1)
+            far.say("slow one", created("slow one"))
+        assert "dirty" in pool.statistics().closed
+
+    assert "here before" in ended["slow one"].close_reason
+
+
+async def test_a_warm_up_that_cannot_go_on_costs_no_turn_beside_it(autojump_clock) -> None:
+    """It is waited for as long as turns are in flight beside it, and then no longer."""
+    far = Far()
+    ended: dict[str, Any] = {}
+    limits = policy(max_size=2, min_idle=1, lanes=3, connect_timeout=5.0)
+    async with fake_pool(far, limits=limits, provider=LANES, warm_up={"model": "m"}) as pool:
+        await pool.wait_ready()
+        far.on_request = lambda wire, request: (
+            None if request.get("generate") is False else far._respond(wire, request)
+        )
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(ask, pool, f"slow {number}", ended)
+                await trio.sleep(1)
+            warming = far.wire.requests[0]
+            assert warming["generate"] is False
+            far.wire.push(*[{**created("r"), "stream_id": warming["stream_id"]}] * 2)
+            await trio.sleep(20)
+            for number in range(5):
+                far.say(f"slow {number}", completed(f"slow {number}"))
+        await trio.sleep(6)
+        assert 1 == pool.statistics().closed["dirty"]
+
+    assert {f"slow {number}": f"slow {number}" for number in range(5)} == ended
 
 
 async def test_an_error_without_a_lane_is_the_connections(autojump_clock) -> None:

@@ -84,6 +84,8 @@ for _table in (CONNECTION_TABLE, LANE_TABLE):
 jitters = st.floats(0, 1, exclude_max=True, allow_nan=False)
 #: Which of the candidates a rule picks: an index, taken modulo their number.
 picks = st.integers(0, 1000)
+#: What may be said of a connection that is over.
+LATE = ("lost", "hang_up", "retire", "distrust", "widen", "ponged", "finished")
 #: How long each turn takes of somebody who takes many.
 turn_times = st.sampled_from([0.0, 0.0, 0.0, 1.5, 5.0])
 
@@ -856,6 +858,25 @@ class PoolMachine(RuleBasedStateMachine):
         assert connection.closing
 
     @rule(pick=picks)
+    @precondition(lambda self: self.shared())
+    @noted
+    def something_stray_names_its_lane(self, pick: int) -> None:
+        """Others have turns in flight on the connection, which name theirs: it goes with the last of them."""
+        connection = self.choose(self.shared(), pick)
+        connection.cleared_at = min(connection.cleared_at, self.now)
+        connection.distrusted_at = min(connection.distrusted_at, self.now)
+        self.step("distrust", connection.id)
+        assert not connection.closing
+
+    def shared(self) -> list[Connection]:
+        """Connections with several lanes, and a turn on one of them that somebody waits for."""
+        return [
+            connection
+            for connection in self.world.open
+            if len(connection.lanes) > 1 and any(track.on is On.TURN for track in connection.lanes)
+        ]
+
+    @rule(pick=picks)
     @precondition(lambda self: len(self.world.open) > 1)
     @noted
     def limit_is_met(self, pick: int) -> None:
@@ -884,7 +905,7 @@ class PoolMachine(RuleBasedStateMachine):
         del self.world.connections[connection.id]
         self.step("gone", connection.id)
 
-    @rule(pick=picks, what=st.sampled_from(["lost", "hang_up", "retire", "widen", "ponged", "finished"]))
+    @rule(pick=picks, what=st.sampled_from(LATE))
     @precondition(lambda self: self.over())
     @noted
     def told_too_late(self, pick: int, what: str) -> None:

@@ -1134,6 +1134,25 @@ MUTANTS = [
         "pass",
     ),
     Mutant(
+        "a turn may follow on a connection of which a lane is not clean",
+        LIVES,
+        "        connection.last_start = min(connection.last_start, now)\n",
+        "",
+    ),
+    Mutant(
+        "a connection is trusted again when a lifetime is learnt",
+        LIVES,
+        "min(born + schedule.last_start, connection.distrusted_at)",
+        "born + schedule.last_start",
+        tests=("lives",),
+    ),
+    Mutant(
+        "what is not clean takes what is in flight beside it along",
+        ROUTER,
+        "if self.naming is not Naming.NAMED or not link.is_shared(attempt):",
+        "if True:",
+    ),
+    Mutant(
         "the server's announcement is not heard",
         ROUTER,
         "                self._link.report(self._link.host.core.retire)\n            case Reception.CUT:",

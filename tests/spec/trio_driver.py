@@ -491,10 +491,13 @@ class TrioDriver(Driver):
         stray = '{"type":"response.output_text.delta"}'
         connection = self.pool._shell._connections[number]
         if connection.naming is Naming.NAMED:
-            stray = '{"type":"response.output_text.delta","stream_id":"foreign"}'
+            stray = "[]"  # whatever names a lane is no trouble of the others
         elif connection.naming is Naming.TRIAL and connection.lanes[0].attempt is not None:
             stray = "{}"  # whatever else it is would be an answer
         self._arrives(number, limit if reason is CloseReason.LIMIT else stray)
+
+    def do_distrust(self, number: ConnectionId, *, world: World, now: float) -> None:
+        self._arrives(number, '{"type":"response.output_text.delta","stream_id":"foreign"}')
 
     def do_retire(self, number: ConnectionId, *, world: World, now: float) -> None:
         self._arrives(number, '{"type":"error","status":400,"error":{"code":"connection_expiring"}}')

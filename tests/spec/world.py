@@ -88,6 +88,8 @@ class Connection:
     lent: bool = False
     retire_at: float = math.inf
     cleared_at: float = math.inf
+    #: Since when no turn may be started on it.
+    distrusted_at: float = math.inf
     ping_at: float = math.inf
     lanes: list[Lane] = attrs.field(factory=list)
     #: Ids of the responses that it has carried: none comes twice.
@@ -426,7 +428,7 @@ class World:
         return connection.lanes[lane]
 
     def last_start(self, connection: Connection) -> float:
-        return connection.born + self.schedule.last_start
+        return min(connection.born + self.schedule.last_start, connection.distrusted_at)
 
     def grant_end(self, connection: Connection) -> float:
         return min(self.last_start(connection), connection.cleared_at)

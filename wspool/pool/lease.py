@@ -351,7 +351,9 @@ class _LeaseDriver:
         lease.check_size(request)
         await trio.lowlevel.checkpoint_if_cancelled()
         if lease.begin(movable=False) is _MOVE:
-            raise lost("its connection is too close to its lifetime limit for another turn")
+            raise lost(
+                "its connection takes no more turns: it is near its lifetime limit, or not trusted any more"
+            )
         now = trio.current_time()
         if self._started_at is None:
             self._started_at = now

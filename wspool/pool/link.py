@@ -223,8 +223,8 @@ class Link:
                 attempt, lane.attempt = lane.attempt, None
                 attempt.lose(self.close_code, self.close_reason)
 
-    def is_shared(self, attempt: Attempt) -> bool:
-        """Return whether another turn is in flight that somebody waits for."""
+    def is_shared(self, attempt: Attempt | None) -> bool:
+        """Return whether another turn than *attempt* is in flight that somebody waits for."""
         return any(
             lane.attempt is not None and lane.attempt is not attempt and not lane.attempt.given_up
             for lane in self.lanes

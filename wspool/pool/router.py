@@ -168,8 +168,8 @@ class Router:
                 attempt.lose(None)
                 self._link.poison(CloseReason.LIMIT)  # mark: cut: a turn
             case Reception.DIRTY:
-                self._link.close_reason = f"{attempt.machine.complaint}: {self._name(event)}"
-                self._link.poison(CloseReason.DIRTY)  # mark: dirty: cannot be the turn's
+                # mark: dirty: cannot be the turn's
+                self._spoil(f"{attempt.machine.complaint}: {self._name(event)}", attempt)
             case Reception.IGNORE:
                 if attempt.notice is not None and sort_of(event.type) is Sort.NOTICE:
                     attempt.notice(event)
@@ -255,12 +255,34 @@ class Router:
         if error is not None and error.is_expiry_notice:
             self._link.report(self._link.host.core.retire)
             return
-        self._link.close_reason = f"an event that belongs to no turn in flight: {self._name(event)}"
+        why = f"an event that belongs to no turn in flight: {self._name(event)}"
         if error is not None and error.is_connection_limit:
+            self._link.close_reason = why
             self._cut(event)
             self._link.poison(CloseReason.LIMIT)  # mark: cut: all turns
+        elif event.stream_id is not None:
+            self._spoil(why)  # mark: dirty: for no turn, beside those of others
         else:
+            self._link.close_reason = why
             self._link.poison(CloseReason.DIRTY)  # mark: dirty: for no turn
+
+    def _spoil(self, why: str, attempt: Attempt | None = None) -> None:
+        """A lane is not clean, and never will be: *attempt* is lost, no turn may follow on the connection.
+
+        What others have in flight names its lane, and is paid for: the connection goes with the last of them.
+        """
+        link = self._link
+        if self.naming is not Naming.NAMED or not link.is_shared(attempt):
+            link.close_reason = why
+            link.poison(CloseReason.DIRTY)  # mark: dirty: a lane beside which nothing is in flight
+            return
+        link.suspect = True
+        link.report(link.host.core.distrust)
+        if (
+            attempt is not None and attempt.give_up is not None
+        ):  # a warm-up is given up by whoever waits for it
+            attempt.lose(None, why)
+            attempt.give_up(attempt)
 
     def _tell(self, event: Event) -> None:
         """A notice names no lane: limits are everybody's, all else is told where there is but one turn."""
@@ -313,10 +335,10 @@ class Router:
 
     def _end_suspect(self, why: CloseReason | None) -> CloseReason | None:
         """A turn has ended on a connection that is suspect; return why that must go, None if not yet."""
-        if why is not CloseReason.LIMIT and any(lane.attempt is not None for lane in self._link.lanes):
-            # What others have in flight names its lane, and is paid for.
+        if why is not CloseReason.LIMIT and self._link.is_shared(None):
+            # As `_spoil`, of a turn that has ended well.
             self._link.suspect = True
-            self._link.report(self._link.host.core.retire, announced=False)
+            self._link.report(self._link.host.core.distrust)
             return None
         return why or CloseReason.DIRTY  # mark: dirty: the last turn on a suspect connection
 
@@ -331,7 +353,7 @@ class Router:
         if lane.attempt is attempt and attempt.machine.state is TurnState.FAILING:
             attempt.machine.expire_failing()
             attempt.wake()
-            self._link.poison(CloseReason.DIRTY)  # mark: dirty: an error without its end
+            self._spoil("an error without its end", attempt)  # mark: dirty: an error without its end
 
     async def _expire_doubt(self, lane: Lane, attempt: Attempt, event: Event) -> None:
         # As above: what still comes of the response shows that it has not ended.
@@ -340,16 +362,15 @@ class Router:
             heard = attempt.received
             await trio.sleep(DOUBT_GRACE)
         if lane.attempt is attempt and not attempt.ended:
-            self._link.close_reason = f"{attempt.machine.complaint}: {self._name(event)}"
-            self._link.poison(CloseReason.DIRTY)  # mark: dirty: nothing after an end in doubt
+            # mark: dirty: nothing after an end in doubt
+            self._spoil(f"{attempt.machine.complaint}: {self._name(event)}", attempt)
 
     async def _expire_settling(self, lane: Lane, attempt: Attempt, ended: str | None) -> None:
         await trio.sleep(STEER_GRACE)
         machine = attempt.machine
         # A successor that has ended since has a grace of its own.
         if lane.attempt is attempt and machine.response_id == ended and machine.settles_soon:
-            self._link.close_reason = "no answer to a steer"
-            self._link.poison(CloseReason.DIRTY)  # mark: dirty: no answer to a steer
+            self._spoil("no answer to a steer", attempt)  # mark: dirty: no answer to a steer
 
 
 def _answers(lane: Lane, target: object) -> bool:

@@ -76,6 +76,8 @@ class Connection:
     grant_end: float = math.inf
     #: Since when it is not trusted, whatever is known of lifetimes.
     cleared_at: float = math.inf
+    #: Since when no other turn may follow on it, whatever is known of lifetimes.
+    distrusted_at: float = math.inf
     #: From when on no turn is started on it.
     last_start: float = math.inf
     #: When the server ends it.

@@ -92,7 +92,7 @@ class Lives:
         """Set the limits of its life, and book and return the time of its retirement."""
         schedule, born = self._schedule, connection.born
         connection.expires_at = born + schedule.lifetime
-        connection.last_start = born + schedule.last_start
+        connection.last_start = min(born + schedule.last_start, connection.distrusted_at)
         connection.grant_end = min(connection.last_start, connection.cleared_at)
         return self.calendar.book(born + schedule.retire_from, born + schedule.retire_to, connection.jitter)
 
@@ -173,15 +173,21 @@ class Lives:
         if connection.state is ConnectionState.DIALING or (interrupt and connection.usable):
             self.hang_up(connection, CloseReason.CLEARED, commands, polite=False)
         elif connection.usable:
-            self._distrust(connection, now, commands, CloseReason.CLEARED)
+            self._clear(connection, now, commands, CloseReason.CLEARED)
 
     def meet_limit(self, connection: Connection, now: float, commands: list[Command]) -> None:
         """The server ended it for its age: whatever is older would be refused its next turn as well."""
         for older in [*self._roster.connections.values()]:
             if older.usable and older.born <= connection.born:
-                self._distrust(older, now, commands, CloseReason.LIMIT)
+                self._clear(older, now, commands, CloseReason.LIMIT)
 
-    def _distrust(
+    def distrust(self, connection: Connection, now: float, commands: list[Command]) -> None:
+        """No turn may be started on it any more, by whoever has a lane of it either."""
+        connection.distrusted_at = min(connection.distrusted_at, now)
+        connection.last_start = min(connection.last_start, now)
+        self._clear(connection, now, commands, CloseReason.DIRTY)
+
+    def _clear(
         self, connection: Connection, now: float, commands: list[Command], reason: CloseReason
     ) -> None:
         """No lane of it is granted any more, whatever is planned later."""

@@ -13,8 +13,8 @@ Rules kept here (each is an invariant of the specification machine):
 * Failure is a state of the pool (`wspool.core.outage`).
 * `connected`, `dial_failed` and `gone` are the one answer to a dial or a hang-up; a second one is illegal.
   All else that is reported of a connection may come late, as its tasks cannot know what was decided in
-  the same moment: once it is closing or gone, `lost`, `hang_up`, `retire`, `widen`, `finished` and
-  `ponged` change nothing of it. What they say about the endpoint still counts: that it names lanes,
+  the same moment: once it is closing or gone, `lost`, `hang_up`, `retire`, `distrust`, `widen`, `finished`
+  and `ponged` change nothing of it. What they say about the endpoint still counts: that it names lanes,
   and, while the connection is closing, that its limit was met. What never was is illegal always.
 
 Every operation costs O(1) or O(log n) in connections and waiters: counters per state, sorted deadlines, no
@@ -317,6 +317,15 @@ class PoolCore(Whole):
         self._lives.retire(found, commands)
         if announced:
             self._endings.noticed(found)
+        return self._allocation.settle(now, commands)
+
+    def distrust(self, connection: ConnectionId, now: float) -> list[Command]:
+        """No other turn may follow on this connection; those in flight on it go on. Idempotent."""
+        found = self._roster.find(connection)
+        commands: list[Command] = []
+        if found is None or not found.usable:
+            return commands
+        self._lives.distrust(found, now, commands)
         return self._allocation.settle(now, commands)
 
     def lost(self, connection: ConnectionId, now: float, jitter: float) -> list[Command]:
