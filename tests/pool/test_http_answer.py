@@ -104,6 +104,7 @@ def test_the_servers_error_is_passed_on_as_it_said_it() -> None:
         ),
         (said(429, code="slow_down", retry_after=0.0), {"retry-after": "0", "retry-after-ms": "0"}),
         (said(429, code="insufficient_quota"), {"x-should-retry": "false"}),
+        (said(401, code="invalid_api_key"), {"www-authenticate": "Bearer", "x-should-retry": "false"}),
         (said(503, message="busy"), {}),
         (wspool.TooManyWaitingError("full"), {"retry-after": "1", "retry-after-ms": "1000"}),
         (TurnLostError("lost", delivery="not_sent"), {}),

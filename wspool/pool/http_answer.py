@@ -39,6 +39,9 @@ Headers: TypeAlias = list[tuple[str, str]]
 
 _JSON: Final = ("content-type", "application/json")
 
+#: What goes with each 401. Source: RFC 9110, 15.5.2.
+_CHALLENGE: Final = ("www-authenticate", "Bearer")
+
 #: The first that an error is one of counts. What is not here is a bug of whoever asks: 500.
 _STATUSES: Final[tuple[tuple[type[WsPoolError], int], ...]] = (
     (RequestTooLargeError, 413),
@@ -102,7 +105,8 @@ def error_answer(error: Exception) -> tuple[int, Headers, bytes]:
     if said is None:
         code = getattr(error, "code", None) or type(error).__name__
         said = {"message": str(error), "type": _type(status), "param": None, "code": code}
-    return status, [_JSON, *_advice(error)], _body(said)
+    challenge = [_CHALLENGE] if status == 401 else []
+    return status, [_JSON, *challenge, *_advice(error)], _body(said)
 
 
 def _advice(error: WsPoolError) -> Headers:

@@ -29,8 +29,13 @@ _ASKED: Final = re.compile(
     rb"|(?:openai|x-openai|chatgpt|x-codex|x-stainless|x-session|x-ms|x-goog|anthropic|copilot|editor)-[a-z0-9_-]+)"
 )
 
+#: What says on whose account something is asked: nothing beside a key that is not the client's.
+_ACCOUNT: Final = re.compile(rb"openai-(?:organization|project)|chatgpt-account-id")
+
 #: What is a credential, in all its spellings.
 _CREDENTIAL: Final = re.compile(rb"(?:.*-)?(?:authorization|auth|api-?key)")
+
+_OF_WHO: Final = re.compile(b"|".join([_CREDENTIAL.pattern, _ACCOUNT.pattern]))
 
 _OF_CONNECTION: Final = frozenset(
     {
@@ -56,7 +61,7 @@ def asked(headers: Fields, *, credentials: bool) -> list[tuple[bytes, bytes]]:
     """Return what of a request's *headers* the provider is told.
 
     Args:
-        credentials: the client's own are for the provider.
+        credentials: the client's own are for the provider, and so is on whose account it asks.
     """
     given = list(headers)
     named = listed(given, b"connection")
@@ -65,7 +70,7 @@ def asked(headers: Fields, *, credentials: bool) -> list[tuple[bytes, bytes]]:
         for name, value in given
         if name not in named
         and name not in _OF_CONNECTION
-        and (credentials if _CREDENTIAL.fullmatch(name) else _ASKED.fullmatch(name))
+        and (credentials if _OF_WHO.fullmatch(name) else _ASKED.fullmatch(name))
     ]
 
 

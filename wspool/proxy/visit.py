@@ -198,11 +198,12 @@ class Visit:
         return max(self.since, self.answers.sent_at) + self.services.settings.keepalive
 
     async def while_here(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Do *work* for as long as the client is there; return whether it still was at the end. A checkpoint.
+        """Do *work* for as long as the client is there; return whether it was done. A checkpoint.
 
-        Once it has hung up, *work* is cancelled. Raises what *work* raises of a client that is there.
+        Once it has hung up, *work* is cancelled; what is done by then is done, for to leave at the end is to
+        have had all. Raises what *work* raises of a client that is there.
         """
-        here, problem = True, None
+        here, done, problem = True, False, None
         async with trio.open_nursery() as nursery:
 
             def leave() -> None:
@@ -213,12 +214,13 @@ class Visit:
             nursery.start_soon(self.when_gone, leave)
             try:
                 await work()
+                done = True
             except Exception as error:
                 problem = error  # out of the nursery's sight, which would wrap it in a group
             nursery.cancel_scope.cancel()
         if here and problem is not None:
             raise problem
-        return here
+        return done
 
     async def when_gone(self, tell: Callable[[], object]) -> None:
         """Call *tell* once the client has hung up. A checkpoint; what it sends meanwhile is kept for later.

@@ -159,7 +159,7 @@ class _Crossing:
         visit, record = self._visit, self._record
         sent_before, begun = visit.answers.sent, trio.current_time()
         record.own = record.own if record.own is not None else begun - visit.since
-        here = True
+        here, ended = True, False
         try:
             try:
                 await self._send(stream, head)
@@ -169,8 +169,8 @@ class _Crossing:
         finally:
             record.bytes_out = visit.answers.sent - sent_before
             if self._look is not None:
-                self._look.tell(record)
-            if not here:
+                ended = self._look.tell(record)
+            if not here and not ended:  # to leave at the end is to have had all
                 record.outcome = "left"
         if not here:
             raise trio.BrokenResourceError("the client has left")
@@ -328,30 +328,32 @@ class _Look:
         if ends:
             self._last = bytearray(ends[-1])
 
-    def tell(self, record: Record) -> None:
-        """Write down what the answer has said."""
+    def tell(self, record: Record) -> bool:
+        """Write down what the answer has said; return whether that was how it ended."""
         try:
             said: object = json.loads(bytes(self._last)) if len(self._last) <= _MAX_LOOK else None
         except (ValueError, RecursionError):
-            return
+            return False
         if not isinstance(said, dict):
-            return
+            return False
         whole = cast("dict[str, Any]", said)
         response: object = whole.get("response", whole)
         if not isinstance(response, dict):
-            return
+            return False
         response = cast("dict[str, Any]", response)
         usage: object = response.get("usage")
         if isinstance(usage, dict):
             record.usage = Usage.of(cast("object", usage))
         if isinstance(name := response.get("id"), str):
             record.response_id = name[:200]
-        for end in _ENDS:
-            if end == response.get("status"):
-                record.outcome = end
         if isinstance(error := response.get("error"), dict):
             error = cast("dict[str, Any]", error)
             record.error = str(error.get("code") or error.get("type"))[:100]
+        for end in _ENDS:
+            if end == response.get("status"):
+                record.outcome = end
+                return True
+        return False
 
 
 def _unreachable(message: str) -> TurnError:
