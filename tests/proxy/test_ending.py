@@ -53,6 +53,28 @@ async def test_f160_what_runs_ends_and_what_comes_is_told(autojump_clock) -> Non
     assert "response.completed" == answer.types[-1]
 
 
+async def test_whoever_is_answered_last_is_told_that_it_is_the_last(autojump_clock) -> None:
+    """What is asked next on a connection that ends is lost for a client that was not told."""
+    async with scene(EchoModel(), server=SLOW) as it:
+        busy = [await it.client() for _ in range(2)]
+        for client, stream in zip(busy, (False, True), strict=True):
+            await client.send("POST", "/v1/responses", {"model": "m", "input": "a b c", "stream": stream})
+        before = await (await it.client()).ask("GET", "/readyz")
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.proxy.drain)
+            await trio.testing.wait_all_tasks_blocked()
+            after = [await (await it.client()).ask("GET", f"/{path}") for path in ("readyz", "livez", "v1/x")]
+            running = [await client.receive() for client in busy]
+        for client in busy:
+            assert b"" == await client.stream.receive_some()
+
+    assert "connection" not in before.headers
+    assert [200, 200] == [answer.status for answer in running]
+    said = [answer.headers.get("connection") for answer in (*after, *running)]
+    assert [*["close"] * 4, None] == said  # the head of the last was sent before anybody knew
+
+
 async def test_f161_whoever_takes_too_long_gets_a_last_word(autojump_clock) -> None:
     """F161: the grace of a stopping proxy is over -> `response.failed` and an orderly end of the stream; no
     reset.

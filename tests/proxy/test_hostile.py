@@ -74,6 +74,7 @@ async def test_f165_a_request_that_can_be_read_in_two_ways_is_not_read(autojump_
 
     assert len(statuses(said)) == 1
     assert statuses(said)[0] in (400, 403, 404, 501)
+    assert b"\r\nconnection: close\r\n" in said.lower()
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,7 @@ async def test_what_is_too_much_or_no_http_is_refused(autojump_clock, data: byte
 
     assert [status] == statuses(said)
     assert b'{"error":{' in said
+    assert (status != 404) == (b"\r\nconnection: close\r\n" in said.lower())
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd", "gzip, gzip"])

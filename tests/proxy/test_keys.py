@@ -62,9 +62,9 @@ def test_no_credential_of_a_client_goes_beside_it() -> None:
     """In whatever spelling: the provider is asked as the proxy, or as the client, never as both. Nor is it
     the client who says which of the accounts pays that the proxy's key may use.
     """
-    accounts = ("openai-organization", "openai-project", "chatgpt-account-id")
-    spellings = ("authorization", "api-key", "x-api-key", "x-goog-api-key", "openai-auth", *accounts)
-    spellings = (*spellings, "x-wspool-token")
+    accounts = ["openai-organization", "openai-project", "chatgpt-account-id"]
+    spellings = ["authorization", "api-key", "x-api-key", "x-goog-api-key", "openai-auth", *accounts]
+    spellings.append("x-wspool-token")
     given = [(name.encode(), ALICE.text.encode()) for name in spellings]
 
     assert [] == asked(given, credentials=False)

@@ -30,6 +30,8 @@ class Answers:
     Attributes:
         bare: True if the request wants heads only.
         headers: what goes with every head, instead of what that has itself.
+        closes: True once the connection ends after the answer: each head says so, or the client would send
+            the next request to nobody.
         sent: bytes sent so far.
         sent_at: when the last of them were, on trio's clock.
         sending: within which something is being sent now, if anything is; who knows that the client should
@@ -37,7 +39,7 @@ class Answers:
     """
 
     def __init__(self, stream: trio.abc.Stream, http: h11.Connection) -> None:
-        self.bare = False
+        self.bare = self.closes = False
         self.headers: dict[str, str] = {}
         self.sent = 0
         self.sent_at = -math.inf
@@ -76,6 +78,8 @@ class Answers:
     def _head(self, status: int, headers: Iterable[tuple[str, str]]) -> h11.Response:
         ours = {name.lower() for name in self.headers}
         every = [(name, value) for name, value in headers if name.lower() not in ours]
+        if self.closes and all(name.lower() != "connection" for name, _ in every):
+            every.append(("Connection", "close"))
         return h11.Response(status_code=status, headers=[*every, *self.headers.items()])
 
     async def send_data(self, data: bytes) -> None:

@@ -42,6 +42,9 @@ _EXPECTED: Final = (trio.BrokenResourceError, trio.ClosedResourceError, h11.Prot
 #: Of a body that is not answered so much is read, in bytes, to keep the connection; more ends it.
 _UNWANTED: Final = 65536
 
+#: States of a client whose request is not whole: its connection can be of no use after the answer.
+_UNREAD: Final = (h11.SEND_BODY, h11.ERROR)
+
 #: What is spoken by others, in front of this.
 _ELSEWHERE: Final = {
     path: f"{path} is not spoken here, only the Responses API: put LiteLLM in front of this proxy, with the "
@@ -59,12 +62,14 @@ class _Connection:
 
     Attributes:
         caller: who asked last.
+        answers: what goes out on it, once it is served.
         busy: whether a request is being answered.
         crowded: whether there were too many others already.
     """
 
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     caller: Caller | None = None
+    answers: Answers | None = None
     busy: bool = False
     crowded: bool = False
 
@@ -102,6 +107,8 @@ class Front:
         self.draining = True
         self.sockets.retire()
         for connection in self._connections:
+            if connection.answers is not None:
+                connection.answers.closes = True
             if not connection.busy and connection.caller is not None:
                 connection.scope.cancel()
 
@@ -143,12 +150,14 @@ class Front:
 
     async def _serve(self, stream: trio.abc.Stream, connection: _Connection, *, stranger: bool) -> None:
         intake = Intake(stream, self._limits, self._unfinished)
-        answers = Answers(stream, intake.http)
+        connection.answers = answers = Answers(stream, intake.http)
+        answers.closes = self.draining
         http = intake.http
         while True:
             try:
                 request = await intake.head()
             except RequestError as refused:
+                answers.closes = True
                 await self._refuse(answers, refused.error)
                 await linger(stream)
                 return
@@ -165,7 +174,7 @@ class Front:
                 return
             connection.busy = False
             if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
-                if http.their_state in (h11.SEND_BODY, h11.ERROR):
+                if http.their_state in _UNREAD:
                     await linger(stream)
                 return
             if self.draining:
@@ -304,6 +313,7 @@ class Front:
                 await intake.body(_UNWANTED, answers.send)
             except RequestError:
                 pass
+        answers.closes = answers.closes or http.their_state in _UNREAD
         await self._refuse(answers, error)
 
     async def _refuse(self, answers: Answers, error: TurnError) -> None:

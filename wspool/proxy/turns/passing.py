@@ -164,7 +164,7 @@ class _Crossing:
             try:
                 await self._send(stream, head)
             except trio.BrokenResourceError:
-                pass  # it may have said why
+                visit.answers.closes = True  # it may have said why, and nobody has read the rest
             here = await visit.while_here(partial(self._bring_back, stream, trio.current_time()))
         finally:
             record.bytes_out = visit.answers.sent - sent_before
