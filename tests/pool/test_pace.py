@@ -30,6 +30,12 @@ OVERLOADED = error_frame("server_is_overloaded", 503)
 RATE = error_frame("rate_limit_exceeded", 429)
 
 
+def put_off(code: str, **more: Any) -> dict[str, Any]:
+    """The end of a response that was created, and then was not made."""
+    response = {"status": "failed", "output": [], "error": {"code": code, "message": "Later."}}
+    return {"type": "response.failed", "response": response | more}
+
+
 #: Steps of tasks that no test here needs: the longest takes 70,000.
 MANY = 400_000
 
@@ -89,6 +95,10 @@ class Endpoint:
         self.requests += 1
         if (error := self._refuses(self)) is not None:
             self.refused += 1
+            if error["type"] == "response.failed":
+                name = f"off_{self.requests}"
+                wire.push(created(name))
+                error = error | {"response": error["response"] | {"id": name}}
             wire.push(error)
             return
         self.running += 1
@@ -142,7 +152,11 @@ async def hold(
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1, 8, 60, 3600, 36_000])
-@pytest.mark.parametrize("error", [OVERLOADED, RATE], ids=["503", "429"])
+@pytest.mark.parametrize(
+    "error",
+    [OVERLOADED, RATE, put_off("server_is_overloaded"), put_off("rate_limit_exceeded")],
+    ids=["503", "429", "created-503", "created-429"],
+)
 async def test_an_outage_of_any_length_fails_no_turn(
     autojump_clock, seconds: float, error: dict[str, Any]
 ) -> None:
@@ -155,6 +169,43 @@ async def test_an_outage_of_any_length_fails_no_turn(
 async def test_without_patience_they_fail_as_before(autojump_clock) -> None:
     _, failed = await hold(lambda e: OVERLOADED if 3 < e.now < 63 else None, patience=None)
     assert failed > 100
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        put_off("server_is_overloaded", output=[{"type": "message", "id": "m", "role": "assistant"}]),
+        put_off("rate_limit_exceeded", usage={"input_tokens": 9, "output_tokens": 0, "total_tokens": 9}),
+        put_off("server_error"),
+        put_off("model_not_found"),
+        put_off(""),
+    ],
+    ids=["made", "paid", "its-own", "permanent", "silent"],
+)
+async def test_what_was_begun_or_may_be_its_own_trouble_is_told_at_once(
+    autojump_clock, error: dict[str, Any]
+) -> None:
+    endpoint, failed = await hold(lambda e: error, tasks=4)
+    assert (8, 8) == (failed, endpoint.refused)
+
+
+async def test_without_patience_what_was_put_off_is_told_at_once(autojump_clock) -> None:
+    endpoint, failed = await hold(lambda e: put_off("rate_limit_exceeded"), tasks=4, patience=None)
+    assert (8, 8) == (failed, endpoint.refused)
+
+
+async def test_whoever_takes_its_events_is_given_the_end(autojump_clock) -> None:
+    """What was shown is not followed by another answer."""
+    async with trio.open_nursery() as nursery:
+        endpoint = Endpoint(lambda e: put_off("rate_limit_exceeded"), nursery)
+        async with (
+            paced_pool(FakeConnector(endpoint.answer), limits=policy(refusal_patience=math.inf)) as pool,
+            pool.conversation(model="m") as talk,
+            talk.turn("hello") as turn,
+        ):
+            assert ["response.created", "response.failed"] == [event.type async for event in turn]
+            assert ("failed", 1) == (turn.response.status, endpoint.requests)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_day_of_it(autojump_clock) -> None:

@@ -216,7 +216,8 @@ class PoolPolicy:
         refusal_patience: seconds that a turn waits by itself while the endpoint refuses it with what may pass
             (too many requests, overload, a server error), beyond `max_resends`; None for no more than those.
             All turns of the pool then keep a common pace, see `wspool.core.sending.pace`. What the endpoint
-            refuses while it takes others is not waited out (`wspool.core.sending.blame`).
+            refuses while it takes others is not waited out (`wspool.core.sending.blame`). A response counts
+            as refused that fails for too many requests or overload before anything was made or paid of it.
     """
 
     max_size: int = 128

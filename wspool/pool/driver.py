@@ -153,7 +153,7 @@ class ConversationDriver:
                 # What it was steered by would be lost, or said twice.
                 exposed=exposed or machine.steered,
             )
-        elif machine.refused and machine.error is not None:
+        elif machine.error is not None and (machine.refused or (machine.put_off and resends.patient)):
             errand.waiter = None
             error = attempt.redactor.server_error(machine.error)
             plain = None if resends.plain else without_encrypted_reasoning(self._fields)
@@ -358,4 +358,4 @@ class ConversationDriver:
 
 
 def _is_answered(attempt: Attempt) -> bool:
-    return attempt.machine.response_id is not None
+    return attempt.machine.response_id is not None and not attempt.machine.put_off

@@ -410,7 +410,7 @@ class Turn(AsyncEvents):
         if self._left:  # by another task
             raise PoolClosedError(OVER)
         failure = turn_failure(attempt)
-        if failure is None:
+        if failure is None and not attempt.machine.put_off:
             self._end(attempt)
         else:
             await self._recover(attempt, failure)
@@ -420,14 +420,16 @@ class Turn(AsyncEvents):
         """The caller is given the end."""
         self._response = Response(attempt.machine.response or {})
 
-    async def _recover(self, attempt: Attempt, failure: WsPoolError) -> None:
-        """Let the turn be sent again, or remember its *failure*."""
-        if not attempt.machine.refused:  # a refused request provably did not run
+    async def _recover(self, attempt: Attempt, failure: WsPoolError | None) -> None:
+        """Let the turn be sent again, or remember its *failure*; without one it has ended otherwise."""
+        if not (attempt.machine.refused or attempt.machine.put_off):  # then it provably did not run
             self._before = self.delivery
-        recover = partial(self._driver.recover, attempt, exposed=self._exposed)
         try:
-            if not await self._alone(recover):
-                self._failure = self._tell(failure)
+            if not await self._alone(partial(self._driver.recover, attempt, exposed=self._exposed)):
+                if failure is None:
+                    self._end(attempt)
+                else:
+                    self._failure = self._tell(failure)
         except WsPoolError as error:
             self._failure = self._tell(error)
             raise self._failure from failure

@@ -195,6 +195,15 @@ class TurnMachine:
         return self.parts[-1].remarks if self.response is not None else {}
 
     @property
+    def put_off(self) -> bool:
+        """True when its response failed before there was anything of it, and before anything was paid, for
+        what the endpoint says would have met any other. As good as refused, though it was created."""
+        error, response = self.error, self.response
+        if self.status != "failed" or error is None or response is None or not error.blames_endpoint:
+            return False
+        return not (self.output_seen or self.steered or response.get("output") or response.get("usage"))
+
+    @property
     def remembered(self) -> str | None:
         """The response that the server still holds on this lane once the turn has ended, if any.
 

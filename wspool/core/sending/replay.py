@@ -2,7 +2,8 @@
 
 Exactly-once does not exist on this protocol; at-most-once does, and it is the default: only
 what provably did not run is sent again. Proof is one of two things. The request was never
-handed to the network, or an error frame refused it before `response.created`.
+handed to the network, or an error frame refused it before `response.created`. Where a pool has patience there
+is a third: its response failed with nothing in it, nothing paid, and an error that would have met any other.
 
 Where a pool has patience (`PoolPolicy.refusal_patience`), a refusal that may pass is waited out, in the
 common pace of its turns (`wspool.core.sending.pace`), unless it is the trouble of this request alone
@@ -103,6 +104,7 @@ class Resends:
     Attributes:
         delay: seconds to wait before the resend at least, after `Recovery.LATER`.
         parent_refused: what refused the request with its parent, if it was sent in full for that.
+        patient: True if refusals that may pass are waited out.
         plain: True once it was refused for asking for encrypted reasoning: it asks no more.
     """
 
@@ -116,6 +118,7 @@ class Resends:
         "_was_unnamed",
         "delay",
         "parent_refused",
+        "patient",
         "plain",
     )
 
@@ -126,6 +129,7 @@ class Resends:
         self._limit = limit
         self._budget = budget
         self._patience = patience
+        self.patient = patience is not None
         self._refused_since: float | None = None
         self._resends = 0
         self._was_unnamed = False
