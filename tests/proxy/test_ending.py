@@ -312,10 +312,28 @@ async def test_no_more_clients_than_were_agreed(autojump_clock) -> None:
         assert [200, 200] == [(await client.turn()).status for client in (first, second)]
         refused = await third.turn()
         assert (503, "1") == (refused.status, refused.headers["retry-after"])
+        assert b"" == await third.stream.receive_some()
         await first.stream.aclose()
         await third.stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
         assert 200 == (await (await it.client()).turn()).status
+
+
+async def test_one_that_is_full_is_alive(autojump_clock) -> None:
+    """Whoever looks after it would end it else, with all that runs there; no further client is sent to it."""
+    async with scene(EchoModel(), settings=Settings(max_clients=1), server=SLOW) as it:
+        busy = await it.client()
+        await busy.send("POST", "/v1/responses", {"model": "m", "input": "a b"})
+        await trio.sleep(1)
+        health = [await (await it.client()).ask("GET", f"/{path}") for path in ("livez", "healthz", "readyz")]
+        assert 503 == (await (await it.client()).turn()).status
+        assert 200 == (await busy.receive()).status
+        await busy.stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert {"status": "ok"} == (await (await it.client()).ask("GET", "/readyz")).json
+
+    said = [(answer.status, answer.json["status"], answer.headers["connection"]) for answer in health]
+    assert [(200, "full", "close"), (200, "full", "close"), (503, "full", "close")] == said
 
 
 async def test_f169_a_batch_does_not_starve_an_editor(autojump_clock) -> None:

@@ -5,7 +5,8 @@ Rules of this module:
 * Whatever a client does, and whatever goes wrong with it, ends its connection and nothing else.
 * One gate comes before everything, also before an upgrade, and for each request of a connection.
 * A refusal is JSON in the provider's shape, and one line in the log without a word of the body.
-* Health is asked without a token, and never asks the provider.
+* Health is asked without a token, and never asks the provider. A proxy that is full answers it, too: whoever
+  looks whether it lives would end it else, and all that runs there.
 * Each answer has a name (`x-request-id`): the provider's, or one of ours that is in the log.
 """
 
@@ -151,7 +152,7 @@ class Front:
     async def _serve(self, stream: trio.abc.Stream, connection: _Connection, *, stranger: bool) -> None:
         intake = Intake(stream, self._limits, self._unfinished)
         connection.answers = answers = Answers(stream, intake.http)
-        answers.closes = self.draining
+        answers.closes = self.draining or connection.crowded
         http = intake.http
         while True:
             try:
@@ -163,10 +164,6 @@ class Front:
                 return
             if request is None:
                 return
-            if connection.crowded:
-                await self._refuse(answers, _crowded())
-                await linger(stream)
-                return
             connection.busy = True
             answers.bare, answers.headers = request.method == b"HEAD", self._named()
             taken_over = await self._answer(stream, intake, answers, request, connection, stranger=stranger)
@@ -177,7 +174,7 @@ class Front:
                 if http.their_state in _UNREAD:
                     await linger(stream)
                 return
-            if self.draining:
+            if answers.closes:
                 return
             http.start_next_cycle()
 
@@ -198,10 +195,12 @@ class Front:
             target = Target.of(request.target.decode("ascii", "replace"), upstream)
             path = target.path if target is not None else ""
             caller = self._caller(request, path, stranger=stranger)
-            if (status := self._health(path)) is not None:
+            if (status := self._health(path, crowded=connection.crowded)) is not None:
                 await intake.body(_UNWANTED, answers.send)
                 await answers.send_json(*status)
                 return False
+            if connection.crowded:
+                raise RequestError(_crowded())
             connection.caller = caller
             if target is None:
                 raise RequestError(_not_found())
@@ -294,20 +293,21 @@ class Front:
         await self.sockets.take_over(visit)
         return True
 
-    def _health(self, path: str) -> tuple[int, Mapping[str, str]] | None:
+    def _health(self, path: str, *, crowded: bool = False) -> tuple[int, Mapping[str, str]] | None:
         """Return the answer to a question for health, None if it is none."""
+        status = "draining" if self.draining else "full" if crowded else "ok"
         match path:
             case "/livez" | "/healthz":
-                return 200, {"status": "draining" if self.draining else "ok"}
+                return 200, {"status": status}
             case "/readyz":
-                return (503, {"status": "draining"}) if self.draining else (200, {"status": "ok"})
+                return 200 if status == "ok" else 503, {"status": status}
             case _:
                 return None
 
     async def _refuse_unread(self, intake: Intake, answers: Answers, error: TurnError) -> None:
         """Refuse a request whose body may be unread; a short one is, so that the connection can go on."""
         http = intake.http
-        useless = intake.broken or http.they_are_waiting_for_100_continue
+        useless = answers.closes or intake.broken or http.they_are_waiting_for_100_continue
         if http.their_state is h11.SEND_BODY and not useless:
             try:
                 await intake.body(_UNWANTED, answers.send)
