@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from wspool.core.encoding import read
-from wspool.core.items import Output, asks_store, encode_fields, without_encrypted_reasoning
+from wspool.core.items import (
+    Output,
+    asks_store,
+    encode_fields,
+    encode_items,
+    read_items,
+    without_encrypted_reasoning,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +66,52 @@ def test_what_an_endpoint_does_not_take_is_not_asked_for(include: Any, left: dic
 
     said = None if fields is None else {name: read(value) for name, value in fields.items()}
     assert (None if left is None else {"model": "m", **left}) == said
+
+
+def test_who_names_no_include_wishes_for_nothing() -> None:
+    """So nothing is left out."""
+    assert without_encrypted_reasoning(encode_fields({"model": "m"})) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"type": "message"}, "dict"),
+        (b"hello", "bytes"),
+        (7, "int"),
+        ([{"type": "message"}, 7], "a list with int at [1]"),
+    ],
+)
+def test_an_input_that_is_none_is_told_by_its_kind(given: Any, what: str) -> None:
+    """A mapping is no list of its keys, nor bytes one of numbers; none of its words are repeated."""
+    with pytest.raises(TypeError) as caught:
+        encode_items(given)
+    assert str(caught.value) == f"input must be a str or a list of item dicts, not {what}"
+
+
+CALL = {"type": "function_call", "call_id": "c"}
+TEXT = {"type": "message"}
+
+
+@pytest.mark.parametrize(
+    ("output", "items", "other"),
+    [
+        (None, [], {}),
+        ("text", [], {"whole": False}),
+        ([TEXT, CALL, TEXT], [TEXT, CALL, TEXT], {"asks": True}),
+        ([7, CALL], [CALL], {"whole": False, "asks": True}),
+        ([{**CALL, "execution": "server"}], [{**CALL, "execution": "server"}], {}),
+        ([{**TEXT, "n": math.nan}, TEXT], [{**TEXT, "n": None}, TEXT], {"lossless": False}),
+        ([TEXT, {"type": "compaction"}], [TEXT, {"type": "compaction"}], {"compaction": 1}),
+    ],
+)
+def test_of_an_output_is_kept_what_is_an_item(output: Any, items: list[Any], other: dict[str, Any]) -> None:
+    """And it is known what of it is missing, has changed, or waits for an answer."""
+    found = Output.of(output)
+    usual = {"whole": True, "compaction": None, "lossless": True, "asks": False}
+
+    assert items == read_items(found.items)
+    assert {**usual, **other} == {name: getattr(found, name) for name in usual}
 
 
 def test_a_field_that_cannot_be_sent_is_named() -> None:

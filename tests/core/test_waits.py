@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Generator
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
 
-from wspool.core.waits import LONGEST, wait_in_fields, wait_in_text
+from wspool.core.waits import LONGEST, wait_in_fields, wait_in_headers, wait_in_text
 
 NOW = 1e9  # Sun, 09 Sep 2001 01:46:40 GMT
 
@@ -50,6 +52,8 @@ NOW = 1e9  # Sun, 09 Sep 2001 01:46:40 GMT
         ({"retry_after": "5s or so"}, None),
         ({"retry_after": "9 d 9 h 9 m 9 s 9 ms 9 ms"}, None),
         ({"retry" * 10 + "_after": 3}, None),
+        ({"retry" + "_" * 22 + "after": 3}, 3.0),
+        ({"retry" + "_" * 23 + "after": 3}, None),
         ({"after": 3}, None),
     ],
     ids=repr,
@@ -76,6 +80,7 @@ def test_a_field_that_names_a_wait_is_one(fields: dict[str, Any], seconds: float
         ("the limit resets in 3h", 10800.0),
         ("retry in 5 minutes", 300.0),
         ("retry in 5 m", 300.0),
+        ("retry in 500 milliseconds", 0.5),
         ("retry in 5 months", None),
         ("retry after 2001-09-09", None),
         ("retry 3 times, then wait 4s", 4.0),
@@ -99,3 +104,29 @@ def test_a_wait_is_what_was_said(seconds: float, name: str) -> None:
 def test_a_moment_needs_a_clock() -> None:
     """Without the time of day it says nothing."""
     assert wait_in_fields({"resets_at": NOW}, 0.0) is None
+
+
+def test_headers_are_fields_whose_names_are_of_any_case() -> None:
+    """A date in them is one by the clock that was given."""
+    assert wait_in_headers([("Content-Length", "2"), ("RETRY-AFTER", "7")], NOW) == 7.0
+    assert wait_in_headers([("retry-after", "Sun, 09 Sep 2001 01:46:45 GMT")], NOW) == 5.0
+    assert wait_in_headers([], NOW) is None
+
+
+@pytest.fixture
+def far_away(monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
+    """Local time is not that of the server."""
+    if not hasattr(time, "tzset"):
+        pytest.skip("the zone of a process cannot be changed here")
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "XXX+5")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_away")
+@pytest.mark.parametrize("date", ["2001-09-09T01:46:49", "Sun, 09 Sep 2001 01:46:49"])
+def test_a_date_without_a_zone_is_no_local_time(date: str) -> None:
+    """RFC 9110 section 5.6.7."""
+    assert wait_in_fields({"reset_at": date}, NOW) == 9.0
