@@ -5,7 +5,6 @@ from typing import Any
 
 import httpx
 import pytest
-from openai.types.beta import BetaResponsesServerEvent
 from pydantic import TypeAdapter
 from trio.testing import MockClock
 from trio_websocket import ConnectionClosed
@@ -25,8 +24,6 @@ from wspool.server import (
 
 from .client import Frame, connected, text
 
-EVENT: TypeAdapter[Any] = TypeAdapter(BetaResponsesServerEvent)
-
 CRITIC = {"agent_name": "/root/critic"}
 TURN = ModelTurn(
     agents=[AgentTurn(name="/root/critic", output=[message("No.")]), AgentTurn(name="/root/idle")],
@@ -36,6 +33,8 @@ TURN = ModelTurn(
 
 async def test_agents_speak_before_the_model(autojump_clock: MockClock) -> None:
     """Each in a response of its own, tagged from its beginning to its end; then the turn goes on and ends."""
+    from openai.types.beta import BetaResponsesServerEvent  # long in coming, and wanted here only
+
     async with open_server(ScriptedModel([TURN]), port=None) as server, connected(server) as client:
         await client.create(store=True)
         frames: list[Frame] = [await client.receive()]
@@ -49,8 +48,9 @@ async def test_agents_speak_before_the_model(autojump_clock: MockClock) -> None:
         assert "No." == text(theirs[-1]["response"])
         assert "They say no.So no." == text(own)
         assert ["/root", None] == [item.get("agent", {}).get("agent_name") for item in own["output"]]
+        events: TypeAdapter[Any] = TypeAdapter(BetaResponsesServerEvent)
         for frame in frames:
-            EVENT.validate_python(frame)
+            events.validate_python(frame)
         # It is a turn like any other: it can be continued, and what agents said in between is not in it.
         second = await client.respond("more", previous_response_id=own["id"])
         assert own["id"] == second["previous_response_id"]
