@@ -23,7 +23,7 @@ Shuffle = Callable[[list[Item]], list[Item]]
 
 @functools.cache
 def tasks() -> dict[str, Task]:
-    """The tasks by their ids. Half the standard library is read for them, so not where tests are collected."""
+    """The tasks by their ids. Half the standard library is read for them: not for the collection."""
     return {task.id: task for task in bundled_tasks()}
 
 

@@ -44,7 +44,7 @@ def test_every_rule_fires_and_every_row_is_visited() -> None:
     fired.clear()
     # The rarest rule fires about once in a few thousand runs. Seeds, because without them every search would
     # be the same one where Hypothesis is made deterministic; first two that see everything between them.
-    for number in (2, 14, *range(20)):
+    for number in (3, 2, *range(20)):
         searched = seed(number)(PoolMachine)
         run_state_machine_as_test(searched, settings=settings(max_examples=200, database=None))
         if visited == ROWS and fired == RULES:
