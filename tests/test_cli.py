@@ -614,6 +614,20 @@ def test_what_is_in_nobodys_way_has_no_traceback(tmp_path: Path, command: str, c
     assert (code, False) == (done.returncode, "Traceback" in done.stderr), done.stderr
 
 
+def test_ctrl_c_while_modules_are_read_is_one_line(tmp_path: Path) -> None:
+    """They take longer than some people wait."""
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    done = subprocess.run(
+        [sys.executable, "-c", "from wspool.cli import main; main()", "doctor"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"},
+        check=False,
+    )
+
+    assert (130, "", "wspool: interrupted\n") == (done.returncode, done.stdout, done.stderr)
+
+
 def test_letters_that_a_stream_does_not_have_are_named(tmp_path: Path) -> None:
     """It takes what comes after them as well."""
     done = subprocess.run(

@@ -144,6 +144,7 @@ def test_objects_are_put_together_and_nothing_is_changed_in_place() -> None:
         ("--set conversation=c", "that is the task's own, or the pool's"),
         ("--score exact --right-from nan", "must be a finite number"),
         ("--leave-out=", "--leave-out must be the name of a field"),
+        ("--model=", "--model must be the name of a model"),
         ("--leave-out=seed", "--leave-out 'seed' is in none of 2 tasks"),
         ("--id-field=", "--id-field must be the name of a field"),
         ("--header A", "--header is for an endpoint"),

@@ -29,6 +29,10 @@ def main() -> None:
             f"wspool: the command line needs {' and '.join(missing)}: pip install 'wspool[cli]'\n"
         )
         sys.exit(2)
-    from wspool.cli.app import app
+    try:
+        from wspool.cli.app import app
 
-    app()
+        app()
+    except KeyboardInterrupt:  # while modules are read, which takes its time
+        sys.stderr.write("wspool: interrupted\n")
+        sys.exit(130)

@@ -261,7 +261,7 @@ class Limiting:
         float | None, typer.Option(min=0, help="Seconds after which no other task is begun.")
     ] = None
     task_timeout: Annotated[
-        float | None, typer.Option(min=0, help="Seconds of one task, time in line included.")
+        float | None, typer.Option(min=0.001, help="Seconds of one task, time in line included.")
     ] = None
     idle_timeout: Annotated[
         float | None,

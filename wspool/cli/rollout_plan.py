@@ -154,6 +154,8 @@ def make_plan(given: Given) -> Plan:
 def _target(given: Given, batch: Sequence[Task], overrides: Mapping[str, Any]) -> Target | None:
     """Where the tasks go, when all that can be known beforehand is right; None for a server in here."""
     place = given.place
+    if place.model == "":
+        usage_error("--model must be the name of a model")
     if place.local:
         if place.url is not None:
             usage_error("--url and --local both say where the tasks go; give one of them")
