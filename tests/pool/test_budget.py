@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 import wspool
-from tests.helpers import FakeConnector, echo, fake_pool, policy, serving
+from tests.helpers import FakeConnector, completed, created, echo, fake_pool, policy, serving
 from wspool.server import EchoModel
 
 SILENT = "never answered"
@@ -35,6 +35,41 @@ async def test_what_is_in_line_when_it_is_spent_is_not_sent(autojump_clock) -> N
 
     assert 20 * ["the budget is spent: turns 40 of 40; nothing more is sent [not_sent]"] == told
     assert 40 == budget.turns
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_what_a_turn_has_used_is_spent_before_its_lane_is_anybody_elses(
+    autojump_clock: object, reads: bool
+) -> None:
+    """Whoever was in line for that lane is not sent, however long the caller takes to read."""
+    usage = {"input_tokens": 60, "output_tokens": 60, "total_tokens": 120}
+    connector = FakeConnector(
+        lambda wire, request: wire.push(
+            created("r"), {**completed("r"), "response": {**completed("r")["response"], "usage": usage}}
+        )
+    )
+    budget, told = wspool.Budget(max_tokens=100), list[str]()
+    async with fake_pool(connector, limits=policy(max_size=1)) as pool:
+
+        async def ask() -> None:
+            async with pool.conversation(model="m", budget=budget) as conversation:
+                try:
+                    async with conversation.turn("x") as turn:
+                        if reads:
+                            async for _ in turn:
+                                await trio.sleep(10)
+                        told.append((await turn.result()).status)
+                except wspool.BudgetExceededError as error:
+                    told.append(error.delivery)
+                assert conversation.statistics().usage.total in (0, 120)
+
+        async with trio.open_nursery() as nursery, pool.lease():
+            for _ in range(8):
+                nursery.start_soon(ask)
+            await trio.sleep(1)
+
+    assert ["completed", *7 * ["not_sent"]] == sorted(told)
+    assert (1, 120) == (len(connector.wire.requests), budget.spent.total)
 
 
 async def test_what_a_caller_sums_up_in_a_response_is_not_counted_again(autojump_clock) -> None:

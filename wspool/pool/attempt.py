@@ -70,6 +70,7 @@ class Attempt:
         overrun: True once it was given up because nobody read it while others share its connection.
         give_up: gives it up, while its lease holds the lane.
         notice: is called with each notice that comes while it is in flight, by whoever reads; never waits.
+        on_end: is called when its end has come, before its lane is anybody else's; never waits.
         wire: what its request went on.
     """
 
@@ -95,6 +96,7 @@ class Attempt:
         "lost",
         "machine",
         "notice",
+        "on_end",
         "overdue",
         "overrun",
         "received",
@@ -124,6 +126,7 @@ class Attempt:
         self.redactor = NO_SECRETS
         self.give_up: Callable[[Attempt], None] | None = None
         self.notice: Callable[[Event], object] | None = None
+        self.on_end: Callable[[], object] | None = None
         self.wire: Wire | None = None
         self.lost = False
         self.close_code: int | None = None

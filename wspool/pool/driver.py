@@ -81,6 +81,8 @@ class ConversationDriver:
         self._plan: Plan | None = None
         self._lane: LaneKey | None = None
         self._named = False
+        #: The request whose usage is spent.
+        self._spent: Attempt | None = None
         #: What refused to give encrypted reasoning, if it was not asked for again.
         self._went_plain: ServerError | None = None
         self._transport: TransportName = "websocket"
@@ -270,6 +272,8 @@ class ConversationDriver:
         attempt.machine.keeps = attempt.waits_for_holds = True
         attempt.notice, attempt.keeps = self._notice, self._keep
         attempt.conversation, attempt.sent_at = continuity.number, now
+        if continuity.budget is not None:
+            attempt.on_end = partial(self._spend, attempt)  # whoever gets its lane looks at what is left
         return request, attempt
 
     def _take_back(self, size: int) -> None:
@@ -322,11 +326,15 @@ class ConversationDriver:
             continuity.chain.forget_parent()
             if machine.remembered is not None:  # by a server whose answer does not count
                 continuity.forsake(machine.remembered)
-        said = machine.remarks
-        if withheld := len(said.get("input_transformations", ())):
+        if withheld := len(machine.remarks.get("input_transformations", ())):
             continuity.note_withheld(withheld)
-        if (usage := said.get("usage")) is not None:
-            continuity.spend(usage)
+        self._spend(attempt)
+
+    def _spend(self, attempt: Attempt) -> None:
+        """What the server says that the turn has used is spent, once."""
+        if (usage := attempt.machine.remarks.get("usage")) is not None and self._spent is not attempt:
+            self._spent = attempt
+            self._continuity.spend(usage)
 
     def _record(self, attempt: Attempt | None, failure: WsPoolError | None, *, told: bool) -> None:
         """Tell of the turn, which is over, whoever wants to know."""

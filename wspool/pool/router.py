@@ -306,6 +306,8 @@ class Router:
         lane.attempt = None
         machine = attempt.machine
         link = self._link
+        if attempt.on_end is not None:
+            attempt.on_end()
         remembered = machine.remembered
         completed = remembered is not None and lane.warming is None
         lane.latest = remembered if not link.stateless else None
