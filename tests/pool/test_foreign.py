@@ -131,3 +131,17 @@ async def test_a_pool_is_left_where_it_was_entered(mock_clock) -> None:
         await manager.__aexit__(None, None, None)
         assert other.statistics().closed_pool
         assert not pool.statistics().closed_pool
+
+
+@pytest.mark.parametrize("name", ["batch", "result", "__anext__"])
+async def test_a_reader_without_any_trio_is_told_so(name: str, mock_clock: object) -> None:
+    """Not by an error of trio, which knows nothing of pools."""
+    async with fake_pool(FakeConnector(echo)) as pool, pool.lease() as lease, lease.create(model="m") as turn:
+        read = getattr(turn, name)
+
+        def elsewhere() -> None:
+            with pytest.raises(wspool.ForeignUseError):
+                read().send(None)
+
+        await trio.to_thread.run_sync(elsewhere)
+        assert "ok" == (await turn.result()).output_text

@@ -326,15 +326,18 @@ class ConversationDriver:
             continuity.chain.forget_parent()
             if machine.remembered is not None:  # by a server whose answer does not count
                 continuity.forsake(machine.remembered)
-        if withheld := len(machine.remarks.get("input_transformations", ())):
+        said = machine.remarks
+        if withheld := len(said.get("input_transformations", ())):
             continuity.note_withheld(withheld)
-        self._spend(attempt)
+        if self._spent is not attempt and (usage := said.get("usage")) is not None:
+            continuity.spend(usage)
+            self._spent = attempt
 
     def _spend(self, attempt: Attempt) -> None:
-        """What the server says that the turn has used is spent, once."""
-        if (usage := attempt.machine.remarks.get("usage")) is not None and self._spent is not attempt:
+        """The end of the turn has come: what the server says that it has used is spent, once."""
+        if self._spent is not attempt:
             self._spent = attempt
-            self._continuity.spend(usage)
+            self._continuity.spend(attempt.machine.remarks.get("usage"))
 
     def _record(self, attempt: Attempt | None, failure: WsPoolError | None, *, told: bool) -> None:
         """Tell of the turn, which is over, whoever wants to know."""

@@ -336,6 +336,7 @@ class Turn(AsyncEvents):
         The last event of all comes alone: whoever was given it was told the end. A checkpoint if it has to
         wait, and at least once for every 256 events. Cancelling loses no event. Raises what iterating does.
         """
+        self._check_use()  # there may be no trio here at all
         await checkpoint_if_cancelled()
         return tuple(self._ready) or await self._more()
 
