@@ -176,6 +176,17 @@ class Outlet(Handover[bytes]):
             self.error = error
             super().end()
 
+    def expect(self, seconds: float) -> None:
+        """Something must come of the turn within so many seconds, or the exchange is at its end."""
+        if not self.abandoned:
+            self.scope.deadline = trio.current_time() + seconds
+
+    @property
+    def expired(self) -> bool:
+        """Whether it was ended because nothing came in time."""
+        scope = self.scope
+        return scope.cancelled_caught and not self.abandoned and trio.current_time() >= scope.deadline
+
     def leave(self) -> None:
         """The reader has left. In the pool's trio run; never waits, and twice is once."""
         if not self.abandoned:
@@ -222,6 +233,8 @@ async def exchange(
                 await turn.__aexit__(None, None, None)  # noqa: ASYNC102 # never waits
                 outlet.record = turn.record
             outlet.end()
+        if outlet.expired:
+            outlet.end(Expired("read", limits.read))
     except Exception as error:
         outlet.end(error)
     finally:
@@ -267,14 +280,12 @@ async def _enter(
 async def _stream(turn: Turn, outlet: Outlet, silence: float, write: Writer) -> None:
     """Write the events as they come."""
     while True:
-        events: Sequence[Event] | None = None
-        if turn.at_hand or silence == math.inf:  # a scope costs as much as ten events
-            events = await turn.batch()
-        else:
-            with trio.move_on_after(silence):
-                events = await turn.batch()
-        if events is None:
-            raise Expired("read", silence)
+        waits = silence < math.inf and not turn.at_hand
+        if waits:  # a scope of its own would cost as much as ten events
+            outlet.expect(silence)
+        events = await turn.batch()
+        if waits:
+            outlet.expect(math.inf)
         if not events:
             return
         if outlet.head is None:
