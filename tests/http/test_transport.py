@@ -328,6 +328,39 @@ def test_who_leaves_a_stream_gives_its_lease_back(
     run(client.aclose)
 
 
+def test_who_leaves_a_stream_in_a_thread_gives_its_lease_back(
+    server: LocalServer, runtime: Runtime, library: Any
+) -> None:
+    """Closed or dropped, after each event there is; dropping is what a thread does that ends."""
+    sending: dict[str, Any] = {"json": body(input="a b c", stream=True), "headers": KEY}
+    with wspool.http.client(library=library, runtime=runtime) as client:
+
+        def events(response: Any) -> int:
+            return sum(line.startswith("event:") for line in response.iter_lines())
+
+        def read(after: int, *, closing: bool) -> None:
+            request = client.build_request("POST", server.http_url, **sending)
+            response = client.send(request, stream=True)
+            lines = response.iter_lines()
+            for _ in range(after):
+                while not next(lines).startswith("event:"):
+                    pass
+            if closing:
+                response.close()
+
+        with client.stream("POST", server.http_url, **sending) as response:
+            total = events(response)
+        assert total >= 8
+        for after in range(total + 1):
+            for closing in (True, False):
+                thread = threading.Thread(target=read, args=(after,), kwargs={"closing": closing})
+                thread.start()
+                thread.join()
+                gc.collect()
+                assert 1.0 > wait_for(runtime, lambda: leases(client) == 0)
+        server.expect(requests=2 * total + 3)
+
+
 def test_a_cancelled_request_gives_its_lease_back(runtime: Runtime, run: Any) -> None:
     """While the model thinks, and while it speaks."""
     with local_server(delay_per_token=5) as server:
