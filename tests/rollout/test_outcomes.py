@@ -8,7 +8,7 @@ import pytest
 import wspool
 from wspool.rollout.method import Method
 from wspool.rollout.outcomes import answer_of, ends_run
-from wspool.rollout.tasks import Task
+from wspool.rollout.tasks import Task, behind
 
 TASK = Task(id="a", body={}, source={})
 KNOWN = Task(id="a", body={}, source={}, expected="42")
@@ -87,6 +87,13 @@ def refused(code: str | None, status: int | None) -> wspool.ResponseFailedError:
     return wspool.ResponseFailedError("no", delivery="terminal", code=code, status=status)
 
 
+def handling(error: BaseException | None) -> RuntimeError:
+    """What an agent raises that says it in its own words; of None, one that goes round in a circle."""
+    own = RuntimeError("mine")
+    own.__context__ = error or own
+    return own
+
+
 @pytest.mark.parametrize(
     ("error", "ends"),
     [
@@ -102,9 +109,16 @@ def refused(code: str | None, status: int | None) -> wspool.ResponseFailedError:
         (refused("invalid_prompt", 400), False),
         (refused(None, 500), False),
         (ExceptionGroup("nursery", [refused(None, 401), ValueError()]), False),
+        (ExceptionGroup("nursery", [refused(None, 401), ExceptionGroup("", [refused(None, 402)])]), True),
+        (handling(refused(None, 401)), True),
+        (handling(ExceptionGroup("nursery", [handling(refused(None, 401))])), True),
+        (handling(refused(None, 500)), False),
+        (handling(None), False),
         (ValueError("a task's own"), False),
     ],
 )
 def test_what_every_task_would_meet_ends_the_run(error: BaseException, ends: bool) -> None:
-    """And nothing else does."""
-    assert ends == ends_run(error)
+    """And nothing else does, whatever an agent makes of it."""
+    found = behind(error, ends_run)
+    assert ends == (found is not None)
+    assert found is None or isinstance(found, wspool.WsPoolError)

@@ -32,7 +32,7 @@ from wspool.rollout.method import Method
 from wspool.rollout.outcomes import answer_of, ends_run
 from wspool.rollout.scoring import Score
 from wspool.rollout.summary import Meter
-from wspool.rollout.tasks import Failure, Outcome, Result, Task
+from wspool.rollout.tasks import Failure, Outcome, Result, Task, behind
 from wspool.rollout.tools import NoFilesError
 
 __all__ = ["Held", "Holder"]
@@ -263,16 +263,19 @@ class Holder:
 
     def _owed_after(self, task: Task, error: BaseException) -> Held | None:
         """What follows if *error* is no result of *task*, but of the run, or something to look at first."""
-        if isinstance(error, UnknownEffectsError):
-            self._left_to_a_person(task, error)
+        # An agent may have made an error of its own of it.
+        unknown = behind(error, lambda each: isinstance(each, UnknownEffectsError))
+        if isinstance(unknown, UnknownEffectsError):
+            self._left_to_a_person(task, unknown)
             return Held()
-        if isinstance(error, BudgetExceededError) and (spent := self._budget.problem) is not None:
+        spent = self._budget.problem
+        if spent is not None and behind(error, lambda each: isinstance(each, BudgetExceededError)):
             return Held(drain=spent)
+        if (ending := behind(error, ends_run)) is not None:
+            return Held(stop=Failure.of(ending).message)
         if isinstance(error, OSError) and self._method.agent is None and self._checkpoints is not None:
             # The model is told of what tools raise.
             return Held(stop=f"a call of a tool could not be noted: {error}")
-        if ends_run(error):
-            return Held(stop=Failure.of(error).message)
         return None
 
     def _left_to_a_person(self, task: Task, error: UnknownEffectsError) -> None:

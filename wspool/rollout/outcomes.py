@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import wspool
 from wspool.core.meanings import Meaning, meaning_of_status, meaning_of_word
 from wspool.errors import DialFailedError, ResponseFailedError
-from wspool.rollout.tasks import Outcome, only
+from wspool.rollout.tasks import Outcome
 
 __all__ = ["answer_of", "ends_run", "outcome_of"]
 
@@ -77,8 +77,6 @@ def outcome_of(response: Mapping[str, Any] | None) -> Outcome:
 def ends_run(error: BaseException) -> bool:
     """Return whether every other task would only find out the same as *error*: no endpoint is there, the key
     is refused, or the money is spent."""
-    if (inside := only(error)) is not None:
-        return ends_run(inside)
     if isinstance(error, DialFailedError):
         return True
     if not isinstance(error, ResponseFailedError):

@@ -6,7 +6,7 @@ from, except that a task which came as an OpenAI Batch line has a Batch-shaped r
 import hashlib
 import json
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast, get_args
 
@@ -16,7 +16,7 @@ from wspool.core.statistics import ConversationStatistics
 from wspool.errors import ResponseFailedError, WsPoolError
 from wspool.rollout.completion import completion_of
 
-__all__ = ["OUTCOMES", "WELL", "Failure", "Outcome", "Result", "Task", "attempt_key", "only"]
+__all__ = ["OUTCOMES", "WELL", "Failure", "Outcome", "Result", "Task", "attempt_key", "behind", "only"]
 
 #: How a task ended. With an answer: `right` or `wrong` where the right one is known, else `done`, or `called`
 #: if it is a call of a tool that nobody here can run. Without: `truncated` (the response was cut off),
@@ -29,6 +29,8 @@ OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
 #: Frames of a traceback, and characters of it.
 _MOST_FRAMES: Final = 12
 _LONGEST_TRACEBACK: Final = 8000
+#: Errors that are followed from one to the one that was handled then.
+_DEEPEST: Final = 50
 #: Those that need no other run.
 WELL: Final[frozenset[Outcome]] = frozenset({"right", "done", "called"})
 
@@ -251,6 +253,26 @@ def only(error: BaseException) -> BaseException | None:
         return None
     inside = cast("BaseExceptionGroup[BaseException]", error).exceptions
     return inside[0] if len(inside) == 1 else None
+
+
+def behind(
+    error: BaseException, is_one: Callable[[BaseException], bool], depth: int = 0
+) -> BaseException | None:
+    """Return the error that *is_one* and that *error* stands for, None if there is none.
+
+    It may be that itself, have been handled when *error* was raised, or be in a group of nothing else. Errors
+    of the library stand for themselves.
+    """
+    if is_one(error):
+        return error
+    if isinstance(error, WsPoolError) or depth > _DEEPEST:
+        return None
+    if isinstance(error, BaseExceptionGroup):
+        inside = cast("BaseExceptionGroup[BaseException]", error).exceptions
+        found = [behind(each, is_one, depth + 1) for each in inside]
+        return found[0] if all(each is not None for each in found) else None
+    handled = error.__cause__ or error.__context__
+    return None if handled is None else behind(handled, is_one, depth + 1)
 
 
 def _text(error: BaseException) -> str:
