@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.proxy.asking import KEY, scene
 from wspool import PoolPolicy
@@ -153,10 +154,9 @@ def test_they_are_told_where_it_will_be(
 )
 def test_what_is_wrong_is_one_line(arguments: list[str], said: str) -> None:
     """With exit code 2, and no traceback."""
-    command = [sys.executable, "-m", "wspool", "proxy", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = CliRunner().invoke(app, ["proxy", *arguments])
 
-    assert 2 == done.returncode
+    assert 2 == done.exit_code, done.exception
     assert said in done.stderr
     assert 1 == done.stderr.strip().count("\n") + 1
 
