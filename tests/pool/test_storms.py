@@ -38,6 +38,10 @@ from wspool.wire.wire import ConnectError
 HOUR = 3600.0
 #: Dials after which nobody waits for the hour to be over.
 _STORM = 3000
+#: Seconds after which a user asks again: after a loss, or nothing; and after an error that the server said.
+#: That has cost no connection; an hour of them still has three times the turns that it takes to see a dial
+#: for each.
+_SOON, _REFLECTION = 0.2, 3.0
 
 Say = Callable[[FakeWire], None]
 
@@ -129,6 +133,7 @@ async def cost(
 
     async def use(pool: wspool.Pool) -> None:
         while True:
+            pause = _SOON
             with trio.move_on_after(patience):
                 try:
                     if bare:
@@ -137,9 +142,11 @@ async def cost(
                     else:
                         async with pool.conversation(model="m") as conversation:
                             await conversation.respond("x")
+                except wspool.ResponseFailedError:
+                    pause = _REFLECTION
                 except wspool.WsPoolError:
                     pass
-            await trio.sleep(0.2)
+            await trio.sleep(pause)
 
     if refused:
         connector.failure = lambda: ConnectError("connection refused", phase="tcp")
