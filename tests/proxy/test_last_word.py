@@ -11,6 +11,8 @@ import trio
 
 from tests.proxy.asking import KEY, scene
 from tests.proxy.test_passing import before
+from tests.proxy.test_websocket import connected
+from wspool.proxy import Settings
 from wspool.server import EchoModel
 
 BODY = {"model": "m", "input": "one two three", "store": True}
@@ -111,3 +113,29 @@ async def test_who_leaves_at_the_terminal_of_what_passes_by_has_had_all(
         (record,) = await it.records()
 
     assert (outcome, 200) == (record.outcome, record.status)
+
+
+@pytest.mark.parametrize("settings", [Settings(on_hangup="abandon"), Settings(drain_for=3)])
+@pytest.mark.parametrize("leave", [0.0, 12.0], ids=["at once", "amid"])
+@pytest.mark.parametrize("door", ["sse", "json", "posted", "websocket"])
+async def test_nothing_has_gone_wrong_where_somebody_leaves(
+    autojump_clock, door: str, leave: float, settings: Settings
+) -> None:
+    """Its record says so, with the status that it was sent, if any; whatever the door."""
+    async with scene(EchoModel(), settings=settings, server={"delay_per_token": 10}) as it:
+        if door == "websocket":
+            async with connected(it) as socket:
+                await socket.create("one two three four")
+                await trio.sleep(leave)
+        else:
+            client = await it.client()
+            more: dict[str, Any] = {"sse": {"stream": True}, "posted": {"conversation": "c", "stream": True}}
+            body = {"model": "m", "input": "one two three four", **more.get(door, {})}
+            await client.send("POST", "/v1/responses", body)
+            await trio.sleep(leave)
+            await trio.aclose_forcefully(client.stream)
+        await trio.sleep(100)
+        (record,) = await it.records()
+
+    assert ("left", None, None) == (record.outcome, record.error, record.said)
+    assert record.status in (None, 200)

@@ -168,8 +168,8 @@ class _Course:
             self._writer = EventWriter(record.number, record.model, background=bool(body.get("background")))
         self._begun = trio.current_time()
         self._first_at: float | None = None
-        #: True once the client has left before the end.
-        self._left = False
+        #: True once the client has left before the end; and once its turn was given up for that.
+        self._left = self._given_up = False
 
     def _new_outlet(self) -> Outlet:
         outlet = Outlet(partial(setattr, self._record, "turn"), most=_MOST_UNREAD)
@@ -240,6 +240,7 @@ class _Course:
             if self._run is not None and self._run.joined:
                 await self._read_to_the_end()
             self._record.drained = outlet.ended
+        self._given_up = not outlet.ended
         outlet.leave()
         await self._read_to_the_end()
 
@@ -420,7 +421,7 @@ class _Course:
             self._visit.take_down(self._body, self._posted, error)
         elif self._asked is not None and record.turn is not None and record.sent:
             self._visit.take_down(self._asked.body, record.turn.events, error)
-        if error is not None:
+        if error is not None and not self._given_up:  # else nothing went wrong
             record.fail(error)
         if self._left:
             record.outcome = "left"
