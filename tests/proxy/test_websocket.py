@@ -7,6 +7,7 @@ import gc
 import tracemalloc
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -20,6 +21,7 @@ from wspool import OPENAI
 from wspool.core.usage import Usage
 from wspool.proxy import Settings
 from wspool.proxy.access.gate import Token
+from wspool.proxy.access.tokens import TokenFile
 from wspool.proxy.sockets.handshake import accepted_head, what_is_wrong
 from wspool.server import OPENAI as OPENAI_SERVER, EchoModel
 
@@ -280,6 +282,30 @@ async def test_a_token_that_is_no_more_is_cut_off(autojump_clock) -> None:
 
     assert 1008 == one.closed
     assert two.closed is None or two.closed == 1006
+
+
+async def test_what_is_said_of_a_token_now_holds_for_a_socket_that_is_open(
+    autojump_clock, tmp_path: Path
+) -> None:
+    """Its client need not come again to have what it was given, nor to have less."""
+    path, ends = tmp_path / "tokens", list[str]()
+
+    def write(budget: int) -> None:
+        path.write_text(f"spender tok-canary-12345 budget={budget}\n" + " " * len(ends))
+        path.chmod(0o600)
+
+    write(1)
+    async with (
+        scene(EchoModel(), api_key="sk-proxy", tokens=TokenFile(path)) as it,
+        connected(it, headers=[("authorization", "Bearer tok-canary-12345")]) as client,
+    ):
+        for budget in (1, 1, 1_000_000, 1):
+            write(budget)
+            it.proxy.reread()
+            await client.create("a")
+            ends.append((await client.answer())["type"])
+
+    assert ["response.completed", "error", "response.completed", "error"] == ends
 
 
 async def test_a_budget_ends_turns_and_no_socket(autojump_clock) -> None:

@@ -128,12 +128,15 @@ class Gate:
                 found = token
         return found
 
-    def still_admits(self, caller: Caller) -> bool:
-        """Whether what *caller* has shown is still a token: those are read again while it is connected."""
+    def admits_still(self, caller: Caller) -> Caller | None:
+        """Return who *caller* is now, since tokens are read again while it is connected: with a budget and
+        limits as they are by now. None if what it has shown is no token any more.
+        """
         if self.tokens is None or caller.token is None:
-            return self.tokens is None
+            return caller if self.tokens is None else None
         known = self.tokens.get(caller.token.name)
-        return known is not None and known.text == caller.token.text
+        same = known is not None and known.text == caller.token.text
+        return attrs.evolve(caller, token=known) if same else None
 
     def may_listen(self, address: str) -> bool:
         """Whether a listener on this IP address is safe: with tokens anywhere, without on loopback."""

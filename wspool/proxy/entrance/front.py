@@ -123,7 +123,7 @@ class Front:
         """The tokens have changed: whoever shows one that is no more is cut off. Never waits."""
         self.sockets.look_again()
         for connection in self._connections:
-            if connection.caller is not None and not self._gate.still_admits(connection.caller):
+            if connection.caller is not None and self._gate.admits_still(connection.caller) is None:
                 connection.scope.cancel()
 
     async def serve(self, stream: trio.abc.Stream, *, stranger: bool = False) -> None:

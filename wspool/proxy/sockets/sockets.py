@@ -107,10 +107,14 @@ class Sockets:
             socket.retire()
 
     def look_again(self) -> None:
-        """The tokens have changed: whoever shows one that is no more is cut off. Never waits."""
+        """The tokens have changed: whoever shows one that is no more is cut off, and for all others holds
+        what is said of theirs now. Never waits.
+        """
         for socket, visit in list(self._open.items()):
-            if not self._gate.still_admits(visit.caller):
+            if (caller := self._gate.admits_still(visit.caller)) is None:
                 socket.cut_off()
+            else:
+                visit.caller = caller
 
 
 def upgrade_required(message: str) -> TurnError:
