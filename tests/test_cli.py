@@ -629,12 +629,13 @@ def test_ctrl_c_while_modules_are_read_is_one_line(tmp_path: Path) -> None:
 
 
 def test_letters_that_a_stream_does_not_have_are_named(tmp_path: Path) -> None:
-    """It takes what comes after them as well."""
+    """It takes what comes after them as well, also if somebody has closed it."""
+    said = "print('caf\u00e9'); sys.stdout.close(); print('tea')"
     done = subprocess.run(
         [
             sys.executable,
             "-c",
-            "from wspool.cli.streams import guard_streams; guard_streams(); print('caf\u00e9'); print('tea')",
+            f"import sys; from wspool.cli import streams; streams.guard_streams(); {said}",
         ],
         capture_output=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONIOENCODING": "ascii"},

@@ -54,6 +54,9 @@ class _Guarded:
             self._tried(lambda: self._stream.write(data.encode("ascii", "backslashreplace").decode()))
         return len(data)
 
+    def close(self) -> None:
+        """Of the process, and nobody else's to close."""
+
     def flush(self) -> None:
         self._tried(lambda: self._stream.flush())
 
