@@ -101,8 +101,11 @@ def encode_fields(fields: Mapping[str, Any]) -> dict[str, Encoded]:
     """Return the fields of a body, each encoded. What is encoded stays as it is.
 
     Raises:
-        TypeError, ValueError: one holds what JSON cannot; the text says where.
+        TypeError, ValueError: one holds what JSON cannot, or has no text for a name; the text says where.
     """
+    for name in fields:
+        if not isinstance(cast("object", name), str):
+            raise TypeError(f"the name of a field must be a str, not {type(name).__name__}")
     return {
         name: value if isinstance(value, Encoded) else Encoded(encode(value, name))
         for name, value in fields.items()
