@@ -233,6 +233,16 @@ def test_an_output_is_ours_by_its_ids_or_by_its_words(found: Any, own: list[Item
     assert kinship is items(*found).kinship(own, past)
 
 
+def test_an_old_item_beside_one_that_was_only_announced_is_no_output() -> None:
+    """A response that was cut short may have finished none of its own: what is done is somebody else's."""
+    past = Past()
+    past.end([text(9)])
+
+    for found in ([("done", 0, text(9)), *announced(0)], [*announced(1), ("done", 0, text(9))]):
+        assert items(*found).output(None, whole=False, past=past) is None
+    assert [text(9)] == items(*announced(9), ("done", 9, text(9))).output(None, whole=False, past=past)
+
+
 def test_two_items_in_one_place_are_no_output() -> None:
     """Under two names: one of them is somebody else's, and nobody can say which."""
     found = items(("done", 0, text(0)), ("done", 0, {**text(0), "id": "other"}))

@@ -339,6 +339,23 @@ def test_a_refusal_proves_that_nothing_ran() -> None:
     assert ServerError(code="invalid_prompt", message="No.", status=400, raw={**REFUSAL}) == machine.error
 
 
+@pytest.mark.parametrize("where", [{"response": {"id": FOREIGN}}, {"response_id": FOREIGN}])
+def test_an_error_that_names_a_response_proves_that_something_ran(where: dict[str, Any]) -> None:
+    """Nobody has heard it begin. The turn has failed, and was not refused; no other may follow."""
+    past = Past()
+    machine = TurnMachine(past=past)
+    machine.handed()
+
+    assert Reception.END is machine.receive(event(**REFUSAL, **where))
+    assert ("failed", "terminal", False) == (machine.status, machine.delivery, machine.refused)
+    assert (FOREIGN, True, "invalid_prompt") == (
+        machine.response_id,
+        past.knows(FOREIGN),
+        machine.error and machine.error.code,
+    )
+    assert CloseReason.DIRTY is machine.why_close(closes_after_error=False)
+
+
 # -- while it streams -----------------------------------------------------------------------
 
 

@@ -50,7 +50,7 @@ CALLS: list[tuple[str, Callable[[wspool.Pool, wspool.Conversation], object]]] = 
     ("budget must be a Budget", lambda pool, _: pool.conversation(budget=5)),  # type: ignore[arg-type]
     ("body must be", lambda pool, _: pool.turn([1])),  # type: ignore[arg-type]
     ("body must be", lambda _, __: wspool.http_only(None)),  # type: ignore[arg-type]
-    ("the name of a field must be a str, not int", lambda pool, _: pool.turn({**BODY, 5: 1})),
+    ("the name of a field must be a str, not int", lambda pool, _: pool.turn({**BODY, 5: 1})),  # type: ignore[dict-item]
     (
         "the name of a field must be a str, not int",
         lambda pool, _: pool.conversation(resume={"version": 1, "items": [], "defaults": {5: 1}}),

@@ -177,3 +177,24 @@ async def test_a_resend_that_the_pool_refuses_stays_refused(autojump_clock) -> N
                     await turn.result()
                 assert "not_sent" == caught.value.delivery
         assert (1, 99.0) == (len(connector.wire.sent), pool._shell.budget._tokens)
+
+
+@pytest.mark.parametrize("code", ["previous_response_not_found", "slow_down"])
+async def test_an_error_that_names_a_response_is_no_refusal(autojump_clock: object, code: str) -> None:
+    """Something ran, though nobody heard it begin: the turn is not sent again, in full or after a wait."""
+
+    def answer(wire: FakeWire, request: dict[str, Any]) -> None:
+        if len(wire.sent) == 2:
+            wire.push({**error_frame(code, 503), "response": {"id": "resp_of_it"}})
+        else:
+            echo(wire, request)
+
+    connector = FakeConnector(answer)
+    async with fake_pool(connector) as pool, pool.conversation(model="m") as conversation:
+        await conversation.respond("one")
+        with pytest.raises(wspool.ResponseFailedError, match=code):
+            await conversation.respond("two")
+        assert 2 == len(connector.wires[0].sent)
+        await conversation.respond("two")
+
+    assert 2 == len(connector.wires)

@@ -1304,6 +1304,13 @@ MUTANTS = [
         tests=("doubt",),
     ),
     Mutant(
+        "what was only announced is no sign of a mixture",
+        ASSEMBLY,
+        "{name for name, _ in announced}.union(map(name_of, items))",
+        "set(map(name_of, items))",
+        tests=("assembly",),
+    ),
+    Mutant(
         "two items of one place are both ours",
         ASSEMBLY,
         "ours == len(said) >= len(places) and not crowded",

@@ -126,7 +126,9 @@ class Assembly:
             finished = done or {}
             return [_last_word(item, finished.get(place)) for place, item in enumerate(said)]
         items = [done[place] for place in sorted(done)] if done is not None else []
-        if done is None or mixed or (past is not None and past.shares(items)):
+        # What was announced and is not done may be all that is ours.
+        names = {name for name, _ in announced}.union(map(name_of, items))
+        if done is None or mixed or (past is not None and past.shares(names)):
             return None
         return None if whole and not _is_whole(announced, done) else items
 

@@ -335,6 +335,8 @@ def _error(event: Event, state: TurnState, known: Evidence, wall_clock: float) -
         # Refused for a parent that was not named, or because something runs that nobody here knows of: no
         # other turn may follow on such a connection.
         doubt = error.says_busy or (error.is_parent_missing and known.parent is None)
+        if isinstance(name, str) and name:  # a response that has a name has begun: no refusal
+            return Reading(TurnInput.ERROR, {"id": name}, error, suspect=True)
         return Reading(TurnInput.ERROR, error=error, suspect=doubt)
     if state is TurnState.STREAMING and known.misses(number):
         # If it is our response that has failed, its end will say so.

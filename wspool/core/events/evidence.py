@@ -136,6 +136,11 @@ class Evidence:
         elif self.next is None or number >= self.next or not self.past.counts:
             self.next = number + 1
 
+    def begin(self, response_id: str) -> None:
+        """Our response has begun."""
+        self.past.begin(response_id)
+        self.response_id = response_id
+
     def announce(self, name: str) -> None:
         """Our response has an item of that id."""
         self.fresh = self.fresh or not self.past.has_item(name)

@@ -78,12 +78,12 @@ class Past:
         """Return whether a response had an item of that id."""
         return hash(name) in self._items
 
-    def shares(self, items: Iterable[dict[str, Any]]) -> bool:
-        """Return whether some of *items* were in an earlier response, but not all.
+    def shares(self, names: Iterable[str | None]) -> bool:
+        """Return whether some items of these *names* were in an earlier response, but not all.
 
         A server that gives its items the same ids each time is not a mixture of two responses.
         """
-        old = [self.has_item(name) for item in items if (name := name_of(item)) is not None]
+        old = [self.has_item(name) for name in names if name is not None]
         return any(old) and not all(old)
 
 

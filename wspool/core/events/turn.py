@@ -413,20 +413,20 @@ class TurnMachine:
     def _receive_error(self, reading: Reading, before: TurnState) -> None:
         if before is not TurnState.SENT and reading.error is not None:
             self._known.past.fail(reading.error)
+        elif reading.response is not None:  # it ran, though nobody heard it begin
+            self._known.begin(reading.response["id"])
         if self.error is None or reading.what is TurnInput.LIMIT:
             self.error = reading.error
 
     def _receive_created(self, reading: Reading) -> None:
         known = self._known
-        name = str((reading.response or {})["id"])
-        known.past.begin(name)
         if (ended := known.response_id) is not None:
             known.earlier |= {ended}
             self._steered_by = known.steers.apply(ended)
             known.output = Assembly()
             known.items, known.fresh = set(), False
             self.response, self.error = None, None
-        known.response_id = name
+        known.begin((reading.response or {})["id"])
 
     def _receive_answer(self, event: Event, reading: Reading, before: TurnState) -> None:
         """Something was said about what the response was steered by."""
