@@ -774,7 +774,7 @@ MUTANTS = [
     Mutant(
         "what is leased survives a clear",
         LIVES,
-        "            self._distrust(connection, now, commands, CloseReason.CLEARED)",
+        "            self._clear(connection, now, commands, CloseReason.CLEARED)",
         "            self.end_grants(connection, commands, CloseReason.CLEARED)",
     ),
     Mutant(
