@@ -17,6 +17,7 @@ from tests.proxy.asking import KEY, Scene, scene
 from wspool.core.policy import UNKNOWN, PoolPolicy
 from wspool.core.usage import Usage
 from wspool.server import EchoModel, Rejection
+from wspool.wire.wire import ConnectError
 
 
 @attrs.define
@@ -384,3 +385,50 @@ async def test_a_provider_that_has_that_shape_is_passed_on_untouched(
             got = await (await it.client()).ask("GET", "/models?client_version=1")
         assert (status, "e") == (got.status, got.headers["etag"])
         assert (shown if status == 200 else body) == got.body
+
+
+@attrs.define
+class Far(Peer):
+    """One that takes five seconds to be reached, if it can be."""
+
+    there: bool = True
+
+    async def open_stream(self, endpoint: Any) -> trio.abc.Stream:
+        await trio.sleep(5)
+        if not self.there:
+            raise ConnectError("nobody is there", phase="tcp")
+        return await super().open_stream(endpoint)
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_what_a_dial_takes_is_no_time_of_the_proxy_s(autojump_clock, there: bool) -> None:
+    """Whether it succeeds or not; and what went wrong is written down in words, too."""
+    async with trio.open_nursery() as nursery:
+        far = Far(answer(b"{}"), there=there)
+        far._nursery = nursery
+        async with scene(EchoModel(), wire=far) as it:
+            got = await (await it.client()).ask("GET", "/v1/models")
+            (record,) = await it.records()
+        nursery.cancel_scope.cancel()
+
+    assert (200 if there else 502) == got.status == record.status
+    assert (0.0, 0.0, 5.0) == (record.own, record.line, record.dial)
+    if not there:
+        assert ("lost", "upstream_unreachable") == (record.outcome, record.error)
+        assert "nobody is there" in (record.said or "")
+
+
+@pytest.mark.parametrize(
+    ("says", "query"),
+    [(b"what?\r\n\r\n", ""), (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", "?client_version=1")],
+    ids=["none", "cut before it was sent"],
+)
+async def test_what_was_no_answer_is_written_down_in_words(autojump_clock, says: bytes, query: str) -> None:
+    """As whatever else goes wrong, with the status that the client was told."""
+    async with before(says) as (it, _):
+        got = await (await it.client()).ask("GET", f"/v1/models{query}")
+        (record,) = await it.records()
+
+    assert 502 == got.status == record.status
+    assert ("lost", "upstream_no_answer") == (record.outcome, record.error)
+    assert "no HTTP" in (record.said or "")

@@ -99,6 +99,8 @@ class Passage:
             trio.BrokenResourceError: the client has left, or the answer was cut, which its client sees.
         """
         record.way, record.items_sent = "http", record.items_given
+        begun = trio.current_time()
+        record.own, record.line = begun - visit.since, 0.0
         crossing = _Crossing(visit, record, self._policy.send_timeout)
         head = self._head(visit, crossing.looks)
         try:
@@ -106,8 +108,10 @@ class Passage:
                 stream = await self._open_stream(self._endpoint)
         except ConnectError as error:
             logger.warning("request %d: %s", record.number, error)
-            record.outcome, record.status, record.error = "lost", 502, "upstream_unreachable"
-            raise RequestError(_unreachable(str(error))) from None
+            refused = RequestError(_unreachable(str(error)))
+            record.dial, record.outcome = trio.current_time() - begun, "lost"
+            record.fail(refused)
+            raise refused from None
         try:
             await crossing.run(stream, head)
         finally:
@@ -157,8 +161,7 @@ class _Crossing:
 
     async def run(self, stream: trio.abc.Stream, head: h11.Request) -> None:
         visit, record = self._visit, self._record
-        sent_before, begun = visit.answers.sent, trio.current_time()
-        record.own = record.own if record.own is not None else begun - visit.since
+        sent_before = visit.answers.sent
         here, ended = True, False
         try:
             try:
@@ -206,7 +209,7 @@ class _Crossing:
                 case h11.Response():
                     now = trio.current_time()
                     record.first_event, record.stream = now - sent_at, 0.0
-                    record.line, record.dial = 0.0, sent_at - self._visit.since - (record.own or 0.0)
+                    record.dial = sent_at - self._visit.since - (record.own or 0.0)
                     self._begin(event)
                     if self._is_list and event.status_code == 200 and _is_plain(event):
                         self._held = _Held(answered(event.headers))
@@ -237,8 +240,10 @@ class _Crossing:
         self._record.outcome = "lost"
         if self._visit.answers.begun:
             return trio.BrokenResourceError("the answer was cut")
-        self._record.status, self._record.error = 502, "upstream_no_answer"
-        return RequestError(_no_answer())
+        refused = RequestError(_no_answer())
+        self._record.status = None  # whatever the provider has said, the client hears this
+        self._record.fail(refused)
+        return refused
 
     async def _next(self, stream: trio.abc.Stream) -> object:
         """Return the next event of the answer.
