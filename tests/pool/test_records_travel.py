@@ -151,6 +151,34 @@ async def test_what_a_caller_does_to_the_last_event_is_its_own_affair(how: str, 
     assert ["message"] == [item["type"] for item in record.content.output]
 
 
+@pytest.mark.parametrize(
+    ("details", "reason"),
+    [
+        ({"reason": "max_output_tokens"}, "max_output_tokens"),
+        ({"reason": 7}, None),
+        ("x", None),
+        (None, None),
+    ],
+)
+async def test_why_a_response_is_incomplete(details: Any, reason: str | None, autojump_clock) -> None:
+    """As the server says it, if it does in words."""
+
+    def answer(wire: FakeWire, request: dict[str, Any]) -> None:
+        end = completed("resp_1")
+        end["type"] = "response.incomplete"
+        end["response"].update(status="incomplete", incomplete_details=details)
+        wire.push(created("resp_1"), end)
+
+    seen = All()
+    async with (
+        fake_pool(FakeConnector(answer), instrument=seen) as pool,
+        pool.conversation(model="m") as talk,
+    ):
+        await talk.respond("x")
+    record: wspool.TurnRecord = seen.records["turn_ended"]
+    assert ("incomplete", reason) == (record.status, record.finish_reason)
+
+
 async def test_what_an_instrument_does_to_a_record_is_its_own_affair(autojump_clock) -> None:
     """Neither what the caller has nor what is counted changes."""
 
