@@ -6,7 +6,8 @@
 The pool lives in the one trio thread of this process (`wspool.runtime`); any number of threads may use it,
 one at a time each conversation. An interrupt (Ctrl-C) cancels what is waited for, and comes when that has
 ended. Tools run in threads, those of one turn at the same time. What an `Instrument` sees it sees in the
-pool's thread. Where the native API has `aclose` this one has `close`.
+pool's thread. Where the native API has `aclose` this one has `close`. In a task of an event loop it works
+(in a notebook's cell, say), and all other tasks of that loop wait for it: there `wspool.aio` is for you.
 """
 
 from __future__ import annotations

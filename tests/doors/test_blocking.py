@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -142,3 +143,18 @@ def test_the_native_api_says_which_door_to_take(far: Far) -> None:
         pytest.raises(wspool.ForeignUseError, match=r"wspool\.blocking"),
     ):
         pool.native.pause()
+
+
+def test_in_a_task_of_a_loop_it_works_and_the_loop_waits(far: Far) -> None:
+    """As in a cell of a notebook: nothing of ours runs in that loop."""
+
+    async def main() -> None:
+        other = asyncio.create_task(asyncio.sleep(0))
+        with blocking.open_pool(far.url) as pool, pool.conversation(model="m") as talk:
+            assert talk.respond("hello").output_text == "hello"
+            with talk.turn("more") as turn:
+                assert [event.type for event in turn][-1] == "response.completed"
+        assert not other.done()
+        await other
+
+    asyncio.run(main())
