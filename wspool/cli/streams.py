@@ -38,7 +38,8 @@ class _Guarded:
     """A stream of texts, or the one of bytes below it, that takes whatever it is given."""
 
     def __init__(self, stream: Any, lost: Callable[[Exception], object]) -> None:
-        self._stream, self._lost = stream, lost
+        self._stream: Any = stream
+        self._lost = lost
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
