@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from wspool.core.error_fields import find_status
 from wspool.core.meanings import Meaning, meaning_of_status
 from wspool.core.server_error import ServerError, parse_error, parse_http_error
 from wspool.core.waits import MAX_RETRY_AFTER
@@ -276,3 +277,22 @@ def test_an_end_that_is_announced_is_known_by_its_code() -> None:
     """A limit that is met has another one."""
     codes = ("connection_expiring", "websocket_connection_limit_reached", None)
     assert [True, False, False] == [ServerError(code=code).is_expiry_notice for code in codes]
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        (100, 100),
+        (599, 599),
+        ("429", 429),
+        (99, None),
+        (600, None),
+        ("099", None),
+        ("0429", None),
+        (True, None),
+    ],
+)
+def test_a_number_that_is_no_status_is_none(value: object, status: int | None) -> None:
+    """A code of a protocol of their own, for one: what is behind it may have a status."""
+    assert find_status([{"status": value}]) == status
+    assert find_status([{"status": 503}, {"status": value}]) == (status or 503)
