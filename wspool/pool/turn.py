@@ -411,7 +411,8 @@ class Turn(AsyncEvents):
         if self._left:  # by another task
             raise PoolClosedError(OVER)
         failure = turn_failure(attempt)
-        if failure is None and not attempt.machine.put_off:
+        machine = attempt.machine
+        if failure is None and (machine.error is None or not machine.put_off):
             self._end(attempt)
         else:
             await self._recover(attempt, failure)
