@@ -35,6 +35,7 @@ from wspool.core.sending.lineage import Lineage
 from wspool.core.sending.replay import Recovery, Resends
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import TransportName, TurnRecord
+from wspool.core.usage import Budget
 from wspool.errors import OpenCallsError, WsPoolError
 from wspool.pool.attempt import Attempt
 from wspool.pool.continuity import Continuity
@@ -81,7 +82,7 @@ class ConversationDriver:
         self._plan: Plan | None = None
         self._lane: LaneKey | None = None
         self._named = False
-        #: The request whose usage is spent.
+        #: The request whose usage is spent from the budget.
         self._spent: Attempt | None = None
         #: What refused to give encrypted reasoning, if it was not asked for again.
         self._went_plain: ServerError | None = None
@@ -272,8 +273,10 @@ class ConversationDriver:
         attempt.machine.keeps = attempt.waits_for_holds = True
         attempt.notice, attempt.keeps = self._notice, self._keep
         attempt.conversation, attempt.sent_at = continuity.number, now
-        if continuity.budget is not None:
-            attempt.on_end = partial(self._spend, attempt)  # whoever gets its lane looks at what is left
+        if (budget := continuity.budget) is not None:
+            attempt.on_end = partial(
+                self._spend, budget, attempt
+            )  # whoever gets its lane looks at what is left
         return request, attempt
 
     def _take_back(self, size: int) -> None:
@@ -329,15 +332,17 @@ class ConversationDriver:
         said = machine.remarks
         if withheld := len(said.get("input_transformations", ())):
             continuity.note_withheld(withheld)
-        if self._spent is not attempt and (usage := said.get("usage")) is not None:
-            continuity.spend(usage)
-            self._spent = attempt
+        if (usage := said.get("usage")) is not None:
+            continuity.spend(usage, from_budget=self._spent is not attempt)
 
-    def _spend(self, attempt: Attempt) -> None:
-        """The end of the turn has come: what the server says that it has used is spent, once."""
+    def _spend(self, budget: Budget, attempt: Attempt) -> None:
+        """The end of the turn has come: what the server says that it has used is spent, once.
+
+        Only that: what else is told of its usage goes with the news that it is over, and not ahead of them.
+        """
         if self._spent is not attempt:
             self._spent = attempt
-            self._continuity.spend(attempt.machine.remarks.get("usage"))
+            budget.spend(attempt.machine.remarks.get("usage"))
 
     def _record(self, attempt: Attempt | None, failure: WsPoolError | None, *, told: bool) -> None:
         """Tell of the turn, which is over, whoever wants to know."""
