@@ -8,6 +8,7 @@ import functools
 import gc
 import inspect
 import logging
+import signal
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
@@ -37,6 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Load the chosen profile before any test is collected."""
+    # What a shell starts in the background ignores interrupts, and so would all processes of tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     hypothesis.settings.load_profile(config.getoption("--profile"))
     judge.start()
 
@@ -95,8 +98,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
-    """Fail a test that leaves a logger of ours quieter than it was: those behind it would read nothing."""
+    """Fail a test that leaves a logger of ours quieter than it was: those behind it would read nothing. And
+    one that leaves interrupts to somebody else: trio would hear of none in those behind it.
+    """
     yield
+    if (left := signal.getsignal(signal.SIGINT)) is not signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise AssertionError(f"this test has left interrupts to {left!r}")
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("wspool") and isinstance(logger, logging.Logger):
             changed = logger.level != logging.NOTSET or not logger.propagate
