@@ -210,7 +210,7 @@ def test_the_first_interrupt_finishes_what_runs(tmp_path: Path) -> None:
     """No task that has begun is lost, no other is begun, and the next run does the rest."""
     tasks = write_questions(tmp_path / "tasks.jsonl", 40)
     command = ("rollout", tasks, "--out", "out", "--json", "-c", "16", "--max-connections", "4", *TOOLS)
-    with served(tmp_path, "--delay-per-token", "0.003", "--ledger", "ledger.jsonl") as url:
+    with served(tmp_path, "--delay-per-token", "0.01", "--ledger", "ledger.jsonl") as url:
         process = start(tmp_path, *command, "--url", url)
         wait_for(tmp_path / "out/results.jsonl", process)
         process.send_signal(signal.SIGINT)
