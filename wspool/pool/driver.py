@@ -274,9 +274,8 @@ class ConversationDriver:
         attempt.notice, attempt.keeps = self._notice, self._keep
         attempt.conversation, attempt.sent_at = continuity.number, now
         if (budget := continuity.budget) is not None:
-            attempt.on_end = partial(
-                self._spend, budget, attempt
-            )  # whoever gets its lane looks at what is left
+            # Whoever gets its lane looks at what is left.
+            attempt.on_end = partial(self._spend, budget, attempt)
         return request, attempt
 
     def _take_back(self, size: int) -> None:
