@@ -118,3 +118,10 @@ def test_a_field_that_cannot_be_sent_is_named() -> None:
     """Whatever it is."""
     with pytest.raises(ValueError, match="temperature is nan"):
         encode_fields({"temperature": math.nan})
+
+
+@pytest.mark.parametrize("name", [7, None, b"store"])
+def test_a_field_has_a_text_for_a_name(name: Any) -> None:
+    """JSON has no other, and would make one of some."""
+    with pytest.raises(TypeError, match=rf"^the name of a field must be a str, not {type(name).__name__}$"):
+        encode_fields({"model": "m", name: 1})

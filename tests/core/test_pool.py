@@ -94,13 +94,30 @@ def test_a_waiter_gets_a_dial_and_then_its_lane() -> None:
 
 def test_what_is_open_is_known_without_a_count_of_everything() -> None:
     """While it is dialled it is not open, and lost it is none any more."""
-    core = PoolCore(PoolPolicy(min_idle=0, max_size=2), Provider(name="test"))
+    core = make()
     core.acquire(WaiterId(1), 0.0)
     assert core.open == 0
-    core.connected(ConnectionId(1), 0.1, 0.5)
+    core.connected(ONE, 0.1, 0.5)
     assert core.open == core.statistics().open == 1
-    core.lost(ConnectionId(1), 1.0, 0.5)
+    core.lost(ONE, 1.0, 0.5)
     assert core.open == core.statistics().open == 0
+
+
+def test_an_endpoint_is_away_while_dials_fail_and_nothing_is_open() -> None:
+    """What is open says that it is there, at least for those who have it."""
+    core = make()
+    opened(core)
+    core.acquire(WaiterId(2), 0.0)
+    core.dial_failed(TWO, 1.0, DOWN, 0.5)
+    away = [core.away]
+    commands = core.lost(ONE, 2.0, 0.5)
+    away.append(core.away)
+    (again,) = of(commands + run_to(core, 100.0), Dial)
+    assert isinstance(again, Dial)
+    away.append(core.away)
+    core.connected(again.connection, 100.0, 0.5)
+
+    assert [False, True, True, False] == [*away, core.away]
 
 
 def test_spare_is_dialled_ahead_within_the_concurrency() -> None:

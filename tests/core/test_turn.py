@@ -880,3 +880,54 @@ def test_a_suspect_connection_ends_with_a_turn_that_ended_well() -> None:
 
     assert OURS == machine.remembered
     assert CloseReason.DIRTY is machine.why_close(closes_after_error=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "put_off"),
+    [
+        ({}, True),
+        ({"error": {"code": "rate_limit_exceeded", "message": "no"}}, True),
+        ({"error": {"code": "server_error", "message": "no"}}, False),
+        ({"error": None}, False),
+        ({"usage": {"input_tokens": 1}}, False),
+        ({"output": [{"type": "message", "id": "msg_1"}]}, False),
+    ],
+)
+def test_what_failed_for_everybody_with_nothing_of_it_was_put_off(
+    fields: dict[str, Any], put_off: bool
+) -> None:
+    """What was made or paid was not, nor what only this request may have met."""
+    machine = TurnMachine(None)
+    machine.handed()
+    assert not machine.put_off
+    machine.receive(about("created"))
+    assert not machine.put_off
+    error = {"code": "server_is_overloaded", "message": "no"}
+    machine.receive(about("failed", **{"status": "failed", "output": [], "error": error, **fields}))
+
+    assert put_off == machine.put_off
+
+
+def test_what_was_shown_of_a_response_was_not_put_off() -> None:
+    """Its caller has had a part of it."""
+    machine = TurnMachine(None)
+    machine.handed()
+    machine.receive(about("created"))
+    machine.receive(event(type="response.output_text.delta", delta="a"))
+    error = {"code": "server_is_overloaded", "message": "no"}
+    machine.receive(about("failed", status="failed", output=[], error=error))
+
+    assert "failed" == machine.status
+    assert not machine.put_off
+
+
+def test_what_the_last_response_says_of_itself_is_there_once_it_has_ended() -> None:
+    """For whoever keeps it."""
+    machine = TurnMachine(None)
+    machine.keeps = True
+    machine.handed()
+    machine.receive(about("created", model="m"))
+    assert {} == machine.remarks
+    machine.receive(about("completed", status="completed", output=[], model="m"))
+
+    assert {"response_model": "m", "finish_reason": "stop"} == machine.remarks
