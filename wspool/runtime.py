@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 #: Seconds that the interpreter's exit waits for pools to say goodbye.
 GOODBYE: Final = 2.0
 
-_ENDED: Final = "the runtime has ended with the interpreter: nothing can be asked of it any more"
+_ENDED: Final = "the runtime was closed, or ends with the interpreter: nothing can be asked of it any more"
 _FORKED: Final = "it was made before this process was forked, and its thread stayed there: open one here"
 _INSIDE: Final = (
     "called from the runtime's own thread (a hook of an Instrument, or a trace), where waiting would never "

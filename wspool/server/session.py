@@ -154,7 +154,7 @@ class Session:
                     await self.send(self._engine.steer(body, self._memory))
                     return
                 case unknown:
-                    raise RequestError(invalid_request(f"Unknown event type: {unknown!r}.", param="type"))
+                    raise RequestError(invalid_request(f"Unknown event type: {unknown!r:.80}.", param="type"))
         except RequestError as refused:
             await self._refuse(refused.error, None)
             return
