@@ -154,7 +154,7 @@ def test_who_is_cancelled_when_the_runtime_has_ended_is_cancelled(far: Far, what
     """It had got something that nobody can give back any more, since that has ended, too."""
     ended = program(
         f"""
-import asyncio, sys, time, wspool
+import asyncio, sys, threading, time, wspool
 async def main():
     {LATE[what].strip()}
     async def wait():
@@ -162,9 +162,13 @@ async def main():
             await late
         except asyncio.CancelledError:
             return "cancelled"
+    runtime = wspool.Runtime.shared()
+    runtime.run_sync(int)
+    waits = threading.Event()
+    runtime.soon(waits.wait)  # before that, nothing comes
     task = asyncio.create_task(wait())
     await asyncio.sleep(0)
-    runtime = wspool.Runtime.shared()
+    waits.set()
     while {WAITS[what]}:  # what it waits for comes, which this loop does not look at
         time.sleep(0.01)
     runtime.close()
