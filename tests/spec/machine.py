@@ -159,6 +159,7 @@ class PoolMachine(RuleBasedStateMachine):
         turns=st.integers(0, 3),
         parked=st.integers(0, 2),
         named=st.sampled_from(["all", "all", "some", "none"]),
+        answered=st.booleans(),
     )
     def open(
         self,
@@ -168,6 +169,7 @@ class PoolMachine(RuleBasedStateMachine):
         turns: int,
         parked: int = 0,
         named: str = "all",
+        answered: bool = False,
     ) -> None:
         self.named = named
         policy, provider = self.adapt(policy, provider)
@@ -182,8 +184,11 @@ class PoolMachine(RuleBasedStateMachine):
         self.trace: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = []
         self.driver = self.make_driver()
         self.step("start")
-        # Most of what can go wrong needs a turn in flight, and a random walk seldom gets that far.
+        # Most of what can go wrong needs a turn in flight, or two on one connection, and a random walk seldom
+        # gets that far.
         for _ in range(turns):
+            if answered and self.on_trial():
+                self.answer_begins(0)
             self.acquire()
             while self.world.dials and self.world.waiters:
                 self.dial_succeeds(0, 0.5)
@@ -614,7 +619,9 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases_with(On.TURN))
     @noted
     def give_up(self, pick: int, sent: bool = True) -> None:
-        lease = self.choose(self.leases_with(On.TURN), pick)
+        self.give_up_on(self.choose(self.leases_with(On.TURN), pick), sent=sent)
+
+    def give_up_on(self, lease: LeaseId, *, sent: bool = True) -> None:
         connection, _ = self.world.leases[lease]
         self.abandon_turn(self.world.track(lease))
         self.step("give_up", lease, heard=False, sent=sent)
@@ -639,12 +646,18 @@ class PoolMachine(RuleBasedStateMachine):
             assert holder not in self.world.leases, "nothing follows, and the lane is kept"
 
     @rule(pick=picks)
-    @precondition(lambda self: self.shared_tails())
+    @precondition(lambda self: self.siblings())
     @noted
     def tail_ends_too_late(self, pick: int) -> None:
-        """Its lane is not used any more, while its siblings go on: nothing may come of it."""
-        connection, lane = self.choose(self.shared_tails(), pick)
+        """Its lane is not used any more, while its siblings go on: nothing may come of it.
+
+        The turn is given up here if it is not yet: a walk seldom leaves one so long beside another.
+        """
+        connection, lane = self.choose(self.siblings(), pick)
         track = connection.lanes[lane]
+        if track.on is On.TURN:
+            assert track.lease is not None
+            self.give_up_on(track.lease)
         if track.on is On.TAIL:
             self.wait_until(track.tail_until)
         if not track.late or connection not in self.world.open:
@@ -655,13 +668,14 @@ class PoolMachine(RuleBasedStateMachine):
         assert [] == self.step("finished", connection.id, lane)
         assert before == self.core.statistics()
 
-    def shared_tails(self) -> list[tuple[Connection, LaneId]]:
-        """The rests of turns beside which another one is in flight, waited for or not."""
+    def siblings(self) -> list[tuple[Connection, LaneId]]:
+        """The turns, and the rests of some, waited for or not, beside which another turn is in flight."""
         return [
             (connection, LaneId(lane))
             for connection in self.world.open
             for lane, track in enumerate(connection.lanes)
-            if (track.on is On.TAIL or track.late) and any(other.on is On.TURN for other in connection.lanes)
+            if (track.on in (On.TURN, On.TAIL) or track.late)
+            and any(other.on is On.TURN for other in connection.lanes if other is not track)
         ]
 
     @rule(pick=picks)

@@ -42,12 +42,11 @@ def test_every_rule_fires_and_every_row_is_visited() -> None:
     """A specification that never reaches a state says nothing about it."""
     visited.clear()
     fired.clear()
-    # The rarest rule fires about once in a few thousand runs. Seeds, because without them every search would
-    # be the same one where Hypothesis is made deterministic; first two that have seen much between them. What
-    # is drawn depends on the modules that are loaded too.
-    for number in (3, 2, *range(20)):
+    # Many short searches under seeds of their own: in a long one worlds are variations of each other: what
+    # its first ones lack is met in none. And what a seed sees depends on the modules that are loaded.
+    for number in range(200):
         searched = seed(number)(PoolMachine)
-        run_state_machine_as_test(searched, settings=settings(max_examples=200, database=None))
+        run_state_machine_as_test(searched, settings=settings(max_examples=20, database=None))
         if visited == ROWS and fired == RULES:
             break
 
