@@ -624,7 +624,7 @@ async def _nothing() -> None:
 
 @pytest.mark.parametrize(
     ("use", "said"),
-    [
+    [  # The types are wrong: that is the point.
         (lambda: explore(_nothing()), "program must be an async function"),  # type: ignore[arg-type]
         (lambda: explore(None), "program must be a function, not NoneType"),  # type: ignore[arg-type]
         (
