@@ -119,7 +119,7 @@ def far_away(monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
     if not hasattr(time, "tzset"):
         pytest.skip("the zone of a process cannot be changed here")
     with monkeypatch.context() as patch:
-        patch.setenv("TZ", "XXX+5")
+        patch.setenv("TZ", "FAR+5")
         time.tzset()
         yield
     time.tzset()
