@@ -177,6 +177,94 @@ def test_a_dial_of_an_episode_that_is_over_says_nothing() -> None:
     assert outage.dial_at(waited_for=False) <= 2.0
 
 
+def test_each_failure_is_a_count_of_its_own() -> None:
+    """What began before the second is not a third, nor a fourth."""
+    outage = Outage(1e9, 16)
+    outage.failed(outage.episode, 0.0, failing("resolve"), 1.0)
+    began = outage.episode
+    for now in (10.0, 11.0, 12.0):
+        outage.failed(began, now, failing("resolve"), 1.0)
+
+    assert outage.probe_at == 10.0 + 2 * BACKOFF_BASE
+
+
+def test_what_is_well_waits_for_nothing() -> None:
+    """Nor does a dial put off the next, one of spare that has withered neither."""
+    outage = Outage(60.0, 16)
+    assert (math.inf, math.inf) == (outage.since, outage.give_up_at)
+    outage.dialled(ConnectionId(1), 10.0)
+    outage.withered(ConnectionId(1), 20.0, 1.0)
+    outage.dialled(ConnectionId(2), 30.0)
+
+    assert (-math.inf, -math.inf) == (outage.spare_at, outage.probe_at)
+
+
+def test_spare_that_withered_twice_is_dialled_no_faster_than_that() -> None:
+    """Whatever the dice said of the first pause."""
+    outage = Outage(1e9, 16)
+    for number in (1, 2):
+        outage.dialled(ConnectionId(number), 0.0)
+        outage.withered(ConnectionId(number), 0.0, 0.0)
+    outage.dialled(ConnectionId(3), 0.0)
+
+    assert outage.dial_at(waited_for=False) == BACKOFF_BASE
+
+
+def test_dials_of_what_is_of_no_use_are_as_far_apart_as_in_an_outage() -> None:
+    """Each counts as one more failure, for who waits in proportion to the time since the first."""
+    outage = Outage(1e9, 16)
+    outage.relapsed(outage.episode, 0.0, CUT_SHORT, 0.0)
+    outage.dialled(ConnectionId(1), 1.0)
+    assert 0.0 == outage.probe_at == outage.spare_at, "what becomes of it says when to try next"
+    outage.recovered(outage.episode, 1.0)
+    for number, now, waited_for, spare in ((2, 2.0, 1.0, 2.0), (3, 10.0, 4.0, 4.0), (4, 20.0, 8.0, 8.0)):
+        outage.dialled(ConnectionId(number), now)
+        assert (now + waited_for, now + spare) == (outage.probe_at, outage.spare_at)
+
+
+@pytest.mark.parametrize("kind", [FailureKind.TRANSIENT, FailureKind.PERMANENT])
+def test_what_was_refused_for_good_is_over_with_a_handshake(kind: FailureKind) -> None:
+    """Though connections were of no use before. After anything else they still may be."""
+    outage = Outage(1e9, 16)
+    outage.relapsed(outage.episode, 0.0, CUT_SHORT, 0.5)
+    outage.failed(outage.episode, 10.0, failing("upgrade", kind), 0.5)
+    outage.recovered(outage.episode, 20.0)
+
+    assert outage.down is (kind is FailureKind.TRANSIENT)
+
+
+def test_a_turn_makes_up_for_one_that_was_lost() -> None:
+    """So there is doubt after two until two were completed."""
+    outage = Outage(1e9, 16)
+    for number in (1, 2):
+        outage.dialled(ConnectionId(number), 0.0)
+        outage.cut_short(ConnectionId(number), outage.episode, 0.0, 0.5)
+    for doubtful in (True, False):
+        outage.answered(outage.episode, 1.0)
+        assert outage.doubtful is doubtful
+
+
+def test_who_knows_better_is_believed_of_spare_too() -> None:
+    """The next that withers is the first, and replaced at once."""
+    outage = Outage(1e9, 16)
+    for number in (1, 2, 3):
+        outage.dialled(ConnectionId(number), 0.0)
+        if number == 3:
+            outage.retry_now(0.0)
+        outage.withered(ConnectionId(number), 0.0, 1.0)
+
+    assert outage.dial_at(waited_for=False) == -math.inf
+
+
+def test_nobody_is_told_to_give_up_when_a_probe_is_due() -> None:
+    """It may succeed."""
+    outage = Outage(5.0, 16)
+    outage.failed(outage.episode, 0.0, failing("resolve"), 1.0)
+    outage.failed(outage.episode, 10.0, failing("resolve"), 1.0)
+
+    assert [True, False] == [outage.is_hopeless(now) for now in (10.0, outage.probe_at)]
+
+
 def test_who_knows_better_is_believed_once() -> None:
     """`retry_now`: the endpoint is of use again, and dials go on as they may. If not, so does the wait."""
     outage, now = Outage(1e9, 16), 100.0

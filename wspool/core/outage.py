@@ -263,7 +263,6 @@ class Outage:
         self._strikes = max(0, min(self._strikes, FORGIVEN) - 1)
         self.doubtful = self._strikes > 0
         self._useless = False
-        self._began = math.inf
         self._up()
         return lasted
 
