@@ -35,6 +35,7 @@ from wspool.rollout.search import is_tame
 from wspool.server.lookup import _QUESTIONS
 from wspool.server.protocol.grammar import _TOKENS
 from wspool.server.protocol.history import NOTHING
+from wspool.testing.redaction import Redaction
 from wspool.wire.answer import AnswerReader, NotHttpError, parse_answer
 from wspool.wire.heads import FrameHeads
 
@@ -203,6 +204,9 @@ READERS: dict[str, Callable[[int], object]] = {
     "redact the key": _redact(KEY, KEY),
     "redact a periodic key": _redact(PERIODIC, "ab"),
     "redact a long key": _redact(PERIODIC * 90, (PERIODIC * 90)[:-1]),
+    "hide beginnings of tokens": lambda size: Redaction(()).text("eyJ-" * (size // 4)),
+    "hide tokens in part": lambda size: Redaction(()).text("eyJ23456789." * (size // 12)),
+    "hide beginnings of keys": lambda size: Redaction((KEY,)).text(KEY[:-1] * (size // len(KEY))),
     "error: text": _error(lambda size: {"error": {"message": "try again in 1" * (size // 14)}}),
     "error: retry": _error(lambda size: {"error": {"message": "retry " * (size // 6)}}),
     "error: digits": _error(lambda size: {"error": {"retry_after": "1s" * (size // 2)}}),

@@ -194,6 +194,34 @@ def test_no_piece_of_a_key_is_streamed(before: str, after: str, size: int) -> No
     assert not any("obfuscation" in event for event in events)
 
 
+KEYS = {
+    "own": "a-canary-of-somebody",
+    "xai": "xai-" + "a" * 12,
+    "openai": "sk-proj-" + "_" * 12,
+    "groq": "gsk_" + "a" * 12,
+    "google": "AIza" + "a-" * 10,
+    "github": "ghs_" + "a" * 20,
+    "token": "eyJ" + "a" * 8 + "." + "b-" * 4 + "." + "_" * 8,
+    "longest": "sk-" + "a" * 65_536,
+}
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
+@pytest.mark.parametrize("before", ["", "eyJ-eyJ", "x-eyJ2345678.", "Bearer ", "y" * 65_530, "z" * 131_069])
+def test_a_key_is_hidden_wherever_it_is(key: str, before: str) -> None:
+    """Also behind what only begins as one, and where a long text is looked through in pieces."""
+    assert f"{before} {HIDDEN}, {HIDDEN}!" == Redaction([KEYS["own"]]).text(f"{before} {key}, {key}!")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ask-" + "a" * 12, "sk-" + "a" * 11, "eyJ" + "a" * 8 + "." + "a" * 8, "Bearer of 12 news", "xsk_ gsk_"],
+)
+def test_what_is_no_key_stays(text: str) -> None:
+    """It is a part of a word, or too short."""
+    assert text == Redaction(()).text(text)
+
+
 def test_keys_of_the_environment() -> None:
     """By name, if they are long enough to be one and are no path."""
     environment = {

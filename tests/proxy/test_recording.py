@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
+import threading
 import unicodedata
+from collections import Counter
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +20,7 @@ from hypothesis import given, strategies as st
 from tests import spent
 from tests.proxy.asking import KEY, Client, laned, scene
 from tests.proxy.test_websocket import connected
+from wspool.cli.proxy import _recorder as recording
 from wspool.core.frames import Event, parse_event
 from wspool.pool.open import open_pool
 from wspool.server import (
@@ -170,6 +175,7 @@ def test_what_is_deeper_than_can_be_read_is_no_cassette(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[" * 100_000)
     recorder = Recorder(tmp_path, "wss://provider/v1/responses")
     recorder.take("a", {"model": "m", "input": "x"}, ended("r"), None, ())
+    recorder.save()
     assert "[" * 100_000 == (tmp_path / "a.json").read_text()
 
 
@@ -208,6 +214,7 @@ def test_a_long_session_is_held_once_and_written_soon(tmp_path: Path) -> None:
 
 
 def cassette_of(recorder: Recorder) -> Cassette:
+    recorder.save()
     file = recorder._files["a"]
     assert file is not None
     return file.cassette
@@ -298,7 +305,7 @@ async def test_sessions_are_kept_apart(autojump_clock, tmp_path: Path) -> None:
         assert [words] * 2 == [exchange.context[-1]["content"] for exchange in exchanges]
 
 
-async def test_a_full_disk_costs_no_request(
+async def test_a_full_disk_ends_the_recording_and_no_request(
     autojump_clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is said once."""
@@ -311,4 +318,132 @@ async def test_a_full_disk_costs_no_request(
             assert 200 == (await it_client.turn(target=JOB)).status
             recorder.save()
 
-    assert 1 == sum("not written" in record.getMessage() for record in caplog.records)
+    assert 1 == sum("recording has ended" in record.getMessage() for record in caplog.records)
+
+
+def test_what_could_not_be_written_is_not_left_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk would stay full; what was written before is whole, and nothing is held any more."""
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+    take(recorder, "a", "one")
+    recorder.save()
+
+    def full(new: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        take(recorder, "a", "two")
+        recorder.save()
+    take(recorder, "a", "three")
+    recorder.save()
+
+    assert ["a.json"] == os.listdir(tmp_path)
+    assert ["one"] == words_in(tmp_path / "a.json")
+    assert not recorder._files
+    assert ["recording has ended, for no cassette can be written: No space left on device"] == [
+        record.getMessage() for record in caplog.records
+    ]
+
+
+def take(recorder: Recorder, name: str, words: str, **more: Any) -> None:
+    recorder.take(name, {"model": "m", "input": words, **more}, ended(f"r{words}"), None, ())
+
+
+def words_in(path: Path) -> list[Any]:
+    """The last words of each turn."""
+    return [exchange.context[-1]["content"] for exchange in Cassette.load(path).exchanges]
+
+
+def test_others_go_on_while_a_picture_is_recorded(tmp_path: Path) -> None:
+    """Nobody waits for it, and it is gone through in pieces: all wait for a call of C, and none lasts."""
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses", ["a-canary-of-somebody"])
+    calls: Counter[str] = Counter()
+
+    def note(frame: FrameType, event: str, called: Any) -> None:
+        if event == "c_call":
+            calls[called.__name__] += 1
+
+    recorder._thread.submit(sys.setprofile, note)
+    body, events = {"model": "m", "input": "AB+/" * 500_000}, ended("r")
+    assert spent.seconds(lambda: recorder.take("a", body, events, None, ()), times=1) < 0.01
+    recorder._thread.submit(sys.setprofile, None)
+    recorder.save()
+    pieces = len(body["input"]) // 2**18
+    assert calls["find"] > 4 * 10 * pieces, "of ten things that a key begins with"
+    assert calls["encode_basestring"] >= pieces
+    assert [body["input"]] == words_in(tmp_path / "a.json")
+
+
+def test_the_last_turns_are_written_when_the_command_ends(tmp_path: Path) -> None:
+    """However it does: a file is written now and then only."""
+
+    def command() -> None:
+        with recording(tmp_path, "wss://user:canary@provider/v1") as recorder:
+            for words in ("one", "two", "three"):
+                recorder.take("a", {"model": "m", "input": words}, ended(words), None, (), 9)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        command()
+    assert ["one", "two", "three"] == words_in(tmp_path / "a.json")
+    assert "canary" not in (tmp_path / "a.json").read_text()
+
+
+def test_turns_that_are_too_many_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the disk is slower than the clients: it is said once, until it has caught up."""
+    monkeypatch.setattr("wspool.testing.recorder._MOST_TURNS", 2)
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+    for number in range(2):
+        slow = threading.Event()
+        recorder._thread.submit(slow.wait)
+        for words in "abcd":
+            take(recorder, "x", f"{number}{words}")
+        slow.set()
+        recorder.save()
+
+    assert ["0a", "0b", "1a", "1b"] == words_in(tmp_path / "x.json")
+    assert ["turns are not recorded now: 2 wait to be"] * 2 == [each.getMessage() for each in caplog.records]
+
+
+def test_what_waits_is_bounded_in_bytes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """But for one that is larger than all of that alone."""
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+    slow = threading.Event()
+    recorder._thread.submit(slow.wait)
+    for words, mib in (("a", 100), ("b", 1)):
+        recorder.take("x", {"model": "m", "input": words}, ended(words), None, (), mib * 2**20)
+    slow.set()
+    recorder.save()
+    recorder.take("x", {"model": "m", "input": "c"}, ended("c"), None, (), 2**20)
+    recorder.save()
+    assert ["a", "c"] == words_in(tmp_path / "x.json")
+
+
+def test_files_that_are_too_much_are_let_go_and_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is held is bounded in bytes, and nothing of it is lost."""
+    monkeypatch.setattr("wspool.testing.recorder._MOST_HELD", 5_000)
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+    for turn in range(3):
+        for name in "abcdef":
+            take(recorder, name, f"{turn}" * 1_000)
+    recorder.save()
+    assert len(recorder._files) < 4
+    for name in "abcdef":
+        assert [f"{turn}" * 1_000 for turn in range(3)] == words_in(tmp_path / f"{name}.json")
+
+
+def test_secrets_of_clients_are_bounded(tmp_path: Path) -> None:
+    """Whoever comes with another key each time is in nobody's way; that of the turn itself is hidden."""
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses")
+    for turn in range(300):
+        key = f"canary-number-{turn:04}"
+        recorder.take("a", {"model": "m", "input": f"it is {key}"}, ended(f"r{turn}"), None, [key])
+    recorder.save()
+    assert "canary" not in (tmp_path / "a.json").read_text()
+    assert len(recorder._shown) < 300

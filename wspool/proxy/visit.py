@@ -12,6 +12,7 @@ import h11
 import trio
 
 from wspool.core.frames import Event
+from wspool.core.sending.brought import WrittenBody
 from wspool.http.identity import Identity
 from wspool.http.pools import Pools
 from wspool.listening.answers import Answers
@@ -54,15 +55,17 @@ class Recorder(Protocol):
         events: Sequence[Event],
         error: Exception | None,
         secrets: Iterable[str],
+        size: int,
     ) -> None:
         """Take a turn down that is over. Never waits, never raises.
 
         Args:
             name: of its session, or of its client.
-            body: of its request.
+            body: of its request, which nobody changes any more.
             events: all that came of it.
             error: what ended it, if that was not the end of its response.
             secrets: what must not be written down.
+            size: bytes of its body, about.
         """
         ...
 
@@ -155,8 +158,14 @@ class Visit:
                 )
             )
 
-    def take_down(self, body: Mapping[str, Any], events: Sequence[Event], error: Exception | None) -> None:
-        """Have a turn taken down that was sent and is over, if that is wanted. Never waits."""
+    def take_down(
+        self, body: Mapping[str, Any], events: Sequence[Event], error: Exception | None, size: int
+    ) -> None:
+        """Have a turn taken down that was sent and is over, if that is wanted. Never waits.
+
+        Args:
+            size: bytes of its body as it came.
+        """
         if (recorder := self.services.recorder) is not None:
             identity, token = self.identity, self.caller.token
             secrets = credentials(self.request.headers) + ([] if token is None else [token.text])
@@ -164,7 +173,11 @@ class Visit:
                 secrets += [value for _, value in identity.headers]
                 secrets += [] if identity.key is None else [identity.key]
             name = next(iter(self.session), self.caller.name)
-            recorder.take(name, body, events, error, secrets)
+            if isinstance(body, WrittenBody):
+                size = sum(len(piece) for piece in body.row)
+            elif header(self.request, b"content-encoding"):  # nobody knows any more what it unpacked to
+                size = self.services.settings.max_body
+            recorder.take(name, body, events, error, secrets, size)
 
     def turn(self, pool: Hashable) -> AbstractContextManager[Entry]:
         """Let a turn ask for a place among those of all clients in the body. See `Turnstile.turn`.

@@ -12,7 +12,7 @@ knows nothing of sockets: the same one answers over WebSocket and over HTTP, who
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,6 +21,7 @@ import attrs
 from wspool.core.frames import encode_received
 from wspool.server.models import Item, is_object
 from wspool.testing.meaning import Difference, Meaning, first_difference, items_of
+from wspool.testing.pieces import dumps, in_pieces
 
 __all__ = ["Cassette", "CassetteError", "Exchange", "MismatchError"]
 
@@ -173,7 +174,8 @@ class Cassette:
         """
         number = 0
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            # Others have their turn between two of its objects.
+            data = json.loads(path.read_text(encoding="utf-8"), object_hook=_itself)
             if data["wspool_cassette"] != _VERSION:
                 raise ValueError(f"version {data['wspool_cassette']!r} is not known here")
             cassette = cls(endpoint=str(data.get("endpoint", "")))
@@ -210,28 +212,36 @@ class Cassette:
         Raises:
           OSError: it cannot be written.
         """
-        text = self.text()
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f".{path.name}.{os.getpid()}")
         new.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with open(os.open(new, flags, mode), "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        new.replace(path)
+        try:
+            with open(os.open(new, flags, mode), "w", encoding="utf-8", newline="\n") as file:
+                for line in self._lines():
+                    file.writelines(in_pieces(line))
+            new.replace(path)
+        except BaseException:
+            new.unlink(missing_ok=True)  # a full disk would stay so
+            raise
 
     def text(self) -> str:
         """The file's text: JSON, laid out so that a change of one thing changes one line."""
+        return "".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f'{{\n"wspool_cassette": {_VERSION},\n"endpoint": {_line(self.endpoint)},\n"exchanges": [\n'
         ends: dict[bytes, tuple[int, int]] = {}
-        entries: list[str] = []
         for number, exchange in enumerate(self.exchanges, 1):
-            entries.append(_entry(exchange, exchange.longest(ends) or (0, 0)))
+            if number > 1:
+                yield ",\n"
+            yield from _entry(exchange, exchange.longest(ends) or (0, 0))
             if end := exchange.end_mark():
                 ends.setdefault(end, (number, len(exchange.after())))
-        head = f'{{\n"wspool_cassette": {_VERSION},\n"endpoint": {_line(self.endpoint)},\n"exchanges": [\n'
-        return head + ",\n".join(entries) + "\n]\n}\n"
+        yield "\n]\n}\n"
 
 
-def _entry(exchange: Exchange, continued: tuple[int, int]) -> str:
+def _entry(exchange: Exchange, continued: tuple[int, int]) -> Iterator[str]:
     """The text of one exchange.
 
     Args:
@@ -239,26 +249,40 @@ def _entry(exchange: Exchange, continued: tuple[int, int]) -> str:
     """
     before, length = continued
     request = dict(exchange.request)
-    lines = ["{"]
-    if before:
-        lines.append(f'"continues": {before},')
+    yield f'{{\n"continues": {before},\n' if before else "{\n"
     if exchange.parent is not None:
         request["previous_response_id"] = exchange.parent
-    fields = [f"  {_line(name)}: {_line(value)}" for name, value in sorted(request.items())]
-    fields.append(f'  "input": {_lines(exchange.context[length:], "    ")}')
-    lines.append('"request": {\n' + ",\n".join(fields) + "\n},")
+    yield '"request": {\n'
+    for name, value in sorted(request.items()):
+        yield f"  {_line(name)}: {_line(value)},\n"
+    yield '  "input": '
+    yield from _list(exchange.context[length:], "    ")
     if exchange.refusal is not None:
-        lines.append(f'"refusal": {_line(exchange.refusal)}')
+        yield f'\n}},\n"refusal": {_line(exchange.refusal)}'
     else:
-        lines.append(f'"events": {_lines(exchange.events, "  ")}')
-    return "\n".join([*lines, "}"])
+        yield '\n},\n"events": '
+        yield from _list(exchange.events, "  ")
+    yield "\n}"
+
+
+def _list(values: Sequence[object], indent: str) -> Iterator[str]:
+    """The text of a list, a line for each of *values*."""
+    before = "[\n"
+    for value in values:
+        yield f"{before}{indent}{_line(value)}"
+        before = ",\n"
+    yield f"\n{indent[2:]}]" if values else "[]"
+
+
+def _itself(value: dict[str, Any]) -> dict[str, Any]:
+    return value
 
 
 def _marks(items: Iterable[Item], mark: bytes = b"") -> bytes:
     """Digests of a conversation up to each of *items*, one behind the other; *mark*: that before them."""
     marks = bytearray()
     for item in items:
-        text = json.dumps(item, sort_keys=True).encode()
+        text = dumps(item, sort_keys=True).encode()
         mark = hashlib.blake2b(text, digest_size=_MARK, key=mark).digest()
         marks += mark
     return bytes(marks)
@@ -266,16 +290,12 @@ def _marks(items: Iterable[Item], mark: bytes = b"") -> bytes:
 
 def _line(value: object) -> str:
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # half a surrogate pair, as models write them
-        return json.dumps(value, allow_nan=False)
+        text = dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:  # a number that is none in JSON, as servers write them
         return encode_received(value).decode()
+    try:
+        for piece in in_pieces(text):
+            piece.encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair, as models write them
+        return dumps(value, allow_nan=False)
     return text
-
-
-def _lines(values: Sequence[object], indent: str) -> str:
-    if not values:
-        return "[]"
-    return "[\n" + ",\n".join(indent + _line(value) for value in values) + f"\n{indent[2:]}]"

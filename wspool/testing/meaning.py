@@ -6,7 +6,8 @@ is new; one a text, one a list with a message with a part; one leaves defaults o
 1. `model`, `instructions` and every item of the conversation count. Ids, statuses, annotations, nulls and
    empty lists do not; nor does reasoning, which clients may drop.
 2. Instructions may also come as the first system or developer messages.
-3. Arguments of calls, and outputs that are JSON objects or arrays, are compared as JSON.
+3. Arguments of calls, and outputs that are JSON objects or arrays, are compared as JSON. Very long ones are
+   texts: each part of one would have to be held, and read in one go.
 4. Tools are the same if their names and the names of their parameters are: every framework describes one
    function in its own words. So is the schema of an answer.
 5. A setting (temperature, effort ...) counts where both sides give it, as frameworks add some of their own.
@@ -35,6 +36,9 @@ _SETTINGS: Final = (
     "top_p",
     "truncation",
 )
+#: Characters from which one is very long (rule 3): it takes milliseconds to be read.
+_VERY_LONG: Final = 2**18
+
 _OUTPUTS: Final = frozenset({"custom_tool_call_output", "function_call_output"})
 _TEXTS: Final = frozenset({"input_text", "output_text", "text"})
 #: Of items and parts: what does not count (rule 1).
@@ -117,7 +121,7 @@ def _content(content: object) -> object:
 
 
 def _as_json(value: object) -> object:
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) < _VERY_LONG:
         try:
             read = json.loads(value)
             json.dumps(read, allow_nan=False)  # what it cannot write it would not read again

@@ -2,12 +2,13 @@
 
 Pure. Hidden is the text of known keys, whatever looks like one, and the values of fields that hold one. A
 request is compared after the same treatment, so that what was hidden when it was recorded does not differ
-later.
+later. Its time grows with what it is given, whatever that is, and no call of C takes long: it may be in a
+thread beside a loop.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 from wspool.server.models import is_array, is_object
 
@@ -18,14 +19,26 @@ HIDDEN: Final = "<hidden>"
 #: Shorter ones are words that tests make up, and may be part of others.
 _SHORTEST: Final = 12
 
-#: What providers' keys look like: OpenAI and others (sk-), xAI, Groq, Google, GitHub, and any JSON Web Token.
-_LOOKS: Final = re.compile(
-    r"\b(?:sk|xai)-[A-Za-z0-9_-]{12,}|\bgsk_\w{12,}|\bAIza[\w-]{20,}|\bgh[opsu]_\w{20,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}|(?<=\bBearer )[^\s\"',;]{12,}"
-)
+#: Characters of a text that are looked through in one call, which other threads wait for: a millisecond.
+_AT_ONCE: Final = 65_536
 
-#: One of these is in each of them; most texts have none, and are done with sooner.
-_HINTS: Final = ("sk-", "xai-", "gsk_", "AIza", "ghp_", "gho_", "ghs_", "ghu_", "eyJ", "Bearer ")
+#: How one begins, and what it then looks like: the group is the key. No key is longer than one piece.
+_Look: TypeAlias = tuple[str, re.Pattern[str]]
+
+#: What providers' keys look like: xAI, OpenAI and others (sk-), Groq, Google, GitHub, and any JSON Web Token.
+#: What only begins as a token is gone over as a whole: there may be a beginning at each of its letters.
+_LOOKS: Final[Sequence[_Look]] = [
+    (start, re.compile(rf"\b{pattern}"))
+    for start, pattern in (
+        ("xai-", r"(xai-[A-Za-z0-9_-]{12,65536}+)"),
+        ("sk-", r"(sk-[A-Za-z0-9_-]{12,65536}+)"),
+        ("gsk_", r"(gsk_\w{12,65536}+)"),
+        ("AIza", r"(AIza[\w-]{20,65536}+)"),
+        *((f"gh{kind}_", rf"(gh{kind}_\w{{20,65536}}+)") for kind in "opsu"),
+        ("eyJ", r"(?:(eyJ[\w-]{8,65536}+\.[\w-]{8,65536}+\.[\w-]{8,65536}+)|eyJ[\w-]{0,65536}+)"),
+        ("Bearer ", r"Bearer ([^\s\"',;]{12,65536}+)"),
+    )
+]
 
 #: Fields whose values are keys, wherever they are; of `headers`, those of all fields.
 _FIELDS: Final = frozenset({"authorization", "api_key", "api-key", "x-api-key"})
@@ -48,13 +61,14 @@ class Redaction:
 
     def __init__(self, keys: Iterable[str]) -> None:
         long = sorted({key for key in keys if len(key) >= _SHORTEST}, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, long))) if long else None
+        self._looks = [*((key, re.compile(f"({re.escape(key)})")) for key in long), *_LOOKS]
 
     def text(self, text: str) -> str:
         """*text* without keys."""
-        if self._known is not None:
-            text = self._known.sub(HIDDEN, text)
-        return _LOOKS.sub(HIDDEN, text) if any(hint in text for hint in _HINTS) else text
+        for start, look in self._looks:
+            if len(text) > _AT_ONCE or start in text:
+                text = _without(text, start, look)
+        return text
 
     def value(self, value: Any) -> Any:
         """A JSON value without keys; what holds none is equal to what it was."""
@@ -89,3 +103,23 @@ class Redaction:
                 for event in deltas:
                     event["delta"], safe = safe, ""
         return hidden
+
+
+def _without(text: str, start: str, look: re.Pattern[str]) -> str:
+    """*text* without what begins with *start* and looks so."""
+    kept: list[str] = []
+    done, place = 0, _find(text, start, 0)
+    while place >= 0:
+        found = look.match(text, place)
+        if found is not None and found[1]:
+            kept += [text[done : found.start(1)], HIDDEN]
+            done = found.end()
+        place = _find(text, start, place + 1 if found is None else found.end())
+    return "".join([*kept, text[done:]]) if kept else text
+
+
+def _find(text: str, start: str, place: int) -> int:
+    for begin in range(place, len(text), _AT_ONCE):
+        if (found := text.find(start, begin, begin + _AT_ONCE + len(start) - 1)) >= 0:
+            return found
+    return -1

@@ -271,7 +271,7 @@ class _Account:
             record.learn(turn.record)
         record.request_id = self._notices.request_id or said_by(error).request_id
         if turn is not None:
-            self._visit.take_down(self._body, turn.events, error)
+            self._visit.take_down(self._body, turn.events, error, record.bytes_in)
         if error is not None:
             record.fail(error)
         if left:

@@ -418,9 +418,9 @@ class _Course:
         if record.request_id is None and error is not None:
             record.request_id = said_by(error).request_id
         if self._asked is None and outlet.sent_at is not None:
-            self._visit.take_down(self._body, self._posted, error)
+            self._visit.take_down(self._body, self._posted, error, record.bytes_in)
         elif self._asked is not None and record.turn is not None and record.sent:
-            self._visit.take_down(self._asked.body, record.turn.events, error)
+            self._visit.take_down(self._asked.body, record.turn.events, error, record.bytes_in)
         if error is not None and not self._given_up:  # else nothing went wrong
             record.fail(error)
         if self._left:
