@@ -52,9 +52,9 @@ class Connection:
     episode: int
     state: ConnectionState = ConnectionState.DIALING
     lanes: list[Lane] = attrs.field(factory=list[Lane])
-    #: Lanes that are IDLE, the next to be granted last.
+    #: Lanes that are IDLE, the next to be granted last, while it is usable.
     free: list[Lane] = attrs.field(factory=list[Lane])
-    #: Lanes that are neither IDLE nor DEAD.
+    #: Lanes that are neither IDLE nor DEAD, while it is usable.
     busy: int = 0
     #: End of the handshake.
     opened_at: float = math.inf
@@ -84,7 +84,7 @@ class Connection:
     expires_at: float = math.inf
     #: When a turn on it began or ended last.
     touched_at: float = -math.inf
-    #: Since when every lane is IDLE.
+    #: Since when every lane is IDLE, while it is usable.
     idle_since: float | None = None
     #: Whether it will be looked at for being idle for long.
     idle_alarm: bool = False

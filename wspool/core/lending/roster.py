@@ -193,9 +193,6 @@ class Roster:
             for lane in connection.free:
                 self.affinity.discard(lane)
         self.leaving.pop(connection.id, None)
-        connection.free.clear()
-        connection.busy = 0
-        connection.idle_since = None
         lost = 0
         for lane in connection.lanes:
             if lane.lease is not None:
