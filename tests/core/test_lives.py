@@ -8,6 +8,7 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
+from tests.core.test_pool import make, run_to
 from wspool.core.commands import (
     CloseReason,
     Command,
@@ -22,7 +23,7 @@ from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending.alarms import Alarms
 from wspool.core.lending.pool import PoolCore, Verdict
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.core.states import ConnectionState
+from wspool.core.states import ConnectionState, IllegalInputError, LaneState
 
 DOWN = DialFailure(kind=FailureKind.TRANSIENT, message="no answer", phase="tcp")
 
@@ -206,3 +207,101 @@ def test_what_is_not_trusted_stays_so_whatever_is_learnt_of_lifetimes() -> None:
     assert (Verdict.MOVE, []) == core.begin(LeaseId(2), 3.0)
     core.hang_up(ConnectionId(1), CloseReason.DIRTY, 4.0)
     assert [] == core.distrust(ConnectionId(1), 4.0)
+
+
+def test_what_is_not_trusted_starts_no_turn() -> None:
+    """What is free of it has ended, and nothing is left for whoever comes; it goes with the last turn."""
+    core = make(max_size=2, lanes=3)
+    core.acquire(WaiterId(1), 0.0)
+    core.connected(ConnectionId(1), 0.0, 0.5)
+    core.acquire(WaiterId(2), 0.0)
+    core.begin(LeaseId(1), 0.0)
+    core.distrust(ConnectionId(1), 1.0)
+
+    assert (Verdict.MOVE, []) == core.begin(LeaseId(2), 1.0)
+    assert [] == core.acquire_nowait(WaiterId(3), 1.0)
+    lanes = (LaneState.IN_FLIGHT, LaneState.LEASED, LaneState.DEAD)
+    assert core.states()[ConnectionId(1)] == (ConnectionState.RETIRING, lanes)
+    assert [] == core.release(LeaseId(2), 2.0)
+    assert [] == core.finished(ConnectionId(1), LaneId(0), 3.0)
+    core.release(LeaseId(1), 3.0)
+    assert core.states()[ConnectionId(1)][0] is ConnectionState.CLOSING
+
+
+def test_what_is_not_trusted_and_free_goes_at_once() -> None:
+    """And it is told why."""
+    core = make(min_idle=1)
+    core.start(0.0)
+    core.connected(ConnectionId(1), 0.0, 0.5)
+
+    commands = core.distrust(ConnectionId(1), 1.0)
+    assert [HangUp(ConnectionId(1), CloseReason.DIRTY, polite=True), Dial(ConnectionId(2))] == commands
+
+
+@pytest.mark.parametrize("leased", [False, True])
+def test_what_retires_is_kept_until_no_turn_may_start_on_it(leased: bool) -> None:
+    """While its replacement is dialled. Nobody looks at it before, for being idle or for retiring again."""
+    core = make(min_idle=1, max_idle=10.0)
+    core.start(0.0)
+    if leased:
+        core.acquire(WaiterId(1), 0.0)
+    core.connected(ConnectionId(1), 0.0, 0.5)
+    core.retire(ConnectionId(1), 5.0, announced=False)
+    core.release(LeaseId(1), 6.0)
+
+    assert core.next_deadline() == core.schedule.last_start
+    assert [HangUp(ConnectionId(1), CloseReason.LIFETIME, polite=True)] == core.tick(core.schedule.last_start)
+    assert core.statistics().retirements == 1
+
+
+def test_no_turn_is_started_from_the_last_start_on() -> None:
+    """Without being asked, all lanes that are free or parked end then, and the leases on them are lost."""
+    core = make(max_size=1, lanes=4)
+    core.acquire(WaiterId(1), 0.0)
+    core.connected(ConnectionId(1), 0.0, 0.5)
+    for number in (2, 3):
+        core.acquire(WaiterId(number), 0.0)
+    core.begin(LeaseId(1), 0.0)
+    for number in (2, 3):
+        core.park(LeaseId(number), 0.0)
+    run_to(core, core.schedule.last_start)
+
+    lanes = (LaneState.IN_FLIGHT, LaneState.DEAD, LaneState.DEAD, LaneState.DEAD)
+    assert core.states() == {ConnectionId(1): (ConnectionState.RETIRING, lanes)}
+    assert core.statistics().lost_leases == 2
+
+
+def test_a_lease_in_between_makes_it_idle_anew() -> None:
+    """Though nobody had it when it was looked at. It is looked at no more often for that."""
+    core = make(max_idle=30.0)
+    core.acquire(WaiterId(1), 0.0)
+    core.connected(ConnectionId(1), 0.0, 0.5)
+    core.release(LeaseId(1), 10.0)
+    for number, taken, looked_at in ((2, 20.0, 30.0), (3, 40.0, 55.0)):
+        core.acquire(WaiterId(number), taken)
+        core.release(LeaseId(number), taken + 5.0)
+        assert core.next_deadline() == looked_at
+        assert [] == core.tick(looked_at)
+
+    assert [] == run_to(core, 74.0)
+    assert [HangUp(ConnectionId(1), CloseReason.IDLE, polite=True)] == core.tick(75.0)
+
+
+def test_a_larger_pool_has_room_for_more_retirements() -> None:
+    """So they may be closer to each other."""
+    core = make(max_size=2)
+    gap = core._lives.calendar.gap
+    core.resize(0.0, max_size=8)
+
+    assert core._lives.calendar.gap == gap / 4
+
+
+def test_what_cannot_be_changes_nothing() -> None:
+    """A dial that has succeeded does not fail."""
+    core = make()
+    core.acquire(WaiterId(1), 0.0)
+    core.connected(ConnectionId(1), 0.0, 0.5)
+    with pytest.raises(IllegalInputError):
+        core.dial_failed(ConnectionId(1), 1.0, DOWN, 0.5)
+
+    assert core.is_live(LeaseId(1))

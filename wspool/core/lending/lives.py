@@ -149,7 +149,6 @@ class Lives:
         commands.extend(Expiring(lease) for lease in self._roster.retire(connection))
         self.alarms.cancel((connection, _Alarm.RETIRE))
         self.alarms.cancel((connection, _Alarm.IDLE))  # it goes for another reason now
-        connection.idle_alarm = False
         self._tally.retirements += 1
 
     def end_grants(
