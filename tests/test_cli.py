@@ -1,7 +1,11 @@
-"""The command line, run as a user runs it: in a process of its own."""
+"""The command line. It runs in a process of its own where that is what a test is about: signals, what is
+left when it is killed, streams, limits. Elsewhere in this one, for most of what a short command costs is its
+start.
+"""
 
 import importlib
 import inspect
+import io
 import json
 import os
 import re
@@ -19,14 +23,22 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from tests.rollout.command import command, place, rollout
 from wspool.cli.app import COMMANDS, app
+from wspool.cli.streams import guard_streams
+from wspool.server.lookup import LookupModel
+from wspool.testing import local_server
+
+__all__ = ["place"]  # a fixture
 
 pytestmark = pytest.mark.network
 
+PLACE = str(Path(__file__).parents[1])
 COMMAND = (sys.executable, "-m", "wspool")
 #: For questions of one's own that need the bundled tools.
 TOOLS = ("--tools", "bundled")
-THIRTY = ("rollout", "--json", "--limit", "30", "--max-connections", "4")
+#: Of a process that wants more.
+FILES = 96
 QUESTION = "How many classes and how many functions does the module `json.decoder` define at its top level?"
 
 
@@ -35,9 +47,7 @@ def start(
 ) -> subprocess.Popen[str]:
     """Start the command; *files* is the limit of open files that its shell has set."""
     clean = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
-    clean["PYTHONPATH"] = os.pathsep.join(
-        filter(None, (str(Path(__file__).parents[1]), clean.get("PYTHONPATH")))
-    )
+    clean["PYTHONPATH"] = os.pathsep.join(filter(None, (PLACE, clean.get("PYTHONPATH"))))
     return subprocess.Popen(
         [*(("sh", "-c", f'ulimit -n {files} && exec "$@"', "sh") if files else ()), *COMMAND, *arguments],
         cwd=cwd,
@@ -122,111 +132,106 @@ def wait_for(path: Path, process: subprocess.Popen[str], lines: int = 1) -> None
         time.sleep(0.02)
 
 
-def test_the_bundled_batch_twice(tmp_path: Path) -> None:
+def test_the_bundled_batch_twice(place: Path) -> None:
     """A new user runs it, all answers are right, and running it again runs it again."""
-    code, out, err = run(tmp_path, "rollout", "--json")
+    code, out, err = run(place, "rollout", "--json")
     summary = json.loads(out)
 
     assert code == 0
     assert all(" done, " in line for line in err.splitlines()), "progress, on a machine that is busy"
     assert summary["results"] == "rollout-results/bundled/results.jsonl"
-    assert summary["tasks"] == summary["right"] == len(results(tmp_path / "rollout-results/bundled")) >= 40
+    assert summary["tasks"] == summary["right"] == len(results(place / "rollout-results/bundled")) >= 40
     assert summary["skipped"] == summary["failed"] == summary["wrong"] == summary["owed"] == 0
     assert summary["max_connections"] == summary["peak_connections"] == summary["dialed"] == 8
     assert summary["tasks"] <= summary["full_turns"] < summary["delta_turns"]
     assert summary["turns"] == summary["delta_turns"] + summary["full_turns"]
     assert summary["bytes_saved"] > 0
 
-    code, out, _ = run(tmp_path, "rollout", "--limit", "5")
+    again = command("rollout", "--limit", "5")
 
-    assert code == 0
-    assert "5: 5 right" in out
-    assert "results in rollout-results/bundled/results.jsonl" in out
+    assert again.code == 0
+    assert "5: 5 right" in again.out
+    assert "results in rollout-results/bundled/results.jsonl" in again.out
 
 
-def test_the_ledger_of_another_process_agrees(tmp_path: Path) -> None:
+def test_the_ledger_of_another_process_agrees(place: Path) -> None:
     """Every request that the rollout counts is one that the provider saw, and it continued the latest one."""
-    with served(tmp_path, "--ledger", "ledger.jsonl") as url:
-        code, out, _ = run(
-            tmp_path, "rollout", "--url", url, "--json", "--limit", "30", "--max-connections", "4"
-        )
-    ledger = read_lines(tmp_path / "ledger.jsonl")
-    assert 0o600 == (tmp_path / "ledger.jsonl").stat().st_mode & 0o777
-    summary = json.loads(out)
+    with served(place, "--ledger", "ledger.jsonl") as url:
+        ended = rollout("--url", url, "--limit", "10", "--max-connections", "2")
+    ledger = read_lines(place / "ledger.jsonl")
+    assert 0o600 == (place / "ledger.jsonl").stat().st_mode & 0o777
+    summary = ended.summary
 
-    assert code == 0
-    assert summary["right"] == summary["tasks"] == 30
+    assert ended.code == 0
+    assert summary["right"] == summary["tasks"] == 10
     assert len(ledger) == summary["turns"] == summary["delta_turns"] + summary["full_turns"]
     assert sum(entry["previous_response_id"] is not None for entry in ledger) == summary["delta_turns"]
     assert all(entry["parent_was_latest"] for entry in ledger if entry["previous_response_id"])
     assert {entry["unfinished_on_lane"] for entry in ledger} == {1}
 
 
-def test_connections_that_expire_all_the_time(tmp_path: Path) -> None:
+def test_connections_that_expire_all_the_time(place: Path) -> None:
     """Conversations move to other connections, and all answers are still right."""
-    options = ("--lifetime", "0.4", "--delay-per-token", "0.002", "--ledger", "ledger.jsonl")
-    with served(tmp_path, *options) as url:
-        code, out, _ = run(
-            tmp_path, "rollout", "--url", url, "--json", "--limit", "30", "--max-connections", "4"
-        )
-    summary = json.loads(out)
+    with served(place, "--lifetime", "0.2", "--delay-per-token", "0.002") as url:
+        ended = rollout("--url", url, "--limit", "10", "--max-connections", "2")
 
-    assert code == 0
-    assert summary["right"] == 30
-    assert summary["moves"] > 0
-    assert summary["dialed"] > 4
+    assert (0, 10) == (ended.code, ended.summary["right"])
+    assert ended.summary["moves"] > 0
+    assert ended.summary["dialed"] > 2
 
 
-def test_a_killed_run_is_taken_up(tmp_path: Path) -> None:
+def test_a_killed_run_is_taken_up(place: Path) -> None:
     """Only what is owed runs again; the result file is complete and has no duplicates."""
-    tasks = write_questions(tmp_path / "tasks.jsonl", 40)
-    with served(tmp_path, "--delay-per-token", "0.003") as url:
-        command = ("rollout", tasks, "--url", url, "--out", "out", "--json", "-c", "8", *TOOLS)
-        process = start(tmp_path, *command)
-        path = tmp_path / "out/results.jsonl"
-        wait_for(path, process, lines=5)
+    tasks = write_questions(place / "tasks.jsonl", 12)
+    with local_server(model=LookupModel(), delay_per_token=0.003) as server:
+        arguments = (tasks, "--url", server.url, "--model", "lookup", "-c", "3", *TOOLS)
+        process = start(place, "rollout", *arguments, "--out", "out")
+        path = place / "out/results.jsonl"
+        wait_for(path, process, lines=3)
         process.kill()
         process.communicate()
-        before = results(tmp_path / "out") if path.read_bytes().endswith(b"\n") else []
+        whole, _, _ = path.read_bytes().rpartition(b"\n")
+        before = [json.loads(line)["id"] for line in whole.splitlines()]
         with path.open("ab") as file:
             file.write(b'{"id": "torn')
-        code, out, _ = run(tmp_path, *command)
+        ended = rollout(*arguments)
 
-    summary = json.loads(out)
-    ids = [line["id"] for line in results(tmp_path / "out")]
-    assert code == 0
-    assert summary["skipped"] == len(before) < summary["tasks"]
+    summary = ended.summary
+    ids = [line["id"] for line in ended.results]
+    assert ended.code == 0
+    assert 0 < summary["skipped"] == len(before) < summary["tasks"]
     assert summary["done"] == summary["tasks"] - len(before)
-    assert ids[: len(before)] == [line["id"] for line in before]
+    assert ids[: len(before)] == before
     assert max(Counter(ids).values()) == 1
     assert len(ids) == summary["tasks"]
 
     # A third time there is nothing left, and nothing is dialed.
-    code, out, _ = run(tmp_path, "rollout", tasks, "--out", "out", "--json", "--local", "--allow-mixed")
-    assert (code, json.loads(out)["skipped"], json.loads(out)["dialed"]) == (0, summary["tasks"], 0)
+    ended = rollout(tasks, "--local", "--allow-mixed")
+    assert (0, summary["tasks"]) == (ended.code, ended.summary["skipped"])
+    assert 0 == ended.summary["dialed"]
 
 
-def test_the_first_interrupt_finishes_what_runs(tmp_path: Path) -> None:
+def test_the_first_interrupt_finishes_what_runs(place: Path) -> None:
     """No task that has begun is lost, no other is begun, and the next run does the rest."""
-    tasks = write_questions(tmp_path / "tasks.jsonl", 40)
-    command = ("rollout", tasks, "--out", "out", "--json", "-c", "16", "--max-connections", "4", *TOOLS)
-    with served(tmp_path, "--delay-per-token", "0.01", "--ledger", "ledger.jsonl") as url:
-        process = start(tmp_path, *command, "--url", url)
-        wait_for(tmp_path / "out/results.jsonl", process)
+    tasks = write_questions(place / "tasks.jsonl", 12)
+    arguments = (tasks, "--model", "lookup", "-c", "4", "--max-connections", "2", *TOOLS)
+    with local_server(model=LookupModel(), delay_per_token=0.005) as server:
+        process = start(place, "rollout", *arguments, "--url", server.url, "--out", "out", "--json")
+        wait_for(place / "out/results.jsonl", process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-        ledger = read_lines(tmp_path / "ledger.jsonl")
+        ledger = server.ledger
     summary = json.loads(out)
 
     assert process.returncode == 130
     assert summary["interrupted"]
     assert summary["owed"] > 0
     assert err == f"wspool: {summary['owed']} tasks are owed; the same command runs them\n"
-    assert summary["done"] == len(read_lines(tmp_path / "out/results.jsonl")) == 40 - summary["owed"]
+    assert summary["done"] == len(results(place / "out")) == 12 - summary["owed"]
     assert {entry["outcome"] for entry in ledger} == {"completed"}
 
-    code, out, _ = run(tmp_path, *command, "--local", "--allow-mixed")
-    assert (code, json.loads(out)["done"]) == (0, summary["owed"])
+    ended = rollout(*arguments, "--local", "--allow-mixed")
+    assert (0, summary["owed"]) == (ended.code, ended.summary["done"])
 
 
 def test_the_second_interrupt_stops_at_once(tmp_path: Path) -> None:
@@ -274,7 +279,7 @@ def test_no_command_holds_what_only_another_needs(tmp_path: Path) -> None:
             "print(*(line for line in open('/proc/self/status') if line.startswith('VmHWM')))",
         ],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": PLACE},
         capture_output=True,
         text=True,
         check=True,
@@ -285,21 +290,14 @@ def test_no_command_holds_what_only_another_needs(tmp_path: Path) -> None:
     assert int(found[1]) < 60 * 1024
 
 
-def test_batch_in_gives_batch_out(tmp_path: Path) -> None:
+def test_batch_in_gives_batch_out(place: Path) -> None:
     """The result lines of an OpenAI Batch file have the shape of its output file."""
-    tasks = write_tasks(
-        tmp_path / "batch.jsonl",
-        {
-            "custom_id": "a",
-            "method": "POST",
-            "url": "/v1/responses",
-            "body": {"model": "lookup", "input": QUESTION},
-        },
-    )
-    code, _, _ = run(tmp_path, "rollout", tasks, "--out", "out", "--local", *TOOLS)
-    (line,) = results(tmp_path / "out")
+    body = {"model": "lookup", "input": QUESTION}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body}
+    ended = rollout(write_tasks(place / "batch.jsonl", line), "--local", *TOOLS)
+    (line,) = ended.results
 
-    assert code == 0
+    assert ended.code == 0
     assert (line["custom_id"], line["error"], line["response"]["status_code"]) == ("a", None, 200)
     body = line["response"]["body"]
     assert line["response"]["request_id"] == body["id"]
@@ -332,76 +330,73 @@ async def unfit(conversation, task): return object()
 """
 
 
-def test_an_agent_of_the_users_own(tmp_path: Path) -> None:
+def test_an_agent_of_the_users_own(place: Path) -> None:
     """It is imported from the working directory, sees the whole task, and its failure is its own."""
-    (tmp_path / "my_agent.py").write_text(AGENT)
+    (place / "my_agent.py").write_text(AGENT)
     tasks = write_tasks(
-        tmp_path / "tasks.jsonl",
+        place / "tasks.jsonl",
         {"id": "good", "input": "hello", "fails": False},
         {"id": "bad", "input": "hello", "fails": True},
     )
-    local: tuple[str, ...] = ("--local", "--json")
-    code, out, _ = run(tmp_path, "rollout", tasks, "--agent", "./my_agent.py:agent", *local)
-    lines = {line["id"]: line for line in results(tmp_path / "rollout-results/tasks")}
+    ended = rollout(tasks, "--local", "--agent", "./my_agent.py:agent")
+    lines = {line["id"]: line for line in ended.results}
 
-    assert (code, json.loads(out)["done"], json.loads(out)["failed"]) == (1, 1, 1)
+    assert (ended.code, ended.summary["done"], ended.summary["failed"]) == (1, 1, 1)
     assert lines["good"]["answer"]["said"].startswith("hello")
     assert lines["good"]["items"][0]["role"] == "user"
     error = {"type": "ValueError", "message": "no bad", "delivery": None, "code": None, "status": None}
     assert lines["bad"]["error"].items() > error.items()
     assert 'my_agent.py", line 6' in lines["bad"]["error"]["traceback"]
-    assert json.loads(out)["errors"][0]["count"] == 1
+    assert ended.summary["errors"][0]["count"] == 1
 
     # Another agent's results are other results.
-    code, out, err = run(tmp_path, "rollout", tasks, "--agent", "my_agent:calls", *local)
-    assert (code, json.loads(out)["skipped"]) == (2, 2)
-    assert "agent: './my_agent.py:agent' then, 'my_agent:calls' now" in err
+    ended = rollout(tasks, "--local", "--agent", "my_agent:calls")
+    assert (ended.code, ended.summary["skipped"]) == (2, 2)
+    assert "agent: './my_agent.py:agent' then, 'my_agent:calls' now" in ended.err
 
     # Skipped, and still not well; then tried again, without a duplicate.
-    local += ("--allow-mixed",)
-    code, out, err = run(tmp_path, "rollout", tasks, "--agent", "my_agent:calls", *local)
-    assert (code, json.loads(out)["skipped"]) == (1, 2)
-    assert "--redo-errors" in err
-    code, out, _ = run(tmp_path, "rollout", tasks, "--agent", "my_agent:calls", *local, "--redo-errors")
-    assert (code, json.loads(out)["done"]) == (0, 1)
-    assert [line["id"] for line in results(tmp_path / "rollout-results/tasks")] == ["good", "bad"]
+    mixed = (tasks, "--local", "--allow-mixed", "--agent")
+    ended = rollout(*mixed, "my_agent:calls")
+    assert (ended.code, ended.summary["skipped"]) == (1, 2)
+    assert "--redo-errors" in ended.err
+    ended = rollout(*mixed, "my_agent:calls", "--redo-errors")
+    assert (ended.code, ended.summary["done"]) == (0, 1)
+    assert [line["id"] for line in ended.results] == ["good", "bad"]
 
-    code, out, _ = run(tmp_path, "rollout", tasks, "--agent", "my_agent:unfit", *local, "--no-resume")
-    assert (code, json.loads(out)["failed"]) == (1, 2)
-    assert (tmp_path / "rollout-results/tasks/results.jsonl.old").exists()
-
-
-def test_every_answer_is_right_through_every_fault(tmp_path: Path) -> None:
-    """One request in twenty gets a fault; what is lost is taken again, and what failed is run again."""
-    with served(tmp_path, "--fault-rate", "0.05", "--seed", "3", "--ledger", "ledger.jsonl") as url:
-        arguments = ("rollout", "--url", url, "--out", "out", "--json", "--quiet", "--retries", "4")
-        code, out, _ = run(tmp_path, *arguments)
-        first = json.loads(out)
-        if code:
-            code, out, _ = run(tmp_path, *arguments, "--redo-errors")
-    ends = results(tmp_path / "out")
-
-    assert code == 0
-    assert {"right"} == {line["outcome"] for line in ends}
-    assert len(ends) == first["tasks"]
-    assert first["retries"] > 0
-    assert len({entry["fault"] for entry in read_lines(tmp_path / "ledger.jsonl")}) > 8
+    ended = rollout(*mixed, "my_agent:unfit", "--no-resume")
+    assert (ended.code, ended.summary["failed"]) == (1, 2)
+    assert (place / "out/results.jsonl.old").exists()
 
 
-def test_what_the_server_refuses_is_a_failure(tmp_path: Path) -> None:
+def test_every_answer_is_right_through_every_fault(place: Path) -> None:
+    """One request in seven gets a fault; what is lost is taken again, and what failed is run again."""
+    with served(place, "--fault-rate", "0.15", "--seed", "3", "--ledger", "ledger.jsonl") as url:
+        arguments = ("--url", url, "--retries", "4", "--limit", "20")
+        first = ended = rollout(*arguments)
+        if first.code:
+            ended = rollout(*arguments, "--redo-errors")
+
+    assert ended.code == 0
+    assert {"right"} == {line["outcome"] for line in ended.results}
+    assert len(ended.results) == first.summary["tasks"] == 20
+    assert first.summary["retries"] > 0
+    assert len({entry["fault"] for entry in read_lines(place / "ledger.jsonl")}) > 8
+
+
+def test_what_the_server_refuses_is_a_failure(place: Path) -> None:
     """The server's code is in the result, plain or Batch-shaped."""
     error = {"message": "Slow down.", "code": "rate_limit_exceeded", "status": 429}
-    (tmp_path / "script.jsonl").write_text(json.dumps({"status": "rejected", "error": error}))
-    plain = write_tasks(tmp_path / "plain.jsonl", {"id": "a", "input": "hello"})
+    (place / "script.jsonl").write_text(json.dumps({"status": "rejected", "error": error}))
+    plain = write_tasks(place / "plain.jsonl", {"id": "a", "input": "hello"})
     batch = write_tasks(
-        tmp_path / "batch.jsonl",
+        place / "batch.jsonl",
         {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {"input": "hello"}},
     )
-    with served(tmp_path, "--script", "script.jsonl") as url:
+    with served(place, "--script", "script.jsonl") as url:
         options = ("--url", url, "--quiet", "--max-wait", "0")
-        codes = [run(tmp_path, "rollout", tasks, *options)[0] for tasks in (plain, batch)]
-    (one,) = results(tmp_path / "rollout-results/plain")
-    (other,) = results(tmp_path / "rollout-results/batch")
+        codes = [command("rollout", tasks, *options).code for tasks in (plain, batch)]
+    (one,) = results(place / "rollout-results/plain")
+    (other,) = results(place / "rollout-results/batch")
 
     assert codes == [1, 1]
     assert (one["outcome"], one["error"]["code"]) == ("failed", "rate_limit_exceeded")
@@ -535,14 +530,14 @@ def test_a_server_with_a_key_says_what_it_does(tmp_path: Path) -> None:
     assert "sk-" not in server.err
 
 
-def test_faults_by_name_and_number(tmp_path: Path) -> None:
+def test_faults_by_name_and_number(place: Path) -> None:
     """The second and the fourth request meet what was asked for, and the client's loop goes on."""
-    tasks = write_tasks(tmp_path / "tasks.jsonl", *({"id": str(n), "input": "hi"} for n in range(5)))
+    tasks = write_tasks(place / "tasks.jsonl", *({"id": str(n), "input": "hi"} for n in range(5)))
     faults = ("--fault", "rate_limited@2", "--fault", "reset@4", "--fault", "metadata")
-    with served(tmp_path, "--ledger", "l.jsonl", *faults) as url:
-        code, _, err = run(tmp_path, "rollout", tasks, "--url", url, "-c", "1", "--quiet", "--retries", "3")
-    assert (0, "") == (code, err)
-    entries = read_lines(tmp_path / "l.jsonl")
+    with served(place, "--ledger", "l.jsonl", *faults) as url:
+        ended = rollout(tasks, "--url", url, "-c", "1", "--retries", "3")
+    assert (0, "") == (ended.code, ended.err)
+    entries = read_lines(place / "l.jsonl")
     assert ["metadata", "rate_limited", None, "reset"] == [
         entry["fault"] and entry["fault"].partition("(")[0] for entry in entries[:4]
     ]
@@ -557,92 +552,134 @@ def test_a_ledger_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
     assert line.startswith("wspool: no ledger from here on: ")
 
 
-def test_an_endpoint_that_cannot_be_reached(tmp_path: Path) -> None:
+def test_an_endpoint_that_cannot_be_reached(place: Path) -> None:
     """The run ends at once with one line that says what to do; the tasks are owed."""
-    tasks = write_questions(tmp_path / "tasks.jsonl", 3)
-    with served(tmp_path, "--model", "echo") as url:
-        elsewhere = url.replace("responses", "elsewhere")
+    tasks = write_questions(place / "tasks.jsonl", 3)
+    with local_server() as server:
+        elsewhere = server.url.replace("responses", "elsewhere")
         for wrong, expected in [("ws://127.0.0.1:1/v1/responses", "refused"), (elsewhere, "Invalid URL")]:
             began = time.monotonic()
-            code, out, err = run(tmp_path, "rollout", tasks, "--url", wrong, "--json", "--quiet")
+            ended = rollout(tasks, "--url", wrong, "--allow-mixed")
 
-            assert code == 1
-            assert json.loads(out)["owed"] == json.loads(out)["tasks"]
-            assert json.loads(out)["problem"] in err
-            assert expected in err
+            assert ended.code == 1
+            assert ended.summary["owed"] == ended.summary["tasks"]
+            assert ended.summary["problem"] in ended.err
+            assert expected in ended.err
             assert time.monotonic() - began < 10
 
 
-def test_version_and_help(tmp_path: Path) -> None:
+def test_version_and_help() -> None:
     """The two things that everybody tries first."""
-    assert run(tmp_path, "--version")[1].startswith("wspool ")
-    assert "rollout" in run(tmp_path, "--help")[1]
-    assert "--max-connections" in run(tmp_path, "rollout", "--help")[1]
+    assert command("--version").out.startswith("wspool ")
+    assert "rollout" in command("--help").out
+    assert "--max-connections" in command("rollout", "--help").out
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device")
-@pytest.mark.parametrize(
-    ("command", "code"),
-    [
-        ("--version >&-", 0),
-        ("--version 2>&- >/dev/full", 0),
-        ("--help >/dev/full", 0),
-        ("rollout --help >/dev/full 2>&1", 0),
-        ("--nope 2>/dev/full", 2),
-        ("merge 2>&-", 2),
-        ("rollout nowhere.jsonl 2>/dev/full", 2),
-        ("rollout nowhere.jsonl 2>&-", 2),
-        ("rollout - --local <&-", 2),
-        ("merge nowhere --out all 2>/dev/full", 2),
-        ("doctor --url ws://127.0.0.1:1/ --json >/dev/full", 1),
-        ("doctor --url ws://127.0.0.1:1/ >/dev/full", 1),
-        ("probe --url ws://127.0.0.1:1/ 2>/dev/full", 1),
-    ],
-)
-def test_what_is_in_nobodys_way_has_no_traceback(tmp_path: Path, command: str, code: int) -> None:
+#: Runs each command in a fork of its own, which has read all modules before; says how each has ended. A
+#: stream that is None is closed, as a process finds it that has begun without.
+FORKS = """
+import json, os, sys
+from wspool.cli import app, doctor, merge, probe, rollout
+from wspool_command import main
+
+for number, (arguments, streams) in enumerate(json.loads(sys.argv[1])):
+    if not os.fork():
+        break
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+else:
+    sys.exit()
+sys.argv = ["wspool", *arguments]
+for fd, path in enumerate(streams):
+    if path is None:
+        os.close(fd)
+        setattr(sys, ("stdin", "stdout", "stderr")[fd], None)
+    else:
+        os.dup2(os.open(path.format(number), os.O_RDWR | os.O_CREAT), fd)
+main()
+"""
+NOWHERE, FULL, OUT, ERR = "/dev/null", "/dev/full", "out{}", "err{}"
+
+
+@pytest.mark.skipif(not Path(FULL).exists(), reason="there is no such device")
+def test_what_is_in_nobodys_way_has_no_traceback(tmp_path: Path) -> None:
     """A command ends as it would have, whether or not somebody can be told."""
-    place = str(Path(__file__).parents[1])
+    cases = [
+        ("--version", (NOWHERE, None, ERR), 0),
+        ("--version", (NOWHERE, FULL, None), 0),
+        ("--help", (NOWHERE, FULL, ERR), 0),
+        ("rollout --help", (NOWHERE, FULL, FULL), 0),
+        ("--nope", (NOWHERE, OUT, FULL), 2),
+        ("merge", (NOWHERE, OUT, None), 2),
+        ("rollout nowhere.jsonl", (NOWHERE, OUT, FULL), 2),
+        ("rollout nowhere.jsonl", (NOWHERE, OUT, None), 2),
+        ("rollout - --local", (None, OUT, ERR), 2),
+        ("merge nowhere --out all", (NOWHERE, OUT, FULL), 2),
+        ("doctor --url ws://127.0.0.1:1/ --json", (NOWHERE, FULL, ERR), 1),
+        ("doctor --url ws://127.0.0.1:1/", (NOWHERE, FULL, ERR), 1),
+        ("probe --url ws://127.0.0.1:1/", (NOWHERE, OUT, FULL), 1),
+    ]
+    said = subprocess.run(
+        [sys.executable, "-c", FORKS, json.dumps([(each.split(), streams) for each, streams, _ in cases])],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": PLACE},
+        check=True,
+    )
+
+    for number, ((*case, code), ended) in enumerate(zip(cases, said.stdout.split(), strict=True)):
+        err = tmp_path / ERR.format(number)
+        assert (code, False) == (int(ended), err.exists() and "Traceback" in err.read_text()), case
+
+
+@pytest.mark.skipif(not Path(FULL).exists(), reason="there is no such device")
+@pytest.mark.parametrize(
+    ("command", "code"), [("--version >&-", 0), ("merge 2>&-", 2), ("rollout - --local <&-", 2)]
+)
+def test_what_is_closed_before_python_begins(tmp_path: Path, command: str, code: int) -> None:
     done = subprocess.run(
         ["sh", "-c", f'"$0" -m wspool {command}', sys.executable],
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": place},
+        env={**os.environ, "PYTHONPATH": PLACE},
         check=False,
     )
 
     assert (code, False) == (done.returncode, "Traceback" in done.stderr), done.stderr
 
 
-def test_ctrl_c_while_modules_are_read_is_one_line(tmp_path: Path) -> None:
-    """They take longer than some people wait."""
-    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+@pytest.mark.parametrize("first", ["attrs", "typer"])
+def test_ctrl_c_while_modules_are_read_is_one_line(tmp_path: Path, first: str) -> None:
+    """They take longer than some people wait: those of the library, and those of commands."""
+    (tmp_path / f"{first}.py").write_text("raise KeyboardInterrupt")
     done = subprocess.run(
-        [sys.executable, "-c", "from wspool.cli import main; main()", "doctor"],
+        [sys.executable, "-c", "from wspool_command import main; main()", "doctor"],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"},
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{PLACE}"},
         check=False,
     )
 
     assert (130, "", "wspool: interrupted\n") == (done.returncode, done.stdout, done.stderr)
 
 
-def test_letters_that_a_stream_does_not_have_are_named(tmp_path: Path) -> None:
-    """It takes what comes after them as well, also if somebody has closed it."""
-    said = "print('caf\u00e9'); sys.stdout.close(); print('tea')"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"import sys; from wspool.cli import streams; streams.guard_streams(); {said}",
-        ],
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONIOENCODING": "ascii"},
-        check=False,
-    )
+def test_what_is_installed_is_what_hears_ctrl_c() -> None:
+    assert '\nwspool = "wspool_command:main"\n' in (Path(PLACE) / "pyproject.toml").read_text()
 
-    assert (0, [b"caf\\xe9", b"tea"], b"") == (done.returncode, done.stdout.split(), done.stderr)
+
+def test_letters_that_a_stream_does_not_have_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes what comes after them as well, also if somebody has closed it."""
+    written, said = io.BytesIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    monkeypatch.setattr(sys, "stderr", said)
+    guard_streams()
+    sys.stdout.write("caf\u00e9\n")
+    sys.stdout.close()
+    sys.stdout.write("tea\n")
+    sys.stdout.flush()
+
+    assert ([b"caf\\xe9", b"tea"], "") == (written.getvalue().split(), said.getvalue())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -659,7 +696,7 @@ def test_without_its_extra_the_command_says_what_to_install(tmp_path: Path) -> N
         [sys.executable, "-c", code + "import wspool\nfrom wspool.cli import main\nmain()"],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": PLACE},
         check=False,
     )
 
@@ -669,22 +706,22 @@ def test_without_its_extra_the_command_says_what_to_install(tmp_path: Path) -> N
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
 @pytest.mark.parametrize("embedded", [True, False])
-def test_more_connections_than_files(tmp_path: Path, embedded: bool) -> None:
+def test_more_connections_than_files(place: Path, embedded: bool) -> None:
     """The tools read files all the same: no answer is spoiled, and the shortage is told before the run."""
-    write_questions(tmp_path / "tasks.jsonl", 120)
-    arguments = ["rollout", "tasks.jsonl", "-c", "240", "--json", "--quiet", *TOOLS]
+    tasks = write_questions(place / "tasks.jsonl", 40)
+    arguments = ("rollout", tasks, "-c", "120", "--json", "--quiet", "--out", "out", *TOOLS)
     if embedded:
-        code, out, err = run(tmp_path, *arguments, "--local", files=256)
+        code, out, err = run(place, *arguments, "--local", files=FILES)
     else:
-        with served(tmp_path) as url:
-            code, out, err = run(tmp_path, *arguments, "--url", url, files=256)
+        with local_server(model=LookupModel()) as server:
+            code, out, err = run(place, *arguments, "--model", "lookup", "--url", server.url, files=FILES)
 
     assert 0 == code, err
     summary = json.loads(out)
-    assert (120, 0, 0) == (summary["done"], summary["failed"], summary["owed"])
+    assert (40, 0, 0) == (summary["done"], summary["failed"], summary["owed"])
     most = summary["max_connections"]
-    assert 256 // 2 - 30 < most * (2 if embedded else 1) <= 256 // 2
-    assert f"--max-connections=240 cannot be had, there will be {most} connections at most" in err
-    lines = (tmp_path / "rollout-results" / "tasks" / "results.jsonl").read_text().splitlines()
-    (answer,) = {json.loads(line)["answer"] for line in lines}
+    assert FILES // 2 - 30 < most * (2 if embedded else 1) <= FILES // 2
+    assert most == summary["peak_connections"]
+    assert f"--max-connections=120 cannot be had, there will be {most} connections at most" in err
+    (answer,) = {line["answer"] for line in results(place / "out")}
     assert answer.isdecimal(), "one question, one answer"

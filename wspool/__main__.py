@@ -1,6 +1,6 @@
 """`python -m wspool` is `wspool`."""
 
-from wspool.cli import main
+from wspool_command import main
 
 if __name__ == "__main__":
     main()

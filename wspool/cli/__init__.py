@@ -29,10 +29,6 @@ def main() -> None:
             f"wspool: the command line needs {' and '.join(missing)}: pip install 'wspool[cli]'\n"
         )
         sys.exit(2)
-    try:
-        from wspool.cli.app import app
+    from wspool.cli.app import app
 
-        app()
-    except KeyboardInterrupt:  # while modules are read, which takes its time
-        sys.stderr.write("wspool: interrupted\n")
-        sys.exit(130)
+    app()
