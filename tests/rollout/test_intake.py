@@ -142,7 +142,7 @@ async def test_short_tasks_keep_every_connection_at_work(autojump_clock: MockClo
 
     async with pool_of(meter) as pool:
         began = trio.current_time()
-        await run(pool, meter, agent, 800)
+        await run(pool, meter, agent, 400)
         took = trio.current_time() - began
 
-    assert took < 1.02 * 800 / CONNECTIONS * WORD
+    assert took < 1.02 * 400 / CONNECTIONS * WORD

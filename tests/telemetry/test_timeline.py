@@ -13,11 +13,13 @@ import trio
 
 import wspool
 from tests.helpers import FakeConnector, FakeWire, completed, created, echo, fake_pool, policy, serving
+from tests.rollout.command import place, rollout
 from tests.telemetry.trace_format import check_trace
-from tests.test_cli import run
 from wspool.server import ModelRequest, ModelTurn, function_call, message
 from wspool.timeline import Timeline
 from wspool.wire.wire import ConnectError
+
+__all__ = ["place"]  # a fixture
 
 
 class Caller:
@@ -227,17 +229,16 @@ async def test_the_check_sees_what_is_wrong(autojump_clock) -> None:
         pytest.fail(f"damage {index} was not seen")
 
 
-def test_the_command_writes_one(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_the_command_writes_one() -> None:
     """`wspool rollout --timeline`: every turn of the run is in it; a place that is none is wrong usage."""
-    path = tmp_path / "run.json"
-    options = ("--limit", "3", "--json", "--quiet", "--out", "out", "--timeline")
-    code, out, _ = run(tmp_path, "rollout", *options, str(path))
-    trace = json.loads(path.read_text(encoding="utf-8"))
+    ended = rollout("--limit", "3", "--timeline", "run.json")
+    trace = json.loads(Path("run.json").read_text(encoding="utf-8"))
     check_trace(trace)
 
-    assert 0 == code
-    assert json.loads(out)["turns"] == len(events(trace, "turn", "X"))
-    assert json.loads(out)["tool_calls"] == len(events(trace, "tool", "b"))
-    code, _, err = run(tmp_path, "rollout", *options, str(tmp_path / "nowhere" / "run.json"))
-    assert 2 == code
-    assert "--timeline" in err
+    assert 0 == ended.code
+    assert ended.summary["turns"] == len(events(trace, "turn", "X"))
+    assert ended.summary["tool_calls"] == len(events(trace, "tool", "b"))
+    ended = rollout("--limit", "3", "--timeline", "nowhere/run.json")
+    assert 2 == ended.code
+    assert "--timeline" in ended.err
