@@ -293,15 +293,15 @@ def test_no_command_holds_what_only_another_needs(tmp_path: Path) -> None:
 def test_batch_in_gives_batch_out(place: Path) -> None:
     """The result lines of an OpenAI Batch file have the shape of its output file."""
     body = {"model": "lookup", "input": QUESTION}
-    line = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body}
-    ended = rollout(write_tasks(place / "batch.jsonl", line), "--local", *TOOLS)
+    task = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body}
+    ended = rollout(write_tasks(place / "batch.jsonl", task), "--local", *TOOLS)
     (line,) = ended.results
 
     assert ended.code == 0
     assert (line["custom_id"], line["error"], line["response"]["status_code"]) == ("a", None, 200)
-    body = line["response"]["body"]
-    assert line["response"]["request_id"] == body["id"]
-    assert body["output"][0]["content"][0]["text"] == "2 classes, 4 functions"
+    answer = line["response"]["body"]
+    assert line["response"]["request_id"] == answer["id"]
+    assert answer["output"][0]["content"][0]["text"] == "2 classes, 4 functions"
 
 
 AGENT = """
@@ -721,7 +721,7 @@ def test_more_connections_than_files(place: Path, embedded: bool) -> None:
     assert (40, 0, 0) == (summary["done"], summary["failed"], summary["owed"])
     most = summary["max_connections"]
     assert FILES // 2 - 30 < most * (2 if embedded else 1) <= FILES // 2
-    assert most == summary["peak_connections"]
+    assert 0.7 * most < summary["peak_connections"] <= most
     assert f"--max-connections=120 cannot be had, there will be {most} connections at most" in err
     (answer,) = {line["answer"] for line in results(place / "out")}
     assert answer.isdecimal(), "one question, one answer"
