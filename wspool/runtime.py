@@ -20,7 +20,7 @@ import os
 import queue
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final, Generic, TypeVar, cast
 
 import attrs
@@ -56,11 +56,12 @@ class Call(Generic[_T]):
     _function: Callable[..., Awaitable[_T]]
     _args: tuple[Any, ...]
     _notify: Callable[[], None]
+    _scope: trio.CancelScope
+    _enters: bool
     done: bool = False
     cancelled: bool = False
     _value: Any = None
     _error: BaseException | None = None
-    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     @property
     def failed(self) -> bool:
@@ -87,7 +88,7 @@ class Call(Generic[_T]):
     async def run(self) -> None:
         """Perform it. In the trio run only."""
         try:
-            with self._scope:
+            with self._scope if self._enters else nullcontext():
                 self._value = await self._function(*self._args)
             self.cancelled = self._scope.cancelled_caught
         except trio.Cancelled:
@@ -148,7 +149,11 @@ class Runtime:
             raise ForeignUseError(_INSIDE)
 
     def start(
-        self, function: Callable[..., Awaitable[_T]], *args: Any, notify: Callable[[], None]
+        self,
+        function: Callable[..., Awaitable[_T]],
+        *args: Any,
+        notify: Callable[[], None],
+        scope: trio.CancelScope | None = None,
     ) -> Call[_T]:
         """Begin a call; return at once.
 
@@ -156,6 +161,7 @@ class Runtime:
             function: an async function, called in the trio run in a copy of the present context.
             *args: its arguments.
             notify: called once in the runtime's thread when the call has ended; must not block or raise.
+            scope: what `Call.cancel` cancels, where *function* enters one of its own; else one is made.
 
         Raises:
             ForeignUseError: see `check`.
@@ -163,7 +169,7 @@ class Runtime:
         """
         self.check()
         token = self._token or self._begin()
-        call = Call(self, function, args, notify)
+        call = Call(self, function, args, notify, scope or trio.CancelScope(), scope is None)
         self._calls.add(call)
         try:
             token.run_sync_soon(self._spawn, call, contextvars.copy_context())

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ import trio
 import wspool
 from tests.doors.conftest import Far
 from wspool import aio, blocking
+from wspool.runtime import Runtime
 
 
 def program(text: str, *args: str) -> subprocess.CompletedProcess[str]:
@@ -25,6 +27,23 @@ def program(text: str, *args: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+def test_a_call_that_enters_a_scope_itself_is_cancelled_by_that() -> None:
+    """It needs no second one around it."""
+    runtime, scope, ended = Runtime(), trio.CancelScope(), threading.Event()
+
+    async def wait() -> None:
+        with scope:
+            await trio.sleep_forever()
+
+    call = runtime.start(wait, notify=ended.set, scope=scope)
+    try:
+        call.cancel()
+        assert ended.wait(10)
+        assert (True, False) == (call.cancelled, call.failed)
+    finally:
+        runtime.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

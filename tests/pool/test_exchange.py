@@ -357,6 +357,29 @@ async def test_events_are_life(autojump_clock) -> None:
                 await reader.body()
 
 
+async def test_a_reader_who_stops_is_no_silence(autojump_clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody expects anything while too much is unread; from then on it counts again."""
+    monkeypatch.setattr(module, "MOST_UNREAD", 100)
+
+    def answer(wire: FakeWire, _: dict[str, Any]) -> None:
+        wire.batched = False
+        wire.push(created("resp_1"), *[delta("x" * 60) for _ in range(5)])
+
+    async with _limited(FakeConnector(answer), "", Limits(read=8), stream=True) as reader:
+        assert 200 == await reader.head()
+        await trio.sleep(30)
+        pieces: list[bytes] = []
+
+        async def read() -> None:
+            while data := await reader.more():
+                pieces.append(data)
+
+        with pytest.raises(Expired):
+            await read()
+        assert 6 == len(events_of(b"".join(pieces)))
+        assert 38 == trio.current_time()
+
+
 async def test_what_is_not_read_waits(autojump_clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exchange, and the server behind it; nothing is lost."""
     monkeypatch.setattr(module, "MOST_UNREAD", 100)

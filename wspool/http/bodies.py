@@ -59,9 +59,10 @@ class _Async(_Body):
 
     async def __anext__(self) -> bytes:
         if not self._over:
-            bell = bell_here()
-            if self._outlet.wait_for_more(bell.ring):
-                await bell.wait()
+            if not self._outlet.has_more:
+                bell = bell_here()
+                if self._outlet.wait_for_more(bell.ring):
+                    await bell.wait()
             if data := self._take():
                 return data
         raise StopAsyncIteration
@@ -76,9 +77,10 @@ class _Blocking(_Body):
 
     def __next__(self) -> bytes:
         if not self._over:
-            bell = ThreadBell()
-            if self._outlet.wait_for_more(bell.ring):
-                bell.wait()
+            if not self._outlet.has_more:
+                bell = ThreadBell()
+                if self._outlet.wait_for_more(bell.ring):
+                    bell.wait()
             if data := self._take():
                 return data
         raise StopIteration

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, Self
 
 import trio
 
@@ -36,7 +36,7 @@ NOT_OFFERED: Final = 300.0
 
 
 class Slot:
-    """One pool, from before it is open until it is closed.
+    """One pool, from before it is open until it is closed. Its block uses it.
 
     Attributes:
         pool: the pool, while it is open.
@@ -60,6 +60,14 @@ class Slot:
         if self.pool is None:
             raise self.error or PoolClosedError("the pool is closed; nothing was sent")
         return self.pool
+
+    def __enter__(self) -> Self:
+        self.users += 1
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.users -= 1
+        self.idle_since = trio.current_time()
 
 
 class Pools:
@@ -127,7 +135,8 @@ class Pools:
 
     def is_refused(self, identity: Identity) -> bool:
         """Whether its endpoint offered no WebSocket a while ago, and is not asked again yet."""
-        return trio.current_time() < self._refused.get(identity.url, -math.inf)
+        until = self._refused.get(identity.url)
+        return until is not None and trio.current_time() < until
 
     def _check_offer(self, identity: Identity) -> None:
         if self.is_refused(identity):
@@ -140,9 +149,8 @@ class Pools:
         if isinstance(error, WebSocketNotOfferedError) and not self.is_refused(identity):
             self._refused[identity.url] = trio.current_time() + NOT_OFFERED
 
-    @contextmanager
-    def using(self, identity: Identity) -> Generator[Slot]:
-        """Use the pool of *identity* while the body runs; it is opened if there is none.
+    def using(self, identity: Identity) -> Slot:
+        """Return the slot of *identity*, to be used in its block; its pool is opened if there is none.
 
         Raises:
             PoolClosedError, LeaseRefusedError: now is no time for that.
@@ -156,12 +164,7 @@ class Pools:
             start = trio.lowlevel.spawn_system_task if self._nursery is None else self._nursery.start_soon
             start(self._keep, identity, slot, name="wspool pool")
         self._slots.move_to_end(identity)
-        slot.users += 1
-        try:
-            yield slot
-        finally:
-            slot.users -= 1
-            slot.idle_since = trio.current_time()
+        return slot
 
     async def _keep(self, identity: Identity, slot: Slot) -> None:
         """Open a pool, keep it while it is used, and close it."""

@@ -87,7 +87,7 @@ class _Door:
             if not outlet.ended:  # it never came to be performed
                 outlet.end(PoolClosedError("the runtime has ended; nothing was sent"))
 
-        self._runtime.start(perform, notify=ended)
+        self._runtime.start(perform, notify=ended, scope=outlet.scope)
         return outlet
 
     def soon(self, act: Callable[[], object]) -> None:
@@ -237,8 +237,11 @@ def _library(request: Any) -> Any:
 
 def _limits(request: Any) -> Limits:
     said: Mapping[str, float | None] = request.extensions.get("timeout") or {}
+    connect, pool, read = said.get("connect"), said.get("pool"), said.get("read")
     return Limits(
-        **{name: math.inf if said.get(name) is None else said[name] for name in ("connect", "pool", "read")}  # type: ignore[arg-type]
+        connect=math.inf if connect is None else connect,
+        pool=math.inf if pool is None else pool,
+        read=math.inf if read is None else read,
     )
 
 

@@ -15,6 +15,7 @@ in whatever thread or loop. Rules of this module:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -129,7 +130,19 @@ class Outlet(Handover[bytes]):
         record: how its turn went, once it is over, where an instrument watches turns.
     """
 
-    __slots__ = ("dials", "error", "head", "heed", "keeps", "name", "notice", "record", "scope", "sent_at")
+    __slots__ = (
+        "_expected",
+        "dials",
+        "error",
+        "head",
+        "heed",
+        "keeps",
+        "name",
+        "notice",
+        "record",
+        "scope",
+        "sent_at",
+    )
 
     def __init__(self, notice: Callable[[Turn], object] = lambda _: None, *, most: int | None = None) -> None:
         super().__init__(most=most)
@@ -142,6 +155,8 @@ class Outlet(Handover[bytes]):
         self.record: TurnRecord | None = None
         self.error: Exception | None = None
         self.scope = trio.CancelScope()
+        #: Seconds within which something must come.
+        self._expected = math.inf
 
     # -- for the exchange -----------------------------------------------------------------------
 
@@ -163,6 +178,14 @@ class Outlet(Handover[bytes]):
             await trio.lowlevel.checkpoint()
         await self.room()
 
+    async def room(self) -> None:
+        """Wait while too much is unread, which is no silence of the turn. A checkpoint only then."""
+        if self._is_full():
+            seconds = self._expected
+            self.expect(math.inf)
+            await super().room()
+            self.expect(seconds)
+
     def write_last(self, piece: bytes) -> None:
         """Write the last piece, of which the reader is told with the end, as being told costs most.
 
@@ -177,9 +200,10 @@ class Outlet(Handover[bytes]):
             super().end()
 
     def expect(self, seconds: float) -> None:
-        """Something must come of the turn within so many seconds, or the exchange is at its end."""
-        if not self.abandoned:
+        """Something must come of the turn within so many seconds from now, or the exchange is at its end."""
+        if not self.abandoned and not (seconds == self._expected == math.inf):
             self.scope.deadline = trio.current_time() + seconds
+        self._expected = seconds
 
     @property
     def expired(self) -> bool:
@@ -279,21 +303,16 @@ async def _enter(
 
 async def _stream(turn: Turn, outlet: Outlet, silence: float, write: Writer) -> None:
     """Write the events as they come."""
-    while True:
-        waits = silence < math.inf and not turn.at_hand
-        if waits:  # a scope of its own would cost as much as ten events
-            outlet.expect(silence)
-        events = await turn.batch()
-        if waits:
-            outlet.expect(math.inf)
-        if not events:
-            return
+    outlet.expect(silence)  # a scope of its own would cost as much as ten events
+    while events := await turn.batch():
         if outlet.head is None:
             outlet.begin_with(200, [_SSE, ("cache-control", "no-cache")])
         if turn.ended:
             response = turn.response.data
             outlet.write_last(write([mended(events[0], response)], response))
             return
+        if not turn.at_hand:
+            outlet.expect(silence)
         await outlet.write(write(events, None), more=turn.at_hand)
 
 
@@ -344,6 +363,11 @@ def _as_sse(event: Event) -> str:
     raw = event.raw if isinstance(event.raw, str) else event.raw.decode(errors="replace")
     if "\n" in raw or "\r" in raw:
         raw = _LINE_END.sub("\ndata: ", raw)
+    return f"{_begun_with(event.type)}{raw}\n\n"
+
+
+@functools.lru_cache(maxsize=256)  # there are a few dozen
+def _begun_with(kind: str) -> str:
+    """Return what stands before the data of an event of that type."""
     # A type that is more than a word could end the line.
-    name = f"event: {event.type}\n" if _WORD.fullmatch(event.type) else ""
-    return f"{name}data: {raw}\n\n"
+    return f"event: {kind}\ndata: " if _WORD.fullmatch(kind) else "data: "

@@ -112,6 +112,11 @@ class Handover(Generic[_T]):
         self.make_room()
 
     @property
+    def has_more(self) -> bool:
+        """Whether a piece, or the end, is there."""
+        return bool(self._pieces) or self.ended
+
+    @property
     def is_crowded(self) -> bool:
         """Whether who writes waits for the reader."""
         return self._room is not None
@@ -134,7 +139,7 @@ class Handover(Generic[_T]):
 
     def wait_for_more(self, bell: Callable[[], object]) -> bool:
         """As `wait_to_begin`, for a piece or the end."""
-        return self._listen(lambda: bool(self._pieces) or self.ended, bell)
+        return self._listen(lambda: self.has_more, bell)
 
     def _listen(self, is_there: Callable[[], bool], bell: Callable[[], object]) -> bool:
         if is_there():

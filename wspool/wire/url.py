@@ -10,6 +10,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import math
 import re
@@ -180,6 +181,7 @@ def parse_host(host: str, what: str, form: str) -> str:
     return "localhost" if host == "localhost." else host
 
 
+@functools.lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Return whether *host*, as `parse_host` gives it, is this machine: localhost, 127.0.0.0/8 or ::1.
 
