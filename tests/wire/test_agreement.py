@@ -7,6 +7,7 @@ makes a hang a failure that takes no time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import attrs
 import pytest
@@ -292,35 +293,139 @@ def test_garbage_ends_both_wires(garbage):
         assert run(make, [garbage]).code >= 1000
 
 
-@given(data=st.data())
-def test_a_damaged_upgrade_ends_both_dials(data):
-    """An answer with a byte changed, cut out or put in is a wire or a ConnectError, at once."""
+# Answers to the upgrade
 
-    async def dial(make: Make, place: int, removed: int, added: bytes) -> None:
-        near, far = trio.testing.memory_stream_pair()
+#: Headers of a handshake, and how else they are written; what stands for the proof of the key is put in.
+PROOF = "<proof>"
+UPGRADE = ["websocket", "WebSocket", "h2c, websocket", "websocket/13", ""]
+CONNECTION = ["Upgrade", "upgrade", "keep-alive, Upgrade", "Upgrade,close", ",Upgrade,", "close"]
+ACCEPT = [PROOF, PROOF + "x", "x"]
 
-        async def serve() -> None:
-            answer = bytearray(switching_protocols(await read_request(far), b"X-Request-Id: r"))
-            place_here = place % len(answer)
-            answer[place_here : place_here + removed] = added
-            try:
-                await far.send_all(answer)
+handshakes = st.tuples(
+    st.sampled_from([UPGRADE[0]] * 8 + UPGRADE).map(lambda value: ("Upgrade", value)),
+    st.sampled_from([CONNECTION[0]] * 8 + CONNECTION).map(lambda value: ("Connection", value)),
+    st.sampled_from([ACCEPT[0]] * 8 + ACCEPT).map(lambda value: ("Sec-WebSocket-Accept", value)),
+).map(list)
+
+#: What else servers and proxies put into one.
+others = st.sampled_from(
+    [
+        ("Upgrade", "websocket"),
+        ("Connection", "keep-alive"),
+        ("Sec-WebSocket-Accept", PROOF),
+        ("Sec-WebSocket-Protocol", "a"),
+        ("Sec-WebSocket-Extensions", "permessage-deflate"),
+        ("Content-Length", "0"),
+        ("Content-Length", "5"),
+        ("Content-Length", "5, 5"),
+        ("Transfer-Encoding", "chunked"),
+        ("Retry-After", "5"),
+        ("X-Empty", ""),
+        ("X-Latin", "\xe9"),
+        ("X-Control", "a\x01b\x00"),
+        ("X-Long", "x" * 9000),
+        ("X-Folded", "a\r\n b"),
+        ("X(", "1"),
+        ("", "1"),
+    ]
+)
+
+interims = st.sampled_from([b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n"])
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> bytes:
+    """An answer to the upgrade, as some server may write it, perhaps damaged, and what comes behind it."""
+    version = draw(st.sampled_from(["1.1"] * 8 + ["1.0"]))
+    status = draw(st.sampled_from([101] * 8 + [200, 204, 304, 401, 429, 503, 600, 999]))
+    reason = draw(st.sampled_from([" Switching Protocols", " ", "", "  a\tb", " \xe9"]))
+    fields = draw(handshakes) + draw(st.lists(others, max_size=3))
+    colons = st.sampled_from([": "] * 8 + [":", ":\t ", " : "])
+    ends = st.sampled_from([""] * 8 + [" ", " \t"])
+    lines = [name + draw(colons) + value + draw(ends) for name, value in draw(st.permutations(fields))]
+    end = draw(st.sampled_from(["\r\n"] * 8 + ["\n"]))
+    head = end.join([f"HTTP/{version} {status}{reason}", *lines, "", ""]).encode("latin-1")
+    head = b"".join(draw(st.lists(interims, max_size=1))) + head
+    if draw(st.booleans()):
+        place = draw(st.integers(0, len(head)))
+        head = head[:place] + draw(st.binary(max_size=5)) + head[place + draw(st.integers(0, 5)) :]
+    return head + draw(st.sampled_from([b"", frame(TEXT, b"a") + frame(CLOSE), b"hello"]))
+
+
+async def upgraded(make: Make, answer: bytes, size: int, *, stays: bool) -> tuple[object, ...]:
+    """Dial a server that says *answer*, so many bytes at a time; return all that came of it."""
+    near, far = trio.testing.memory_stream_pair()
+    proof = ""
+
+    async def serve() -> None:
+        nonlocal proof
+        request = await read_request(far)
+        proof = _proof(request)
+        said = answer.replace(PROOF.encode(), proof.encode())
+        try:
+            for at in range(0, len(said), size):
+                await far.send_all(said[at : at + size])
+                await trio.testing.wait_all_tasks_blocked()
+            if not stays:
                 await far.aclose()
-            except trio.BrokenResourceError:
-                pass
+        except trio.BrokenResourceError:
+            pass
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve)
-            try:
-                wire = await make(opener(near)).connect(nursery, endpoint(), [])
-                await wire.abort()
-            except ConnectError as error:
-                assert error.phase == "upgrade"  # noqa: PT017
+    messages: list[str | bytes] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        try:
+            wire = await make(opener(near)).connect(nursery, endpoint(subprotocols=("a",)), [])
+            code = None
+            with trio.move_on_after(5):
+                try:
+                    while True:
+                        messages += await wire.receive()
+                except WireClosedError as error:
+                    code = error.code
+            await wire.abort()
+            return _shown(wire.headers, proof), [*map(str, messages)], code, trio.current_time()
+        except ConnectError as error:
+            said = _shown(error.headers, proof)
+            return error.phase, error.status, said, error.body, error.timed_out, trio.current_time()
+        finally:
             nursery.cancel_scope.cancel()
-        assert trio.current_time() < 1
 
-    place = data.draw(st.integers(0, 400), label="place")
-    removed = data.draw(st.integers(0, 5), label="removed")
-    added = data.draw(st.binary(max_size=5), label="added")
-    for make in WIRES:
-        trio.run(dial, make, place, removed, added, clock=trio.testing.MockClock(autojump_threshold=0))
+
+def _proof(request: bytes) -> str:
+    answer = switching_protocols(request)
+    return answer.partition(b"Accept: ")[2].partition(b"\r\n")[0].decode()
+
+
+def _shown(headers: Sequence[tuple[str, str]], proof: str) -> list[tuple[str, str]]:
+    return [(name, value.replace(proof, PROOF)) for name, value in headers]
+
+
+@given(answer=answers(), size=st.sampled_from([1 << 16, 1 << 16, 100, 7]), stays=st.booleans())
+def test_both_wires_agree_on_any_answer_to_the_upgrade(answer, size, stays):
+    """A wire and its first messages, or a refusal with its body, or no answer at all; at the same time."""
+    clock = trio.testing.MockClock
+    one, other = (
+        trio.run(partial(upgraded, make, answer, size, stays=stays), clock=clock(autojump_threshold=0))
+        for make in WIRES
+    )
+    assert one == other
+    assert stays or one[-1] == 0, "nothing more can come"
+
+
+@pytest.mark.parametrize("make", WIRES, ids=["trio-websocket", "websockets"])
+@pytest.mark.parametrize("size", [1 << 16, 1])
+def test_an_interim_answer_hides_nothing(make: Make, size: int) -> None:
+    """However it is cut: a 101 behind it is a wire, and a refusal tells its status and its body."""
+    early = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    fields = f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {PROOF}\r\n\r\n"
+    good = early + b"HTTP/1.1 101 Switching Protocols\r\n" + fields.encode() + frame(TEXT, b"a")
+    bad = early + b"HTTP/1.1 401 No\r\nContent-Length: 4 \r\n\r\nwhy?"
+
+    async def main() -> None:
+        assert ["a"] == (await upgraded(make, good, size, stays=True))[1]
+        began = trio.current_time()
+        phase, status, _, body, timed_out, ended = await upgraded(make, bad, size, stays=True)
+        assert ("upgrade", 401, b"why?", False, began) == (phase, status, body, timed_out, ended)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -5,6 +5,8 @@ Rules of this module:
 * An answer is read as it comes: what cannot be HTTP is known at its first wrong byte, not at the end.
 * Everything is bounded: the head, all interim answers before it, and what is kept of the body.
 * The status is the news. A body that is cut short, or endless, never hides it.
+* What a 101 says is read here, for all wires alike. Their libraries, each strict in its own way, are told
+  what a WebSocket handshake is made of, written anew, and no more.
 """
 
 from __future__ import annotations
@@ -50,6 +52,18 @@ _HEAD_END: Final = re.compile(rb"\n\r?\n")
 _CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])[ \r\n]")
 
+#: A header that goes on in another line has the line end in its value (RFC 9112 section 5.2).
+_LINE_END: Final = re.compile(r"[ \t]*[\r\n]+[ \t]*")
+
+#: What a WebSocket handshake is made of (RFC 6455 section 4.2.2).
+_HANDSHAKE: Final = (
+    "upgrade",
+    "connection",
+    "sec-websocket-accept",
+    "sec-websocket-protocol",
+    "sec-websocket-extensions",
+)
+
 
 class NotHttpError(Exception):
     """What came is no HTTP answer."""
@@ -78,6 +92,7 @@ class AnswerReader:
     Attributes:
         received: what came so far, without interim answers.
         status: the status, once the head is complete.
+        headers: the headers of a 101, names in lower case, once they are complete.
         rest: what came after the head, once it is complete.
     """
 
@@ -90,6 +105,7 @@ class AnswerReader:
         """
         self.received = bytearray()
         self.status: int | None = None
+        self.headers: tuple[tuple[str, str], ...] = ()
         self._tunnel = tunnel
         self._max_body = max_body
         self._head = 0
@@ -102,6 +118,15 @@ class AnswerReader:
     def rest(self) -> bytes:
         """What came after the head."""
         return bytes(self.received[self._head :])
+
+    @property
+    def handshake(self) -> bytes:
+        """The 101 that came, as a library of WebSockets is told of it: each header once."""
+        head = "HTTP/1.1 101 Switching Protocols\r\n"
+        for wanted in _HANDSHAKE:
+            if values := dict.fromkeys(value for name, value in self.headers if name == wanted):
+                head += f"{wanted}: {', '.join(values)}\r\n"
+        return f"{head}\r\n".encode("latin-1")
 
     def feed(self, data: bytes | bytearray) -> bool:
         """Take what one read gave; return whether the answer is complete.
@@ -145,13 +170,17 @@ class AnswerReader:
     def _find_end(self) -> None:
         """Set how many bytes are enough, once the head is there."""
         assert self.status is not None
-        if self.status < 200 or self._tunnel:
-            self._enough = 0
+        self._enough = 0
+        if self._tunnel:
             return
-        head = parse_answer(bytes(self.received[: self._head]))
-        if head is None:
+        response = _begun(bytes(self.received[: self._head]))
+        if response is None:
             raise NotHttpError("the answer has no proper headers")
-        headers = dict(head.headers)
+        fields = _fields(response)
+        if self.status == http.client.SWITCHING_PROTOCOLS:
+            self.headers = fields
+            return
+        headers = dict(fields)
         if "chunked" in headers.get("transfer-encoding", "").lower():
             self._chunks = _Chunks(self._head, self._max_body)
         length = headers.get("content-length", "")
@@ -226,21 +255,35 @@ def parse_answer(received: bytes, *, max_body: int = MAX_REJECT_BODY) -> Answer 
     """
     if _end_of_head(received) < 0:
         return None
-    # HTTPResponse asks its socket for a file and nothing else.
-    response = http.client.HTTPResponse(cast("socket.socket", _Received(received)), method="GET")
+    response = _begun(received)
+    if response is None or response.status < 200:
+        return None
     whole = True
     try:
-        response.begin()
-        if response.status < 200:
-            return None
         body = response.read(max_body)
         whole = response.isclosed() or not response.length
     except http.client.IncompleteRead as error:
         body, whole = error.partial[:max_body], False
     except (http.client.HTTPException, ValueError):
         return None
-    headers = tuple((name.lower(), value) for name, value in response.getheaders())
-    return Answer(response.status, headers, body, whole)
+    return Answer(response.status, _fields(response), body, whole)
+
+
+def _begun(received: bytes) -> http.client.HTTPResponse | None:
+    """Return the answer in *received*, of which the head is read, None if that is none."""
+    # HTTPResponse asks its socket for a file and nothing else.
+    response = http.client.HTTPResponse(cast("socket.socket", _Received(received)), method="GET")
+    try:
+        response.begin()
+    except (http.client.HTTPException, ValueError):
+        return None
+    return response
+
+
+def _fields(response: http.client.HTTPResponse) -> tuple[tuple[str, str], ...]:
+    """Return the headers, names in lower case, values without the space around them, each in one line."""
+    pairs = response.getheaders()
+    return tuple((name.lower(), _LINE_END.sub(" ", value).strip(" \t")) for name, value in pairs)
 
 
 @attrs.frozen

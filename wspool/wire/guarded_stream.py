@@ -3,6 +3,8 @@
 Rules of this module:
 
 * trio-websocket gets no byte of a frame that is refused, and everything that came before.
+* Of the answer to the upgrade it gets a 101, as `wspool.wire.answer` has read it; no interim answer, and no
+  refusal.
 * It gets nothing that came behind the 101 until there is a wire: the two would run a race.
 * The first reason for the end stays the reason.
 """
@@ -14,7 +16,7 @@ from typing import Final, NoReturn
 
 import trio
 
-from wspool.wire.answer import MAX_HEAD, MAX_REJECT_BODY, AnswerReader, NotHttpError
+from wspool.wire.answer import AnswerReader, NotHttpError
 from wspool.wire.gauge import STEP, Gauge
 from wspool.wire.heads import FrameHeads
 
@@ -85,36 +87,42 @@ class GuardedStream(trio.abc.Stream):
         if self._behind:
             behind, self._behind = self._behind, b""
             return await self._judge(behind)
+        if self.answer is not None:
+            return await self._take_answer(self.answer, max_bytes)
+        data = await self._read(max_bytes)
+        return await self._judge(data) if data else data
+
+    async def _read(self, max_bytes: int | None) -> bytes | bytearray:
         try:
             data = await self._stream.receive_some(max_bytes)
         except Exception as error:
             self._end(error)
             raise
-        if not data:
+        if data:
+            self.heard_at = trio.current_time()
+        else:
             self._end(None)
-            return data
-        self.heard_at = trio.current_time()
-        if self.answer is not None:
-            return self._take_answer(self.answer, data)
-        return await self._judge(data)
+        return data
 
     async def aclose(self) -> None:
         # trio-websocket calls this where a caller waits; there is nothing to wait for.
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(self._stream)
 
-    def _take_answer(self, answer: AnswerReader, data: bytes | bytearray) -> bytes | bytearray:
-        """Return what of *data* belongs to the answer to the upgrade."""
-        try:
-            answer.feed(data)
-        except NotHttpError as error:
-            self._give_up(_PROTOCOL_ERROR, str(error))
-        if answer.status == _SWITCHING_PROTOCOLS:
-            self._behind = answer.rest
-            return data[: len(data) - len(self._behind)]
-        if len(answer.received) > MAX_HEAD + MAX_REJECT_BODY:
-            self._give_up(_PROTOCOL_ERROR, "the answer to the upgrade is too long")
-        return data
+    async def _take_answer(self, answer: AnswerReader, max_bytes: int | None) -> bytes | bytearray:
+        """Read the answer to the upgrade; return what trio-websocket is told of it, nothing if that is no."""
+        while data := await self._read(max_bytes):
+            try:
+                complete = answer.feed(data)
+            except NotHttpError as error:
+                self._give_up(_PROTOCOL_ERROR, str(error))
+            if answer.status == _SWITCHING_PROTOCOLS:
+                self._behind = answer.rest
+                return answer.handshake
+            if complete:
+                self._end(None)
+                break
+        return b""
 
     async def _judge(self, data: bytes | bytearray) -> bytes | bytearray:
         """Return what of *data* may be used; what may not ends the wire at the next call."""

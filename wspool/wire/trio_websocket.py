@@ -263,10 +263,8 @@ class _TrioWebSocketWire:
         connection._send_channel = connection._recv_channel = channel  # pyright: ignore[reportPrivateUsage]
         # Invariant: empty once the reader has ended.
         self._waiting: set[trio.CancelScope] = set()
-        self.headers: Sequence[tuple[str, str]] = tuple(
-            (name.decode("latin-1").lower(), value.decode("latin-1"))
-            for name, value in connection.handshake_headers
-        )
+        assert stream.answer is not None
+        self.headers: Sequence[tuple[str, str]] = stream.answer.headers
 
     def __repr__(self) -> str:
         return f"<TrioWebSocketWire {'closed' if self._over or self._connection.closed else 'open'}>"

@@ -128,12 +128,11 @@ async def _upgrade(
             if answer.feed(data):
                 break
         if answer.status == 101:
-            rest = answer.rest
-            protocol.receive_data(answer.received[: len(answer.received) - len(rest)])
+            protocol.receive_data(answer.handshake)
             wrong, cause = protocol.handshake_exc is not None, protocol.handshake_exc
             if not wrong:
-                wire = _WebSocketsWire(protocol, stream, endpoint)
-                wire.feed(rest)
+                wire = _WebSocketsWire(protocol, stream, endpoint, answer.headers)
+                wire.feed(answer.rest)
                 return wire
     except NotHttpError as error:
         wrong, cause = True, error

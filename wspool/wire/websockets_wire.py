@@ -12,7 +12,6 @@ from typing import Final, cast
 import trio
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Response
 from websockets.protocol import State
 
 try:
@@ -91,7 +90,14 @@ async def close_now(stream: trio.abc.Stream) -> None:
 class WebSocketsWire:
     """One open WebSocket of websockets (see `wspool.wire.wire.Wire` for the contract)."""
 
-    def __init__(self, protocol: ClientProtocol, stream: trio.abc.Stream, endpoint: Endpoint) -> None:
+    def __init__(
+        self,
+        protocol: ClientProtocol,
+        stream: trio.abc.Stream,
+        endpoint: Endpoint,
+        headers: Sequence[tuple[str, str]],
+    ) -> None:
+        self.headers = headers
         self._protocol = protocol
         self._stream = stream
         self._close_timeout = endpoint.close_timeout
@@ -128,10 +134,7 @@ class WebSocketsWire:
         #: False when the library must see every byte, because what comes is compressed.
         self._plain = not protocol.extensions
         self._heads = FrameHeads(endpoint.max_message_size, compressed=not self._plain)
-        (response,) = protocol.events_received()
-        self.headers: Sequence[tuple[str, str]] = tuple(
-            (name.lower(), value) for name, value in cast("Response", response).headers.raw_items()
-        )
+        protocol.events_received()  # the answer to the upgrade, which is known
 
     def __repr__(self) -> str:
         return f"<WebSocketsWire {'open' if self._is_open() else 'closed'}>"
