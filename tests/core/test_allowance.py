@@ -52,6 +52,10 @@ def codex(**limits: Any) -> dict[str, Any]:
         (headers("requests", None, True, []), []),
         ([(b"x-ratelimit-limit-requests", "60"), ("x-ratelimit-limit-requests" + "x" * 99, "1")], []),
         (event("response.metadata", headers("requests", 9, 8, "7s")), [Stated("requests", 9, 8, 7)]),
+        (
+            event("response.metadata", headers("requests", 9, 8, "Thu, 01 Jan 1970 00:16:45 GMT")),
+            [Stated("requests", 9, 8, 5)],
+        ),
         ({"type": "error", "error": {"headers": SPENT}}, [Stated("tokens", 9, 0, 7)]),
         ({"type": "error", "error": "no"}, []),
         ({"type": "response.metadata", "headers": ["x-ratelimit-limit-requests"]}, []),
@@ -66,6 +70,11 @@ def codex(**limits: Any) -> dict[str, Any]:
             [Stated("plan", math.inf, 0, 30)],
         ),
         (codex(limit_reached=True, primary=7), [Stated("plan", math.inf, 0, 60)]),
+        (codex(allowed=False, limit_reached=False), [Stated("plan", math.inf, 0, 60)]),
+        (
+            codex(limit_reached=True, primary={"used_percent": 100, "reset_at": 990}),
+            [Stated("plan", math.inf, 0, 0)],
+        ),
         (
             codex(
                 limit_reached=True,
@@ -180,6 +189,105 @@ def test_a_wrong_word_holds_the_pool_up_for_a_few_minutes_at_most(lie: str) -> N
     world.run(LONGEST_HOLD * (HOLDS + 2) + 120)
     assert world.done - before >= 0.8 * 32 * 120
     assert world.refused == 0
+
+
+def test_each_word_of_several_counts() -> None:
+    """Also what stands behind one that was said before; and who must wait for both waits for the later."""
+    allowance = Allowance()
+    assert allowance.held_until == -math.inf
+    allowance.told([Stated("requests", 5, None, 10)], 0.0, 0)
+    allowance.told([Stated("requests", 5, None, 10), Stated("tokens", 9, 0, 20)], 0.0, 0)
+    assert allowance.wait(0.0) == 20
+    allowance.told([Stated("requests", 5, 0, 30)], 0.0, 0)
+    assert (allowance.wait(0.0), allowance.held_until) == (30, 30.0)
+
+
+@pytest.mark.parametrize(("left", "wait"), [(299, 60), (300, 0)])
+def test_those_on_their_way_take_tokens_as_well(left: int, wait: float) -> None:
+    """As many as a turn takes, each."""
+    allowance = Allowance()
+    allowance.used(100)
+    allowance.told([Stated("tokens", 1000, left, 60)], 0.0, 2)
+    assert allowance.wait(0.0) == wait
+
+
+def test_a_turn_that_takes_nothing_lowers_the_mean() -> None:
+    """It is known to have taken none."""
+    allowance = Allowance()
+    allowance.used(100)
+    allowance.used(0)
+    allowance.told([Stated("tokens", 1000, 95, 60)], 0.0, 0)
+    assert allowance.wait(0.0) == 0
+
+
+def held(allowance: Allowance, stated: list[Stated], now: float, *, on_their_way: int = 0) -> bool:
+    """Whether the next turn must wait for what is said now; it waits that out."""
+    allowance.told(stated, now, on_their_way)
+    wait = allowance.wait(now)
+    return wait > 0 and allowance.wait(now + wait) == 0
+
+
+@pytest.mark.parametrize(
+    ("stated", "on_their_way", "tries"),
+    [
+        ([Stated("requests", 5, 0, 10)], 0, True),
+        ([Stated("requests", 5, 1, 10)], 1, False),
+        ([Stated("tokens", 500, 50, 10)], 0, True),
+        ([Stated("tokens", 500, 100, 10)], 1, False),
+        ([Stated("requests", 5, 1, 10), Stated("tokens", 500, 0, 10)], 1, True),
+    ],
+)
+def test_one_turn_tries_where_too_little_is_said_to_be_left(
+    stated: list[Stated], on_their_way: int, *, tries: bool
+) -> None:
+    """Not where only those on their way have used it up: it is known that they have."""
+    allowance = Allowance()
+    allowance.used(100)
+    for now in (0.0, 10.0, 20.0, 30.0):
+        held(allowance, stated, now, on_their_way=on_their_way)
+
+    assert held(allowance, stated, 40.0, on_their_way=on_their_way) is not tries
+
+
+def test_a_limit_of_which_nobody_felt_anything_is_not_tried() -> None:
+    """It was there again each time before somebody had to wait."""
+    allowance = Allowance()
+    for now in (0.0, 10.0, 20.0, 30.0):
+        allowance.told([Stated("requests", 5, 3, 10)], now, 0)
+        assert allowance.wait(now) == allowance.wait(now + 10.0) == 0
+
+    for now in (40.0, 50.0):
+        assert held(allowance, [Stated("requests", 5, 0, 10)], now)
+    assert not held(allowance, [Stated("requests", 5, 0, 10)], 60.0)
+
+
+def test_a_limit_that_was_not_used_is_no_hold() -> None:
+    """Though its minute is over when that of another is."""
+    allowance = Allowance()
+    allowance.told([Stated("tokens", 9, None, 60)], 0.0, 0)
+    for now in (0.0, 60.0):
+        assert held(allowance, [Stated("requests", 5, 0, 60)], now)
+    assert not held(allowance, [Stated("requests", 5, 0, 60)], 120.0)
+
+
+def test_a_refusal_of_who_did_not_try_is_no_reason_to_try_less() -> None:
+    """Nor does it end the try of another turn, and while that one tries nobody else does."""
+    allowance = Allowance()
+    for now in (0.0, 10.0):
+        assert held(allowance, [Stated("requests", 5, 0, 10)], now)
+    assert not held(allowance, [Stated("requests", 5, 0, 10)], 20.0)
+    assert allowance.begin(20.0), "it tries"
+    allowance.refused(tried=False)
+    for now in (30.0, 40.0, 50.0):
+        assert held(allowance, [Stated("requests", 5, 0, 10)], now), "one tries already"
+    allowance.ended()
+    assert not held(allowance, [Stated("requests", 5, 0, 10)], 60.0)
+    allowance.begin(60.0)
+    allowance.answered()
+    allowance.refused(tried=False)
+    for now in (70.0, 80.0, 90.0, 100.0):
+        assert held(allowance, [Stated("requests", 5, 0, 10)], now), "the word was wrong once, and is not now"
+    assert not held(allowance, [Stated("requests", 5, 0, 10)], 110.0)
 
 
 def test_a_word_that_was_wrong_counts_again_after_a_refusal() -> None:

@@ -46,7 +46,7 @@ HOLDS: Final = 2
 #: What a turn counts for in the mean of their tokens.
 _WEIGHT: Final = 0.1
 
-#: Headers looked at, and longest name and value: more say nothing.
+#: Headers looked at, and longest name: more say nothing.
 _MOST: Final = 200
 _LONGEST: Final = 64
 
@@ -96,7 +96,7 @@ def _in_headers(headers: Iterable[tuple[object, object]], wall_clock: float) -> 
             and len(name) <= _LONGEST
             and (key := name.lower()).startswith("x-ratelimit-")
         ):
-            known[key[len("x-ratelimit-") :]] = value[:_LONGEST] if isinstance(value, str) else value
+            known[key[len("x-ratelimit-") :]] = value
     found: list[Stated] = []
     kinds: tuple[Kind, ...] = ("requests", "tokens")
     for kind in kinds if known else ():
