@@ -30,6 +30,8 @@ SAID = {
     "role": "assistant",
     "content": [{"type": "output_text", "text": "yes"}],
 }
+THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": []}
+REFERENCE = {"type": "item_reference", "id": "m"}
 FIELDS = encode_fields({"model": "m"})
 NO_IDS: Final[Sequence[Any]] = (7, "", [], False, {})
 NO_FLAGS: Final[Sequence[Any]] = (1, 0, "yes", "", [])
@@ -102,9 +104,34 @@ def test_what_was_stored_is_gone_on_from_anywhere() -> None:
 
     assert ("resp_1", [USER]) == sent(plan(history, ELSEWHERE, "resp_2"))
     assert ("resp_1", [USER]) == sent(plan(history, BESIDE, None, carried=lambda _: True))
-    assert (None, [USER, SAID, USER]) == sent(plan(history, ELSEWHERE, "resp_2", carried=lambda _: True))
+    carried = {"resp_1"}.__contains__
+    assert (None, [USER, SAID, USER]) == sent(plan(history, ELSEWHERE, "resp_2", carried=carried))
     assert (None, [USER, SAID, USER]) == sent(plan(history, ELSEWHERE, "resp_1"))
     assert plan(history, ELSEWHERE, None).rooted
+
+
+def test_what_was_stored_is_gone_on_from_on_its_own_connection() -> None:
+    """Whatever its number is, and that of the lane."""
+    index, connection = Index(max_bytes=2**20, max_age=3600), ConnectionId(7)
+    brought(index, USER).extend((), Output.of([SAID]), "resp_1", (connection, LaneId(0)), asked=True)
+    history = brought(index, USER, SAID, USER)
+
+    assert "resp_1" == sent(plan(history, (connection, LaneId(1)), None, carried=lambda _: True))[0]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_of_several_with_the_same_words_that_of_the_session_is_likelier(written: bool) -> None:
+    """Though another is later: headers say who asks."""
+    index = Index(max_bytes=2**20, max_age=3600)
+    body = {"model": "m", "input": [USER]}
+    for session in ("a", "b"):
+        history = BroughtHistory(index, body, 0.0, session=[session])
+        history.extend((), Output.of([SAID]), f"resp_{session}", HERE)
+
+    again = {"model": "m", "input": [USER, SAID, USER]}
+    for session in ("a", "b"):
+        history = BroughtHistory(index, WrittenBody(again) if written else again, 0.0, session=[session])
+        assert history.parent == f"resp_{session}"
 
 
 def test_of_several_with_the_same_words_that_of_the_lane_is_taken() -> None:
@@ -122,7 +149,9 @@ def test_where_no_parent_is_taken_none_is_named() -> None:
     takes = Takes()
     takes.parents = False
 
-    assert (None, [USER, SAID, USER]) == sent(plan(brought(after(), USER, SAID, USER), takes=takes))
+    for stored in (False, True):
+        history = brought(after(stored), USER, SAID, USER)
+        assert (None, [USER, SAID, USER]) == sent(plan(history, takes=takes))
     named = brought(after(), USER, previous_response_id="resp_1")
     assert ("resp_1", [USER]) == sent(plan(named, takes=takes))
 
@@ -179,6 +208,7 @@ def test_a_parent_that_is_said_is_named_as_it_is() -> None:
     assert ("resp_1", [USER]) == sent(planned)
     assert ("resp_1", False) == (history.parent, history.is_new)
     assert (False, True, True) == (planned.full, planned.rooted, planned.last_resort)
+    assert 0 == planned.saved
     assert not plan(brought(index, USER, previous_response_id="of old")).rooted
 
 
@@ -217,6 +247,37 @@ def test_a_steered_turn_is_gone_on_from_at_its_end() -> None:
     nothing.queue([])
 
     assert 2 == len(index)
+
+
+@pytest.mark.parametrize(("later", "known"), [(4600.0, "resp_1"), (4601.0, None)])
+def test_what_steered_a_turn_may_name_what_was_said(later: float, known: str | None) -> None:
+    """That is of use again, from then on."""
+    index = after(stored=True)
+    history = BroughtHistory(index, {"model": "m", "input": [USER]}, 1000.0)
+    for more in ((), encode_items([REFERENCE])):
+        history.extend(more, Output.of([{**SAID, "id": "n", "content": "no"}]), "resp_2", HERE)
+
+    assert known == BroughtHistory(index, {"model": "m", "input": [USER, SAID, USER]}, later).parent
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_what_was_stored_may_be_referred_to(stored: bool) -> None:
+    """By its id; nobody else knows what that means."""
+    history = brought(after(stored), USER, REFERENCE, USER)
+
+    assert ("resp_1" if stored else None) == history.parent
+
+
+def test_what_was_never_planned_or_answered_leaves_nothing_to_forget() -> None:
+    """Nor does what was sent in full."""
+    index = after()
+    history = brought(index, USER)
+    history.queue([])
+    for _ in range(2):
+        history.forget_parent(lost_by_server=True)
+        plan(history, latest=None)
+
+    assert (1, True) == (len(index), index.trusts_store)
 
 
 def test_an_output_that_is_not_whole_is_not_gone_on_from() -> None:
@@ -293,6 +354,12 @@ def test_what_goes_by_http_only_is_said_with_its_reason(body: dict[str, Any], wo
     assert (word or "") in (reason or "")
 
 
+def test_what_is_no_body_is_refused() -> None:
+    """Also by who only asks how it goes."""
+    with pytest.raises(TypeError, match=r"^body must be the body of a request, a mapping, not list$"):
+        http_only(["my secret"])  # type: ignore[arg-type] # which is the point
+
+
 @pytest.mark.parametrize("given", [{"a": "my secret"}, ["my secret"], 7, [{}, None]])
 def test_an_input_that_is_none_is_refused_without_its_words(given: Any) -> None:
     """Errors are written down where no text of a conversation may be."""
@@ -310,10 +377,6 @@ def test_nothing_is_encoded_twice() -> None:
 
     assert 1 == len(plan(history).input)
     assert all(isinstance(piece, Encoded) for piece in plan(history).input)
-
-
-THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": []}
-REFERENCE = {"type": "item_reference", "id": "m"}
 
 
 @pytest.mark.parametrize(
@@ -341,6 +404,16 @@ def test_what_was_written_before_is_as_if_it_was_now(given: Any) -> None:
     assert (now._given.thoughts, now._given.spoken) == (before._given.thoughts, before._given.spoken)
     assert (now._given.certain, now.parent) == (before._given.certain, before.parent)
     assert sent(plan(now)) == sent(plan(before))
+
+
+@pytest.mark.parametrize("given", [[USER, SAID], [USER, REFERENCE]])
+def test_what_is_written_says_all_that_its_body_says(given: list[dict[str, Any]]) -> None:
+    """And of its items, where what they mean depends on others, as much as can be known without these."""
+    body = {"model": "m", "input": given, "store": False}
+    written = WrittenBody(body)
+
+    assert written == body
+    assert list(written.digests) == ([digest_of(USER), None] if REFERENCE in given else [])
 
 
 def test_one_that_is_written_costs_no_call_for_each_of_its_items() -> None:
@@ -400,8 +473,9 @@ def test_it_counts_what_is_sent_and_says_why_it_is_everything() -> None:
 
     assert ((3, 1), None) == (delta.counted, delta.why)
     assert ((1, 1), None) == (named.counted, named.why)
+    told = [{"role": role, "content": "be good"} for role in ("system", "developer")]
     cases = {
-        "first": plan(brought(Index(max_bytes=2**20, max_age=3600), USER)),
+        "first": plan(brought(Index(max_bytes=2**20, max_age=3600), *told, USER)),
         "unknown": plan(brought(Index(max_bytes=2**20, max_age=3600), USER, SAID, USER)),
         "elsewhere": plan(brought(after(), USER, SAID, USER), ELSEWHERE),
         "uncertain": plan(brought(after(), USER, SAID, USER, prompt={"id": "p"})),
@@ -410,7 +484,7 @@ def test_it_counts_what_is_sent_and_says_why_it_is_everything() -> None:
     }
     assert list(cases) == [case.why for case in cases.values()]
     assert FULL_REASONS == cases.keys()
-    assert all(case.counted in ((1, 1), (3, 3)) for case in cases.values())
+    assert {(3, 3)} == {case.counted for case in cases.values()}
 
 
 def unchained() -> Takes:

@@ -359,6 +359,26 @@ def test_what_a_delta_saves_is_what_it_leaves_out(old: list[int], new: list[int]
     assert delta.saved == len(whole.request(FIELDS, None)) - len(delta.request(FIELDS, None)) + parent
 
 
+def test_what_a_delta_saves_grows_with_each_turn() -> None:
+    """By its input and its output."""
+    chain = chain_of(1)
+    assert (None, "resp_1") == (Chain().parent, chain.parent)
+    chain.extend(items(2, 3), output(4), "resp_2", HERE)
+
+    delta = chain.plan(items(5), HERE, "resp_2", None, FIELDS)
+    assert delta.saved == sum(len(each) + 1 for each in chain.encoded)
+
+
+def test_a_stored_parent_is_named_on_its_own_connection() -> None:
+    """Its other lanes as well: that there is a response of that name is no news there."""
+    chain = Chain()
+    chain.extend(items(1), output(2), "resp_1", (ConnectionId(7), LaneId(0)), asked=True)
+    lane = (ConnectionId(7), LaneId(1))
+    plan = chain.plan(items(3), lane, None, None, FIELDS, carried=lambda _: True)
+
+    assert ("resp_1", False) == (plan.previous_response_id, plan.full)
+
+
 def test_a_request_is_what_was_planned() -> None:
     """Its type first, its input last, and between them the body and what the plan says."""
     plan = chain_of(1).plan(items(2), HERE, "resp_1", None, FIELDS)
@@ -394,6 +414,7 @@ def test_a_response_that_could_not_be_kept_whole_is_no_parent() -> None:
     chain.extend(items(2), Output.of([None, item(3), {"no": "type"}]), "resp_2", HERE, asked=True)
 
     assert [item(1), item(2), item(3)] == chain.items
+    assert chain.parent is None
     assert full(1, 2, 3, 4) == chain.plan(items(4), HERE, "resp_2", None, FIELDS)
 
 
@@ -676,7 +697,7 @@ def test_an_item_that_is_too_deep_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"items": None}, "no list of items"),
+        ({"items": None}, "^the snapshot has no list of items$"),
         ({"items": [7]}, "items are no items: input must be"),
         ({"items": [{"a": float("inf")}]}, r"items are no items: input\[0\].a is inf"),
         ({"replay_from": True}, "replay_from=True is no index"),
@@ -691,6 +712,16 @@ def test_what_is_no_snapshot_is_refused(change: dict[str, Any], text: str) -> No
     """The error says what is wrong with it."""
     with pytest.raises(ValueError, match=text):
         Chain.resume({**chain_of(1).snapshot(), **change})
+
+
+@pytest.mark.parametrize("stored", [[1], [1, 3], [3]])
+def test_what_was_stored_is_in_a_snapshot_by_item(stored: list[int]) -> None:
+    """Each place where that changes. One behind the end says nothing, also of what follows."""
+    chain = Chain.resume({**chain_of(1, 2, 3).snapshot(), "stored": stored})
+    chain.extend(items(4), output(5), "resp_2", HERE)
+
+    assert chain.state()["stored"] == [place for place in (1, 3) if 1 in stored]
+    assert chain.state()["length"] == 5
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -748,6 +779,7 @@ def test_what_the_lane_holds_is_not_sent_there() -> None:
         assert (items(4), "one") == (here.input, here.previous_response_id)
         assert (items(1, 2, 3, 4), None) == (elsewhere.input, elsewhere.previous_response_id)
         assert here.saved == len(encode_all(chain.items))
+        assert chain.state()["stored"] == ([0, 2] if stored else [])
 
 
 def test_the_next_turn_has_taken_it() -> None:

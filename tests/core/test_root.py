@@ -8,7 +8,7 @@ import pytest
 
 from tests.core.test_chain import BODY, FIELDS, HERE, THERE, chain_of, item, items, output
 from wspool.core.commands import LaneId
-from wspool.core.items import Item, Output, encode_fields, read_items
+from wspool.core.items import Item, Output, encode_fields, encode_items, read_items
 from wspool.core.sending.chain import Chain, LaneKey, Plan, WarmUp
 
 
@@ -65,10 +65,22 @@ def test_a_compaction_leaves_no_call_open() -> None:
     assert calls[1:] == chain.open_calls
 
 
-@pytest.mark.parametrize("id", ["", None, 7, False])
-def test_a_root_is_an_id(id: Any) -> None:
+def test_an_answer_to_what_the_root_stands_for_is_no_orphan() -> None:
+    """The server knows the call."""
+    answer = encode_items([{"type": "function_call_output", "call_id": "c", "output": "x"}])
+    chain = Chain.adopt("resp_root")
+    chain.extend(answer, output(1), "resp_1", HERE)
+    chain.forget_parent()
+
+    assert [*answer, *items(1, 9)] == full(chain).input
+
+
+@pytest.mark.parametrize(
+    ("id", "found"), [("", "nothing"), (None, "nothing"), (False, "nothing"), (7, "int"), (["resp"], "list")]
+)
+def test_a_root_is_an_id(id: Any, found: str) -> None:
     """Anything else is refused."""
-    with pytest.raises(ValueError, match="no id of a response"):
+    with pytest.raises(ValueError, match=f": {found} is no id of a response"):
         Chain.adopt(id)
 
 
@@ -147,6 +159,7 @@ def test_an_edit_makes_the_next_send_full() -> None:
     """A root before all items stays; one that stood for items that are now given goes."""
     chain = chain_of(3)
     chain.edit([item(1), item(9)])
+    assert ([], []) == (chain.state()["stored"], chain.open_calls)
     plan = full(chain)
     assert (None, items(1, 9, 9)) == (plan.previous_response_id, plan.input)
 

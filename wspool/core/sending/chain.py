@@ -389,7 +389,7 @@ class Chain:
             raise ValueError(f"the snapshot's items are no items: {error}") from None
         if parent is not None and not _is_whole(snapshot, given):
             # Whoever made it has left items out: the response stands for all of them.
-            start, root, parent, stored = len(given), parent, None, False
+            start, root, parent = len(given), parent, None
         chain._replay_from = start
         chain._size = _size(chain._items[start:])
         chain._root = root
@@ -423,7 +423,7 @@ def _is_whole(snapshot: Mapping[str, Any], items: Sequence[Item]) -> bool:
         return bool(snapshot["length"] == len(items))
     if not items or "replay_from" not in snapshot or "parent_stored" not in snapshot:
         return False
-    kind = str(items[-1].get("type", "message"))
+    kind = str(items[-1].get("type"))
     return items[-1].get("role", "assistant") == "assistant" and not kind.endswith("_output")
 
 
