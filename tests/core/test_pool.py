@@ -696,6 +696,23 @@ def test_surplus_goes_as_soon_as_it_was_idle_for_so_long() -> None:
     assert [HangUp(ONE, CloseReason.IDLE, polite=True)] == core.tick(80.0)
 
 
+def test_what_leaves_is_surplus_once_as_many_newer_ones_are_free() -> None:
+    """Though they leave, too: an endpoint that announces every end would fill the pool with such."""
+    core = make(max_size=8, min_idle=2, max_idle=30.0)
+    core.start(0.0)
+    core.connected(ONE, 0.0, 0.5)
+    for number in map(ConnectionId, range(1, 5)):
+        if number > ONE:
+            core.connected(number, 0.0, 0.5)
+        assert [Dial(ConnectionId(number + 2))] == core.retire(number, 0.0, announced=False)
+
+    # The second began to leave when the third was dialled, which is no replacement of it.
+    assert [HangUp(ONE, CloseReason.IDLE, polite=True)] == run_to(core, 99.0)
+
+    assert [] == core.connected(ConnectionId(5), 100.0, 0.5)
+    assert [HangUp(TWO, CloseReason.IDLE, polite=True)] == run_to(core, 160.0)
+
+
 def test_a_planned_retirement_says_nothing_of_the_server() -> None:
     """However often spare goes unused: the next is dialled at once."""
     core = make(min_idle=1)

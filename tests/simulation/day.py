@@ -1,7 +1,7 @@
 """Day: a pool core alone, driven through virtual hours by a heap of what happens next.
 
-Dials take a moment and always succeed, goodbyes take a moment, pings are off. There is nothing else in it, so
-a day of a hundred connections takes a second.
+Dials take a moment and always succeed, goodbyes take a moment, pings are off; on request the server announces
+the end of each connection. There is nothing else in it, so a day of a hundred connections takes a second.
 """
 
 from __future__ import annotations
@@ -28,18 +28,25 @@ class Day:
         retired: when connections were retired.
         dialed: when dials began.
         least_idle: fewest lanes that could be granted at once, since `watch` was set.
+        largest: most connections since then.
+
+    Args:
+        notice: seconds after which the end of each connection is announced, None for never.
     """
 
-    def __init__(self, policy: PoolPolicy, seed: int, *, dial: float = 0.4) -> None:
+    def __init__(
+        self, policy: PoolPolicy, seed: int, *, dial: float = 0.4, notice: float | None = None
+    ) -> None:
         self.core = PoolCore(policy, OPENAI)
         self.now = 0.0
         self.retired: list[float] = []
         self.dialed: list[float] = []
         self.watch = False
         self.least_idle = math.inf
+        self.largest = 0
         self.choice = random.Random(seed)
         self.leases: list[LeaseId] = []
-        self._dial = dial
+        self._dial, self._notice = dial, notice
         self._order = itertools.count()
         self._coming: list[tuple[float, int, Callable[[], list[Command]]]] = []
         self._waiters = itertools.count(1)
@@ -87,9 +94,15 @@ class Day:
         self._retirements = statistics.retirements
         if self.watch:
             self.least_idle = min(self.least_idle, statistics.idle)
+            self.largest = max(self.largest, statistics.size)
 
     def _connected(self, number: ConnectionId) -> Callable[[], list[Command]]:
-        return lambda: self.core.connected(number, self.now, jitter=self.choice.random())
+        def connected() -> list[Command]:
+            if self._notice is not None:
+                self.after(self._notice, lambda: self.core.retire(number, self.now))
+            return self.core.connected(number, self.now, jitter=self.choice.random())
+
+        return connected
 
     def _gone(self, number: ConnectionId) -> Callable[[], list[Command]]:
         return lambda: self.core.gone(number, self.now)

@@ -238,7 +238,10 @@ class Journal:
         response: dict[str, Any] = event.get("response") or {}
         self.note("hear", link, lane, kind, response.get("id"))
         requests = [each for each in self.unfinished(link) if lane in (None, each.lane)]
-        if kind == "error" and event["error"].get("code") == "websocket_connection_limit_reached":
+        code = event["error"].get("code") if kind == "error" else None
+        if code == "connection_expiring":
+            return  # a notice, which ends nothing
+        if code == "websocket_connection_limit_reached":
             for request in requests:
                 request.ended = "limit" if request.created else "refused"
                 self.latest[link, request.lane] = None

@@ -82,3 +82,17 @@ def test_a_day_of_work(seed: int) -> None:
     # The first second needs its dials; after that nobody waits long enough to make a crowd.
     assert 0 == day.core.statistics().waiting
     assert 100 >= longest_line
+
+
+def test_a_day_at_an_endpoint_that_announces_every_end() -> None:
+    """Spare is never complete: it is dialled as in an outage, what it replaces goes, and lanes are there."""
+    policy = PoolPolicy(min_idle=2, max_idle=300.0, ping_interval=None)
+    day = Day(policy, 1, notice=0.1)
+    day.run(60.0)
+    day.watch = True
+    day.run(_DAY)
+
+    assert 2 <= day.least_idle
+    # Each may be looked at once before it is surplus, and there is one in 30 s; before that they come faster.
+    assert day.largest <= 2 * policy.max_idle / 30 + 8
+    assert len(day.dialed) <= _DAY / 30 + 12

@@ -9,7 +9,8 @@ When all conversations are over the trouble ends, and the pool has to prove that
 be leased at once, and a conversation is answered. Then it is closed, and nothing may be left. In the end each
 conversation goes on elsewhere, on a server that knows nothing of it and takes nothing that is not in order.
 
-One world in three is odd (`tests.simulation.odd`). That is drawn apart, and all else is as it would be.
+One world in three is odd (`tests.simulation.odd`), and in one in eight the server announces the end of each
+connection as soon as it is there. Both are drawn apart, and all else is as it would be.
 """
 
 from __future__ import annotations
@@ -174,6 +175,10 @@ class World:
             replay=choice.choice(("proven", "proven", "proven", "no_output", "always")),
             max_buffered=choice.choice((2_000, 16 * 1024 * 1024)),
         )
+        if random.Random(f"going {seed}").random() < 1 / 8:
+            self._lifetime = min(self._lifetime, 1e6)
+            self._profile = attrs.evolve(self._profile, expiring_notice=self._lifetime)
+            self._policy = attrs.evolve(self._policy, min_idle=2)
         self._warm_up = {"model": "m"} if choice.random() < 0.3 else None
         schedule = self._policy.schedule(self._provider)
         self.journal = Journal(self._policy, schedule.last_start)

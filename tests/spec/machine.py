@@ -236,8 +236,10 @@ class PoolMachine(RuleBasedStateMachine):
         self.world.full_send = self.core._allocation.keeping.full_send
         for number, known in self.core._roster.connections.items():
             if number in self.world.connections:  # else its dial begins with this step
-                self.world.connections[number].retire_at = known.retire_at
-                self.world.connections[number].retiring |= known.key[0] == -math.inf
+                seen = self.world.connections[number]
+                seen.retire_at = known.retire_at
+                if known.key[0] == -math.inf and not seen.retiring:
+                    seen.retiring, seen.left_after = True, self.world.highest_connection
         self.world.take(commands, self.now)
         if verb == "acquire_nowait" and args[0] in self.world.waiters:
             self.world.waiters.remove(args[0])  # it does not wait
@@ -257,6 +259,7 @@ class PoolMachine(RuleBasedStateMachine):
         elif math.isinf(self.line_since):
             self.line_since = self.now
         self.check_dials(dials_before)
+        self.world.note_surplus(self.now)
         return commands
 
     def check_dials(self, before: int) -> None:
@@ -305,14 +308,16 @@ class PoolMachine(RuleBasedStateMachine):
 
     def check_breaks(self, commands: list[Command]) -> None:
         """Make before break: a planned retirement alone never costs spare while there is room."""
-        size = self.world.size
+        size, others = self.world.size, self.world.open
         for command in commands:
             left = isinstance(command, HangUp) and not self.policy.count_closing
             size += isinstance(command, Dial) - left
-            if getattr(command, "reason", None) is CloseReason.IDLE:
-                fresh = sum(self.world.fresh(other) for other in self.world.open)
-                idle = self.world.fresh(self.world.connections[command.connection])  # type: ignore[union-attr] # a HangUp
-                assert fresh - idle >= self.policy.min_idle, "spare was taken for surplus"
+            if isinstance(command, HangUp):
+                others = [other for other in others if other.id != command.connection]
+                if command.reason is CloseReason.IDLE:
+                    idle = self.world.connections[command.connection]
+                    ready = self.world.instead(idle, others) + self.lately(idle, others)
+                    assert ready >= self.policy.min_idle, "spare was taken for surplus"
             if getattr(command, "reason", None) is not CloseReason.LIFETIME:
                 continue
             connection = self.world.connections[command.connection]  # type: ignore[union-attr] # a HangUp
@@ -332,6 +337,19 @@ class PoolMachine(RuleBasedStateMachine):
                     dials = [dial for dial in self.world.dials if dial.id not in closed]
                     coming = len(dials) * self.world.lanes
                     assert coming < self.need(), "broke before make, although it was on its way"
+
+    def lately(self, connection: Connection, others: list[Connection]) -> int:
+        """How many lanes are newer than *connection* that retires, and began to retire in this very step.
+
+        Those that were spare before are not counted again.
+        """
+        known = self.core._roster.connections
+        return sum(
+            self.world.free(other) - self.world.fresh(other)
+            for other in others
+            if connection.retiring and other.id > connection.left_after
+            if not other.retiring and known[other.id].key[0] == -math.inf
+        )
 
     # -- waiters --------------------------------------------------------------------------------
 
@@ -910,6 +928,25 @@ class PoolMachine(RuleBasedStateMachine):
         connection.announced = connection.announced or not connection.retiring
         self.step("retire", connection.id)
 
+    @rule(rounds=st.integers(3, 8))
+    @precondition(lambda self: not self.world.closing)
+    @noted
+    def server_announces_every_end(self, rounds: int) -> None:
+        """As soon as a connection is there, so that spare is never complete, in a pool that has room."""
+        self.policy = self.world.policy = attrs.evolve(self.policy, max_size=8, min_idle=2)
+        self.step("resize", max_size=8, min_idle=2)
+        for _ in range(rounds):
+            for connection in self.world.open:
+                connection.announced = connection.announced or not connection.retiring
+                self.step("retire", connection.id)
+            for connection in self.world.those(closing=True):
+                del self.world.connections[connection.id]
+                self.step("gone", connection.id)
+            if self.world.dials:
+                self.dial_succeeds(0, 0.5)
+            else:
+                self.wait_until(self.now + 31.0)
+
     @rule(pick=picks)
     @precondition(lambda self: self.world.those(closing=True) or self.world.those(dialing=True, closing=True))
     @noted
@@ -1200,6 +1237,8 @@ class PoolMachine(RuleBasedStateMachine):
                 assert busy, "it outlived the server's limit for nothing"
             for track in connection.lanes:
                 assert track.on is not On.TAIL or self.now < track.tail_until, "a tail without end"
+            if connection.surplus_since is not None:
+                assert self.now < connection.surplus_since + self.policy.max_idle, "idle for nobody"
             if not math.isinf(connection.ping_at):
                 assert connection.pinged or self.now < connection.ping_at, "nobody asks whether it is there"
 

@@ -766,6 +766,24 @@ MUTANTS = [
     # -- the whole pool --
     Mutant("spare is closed as surplus", LIVES, "if due <= now and surplus:", "if due <= now:"),
     Mutant(
+        "what leaves is collected where everything leaves",
+        LIVES,
+        "            others += affinity.leaving_since(connection.left_after)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "what leaves goes for what left before it",
+        ROSTER,
+        "        connection.left_after = self._last_connection\n",
+        "        connection.left_after = ConnectionId(0)\n",
+    ),
+    Mutant(
+        "who has used what leaves keeps it idle",
+        LIVES,
+        "        if not connection.idle_alarm and not connection.busy:\n",
+        "        if not connection.idle_alarm and not connection.busy and connection.state is _OPEN:\n",
+    ),
+    Mutant(
         "the peer is pinged once",
         POOL,
         "            self._lives.heard(found, heard_at, now)\n",

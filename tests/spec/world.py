@@ -86,6 +86,10 @@ class Connection:
     #: Its end was announced; somebody has had a lane of it.
     announced: bool = False
     lent: bool = False
+    #: The latest dial when it began to retire.
+    left_after: int = 0
+    #: Since when it is idle, and more than the spare that is asked for.
+    surplus_since: float | None = None
     retire_at: float = math.inf
     cleared_at: float = math.inf
     #: Since when no turn may be started on it.
@@ -436,7 +440,27 @@ class World:
     def expiry(self, connection: Connection) -> float:
         return connection.born + self.schedule.lifetime
 
+    def note_surplus(self, now: float) -> None:
+        """A step is over: nobody needs what is idle beside as much spare as is asked for."""
+        for connection in self.open:
+            idle = not any(lane.lease is not None or lane.on is not On.NOTHING for lane in connection.lanes)
+            others = [other for other in self.open if other is not connection]
+            if not idle or self.instead(connection, others) < self.policy.min_idle:
+                connection.surplus_since = None
+            elif connection.surplus_since is None:
+                connection.surplus_since = now
+
     # -- queries --------------------------------------------------------------------------------
+
+    def instead(self, connection: Connection, others: list[Connection]) -> int:
+        """How many free lanes of *others* are as good as those of *connection* ahead of demand.
+
+        For one that retires what was dialled since, though it retires, too.
+        """
+        if not connection.retiring:
+            return sum(map(self.fresh, others))
+        newer = [other for other in others if other.retiring and other.id > connection.left_after]
+        return sum(map(self.fresh, others)) + sum(map(self.free, newer))
 
     def suits(self, connection: Connection, now: float) -> bool:
         """Whether a lane of *connection* would serve the first in line."""

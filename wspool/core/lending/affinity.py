@@ -178,6 +178,11 @@ class Affinity:
         """Return whether *lane*, which is free, is spare: it is nobody's loss, and it stays."""
         return lane.entry is not None and lane.entry[0] < _CLAIMED
 
+    def leaving_since(self, dial: ConnectionId) -> int:
+        """Return how many free lanes there are of connections that are about to go, and newer than *dial*."""
+        first = bisect.bisect_left(self.idle, (_RETIRING, 0.0, -sys.maxsize, LaneId(0)))
+        return bisect.bisect_left(self.idle, (_RETIRING, 0.0, -dial, LaneId(0)), first) - first
+
     def least(self, *, warm: bool) -> tuple[ConnectionId, LaneId, bool]:
         """Return the free lane that a newcomer is given, and whether a conversation may miss it.
 

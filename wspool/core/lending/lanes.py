@@ -86,6 +86,8 @@ class Connection:
     touched_at: float = -math.inf
     #: Since when every lane is IDLE, while it is usable.
     idle_since: float | None = None
+    #: The latest dial when it began to retire, if it has.
+    left_after: ConnectionId | None = None
     #: Whether it will be looked at for being idle for long.
     idle_alarm: bool = False
 

@@ -7,7 +7,9 @@ Rules of this module:
   start on it any more.
 * Past the server's limit only a turn in flight keeps a connection.
 * What is told to go says goodbye only if it is clean.
-* What nobody needs goes after `max_idle`, unless it is spare that was asked for.
+* What nobody needs goes after `max_idle`, unless it is spare that was asked for. For one that retires those
+  that were dialled since count as spare, though they retire, too: else an endpoint that announces the end of
+  each connection as it opens fills the pool. Where nothing new can be had, what retires stays.
 * A connection that ends leaves nothing behind: no alarm, no place in the calendar. One without a
   lifetime limit never has them.
 """
@@ -148,7 +150,6 @@ class Lives:
         """Replace *connection* as soon as possible; tell who holds it."""
         commands.extend(Expiring(lease) for lease in self._roster.retire(connection))
         self.alarms.cancel((connection, _Alarm.RETIRE))
-        self.alarms.cancel((connection, _Alarm.IDLE))  # it goes for another reason now
         self._tally.retirements += 1
 
     def end_grants(
@@ -236,8 +237,10 @@ class Lives:
             return  # busy since; the alarm is set again when it is idle
         due = connection.idle_since + self.policy.max_idle
         affinity = self._roster.affinity
-        own = sum(affinity.is_fresh(lane) for lane in connection.free)
-        surplus = affinity.fresh - own >= self.policy.min_idle
+        others = affinity.fresh - sum(affinity.is_fresh(lane) for lane in connection.free)
+        if connection.left_after is not None:
+            others += affinity.leaving_since(connection.left_after)
+        surplus = others >= self.policy.min_idle
         if due <= now and surplus:
             self.hang_up(connection, CloseReason.IDLE, commands)
         else:
@@ -282,7 +285,7 @@ class Lives:
     def note_idle(self, connection: Connection, now: float) -> None:
         """If it has no busy lane, look at it again after `max_idle`."""
         self._roster.note_idle(connection, now)
-        if not connection.idle_alarm and not connection.busy and connection.state is _OPEN:
+        if not connection.idle_alarm and not connection.busy:
             # It outlives the next lease: most are over long before it rings.
             connection.idle_alarm = True
             self.alarms.set((connection, _Alarm.IDLE), now + self.policy.max_idle)

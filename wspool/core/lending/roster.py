@@ -74,7 +74,7 @@ class Roster:
         self.dialed_at = -math.inf
         self.leases: dict[LeaseId, tuple[Connection, Lane]] = {}
         self.unreported: OrderedDict[LeaseId, float] = OrderedDict()
-        self._last_connection = 0
+        self._last_connection = ConnectionId(0)
         self._lease_ids = cast("Iterator[LeaseId]", itertools.count(1))
 
     # -- look-ups -----------------------------------------------------------------------------
@@ -107,8 +107,8 @@ class Roster:
 
     def dial(self, now: float, episode: int) -> Connection:
         """Add a connection whose dial starts now."""
-        self._last_connection += 1
-        connection = Connection(ConnectionId(self._last_connection), now, episode)
+        self._last_connection = ConnectionId(self._last_connection + 1)
+        connection = Connection(self._last_connection, now, episode)
         self.connections[connection.id] = connection
         self.dialed_at = now
         self.states[_DIALING] += 1
@@ -164,6 +164,7 @@ class Roster:
     def retire(self, connection: Connection) -> list[LeaseId]:
         """It is past its planned retirement; return the leases on it."""
         self.move(connection, ConnectionInput.RETIRE)
+        connection.left_after = self._last_connection
         # It may go before its time. Whoever is granted it would be told to move at once.
         if connection.free:
             self._remove_available(connection)
