@@ -36,6 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--profile", default="dev", choices=("few", "dev", "ci", "deep"))
 
 
+@pytest.fixture(scope="session")
+def thinned(pytestconfig: pytest.Config) -> bool:
+    """Whether a sample is enough of what is tried at every place: so it is where Hypothesis tries `few`."""
+    return bool(pytestconfig.getoption("--profile") == "few")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Load the chosen profile before any test is collected."""
     # What a shell starts in the background ignores interrupts, and so would all processes of tests.

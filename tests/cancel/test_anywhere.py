@@ -38,4 +38,4 @@ def test_everything_is_cancelled() -> None:
 
 def test_a_world_replays_exactly() -> None:
     """The same seed cancels the same acts."""
-    assert run_world(5) == run_world(5)
+    assert run_world(0) == run_world(0)

@@ -323,7 +323,7 @@ class SlowConnector:
 
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_nothing_is_left_whatever_happens_when(name: str, action: Action) -> None:
+def test_nothing_is_left_whatever_happens_when(name: str, action: Action, thinned: bool) -> None:
     """After any cancellation, exception or interrupt at any step the pool is whole, and gone when closed."""
     scenario, limits, options = SCENARIOS[name]
     seen: list[Steps] = []
@@ -345,7 +345,8 @@ def test_nothing_is_left_whatever_happens_when(name: str, action: Action) -> Non
             assert all(wire.goodbye is not None for wire in far.connector.wires)
             seen.append(steps)
 
-    assert sweep(main, action, name) >= 3
+    # Each place of a mishap is counted below.
+    assert sweep(main, action, name, stride=4 if thinned and action != "raise" else 1) >= 3
     *tried, untouched = seen
     caught = [[*map(type, leaves(steps.caught))] for steps in tried if steps.caught is not None]
     if action == "raise":

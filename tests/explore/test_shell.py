@@ -23,12 +23,13 @@ ALWAYS = (
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
-def test_nothing_goes_wrong_nearby(scene: Scene) -> None:
+def test_nothing_goes_wrong_nearby(scene: Scene, thinned: bool) -> None:
     """No schedule with at most so many deviations breaks a rule."""
-    report = scene.explore(Deviations(scene.near)).check()
+    near = 1 if thinned else scene.near
+    report = scene.explore(Deviations(near)).check()
 
-    assert report.exhausted == scene.near
-    assert report.runs > 10
+    assert report.exhausted == near
+    assert report.runs > (1 if thinned else 10)
 
 
 @pytest.fixture(scope="module")

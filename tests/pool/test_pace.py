@@ -151,7 +151,7 @@ async def hold(
     return endpoint, failed
 
 
-@pytest.mark.parametrize("seconds", [0.3, 1, 8, 60, 3600, 36_000])
+@pytest.mark.parametrize("seconds", [0.3, 1, 8, 60, 3600])
 @pytest.mark.parametrize(
     "error",
     [OVERLOADED, RATE, put_off("server_is_overloaded"), put_off("rate_limit_exceeded")],
@@ -209,9 +209,9 @@ async def test_whoever_takes_its_events_is_given_the_end(autojump_clock) -> None
 
 
 async def test_a_day_of_it(autojump_clock) -> None:
-    """Two hundred seconds up, two hours down, all day."""
+    """A minute up, two hours down, all day."""
     endpoint, failed = await hold(
-        lambda e: RATE if e.now % 7400 > 200 else None, tasks=700, workers=2, turns=5, patience=86_400
+        lambda e: RATE if e.now % 7260 > 60 else None, tasks=105, workers=2, turns=5, patience=86_400
     )
     assert failed == 0
     assert endpoint.now >= 15 * 3600

@@ -8,6 +8,7 @@ which a real turn takes besides, are not in it, so the shares are higher here th
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib.util
 import logging
@@ -75,6 +76,7 @@ def missing(name: str) -> str | None:
         return library
 
 
+@functools.cache
 def calls(make: Callable[[], wspool.Instrument] | None, *, batch: int = 10_000) -> int:
     """The calls that one warm turn takes, the fewest of some: caches and finalizers only add to it."""
     found: list[int] = []
