@@ -61,6 +61,7 @@ def translate(body: Mapping[str, Any], leave_out: Collection[str] = ()) -> Body:
     """
     # What is stored is told otherwise: here only if asked for, there unless asked not to.
     said: Body = {"store": False}
+    unsaid: Body = {}
     for name, value in body.items():
         if name in leave_out or value is None or name in _CARRYING or value in _NEUTRAL.get(name, ()):
             continue
@@ -71,8 +72,12 @@ def translate(body: Mapping[str, Any], leave_out: Collection[str] = ()) -> Body:
         elif name in _TRANSLATED:
             _put(said, _TRANSLATED[name](value))
         else:
-            hint = f"-n {value} takes so many answers" if name == "n" else f"--leave-out {name} does without"
-            raise ValueError(f"the Responses API cannot say {name!r}; {hint}")
+            unsaid[name] = value
+    if unsaid:
+        without = " ".join(f"--leave-out {name}" for name in unsaid)
+        more = f", and -n {unsaid['n']} with it takes so many answers" if "n" in unsaid else ""
+        names = ", ".join(map(repr, unsaid))
+        raise ValueError(f"the Responses API cannot say {names}; {without} does without{more}")
     if "input" not in said:
         raise ValueError("there are no messages")
     return said
