@@ -415,6 +415,8 @@ def test_what_the_server_refuses_is_a_failure(place: Path) -> None:
         ("rollout good.jsonl --url ws://[very-secret/", "cannot be parsed"),
         ("rollout good.jsonl", "the tasks go to wss://api.openai.com/v1/responses (the default), and there"),
         ("rollout good.jsonl --local --url ws://localhost/", "give one of them"),
+        ("rollout --local --format csv", "--format is about a file of tasks"),
+        ("rollout --expected-field right", "--expected-field is about a file of tasks"),
         ("rollout good.jsonl --local --provider nobody", "there are azure, litellm, openai, vercel, xai"),
         ("rollout good.jsonl --local --tools mine", "must be pkg.mod:tools or ./file.py:tools"),
         ("rollout good.jsonl --local --max-cost 1", "max_cost needs a price"),

@@ -26,6 +26,9 @@ _MOST_NAMED: Final = 20
 def read_batch(given: Given) -> Sequence[Task]:
     """Return the tasks that are to be done. A mistake ends the command."""
     if given.input.tasks is None:
+        for option, named in _about_a_file(given):
+            if any(name is not None for name in named):
+                usage_error(f"{option} is about a file of tasks; say which")
         batch = bundled_tasks()
         if not batch:
             usage_error("no bundled task can be run: this Python has no source code of its standard library")
@@ -61,15 +64,20 @@ def _selection(given: Given) -> Selection:
     )
 
 
-def _columns(given: Given) -> Columns:
-    if given.input.format not in (None, *FORMATS):
-        usage_error(f"--format {given.input.format!r} must be one of {', '.join(FORMATS)}")
-    for option, names in (
+def _about_a_file(given: Given) -> Sequence[tuple[str, Sequence[str | None]]]:
+    return (
+        ("--format", [given.input.format]),
         ("--id-field", [given.input.id_field]),
         ("--input-field", [given.input.input_field]),
         ("--expected-field", [given.input.expected_field]),
         ("--leave-out", given.input.leave_out),
-    ):
+    )
+
+
+def _columns(given: Given) -> Columns:
+    if given.input.format not in (None, *FORMATS):
+        usage_error(f"--format {given.input.format!r} must be one of {', '.join(FORMATS)}")
+    for option, names in _about_a_file(given):
         if "" in names:
             usage_error(f"{option} must be the name of a field")
     return Columns(
