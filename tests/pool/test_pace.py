@@ -195,16 +195,24 @@ async def test_without_patience_what_was_put_off_is_told_at_once(autojump_clock)
 
 
 async def test_whoever_takes_its_events_is_given_the_end(autojump_clock) -> None:
-    """What was shown is not followed by another answer."""
+    """What was shown is not followed by another answer; but those after it wait, as after any refusals."""
     async with trio.open_nursery() as nursery:
-        endpoint = Endpoint(lambda e: put_off("rate_limit_exceeded"), nursery)
+        endpoint = Endpoint(
+            lambda e: put_off("rate_limit_exceeded") if e.requests <= TROUBLE else None, nursery
+        )
         async with (
             paced_pool(FakeConnector(endpoint.answer), limits=policy(refusal_patience=math.inf)) as pool,
             pool.conversation(model="m") as talk,
-            talk.turn("hello") as turn,
         ):
-            assert ["response.created", "response.failed"] == [event.type async for event in turn]
-            assert ("failed", 1) == (turn.response.status, endpoint.requests)
+            for number in range(TROUBLE):
+                async with talk.turn("hello") as turn:
+                    assert ["response.created", "response.failed"] == [event.type async for event in turn]
+                    assert ("failed", 1 + number) == (turn.response.status, endpoint.requests)
+            held, began = pool.statistics().held, trio.current_time()
+            assert held > 0.1
+            await talk.respond("again")
+            assert trio.current_time() - began >= held
+            assert 1 + TROUBLE == endpoint.requests
         nursery.cancel_scope.cancel()
 
 

@@ -136,10 +136,17 @@ class ConversationDriver:
                     lease.give_up(attempt)
                 attempt.drop()  # ended or not: the reader may be waiting for somebody to read the rest
                 self._close_account(attempt, told=told)
+                if attempt.machine.put_off and attempt.machine.error is not None:
+                    self._refused(errand, attempt.redactor.server_error(attempt.machine.error))
             self._record(attempt, failure, told=told)
         finally:
             if errand is not None:
                 self._continuity.leave(errand)
+
+    def _refused(self, errand: Errand, error: ServerError) -> None:
+        owner = self._continuity.owner
+        if errand.ticket is not None:
+            owner.errands.refused(errand, error, jitter=owner.jitter())
 
     def _decide(self, errand: Errand, attempt: Attempt, *, exposed: bool) -> Recovery:
         """Decide how the turn goes on after *attempt* failed, and do what follows from that at once."""
@@ -174,8 +181,8 @@ class ConversationDriver:
             )
             if resends.plain and plain is not None:
                 self._fields, self._went_plain = plain, error
-            if decision is Recovery.LATER and errand.ticket is not None:
-                continuity.owner.errands.refused(errand, error, jitter=continuity.owner.jitter())
+            if decision is Recovery.LATER:
+                self._refused(errand, error)
         else:
             decision = Recovery.GIVE_UP
         if decision is Recovery.GIVE_UP:
