@@ -225,6 +225,8 @@ def test_a_person_can_look_first(place: Path) -> None:
         assert "--unknown-effects tell" in ended.err
         ended = rollout(*options)
     assert (0, [UNKNOWN]) == (ended.code, [line["answer"] for line in ended.results])
+    assert 1 == ended.summary["unknown_calls"]
+    assert "outcome is unknown: 1; the model was told so" in ended.err
     assert "x" == Path("did").read_text()
     assert json.loads(Path("out", EFFECTS).read_text().splitlines()[-1])["over"] is True
 

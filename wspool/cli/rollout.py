@@ -128,6 +128,12 @@ def _tell(
         warn(f"{plain(summary.problem)} ({summary.owed} tasks are owed)")
     elif summary.owed:
         warn(f"{summary.owed} tasks are owed; the same command runs them")
+    if summary.unknown_calls:
+        warn(
+            f"calls of an earlier run whose outcome is unknown: {summary.unknown_calls}; the model was told "
+            "so. A tool that may be called twice is @wspool.tool(repeatable=True); with --unknown-effects "
+            "stop a person can look"
+        )
     if not_well:
         counts = ", ".join(f"{count} {name}" for name, count in Counter(not_well).most_common())
         way = "--redo-wrong" if set(not_well) == {"wrong"} else "--redo-errors"

@@ -86,7 +86,7 @@ async def lead(
 
 
 class _Team:
-    saved_turns = 0
+    saved_turns = unknown_calls = 0
     unknown = spent = None
 
     def __init__(self, cluster: Cluster, actors: int, max_size: int, meter: Meter) -> None:

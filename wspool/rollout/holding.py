@@ -21,6 +21,7 @@ import trio
 import wspool
 from wspool.core.begun import ToolBegun, TurnBegun
 from wspool.core.calls import described
+from wspool.core.effects import UNKNOWN
 from wspool.core.statistics import PoolStatistics, ToolRecord
 from wspool.core.usage import Budget
 from wspool.errors import BudgetExceededError, UnknownEffectsError
@@ -91,6 +92,7 @@ class Holder:
 
     Attributes:
       saved_turns: turns that an earlier run has left, and that need not be taken again.
+      unknown_calls: calls of an earlier run of which the model was told that their outcome is unknown.
       unknown: what a person has to look at before some of the tasks can go on, or None.
     """
 
@@ -116,7 +118,7 @@ class Holder:
         self._unwritten: str | None = None
         self._draining = False
         self._intake = Intake(pool.statistics)
-        self.saved_turns = 0
+        self.saved_turns = self.unknown_calls = 0
         self.unknown: str | None = None
         meter.on_begin, meter.on_free = self._asked, self._intake.changed
         meter.on_tool = self._called
@@ -223,13 +225,15 @@ class Holder:
             if conversation is not None:
                 del self._running[conversation.number]
                 self._meter.conversation_ended(conversation.statistics())
+        items = conversation.items if conversation is not None else ()
+        self.unknown_calls += sum(item.get("output") == UNKNOWN for item in items)
         result = Result(
             task=task,
             outcome=outcome,
             answer=answer,
             response=response,
             failure=failure,
-            items=conversation.items if conversation is not None else (),
+            items=items,
             statistics=conversation.statistics() if conversation is not None else None,
             seconds=trio.current_time() - began,
             began=began_at,

@@ -47,6 +47,9 @@ class Place(Protocol):
     def saved_turns(self) -> int: ...
 
     @property
+    def unknown_calls(self) -> int: ...
+
+    @property
     def unknown(self) -> str | None: ...
 
     @property
@@ -270,6 +273,7 @@ class Run:
             owed=owed,
             skipped=total - len(self._tasks),
             saved_turns=self._place.saved_turns,
+            unknown_calls=self._place.unknown_calls,
             peak_connections=self._peak,
             interrupted=self._interrupted,
             problem=("; ".join(self._problems()) or None) if owed else None,

@@ -164,6 +164,7 @@ class Summary:
       skipped: tasks that had a result before this run.
       turns: turns that ended, however they ended.
       saved_turns: turns of an earlier run that need not be taken again.
+      unknown_calls: calls of an earlier run of which the model was told that their outcome is unknown.
       delta_turns: requests that carried only what was new.
       full_turns: requests that carried the whole history.
       bytes_saved: bytes of history that the delta requests did not have to carry.
@@ -199,6 +200,7 @@ class Summary:
     skipped: int = 0
     turns: int = 0
     saved_turns: int = 0
+    unknown_calls: int = 0
     tool_calls: int = 0
     delta_turns: int = 0
     full_turns: int = 0
