@@ -18,7 +18,18 @@ import trio
 import trio.testing
 
 import wspool
-from tests.helpers import FakeConnector, FakeWire, echo, error_frame, fake_pool, policy
+from tests.helpers import (
+    FakeConnector,
+    FakeWire,
+    completed,
+    created,
+    echo,
+    error_frame,
+    fake_pool,
+    policy,
+    user,
+)
+from tests.pool.tooling import call
 
 Act = Callable[[wspool.Pool, wspool.Conversation], Awaitable[None]]
 
@@ -67,8 +78,21 @@ async def lease(pool: wspool.Pool, conversation: wspool.Conversation) -> None:
             pass  # a lease sends nothing again
 
 
+async def give_back(pool: wspool.Pool, conversation: wspool.Conversation) -> None:
+    lease = await pool.acquire()
+    try:
+        pass
+    finally:
+        lease.release()
+
+
+async def edit(pool: wspool.Pool, conversation: wspool.Conversation) -> None:
+    conversation.edit([*conversation.items, user("more")])
+
+
 ACTS: Final = {
-    act.__name__: act for act in (respond, stream, leave_early, begin_another, branch, run, compact, lease)
+    act.__name__: act
+    for act in (respond, stream, leave_early, begin_another, branch, run, compact, lease, give_back, edit)
 }
 
 
@@ -145,6 +169,42 @@ def test_an_interrupt_that_is_caught_costs_nothing(act: str) -> None:
         if not trio.run(interrupted, ACTS[act], at, clock=clock):
             return
     raise AssertionError("hardly anything is protected")
+
+
+@pytest.mark.parametrize("struck", ["an event", "a tool"])
+@pytest.mark.parametrize("eager", [True, False])
+def test_an_interrupt_comes_bare_out_of_a_tool_loop(struck: str, eager: bool) -> None:
+    """Whether its calls are tasks or not, and wherever it strikes in the caller's own functions."""
+
+    async def main() -> None:
+        def two_calls(wire: FakeWire, request: dict[str, Any]) -> None:
+            calls = [call("a", "call_1"), call("b", "call_2")]
+            done = {"type": "response.output_item.done"}
+            end = completed("resp_1")
+            end["response"]["output"] = calls
+            wire.push(
+                created("resp_1"), *({**done, "output_index": at, "item": calls[at]} for at in (0, 1)), end
+            )
+
+        async def tool() -> None:
+            await trio.sleep(1)
+            if struck == "a tool":
+                signal.raise_signal(signal.SIGINT)
+            await trio.sleep_forever()
+
+        def look(event: wspool.Event) -> None:
+            if struck == "an event":
+                signal.raise_signal(signal.SIGINT)
+
+        connector = FakeConnector(two_calls)
+        async with fake_pool(connector) as pool, pool.conversation(model="m") as conversation:
+            with pytest.raises(KeyboardInterrupt):
+                await conversation.run("x", tools={"a": tool, "b": tool}, eager=eager, on_event=look)
+            connector.on_request = echo
+            await conversation.run("y", tools={"a": tool, "b": tool})
+            assert 0 == pool.statistics().in_flight
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 @pytest.mark.parametrize("where", ["in line", "in a hold", "for an answer"])

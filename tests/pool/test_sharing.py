@@ -34,7 +34,7 @@ from wspool.core.frames import encode
 from wspool.core.items import Output, encode_items
 from wspool.pool import conversation as conversation_module
 
-STEPS = ("respond", "stream", "break", "lease", "run", "wait", "fork", "resume", "lose", "compact")
+STEPS = ("respond", "stream", "break", "lease", "run", "watch", "wait", "fork", "resume", "lose", "compact")
 PROGRAMS = st.lists(st.sampled_from(STEPS), min_size=2, max_size=8)
 
 
@@ -152,7 +152,7 @@ async def take(
     connector: FakeConnector,
 ) -> wspool.Conversation:
     """Take one step; return the conversation that goes on."""
-    text = f"call me {number}" if step == "run" else f"say {number}"
+    text = f"call me {number}" if step in ("run", "watch") else f"say {number}"
     given = hands.keep([{"role": "user", "content": [{"type": "input_text", "text": text}]}])
     body = hands.keep({"metadata": {"turn": [str(number)]}, "reasoning": {"effort": "low"}})
     match step:
@@ -181,13 +181,18 @@ async def take(
                     except wspool.ResponseFailedError:
                         pass  # a lease sends nothing again
             return await stack.enter_async_context(pool.conversation(resume=hands.keep(talk.snapshot())))
-        case "run":
+        case "run" | "watch":
 
             async def look(at: list[str]) -> Any:
                 await trio.lowlevel.checkpoint()
                 return hands.keep({"seen": at})
 
-            response = await talk.run(given, tools={"look": look}, retries=1, **body)
+            def see(event: wspool.Event) -> None:
+                hands.keep(event.data)
+                hands.move()
+
+            on_event = see if step == "watch" else None
+            response = await talk.run(given, tools={"look": look}, retries=1, on_event=on_event, **body)
             hands.keep(response.data)
         case "wait":
             talk.close()

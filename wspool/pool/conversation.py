@@ -247,6 +247,7 @@ class Conversation:
             it.leave(errand)
         return answer
 
+    @enable_ki_protection
     def edit(self, items: Sequence[Mapping[str, Any]]) -> None:
         """Let *items* be the history from now on, such as `items` without those that are not wanted.
 

@@ -246,6 +246,7 @@ class Lease:
         if self.alive and self.lane.attempt is None:
             self._owner.step(self._owner.core.park, self._id)
 
+    @enable_ki_protection
     def release(self) -> None:
         """Give the lane back. Never waits; releasing twice does nothing."""
         self._owner.check_use()

@@ -10,6 +10,8 @@ Rules of this module:
 * The model goes on without the outputs of async calls. They are sent with the next turn after they have come;
   when nothing else is left to do, the loop waits for the next of them.
 * Nothing of a loop outlives it: what still runs when it ends is cancelled.
+* Whoever is given an event may change it. What the loop goes by was read before.
+* That calls are tasks is nobody's business: what ends the program comes out of a loop as it would without.
 """
 
 from __future__ import annotations
@@ -47,6 +49,9 @@ __all__ = ["Limits", "OnEvent", "ToolLoop"]
 OnEvent: TypeAlias = Callable[[Event], Awaitable[None] | None]
 
 _SEALED: Final = "response.output_item.done"
+
+#: What is said to the program, and not to whoever runs a loop.
+_ORDERS: Final = (KeyboardInterrupt, SystemExit)
 
 
 @attrs.frozen
@@ -91,13 +96,24 @@ class ToolLoop:
         self._begin = begin
         self._limits = limits
         self._taken = self._retried = 0
+        #: Whether nothing follows the latest response, whatever it calls.
+        self._over = False
         #: Async calls that the history has, and whose outputs it has not.
         self._awaited: list[Job] = []
 
     async def run(self, given: Sequence[Item] | None) -> Response:
         """Take turns, the first with the input *given*; return the last response. See `Conversation.run`."""
-        if not (self._limits.eager or self._limits.waited_for):
+        try:
+            if self._limits.eager or self._limits.waited_for:
+                return await self._beside_calls(given)
             return await self._run(given)
+        except BaseExceptionGroup as group:
+            if group.split(_ORDERS)[1] is not None:
+                raise
+            order = group
+        raise _first(order)
+
+    async def _beside_calls(self, given: Sequence[Item] | None) -> Response:
         failure: Exception | None = None
         response: Response | None = None
         async with trio.open_nursery() as nursery:
@@ -121,9 +137,7 @@ class ToolLoop:
                 mine = [call for call in calls if is_ours(call)]
                 self._runner.ended_well(mine)
                 self._runner.check()
-                if response.status != "completed" or len(mine) < len(calls):
-                    return response
-                if not mine or any(is_question(item) for item in response.output):
+                if self._over or not mine or len(mine) < len(calls):
                     return response
                 if self._is_last(self._taken):
                     raise MaxTurnsError(self._taken)
@@ -200,7 +214,9 @@ class ToolLoop:
 
     async def _plain(self, new: Sequence[Encoded]) -> Response:
         async with self._begin(new) as turn:
-            return await turn.result()
+            response = await turn.result()
+            self._look(response)
+            return response
 
     async def _streamed(self, new: Sequence[Encoded], *, eager: bool) -> Response:
         on_event = self._limits.on_event
@@ -209,12 +225,18 @@ class ToolLoop:
             async for event in turn:
                 if eager and event.type == _SEALED:
                     eager = self._seal(event, sealed)
+                if turn.ended:
+                    self._look(turn.response)
                 if on_event is not None:
                     with Within(turn.added):
                         told = _tell(on_event, event)
                         if told is not None and inspect.isawaitable(told):
                             await _wait(told)
             return await turn.result()
+
+    def _look(self, response: Response) -> None:
+        """See whether anything can follow *response*, which nobody else has seen yet."""
+        self._over = response.status != "completed" or any(is_question(item) for item in response.output)
 
     def _seal(self, event: Event, sealed: set[str]) -> bool:
         """Make the call that is done, if it is one; return whether others may follow."""
@@ -236,6 +258,14 @@ class ToolLoop:
             sealed.add(name)
             self._runner.start(self._runner.claim([call]))
         return True
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first exception in *group* that is no group itself."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = cast("BaseExceptionGroup[BaseException]", first).exceptions[0]
+    return first
 
 
 # An interrupt may come where the caller's own frames are.
