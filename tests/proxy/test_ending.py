@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from tests.proxy.asking import KEY, Client, scene
+from tests.proxy.test_websocket import connected
 from wspool.proxy import Settings, Token, Where, open_proxy
 from wspool.proxy.entrance.listeners import listen_there
 from wspool.server import EchoModel, open_server
@@ -91,6 +92,33 @@ async def test_f161_whoever_takes_too_long_gets_a_last_word(autojump_clock) -> N
     assert answer.whole
     assert ("response.created", "response.failed") == (answer.types[0], answer.types[-1])
     assert list(range(len(answer.events))) == [event["sequence_number"] for event in answer.events]
+
+
+async def test_whose_turn_does_not_end_in_time_is_told_at_each_door(
+    autojump_clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By what its client understands; the records of all of them say the same, and the log says how many."""
+    async with scene(EchoModel(), server=SLOW) as it, connected(it) as talker:
+        await talker.create("a b c d")
+        json_client, streamed = await it.client(), await it.client()
+        for client, stream in ((json_client, False), (streamed, True)):
+            await client.send("POST", "/v1/responses", {"model": "m", "input": "a b c d", "stream": stream})
+        await trio.sleep(1)
+        await it.proxy.drain(grace=3)
+        answer, events = await json_client.receive(), await streamed.receive()
+        failed = await talker.answer()
+        await talker.until(lambda: talker.closed is not None)
+        records = await it.records()
+
+    assert (502, "false") == (answer.status, answer.headers["x-should-retry"])
+    assert ["response.failed"] * 2 == [events.types[-1], failed["type"]]
+    assert 1001 == talker.closed
+    told = (answer.json["error"], events.events[-1]["response"]["error"], failed["response"]["error"])
+    assert 1 == len({(error["code"], error["message"]) for error in told})
+    assert {("lost", "TurnLostError", None)} == {(each.outcome, each.error, each.usage) for each in records}
+    assert ["the grace is over: 3 requests are ended"] == [
+        each.getMessage() for each in caplog.records if each.levelname == "WARNING"
+    ]
 
 
 # -- where it is found -----------------------------------------------------------------------------

@@ -141,6 +141,7 @@ def test_they_are_told_where_it_will_be(
         (["--print-config", "word"], "there are ai-sdk"),
         (["--print-config", "codex", "--port", "0"], "--print-config needs the --port"),
         (["--certfile", "/nowhere"], "cannot be used"),
+        (["--certfile", __file__], "no certificate and its key, as PEM and without a password"),
         (["--keyfile", "key.pem"], "--keyfile goes with --certfile"),
         (["--allow-host", "http://docker:80"], "without scheme and port"),
         (["--allow-host", ""], "without scheme and port"),

@@ -284,6 +284,45 @@ async def test_a_token_that_is_no_more_is_cut_off(autojump_clock) -> None:
     assert two.closed is None or two.closed == 1006
 
 
+@pytest.mark.parametrize("door", ["sse", "json", "websocket"])
+async def test_what_is_cut_off_says_what_it_cost(autojump_clock, door: str) -> None:
+    """At each door: its turn goes on as that of any client that has left, and is written down so."""
+    tokens = [Token("one", "tok-1"), Token("two", "tok-2")]
+    header = ("authorization", "Bearer tok-1")
+    ends: list[str] = []
+    async with (
+        scene(EchoModel(), api_key="sk-proxy", tokens=tokens, server={"delay_per_token": 5}) as it,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def ask() -> None:
+            client = await it.client()
+            body = {"model": "m", "input": "hi", "stream": door == "sse"}
+            await client.send("POST", "/v1/responses", body, headers=(header,))
+            while await client.stream.receive_some():
+                pass
+            ends.append("cut")
+
+        async def talk() -> None:
+            async with connected(it, headers=[header]) as client:
+                await client.create("hi")
+                await client.until(lambda: client.closed is not None)
+            ends.append("cut")
+
+        nursery.start_soon(talk if door == "websocket" else ask)
+        await trio.sleep(3)
+        it.proxy.front._gate.tokens = {"two": tokens[1]}
+        it.proxy.front.look_again()
+        await trio.sleep(0.5)
+        assert ["cut"] == ends
+        await trio.sleep(60)
+        (record,) = await it.records()
+
+    assert ("left", True, None) == (record.outcome, record.drained, record.error)
+    assert record.usage is not None
+    assert record.usage.output > 0
+
+
 async def test_what_is_said_of_a_token_now_holds_for_a_socket_that_is_open(
     autojump_clock, tmp_path: Path
 ) -> None:

@@ -217,7 +217,10 @@ def _tls(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(certfile, keyfile)
+        context.load_cert_chain(certfile, keyfile, password="")  # a key that wants one would ask a terminal
+    except ssl.SSLError:
+        pair = f"--certfile {str(certfile)!r}" + (f" --keyfile {str(keyfile)!r}" if keyfile else "")
+        usage_error(f"{pair}: no certificate and its key, as PEM and without a password")
     except OSError as problem:
         usage_error(f"--certfile {str(certfile)!r} cannot be used: {problem.strerror or problem}")
     return context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import ssl
@@ -36,6 +37,8 @@ from wspool.proxy.visit import Recorder, Services
 from wspool.wire import dial
 
 __all__ = ["Proxy", "open_proxy"]
+
+logger: Final = logging.getLogger("wspool.proxy")
 
 _DEFAULTS: Final = Settings()
 _HERE: Final = Where()
@@ -120,6 +123,8 @@ class Proxy:
         self.front.drain()
         with trio.move_on_after(self._settings.grace if grace is None else grace):
             await self.front.quiet()
+        if running := len(self.records.running):
+            logger.warning("the grace is over: %d requests are ended", running)
         self._listeners.let_go()
         self.pools.close()
         self._by_http.close()

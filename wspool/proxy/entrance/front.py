@@ -62,12 +62,14 @@ class _Connection:
     """One connection of a client.
 
     Attributes:
+        stream: it.
         caller: who asked last.
         answers: what goes out on it, once it is served.
         busy: whether a request is being answered.
         crowded: whether there were too many others already.
     """
 
+    stream: trio.abc.Stream
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     caller: Caller | None = None
     answers: Answers | None = None
@@ -120,10 +122,17 @@ class Front:
             await self._changed.wait()
 
     def look_again(self) -> None:
-        """The tokens have changed: whoever shows one that is no more is cut off. Never waits."""
+        """The tokens have changed: whoever shows one that is no more is cut off. Never waits.
+
+        A turn of theirs goes on as that of any client that has left, so that it is known what it costs.
+        """
         self.sockets.look_again()
         for connection in self._connections:
-            if connection.caller is not None and self._gate.admits_still(connection.caller) is None:
+            if connection.caller is None or self._gate.admits_still(connection.caller) is not None:
+                continue
+            if connection.busy:
+                trio.lowlevel.spawn_system_task(trio.aclose_forcefully, connection.stream)
+            else:
                 connection.scope.cancel()
 
     async def serve(self, stream: trio.abc.Stream, *, stranger: bool = False) -> None:
@@ -132,7 +141,7 @@ class Front:
         Args:
             stranger: it may come from a web page, so that `Host` and `Origin` have to show that it does not.
         """
-        connection = _Connection(crowded=self.open >= self._services.settings.max_clients)
+        connection = _Connection(stream, crowded=self.open >= self._services.settings.max_clients)
         self._connections.add(connection)
         try:
             try:
