@@ -285,22 +285,31 @@ async def test_sums_are_files_too(autojump_clock) -> None:
     assert all(int(row["input"]) > 0 for row in rows)
 
 
-async def test_metrics_have_labels_that_no_client_makes(autojump_clock) -> None:
-    """Doors, outcomes, kinds: closed sets; the pools' own metrics are there as well."""
+async def test_metrics_have_labels_that_no_client_makes(
+    autojump_clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Doors, outcomes, kinds: closed sets; the pools' own are there as well, with so many models at most."""
     pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
+    monkeypatch.setattr("wspool.prometheus.MOST", 3)
     async with scene(EchoModel()) as it:
         client = await it.client()
         for number in range(5):
             headers = (KEY, ("user-agent", f"agent-{number}/1"), ("session-id", f"session-{number}"))
             await client.turn("a", headers=headers)
+        for number in range(6):
+            await client.turn("a", model=f"model-{number}")
+        await client.turn("a", model='m"} 1\nforged{a="')
         answer = await client.ask("GET", "/metrics", headers=())
 
     text = answer.body.decode()
     assert answer.headers["content-type"].startswith("text/plain")
-    assert 'wspool_proxy_requests_total{door="json",outcome="completed"} 5.0' in text
-    assert 'wspool_proxy_turns_total{sent="full"} 5.0' in text
-    assert 'wspool_proxy_phase_seconds_count{phase="line"} 5.0' in text
+    assert 'wspool_proxy_requests_total{door="json",outcome="completed"} 12.0' in text
+    assert 'wspool_proxy_turns_total{sent="full"} 12.0' in text
+    assert 'wspool_proxy_phase_seconds_count{phase="line"} 12.0' in text
     assert "wspool_dials_total" in text
+    assert len(set(re.findall(r'model="([^"]*)"', text))) <= 5, "with those of none, and the others"
+    assert 'wspool_turns_total{model="other",status="completed"}' in text
+    assert "forged" not in text
     assert "agent-" not in text
     assert "session-" not in text
 
