@@ -326,6 +326,19 @@ def test_with_patience_the_trouble_of_one_request_is_told_at_once() -> None:
     assert budget.allows
 
 
+@pytest.mark.parametrize("error", [BUSY, TOO_MANY, UNNAMED])
+def test_a_response_that_was_put_off_is_sent_again_with_patience_only(error: ServerError) -> None:
+    """It was created: else that is the answer, whatever it failed for, and costs others nothing."""
+    budget = ResendBudget()
+    given_up = make("always", budget).after_refusal(
+        error, had_parent=True, had_lane=True, put_off=True, jitter=0.5
+    )
+    assert (GIVE_UP, ResendBudget.TOKENS) == (given_up, budget._tokens)
+
+    again = patient(100.0).after_refusal(error, had_parent=False, put_off=True, jitter=0.5)
+    assert (LATER if error.may_pass else GIVE_UP) is again
+
+
 def test_before_anything_was_refused_nothing_is_waited_for() -> None:
     """And a request asks for what it is told to."""
     resends = make("proven")

@@ -163,7 +163,7 @@ class ConversationDriver:
                 # What it was steered by would be lost, or said twice.
                 exposed=exposed or machine.steered,
             )
-        elif machine.error is not None and (machine.refused or (machine.put_off and resends.patient)):
+        elif machine.error is not None and (machine.refused or machine.put_off):
             errand.waiter = None
             error = attempt.redactor.server_error(machine.error)
             plain = None if resends.plain else without_encrypted_reasoning(self._fields)
@@ -174,6 +174,7 @@ class ConversationDriver:
                 and not self._plan.last_resort,
                 had_lane=self._named,
                 asked_reasoning=plain is not None,
+                put_off=machine.put_off,
                 jitter=continuity.owner.jitter(),
                 now=trio.current_time(),
                 is_to_blame=continuity.owner.errands.blames(errand, error),

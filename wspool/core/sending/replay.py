@@ -104,7 +104,6 @@ class Resends:
     Attributes:
         delay: seconds to wait before the resend at least, after `Recovery.LATER`.
         parent_refused: what refused the request with its parent, if it was sent in full for that.
-        patient: True if refusals that may pass are waited out.
         plain: True once it was refused for asking for encrypted reasoning: it asks no more.
     """
 
@@ -118,7 +117,6 @@ class Resends:
         "_was_unnamed",
         "delay",
         "parent_refused",
-        "patient",
         "plain",
     )
 
@@ -129,7 +127,6 @@ class Resends:
         self._limit = limit
         self._budget = budget
         self._patience = patience
-        self.patient = patience is not None
         self._refused_since: float | None = None
         self._resends = 0
         self._was_unnamed = False
@@ -144,23 +141,27 @@ class Resends:
         had_parent: bool,
         had_lane: bool = False,
         asked_reasoning: bool = False,
+        put_off: bool = False,
         jitter: float,
         now: float = 0.0,
         suspected: int = 0,
         is_to_blame: bool = False,
     ) -> Recovery:
-        """An error frame refused the request before anything was created.
+        """An error frame refused the request before anything was created, or its response was put off.
 
         Args:
-            error: the frame.
+            error: the frame, or what the response failed with.
             had_parent: True if the request named a previous response.
             had_lane: True if the request named a lane.
             asked_reasoning: True if it asked for encrypted reasoning.
+            put_off: True if a response was created, and failed before there was anything of it.
             jitter: a random number in [0, 1), to spread resends.
             now: the time, in seconds on any clock; only differences count.
             suspected: how often it was refused although others were taken.
             is_to_blame: True if it is the trouble of this request, and not of the endpoint.
         """
+        if put_off and self._patience is None:
+            return Recovery.GIVE_UP
         if error.blames_lane and had_lane and not self._was_unnamed:
             self._was_unnamed = True
             return Recovery.HERE
