@@ -120,6 +120,27 @@ async def test_a_steered_turn_is_one_turn(autojump_clock, ends: Any, lanes: int)
     assert [(1, "completed"), (1, "completed")] == [(r.requests, r.status) for r in recorder.records]
 
 
+@pytest.mark.parametrize("left", [False, True])
+async def test_each_response_of_a_steered_turn_costs(autojump_clock, left: bool) -> None:
+    """As soon as it has ended, also if the turn is left before the next one has."""
+    budget = wspool.Budget()
+    async with (
+        serving(Planner(TALKER, ModelTurn(output=[message("Two weeks.")], delay=50))) as world,
+        world.pool(**STEERABLE) as pool,
+        pool.conversation(model=MODEL, budget=budget) as conversation,
+    ):
+        told: list[int] = []
+        async with trio.open_nursery() as nursery, conversation.turn("Plan.") as turn:
+            nursery.start_soon(steer_later, turn, [])
+            async for event in turn:
+                if event.type in ("response.incomplete", "response.completed"):
+                    told.append(event.data["response"]["usage"]["total_tokens"])
+                    if left:
+                        break
+        assert (1 if left else 2) == len(told)
+        assert sum(told) == budget.spent.total == conversation.statistics().usage.total
+
+
 async def test_a_full_resend_says_the_same(autojump_clock) -> None:
     """On another connection the model sees what it has seen, in the same order."""
     async with (

@@ -71,6 +71,7 @@ class Attempt:
         give_up: gives it up, while its lease holds the lane.
         notice: is called with each notice that comes while it is in flight, by whoever reads; never waits.
         on_end: is called when its end has come, before its lane is anybody else's; never waits.
+        spent: how many of its responses were spent from a budget.
         wire: what its request went on.
     """
 
@@ -103,6 +104,7 @@ class Attempt:
         "redactor",
         "sending",
         "sent_at",
+        "spent",
         "unread",
         "waits_for_holds",
         "weighed",
@@ -133,6 +135,7 @@ class Attempt:
         self.close_reason = ""
         self.events: list[Event] = []
         self.keeps, self.gone = True, 0
+        self.spent = 0
         self.received = 0
         self.grown = False
         self.weighed, self.counted = PIECE, PIECE // EVENT

@@ -254,20 +254,13 @@ class Continuity(Generic[LineageT_co]):
         if self.budget is not None and (problem := self.budget.problem) is not None:
             raise BudgetExceededError(f"{problem}; nothing more is sent")
 
-    def spend(self, usage: object, *, from_budget: bool = True) -> None:
-        """A turn, or a compaction, has ended, and the server said this of its usage, which nobody changes.
-
-        Args:
-            usage: that; None for nothing.
-            from_budget: False if it was spent from the budget before.
-        """
+    def used(self, usage: object) -> None:
+        """A turn, or a compaction, is over, and the server said this of its usage, which nobody changes."""
         if usage is not None:
             self.owner.errands.used(usage)
             self._usages.append(usage)  # read when somebody looks
             if len(self._usages) >= _MOST_UNREAD:
                 self._read_usages()
-        if from_budget and self.budget is not None:
-            self.budget.spend(usage)
 
     def _read_usages(self) -> None:
         self._usage += Usage.of(*self._usages)

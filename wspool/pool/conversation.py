@@ -242,7 +242,9 @@ class Conversation:
         try:
             answer = await compacted(it.owner, errand, it.chain.replay(), body)
             it.chain.restart(answer["output"])
-            it.spend(copied(answer.get("usage")))
+            it.used(usage := copied(answer.get("usage")))
+            if it.budget is not None:
+                it.budget.spend(usage)
         finally:
             it.leave(errand)
         return answer

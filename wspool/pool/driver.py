@@ -35,7 +35,6 @@ from wspool.core.sending.lineage import Lineage
 from wspool.core.sending.replay import Recovery, Resends
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import TransportName, TurnRecord
-from wspool.core.usage import Budget
 from wspool.errors import OpenCallsError, WsPoolError
 from wspool.pool.attempt import Attempt
 from wspool.pool.continuity import Continuity
@@ -82,8 +81,6 @@ class ConversationDriver:
         self._plan: Plan | None = None
         self._lane: LaneKey | None = None
         self._named = False
-        #: The request whose usage is spent from the budget.
-        self._spent: Attempt | None = None
         #: What refused to give encrypted reasoning, if it was not asked for again.
         self._went_plain: ServerError | None = None
         self._transport: TransportName = "websocket"
@@ -281,9 +278,9 @@ class ConversationDriver:
         attempt.machine.keeps = attempt.waits_for_holds = True
         attempt.notice, attempt.keeps = self._notice, self._keep
         attempt.conversation, attempt.sent_at = continuity.number, now
-        if (budget := continuity.budget) is not None:
+        if continuity.budget is not None:
             # Whoever gets its lane looks at what is left.
-            attempt.on_end = partial(self._spend, budget, attempt)
+            attempt.on_end = partial(self._spend, attempt)
         return request, attempt
 
     def _take_back(self, size: int) -> None:
@@ -339,17 +336,20 @@ class ConversationDriver:
         said = machine.remarks
         if withheld := len(said.get("input_transformations", ())):
             continuity.note_withheld(withheld)
-        if (usage := said.get("usage")) is not None:
-            continuity.spend(usage, from_budget=self._spent is not attempt)
+        for part in machine.parts:
+            continuity.used(part.remarks.get("usage"))
+        self._spend(attempt)
 
-    def _spend(self, budget: Budget, attempt: Attempt) -> None:
-        """The end of the turn has come: what the server says that it has used is spent, once.
+    def _spend(self, attempt: Attempt) -> None:
+        """Spend what the server says that its responses have used, once each: nothing else spends for a turn.
 
-        Only that: what else is told of its usage goes with the news that it is over, and not ahead of them.
+        As soon as its end has come; and when it is left, as one that was steered may have a response and no
+        end. Only that goes ahead of the news that it is over: what else is told of its usage goes with them.
         """
-        if self._spent is not attempt:
-            self._spent = attempt
-            budget.spend(attempt.machine.remarks.get("usage"))
+        if (budget := self._continuity.budget) is not None:
+            for part in attempt.machine.parts[attempt.spent :]:
+                budget.spend(part.remarks.get("usage"))
+            attempt.spent = len(attempt.machine.parts)
 
     def _record(self, attempt: Attempt | None, failure: WsPoolError | None, *, told: bool) -> None:
         """Tell of the turn, which is over, whoever wants to know."""
