@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -86,18 +88,34 @@ async def ask(pool: Pool, word: str, ended: dict[str, Any]) -> None:
             ended[word] = error
 
 
+@asynccontextmanager
+async def shared(far: Far, **limits: Any) -> AsyncGenerator[Pool]:
+    """A pool with one connection, whose lanes are open."""
+    limits = {"max_size": 1, "lanes": 3, **limits}
+    async with fake_pool(far, limits=policy(**limits), provider=LANES) as pool:
+        await proved(pool)
+        yield pool
+
+
+@asynccontextmanager
+async def busy(pool: Pool, *words: str) -> AsyncGenerator[dict[str, Any]]:
+    """A turn for each of *words* is in flight when the block begins, and it ends with them: so they ended."""
+    ended: dict[str, Any] = {}
+    async with trio.open_nursery() as nursery:
+        for word in words:
+            nursery.start_soon(ask, pool, word, ended)
+        await trio.sleep(1)
+        yield ended
+
+
 @pytest.mark.hits("dirty: the last turn on a suspect connection")
 async def test_a_rewritten_end_on_one_lane_costs_no_other_turn(autojump_clock) -> None:
     """What others have in flight is paid for, and names its lane: the connection goes with the last one."""
-    far, ended = Far(), dict[str, Any]()
+    far = Far()
     async with (
-        fake_pool(far, limits=policy(max_size=2, lanes=8), provider=LANES) as pool,
-        trio.open_nursery() as nursery,
+        shared(far, max_size=2, lanes=8) as pool,
+        busy(pool, "slow one", "slow two", "slow three") as ended,
     ):
-        await proved(pool)
-        for word in ("slow one", "slow two", "slow three"):
-            nursery.start_soon(ask, pool, word, ended)
-        await trio.sleep(1)
         item = {"type": "response.output_item.done", "output_index": 0, "item": said("mine")}
         far.say("slow one", item, completed("another id", "mine"))
         await trio.sleep(1)
@@ -284,13 +302,8 @@ async def test_another_refusal_proves_nothing(autojump_clock) -> None:
 async def test_an_endpoint_may_change_its_mind(autojump_clock) -> None:
     """An answer without a name, where they had names, is nobody's; from then on there is one lane."""
     far = Far()
-    ended: dict[str, Any] = {}
-    async with fake_pool(far, limits=policy(max_size=1, lanes=8), provider=LANES) as pool:
-        await proved(pool)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, pool, "slow one", ended)
-            nursery.start_soon(ask, pool, "slow two", ended)
-            await trio.sleep(1)
+    async with shared(far, lanes=8) as pool:
+        async with busy(pool, "slow one", "slow two") as ended:
             far.wire.push(delta("whose?"))
         assert {"accepted"} == {error.delivery for error in ended.values()}
         await proved(pool)
@@ -306,13 +319,8 @@ async def test_an_endpoint_may_change_its_mind(autojump_clock) -> None:
 async def test_a_cancelled_turn_does_not_cost_its_siblings(autojump_clock, on_cancel: Any) -> None:
     """Its lane is drained and used again; the others go on."""
     far = Far()
-    ended: dict[str, Any] = {}
-    limits = policy(max_size=1, lanes=3, on_cancel=on_cancel)
-    async with fake_pool(far, limits=limits, provider=LANES) as pool:
-        await proved(pool)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, pool, "slow one", ended)
-            await trio.sleep(1)
+    async with shared(far, on_cancel=on_cancel) as pool:
+        async with busy(pool, "slow one") as ended:
             with trio.move_on_after(1):
                 await ask(pool, "slow two", ended)
             await trio.sleep(1)
@@ -332,12 +340,8 @@ async def test_a_cancelled_turn_does_not_cost_its_siblings(autojump_clock, on_ca
 async def test_the_rest_of_a_turn_is_not_awaited_for_ever(autojump_clock) -> None:
     """After `drain_timeout` its lane is used no more, and the connection goes with the last sibling."""
     far = Far()
-    ended: dict[str, Any] = {}
-    async with fake_pool(far, limits=policy(max_size=1, lanes=2, drain_timeout=5.0), provider=LANES) as pool:
-        await proved(pool)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, pool, "slow one", ended)
-            await trio.sleep(1)
+    async with shared(far, lanes=2, drain_timeout=5.0) as pool:
+        async with busy(pool, "slow one") as ended:
             with trio.move_on_after(1):
                 await ask(pool, "slow two", ended)
             await trio.sleep(20)
@@ -353,8 +357,7 @@ async def test_a_slow_consumer_does_not_cost_its_siblings(autojump_clock) -> Non
     """Over `max_buffered` its turn is given up, with an error that says so; the others are read on."""
     far = Far()
     ended: dict[str, Any] = {}
-    async with fake_pool(far, limits=policy(max_size=1, lanes=2, max_buffered=1000), provider=LANES) as pool:
-        await proved(pool)
+    async with shared(far, lanes=2, max_buffered=1000) as pool:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, pool, "slow sibling", ended)
             async with pool.lease() as lease, lease.create(model="m", input="slow reader") as turn:
@@ -382,22 +385,20 @@ async def test_a_slow_consumer_alone_is_waited_for(autojump_clock) -> None:
     """Until somebody else's turn begins behind it."""
     far = Far()
     ended: dict[str, Any] = {}
-    async with fake_pool(far, limits=policy(max_size=1, lanes=2, max_buffered=1000), provider=LANES) as pool:
-        await proved(pool)
-        async with pool.lease() as lease:
-            async with lease.create(model="m", input="slow reader") as turn:
-                far.say("slow reader", *[delta("x" * 400)] * 5)
-                await trio.sleep(1)
-                far.say("slow reader", completed("slow reader"))
-                await trio.sleep(1000)
-                assert "slow reader" == (await turn.result()).id
-            async with lease.create(model="m", input="slow again") as turn:
-                await trio.sleep(1)
-                far.say("slow again", *[delta("x" * 400)] * 5)
-                await trio.sleep(1)
-                await ask(pool, "sibling", ended)
-                with pytest.raises(TurnLostError, match="max_buffered"):
-                    await turn.result()
+    async with shared(far, lanes=2, max_buffered=1000) as pool, pool.lease() as lease:
+        async with lease.create(model="m", input="slow reader") as turn:
+            far.say("slow reader", *[delta("x" * 400)] * 5)
+            await trio.sleep(1)
+            far.say("slow reader", completed("slow reader"))
+            await trio.sleep(1000)
+            assert "slow reader" == (await turn.result()).id
+        async with lease.create(model="m", input="slow again") as turn:
+            await trio.sleep(1)
+            far.say("slow again", *[delta("x" * 400)] * 5)
+            await trio.sleep(1)
+            await ask(pool, "sibling", ended)
+            with pytest.raises(TurnLostError, match="max_buffered"):
+                await turn.result()
 
     assert {"sibling": "sibling"} == ended
 
@@ -405,12 +406,8 @@ async def test_a_slow_consumer_alone_is_waited_for(autojump_clock) -> None:
 async def test_a_message_that_was_begun_is_sent_to_its_end(autojump_clock) -> None:
     """Cancelling the turn whose message the network is slow to take costs nobody else anything."""
     far = Far()
-    ended: dict[str, Any] = {}
-    async with fake_pool(far, limits=policy(max_size=1, lanes=3), provider=LANES) as pool:
-        await proved(pool)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, pool, "slow sibling", ended)
-            await trio.sleep(1)
+    async with shared(far) as pool:
+        async with busy(pool, "slow sibling") as ended:
             far.wire.set(stuffed=True)
             with trio.move_on_after(1):
                 await ask(pool, "begun", ended)
@@ -518,16 +515,11 @@ async def test_an_event_for_nobody_costs_no_other_turn(autojump_clock, lane: str
     """A lane without a turn, one that was never used, one that is not ours: the connection goes with the
     last turn that is in flight on it, and takes no other."""
     far = Far()
-    ended: dict[str, Any] = {}
-    async with fake_pool(far, limits=policy(max_size=1, lanes=3), provider=LANES) as pool:
-        await proved(pool)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, pool, "slow one", ended)
-            nursery.start_soon(ask, pool, "slow two", ended)
-            await trio.sleep(1)
-            busy = {far.lanes["slow one"], far.lanes["slow two"]}
-            name = min({"lane0", "lane1", "lane2"} - busy) if lane == "one of ours" else lane
-            assert name not in busy
+    async with shared(far) as pool:
+        async with busy(pool, "slow one", "slow two") as ended, trio.open_nursery() as nursery:
+            taken = {far.lanes["slow one"], far.lanes["slow two"]}
+            name = min({"lane0", "lane1", "lane2"} - taken) if lane == "one of ours" else lane
+            assert name not in taken
             old = far.wire
             old.push({**delta("whose?"), "stream_id": name})
             await trio.sleep(1)
@@ -555,13 +547,8 @@ SPOILT = {
 async def test_what_cannot_be_of_one_turn_costs_no_other(autojump_clock, events: Any, seconds: float) -> None:
     """It is lost, or has failed; nothing follows, and what is in flight beside it is told its end."""
     far = Far()
-    ended: dict[str, Any] = {}
-    async with fake_pool(far, limits=policy(max_size=1, lanes=3), provider=LANES) as pool:
-        await proved(pool)
-        async with pool.lease() as lease, trio.open_nursery() as nursery:
-            nursery.start_soon(ask, pool, "slow one", ended)
-            nursery.start_soon(ask, pool, "slow two", ended)
-            await trio.sleep(1)
+    async with shared(far) as pool:
+        async with pool.lease() as lease, busy(pool, "slow one", "slow two") as ended:
             far.say("slow one", *events)
             await trio.sleep(seconds)
             assert isinstance(ended.pop("slow one"), (TurnLostError, wspool.ResponseFailedError))
@@ -578,12 +565,8 @@ async def test_what_cannot_be_of_one_turn_costs_no_other(autojump_clock, events:
 async def test_what_cannot_be_of_the_only_turn_ends_the_connection(autojump_clock) -> None:
     """At once: nobody's turn is lost by it."""
     far = Far()
-    ended: dict[str, Any] = {}
-    async with fake_pool(far, limits=policy(max_size=1, lanes=3), provider=LANES) as pool:
-        await proved(pool)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, pool, "slow one", ended)
-            await trio.sleep(1)
+    async with shared(far) as pool:
+        async with busy(pool, "slow one") as ended:
             far.say("slow one", created("slow one"))
         assert "dirty" in pool.statistics().closed
 
@@ -619,14 +602,8 @@ async def test_a_warm_up_that_cannot_go_on_costs_no_turn_beside_it(autojump_cloc
 async def test_an_error_without_a_lane_is_the_connections(autojump_clock) -> None:
     """With several turns in flight nobody knows whose it is, so each is told what is known of it."""
     far = Far()
-    ended: dict[str, Any] = {}
-    async with fake_pool(far, limits=policy(max_size=1, lanes=3), provider=LANES) as pool:
-        await proved(pool)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, pool, "slow one", ended)
-            nursery.start_soon(ask, pool, "slow silent two", ended)
-            await trio.sleep(1)
-            far.wire.push(error_frame("server_error", 500))
+    async with shared(far) as pool, busy(pool, "slow one", "slow silent two") as ended:
+        far.wire.push(error_frame("server_error", 500))
 
     assert {"slow one": "accepted", "slow silent two": "ambiguous"} == {
         word: error.delivery for word, error in ended.items()
@@ -636,12 +613,8 @@ async def test_an_error_without_a_lane_is_the_connections(autojump_clock) -> Non
 async def test_an_error_without_a_lane_is_the_only_turns(autojump_clock) -> None:
     """Where one turn is in flight there is nobody else whom it could be about."""
     far = Far()
-    ended: dict[str, Any] = {}
-    async with fake_pool(far, limits=policy(max_size=1, lanes=3), provider=LANES) as pool:
-        await proved(pool)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, pool, "slow silent", ended)
-            await trio.sleep(1)
+    async with shared(far) as pool:
+        async with busy(pool, "slow silent") as ended:
             far.wire.push({"type": "keepalive"}, error_frame("invalid_prompt"))
         assert (3, 1) == (pool.statistics().idle, pool.statistics().dialed)
 
@@ -651,16 +624,10 @@ async def test_an_error_without_a_lane_is_the_only_turns(autojump_clock) -> None
 async def test_an_error_with_a_lane_is_one_turns(autojump_clock) -> None:
     """The others go on."""
     far = Far()
-    ended: dict[str, Any] = {}
-    async with fake_pool(far, limits=policy(max_size=1, lanes=3), provider=LANES) as pool:
-        await proved(pool)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, pool, "slow one", ended)
-            nursery.start_soon(ask, pool, "slow silent two", ended)
-            await trio.sleep(1)
-            far.say("slow silent two", error_frame("websocket_stream_limit_reached", param="stream_id"))
-            await trio.sleep(1)
-            far.say("slow one", completed("slow one"))
+    async with shared(far) as pool, busy(pool, "slow one", "slow silent two") as ended:
+        far.say("slow silent two", error_frame("websocket_stream_limit_reached", param="stream_id"))
+        await trio.sleep(1)
+        far.say("slow one", completed("slow one"))
 
     assert "slow one" == ended["slow one"]
     assert "websocket_stream_limit_reached" == ended["slow silent two"].code
@@ -679,18 +646,16 @@ async def test_the_limit_ends_all_turns(autojump_clock, turns: int) -> None:
             except TurnLostError as error:
                 ended[word] = str(error)
 
-    async with fake_pool(far, limits=policy(max_size=1, lanes=3), provider=LANES) as pool:
-        await proved(pool)
-        async with trio.open_nursery() as nursery:
-            for word in ("slow silent", "slow one", "slow two")[:turns]:
-                nursery.start_soon(converse, word)
-            await trio.sleep(1)
-            for word in ("slow one", "slow two")[: turns - 1]:
-                far.say(word, delta("so far"))
-            await trio.sleep(1)
-            far.wire.push(LIMIT_FRAME)
-            await trio.sleep(1)
-            far.say("slow silent", created("slow silent"), completed("slow silent"))
+    async with shared(far) as pool, trio.open_nursery() as nursery:
+        for word in ("slow silent", "slow one", "slow two")[:turns]:
+            nursery.start_soon(converse, word)
+        await trio.sleep(1)
+        for word in ("slow one", "slow two")[: turns - 1]:
+            far.say(word, delta("so far"))
+        await trio.sleep(1)
+        far.wire.push(LIMIT_FRAME)
+        await trio.sleep(1)
+        far.say("slow silent", created("slow silent"), completed("slow silent"))
 
     assert "slow silent" == ended.pop("slow silent")
     assert turns - 1 == len(ended)
@@ -701,19 +666,13 @@ async def test_the_limit_ends_all_turns(autojump_clock, turns: int) -> None:
 async def test_an_announced_end_is_nobodys_error(autojump_clock) -> None:
     """Turns go on; the connection is replaced between them."""
     far = Far()
-    ended: dict[str, Any] = {}
-    async with fake_pool(far, limits=policy(max_size=2, lanes=3), provider=LANES) as pool:
-        await proved(pool)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, pool, "slow one", ended)
-            nursery.start_soon(ask, pool, "slow two", ended)
-            await trio.sleep(1)
-            old = far.wire
-            far.wire.push(error_frame("connection_expiring"))
-            await trio.sleep(1)
-            assert 1 == pool.statistics().retiring
-            for word in ("slow one", "slow two"):
-                old.push({**completed(word), "stream_id": far.lanes[word]})
+    async with shared(far, max_size=2) as pool, busy(pool, "slow one", "slow two") as ended:
+        old = far.wire
+        far.wire.push(error_frame("connection_expiring"))
+        await trio.sleep(1)
+        assert 1 == pool.statistics().retiring
+        for word in ("slow one", "slow two"):
+            old.push({**completed(word), "stream_id": far.lanes[word]})
 
     assert {"slow one": "slow one", "slow two": "slow two"} == ended
 
@@ -749,26 +708,25 @@ async def test_a_warm_up_without_an_answer_does_not_cost_its_siblings(autojump_c
 async def test_a_lane_named_anywhere_is_found(autojump_clock) -> None:
     """First, last, in the middle, as text and as bytes: whoever it is for gets it."""
     far = Far()
-    async with fake_pool(far, limits=policy(max_size=1, lanes=2), provider=LANES) as pool:
-        await proved(pool)
-        async with (
-            pool.lease() as one,
-            pool.lease() as two,
-            one.create(input="slow one") as turn,
-            two.create(input="slow two") as other,
-        ):
-            await trio.sleep(1)
-            name = far.lanes["slow one"]
-            middle = {"type": "response.output_text.delta", "stream_id": name, "delta": "b"}
-            far.wire.push(
-                json.dumps({**delta("a"), "stream_id": name}),
-                json.dumps(middle).encode(),
-                json.dumps({**delta("c"), "sequence_number": 7, "stream_id": name}, separators=(",", ":")),
-            )
-            far.say("slow one", completed("slow one"))
-            far.say("slow two", completed("slow two"))
-            deltas = [event.data["delta"] async for event in turn if event.type.endswith("delta")]
-            assert "slow two" == (await other.result()).id
+    async with (
+        shared(far, lanes=2) as pool,
+        pool.lease() as one,
+        pool.lease() as two,
+        one.create(input="slow one") as turn,
+        two.create(input="slow two") as other,
+    ):
+        await trio.sleep(1)
+        name = far.lanes["slow one"]
+        middle = {"type": "response.output_text.delta", "stream_id": name, "delta": "b"}
+        far.wire.push(
+            json.dumps({**delta("a"), "stream_id": name}),
+            json.dumps(middle).encode(),
+            json.dumps({**delta("c"), "sequence_number": 7, "stream_id": name}, separators=(",", ":")),
+        )
+        far.say("slow one", completed("slow one"))
+        far.say("slow two", completed("slow two"))
+        deltas = [event.data["delta"] async for event in turn if event.type.endswith("delta")]
+        assert "slow two" == (await other.result()).id
 
     assert ["a", "b", "c"] == deltas
 
