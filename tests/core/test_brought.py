@@ -501,7 +501,8 @@ def test_what_cannot_be_understood_has_no_digest() -> None:
         deep = [deep]
     assert digest_of({"role": "user", "content": deep}) is None
     assert digest_of({"type": "item_reference", "id": "a"}) is None
-    assert digest_of(USER) == digest_of({**USER, "type": "message"})
+    assert digest_of(USER) == digest_of({**USER, "type": "message"}) is not None
+    assert digest_of(USER) != digest_of(SAID)
 
 
 def test_nothing_is_owed_to_a_history_that_was_brought() -> None:

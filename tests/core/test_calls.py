@@ -50,7 +50,8 @@ def test_a_call_is_open_until_its_output_comes_after_it() -> None:
         assert [one] == open_calls([SAID, one])
         assert [] == open_calls([one, output(kind=answered)])
         assert [one] == open_calls([output(kind=answered), one])
-    assert [] == open_calls([{**SEARCH, "execution": "server"}, ASKED, SAID, {"type": ["odd"]}])
+    assert [] == open_calls([{**SEARCH, "execution": "server"}, ASKED])
+    assert [] == open_calls([ASKED, SAID, {"type": ["odd"]}])
     assert [call("a"), call("b")] == open_calls([call("a"), call("b")]), "one id, two calls"
 
 
@@ -73,6 +74,17 @@ def test_what_a_client_adds_is_nobody_who_has_gone_on(role: str) -> None:
 
     assert [call()] == open_calls([*odd, call(), {"role": "user", "content": "x"}, told])
     assert [call()] == open_calls([call(), *odd])
+
+
+@pytest.mark.parametrize(
+    "kind", ["mcp_approval_response", "program_output", "additional_tools", "item_reference"]
+)
+def test_what_a_client_brings_is_no_work_of_the_model(kind: str) -> None:
+    """So a model that speaks after it has gone on without what it had asked for."""
+    spoke = {"type": "message", "role": "assistant", "content": []}
+
+    assert [call()] == open_calls([call(), {"type": kind}])
+    assert [] == open_calls([call(), {"type": kind}, spoke])
 
 
 def test_a_call_without_a_call_id_is_found_in_a_history_that_grows() -> None:
@@ -188,11 +200,19 @@ def test_arguments_are_the_text_of_an_object_or_one(given_: Any, expected: Any) 
     assert expected == arguments_of(call(arguments=given_))
 
 
-@pytest.mark.parametrize("given_", ["[1]", "null", "7", [], [1], 7, False, "{", "[" * 100_000])
+@pytest.mark.parametrize("given_", ["[1]", "null", "7", [], [1], 7, False])
 def test_arguments_that_are_no_object(given_: Any) -> None:
     """Are an error that says so, whatever they are."""
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises(TypeError, match=r"^the arguments of 'f' are not a JSON object$"):
         arguments_of(call(arguments=given_))
+
+
+def test_arguments_that_nobody_can_read() -> None:
+    """Are one as well."""
+    with pytest.raises(ValueError, match="Expecting"):
+        arguments_of(call(arguments="{"))
+    with pytest.raises(ValueError, match=r"^the arguments of 'f' are nested too deep$"):
+        arguments_of(call(arguments="[" * 100_000))
 
 
 def nested(depth: int) -> Any:

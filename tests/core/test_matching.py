@@ -20,7 +20,7 @@ from tests.core.resending import Item, conversations, message, resent
 from wspool.core.matching import index as module
 from wspool.core.matching.canonical import canonical, kind_of
 from wspool.core.matching.index import Index, digest_of, read_alone
-from wspool.core.matching.known import Known
+from wspool.core.matching.known import NO_NAME, Known, likelihood, name_of
 
 CAPTURES = [
     json.loads(line)
@@ -268,6 +268,31 @@ def test_arguments_that_are_an_object_are_those_of_the_same_text() -> None:
     assert canonical({**CALL, "arguments": {"a": None}}) != canonical({**CALL, "arguments": "{}"})
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [({"width": None}, {}, True), ({"width": 1}, {}, False), ({"width": 1}, {"width": 2}, False)],
+)
+def test_what_a_part_holds_counts_as_what_an_item_holds(one: Item, other: Item, same: bool) -> None:
+    """But for null, also within."""
+    pictures: list[Item] = [
+        {"role": "user", "content": [{"type": "input_image", "size": size}]} for size in (one, other)
+    ]
+    assert same is (canonical(pictures[0]) == canonical(pictures[1]))
+
+
+def test_only_a_tools_output_is_its_text() -> None:
+    """What others call so is what it is, and so is what else a tool's output has."""
+    part = [{"type": "input_text", "text": "x"}]
+    for kind, name in (("x", "output"), ("function_call_output", "more")):
+        assert canonical({"type": kind, name: part}) != canonical({"type": kind, name: "x"})
+
+
+@pytest.mark.parametrize("item", [{"type": 7, "id": "a"}, {"type": 7, "role": "user"}, {"content": "x"}, {}])
+def test_what_has_no_type_has_none(item: Item) -> None:
+    """Nobody knows what it means."""
+    assert kind_of(item) is None
+
+
 def test_an_item_that_says_nothing_else_is_its_id() -> None:
     """A picture that was made before is named by its id alone; a message is not."""
     picture = {"type": "image_generation_call", "id": "ig_1", "status": "completed"}
@@ -441,9 +466,12 @@ def test_a_turn_that_ends_in_a_thought_is_not_found_without_it() -> None:
     """Such as one that had no room for an answer: what is left of it is what it was asked."""
     index = make()
     take(index, [HI], [THOUGHT])
+    take(index, [SEEN], [YES, THOUGHT], "resp_2")
 
     assert [("resp_1", 2)] == found(index, [HI, THOUGHT, HI])
     assert [] == found(index, [HI, HI])
+    assert [("resp_2", 3)] == found(index, [SEEN, YES, THOUGHT, HI])
+    assert [] == found(index, [SEEN, YES, HI])
 
 
 def test_who_left_out_reasoning_may_keep_what_comes_after() -> None:
@@ -601,7 +629,119 @@ def test_a_steered_turn_is_known_by_what_steered_it() -> None:
     assert [("resp_2", 4)] == found(index, [HI, YES, HI, CALL, SEEN])
 
 
+def test_a_request_that_cannot_be_compared_to_its_end_goes_on_from_nothing() -> None:
+    """What it begins with is of no use: its rest may mean anything."""
+    index = make()
+    take(index, [HI], [YES])
+
+    assert [("resp_1", 2)] == found(index, [HI, YES, HI, HI])
+    assert [] == found(index, [HI, YES, HI, {"type": "odd", "value": object()}])
+
+
+def test_who_names_a_parent_is_not_given_another() -> None:
+    """Though what it brings behind that is known as well."""
+    index = make()
+    take(index, [HI], [YES])
+    second = take(index, [HI], [YES], "resp_2", previous_response_id="resp_1")
+
+    assert second is not None
+    assert 4 == second.length
+    assert [] == found(index, [HI, YES, HI], previous_response_id="resp_1")
+
+
+@pytest.mark.parametrize("odd", [7, "", [], False, {"id": "resp_1"}])
+def test_what_is_no_name_names_nothing(odd: Any) -> None:
+    """Neither a parent nor a session; and it says nothing against a request."""
+    index = make()
+    take(index, [HI], [YES])
+    read = index.read({"input": [HI], "previous_response_id": odd, "prompt_cache_key": odd}, 0.0)
+
+    assert (None, True, NO_NAME) == (read.parent, read.certain, read.session)
+    assert NO_NAME == name_of(odd) != name_of("\ud800")
+
+
+def test_an_answer_to_nothing_is_gone_on_from() -> None:
+    """Also by who leaves out its thought: what it was called tells it from another with the same words."""
+    index = make()
+    take(index, [], [THOUGHT, YES])
+    take(
+        index, [], [{**THOUGHT, "id": "rs_2", "encrypted_content": "gBBB"}, {**YES, "id": "msg_2"}], "resp_2"
+    )
+
+    for number in (1, 2):
+        answer = {**YES, "id": f"msg_{number}"}
+        assert (f"resp_{number}", 1) == found(index, [answer, HI])[0]
+    take(index, [], [YES], "resp_3")
+    assert ("resp_3", 1) in found(index, [YES, HI])
+
+
+def test_each_name_of_an_output_says_whose_it_is() -> None:
+    """And how many are the same says which is likelier."""
+    index = make()
+    known = take(index, [HI], [YES, {**CALL, "id": "fc_1"}])
+    assert known is not None
+    for first, second, same in (("msg_1", "fc_1", 2), ("msg_1", "x", 1), ("x", "fc_1", 1), ("fc_1", "x", 1)):
+        read = index.read(
+            {"model": "m", "input": [HI, {**YES, "id": first}, {**CALL, "id": second}, SEEN]}, 0.0
+        )
+        assert [known] == index.find(read, 0.0)
+        assert same == likelihood(known, read)[0]
+
+
+def test_a_thought_that_follows_is_none_of_what_came_before() -> None:
+    """Whatever it is called."""
+    for number in range(16):
+        index = make()
+        take(index, [HI], [THOUGHT, YES])
+        after = {"type": "reasoning", "id": f"rs_{number}", "summary": []}
+        assert [("resp_1", 3)] == found(index, [HI, THOUGHT, YES, after, HI])
+
+
+def test_a_name_that_is_said_again_is_known_as_long_as_one_is() -> None:
+    """Who said it last has it; to forget another is nothing to it."""
+    index = make()
+    first = take(index, [HI], [YES])
+    take(index, [SEEN], [YES], "resp_2")
+    assert first is not None
+    index.forget(first)
+
+    assert [("resp_2", 2)] == found(index, [SEEN, {"type": "item_reference", "id": "msg_1"}, HI])
+
+
+def test_a_parent_that_is_named_is_of_use_again() -> None:
+    """It is kept for as long as one that was just made."""
+    index = make(max_age=100)
+    take(index, [HI], [YES])
+    index.read({"model": "m", "input": [HI], "previous_response_id": "resp_1"}, 90.0)
+
+    assert [("resp_1", 2)] == found(index, [HI, YES, HI], now=190.0)
+
+
 # -- what is kept -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("thoughts", "spoken"), [(0, False), (1, True), (3, True)])
+def test_all_that_a_turn_has_is_counted(thoughts: int, spoken: bool) -> None:
+    """By what one of each takes."""
+    index = make()
+    take(index, [HI], [*[{**THOUGHT, "id": f"rs_{n}"} for n in range(thoughts)], YES])
+
+    size = module._COST_OF_TURN + len("resp_1") + (thoughts + 1) * (8 + module._COST_OF_REFERENCE)
+    size += (module._COST_OF_SPOKEN + module._COST_OF_THOUGHTS + 16 * thoughts) if spoken else 0
+    assert size == index.size
+
+
+def test_of_thoughts_only_those_that_are_new_are_kept_once_more() -> None:
+    """Those before are those of the turn before."""
+    index = make()
+    first = take(index, [HI], [THOUGHT, CALL])
+    second = take(index, [HI, THOUGHT, CALL, SEEN], [{**THOUGHT, "id": "rs_2"}, YES], "resp_2")
+
+    assert first is not None
+    assert second is not None
+    assert first.thoughts is not None
+    assert second.thoughts is not None
+    assert (first.thoughts, len(first.thoughts.own)) == (second.thoughts.before, len(second.thoughts.own))
 
 
 def test_what_is_forgotten_is_gone() -> None:
@@ -619,6 +759,7 @@ def test_what_is_forgotten_is_gone() -> None:
     assert 0 == index.size == len(index)
     assert [] == found(index, [HI, THOUGHT, YES, HI])
     assert [] == found(index, [HI, {"type": "item_reference", "id": "msg_1"}, HI])
+    assert ({}, {}, {}) == (index._by_hash, index._by_id, index._references)
     assert "<Known resp_0, 3 items>" == repr(known[0])
 
 
@@ -636,6 +777,38 @@ def test_what_is_gone_on_from_after_it_was_forgotten_is_counted_again() -> None:
     assert second is not None
     index.forget(second)
     assert 0 == index.size
+
+
+def test_thoughts_that_others_have_forgotten_are_counted_by_who_still_needs_them() -> None:
+    """As they were before, however many there are."""
+    sizes: list[int] = []
+    for early in (True, False):
+        index = make()
+        first = take(index, [HI], [THOUGHT, CALL])
+        read = index.read({"model": "m", "input": [HI, THOUGHT, CALL, SEEN]}, 0.0)
+        index.find(read, 0.0)
+        assert first is not None
+        if early:
+            index.forget(first)
+        second = index.remember(read, "resp_2", [{**THOUGHT, "id": "rs_2"}, YES], 0.0)
+        index.forget(first)
+        sizes.append(index.size)
+        assert second is not None
+        index.forget(second)
+        assert 0 == index.size
+
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("odd", ["", 7, [], ["a"], None])
+def test_what_is_no_name_of_an_output_cannot_be_referred_to(odd: Any) -> None:
+    """It is a turn like any other."""
+    index = make()
+    known = take(index, [HI], [{**YES, "id": odd}])
+
+    assert known is not None
+    assert () == known.references
+    assert [("resp_1", 2)] == found(index, [HI, YES, HI])
 
 
 def test_age_and_bytes_bound_what_is_kept() -> None:

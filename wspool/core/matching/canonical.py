@@ -25,10 +25,7 @@ from typing import Any, Final, cast
 
 from wspool.core.frames import decode_fast, encode_sorted
 
-__all__ = ["REASONING", "canonical", "kind_of"]
-
-#: What reasoning is: a place in the history.
-REASONING: Final = b"reasoning"
+__all__ = ["canonical", "kind_of"]
 
 _NOT_OF_ITEM: Final = frozenset({"id", "status", "phase", "parsed_arguments", "type"})
 _NOT_OF_PART: Final = frozenset({"annotations", "logprobs", "parsed"})
@@ -56,8 +53,6 @@ def canonical(item: Mapping[str, Any]) -> bytes:
         TypeError, ValueError, RecursionError: it cannot be written as JSON.
     """
     kind = kind_of(item)
-    if kind == "reasoning":
-        return REASONING
     kept: dict[str, Any] = {"type": kind}
     for name, value in item.items():
         if name in _NOT_OF_ITEM or value is None:

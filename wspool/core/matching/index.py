@@ -29,7 +29,7 @@ from itertools import zip_longest
 from typing import Any, Final, cast
 
 from wspool.core.commands import LaneKey
-from wspool.core.matching.canonical import REASONING, canonical, kind_of
+from wspool.core.matching.canonical import canonical, kind_of
 from wspool.core.matching.known import (
     NO_NAME,
     Given,
@@ -67,7 +67,8 @@ def _digest(data: bytes) -> bytes:
     return blake2b(data, digest_size=_HASH).digest()
 
 
-_REASONING: Final = _digest(REASONING)
+#: What reasoning is: a place in the history.
+_REASONING: Final = _digest(b"reasoning")
 
 
 def digest_of(item: Mapping[str, Any]) -> bytes | None:
