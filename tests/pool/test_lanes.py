@@ -561,6 +561,21 @@ async def test_what_cannot_be_of_one_turn_costs_no_other(autojump_clock, events:
         assert_conserved(pool.statistics())
 
 
+async def test_a_silent_turn_keeps_a_spoilt_connection_as_long_as_it_may_be_silent(autojump_clock) -> None:
+    """And the rest of it as long as it is read: then those in line have another connection."""
+    far = Far()
+    async with (
+        shared(far, silence_timeout=30.0, drain_timeout=5.0) as pool,
+        busy(pool, "slow one", "slow two") as ended,
+    ):
+        far.say("slow one", created("another"))
+        await trio.sleep(1)
+        await ask(pool, "three", ended)
+        assert trio.current_time() == pytest.approx(35.0, abs=1.0)
+        assert "three" == ended["three"]
+        assert isinstance(ended["slow two"], wspool.TurnTimeoutError)
+
+
 @pytest.mark.hits("dirty: a lane beside which nothing is in flight")
 async def test_what_cannot_be_of_the_only_turn_ends_the_connection(autojump_clock) -> None:
     """At once: nobody's turn is lost by it."""
