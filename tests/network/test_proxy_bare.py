@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
 
+import httpx
 import pytest
+
+from wspool.testing import local_server
 
 _PROGRAM = """
 import signal, socket
@@ -84,3 +90,44 @@ def test_a_limit_on_files_is_said_at_the_start() -> None:
     assert "of 4096 clients (--max-clients) only " in said
     assert "ulimit -n" in said
     assert 1 == said.count("\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a folder that nobody may write to is another thing there")
+def test_what_goes_wrong_behind_it_is_on_standard_error(tmp_path: Path) -> None:
+    """Whatever part of it says so: an endpoint that is down, cassettes that cannot be written; each once."""
+    folder = tmp_path / "cassettes"
+    with local_server() as server, proxied(server.url, folder) as (run, base_url):
+        folder.rmdir()
+        folder.write_text("")
+        for _ in range(2):
+            assert 200 == asked(base_url)
+        run.terminate()
+        _, recorded = run.communicate(timeout=60)
+    with proxied("ws://127.0.0.1:9/v1/responses", tmp_path / "other") as (run, base_url):
+        with pytest.raises(httpx.ReadTimeout):
+            asked(base_url, timeout=0.5)
+        run.terminate()
+        _, dialled = run.communicate(timeout=60)
+
+    assert ["recording has ended, for no cassette can be written: File exists"] == recorded.splitlines()
+    assert 1 == len(dialled.splitlines())
+    assert "127.0.0.1" in dialled
+
+
+@contextmanager
+def proxied(url: str, folder: Path) -> Generator[tuple[subprocess.Popen[str], str]]:
+    """A proxy, and what programs need to find it."""
+    command = [sys.executable, "-m", "wspool", "proxy", "--port", "0", "--url", url, "--record", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            assert run.stdout is not None
+            yield run, run.stdout.readline().strip()
+        finally:
+            run.kill()
+
+
+def asked(base_url: str, timeout: float = 30) -> int:
+    """The status of one turn."""
+    url, body = f"{base_url}/responses", {"model": "m", "input": "hi"}
+    headers = {"authorization": "Bearer k"}
+    return httpx.post(url, headers=headers, json=body, timeout=timeout, trust_env=False).status_code

@@ -151,7 +151,7 @@ def proxy(
     )
     where = Where(host=host, port=port, uds=uds, inherit=inherit, succeed=take_over)
     try:
-        with shown_log("wspool.proxy", verbose=verbose), ExitStack() as stack:
+        with shown_log("wspool", verbose=verbose), ExitStack() as stack:
             options: dict[str, Any] = {
                 "where": where,
                 "api_key": _key(api_key_env),
