@@ -3,8 +3,10 @@
 Turns are streamed and read to their end, one after the other on one connection, against a server in another
 process; the CPU is that of all threads of this one. `crossing` is a bare way from asyncio to the runtime's
 thread and back: it costs twice as much where the two are on two processors. The peer is the SDK over its own
-HTTP. A tool loop is 21 requests of the SDK with 20 calls, whose client is told nothing but another
-`http_client`.
+HTTP. `alone` is the library, or the SDK, over a transport that has the answer ready: nothing is carried, and
+what is left is its own. A tool loop is 21 requests of the SDK with 20 calls, whose client is told nothing but
+another `http_client`. The ratios of a part vary by what they say: on one processor, with nobody else there
+(`taskset -c 0 python -m benchmarks doors 10`), by a few percent.
 """
 
 from __future__ import annotations
@@ -12,14 +14,15 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-from collections.abc import Callable, Coroutine
+import statistics
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import trio
 
 import wspool
 import wspool.http
-from benchmarks.harness import Row, Sample, Stopwatch, in_turn, installed, median, ratio
+from benchmarks.harness import Row, Sample, Stopwatch, in_turn, installed, median
 from benchmarks.processes import Server, open_blaster
 from benchmarks.script import Say
 from wspool import aio
@@ -27,7 +30,7 @@ from wspool.runtime import Runtime
 from wspool.server import ModelRequest, ModelTurn, function_call, message
 from wspool.testing import local_server
 
-__all__ = ["run"]
+__all__ = ["PARTS", "run"]
 
 #: The most that a door may cost, times what the native form costs; by events of a turn.
 FACADE: Final = {10: 2.4, 200: 2.0}
@@ -38,49 +41,48 @@ CALLS: Final = 20
 
 _POLICY: Final = wspool.PoolPolicy(max_size=1, min_idle=0, close_timeout=0.1)
 _MODEL: Final = "bench"
+_BODY: Final = {"model": _MODEL, "input": "hi", "stream": True}
 
 
-def run(*, quick: bool) -> list[Row]:
-    """Measure all of it."""
-    rows: list[Row] = []
+def run(*, quick: bool, parts: Sequence[str] = ()) -> list[Row]:
+    """Measure all of it, or those parts."""
+    return [row for name in parts or PARTS for row in PARTS[name](quick)]
+
+
+def _cpu(events: int, *, quick: bool) -> list[Row]:
+    turns = 50 if quick else max(100, 2000 // events)
     with open_blaster() as server:
-        for events in (10, 200):
-            rows += _cpu(server, events, rounds=3 if quick else 9, turns=50 if quick else 200)
-    if installed("openai"):
-        rows += [_bytes(size) for size in BYTES]
+        samples = in_turn(_contestants(server, Say(events=events), turns), 3 if quick else 9)
+    cost = {name: median(found) for name, found in samples.items()}
+    note = ", ".join(f"{name} {micros:.0f} us" for name, micros in cost.items())
+    wanted = [
+        (f"asyncio facade, {events} events, over native", "aio", "native", FACADE[events]),
+        (f"httpx client, {events} events, over native", "client", "native", CLIENT[events]),
+        (f"AsyncOpenAI through the door, {events} events, over its own HTTP", "SDK, door", "SDK, HTTP", 1.0),
+    ]
+    rows: list[Row] = []
+    for metric, one, other, most in wanted:
+        if one in samples:
+            pairs = [a.micros / b.micros for a, b in zip(samples[one], samples[other], strict=True)]
+            spread = f"{min(pairs):.3g} to {max(pairs):.3g} in {len(pairs)} pairs; {note}"
+            rows.append(Row(metric=metric, value=statistics.median(pairs), unit="x", most=most, note=spread))
     return rows
 
 
-def _cpu(server: Server, events: int, *, rounds: int, turns: int) -> list[Row]:
-    say = Say(events=events)
+def _contestants(server: Server, say: Say, turns: int) -> dict[str, Callable[[], Sample]]:
     url, base = server.url(say), server.url(say, http=True)
-    contestants: dict[str, Callable[[], Sample]] = {
+    contestants = {
         "native": lambda: _native(url, turns),
         "aio": lambda: _facade(url, turns),
         "client": lambda: _client(base, turns),
+        "httpx alone": lambda: _client(base, turns, alone=True),
         "crossing": lambda: _crossing(turns),
     }
     if installed("openai"):
-        contestants["SDK, door"] = lambda: _sdk(base, turns, door=True)
-        contestants["SDK, HTTP"] = lambda: _sdk(base, turns, door=False)
-    samples = in_turn(contestants, rounds)
-    cost = {name: median(found) for name, found in samples.items()}
-    note = ", ".join(f"{name} {micros:.0f} us" for name, micros in cost.items())
-    rows = [
-        Row(
-            metric=f"{name}, {events} events, over native",
-            value=ratio(samples[key], samples["native"]),
-            unit="x",
-            most=most[events],
-            note=note,
-        )
-        for key, name, most in (("aio", "asyncio facade", FACADE), ("client", "httpx client", CLIENT))
-    ]
-    if "SDK, door" in samples:
-        over = ratio(samples["SDK, door"], samples["SDK, HTTP"])
-        metric = f"AsyncOpenAI through the door, {events} events, over its own HTTP"
-        rows.append(Row(metric=metric, value=over, unit="x", most=1.0))
-    return rows
+        contestants["SDK, door"] = lambda: _sdk(base, turns, "door")
+        contestants["SDK, HTTP"] = lambda: _sdk(base, turns, "HTTP")
+        contestants["SDK alone"] = lambda: _sdk(base, turns, "alone")
+    return contestants
 
 
 def _crossing(turns: int) -> Sample:
@@ -139,13 +141,25 @@ def _facade(url: str, turns: int) -> Sample:
     return watch.sample
 
 
-def _client(url: str, turns: int) -> Sample:
+async def _ready(url: str) -> Any:
+    """Return a client whose transport has ready what the door has answered once."""
+    async with wspool.http.async_client(policy=_POLICY) as client:
+        answer = await client.post(url, json=_BODY)
+    module: Any = importlib.import_module(type(answer).__module__.partition(".")[0])
+    content, headers = answer.content, answer.headers
+
+    def respond(_: object) -> Any:
+        return module.Response(200, headers=headers, stream=module.ByteStream(content))
+
+    return module.AsyncClient(transport=module.MockTransport(respond))
+
+
+def _client(url: str, turns: int, *, alone: bool = False) -> Sample:
     async def open_it(watch: Stopwatch) -> None:
-        async with wspool.http.async_client(policy=_POLICY) as client:
+        async with await _ready(url) if alone else wspool.http.async_client(policy=_POLICY) as client:
 
             async def turn() -> None:
-                body = {"model": _MODEL, "input": "hi", "stream": True}
-                async with client.stream("POST", url, json=body) as answer:
+                async with client.stream("POST", url, json=_BODY) as answer:
                     async for _ in answer.aiter_raw():
                         pass
 
@@ -157,14 +171,16 @@ def _client(url: str, turns: int) -> Sample:
     return _watched(open_it)
 
 
-def _sdk(url: str, turns: int, *, door: bool) -> Sample:
+def _sdk(url: str, turns: int, over: str) -> Sample:
     openai: Any = importlib.import_module("openai")
     base, _, query = url.partition("?")
-    options: dict[str, Any] = {"http_client": wspool.http.async_client(policy=_POLICY)} if door else {}
-    options["default_query"] = dict(part.split("=") for part in query.split("&"))
+    where = base.removesuffix("/responses")
+    options: dict[str, Any] = {"default_query": dict(part.split("=") for part in query.split("&"))}
 
     async def open_it(watch: Stopwatch) -> None:
-        where = base.removesuffix("/responses")
+        if over != "HTTP":
+            alone = over == "alone"
+            options["http_client"] = await _ready(url) if alone else wspool.http.async_client(policy=_POLICY)
         async with openai.AsyncOpenAI(api_key="none", base_url=where, **options) as client:
 
             async def turn() -> None:
@@ -248,3 +264,10 @@ class _Records(wspool.Instrument):
 
     def turn_ended(self, record: wspool.TurnRecord) -> None:
         self.sent += record.bytes_sent
+
+
+PARTS: Final[Mapping[str, Callable[[bool], list[Row]]]] = {
+    "10": lambda quick: _cpu(10, quick=quick),
+    "200": lambda quick: _cpu(200, quick=quick),
+    "bytes": lambda _: [_bytes(size) for size in BYTES] if installed("openai") else [],
+}

@@ -121,6 +121,7 @@ class Outlet(Handover[bytes]):
         head: the head, once it is known.
         error: what ended it, if that was not the end of the body.
         scope: ends the exchange.
+        late: says what ends it where nothing came of what is expected.
         dials: True if there was no connection at all when its turn began to wait.
         name: what its answer is called (`x-request-id`), whatever that is.
         notice: called with its turn, before anything of that is sent.
@@ -137,6 +138,7 @@ class Outlet(Handover[bytes]):
         "head",
         "heed",
         "keeps",
+        "late",
         "name",
         "notice",
         "record",
@@ -155,6 +157,7 @@ class Outlet(Handover[bytes]):
         self.record: TurnRecord | None = None
         self.error: Exception | None = None
         self.scope = trio.CancelScope()
+        self.late: Callable[[], Exception] | None = None
         #: Seconds within which something must come.
         self._expected = math.inf
 
@@ -200,16 +203,21 @@ class Outlet(Handover[bytes]):
             super().end()
 
     def expect(self, seconds: float) -> None:
-        """Something must come of the turn within so many seconds from now, or the exchange is at its end."""
+        """Something must come within so many seconds from now, or the exchange is at its end.
+
+        It takes no scope of its own: to enter one and to leave it costs as much as ten events.
+        """
         if not self.abandoned and not (seconds == self._expected == math.inf):
             self.scope.deadline = trio.current_time() + seconds
         self._expected = seconds
 
     @property
-    def expired(self) -> bool:
-        """Whether it was ended because nothing came in time."""
+    def expired(self) -> Exception | None:
+        """What is to be said of it if it was ended because nothing came in time, else None."""
         scope = self.scope
-        return scope.cancelled_caught and not self.abandoned and trio.current_time() >= scope.deadline
+        if self.late is None or not scope.cancelled_caught or self.abandoned:
+            return None
+        return self.late() if trio.current_time() >= scope.deadline else None
 
     def leave(self) -> None:
         """The reader has left. In the pool's trio run; never waits, and twice is once."""
@@ -257,8 +265,8 @@ async def exchange(
                 await turn.__aexit__(None, None, None)  # noqa: ASYNC102 # never waits
                 outlet.record = turn.record
             outlet.end()
-        if outlet.expired:
-            outlet.end(Expired("read", limits.read))
+        if (late := outlet.expired) is not None:
+            outlet.end(late)
     except Exception as error:
         outlet.end(error)
     finally:
@@ -283,27 +291,32 @@ async def _enter(
         outlet.notice(turn)
         if enter is not None:
             await enter(turn.awaited)
-        # A connection is waited for if there is none at all; else it is the line.
-        is_open = pool.open > 0
-        outlet.dials = outlet.dials or not is_open
-        seconds = limits.pool if is_open else min(limits.connect, limits.pool)
-        if seconds == math.inf:
+        outlet.late = functools.partial(_late, turn, pool, limits.pool)
+        outlet.expect(since + limits.pool - trio.current_time())
+        if pool.open or limits.pool <= limits.connect:
+            outlet.dials = outlet.dials or not pool.open
             return await turn.__aenter__()
-        with trio.CancelScope(deadline=since + seconds) as scope:
-            await turn.__aenter__()
-        if not scope.cancelled_caught:
-            return turn
-        if turn.delivery != "not_sent":
-            raise Expired("read", seconds)
-        if not pool.open:
-            raise pool.failure or Expired("connect", seconds)
-        if trio.current_time() >= since + limits.pool:
-            raise Expired("pool", seconds)
+        # A connection is waited for if there is none at all; once there is one, it is the line.
+        outlet.dials = True
+        with trio.move_on_at(since + limits.connect):
+            return await turn.__aenter__()
+        if turn.delivery != "not_sent" or not pool.open:
+            raise _late(turn, pool, limits.connect)
+
+
+def _late(turn: Turn, pool: Pool, seconds: float) -> Exception:
+    """Return what is said of a turn that was not sent within so many seconds."""
+    if turn.delivery != "not_sent":
+        return Expired("read", seconds)
+    if not pool.open:
+        return pool.failure or Expired("connect", seconds)
+    return Expired("pool", seconds)
 
 
 async def _stream(turn: Turn, outlet: Outlet, silence: float, write: Writer) -> None:
     """Write the events as they come."""
-    outlet.expect(silence)  # a scope of its own would cost as much as ten events
+    outlet.late = functools.partial(Expired, "read", silence)
+    outlet.expect(silence)
     while events := await turn.batch():
         if outlet.head is None:
             outlet.begin_with(200, [_SSE, ("cache-control", "no-cache")])
@@ -318,6 +331,7 @@ async def _stream(turn: Turn, outlet: Outlet, silence: float, write: Writer) -> 
 
 async def _answer(turn: Turn, outlet: Outlet, silence: float) -> None:
     """Write the response, once it is there: also one that failed, as providers do."""
+    outlet.expect(math.inf)  # what follows looks for itself
     try:
         response = await _result(turn, silence)
     except ResponseFailedError:
