@@ -557,3 +557,12 @@ def test_an_item_that_is_done_and_was_never_announced_is_known_by_its_id() -> No
     second.receive(about("created", REAL))
 
     assert IGNORE is second.receive(event("output_text.delta", item_id="msg_1", delta="a"))
+
+
+def test_what_comes_twice_with_a_number_too_high_is_delivered_once() -> None:
+    """That something is missing before it is known by then."""
+    machine = turn(event("output_text.delta", 1, delta="a"))
+    late = event("output_text.delta", 5, delta="b")
+
+    assert [DELIVER, IGNORE] == [machine.receive(late) for _ in range(2)]
+    assert DELIVER is machine.receive(event("output_text.delta", 6, delta="c"))

@@ -87,6 +87,7 @@ def test_the_transcript_is_one_turn() -> None:
 def test_an_output_is_kept_for_a_history(keeps: bool) -> None:
     """Where there is one that keeps it, and beside what its caller is given."""
     machine, _ = steered()
+    assert (False, "") == (machine.keeps, machine.complaint), "nobody wants it, and nothing was wrong"
     machine.keeps = keeps
     machine.receive(ended("one"))
 
@@ -257,6 +258,19 @@ def test_the_numbers_of_a_successor_begin_anew() -> None:
 
     assert DELIVER is machine.receive(first)
     assert DELIVER is machine.receive(event("response.output_text.delta", sequence_number=1))
+
+
+def test_a_successor_may_call_its_items_as_its_parent_did() -> None:
+    """Servers that count them anew do; that is no sign of another response."""
+    machine, _ = steered("a")
+    machine.receive(about("accepted", id="s1"))
+    machine.receive(event("response.output_item.done", item=OUTPUT[0]))
+    machine.receive(ended("one", "incomplete"))
+    machine.receive(created("two", "one"))
+
+    assert DELIVER is machine.receive(event("response.output_item.done", item=OUTPUT[0]))
+    assert END is machine.receive(ended("two"))
+    assert not machine.suspect
 
 
 def test_a_successor_that_leaves_its_output_out_has_its_own() -> None:
