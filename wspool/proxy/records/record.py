@@ -135,12 +135,13 @@ class Record:
     turn: Turn | None = attrs.field(default=None, repr=False)
 
     def learn(self, turn: TurnRecord) -> None:
-        """Take over what the pool knows of its turn, which has ended."""
+        """Take over what the pool knows of its turn, which has ended: nothing, if it was never sent."""
+        if not turn.requests:
+            return
         self.outcome = _ENDS.get(turn.status)
         self.way = "http" if turn.transport == "http" else "websocket"
         self.why_full = turn.why_full
-        if turn.requests:
-            self.items_given, self.items_sent = turn.items_given, turn.items_sent
+        self.items_given, self.items_sent = turn.items_given, turn.items_sent
         self.bytes_sent, self.bytes_saved = turn.bytes_sent, turn.bytes_saved
         self.requests = turn.requests
         self.response_id = turn.response_id

@@ -409,7 +409,7 @@ class _Course:
         record, outlet = self._record, self._outlet
         self._stamp()
         turn = outlet.record
-        if turn is not None and turn.status != "unsent":
+        if turn is not None:
             record.learn(turn)
         error = outlet.error
         if error is None and record.turn is not None:
