@@ -37,11 +37,13 @@ from wspool.facade import (
     Method,
     PoolFacade,
     TurnFacade,
+    claimed,
     held,
-    leave,
+    lends,
     makes,
     mirrors,
     prepares,
+    taken,
     unbound,
 )
 from wspool.pool import (
@@ -59,27 +61,21 @@ __all__ = ["Conversation", "Lease", "Pool", "Turn", "open_pool"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_F = TypeVar("_F")
+_C = TypeVar("_C", bound=Facade[Any])
 
 #: What to take where there is no async.
 _INSTEAD: Final = ": without async, take wspool.blocking"
 
 
-async def _call(
-    runtime: Runtime,
-    function: Callable[..., Awaitable[_T]],
-    *args: Any,
-    undo: Callable[[_T], object] | None = None,
-) -> _T:
-    """Call *function* in the runtime and wait for its end, also when cancelled; *undo* gets what is lost."""
+async def _call(runtime: Runtime, function: Callable[..., Awaitable[_T]], *args: Any) -> _T:
+    """Call *function* in the runtime and wait for its end, also when cancelled."""
     bell = LoopBell()
     out: Handover[None] = Handover()
     call = runtime.start(function, *args, notify=out.end)
     cancelled = await _wait(bell, out, call)
     if cancelled is None:
         return call.result()
-    if undo is not None and not call.cancelled and not call.failed:
-        undo(call.result())
+    call.drop()
     try:
         raise cancelled
     finally:
@@ -90,15 +86,19 @@ async def _wait(bell: LoopBell, out: Handover[Any], call: Call[Any]) -> asyncio.
     """Wait until *out* of *call* has begun or ended. Cancelled, cancel that, wait for its end, and say so."""
     cancelled: asyncio.CancelledError | None = None
     waits = out.wait_to_begin
-    while waits(bell.ring):
-        try:
-            await bell.wait()
-        except asyncio.CancelledError as error:  # noqa: ASYNC103 # raised by the caller
-            cancelled = cancelled or error
-            call.cancel()
-            waits = out.wait_to_end
-        if cancelled is not None:
-            bell = LoopBell()  # the one before may have been rung by its beginning
+    try:
+        while waits(bell.ring):
+            try:
+                await bell.wait()
+            except asyncio.CancelledError as error:  # noqa: ASYNC103 # raised by the caller
+                cancelled = cancelled or error
+                call.cancel()
+                waits = out.wait_to_end
+            if cancelled is not None:
+                bell = LoopBell()  # the one before may have been rung by its beginning
+    except BaseException:  # the loop ends, or has ended, and whoever waited with it
+        call.cancel()
+        raise
     return cancelled
 
 
@@ -117,11 +117,11 @@ def _waits(
     return cast("Method[_P, Coroutine[Any, Any, _T]]", method)
 
 
-class _Block(Block[_F], AsyncBlock):
+class _Block(Block[_C], AsyncBlock):
     _instead = _INSTEAD
 
-    async def __aenter__(self) -> _F:
-        return self.entered(await _call(self.runtime, self.native.__aenter__, undo=self.undo))
+    async def __aenter__(self) -> _C:
+        return self.entered(await _call(self.runtime, self.enter))
 
     async def __aexit__(self, *error: object) -> None:
         self.left()
@@ -275,10 +275,9 @@ def _takes(native: Callable[_P, Awaitable[native_lease.Lease]]) -> Method[_P, Co
     """Mirror a method that waits for a lease."""
 
     @functools.wraps(native)
-    async def method(self: Facade[Any], *args: Any, **keywords: Any) -> Lease:
-        undo = functools.partial(leave, self.runtime, native_lease.Lease.release)
+    async def method(self: PoolFacade, *args: Any, **keywords: Any) -> Lease:
         ask = functools.partial(unbound(native), self.native, *args, **keywords)
-        return Lease(await _call(self.runtime, ask, undo=undo), self.runtime)
+        return claimed(Lease, await _call(self.runtime, taken, self, ask), self.runtime)
 
     return cast("Method[_P, Coroutine[Any, Any, Lease]]", method)
 
@@ -287,7 +286,7 @@ class Pool(PoolFacade):
     """`wspool.Pool` for asyncio; made by `wspool.aio.open_pool`."""
 
     acquire = _takes(POOL.acquire)
-    acquire_nowait = makes(POOL.acquire_nowait, Lease)
+    acquire_nowait = lends(POOL.acquire_nowait, Lease)
     lease = makes(POOL.lease, _lease_block)
     lease_nowait = held(POOL.lease_nowait, Lease)
     conversation = makes(POOL.conversation, _conversation_block)
@@ -308,18 +307,11 @@ class _PoolBlock(AsyncBlock):
 
     async def __aenter__(self) -> Pool:
         self._callers.here()
-        pool = await _call(self._runtime, self._residence.enter, undo=self._undo)
-        return Pool(pool, self._runtime)
+        return claimed(Pool, await _call(self._runtime, self._residence.claim, self._runtime), self._runtime)
 
     async def __aexit__(self, *error: object) -> None:
         try:
             await _call(self._runtime, self._residence.leave)  # noqa: ASYNC102 # ends by itself, within bounds
-        except PoolClosedError:
-            pass  # as for `leave`
-
-    def _undo(self, _: object) -> None:
-        try:
-            self._runtime.start(self._residence.leave, notify=lambda: None)
         except PoolClosedError:
             pass  # as for `leave`
 

@@ -35,11 +35,13 @@ from wspool.facade import (
     Method,
     PoolFacade,
     TurnFacade,
+    claimed,
     held,
-    leave,
+    lends,
     makes,
     mirrors,
     prepares,
+    taken,
     unbound,
 )
 from wspool.pool import (
@@ -49,14 +51,14 @@ from wspool.pool import (
     pool as native_pool,
 )
 from wspool.pool.toolbox import adapt_tools
-from wspool.pool.ways import PlainBlock, PlainEvents
+from wspool.pool.ways import PlainBlock, PlainEvents, surely
 from wspool.runtime import Residence, Runtime
 
 __all__ = ["Conversation", "Lease", "Pool", "Turn", "open_pool"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_F = TypeVar("_F")
+_C = TypeVar("_C", bound=Facade[Any])
 
 
 def _waits(
@@ -74,12 +76,12 @@ def _waits(
     return cast("Method[_P, _T]", method)
 
 
-class _Block(Block[_F], PlainBlock):
-    def __enter__(self) -> _F:
-        return self.entered(self.runtime.run(self.native.__aenter__, undo=self.undo))
+class _Block(Block[_C], PlainBlock):
+    def __enter__(self) -> _C:
+        return self.entered(self.runtime.run(self.enter))
 
     def __exit__(self, *error: object) -> None:
-        self.left()
+        surely(self.left)
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -121,7 +123,7 @@ class Turn(TurnFacade, PlainEvents):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave. Never waits. A turn whose end was not given to the caller is given up."""
-        self._leave()
+        surely(self._leave)
 
     def __next__(self) -> Event:
         """Return the next event. An interrupt loses none. Raises what iterating over `wspool.Turn` raises."""
@@ -174,10 +176,9 @@ def _takes(native: Callable[_P, Awaitable[native_lease.Lease]]) -> Method[_P, Le
     """Mirror a method that waits for a lease."""
 
     @functools.wraps(native)
-    def method(self: Facade[Any], *args: Any, **keywords: Any) -> Lease:
-        undo = functools.partial(leave, self.runtime, native_lease.Lease.release)
+    def method(self: PoolFacade, *args: Any, **keywords: Any) -> Lease:
         ask = functools.partial(unbound(native), self.native, *args, **keywords)
-        return Lease(self.runtime.run(ask, undo=undo), self.runtime)
+        return claimed(Lease, self.runtime.run(taken, self, ask), self.runtime)
 
     return cast("Method[_P, Lease]", method)
 
@@ -186,7 +187,7 @@ class Pool(PoolFacade):
     """`wspool.Pool` without async; made by `wspool.blocking.open_pool`."""
 
     acquire = _takes(POOL.acquire)
-    acquire_nowait = makes(POOL.acquire_nowait, Lease)
+    acquire_nowait = lends(POOL.acquire_nowait, Lease)
     lease = makes(POOL.lease, _lease_block)
     lease_nowait = held(POOL.lease_nowait, Lease)
     conversation = makes(POOL.conversation, _conversation_block)
@@ -203,18 +204,11 @@ class _PoolBlock(PlainBlock):
         self._residence = Residence(lambda: manager)
 
     def __enter__(self) -> Pool:
-        pool = self._runtime.run(self._residence.enter, undo=self._undo)
-        return Pool(pool, self._runtime)
+        return claimed(Pool, self._runtime.run(self._residence.claim, self._runtime), self._runtime)
 
     def __exit__(self, *error: object) -> None:
         try:
             self._runtime.run(self._residence.leave)
-        except PoolClosedError:
-            pass  # as for `leave`
-
-    def _undo(self, _: object) -> None:
-        try:
-            self._runtime.start(self._residence.leave, notify=lambda: None)
         except PoolClosedError:
             pass  # as for `leave`
 

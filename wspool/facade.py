@@ -4,6 +4,7 @@ Rules of this module:
 
 * A mirrored method has the signature, the types and the docstring of the native one, because it is made of
   it. What the native docs call a checkpoint is here a wait of the caller's own world.
+* What is entered in the runtime is a claim (`wspool.runtime`) of its block, and of what the block gives.
 * What neither waits nor gives anything of a world's own is the same in both, and mirrored here, once. The
   rest is a line in each: it has another type there, a coroutine or not, that world's `Turn` or this one's,
   and no type of Python says "that of the world". A test compares them.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -24,14 +25,14 @@ from wspool.core.events.response import Response
 from wspool.core.events.turn import Delivery
 from wspool.core.frames import Event
 from wspool.core.policy import PoolPolicy, Provider
-from wspool.errors import PoolClosedError
+from wspool.errors import ForeignUseError, PoolClosedError
 from wspool.pool.conversation import Conversation
 from wspool.pool.handover import EventsOut, hand_over, let_go
 from wspool.pool.lease import Lease
 from wspool.pool.pool import Pool
 from wspool.pool.turn import NOT_ENDED, OVER, Turn
-from wspool.pool.ways import Held
-from wspool.runtime import Call, Runtime
+from wspool.pool.ways import Held, surely
+from wspool.runtime import Call, Claim, Runtime
 
 __all__ = [
     "CONVERSATION",
@@ -46,14 +47,18 @@ __all__ = [
     "PoolFacade",
     "TurnFacade",
     "acts",
+    "claimed",
     "held",
     "leave",
+    "lends",
     "makes",
     "mirrors",
     "prepares",
+    "taken",
     "unbound",
 ]
 
+_C = TypeVar("_C", bound="Facade[Any]")
 _F = TypeVar("_F")
 _N = TypeVar("_N")
 _P = ParamSpec("_P")
@@ -93,7 +98,10 @@ class Facade(Generic[_N]):
     Attributes:
         native: that object. Use it in the runtime only.
         runtime: where it lives.
+        claim: what it is held by, if it was entered.
     """
+
+    claim: Claim[Any] | None = None
 
     def __init__(self, native: _N, runtime: Runtime) -> None:
         self.native = native
@@ -154,11 +162,18 @@ def leave(runtime: Runtime, function: Callable[..., object], *args: Any) -> None
     """Let *runtime* leave something, in order with all that is asked of it later. Never waits, nor raises."""
     try:
         runtime.soon(function, *args)
-    except PoolClosedError:
-        pass  # it has ended, and what was entered with it
+    except (ForeignUseError, PoolClosedError):
+        pass  # it has ended, and what was entered with it; or that is another process
 
 
-class Block(Generic[_F]):
+def claimed(facade: Callable[[Any, Runtime], _C], claim: Claim[Any], runtime: Runtime) -> _C:
+    """Return the facade of what *claim* holds; with the last of the two it is left."""
+    made = facade(claim.value, runtime)
+    made.claim = claim
+    return made
+
+
+class Block(Generic[_C]):
     """A block of something that is entered in the runtime and left without waiting; a world adds how.
 
     Args:
@@ -172,27 +187,28 @@ class Block(Generic[_F]):
         self,
         native: Any,
         runtime: Runtime,
-        facade: Callable[[Any, Runtime], _F],
+        facade: Callable[[Any, Runtime], _C],
         end: Callable[[Any], object],
     ) -> None:
         self.native = native
         self.runtime = runtime
         self._facade = facade
         self._end = end
-        self._entered: Any = None
+        self._claim: Claim[Any] | None = None
 
-    def undo(self, entered: Any) -> None:
-        """It was entered, and nobody is there any more."""
-        leave(self.runtime, self._end, entered)
+    async def enter(self) -> Claim[Any]:
+        """Enter it. In the runtime."""
+        return Claim(self.runtime, await self.native.__aenter__(), self._end)
 
-    def entered(self, entered: Any) -> _F:
+    def entered(self, claim: Claim[Any]) -> _C:
         """Return what the block gives."""
-        self._entered = entered
-        return self._facade(entered, self.runtime)
+        self._claim = claim
+        return claimed(self._facade, claim, self.runtime)
 
     def left(self) -> None:
         """The block has ended."""
-        leave(self.runtime, self._end, self._entered)
+        if self._claim is not None:
+            self._claim.leave()
 
 
 class _OneReader:
@@ -219,6 +235,9 @@ class TurnFacade(Facade[Turn]):
     A task of the runtime enters it and pushes its events. It counts by what the caller has taken of them.
     """
 
+    #: What it is handed over by, from when it is entered until it is left.
+    _held: EventsOut | None = None
+
     def __init__(self, native: Turn, runtime: Runtime) -> None:
         super().__init__(native, runtime)
         self._out = _NOTHING
@@ -234,18 +253,27 @@ class TurnFacade(Facade[Turn]):
     def _start(self) -> tuple[EventsOut, Call[None]]:
         """Let it be entered."""
         out = EventsOut()
+        self._held = self._held or out  # it is entered once
         return out, self.runtime.start(hand_over, self.native, out, notify=out.end)
 
     def _entered(self, out: EventsOut, call: Call[None]) -> None:
         """It was entered, or raises why not."""
         if not out.begun:
+            if self._held is out:
+                self._held = None
             call.result()
         self._out, self._call = out, call
 
     def _leave(self) -> None:
         self._left = True
         self._ready = iter(())
-        leave(self.runtime, let_go, self.native, self._out, self._given)
+        if self._held is not None:
+            leave(self.runtime, let_go, self.native, self._held, self._given)
+            self._held = None  # not before: an interrupt may have come in between
+
+    def __del__(self) -> None:
+        if self._held is not None:
+            surely(self._leave)
 
     def _next(self) -> Event | None:
         """Return the next event that is here, None if there is none."""
@@ -377,6 +405,32 @@ class ConversationFacade(Facade[Conversation]):
 _L = TypeVar("_L", bound=LeaseFacade)
 
 
+async def taken(pool: PoolFacade, take: Callable[[], Awaitable[Lease]]) -> Claim[Lease]:
+    """Return a lease once there is one. In the runtime."""
+    return Claim(pool.runtime, await take(), Lease.release)
+
+
+def _taken_now(pool: PoolFacade, facade: Callable[[Lease, Runtime], _L]) -> _L:
+    """Return a lease that is there at once."""
+    claim = pool.runtime.run_sync(lambda: Claim(pool.runtime, pool.native.acquire_nowait(), Lease.release))
+    return claimed(facade, claim, pool.runtime)
+
+
+def lends(native: Callable[_P, Lease], facade: Callable[[Lease, Runtime], _L]) -> Method[_P, _L]:
+    """Mirror `acquire_nowait`."""
+
+    @functools.wraps(native)
+    def method(self: PoolFacade) -> _L:
+        return _taken_now(self, facade)
+
+    return cast("Method[_P, _L]", method)
+
+
+def _give_back(lease: LeaseFacade) -> None:
+    if lease.claim is not None:
+        lease.claim.leave()
+
+
 def held(
     native: Callable[_P, Any], facade: Callable[[Lease, Runtime], _L]
 ) -> Method[_P, AbstractContextManager[_L]]:
@@ -384,10 +438,7 @@ def held(
 
     @functools.wraps(native)
     def method(self: PoolFacade) -> Held[_L]:
-        return Held(
-            lambda: facade(self.runtime.run_sync(self.native.acquire_nowait), self.runtime),
-            lambda lease: leave(self.runtime, lease.native.release),
-        )
+        return Held(lambda: _taken_now(self, facade), _give_back)
 
     return cast("Method[_P, AbstractContextManager[_L]]", method)
 

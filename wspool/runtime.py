@@ -8,6 +8,8 @@ Rules of this module:
   thread keeps nobody alive.
 * A call is a task of the trio run. It has the context variables of its caller, and its exception is raised
   there. A caller that leaves cancels it, and goes when it has ended: nothing of a call outlives its caller.
+* An interrupt may come between any two lines of a caller, who cannot be protected from it. So what a call has
+  entered for its caller is a claim: whoever has it last leaves it, and that may be the call itself.
 * A child of `fork` has the objects and not the thread. It is told so instead of waiting for ever.
 * Nothing is printed, and nothing raised where nobody waits.
 """
@@ -28,7 +30,7 @@ import trio
 
 from wspool.errors import ForeignUseError, PoolClosedError
 
-__all__ = ["Call", "Residence", "Runtime"]
+__all__ = ["Call", "Claim", "Residence", "Runtime"]
 
 _T = TypeVar("_T")
 
@@ -48,6 +50,7 @@ class Call(Generic[_T]):
     """One call into the trio run. Made by `Runtime.start`.
 
     Attributes:
+        begun: True once it is a task.
         done: True once it has ended.
         cancelled: True if it ended because of `cancel`.
     """
@@ -58,22 +61,28 @@ class Call(Generic[_T]):
     _notify: Callable[[], None]
     _scope: trio.CancelScope
     _enters: bool
+    begun: bool = False
     done: bool = False
     cancelled: bool = False
     _value: Any = None
     _error: BaseException | None = None
 
-    @property
-    def failed(self) -> bool:
-        """Whether it raised something that nobody has been given yet."""
-        return self._error is not None
-
     def cancel(self) -> None:
-        """Let it end soon. From any thread; never waits."""
+        """Let it end soon, or not begin at all. From any thread; never waits."""
         try:
-            self._runtime.soon(self._scope.cancel)
+            self._runtime.soon(self._stop)
         except PoolClosedError:
             pass  # then it has ended
+
+    def drop(self) -> None:
+        """Nobody wants what came of it. Once it is done."""
+        self._value = self._error = None
+
+    def _stop(self) -> None:
+        self._scope.cancel()
+        if not self.begun:  # its caller was interrupted while it asked
+            self.cancelled = True
+            self._finish()
 
     def result(self) -> _T:
         """Return what it returned, or raise what it raised. Once it is done, and not cancelled."""
@@ -109,6 +118,41 @@ class Call(Generic[_T]):
         self.done = True
         self._runtime.forget(self)
         self._notify()
+
+
+class Claim(Generic[_T]):
+    """What a call has entered for its caller. Left once, by the caller or when nobody has it any more.
+
+    Made in the trio run, which no interrupt comes to: at no moment is there anything that nobody has.
+
+    Args:
+        runtime: where it was entered.
+        value: what that gave.
+        end: leaves it. In the runtime; never waits.
+    """
+
+    __slots__ = ("_end", "_left", "_runtime", "value")
+
+    def __init__(self, runtime: Runtime, value: _T, end: Callable[[_T], object]) -> None:
+        self._left = False
+        self._runtime = runtime
+        self._end = end
+        self.value = value
+
+    def leave(self) -> None:
+        """Leave it, in order with all that is asked of the runtime later. Never waits, nor raises."""
+        if not self._left:
+            try:
+                self._runtime.soon(self._end, self.value)
+            except (ForeignUseError, PoolClosedError):
+                pass  # it has ended, and what was entered with it; or that is another process
+            self._left = True  # not before: an interrupt may have come in between
+
+    def __del__(self) -> None:
+        try:
+            self.leave()
+        except KeyboardInterrupt:  # which nobody can be told of from here
+            self.leave()
 
 
 class Runtime:
@@ -167,43 +211,32 @@ class Runtime:
             ForeignUseError: see `check`.
             PoolClosedError: the runtime has ended.
         """
-        self.check()
-        token = self._token or self._begin()
-        call = Call(self, function, args, notify, scope or trio.CancelScope(), scope is None)
-        self._calls.add(call)
-        try:
-            token.run_sync_soon(self._spawn, call, contextvars.copy_context())
-        except trio.RunFinishedError:
-            self._calls.discard(call)
-            raise PoolClosedError(_ENDED) from None
+        token, call = self._prepared(function, args, notify, scope)
+        self._put(token, call)
         return call
 
-    def run(
-        self,
-        function: Callable[..., Awaitable[_T]],
-        *args: Any,
-        undo: Callable[[_T], object] | None = None,
-    ) -> _T:
+    def run(self, function: Callable[..., Awaitable[_T]], *args: Any) -> _T:
         """Call and wait, in a thread that may block. An interrupt cancels the call, and waits for its end.
 
         Args:
-            function: an async function, as for `start`.
+            function: an async function, as for `start`. What it enters for its caller is a `Claim`.
             *args: its arguments.
-            undo: given what the call returned if an interrupt loses it.
 
         Raises:
             Exception: what *function* raised; and what `start` raises.
         """
         ended = threading.Lock()
         ended.acquire()
-        call = self.start(function, *args, notify=ended.release)
+        token, call = self._prepared(function, args, ended.release)
         try:
+            self._put(token, call)
             ended.acquire()
+        except PoolClosedError:
+            raise
         except BaseException:
             call.cancel()
             ended.acquire()  # a second interrupt does not wait
-            if undo is not None and not call.cancelled and not call.failed:
-                undo(call.result())
+            call.drop()
             raise
         return call.result()
 
@@ -219,12 +252,34 @@ class Runtime:
 
         return self.run(call)
 
+    def _prepared(
+        self,
+        function: Callable[..., Awaitable[_T]],
+        args: tuple[Any, ...],
+        notify: Callable[[], None],
+        scope: trio.CancelScope | None = None,
+    ) -> tuple[trio.lowlevel.TrioToken, Call[_T]]:
+        self.check()
+        token = self._token or self._begin()
+        return token, Call(self, function, args, notify, scope or trio.CancelScope(), scope is None)
+
+    def _put(self, token: trio.lowlevel.TrioToken, call: Call[Any]) -> None:
+        self._calls.add(call)
+        try:
+            token.run_sync_soon(self._spawn, call, contextvars.copy_context())
+        except trio.RunFinishedError:
+            self._calls.discard(call)
+            raise PoolClosedError(_ENDED) from None
+
     def soon(self, function: Callable[..., object], *args: Any) -> None:
         """Let the trio run call *function* soon. From any thread; never waits.
 
         Raises:
+            ForeignUseError: this process was forked since.
             PoolClosedError: the runtime has ended.
         """
+        if self._process != os.getpid():
+            raise ForeignUseError(_FORKED)
         if self._token is None:
             raise PoolClosedError(_ENDED)
         try:
@@ -275,6 +330,7 @@ class Runtime:
                 call.fail()
 
     def _spawn(self, call: Call[Any], context: contextvars.Context) -> None:
+        call.begun = True
         trio.lowlevel.spawn_system_task(call.run, name="wspool call", context=context)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -326,6 +382,14 @@ class Residence(Generic[_T]):
         if not given:
             await self.leave()
         return given[0]
+
+    async def claim(self, runtime: Runtime) -> Claim[_T]:
+        """Enter it in *runtime*, as `enter`, for somebody elsewhere."""
+        return Claim(runtime, await self.enter(), self._abandon)
+
+    def _abandon(self, _: _T) -> None:
+        if self._leave is not None:
+            self._leave.set()
 
     async def leave(self) -> None:
         """Leave it. In the trio run. Cancelling does not keep it open, nor cut short what its end takes.

@@ -316,6 +316,21 @@ def test_who_reads_slowly_is_not_pushed_more_than_so_much(far: Far, monkeypatch:
     run(main())
 
 
+def test_a_task_that_is_dropped_with_its_loop_leaves_nothing_in_flight(far: Far) -> None:
+    """It is not cancelled, and never goes on."""
+
+    async def main() -> None:
+        async with aio.open_pool(far.url, policy=POLICY) as pool, pool.conversation(model="m") as talk:
+            turn = talk.turn("wait")
+            for waits in (talk.respond("wait"), turn.__aenter__()):
+                waits.send(None)
+                await until(lambda: pool.statistics().in_flight)
+                waits.close()
+                await until(lambda: not pool.statistics().in_flight)
+
+    run(main())
+
+
 def test_a_cancelled_wait_for_a_lease_takes_none(far: Far) -> None:
     async def main() -> None:
         async with aio.open_pool(far.url, policy=wspool.PoolPolicy(max_size=1, min_idle=0)) as pool:

@@ -104,4 +104,14 @@ class Held(PlainBlock, Generic[_T]):
 
     @enable_ki_protection
     def __exit__(self, *error: object) -> None:
-        self._leave(self._taken.pop())
+        surely(self._leave, self._taken[-1])
+        self._taken.pop()
+
+
+def surely(leave: Callable[..., object], *args: object) -> None:
+    """Call *leave*, for which twice is once, and again if an interrupt comes meanwhile."""
+    try:
+        leave(*args)
+    except KeyboardInterrupt:
+        leave(*args)
+        raise
