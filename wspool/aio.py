@@ -22,6 +22,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 import trio
 
 from wspool.bells import LoopBell, running_loop
+from wspool.blocks import Block, claimed, taken
 from wspool.core.events.response import Response
 from wspool.core.frames import Event
 from wspool.errors import PoolClosedError
@@ -30,20 +31,17 @@ from wspool.facade import (
     LEASE,
     POOL,
     TURN,
-    Block,
     ConversationFacade,
     Facade,
     LeaseFacade,
     Method,
     PoolFacade,
     TurnFacade,
-    claimed,
     held,
     lends,
     makes,
     mirrors,
     prepares,
-    taken,
     unbound,
 )
 from wspool.pool import (
@@ -277,7 +275,7 @@ def _takes(native: Callable[_P, Awaitable[native_lease.Lease]]) -> Method[_P, Co
     @functools.wraps(native)
     async def method(self: PoolFacade, *args: Any, **keywords: Any) -> Lease:
         ask = functools.partial(unbound(native), self.native, *args, **keywords)
-        return claimed(Lease, await _call(self.runtime, taken, self, ask), self.runtime)
+        return claimed(Lease, await _call(self.runtime, taken, self.runtime, ask), self.runtime)
 
     return cast("Method[_P, Coroutine[Any, Any, Lease]]", method)
 

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
 
 from wspool.bells import ThreadBell
+from wspool.blocks import Block, claimed, taken
 from wspool.core.events.response import Response
 from wspool.core.frames import Event
 from wspool.errors import PoolClosedError
@@ -28,20 +29,17 @@ from wspool.facade import (
     LEASE,
     POOL,
     TURN,
-    Block,
     ConversationFacade,
     Facade,
     LeaseFacade,
     Method,
     PoolFacade,
     TurnFacade,
-    claimed,
     held,
     lends,
     makes,
     mirrors,
     prepares,
-    taken,
     unbound,
 )
 from wspool.pool import (
@@ -178,7 +176,7 @@ def _takes(native: Callable[_P, Awaitable[native_lease.Lease]]) -> Method[_P, Le
     @functools.wraps(native)
     def method(self: PoolFacade, *args: Any, **keywords: Any) -> Lease:
         ask = functools.partial(unbound(native), self.native, *args, **keywords)
-        return claimed(Lease, self.runtime.run(taken, self, ask), self.runtime)
+        return claimed(Lease, self.runtime.run(taken, self.runtime, ask), self.runtime)
 
     return cast("Method[_P, Lease]", method)
 

@@ -4,7 +4,6 @@ Rules of this module:
 
 * A mirrored method has the signature, the types and the docstring of the native one, because it is made of
   it. What the native docs call a checkpoint is here a wait of the caller's own world.
-* What is entered in the runtime is a claim (`wspool.runtime`) of its block, and of what the block gives.
 * What neither waits nor gives anything of a world's own is the same in both, and mirrored here, once. The
   rest is a line in each: it has another type there, a coroutine or not, that world's `Turn` or this one's,
   and no type of Python says "that of the world". A test compares them.
@@ -15,12 +14,13 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 import trio
 
+from wspool.blocks import give_back, taken_now
 from wspool.core.events.response import Response
 from wspool.core.events.turn import Delivery
 from wspool.core.frames import Event
@@ -39,7 +39,6 @@ __all__ = [
     "LEASE",
     "POOL",
     "TURN",
-    "Block",
     "ConversationFacade",
     "Facade",
     "LeaseFacade",
@@ -47,18 +46,15 @@ __all__ = [
     "PoolFacade",
     "TurnFacade",
     "acts",
-    "claimed",
     "held",
     "leave",
     "lends",
     "makes",
     "mirrors",
     "prepares",
-    "taken",
     "unbound",
 ]
 
-_C = TypeVar("_C", bound="Facade[Any]")
 _F = TypeVar("_F")
 _N = TypeVar("_N")
 _P = ParamSpec("_P")
@@ -101,11 +97,10 @@ class Facade(Generic[_N]):
         claim: what it is held by, if it was entered.
     """
 
-    claim: Claim[Any] | None = None
-
     def __init__(self, native: _N, runtime: Runtime) -> None:
         self.native = native
         self.runtime = runtime
+        self.claim: Claim[Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(f"a {type(self).__name__.lower()} cannot be pickled: {_ADVICE}")
@@ -164,51 +159,6 @@ def leave(runtime: Runtime, function: Callable[..., object], *args: Any) -> None
         runtime.soon(function, *args)
     except (ForeignUseError, PoolClosedError):
         pass  # it has ended, and what was entered with it; or that is another process
-
-
-def claimed(facade: Callable[[Any, Runtime], _C], claim: Claim[Any], runtime: Runtime) -> _C:
-    """Return the facade of what *claim* holds; with the last of the two it is left."""
-    made = facade(claim.value, runtime)
-    made.claim = claim
-    return made
-
-
-class Block(Generic[_C]):
-    """A block of something that is entered in the runtime and left without waiting; a world adds how.
-
-    Args:
-        native: the native block.
-        runtime: where it is entered.
-        facade: makes what the block gives.
-        end: leaves what was entered. In the runtime.
-    """
-
-    def __init__(
-        self,
-        native: Any,
-        runtime: Runtime,
-        facade: Callable[[Any, Runtime], _C],
-        end: Callable[[Any], object],
-    ) -> None:
-        self.native = native
-        self.runtime = runtime
-        self._facade = facade
-        self._end = end
-        self._claim: Claim[Any] | None = None
-
-    async def enter(self) -> Claim[Any]:
-        """Enter it. In the runtime."""
-        return Claim(self.runtime, await self.native.__aenter__(), self._end)
-
-    def entered(self, claim: Claim[Any]) -> _C:
-        """Return what the block gives."""
-        self._claim = claim
-        return claimed(self._facade, claim, self.runtime)
-
-    def left(self) -> None:
-        """The block has ended."""
-        if self._claim is not None:
-            self._claim.leave()
 
 
 class _OneReader:
@@ -405,30 +355,14 @@ class ConversationFacade(Facade[Conversation]):
 _L = TypeVar("_L", bound=LeaseFacade)
 
 
-async def taken(pool: PoolFacade, take: Callable[[], Awaitable[Lease]]) -> Claim[Lease]:
-    """Return a lease once there is one. In the runtime."""
-    return Claim(pool.runtime, await take(), Lease.release)
-
-
-def _taken_now(pool: PoolFacade, facade: Callable[[Lease, Runtime], _L]) -> _L:
-    """Return a lease that is there at once."""
-    claim = pool.runtime.run_sync(lambda: Claim(pool.runtime, pool.native.acquire_nowait(), Lease.release))
-    return claimed(facade, claim, pool.runtime)
-
-
 def lends(native: Callable[_P, Lease], facade: Callable[[Lease, Runtime], _L]) -> Method[_P, _L]:
     """Mirror `acquire_nowait`."""
 
     @functools.wraps(native)
     def method(self: PoolFacade) -> _L:
-        return _taken_now(self, facade)
+        return taken_now(self.runtime, self.native.acquire_nowait, facade)
 
     return cast("Method[_P, _L]", method)
-
-
-def _give_back(lease: LeaseFacade) -> None:
-    if lease.claim is not None:
-        lease.claim.leave()
 
 
 def held(
@@ -438,7 +372,7 @@ def held(
 
     @functools.wraps(native)
     def method(self: PoolFacade) -> Held[_L]:
-        return Held(lambda: _taken_now(self, facade), _give_back)
+        return Held(lambda: taken_now(self.runtime, self.native.acquire_nowait, facade), give_back)
 
     return cast("Method[_P, AbstractContextManager[_L]]", method)
 

@@ -19,7 +19,7 @@ import trio
 
 import wspool
 from tests.doors.conftest import Crossings, Far
-from wspool import bells, blocking, facade, runtime
+from wspool import bells, blocking, blocks, facade, runtime
 from wspool.pool import handover, ways
 from wspool.runtime import Runtime
 
@@ -181,7 +181,7 @@ def open_another(pool: blocking.Pool, talk: blocking.Conversation, url: str) -> 
 ACTS: Final = (respond, stream, leave_early, branch, lease, lease_nowait, acquire, open_another)
 
 #: What a caller's thread runs, after what is given was looked at.
-DOOR: Final = {module.__file__ for module in (blocking, facade, runtime, bells, handover, ways)}
+DOOR: Final = {module.__file__ for module in (blocking, blocks, facade, runtime, bells, handover, ways)}
 
 #: What comes out of the first, Python shows and forgets. The second has a lock, which no interrupt can keep
 #: Python from letting go of, but a tracer can.
