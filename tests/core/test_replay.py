@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -215,6 +216,17 @@ def test_resends_have_a_budget_that_all_turns_share() -> None:
     for _ in range(2000):
         budget.succeeded()
     assert budget.allows
+
+
+def test_who_has_patience_loses_any_number_at_once() -> None:
+    """A server that starts anew loses all that it had; each goes elsewhere, as often as one alone may."""
+    budget = ResendBudget()
+    for _ in range(300):
+        resends = Resends("always", 2, budget, math.inf)
+        assert ELSEWHERE is resends.after_loss("accepted", None, output_seen=True, exposed=False)
+    assert not budget.allows
+    assert ELSEWHERE is resends.after_loss("not_sent", None, output_seen=False, exposed=False)
+    assert GIVE_UP is resends.after_loss("not_sent", None, output_seen=False, exposed=False)
 
 
 ERRORS = st.sampled_from([MISSING, LIMIT, ServerError()])

@@ -38,6 +38,33 @@ def test_what_an_agent_prints_is_not_what_was_asked_for() -> None:
     assert "imported\nworking\nas bytes\n" == ended.err
 
 
+LOOKING = """
+async def agent(conversation, task):
+    return (await conversation.respond(task["input"])).output_text
+async def watches(conversation, task):
+    async with conversation.turn(task["input"]) as turn:
+        async for event in turn:
+            pass
+    return turn.response.output_text
+"""
+
+
+@pytest.mark.parametrize(("agent", "retries", "code"), [("agent", 2, 0), ("agent", 0, 1), ("watches", 2, 1)])
+def test_a_turn_that_an_agent_has_lost(agent: str, retries: int, code: int) -> None:
+    """It is taken again, unless the agent has seen something of it, or nothing shall be paid twice."""
+    Path("mine.py").write_text(LOOKING)
+    write("tasks.jsonl", {"id": "a", "input": "a few words to be cut off"})
+    with local_server() as server:
+        server.fault("reset", request=1, at="delta", after=True)
+        where = ("--url", server.url, "--model", "m", "--agent", f"./mine.py:{agent}")
+        ended = rollout("tasks.jsonl", *where, "--retries", retries)
+
+    assert code == ended.code
+    assert (2 if code == 0 else 1) == len(server.ledger)
+    if code:
+        assert "TurnLostError" == ended.results[0]["error"]["type"]
+
+
 def test_a_headers_value_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes with the upgrade request, and is never shown or written down."""
     monkeypatch.setenv("TEAM", "very-secret")

@@ -178,7 +178,7 @@ class How:
         typer.Option(
             min=0,
             help="How often a turn of a task is taken again that was lost or failed for a moment; it may be "
-            "paid twice. An agent decides for itself.",
+            "paid twice. Of an agent's those that were lost, unless it has seen their first output.",
         ),
     ] = 2
 

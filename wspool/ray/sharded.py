@@ -10,6 +10,7 @@ import attrs
 import trio
 
 import wspool
+from wspool.core.policy import Replay
 from wspool.pool.toolbox import DefinedTool, Toolbox
 from wspool.ray.cluster import connect, run_on_actors
 from wspool.rollout.batch import read_tasks
@@ -66,7 +67,8 @@ def run_sharded(
       options: of the actors, as for `ray.remote`; by default they take no CPU and are spread over the nodes.
       concurrency: tasks at once, of all actors.
       policy: of the pools; its `max_size` is that of all of them together, by default *concurrency*.
-        Refusals are waited out unless it says otherwise, at one pace for all.
+        Refusals are waited out unless it says otherwise, at one pace for all, and turns of an agent that were
+        lost are taken again (`replay`).
       budget: of the run, all actors together: its limits count, and not what it has spent.
       quiet: no progress.
       **endpoint: what pools are opened with, as for `wspool.open_pool`: `url`, `api_key`, `headers` ... It
@@ -86,7 +88,7 @@ def run_sharded(
     run = partial(
         run_on_actors,
         endpoint,
-        policy or _patient(concurrency),
+        policy or _patient(concurrency, "always" if agent is not None else "proven"),
         method=_method(agent, tools, score, model),
         actors=actors or count,
         concurrency=concurrency,
@@ -98,8 +100,10 @@ def run_sharded(
     return attrs.evolve(_run(batch, Path(out), run), samples=samples)
 
 
-def _patient(most: int) -> wspool.PoolPolicy:
-    return wspool.PoolPolicy(max_size=most, min_idle=0, refusal_patience=math.inf, give_up_after=math.inf)
+def _patient(most: int, replay: Replay) -> wspool.PoolPolicy:
+    return wspool.PoolPolicy(
+        max_size=most, min_idle=0, refusal_patience=math.inf, give_up_after=math.inf, replay=replay
+    )
 
 
 def _limits(budget: wspool.Budget | None) -> Limits:

@@ -42,8 +42,8 @@ class Method:
       overrides: request fields for all tasks; one that is an object goes into that of the task.
       scorer: scores the answers; without one those are compared that are known.
       right_from: the score from which on an answer is right; None for 1 is right and 0 is wrong.
-      retries: how often a turn of a task is taken again that was lost, or failed for a moment. An agent
-        decides for itself.
+      retries: how often a turn of a task is taken again that was lost, or failed for a moment. For an agent
+        the policy of its pool says that.
     """
 
     agent: Agent | None = None

@@ -11,7 +11,7 @@ common pace of its turns (`wspool.core.sending.pace`), unless it is the trouble 
 
 A refusal that may pass (too many requests, overload, a server error) is tried again after a
 wait of full jitter, and not before the server lets anybody send (`PoolCore.hold`). All of it
-within the resend budget of the endpoint.
+within the resend budget of the endpoint, unless the pool has patience.
 
 Rules: a request that named a parent and was refused is sent once in full, on the same connection, whatever
 words the endpoint has for "I do not know that parent", unless its code or status says that the whole history
@@ -228,7 +228,8 @@ class Resends:
             or self._policy == "always"
             or (self._policy == "no_output" and not output_seen)
         )
-        if not allowed or not (at_limit or self._budget.allows):
+        # Who has patience is bounded by its own few: a server that starts anew loses all that run at once.
+        if not allowed or not (at_limit or self.patient or self._budget.allows):
             return Recovery.GIVE_UP
         return self._again(Recovery.ELSEWHERE)
 
