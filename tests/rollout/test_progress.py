@@ -69,6 +69,15 @@ def test_that_nobody_can_tell_is_told(fields: dict[str, Any], total: int, expect
     assert ("unclear" in line) is bool(expected)
 
 
+def test_an_endpoint_that_is_away_is_told() -> None:
+    """With the reason, where it is known here."""
+    away = attrs.evolve(PROGRESS, pool=attrs.evolve(POOL, degraded=True))
+    assert ", waiting for the endpoint: it cannot be reached, 4 s left" in str(away)
+    told = attrs.evolve(away, outage="connection refused")
+    assert ", waiting for the endpoint: connection refused, 4 s left" in str(told)
+    assert "endpoint" not in str(attrs.evolve(told, pool=POOL)), "what was is over"
+
+
 async def test_plain_progress(autojump_clock: MockClock) -> None:
     """Without a terminal there is a line now and then."""
     file = io.StringIO()

@@ -37,11 +37,14 @@ class Progress:
     right: int = 0
     wrong: int = 0
     score: float | None = None
+    outage: str = ""
 
     @property
     def _waiting(self) -> str:
         held = self.pool.held
         waiting = f"waiting for {self.pool.held_for} until {_clock(held)}, " if held else ""
+        if self.pool.degraded:
+            waiting += "waiting for the endpoint: " + (self.outage or "it cannot be reached") + ", "
         others = self.total - self.finished - self.in_flight if not self.draining else 0
         doubt = in_words(self.pool.unclear, self.pool.suspects, others)
         return waiting + (f"{doubt}, " if doubt else "")

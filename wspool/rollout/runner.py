@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 import trio
 
 import wspool
+from wspool.core.plain import plain
 from wspool.core.statistics import PoolStatistics
 from wspool.rollout.checkpoints import Checkpoints
 from wspool.rollout.doubt import Ceiling, nobody_can_tell
@@ -36,6 +37,8 @@ __all__ = ["Place", "Run", "run_batch"]
 
 #: Seconds between two looks at whether it is unclear whose trouble refusals are.
 _LOOK: Final = 5.0
+#: Characters of why no connection can be made, in a line of progress.
+_REASON: Final = 200
 #: Seconds between two looks at who need not end, in a run that finishes what runs.
 _AGAIN: Final = 0.25
 
@@ -261,6 +264,7 @@ class Run:
             in_flight=len(self._running),
             turns=self._meter.turns,
             draining=self._drained.is_set(),
+            outage=plain(self._meter.outage, _REASON),
         )
 
     def summary(self, total: int) -> Summary:

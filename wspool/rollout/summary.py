@@ -32,7 +32,7 @@ _WELL = ("completed", "incomplete")
 #: What is no news in a summary, and looks as if the command had crashed.
 _HEADING: Final = "Traceback (most recent call last):"
 #: What a meter does not count.
-_TOLD = ("on_begin", "on_free", "on_tool", "on_turn", "phases")
+_TOLD = ("on_begin", "on_free", "on_tool", "on_turn", "outage", "phases")
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
@@ -53,6 +53,7 @@ class Meter(wspool.Instrument):
       on_turn: called with the number of a conversation when a turn of it has ended well.
       durations: seconds from request to end, of turns that came to an end.
       waits: seconds in line for a connection, whenever a conversation had to get one.
+      outage: why no connection could be made when that was last so.
       phases: where the time of each task goes.
     """
 
@@ -72,7 +73,12 @@ class Meter(wspool.Instrument):
         self.moves = 0
         self.retries = 0
         self.usage = Usage()
+        self.outage = ""
         self.phases = Phases()
+
+    def pool_degraded(self, message: str) -> None:
+        """Note why."""
+        self.outage = message
 
     def dial_ended(self, record: DialRecord) -> None:
         """Note how long it took."""
