@@ -248,6 +248,7 @@ def test_shards_are_merged(place: Path) -> None:
 
     merged = command("merge", *shards, "--out", "out", "--json")
     assert (0, 5, 0) == (merged.code, merged.summary["tasks"], merged.summary["owed"])
+    assert ([], "") == (merged.summary["missing"], merged.err)
     assert [f"t{n}" for n in (0, 2, 4, 1, 3)] == [line["id"] for line in merged.results]
     assert 5 == rollout("many.jsonl", "--local").summary["skipped"]
 
@@ -259,7 +260,12 @@ def test_shards_are_merged(place: Path) -> None:
     twice = command("merge", shards[1], shards[0], "--out", "other", "--json")
     assert (1, 3, 2) == (twice.code, twice.summary["tasks"], twice.summary["owed"])
     assert f"'t0' is in {shards[1]} and {shards[0]}; that of {shards[0]} is kept" in twice.err
-    assert (3, 3) == (command("merge", shards[0], shards[0], "--out", "same", "--json").summary["same"], 3)
+    same = command("merge", shards[0], shards[0], "--out", "same", "--json")
+    assert (3, 3, 0) == (same.summary["same"], same.summary["tasks"], same.summary["owed"])
+    assert ["2/2"] == same.summary["missing"]
+    assert "shards that are not among them: 2/2" in same.err
+    both = command("merge", "same", shards[1], "--out", "both", "--json")
+    assert (2, []) == (both.summary["owed"], both.summary["missing"]), "of what was merged nobody can say"
 
 
 @pytest.mark.network

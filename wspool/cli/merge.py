@@ -54,6 +54,7 @@ def merge(
                     "tasks": total,
                     **merged.outcomes,
                     "owed": merged.owed,
+                    "missing": list(merged.missing),
                     "same": merged.same,
                     "duplicates": list(merged.duplicates),
                 }
@@ -64,6 +65,8 @@ def merge(
         owed = f", {merged.owed} owed" if merged.owed else ""
         say(f"{total} results: {counts}{owed}")
         say(f"results in {plain(str(out / RESULTS))}")
+    if merged.missing:
+        warn(f"shards that are not among them: {', '.join(merged.missing)}")
     for text in merged.duplicates[:_MOST_NAMED]:
         warn(text)
     if len(merged.duplicates) > _MOST_NAMED:

@@ -7,10 +7,11 @@
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, cast
 
 import attrs
 
@@ -25,9 +26,13 @@ from wspool.rollout.results import (
     outcome_of_line,
     parse_line,
 )
+from wspool.rollout.selection import parse_shard
 from wspool.rollout.tasks import WELL
 
 __all__ = ["Merged", "merge"]
+
+#: The options that say which tasks of a file are run.
+_WHICH: Final = ("select", "shuffle", "seed", "limit", "shard", "samples")
 
 
 @attrs.frozen(kw_only=True)
@@ -38,13 +43,15 @@ class Merged:
       outcomes: how the attempts ended, with their counts.
       duplicates: attempts with results that differ, one text each.
       same: attempts whose result was there several times.
-      owed: attempts that have no result, None if nobody knows.
+      owed: attempts that have no result, None if nobody knows. Those of shards that are missing do not count.
+      missing: shards of the run that are not there, such as "3/4".
     """
 
     outcomes: Mapping[str, int]
     duplicates: Sequence[str]
     same: int
     owed: int | None
+    missing: Sequence[str] = ()
 
 
 @attrs.frozen
@@ -95,15 +102,49 @@ def merge(sources: Sequence[Path], results: ResultFile, *, allow_mixed: bool) ->
             if (winner.place, winner.number) == (place, number):
                 results.append(line)
                 counts[outcome_of_line(line)] += 1
-    tasks = [run.more.get("task_count") for run in runs if run is not None]
-    total = sum(count for count in tasks if isinstance(count, int)) if len(tasks) == len(runs) else None
+    total = _total(runs)
     _write_run(sources, runs, results.path.parent, total)
     return Merged(
         outcomes=counts,
         duplicates=duplicates,
         same=same,
         owed=max(0, total - len(kept)) if total is not None else None,
+        missing=_missing(runs),
     )
+
+
+def _total(runs: Sequence[Provenance | None]) -> int | None:
+    """How many attempts *runs* had before them; what was the same part of the same tasks counts once."""
+    parts: dict[str, int] = {}
+    for run in runs:
+        count = run.more.get("task_count") if run is not None else None
+        if run is None or not isinstance(count, int):
+            return None
+        options = _options(run)
+        which = [run.more.get("tasks_digest"), run.more.get("merged"), *(options.get(n) for n in _WHICH)]
+        parts[json.dumps(which)] = count
+    return sum(parts.values())
+
+
+def _missing(runs: Sequence[Provenance | None]) -> Sequence[str]:
+    """The shards that are not there, if all *runs* are shards of the same number."""
+    shards: set[tuple[int, int]] = set()
+    for run in runs:
+        shard = _options(run).get("shard") if run is not None and "merged" not in run.more else None
+        try:
+            shards.add(parse_shard(str(shard)))
+        except ValueError:
+            return ()
+    counts = {count for _, count in shards}
+    if len(counts) != 1:
+        return ()
+    (count,) = counts
+    return [f"{part}/{count}" for part in range(1, count + 1) if (part, count) not in shards]
+
+
+def _options(run: Provenance) -> Mapping[str, Any]:
+    options: object = run.more.get("options")
+    return cast("Mapping[str, Any]", options) if isinstance(options, dict) else {}
 
 
 def _lines(source: Path) -> Iterator[tuple[int, bytes, Mapping[str, Any]]]:
