@@ -229,7 +229,7 @@ class Resends:
             or (self._policy == "no_output" and not output_seen)
         )
         # Who has patience is bounded by its own few: a server that starts anew loses all that run at once.
-        if not allowed or not (at_limit or self.patient or self._budget.allows):
+        if not allowed or not (at_limit or self._patience is not None or self._budget.allows):
             return Recovery.GIVE_UP
         return self._again(Recovery.ELSEWHERE)
 
