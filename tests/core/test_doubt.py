@@ -566,3 +566,12 @@ def test_what_comes_twice_with_a_number_too_high_is_delivered_once() -> None:
 
     assert [DELIVER, IGNORE] == [machine.receive(late) for _ in range(2)]
     assert DELIVER is machine.receive(event("output_text.delta", 6, delta="c"))
+
+
+def test_a_delta_of_an_earlier_item_is_none_of_ours_whatever_came_before() -> None:
+    """Though it is of the same kind as the one before, and has the next number."""
+    deltas = [event("output_text.delta", number, item_id="msg_1", delta="a") for number in (3, 4, 5)]
+    machine = turn(*an_item(0, 1, "a", "msg_1"), *deltas, past=old_past())
+
+    assert IGNORE is machine.receive(event("output_text.delta", 6, item_id="msg_old", delta="b"))
+    assert machine.suspect

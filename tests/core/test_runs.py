@@ -280,3 +280,16 @@ def test_only_what_is_like_it_and_has_the_next_number_is_in_a_run(layout: int) -
     said = [piece(4), piece(5, "}"), piece(6, "{}")]
     run, text = machine.receive_run([*said, piece(8)])
     assert (said, "".join(said)) == ([event.raw for event in run], text)
+
+
+@pytest.mark.parametrize("layout", [LAYOUTS[0], LAYOUTS[1]])
+def test_what_is_about_another_item_is_looked_into(layout: Callable[[str, int, str], dict[str, Any]]) -> None:
+    """It may be of another response. What is told by its likeness can be read as if it was parsed."""
+    first = parse_event(json.dumps(layout(TEXT, 4, "a")))
+    like = Likeness.of(first)
+    assert like is not None
+    second = json.dumps(layout(TEXT, 5, "b"))
+    other = json.dumps(layout(TEXT, 6, "c") | {"item_id": "n"})
+    events, text = like.run([second, other], 5)
+
+    assert ([layout(TEXT, 5, "b")], second) == ([event.data for event in events], text)
