@@ -50,7 +50,7 @@ def run(*, quick: bool, parts: Sequence[str] = ()) -> list[Row]:
 
 
 def _cpu(events: int, *, quick: bool) -> list[Row]:
-    turns = 50 if quick else max(100, 2000 // events)
+    turns = 50 if quick else max(50, 2000 // events)
     with open_blaster() as server:
         samples = in_turn(_contestants(server, Say(events=events), turns), 3 if quick else 9)
     cost = {name: median(found) for name, found in samples.items()}

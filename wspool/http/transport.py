@@ -3,7 +3,7 @@
 One class serves both libraries: it answers with the response and the errors of the library that the request
 is of. The pools live in the process's `Runtime`, whatever the caller runs in, trio too: then the connections
 outlive its run, as `eval()` twice, `asyncio.run` twice, or one loop per thread need it, and there is one way
-through instead of three. It costs some 50 microseconds a call, of a turn that takes seconds.
+through instead of three. It costs some 100 microseconds a call, of a turn that takes seconds.
 
 Rules of this module:
 
