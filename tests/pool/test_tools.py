@@ -171,6 +171,27 @@ async def test_a_custom_tool_gets_its_input_as_text(autojump_clock) -> None:
     assert [{"type": "custom_tool_call_output", "call_id": "c", "output": "LS {"}] == answers
 
 
+def test_tools_in_threads_leave_to_others_what_trio_has() -> None:
+    """Names are looked up there: forty slow tools would be an outage of DNS. They have as many themselves."""
+    seen: list[tuple[float, float]] = []
+
+    async def main() -> None:
+        shared = trio.to_thread.current_default_thread_limiter()
+        shared.total_tokens = 1
+        both = threading.Barrier(2)
+
+        def tool() -> None:
+            both.wait()
+            seen.append(trio.from_thread.run_sync(lambda: (shared.borrowed_tokens, shared.total_tokens)))
+
+        await call_tools([call("first")], {"first": lambda: ""}, "raise")
+        shared.total_tokens = 2
+        await call_tools([call("tool"), call("tool")], {"tool": tool}, "raise")
+
+    trio.run(main)
+    assert [(0, 2), (0, 2)] == seen
+
+
 def test_a_plain_function_runs_in_a_thread() -> None:
     """It may block; an async callable of any other shape runs in the task."""
     threads: list[int] = []

@@ -19,8 +19,8 @@ from functools import partial
 from typing import Any, Final, cast
 
 import attrs
-import trio
 
+from wspool.pool.calling import in_tool_thread
 from wspool.rollout.tasks import Task
 
 __all__ = ["OFFERED", "SCORES", "Score", "Scorer", "exact"]
@@ -135,7 +135,7 @@ class Scorer:
             type(self.function).__call__
         ):
             return Score.of(await cast("Any", call()))
-        (returned,) = await trio.to_thread.run_sync(lambda: (call(),), abandon_on_cancel=True)
+        (returned,) = await in_tool_thread(lambda: (call(),), abandon_on_cancel=True)
         return Score.of(await returned if inspect.isawaitable(returned) else returned)
 
 

@@ -26,6 +26,7 @@ import attrs
 import trio
 
 import wspool
+from wspool.pool.calling import in_tool_thread
 from wspool.rollout import search as search_module
 from wspool.rollout.search import MAX_LINE, MAX_PATTERN, is_hidden, is_tame, search
 
@@ -185,7 +186,7 @@ def patient(
                 try:
                     if iscoroutinefunction(tool):
                         return await tool(**arguments)
-                    return await trio.to_thread.run_sync(partial(tool, **arguments))
+                    return await in_tool_thread(partial(tool, **arguments))
                 except OSError as error:
                     if error.errno not in (errno.EMFILE, errno.ENFILE):
                         raise
