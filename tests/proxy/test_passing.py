@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from tests.proxy.asking import KEY, Scene, scene
+from tests.proxy.test_websocket import connected
 from wspool.core.policy import UNKNOWN, PoolPolicy
 from wspool.core.usage import Usage
 from wspool.server import EchoModel, Rejection
@@ -278,7 +279,7 @@ async def test_f159_what_is_too_large_for_a_frame_goes_by_http(autojump_clock) -
     async with scene(EchoModel(), provider=attrs.evolve(UNKNOWN, max_request=4000)) as it:
         client = await it.client()
         history: list[Any] = [{"role": "user", "content": "x" * 5000}]
-        first = await client.turn(history, store=True)
+        first = await client.turn(history)
         history += [*first.json["output"], {"role": "user", "content": "short"}]
         second = await client.turn(history)
         records = await it.records()
@@ -286,6 +287,29 @@ async def test_f159_what_is_too_large_for_a_frame_goes_by_http(autojump_clock) -
     assert (200, 200) == (first.status, second.status)
     assert ["http", "http"] == [record.way for record in records]
     assert ["http", "http"] == [entry["transport"] for entry in it.ledger]
+
+
+@pytest.mark.parametrize("door", ["json", "websocket"])
+async def test_a_conversation_comes_back_once_what_is_new_fits(autojump_clock, door: str) -> None:
+    """Where responses are stored: each way goes on from turns of the other, and sends what is new."""
+    provider = attrs.evolve(UNKNOWN, max_request=4000)
+    async with scene(EchoModel(), provider=provider) as it, connected(it) as socket:
+        client, history = await it.client(), list[Any]()
+        for words in ("a", "x" * 5000, "short", "shorter", "y" * 5000, "end"):
+            history.append({"role": "user", "content": words})
+            if door == "json":
+                response = (await client.turn(history, store=True)).json
+            else:
+                await socket.create(history, store=True)
+                response = (await socket.answer())["response"]
+            assert "completed" == response["status"]
+            history += response["output"]
+        records = await it.records()
+
+    ways = ["websocket", "http", "websocket", "websocket", "http", "websocket"]
+    assert ways == [record.way for record in records]
+    assert [(way, 1) for way in ways] == [(entry["transport"], entry["input_items"]) for entry in it.ledger]
+    assert list(range(1, 12, 2)) == [entry["context_items"] for entry in it.ledger]
 
 
 async def test_what_turns_out_too_large_after_a_heartbeat_goes_by_http(autojump_clock) -> None:

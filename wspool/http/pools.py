@@ -14,6 +14,7 @@ import math
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, Self
 
 import trio
@@ -77,14 +78,21 @@ class Pools:
         options: what all of them are opened with, see `open_pool`.
         nursery: where pools are tasks; by default they are the run's own.
         most: pools at once.
+        beside: pools by another way, whose turns are gone on from here, and those of here there.
     """
 
     def __init__(
-        self, options: Mapping[str, Any], *, nursery: trio.Nursery | None = None, most: int = MOST
+        self,
+        options: Mapping[str, Any],
+        *,
+        nursery: trio.Nursery | None = None,
+        most: int = MOST,
+        beside: Pools | None = None,
     ) -> None:
         self._options = options
         self._nursery = nursery
         self._most = most
+        self._beside = beside
         self._slots: OrderedDict[Identity, Slot] = OrderedDict()
         #: Until when an endpoint is not asked.
         self._refused: dict[str, float] = {}
@@ -105,7 +113,7 @@ class Pools:
             self._check_offer(identity)
             with self.using(identity) as slot:
                 await exchange(
-                    slot.opened,
+                    partial(self._opened, identity, slot),
                     asked.body,
                     outlet,
                     limits=limits,
@@ -128,10 +136,17 @@ class Pools:
         self._check_offer(identity)
         with self.using(identity) as slot:
             try:
-                yield await slot.opened()
+                yield await self._opened(identity, slot)
             except WebSocketNotOfferedError as error:
                 self._learn(identity, error)
                 raise
+
+    async def _opened(self, identity: Identity, slot: Slot) -> Pool:
+        """As `Slot.opened`, with what is known beside."""
+        pool = await slot.opened()
+        if self._beside is not None and (other := self._beside.open.get(identity)) is not None:
+            pool.share_turns(other)
+        return pool
 
     def is_refused(self, identity: Identity) -> bool:
         """Whether its endpoint offered no WebSocket a while ago, and is not asked again yet."""

@@ -186,13 +186,26 @@ class Pool:
             check_callable("notice", notice)
         if (reason := http_only(body)) is not None:
             raise ValueError(reason)
-        if self._index is None:
-            self._index = Index(max_bytes=_REMEMBERED, max_age=_REMEMBERED_FOR)
-        history = BroughtHistory(self._index, body, shell.now(), session=session)
+        history = BroughtHistory(self._known_turns(), body, shell.now(), session=session)
         fields = {name: value for name, value in body.items() if name not in _NOT_SENT}
         continuity = OneTurn(shell, history, self._kept)
         driver = ConversationDriver(continuity, (), encode_fields(fields), notice, keep=keep)
         return Turn(driver)
+
+    def share_turns(self, other: Pool) -> None:
+        """Know the turns that *other* knows, and have it know those of here, from now on. Never waits.
+
+        Turns that bring their history (`turn`) then go on from either, as far as their responses are stored.
+
+        Args:
+            other: a pool of the same endpoint and credential that goes another way.
+        """
+        self._index = other._known_turns()
+
+    def _known_turns(self) -> Index:
+        if self._index is None:
+            self._index = Index(max_bytes=_REMEMBERED, max_age=_REMEMBERED_FOR)
+        return self._index
 
     async def wait_ready(self, lanes: int | None = None) -> None:
         """Wait until that many lanes can be granted at once.

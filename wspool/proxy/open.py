@@ -223,11 +223,12 @@ def _services(
     pool: Mapping[str, Any],
     nursery: trio.Nursery,
 ) -> Services:
+    pools, by_http = Pools(pool, nursery=nursery), _by_http(pool, gate.upstream.host, settings)
     return Services(
         upstream=gate.upstream,
         settings=settings,
-        pools=Pools(pool, nursery=nursery),
-        pools_by_http=Pools(_by_http(pool, gate.upstream.host, settings), nursery=nursery),
+        pools=pools,
+        pools_by_http=Pools(by_http, nursery=nursery, beside=pools),
         records=Records(),
         passage=_passage(url, api_key, pool),
         turnstile=Turnstile(_places(settings, pool, gate.upstream.host)),
