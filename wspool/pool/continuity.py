@@ -146,7 +146,7 @@ class Continuity(Generic[LineageT_co]):
     def leave(self, errand: Errand) -> None:
         """End what began with *errand*."""
         errand.stop("the turn is over")
-        if errand.ticket is not None:
+        if self.owner.errands.pace is not None:  # with a ticket or, refused, without one
             self.owner.errands.over(errand)
         if self._errand is errand:
             self._errand = None
