@@ -168,6 +168,7 @@ def test_number_and_lane_are_never_taken_for_others(order, text, number, lane, s
         ('{"type":"a","x":1,"sequence_number":"3"}', None, None),
         ('{"type":"a","x":{"sequence_number":3}}', None, None),
         ('{"sequence_number":3,"stream_id":"l","type":"a"}', 3, "l"),
+        ('{"sequence_number":true,"stream_id":"","type":"a"}', None, None),
         ('{"type":"a"}', None, None),
     ],
 )
@@ -175,6 +176,14 @@ def test_number_and_lane_in_their_usual_places(message: str, number: int | None,
     """Right after the type, at the very end, or anywhere in a message that had to be decoded."""
     for event in (parse_event(message), parse_event(message.encode())):
         assert (number, lane) == (event.sequence_number, event.stream_id)
+
+
+@pytest.mark.parametrize("more", ["", "x"])
+def test_a_lane_is_found_behind_any_text(more: str) -> None:
+    """Also where the look at the end of the bytes begins within a letter."""
+    raw = json.dumps({"type": "a", "delta": "\u00e4" * 400 + more, "stream_id": "l"}, ensure_ascii=False)
+
+    assert ["l", "l"] == [lane_of(Event("a", message)) for message in (raw, raw.encode())]
 
 
 @given(ALMOST | TEXT)
