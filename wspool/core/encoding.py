@@ -55,7 +55,7 @@ def write(value: Any, fast: Any, name: str = "") -> bytes:
             pass  # a number as a key, a long one, a subclass, half a surrogate, or what json cannot do either
         else:
             # It writes null for what is no number. Where that is all it wrote null for, nobody can tell.
-            if data.find(b"null") < 0 or _holds_numbers_only(value):
+            if b"null" not in data or _holds_numbers_only(value):
                 return data
     try:
         return _utf8(
@@ -111,9 +111,9 @@ def write_sorted(value: Any, fast: Any) -> bytes:
 
 def is_lossless(value: Any, data: bytes) -> bool:
     """Return whether *data*, what `write_received` made of *value*, says all that it said."""
-    if data.find(b"null") >= 0 and not _holds_numbers_only(value):
+    if b"null" in data and not _holds_numbers_only(value):
         return False
-    if data.find(_REPLACEMENT) >= 0:
+    if _REPLACEMENT in data:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -124,7 +124,7 @@ def is_lossless(value: Any, data: bytes) -> bool:
 def read(data: bytes) -> Any:
     """Return the value that was written as *data*: a new one each time."""
     # orjson would make floats of long integers, and json has first to find out that bytes are UTF-8.
-    return json.loads(data.decode(errors="surrogatepass"))
+    return json.loads(data.decode())
 
 
 def assemble(members: Mapping[str, bytes], items: Sequence[bytes]) -> bytes:
