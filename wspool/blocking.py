@@ -124,7 +124,7 @@ class Turn(TurnFacade, PlainEvents):
         surely(self._leave)
 
     def __next__(self) -> Event:
-        """Return the next event. An interrupt loses none. Raises what iterating over `wspool.Turn` raises."""
+        """Return the next event. An interrupt while it waits loses none. Raises what `wspool.Turn` raises."""
         if (event := self._next()) is not None:
             return event
         with self._reader:

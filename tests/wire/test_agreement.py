@@ -312,6 +312,7 @@ others = st.sampled_from(
     [
         ("Upgrade", "websocket"),
         ("Connection", "keep-alive"),
+        ("Connection", "keep-alive: 1, a b"),
         ("Sec-WebSocket-Accept", PROOF),
         ("Sec-WebSocket-Protocol", "a"),
         ("Sec-WebSocket-Extensions", "permessage-deflate"),

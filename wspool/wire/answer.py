@@ -15,6 +15,7 @@ import http.client
 import io
 import re
 import socket
+from collections.abc import Iterable
 from typing import Final, cast
 
 import attrs
@@ -124,7 +125,10 @@ class AnswerReader:
         """The 101 that came, as a library of WebSockets is told of it: each header once."""
         head = "HTTP/1.1 101 Switching Protocols\r\n"
         for wanted in _HANDSHAKE:
-            if values := dict.fromkeys(value for name, value in self.headers if name == wanted):
+            values = dict.fromkeys(value for name, value in self.headers if name == wanted)
+            if wanted == "connection" and "upgrade" in _words(values):
+                values = {"Upgrade": None}  # whatever else is said of the connection
+            if values:
                 head += f"{wanted}: {', '.join(values)}\r\n"
         return f"{head}\r\n".encode("latin-1")
 
@@ -278,6 +282,11 @@ def _begun(received: bytes) -> http.client.HTTPResponse | None:
     except (http.client.HTTPException, ValueError):
         return None
     return response
+
+
+def _words(values: Iterable[str]) -> set[str]:
+    """Return what stands between the commas of lists, in lower case."""
+    return {word.strip().lower() for value in values for word in value.split(",")}
 
 
 def _fields(response: http.client.HTTPResponse) -> tuple[tuple[str, str], ...]:
