@@ -358,6 +358,22 @@ def test_tries_in_trouble_are_twice_as_far_apart_each_time() -> None:
         pace.refused(pace.begin(now), now, rate=False, wait=0.0, jitter=1.0)
 
 
+def test_room_doubles_in_a_round_and_no_more() -> None:
+    """Also where all are seen to be answered before another begins; who has few at work wins none."""
+    pace = Pace()
+    tickets = [pace.begin(0.0) for _ in range(FIRST)]
+    for ticket in tickets:
+        pace.answered(ticket)
+    assert 2 * FIRST == pace.room
+    for ticket in tickets:
+        pace.ended(ticket)
+    for _ in range(3 * FIRST):
+        alone = pace.begin(0.0)
+        pace.answered(alone)
+        pace.ended(alone)
+    assert 2 * FIRST == pace.room
+
+
 def test_after_trouble_room_comes_back_one_by_one() -> None:
     """With each answer, and where as many are at work as may be."""
     pace, now = Pace(100), 0.0

@@ -234,6 +234,13 @@ async def test_a_hidden_limit_is_found_used_and_kept(autojump_clock) -> None:
     assert endpoint.now <= 2000 / limit / 0.9
 
 
+async def test_a_fast_endpoint_is_used_from_the_start(autojump_clock) -> None:
+    """Room doubles with each round: 16, 32, 64, and then all that there may be."""
+    endpoint, failed = await hold(lambda e: None, tasks=384, workers=128, turns=1)
+    assert (0, 128) == (failed, endpoint.at_once)
+    assert endpoint.now < 6
+
+
 async def test_a_wait_that_is_asked_for_is_told(autojump_clock) -> None:
     asked = {**RATE, "error": {**RATE["error"], "headers": {"retry-after": "120"}}}
     seen: list[tuple[float, str]] = []

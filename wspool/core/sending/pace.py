@@ -2,8 +2,9 @@
 
 An endpoint says how much it takes by refusing more, and some say it before. What this module makes of that:
 
-* Each turn that the endpoint begins to answer is room for another, until it refuses one. Then as many are at
-  work as it was answering, and beyond that one more is tried every now and then.
+* Each turn that the endpoint begins to answer is room for another, up to twice what is at work, until it
+  refuses one. Then as many are at work as it was answering, and beyond that one more is tried every now and
+  then.
 * It refuses again although there are fewer: then it takes less than before, and room shrinks by a tenth each
   time. So a limit that falls costs a few refusals, and none for each turn.
 * It refuses one after another, and answers none: then it is in trouble, and everybody waits. One turn at a
@@ -248,11 +249,12 @@ class Pace:
         self._calm, self._step = 0, 1.0
 
     def _grow(self) -> None:
-        if len(self._at_work) < int(self.room):
-            return  # what is not used says nothing about what may be
         if self.room < self._limit:
-            self.room = min(self.room + 1.0, self._limit)
-        else:
+            # Several may be seen to be answered before the next begins: what is not used says nothing about
+            # what may be, but what is not used yet is no more than that.
+            if int(self.room) < 2 * len(self._at_work):
+                self.room = min(self.room + 1.0, self._limit)
+        elif len(self._at_work) >= int(self.room):
             self._calm += 1
             # Where one more was taken, more may be: a round is enough to see that.
             if self._calm >= (CALM if self._step == 1.0 else self.room):
