@@ -87,6 +87,13 @@ def headers(**fields: str) -> Headers:
             {"host": "localhost", "origin": "http://evil.example", "authorization": "Bearer x"},
             "origin_not_allowed",
         ),
+        *(
+            ({"host": "localhost", "sec_fetch_site": "cross-site", **more}, "origin_not_allowed")
+            for more in ({}, {"sec_fetch_dest": "image"}, {"sec_fetch_dest": "iframe"})
+        ),
+        ({"host": "localhost", "sec_fetch_site": "cross-site", "sec_fetch_dest": "document"}, None),
+        ({"host": "localhost", "sec_fetch_site": "same-origin", "sec_fetch_dest": "empty"}, None),
+        ({"host": "localhost", "sec_fetch_site": "cross-site", "origin": "http://localhost:3000"}, None),
     ],
 )
 def test_without_a_key(fields: dict[str, str], code: str | None) -> None:

@@ -8,7 +8,8 @@ port, open a WebSocket to it, or have its own name resolve to it (DNS rebinding)
 2. A server without a key answers programs of its own machine only. So it listens on loopback addresses only,
    and a request has to ask for a loopback name (`Host`), which a page of a rebound name does not.
 3. Without a key a page may ask only if it comes from this machine itself (`Origin`); a program sends no
-   `Origin` at all.
+   `Origin` at all. A page that asks without one, as for a picture, is known by `Sec-Fetch-Site`, which none
+   can change; whoever follows a link looks at the answer instead of the page. Source: Fetch Metadata, 2.
 4. A preflight can show no key, so it needs none. What it announces does.
 """
 
@@ -106,7 +107,8 @@ def _misplaced(fields: Iterable[tuple[bytes, str]], allowed: frozenset[str]) -> 
     names = [_without_port(value) for name, value in fields if name == b"host"]
     if not names or not all(is_loopback(name) or name.lower() in allowed for name in names):
         return _forbidden("host_not_allowed", f"This server is for programs of its own machine: {_HOW}.")
-    if not all(_is_own_page(value) for name, value in fields if name == b"origin"):
+    origins = [value for name, value in fields if name == b"origin"]
+    if not all(map(_is_own_page, origins)) or (not origins and _is_part_of_a_page(fields)):
         return _forbidden(
             "origin_not_allowed", f"This server is not for web pages of other origins. Programs: {_HOW}."
         )
@@ -120,6 +122,11 @@ def _forbidden(code: str, message: str) -> TurnError:
 def _without_port(authority: str) -> str:
     name, colon, port = authority.rpartition(":")
     return name if colon and port.isdecimal() else authority
+
+
+def _is_part_of_a_page(fields: Iterable[tuple[bytes, str]]) -> bool:
+    said = {name: value for name, value in fields if name.startswith(b"sec-fetch-")}
+    return said.get(b"sec-fetch-site") == "cross-site" and said.get(b"sec-fetch-dest") != "document"
 
 
 def _is_own_page(origin: str) -> bool:
