@@ -164,6 +164,9 @@ def test_what_becomes_of_open_calls() -> None:
     assert Opening(run=calls) == opening(calls, None)
     assert Opening(run=calls[1:]) == opening(calls, [output("a"), SAID])
     assert Opening(run=[]) == opening(calls, [output("a"), output("b")])
+    closed = opening(calls, [SAID])
+    assert ((), ()) == (closed.run, closed.stuck)
+    assert () == opening(calls, None).close
 
 
 @pytest.mark.parametrize("given_", [None, [SAID], [output("a")]])

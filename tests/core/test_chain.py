@@ -320,8 +320,10 @@ def full(*numbers: int, previous_response_id: str | None = None, rooted: bool = 
 
 
 def test_a_first_turn_is_full() -> None:
-    """Without a history all of it is what is new."""
-    assert full(1) == Chain().plan(items(1), HERE, None, None, FIELDS)
+    """Without a history all of it is what is new; nobody asks how many items that are, or why."""
+    plan = Chain().plan(items(1), HERE, None, None, FIELDS)
+    assert full(1) == plan
+    assert (None, None) == (plan.counted, plan.why)
 
 
 def test_a_first_turn_never_continues_from_a_strangers_response() -> None:

@@ -289,8 +289,9 @@ def test_only_a_tools_output_is_its_text() -> None:
 
 @pytest.mark.parametrize("item", [{"type": 7, "id": "a"}, {"type": 7, "role": "user"}, {"content": "x"}, {}])
 def test_what_has_no_type_has_none(item: Item) -> None:
-    """Nobody knows what it means."""
+    """Nobody knows what it means, but that another one means something else."""
     assert kind_of(item) is None
+    assert canonical({**item, "more": 1}) != canonical({**item, "more": 1, "type": 8})
 
 
 def test_an_item_that_says_nothing_else_is_its_id() -> None:
@@ -335,7 +336,9 @@ def test_null_and_empty_lists_do_not_count_at_any_depth(one: Item, other: Item, 
 )
 def test_a_tools_output_of_one_text_part_is_that_text(output: Any, same: bool) -> None:
     """And nothing else is."""
-    assert same is (canonical(SEEN) == canonical({**SEEN, "output": output}))
+    for kind in ("function_call_output", "custom_tool_call_output"):
+        seen = {**SEEN, "type": kind}
+        assert same is (canonical(seen) == canonical({**seen, "output": output}))
 
 
 # -- which of several -------------------------------------------------------------------------------

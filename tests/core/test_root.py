@@ -145,6 +145,7 @@ def test_what_the_server_has_stored_is_remembered_by_item() -> None:
     assert ["rs"] == kept(Chain.resume(first.snapshot()))
     assert ["rs_2", "rs_3"] == kept(chain) == kept(Chain.resume(chain.snapshot())) == kept(chain.fork())
     assert [] == kept(chain, store=False)
+    assert not any("id" in each for each in read_items(chain.replay()))
     assert ["rs_2", "rs_3"] == kept(chain, store=True)
     for odd in (None, 7, [True], [-1, 99, "x"]):
         assert [] == kept(Chain.resume({**chain.snapshot(), "stored": odd}))

@@ -27,7 +27,7 @@ from wspool.core.frames import decode_fast, encode_sorted
 
 __all__ = ["canonical", "kind_of"]
 
-_NOT_OF_ITEM: Final = frozenset({"id", "status", "phase", "parsed_arguments", "type"})
+_NOT_OF_ITEM: Final = frozenset({"id", "status", "phase", "parsed_arguments"})
 _NOT_OF_PART: Final = frozenset({"annotations", "logprobs", "parsed"})
 _OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output"})
 _NESTED: Final = (dict, list, tuple)
