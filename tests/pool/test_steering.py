@@ -123,10 +123,10 @@ async def test_a_steered_turn_is_one_turn(autojump_clock, ends: Any, lanes: int)
 @pytest.mark.parametrize("left", [False, True])
 async def test_each_response_of_a_steered_turn_costs(autojump_clock, left: bool) -> None:
     """As soon as it has ended, also if the turn is left before the next one has."""
-    budget = wspool.Budget()
+    budget, recorder = wspool.Budget(), Recorder()
     async with (
         serving(Planner(TALKER, ModelTurn(output=[message("Two weeks.")], delay=50))) as world,
-        world.pool(**STEERABLE) as pool,
+        world.pool(**STEERABLE, instrument=recorder) as pool,
         pool.conversation(model=MODEL, budget=budget) as conversation,
     ):
         told: list[int] = []
@@ -139,6 +139,8 @@ async def test_each_response_of_a_steered_turn_costs(autojump_clock, left: bool)
                         break
         assert (1 if left else 2) == len(told)
         assert sum(told) == budget.spent.total == conversation.statistics().usage.total
+        (record,) = recorder.records
+        assert sum(told) == record.tokens.total
 
 
 async def test_a_full_resend_says_the_same(autojump_clock) -> None:

@@ -364,7 +364,8 @@ class TurnRecord(Record):
             items, and why.
         tool_errors: tool calls that failed, and of which this turn told the model, see `Conversation.run`.
         prompt_cache_diagnostics: why the prompt cache was missed or not, None if that was not asked for.
-        usage: tokens of the response, as the server counts them; None if it did not. `tokens` reads it.
+        usage: tokens of the response, as the server counts them; None if it did not. Of a
+            turn that was steered those of all its responses. `tokens` reads it.
         transport: what carried the last request (see `open_pool(fallback=)`).
         why_full: why a turn that brings its history along sent all of it, see
             `wspool.core.sending.brought.FULL_REASONS`.

@@ -14,7 +14,7 @@ from wspool.core.events.part import Remarks
 from wspool.core.frames import encode_received
 from wspool.core.plain import plain
 from wspool.core.statistics import TransportName, TurnRecord, TurnStatus
-from wspool.core.usage import copied
+from wspool.core.usage import Usage, copied
 from wspool.errors import WsPoolError
 from wspool.pool.attempt import Attempt
 from wspool.pool.instrument import Announcer
@@ -132,10 +132,17 @@ class TurnNotes:
             content=None if given is None else _content(given, attempt),
             model=self.model,
             **known,
-            usage=copied(said.get("usage")),
+            usage=_usage(attempt),
             input_transformations=said.get("input_transformations", ()),
             prompt_cache_diagnostics=said.get("prompt_cache_diagnostics"),
         )
+
+
+def _usage(attempt: Attempt | None) -> Mapping[str, Any] | None:
+    """Return what was used: what the server says, if it says so once."""
+    parts = () if attempt is None else attempt.machine.parts
+    usages = [usage for part in parts if (usage := part.remarks.get("usage")) is not None]
+    return Usage.of(*usages).as_json() if len(usages) > 1 else copied(usages[0]) if usages else None
 
 
 def model_of(field: object) -> str | None:
