@@ -108,6 +108,9 @@ def test_what_was_stored_is_gone_on_from_anywhere() -> None:
     assert (None, [USER, SAID, USER]) == sent(plan(history, ELSEWHERE, "resp_2", carried=carried))
     assert (None, [USER, SAID, USER]) == sent(plan(history, ELSEWHERE, "resp_1"))
     assert plan(history, ELSEWHERE, None).rooted
+    index = Index(max_bytes=2**20, max_age=3600)
+    brought(index, USER).extend((), Output.of([SAID]), "resp_1", HERE)
+    assert None is sent(plan(brought(index, USER, SAID, USER), ELSEWHERE, None))[0], "nobody asked for that"
 
 
 def test_what_was_stored_is_gone_on_from_on_its_own_connection() -> None:

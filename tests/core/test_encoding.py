@@ -149,6 +149,15 @@ def test_what_is_no_number_is_found(place: list[str | int], number: float) -> No
 
 
 @pytest.mark.parametrize("fast", [orjson, None])
+def test_what_can_be_written_is_not_blamed(fast: Any) -> None:
+    """Numbers and members of enums, before what cannot be. A place has no dot where nothing is named."""
+    with pytest.raises(TypeError, match=r"^x\[5\]: "):
+        write([1.5, Color.RED, Color.MANY, Word.A, Real.HALF, Foreign()], fast, "x")
+    with pytest.raises(TypeError, match=r"^a\.b: "):
+        write({"a": {"b": Foreign()}}, fast)
+
+
+@pytest.mark.parametrize("fast", [orjson, None])
 def test_an_error_without_a_place_is_whole(fast: Any) -> None:
     """A value that contains itself, a key that is none, what is too deep: the words are those of json."""
     cycle: list[Any] = [1]
