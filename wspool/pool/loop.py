@@ -264,7 +264,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the first exception in *group* that is no group itself."""
     first: BaseException = group
     while isinstance(first, BaseExceptionGroup):
-        first = cast("BaseExceptionGroup[BaseException]", first).exceptions[0]
+        first = first.exceptions[0]
     return first
 
 
