@@ -260,12 +260,11 @@ class ToolLoop:
         return True
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first exception in *group* that is no group itself."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first
+def _first(error: BaseException) -> BaseException:
+    """Return *error*, or the first exception in it that is no group."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    return _first(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
 
 
 # An interrupt may come where the caller's own frames are.
