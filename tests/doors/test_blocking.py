@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import signal
 import sys
@@ -223,7 +224,7 @@ def test_an_interrupt_that_is_caught_costs_nothing(far: Far, act: Callable[..., 
     with blocking.open_pool(far.url, policy=wspool.PoolPolicy(max_size=2, min_idle=0)) as pool:
         for at in itertools.count(1 + zlib.crc32(act.__name__.encode()) % STRIDE, STRIDE):
             with pool.conversation(model="m") as talk:
-                if not interrupted(at, lambda talk=talk: act(pool, talk, far.url)):  # type: ignore[misc]
+                if not interrupted(at, functools.partial(act, pool, talk, far.url)):
                     break
                 assert "after" == talk.respond("after").output_text
             assert (0, 0) == (pool.statistics().leased, pool.statistics().in_flight), at
