@@ -24,6 +24,7 @@ HARMLESS = {
 
 #: What is given to those that want something.
 ARGUMENTS: dict[str, Callable[[dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]] = {
+    "share_turns": lambda at: ((at["pool"],), {}),
     "resize": lambda _: ((), {"max_size": 1, "min_idle": 0}),
     "create": lambda _: ((), {"model": "m", "input": "x"}),
     "begin": lambda _: ((), {"movable": False}),
@@ -94,7 +95,7 @@ async def test_every_entry_is_refused_elsewhere(kind, name, call, mock_clock) ->
             attempt = lease.lane.attempt
             which = {"Pool": pool, "Lease": held, "Turn": turn, "Conversation": conversation}[kind]
             make = ARGUMENTS.get(f"{kind}.{name}", ARGUMENTS.get(name, lambda _: ((), {})))
-            args, kwargs = make({"attempt": attempt})
+            args, kwargs = make({"attempt": attempt, "pool": pool})
 
             def state() -> Any:
                 return pool.statistics(), pool._shell.core.states(), repr(free), repr(turn), connector.dials

@@ -200,6 +200,8 @@ class Pool:
         Args:
             other: a pool of the same endpoint and credential that goes another way.
         """
+        self._shell.check_use()
+        other._shell.check_use()
         self._index = other._known_turns()
 
     def _known_turns(self) -> Index:
