@@ -275,7 +275,7 @@ def _takes(native: Callable[_P, Awaitable[native_lease.Lease]]) -> Method[_P, Co
     @functools.wraps(native)
     async def method(self: PoolFacade, *args: Any, **keywords: Any) -> Lease:
         ask = functools.partial(unbound(native), self.native, *args, **keywords)
-        return claimed(Lease, await _call(self.runtime, taken, self.runtime, ask), self.runtime)
+        return claimed(Lease, await _call(self.runtime, taken, self.runtime, ask), self.runtime, self)
 
     return cast("Method[_P, Coroutine[Any, Any, Lease]]", method)
 

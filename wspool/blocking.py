@@ -176,7 +176,7 @@ def _takes(native: Callable[_P, Awaitable[native_lease.Lease]]) -> Method[_P, Le
     @functools.wraps(native)
     def method(self: PoolFacade, *args: Any, **keywords: Any) -> Lease:
         ask = functools.partial(unbound(native), self.native, *args, **keywords)
-        return claimed(Lease, self.runtime.run(taken, self.runtime, ask), self.runtime)
+        return claimed(Lease, self.runtime.run(taken, self.runtime, ask), self.runtime, self)
 
     return cast("Method[_P, Lease]", method)
 

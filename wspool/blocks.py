@@ -3,6 +3,7 @@
 Rules of this module:
 
 * What is entered is a claim (`wspool.runtime`), of its block and of what the block gives.
+* Whatever is made from something holds that: a pool that nobody names any more lives as long as its turns.
 * It is left without waiting.
 """
 
@@ -22,18 +23,22 @@ class Given(Protocol):
 
     Attributes:
         claim: what it is held by.
+        origin: what it was made from, which it holds.
     """
 
     claim: Claim[Any] | None
+    origin: object
 
 
 _C = TypeVar("_C", bound=Given)
 
 
-def claimed(facade: Callable[[Any, Runtime], _C], claim: Claim[Any], runtime: Runtime) -> _C:
-    """Return the facade of what *claim* holds; with the last of the two it is left."""
+def claimed(
+    facade: Callable[[Any, Runtime], _C], claim: Claim[Any], runtime: Runtime, origin: object = None
+) -> _C:
+    """Return the facade of what *claim* holds, made from *origin*; with the last of the two it is left."""
     made = facade(claim.value, runtime)
-    made.claim = claim
+    made.claim, made.origin = claim, origin
     return made
 
 
@@ -45,6 +50,9 @@ class Block(Generic[_C]):
         runtime: where it is entered.
         facade: makes what the block gives.
         end: leaves what was entered. In the runtime.
+
+    Attributes:
+        origin: what it was made from, which it holds.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class Block(Generic[_C]):
         self._facade = facade
         self._end = end
         self._claim: Claim[Any] | None = None
+        self.origin: object = None
 
     async def enter(self) -> Claim[Any]:
         """Enter it. In the runtime."""
@@ -67,7 +76,7 @@ class Block(Generic[_C]):
     def entered(self, claim: Claim[Any]) -> _C:
         """Return what the block gives."""
         self._claim = claim
-        return claimed(self._facade, claim, self.runtime)
+        return claimed(self._facade, claim, self.runtime, self.origin)
 
     def left(self) -> None:
         """The block has ended."""
@@ -80,10 +89,12 @@ async def taken(runtime: Runtime, take: Callable[[], Awaitable[Lease]]) -> Claim
     return Claim(runtime, await take(), Lease.release)
 
 
-def taken_now(runtime: Runtime, take: Callable[[], Lease], facade: Callable[[Any, Runtime], _C]) -> _C:
-    """Return a lease that is there at once."""
+def taken_now(
+    runtime: Runtime, take: Callable[[], Lease], facade: Callable[[Any, Runtime], _C], origin: object
+) -> _C:
+    """Return a lease of *origin* that is there at once."""
     claim = runtime.run_sync(lambda: Claim(runtime, take(), Lease.release))
-    return claimed(facade, claim, runtime)
+    return claimed(facade, claim, runtime, origin)
 
 
 def give_back(given: Given) -> None:

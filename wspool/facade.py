@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,7 +21,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVa
 
 import trio
 
-from wspool.blocks import give_back, taken_now
+from wspool.blocks import Given, give_back, taken_now
 from wspool.core.events.response import Response
 from wspool.core.events.turn import Delivery
 from wspool.core.frames import Event
@@ -95,12 +96,14 @@ class Facade(Generic[_N]):
         native: that object. Use it in the runtime only.
         runtime: where it lives.
         claim: what it is held by, if it was entered.
+        origin: what it was made from, which it holds.
     """
 
     def __init__(self, native: _N, runtime: Runtime) -> None:
         self.native = native
         self.runtime = runtime
         self.claim: Claim[Any] | None = None
+        self.origin: object = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(f"a {type(self).__name__.lower()} cannot be pickled: {_ADVICE}")
@@ -129,13 +132,19 @@ def acts(native: Callable[_P, _T]) -> Method[_P, _T]:
     return cast("Method[_P, _T]", method)
 
 
+def _from(origin: Facade[Any], made: _F) -> _F:
+    """Return *made*, a facade or a block, which holds *origin* from now on."""
+    cast("Given", made).origin = origin
+    return made
+
+
 def makes(native: Callable[_P, Any], facade: Callable[[Any, Runtime], _F]) -> Method[_P, _F]:
     """Mirror a method that makes something, whose facade is *facade*."""
 
     @functools.wraps(native)
     def method(self: Facade[Any], *args: Any, **keywords: Any) -> Any:
         made = self.runtime.run_sync(functools.partial(unbound(native), self.native, *args, **keywords))
-        return facade(made, self.runtime)
+        return _from(self, facade(made, self.runtime))
 
     return cast("Method[_P, _F]", method)
 
@@ -148,7 +157,7 @@ def prepares(
     @functools.wraps(native)
     def method(self: Facade[Any], *args: Any, **keywords: Any) -> Any:
         self.runtime.check()
-        return facade(unbound(prepare)(self.native, *args, **keywords), self.runtime)
+        return _from(self, facade(unbound(prepare)(self.native, *args, **keywords), self.runtime))
 
     return cast("Method[_P, _F]", method)
 
@@ -221,8 +230,8 @@ class TurnFacade(Facade[Turn]):
             leave(self.runtime, let_go, self.native, self._held, self._given)
             self._held = None  # not before: an interrupt may have come in between
 
-    def __del__(self) -> None:
-        if self._held is not None:
+    def __del__(self, is_over: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self._held is not None and not is_over():
             surely(self._leave)
 
     def _next(self) -> Event | None:
@@ -360,7 +369,7 @@ def lends(native: Callable[_P, Lease], facade: Callable[[Lease, Runtime], _L]) -
 
     @functools.wraps(native)
     def method(self: PoolFacade) -> _L:
-        return taken_now(self.runtime, self.native.acquire_nowait, facade)
+        return taken_now(self.runtime, self.native.acquire_nowait, facade, self)
 
     return cast("Method[_P, _L]", method)
 
@@ -372,7 +381,7 @@ def held(
 
     @functools.wraps(native)
     def method(self: PoolFacade) -> Held[_L]:
-        return Held(lambda: taken_now(self.runtime, self.native.acquire_nowait, facade), give_back)
+        return Held(lambda: taken_now(self.runtime, self.native.acquire_nowait, facade, self), give_back)
 
     return cast("Method[_P, AbstractContextManager[_L]]", method)
 

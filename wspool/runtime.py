@@ -20,6 +20,7 @@ import atexit
 import contextvars
 import os
 import queue
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -148,7 +149,9 @@ class Claim(Generic[_T]):
                 pass  # it has ended, and what was entered with it; or that is another process
             self._left = True  # not before: an interrupt may have come in between
 
-    def __del__(self) -> None:
+    def __del__(self, is_over: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_over():
+            return  # the process ends, and has taken apart what leaving needs
         try:
             self.leave()
         except KeyboardInterrupt:  # which nobody can be told of from here

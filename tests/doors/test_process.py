@@ -146,6 +146,36 @@ BLOCKS = {
 }
 
 
+def test_a_pool_that_a_program_never_leaves_ends_with_it(far: Far) -> None:
+    """In silence, whatever is taken apart first; and it is there as long as what was made from it."""
+    ended = program(
+        """
+        import gc, sys
+        from wspool import blocking
+        def pool(): return blocking.open_pool(sys.argv[1]).__enter__()
+        kept, said = pool(), []
+        with pool().conversation(model="m") as talk:
+            gc.collect()
+            said.append(talk.respond("one").output_text)
+            with talk.fork() as fork: said.append(fork.respond("two").output_text)
+            turn = talk.turn("three")
+        del talk, fork
+        with pool().conversation(model="m").__enter__().turn("four") as turn:
+            for _ in turn: gc.collect()
+            said.append(turn.response.output_text)
+        for lease in (pool().lease().__enter__(), pool().acquire()):
+            gc.collect()
+            with lease.create(model="m", input="five") as turn: said.append(turn.result().output_text)
+        print(said)
+        open_turn = kept.conversation(model="m").__enter__().turn("six").__enter__()
+        """,
+        far.url,
+    )
+
+    assert ("", 0) == (ended.stderr, ended.returncode)
+    assert ended.stdout == f"{['one', 'two', 'four', 'five', 'five']}\n"
+
+
 @pytest.mark.parametrize("door", BLOCKS)
 def test_blocks_are_left_whose_runtime_has_ended(far: Far, door: str) -> None:
     """As they are by threads that the interpreter does not wait for: all of it ended with the runtime."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -48,8 +49,9 @@ class _Body:
             self._over = True
             self._door.soon(self._outlet.leave)
 
-    def __del__(self) -> None:
-        self._leave()
+    def __del__(self, is_over: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_over():  # then the process has taken apart what leaving needs
+            self._leave()
 
 
 class _Async(_Body):

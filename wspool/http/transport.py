@@ -102,8 +102,8 @@ class _Door:
         if self._pools is not None:
             self.soon(self._pools.close)
 
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
+    def __del__(self, is_over: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not getattr(self, "_closed", True) and not is_over():
             self._close_pools()
 
     def _plain(self, module: Any, kind: str) -> Any:
