@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import httpx  # noqa: F401 # pytester forgets what a run imports, and each run would import them again
-import openai  # noqa: F401
+import openai  # noqa: F401 # likewise
 import pytest
 
 from wspool.testing import local_server

@@ -17,8 +17,9 @@ import os
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -152,7 +153,8 @@ class Recorder:
             return
         self._behind = False
         self._given, self._given_bytes = self._given + 1, self._given_bytes + size
-        self._thread.submit(self._take, name, body, events, error, list(secrets), size)
+        record = partial(self._record, name, body, events, error, list(secrets))
+        self._thread.submit(self._take, record, size)
 
     def save(self) -> None:
         """Write all files that have changed, with all that was taken before. Blocks; never raises."""
@@ -160,19 +162,11 @@ class Recorder:
 
     # In the thread.
 
-    def _take(
-        self,
-        name: str,
-        body: Mapping[str, Any],
-        events: Sequence[Event],
-        error: Exception | None,
-        secrets: Sequence[str],
-        size: int,
-    ) -> None:
+    def _take(self, record: Callable[[], None], size: int) -> None:
         try:
             if not self._ended:
-                self._record(name, body, events, error, secrets)
-        except Exception as problem:
+                record()
+        except Exception as problem:  # of whatever a client sent; nobody looks at what the thread raises
             logger.error("a turn was not recorded: %s", type(problem).__name__)
         finally:
             self._done, self._done_bytes = self._done + 1, self._done_bytes + size
