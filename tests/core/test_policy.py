@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
@@ -142,16 +141,6 @@ def test_a_choice_that_is_none_is_quoted(name: str, bad: object) -> None:
 
     with pytest.raises(ValueError, match=f"^{re.escape(f'{name}={bad!r} is none of {choices}')}$"):
         policy(**{name: bad})
-
-
-def test_of_durations_only_that_of_a_goodbye_must_have_an_end() -> None:
-    """The others may be endless, or end otherwise; for goodbyes a pool waits even if it is cancelled."""
-    for name in DURATIONS:
-        if name == "close_timeout":
-            with pytest.raises(ValueError, match=r"^close_timeout=inf has no end"):
-                policy(close_timeout=math.inf)
-        else:
-            assert math.inf == getattr(policy(**{name: math.inf}), name)
 
 
 def test_more_spare_than_there_may_be_is_refused() -> None:

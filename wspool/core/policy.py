@@ -176,8 +176,7 @@ class PoolPolicy:
             lifetime and one loss; a turn that is given up is drained there, whatever `on_cancel` says.
         max_waiting: waiters at most, None for no limit; one more is refused at once.
         connect_timeout: seconds for one dial (codex, pi and opencode use 15).
-        close_timeout: seconds for a goodbye; not infinity, for the end of a pool waits so long even if
-            cancelled.
+        close_timeout: seconds for a goodbye; the end of a pool waits so long for it even if cancelled.
         give_up_after: seconds of outage after which waiters are refused with the last dial's error.
         count_closing: True to count connections that are saying goodbye against `max_size`, for
             servers that enforce a limit of their own.
@@ -265,10 +264,6 @@ class PoolPolicy:
         for name, choices in (("on_cancel", get_args(OnCancel)), ("replay", get_args(Replay))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}")
-        if self.close_timeout == math.inf:
-            raise ValueError(
-                "close_timeout=inf has no end, and a peer may never say goodbye; give a number of seconds"
-            )
         if self.min_idle > self.max_size:
             raise ValueError(f"min_idle={self.min_idle} exceeds max_size={self.max_size}")
 
