@@ -12,10 +12,13 @@ import attrs
 import pytest
 
 from tests.rollout.command import Saying, command, place, rollout, write
-from wspool.rollout.scoring import Score, Scorer, exact, number
-from wspool.rollout.summary import Summary
+from wspool.ray.sharing import NOTHING
+from wspool.rollout.limits import Limits
+from wspool.rollout.scoring import SCORES, Score, Scorer, compared, exact, number
+from wspool.rollout.standing import Standing
+from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tally import Tally
-from wspool.rollout.tasks import Task
+from wspool.rollout.tasks import Result, Task
 from wspool.server import ModelRequest, ModelTurn, message
 from wspool.testing import local_server
 
@@ -75,6 +78,7 @@ class TestCommand:
         assert ("right", 1.0) == (lines["a"]["outcome"], lines["a"]["score"])
         assert ("wrong", 0.0, 3) == tuple(lines["b"][name] for name in ("outcome", "score", "expected"))
         assert (1, 1, 1, 0.5) == (ended.code, *(ended.summary[name] for name in ("right", "wrong", "score")))
+        assert ended.summary["hint"] is None
 
     @pytest.mark.parametrize(
         ("name", "scores"),
@@ -113,7 +117,7 @@ class TestCommand:
         ("options", "named"),
         [
             ("--score ./mine.py:awkward", "it takes 'rubric'; there are answer, expected, task"),
-            ("--score mine", "must be exact, number, pkg.mod:function"),
+            ("--score mine", "must be exact, number, contains, pkg.mod:function"),
             ("--score ./mine.py:MINE", "cannot be imported"),
             ("--score number --expected-field input --select nothing", "fits none of 2 tasks"),
             ("--score ./mine.py:__name__", "must be a function"),
@@ -326,6 +330,70 @@ def test_answers_are_compared(answer: object, expected: object, same: bool) -> N
 def test_numbers_are_compared(answer: object, expected: object, same: bool) -> None:
     """The last ones."""
     assert same is number(answer, expected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "better"),
+    [
+        ("It is 42.", "42", "number"),
+        ("It is 42.", 42, "number"),
+        ("So it is 1,042.", "6 x 7 are 42 #### 1042", "number"),
+        ("It is 42, not 43.", "42", "contains"),
+        ("It is the\nred one.", "The red one", "contains"),
+        ("Born in Bern in 1999.", "Bern, 1999", None),
+        ("Bern", ["in Bern", "bern"], "contains"),
+        ("It is 142.", 42, None),
+        ("It is B.", "B", "contains"),
+        ("ABBA", "B", None),
+        ("It is 42.", "", None),
+        ("It is 42.", {"a": 42}, None),
+        (42.5, "43", None),
+        ("42", "42", None),
+    ],
+)
+def test_how_a_wrong_text_would_be_right(answer: object, expected: object, better: str | None) -> None:
+    """By what there is for it; a number only where a number is what is expected."""
+    score = compared(answer, expected)
+
+    assert (better, float(answer == expected)) == (score.better, score.value)
+    assert better is None or SCORES[better](answer, expected)
+
+
+@pytest.mark.parametrize(
+    ("better", "hint"),
+    [
+        (["number"] * 3 + [None], "3 of 4 wrong answers end with the right number: --score number"),
+        (["number"] + ["contains"] * 3, "3 of 4 wrong answers contain the right one: --score contains"),
+        (["number", None], None),
+        ([None], None),
+    ],
+)
+async def test_most_are_wrong_only_as_texts(better: list[str | None], hint: str | None) -> None:
+    """The summary says so in one line, and nothing if it is some."""
+    standing = Standing(Limits(), Tally())
+    for at, each in enumerate(better):
+        standing.add(result(str(at), each))
+    summary = standing.summary(Meter(), NOTHING, tasks=len(better))
+
+    assert hint == summary.as_json()["hint"]
+    assert (hint is not None) is ("\nhint" in str(summary))
+    assert hint is None or f"hint          {hint}\n" in str(summary)
+
+
+def result(id: str, better: str | None) -> Result:
+    task = Task(id=id, body={}, source={}, expected="4")
+    return Result(
+        task=task,
+        outcome="wrong",
+        answer="",
+        response=None,
+        failure=None,
+        items=(),
+        statistics=None,
+        seconds=0.0,
+        score=0.0,
+        better=better,
+    )
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,8 @@ class How:
         typer.Option(
             help="pkg.mod:function or ./file.py:function, which takes by name what it needs of answer, "
             "expected, task, response and items, and returns a number or a dict of some, "
-            '"score" first; async or not. "exact" (as without it) and "number" (the last one) compare with '
-            "the expected answer.",
+            '"score" first; async or not. "exact" (as without it), "number" (the last one) and "contains" '
+            "compare with the expected answer.",
         ),
     ] = None
     right_from: Annotated[

@@ -36,7 +36,7 @@ def run_sharded(
     *,
     agent: Agent | None = None,
     tools: Iterable[Callable[..., object]] = (),
-    score: Callable[..., object] | Literal["exact", "number"] | None = None,
+    score: Callable[..., object] | Literal["exact", "number", "contains"] | None = None,
     samples: int = 1,
     model: str | None = None,
     actors: int | None = None,
@@ -58,7 +58,7 @@ def run_sharded(
       out: directory of the results.
       agent: async function of a conversation and a row, called for each task.
       tools: without an agent, functions that the model may call.
-      score: of answers: "exact", "number", or a function as for `--score`.
+      score: of answers: "exact", "number", "contains", or a function as for `--score`.
       samples: attempts at each task.
       model: for tasks that name none.
       actors: how many; by default one for each node.

@@ -241,6 +241,7 @@ class Holder:
             price=self._limits.price,
             score=score.value if score is not None else None,
             scores=score.parts if score is not None else None,
+            better=score.better if score is not None else None,
             phases=self._meter.phases.take(conversation.number) if conversation is not None else None,
         )
         return Held(result, drain=self.spent)

@@ -15,7 +15,7 @@ from wspool.errors import ResponseFailedError, TurnLostError
 from wspool.pool.effects import EffectLedger
 from wspool.pool.tools import Tool, open_calls
 from wspool.rollout.outcomes import outcome_of
-from wspool.rollout.scoring import Score, Scorer, exact
+from wspool.rollout.scoring import Score, Scorer, compared
 from wspool.rollout.tasks import Outcome, Task
 from wspool.rollout.tools import NoFilesError, patient
 
@@ -149,7 +149,7 @@ class Method:
         if self.scorer is not None:
             score = await self.scorer.score(task, answer, response, items)
         else:
-            score = Score(float(exact(answer, task.expected)))
+            score = compared(answer, task.expected)
         match score.is_right(self.right_from):
             case True:
                 return "right", score

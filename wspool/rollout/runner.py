@@ -251,7 +251,7 @@ class Run:
 
     async def _take(self, task: Task, result: Result) -> None:
         self._sink(result.as_line())
-        problem = self._standing.add(task.id, result.outcome, result.score, result.failure)
+        problem = self._standing.add(result)
         if problem is not None:
             self.drain(problem)
         await self._place.ended(result)

@@ -23,7 +23,7 @@ import attrs
 from wspool.pool.calling import in_tool_thread
 from wspool.rollout.tasks import Task
 
-__all__ = ["OFFERED", "SCORES", "Score", "Scorer", "exact"]
+__all__ = ["OFFERED", "SCORES", "Score", "Scorer", "compared"]
 
 #: What a function may ask for: the answer as JSON, the right one, the row, the response as the server sent it
 #: (None if the agent returned something else), and the whole conversation.
@@ -45,10 +45,12 @@ class Score:
     Attributes:
       value: the number that counts.
       parts: what a function returned by name, None if it was one number.
+      better: of an answer that is wrong as a text, what of `SCORES` calls it right, None if nothing does.
     """
 
     value: float
     parts: Mapping[str, Any] | None = None
+    better: str | None = None
 
     def is_right(self, right_from: float | None) -> bool | None:
         """Whether the answer is right, None if it is neither right nor wrong.
@@ -156,8 +158,29 @@ def number(answer: object, expected: object) -> bool:
     return one is not None and other is not None and math.isclose(one, other, rel_tol=_NEAR, abs_tol=_NEAR)
 
 
+def contains(answer: object, expected: object) -> bool:
+    """Whether the right answer stands in this one, as whole words and in whatever case; or one of a list."""
+    if isinstance(expected, list):
+        return any(contains(answer, each) for each in cast("list[object]", expected))
+    if not isinstance(answer, str) or isinstance(expected, Mapping):
+        return False
+    words = (expected if isinstance(expected, str) else json.dumps(expected)).split()
+    within = r"\s+".join(map(re.escape, words))
+    return bool(words) and re.search(rf"(?<!\w){within}(?!\w)", answer, re.IGNORECASE) is not None
+
+
 #: Those that need no function of one's own, by name.
-SCORES: Final[Mapping[str, Callable[..., object]]] = {"exact": exact, "number": number}
+SCORES: Final[Mapping[str, Callable[..., object]]] = {"exact": exact, "number": number, "contains": contains}
+
+
+def compared(answer: object, expected: object) -> Score:
+    """The score where nobody has said how answers are to be compared: as texts."""
+    if exact(answer, expected):
+        return Score(RIGHT)
+    is_one = not isinstance(expected, str) or _MARK in expected or _NUMBER.fullmatch(expected.strip())
+    if is_one and number(answer, expected):
+        return Score(WRONG, better="number")
+    return Score(WRONG, better="contains" if contains(answer, expected) else None)
 
 
 def _last_number(value: object) -> float | None:

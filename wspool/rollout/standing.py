@@ -1,5 +1,6 @@
 """The standing of a run: how its tasks have ended so far, which is what is told of it and what may end it."""
 
+from collections import Counter
 from typing import Any, Final
 
 import trio
@@ -10,12 +11,15 @@ from wspool.rollout.limits import Limits
 from wspool.rollout.progress import Progress
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tally import Tally
-from wspool.rollout.tasks import OUTCOMES, WELL, Failure, Outcome
+from wspool.rollout.tasks import OUTCOMES, WELL, Outcome, Result
 
 __all__ = ["Standing"]
 
 #: Outcomes with an answer, whatever it is worth.
 _ANSWERED: Final = WELL | {"wrong"}
+
+#: What an answer does that is right by a score.
+_MEANING: Final = {"number": "end with the right number", "contains": "contain the right one"}
 
 
 class Standing:
@@ -33,6 +37,7 @@ class Standing:
         self._tally = tally
         self._errors = Errors()
         self._outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
+        self._better = Counter[str]()
         self._began = trio.current_time()
 
     @property
@@ -40,13 +45,16 @@ class Standing:
         """Tasks that have a result."""
         return sum(self._outcomes.values())
 
-    def add(self, id: str, outcome: Outcome, score: float | None, failure: Failure | None) -> str | None:
-        """Count a result of the task *id*; return why the run has to end now, or None."""
-        self._outcomes[outcome] += 1
-        if score is not None:
-            self._tally.add(id, score, right=outcome == "right")
-        if failure is not None:
-            self._errors.add(id, failure)
+    def add(self, result: Result) -> str | None:
+        """Count a *result*; return why the run has to end now, or None."""
+        id = result.task.id
+        self._outcomes[result.outcome] += 1
+        if result.score is not None:
+            self._tally.add(id, result.score, right=result.outcome == "right")
+        if result.failure is not None:
+            self._errors.add(id, result.failure)
+        if result.better is not None:
+            self._better[result.better] += 1
         return self._limits.too_many(self._outcomes["failed"], self.ended)
 
     def progress(self, pool: PoolStatistics, **fields: Any) -> Progress:
@@ -73,5 +81,13 @@ class Standing:
             errors=self._errors.commonest(),
             score=self._tally.mean,
             pass_at=self._tally.pass_at(),
+            hint=self._hint(),
             **fields,
         )
+
+    def _hint(self) -> str | None:
+        """What to do where most answers are wrong as texts only."""
+        for name, count in self._better.most_common(1):
+            if count > self._outcomes["right"] + self._outcomes["wrong"] - count:
+                return f"{count} of {self._outcomes['wrong']} wrong answers {_MEANING[name]}: --score {name}"
+        return None

@@ -190,6 +190,7 @@ class Summary:
       score: the mean score of the batch, what an earlier run has scored included; None if nothing has one.
       samples: attempts at each task; `tasks` and the outcomes count attempts.
       pass_at: the share of tasks of which one of k attempts is right, by k.
+      hint: how answers had better be compared, if most are wrong only as they were; None if not.
     """
 
     tasks: int
@@ -233,6 +234,7 @@ class Summary:
     score: float | None = None
     samples: int = 1
     pass_at: Mapping[str, float] = attrs.field(factory=dict[str, float])
+    hint: str | None = None
 
     @classmethod
     def of(cls, meter: Meter, pool: PoolStatistics, **fields: Any) -> "Summary":
@@ -282,6 +284,7 @@ class Summary:
         rows = [
             ("tasks", f"{self.tasks}{each}: {counts}"),
             *([("score", self._scores)] if self.score is not None else []),
+            *([("hint", self.hint)] if self.hint is not None else []),
             (
                 "turns",
                 f"{self.turns}, with {self.tool_calls} tool calls"

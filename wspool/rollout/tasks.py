@@ -136,6 +136,7 @@ class Result:
       price: of a million tokens of input, of input from the cache, and of output; None if nobody said.
       score: how good the answer is, None if nobody can say.
       scores: what a function said of it by name, None if it said one number.
+      better: how it is to be compared so that it is right, see `wspool.rollout.scoring.Score`.
       phases: seconds of each phase (`wspool.rollout.phases`), None if it never was a conversation.
     """
 
@@ -152,6 +153,7 @@ class Result:
     price: Sequence[float] | None = None
     score: float | None = None
     scores: Mapping[str, Any] | None = None
+    better: str | None = None
     phases: Mapping[str, float] | None = None
 
     def as_line(self) -> dict[str, Any]:
