@@ -14,8 +14,8 @@ from wspool import aio, blocking
 LEFT_OUT = {
     # What conversations and turns use of it, in the steps of the trio run that they are part of.
     "Lease": {"begin", "check_size", "give_up", "gone", "lane", "prepare", "send", "steer", "stream_id"},
-    # For the exchange of an HTTP door, and for a proxy, whose turns go two ways.
-    "Pool": {"failure", "share_turns"},
+    # For the exchange of an HTTP door.
+    "Pool": {"failure"},
     # For the facade.
     "Conversation": {"prepare"},
     # For who passes events on, as the facade does, and that exchange; and for who calls what the caller gave.

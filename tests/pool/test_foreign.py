@@ -24,7 +24,6 @@ HARMLESS = {
 
 #: What is given to those that want something.
 ARGUMENTS: dict[str, Callable[[dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]] = {
-    "share_turns": lambda at: ((at["pool"],), {}),
     "resize": lambda _: ((), {"max_size": 1, "min_idle": 0}),
     "create": lambda _: ((), {"model": "m", "input": "x"}),
     "begin": lambda _: ((), {"movable": False}),

@@ -14,18 +14,22 @@ import math
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
+from weakref import WeakValueDictionary
 
 import trio
 
+from wspool.core.matching.index import Index
 from wspool.errors import LeaseRefusedError, PoolClosedError, WebSocketNotOfferedError
 from wspool.http.identity import Asked, Identity
 from wspool.pool.exchange import Entry, Limits, Outlet, Writer, exchange
 from wspool.pool.open import open_pool
 from wspool.pool.pool import Pool
 
-__all__ = ["Pools", "Slot"]
+__all__ = ["KnownTurns", "Pools", "Slot"]
+
+#: The turns of each identity that requests may go on from, for as long as a pool of it is open.
+KnownTurns: TypeAlias = WeakValueDictionary[Identity, Index]
 
 #: Pools at once: each may hold connections to another endpoint, or for another key.
 MOST: Final = 64
@@ -78,7 +82,7 @@ class Pools:
         options: what all of them are opened with, see `open_pool`.
         nursery: where pools are tasks; by default they are the run's own.
         most: pools at once.
-        beside: pools by another way, whose turns are gone on from here, and those of here there.
+        known: the turns of each identity, shared with pools that go another way.
     """
 
     def __init__(
@@ -87,12 +91,12 @@ class Pools:
         *,
         nursery: trio.Nursery | None = None,
         most: int = MOST,
-        beside: Pools | None = None,
+        known: KnownTurns | None = None,
     ) -> None:
         self._options = options
         self._nursery = nursery
         self._most = most
-        self._beside = beside
+        self._known = KnownTurns() if known is None else known
         self._slots: OrderedDict[Identity, Slot] = OrderedDict()
         #: Until when an endpoint is not asked.
         self._refused: dict[str, float] = {}
@@ -113,7 +117,7 @@ class Pools:
             self._check_offer(identity)
             with self.using(identity) as slot:
                 await exchange(
-                    partial(self._opened, identity, slot),
+                    slot.opened,
                     asked.body,
                     outlet,
                     limits=limits,
@@ -136,17 +140,10 @@ class Pools:
         self._check_offer(identity)
         with self.using(identity) as slot:
             try:
-                yield await self._opened(identity, slot)
+                yield await slot.opened()
             except WebSocketNotOfferedError as error:
                 self._learn(identity, error)
                 raise
-
-    async def _opened(self, identity: Identity, slot: Slot) -> Pool:
-        """As `Slot.opened`, with what is known beside."""
-        pool = await slot.opened()
-        if self._beside is not None and (other := self._beside.open.get(identity)) is not None:
-            pool.share_turns(other)
-        return pool
 
     def is_refused(self, identity: Identity) -> bool:
         """Whether its endpoint offered no WebSocket a while ago, and is not asked again yet."""
@@ -185,7 +182,9 @@ class Pools:
         """Open a pool, keep it while it is used, and close it."""
         try:
             manager = open_pool(identity.url, api_key=identity.key, headers=identity.headers, **self._options)
-            async with manager as slot.pool:
+            async with manager as pool:
+                pool.known_turns = self._known.setdefault(identity, pool.known_turns)
+                slot.pool = pool
                 slot.ready.set()
                 while not slot.over.is_set() and (slot.users or trio.current_time() < slot.idle_since + IDLE):
                     wait = IDLE if slot.users else slot.idle_since + IDLE - trio.current_time()

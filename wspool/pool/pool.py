@@ -54,6 +54,8 @@ class Pool:
     Attributes:
         policy: the limits, as they were given, except a `max_size` beyond what this process can carry.
         provider: what the endpoint can do.
+        known_turns: what turns that bring their history along may go on from (`turn`). Whoever holds two
+            pools of one endpoint and credential, which go different ways, gives both the same.
     """
 
     def __init__(self, shell: Shell, setup: Setup) -> None:
@@ -62,8 +64,7 @@ class Pool:
         self._host = setup.endpoint.host
         self._sockets = setup.sockets
         self._shell = shell
-        #: Made with the first turn that brings its history along.
-        self._index: Index | None = None
+        self.known_turns = Index(max_bytes=_REMEMBERED, max_age=_REMEMBERED_FOR)
         #: The lanes that wait for the next of such turns.
         self._kept = Kept(setup.policy.patience, shell.spawn)
 
@@ -186,28 +187,11 @@ class Pool:
             check_callable("notice", notice)
         if (reason := http_only(body)) is not None:
             raise ValueError(reason)
-        history = BroughtHistory(self._known_turns(), body, shell.now(), session=session)
+        history = BroughtHistory(self.known_turns, body, shell.now(), session=session)
         fields = {name: value for name, value in body.items() if name not in _NOT_SENT}
         continuity = OneTurn(shell, history, self._kept)
         driver = ConversationDriver(continuity, (), encode_fields(fields), notice, keep=keep)
         return Turn(driver)
-
-    def share_turns(self, other: Pool) -> None:
-        """Know the turns that *other* knows, and have it know those of here, from now on. Never waits.
-
-        Turns that bring their history (`turn`) then go on from either, as far as their responses are stored.
-
-        Args:
-            other: a pool of the same endpoint and credential that goes another way.
-        """
-        self._shell.check_use()
-        other._shell.check_use()
-        self._index = other._known_turns()
-
-    def _known_turns(self) -> Index:
-        if self._index is None:
-            self._index = Index(max_bytes=_REMEMBERED, max_age=_REMEMBERED_FOR)
-        return self._index
 
     async def wait_ready(self, lanes: int | None = None) -> None:
         """Wait until that many lanes can be granted at once.

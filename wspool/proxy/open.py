@@ -17,7 +17,7 @@ import trio.testing
 
 from wspool.core.policy import PoolPolicy
 from wspool.core.providers import header_of
-from wspool.http.pools import Pools
+from wspool.http.pools import KnownTurns, Pools
 from wspool.pool.open import DEFAULT_URL, endpoint_of, http_connector, open_pool, provider_of
 from wspool.pool.setup import opener_of
 from wspool.proxy.access.account import Account
@@ -223,12 +223,12 @@ def _services(
     pool: Mapping[str, Any],
     nursery: trio.Nursery,
 ) -> Services:
-    pools, by_http = Pools(pool, nursery=nursery), _by_http(pool, gate.upstream.host, settings)
+    known, by_http = KnownTurns(), _by_http(pool, gate.upstream.host, settings)
     return Services(
         upstream=gate.upstream,
         settings=settings,
-        pools=pools,
-        pools_by_http=Pools(by_http, nursery=nursery, beside=pools),
+        pools=Pools(pool, nursery=nursery, known=known),
+        pools_by_http=Pools(by_http, nursery=nursery, known=known),
         records=Records(),
         passage=_passage(url, api_key, pool),
         turnstile=Turnstile(_places(settings, pool, gate.upstream.host)),
