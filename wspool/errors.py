@@ -239,6 +239,8 @@ class TurnLostError(WsPoolError, trio.BrokenResourceError):
             the connection was dropped on this side.
         close_reason: the peer's text beside that code (never trust it, never parse it), or why the
             connection was dropped on this side; possibly empty.
+        too_large: True when the peer ended the connection with 1009 instead of an answer: it does not read
+            a request of that size, and the same one by HTTP may go well.
     """
 
     def __init__(
@@ -250,6 +252,7 @@ class TurnLostError(WsPoolError, trio.BrokenResourceError):
         events: Sequence[Event] = (),
         close_code: int | None = None,
         close_reason: str = "",
+        too_large: bool = False,
     ) -> None:
         super().__init__(message)
         self.delivery = delivery
@@ -258,6 +261,7 @@ class TurnLostError(WsPoolError, trio.BrokenResourceError):
         self.replayable = delivery == "not_sent"
         self.close_code = close_code
         self.close_reason = close_reason
+        self.too_large = too_large
 
 
 class TurnTimeoutError(TurnLostError, trio.TooSlowError):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import wspool
 from tests.helpers import completed, created, delta, error_frame
-from wspool.core.commands import Refuse, RefuseReason, WaiterId
+from wspool.core.commands import ConnectionId, Refuse, RefuseReason, WaiterId
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.frames import parse_event
 from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import OPENAI, PoolPolicy
 from wspool.pool.attempt import Attempt
+from wspool.pool.link import Host, Link
 from wspool.pool.outcome import failed_response, lost, refusal, turn_failure
+from wspool.wire.wire import WireClosedError
 
 SNAPSHOT = PoolCore(PoolPolicy(), OPENAI).statistics()
 
@@ -69,6 +71,27 @@ def test_a_message_that_was_too_big_says_what_to_do() -> None:
     attempt.lose(1009)
 
     assert "shorten the request if it was that, or raise max_message_size" in str(turn_failure(attempt))
+
+
+@pytest.mark.parametrize("by_peer", [True, False])
+@pytest.mark.parametrize("code", [1009, 1008])
+@pytest.mark.parametrize("unheard", [1, 2])
+def test_a_request_was_too_large_only_if_nothing_else_can_be_meant(
+    by_peer: bool, code: int, unheard: int
+) -> None:
+    """The peer has said so, and has answered whatever else was asked on that connection."""
+    link = Link(ConnectionId(1), cast("Host", None), lanes=3)
+    attempts = [attempt_with() for _ in range(unheard)] + [attempt_with(created("r"))]
+    for lane, attempt in zip(link.lanes, attempts, strict=False):
+        lane.attempt = attempt
+    link.note_close(WireClosedError(code, by_peer=by_peer))
+    link.lose_attempts()
+
+    errors = [turn_failure(attempt) for attempt in attempts]
+    meant = by_peer and code == 1009 and unheard == 1
+    assert [meant] + [False] * unheard == [
+        error.too_large for error in errors if isinstance(error, wspool.TurnLostError)
+    ]
 
 
 def test_a_turn_dropped_here_has_no_close_code() -> None:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from wspool.errors import PoolClosedError, RequestTooLargeError, TurnLostError, WebSocketNotOfferedError
+from wspool.errors import (
+    PoolClosedError,
+    RequestTooLargeError,
+    ResponseFailedError,
+    TurnLostError,
+    WebSocketNotOfferedError,
+)
 from wspool.proxy.ways import Before, Repetition, goes_by_http, repetition
 
 LARGE = RequestTooLargeError(size=2, limit=1)
 LOST = TurnLostError("a", delivery="ambiguous")
+CLOSED = TurnLostError("a", delivery="ambiguous", close_code=1009, too_large=True)
+REFUSED = ResponseFailedError("a", delivery="terminal", status=413)
+BEGUN = ResponseFailedError("a", delivery="terminal", status=413, response_id="resp_1")
 NONE = WebSocketNotOfferedError("a", phase="upgrade", permanent=True)
 
 
@@ -19,7 +28,14 @@ def test_what_cannot_go_by_websocket_goes_by_http(error: Exception) -> None:
     assert not goes_by_http(error, sent=True)
 
 
-@pytest.mark.parametrize("error", [None, PoolClosedError("a"), LOST, ValueError("a")])
+@pytest.mark.parametrize("error", [CLOSED, REFUSED])
+def test_so_does_what_the_provider_did_not_read(error: Exception) -> None:
+    """Once."""
+    assert goes_by_http(error, sent=True)
+    assert not goes_by_http(error, sent=True, went_so=True)
+
+
+@pytest.mark.parametrize("error", [None, BEGUN, PoolClosedError("a"), LOST, ValueError("a")])
 def test_nothing_else_does(error: Exception | None) -> None:
     """What was lost may have run."""
     assert not goes_by_http(error, sent=False)

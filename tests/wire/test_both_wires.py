@@ -404,7 +404,7 @@ async def test_close_codes_come_through(make, code):
     async with scripted(make, first=frame(CLOSE, code.to_bytes(2, "big") + reason.encode())) as (wire, _):
         error = await closing(wire.receive)
 
-        assert (code, reason) == (error.code, error.reason)
+        assert (code, reason, True) == (error.code, error.reason, error.by_peer)
         assert type(error.code) is int
 
 
@@ -505,9 +505,10 @@ async def test_an_oversized_message_closes_the_wire(make):
     async with scripted(make, to=endpoint(max_message_size=10)) as (wire, server):
         await server.send_all(frame(TEXT, b"x" * 10))
         assert list(await wire.receive()) == ["x" * 10]
-        await server.send_all(frame(TEXT, b"x" * 11))
+        await server.send_all(frame(TEXT, b"x" * 11) + frame(CLOSE, (1009).to_bytes(2, "big")))
 
-        assert (await closing(wire.receive)).code == 1009
+        error = await closing(wire.receive)
+        assert (1009, False) == (error.code, error.by_peer)
 
 
 async def test_a_refusal_does_not_wait_for_a_peer_that_does_not_read(make, autojump_clock):
@@ -543,7 +544,8 @@ async def test_endless_empty_fragments_close_the_wire(make, few_fragments):
 
             nursery.start_soon(flood)
             error = await closing(wire.receive)
-        assert (error.code, error.reason) == (1009, f"a message of more than {few_fragments} fragments")
+        reason = f"a message of more than {few_fragments} fragments"
+        assert (1009, reason, False) == (error.code, error.reason, error.by_peer)
 
 
 async def test_messages_in_small_pieces_are_whole(make, few_fragments):

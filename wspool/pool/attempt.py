@@ -72,6 +72,7 @@ class Attempt:
         notice: is called with each notice that comes while it is in flight, by whoever reads; never waits.
         on_end: is called when its end has come, before its lane is anybody else's; never waits.
         spent: how many of its responses were spent from a budget.
+        too_large: True once its connection ended because the peer did not read so large a request.
         wire: what its request went on.
     """
 
@@ -105,6 +106,7 @@ class Attempt:
         "sending",
         "sent_at",
         "spent",
+        "too_large",
         "unread",
         "waits_for_holds",
         "weighed",
@@ -120,7 +122,7 @@ class Attempt:
         trust: Trust = EXACT,
     ) -> None:
         self.machine = TurnMachine(parent, lane, past, trust)
-        self.overrun = False
+        self.overrun = self.too_large = False
         self.overdue = ""
         self.conversation: int | None = None
         self.first_at: float | None = None

@@ -22,6 +22,7 @@ from wspool.core.events.past import Past
 from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.sending.chain import WarmUp
+from wspool.core.sending.replay import MESSAGE_TOO_BIG
 from wspool.core.statistics import TransportName
 from wspool.pool.attempt import Attempt
 from wspool.pool.credentials import NO_SECRETS, forget
@@ -107,6 +108,11 @@ class Lane:
         self.warming: Mapping[str, Any] | None = None
         self.warm_up: WarmUp | None = None
 
+    @property
+    def is_unheard(self) -> bool:
+        """Whether a request may have left on it that nothing was heard of."""
+        return self.warming is not None or (self.attempt is not None and not self.attempt.begun)
+
 
 class Link:
     """What the parts of one connection share.
@@ -131,12 +137,14 @@ class Link:
         opened_at: when it was connected, on the pool's clock.
         why: why it ended, once it has.
         close_code: the close code it ended with, if any.
+        closed_by_peer: whether the peer has said that code.
         close_reason: what was said beside it, or why it was dropped here.
     """
 
     __slots__ = (
         "close_code",
         "close_reason",
+        "closed_by_peer",
         "connected",
         "ending",
         "gauge",
@@ -173,6 +181,7 @@ class Link:
         self.suspect = self.ending = self.told = self.over = False
         self.close_code: int | None = None
         self.close_reason = ""
+        self.closed_by_peer = False
 
     def report(self, decide: Callable[..., list[Command]], *args: Any, **kwargs: Any) -> None:
         """Put an input of the core about this connection, unless its end was reported. Never waits."""
@@ -214,13 +223,18 @@ class Link:
         forget(error, self.redactor)
         if self.close_code is None:
             self.close_code, self.close_reason = error.code, error.reason
+            self.closed_by_peer = error.by_peer
 
     def lose_attempts(self) -> None:
         """Nothing more will come on its lanes."""
+        # Which of several messages was too big nobody knows.
+        unheard = [lane for lane in self.lanes if lane.is_unheard]
+        too_large = self.closed_by_peer and self.close_code == MESSAGE_TOO_BIG and len(unheard) == 1
         for lane in self.lanes:
             lane.latest = lane.warm_up = lane.warming = None
             if lane.attempt is not None:
                 attempt, lane.attempt = lane.attempt, None
+                attempt.too_large = too_large and lane in unheard
                 attempt.lose(self.close_code, self.close_reason)
 
     def is_shared(self, attempt: Attempt | None) -> bool:

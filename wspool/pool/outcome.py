@@ -100,6 +100,7 @@ def lost(how: str, attempt: Attempt | None = None) -> TurnLostError:
         events=attempt.events if attempt is not None else (),
         close_code=attempt.close_code if attempt is not None else None,
         close_reason=attempt.close_reason if attempt is not None else "",
+        too_large=attempt is not None and attempt.too_large,
     )
 
 

@@ -3,19 +3,27 @@
 Pure. Rules of this module:
 
 * A turn goes by HTTP if it cannot go by WebSocket: its frame is over the provider's limit, also with what is
-  new alone, or there is no WebSocket now. Only while nothing of it was sent: what was refused for its size is
-  never sent on the same way again.
+  new alone, or there is no WebSocket now. Only while nothing of it was sent, or where the provider has
+  refused it for its size, as a close with 1009 does: it is never sent on the same way again.
 * A request repeats another one if it says so, by its count of retries or by a name, and that other one can
   still be given. Parallel samples of one prompt say nothing of the kind, or that they are the first try.
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-from wspool.errors import RequestTooLargeError, WebSocketNotOfferedError
+from wspool.errors import (
+    RequestTooLargeError,
+    ResponseFailedError,
+    TurnLostError,
+    WebSocketNotOfferedError,
+)
 
 __all__ = ["Before", "Repetition", "goes_by_http", "repetition"]
+
+#: HTTP's word for it, which error frames have as well.
+_TOO_LARGE: Final = 413
 
 #: What there is of an earlier request with the same words, by the same client.
 Before: TypeAlias = Literal["nothing", "running", "ended"]
@@ -24,14 +32,25 @@ Before: TypeAlias = Literal["nothing", "running", "ended"]
 Repetition: TypeAlias = Literal["join", "begin", "alone"]
 
 
-def goes_by_http(error: Exception | None, *, sent: bool) -> bool:
+def goes_by_http(error: Exception | None, *, sent: bool, went_so: bool = False) -> bool:
     """Return whether a turn that ended with *error* on its way by WebSocket goes on by HTTP.
 
     Args:
         error: what it ended with, if anything.
         sent: whether anything of it may have left.
+        went_so: whether that way was one by HTTP already.
     """
-    return isinstance(error, (RequestTooLargeError, WebSocketNotOfferedError)) and not sent
+    if went_so:
+        return False
+    match error:
+        case RequestTooLargeError() | WebSocketNotOfferedError():
+            return not sent
+        case TurnLostError():
+            return error.too_large
+        case ResponseFailedError():
+            return error.status == _TOO_LARGE and error.response_id is None
+        case _:
+            return False
 
 
 def repetition(retries: str, name: str, before: Before) -> Repetition:

@@ -374,5 +374,5 @@ class _TrioWebSocketWire:
         if self._stream.verdict is not None:
             return WireClosedError(*self._stream.verdict)
         if (reason := self._connection.closed) is not None:
-            return WireClosedError(int(reason.code), reason.reason or "")
+            return WireClosedError(int(reason.code), reason.reason or "", by_peer=True)
         return WireClosedError(ABNORMAL_CLOSURE)

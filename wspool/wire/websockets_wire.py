@@ -125,6 +125,7 @@ class WebSocketsWire:
         self._ponged = 0
         #: Close code and text once the wire has ended.
         self._end: tuple[int, str] | None = None
+        self._ended_by_peer = False
         self._cause: Exception | None = None
         self._serving = trio.CancelScope()
         self._served = trio.Event()
@@ -402,7 +403,7 @@ class WebSocketsWire:
             self._answers_due.unpark_all()
         if protocol.state is not State.OPEN:
             if protocol.close_rcvd is not None:
-                self._finish(int(protocol.close_rcvd.code), protocol.close_rcvd.reason)
+                self._finish(int(protocol.close_rcvd.code), protocol.close_rcvd.reason, by_peer=True)
             elif protocol.parser_exc is not None and protocol.close_sent is not None:
                 self._finish(
                     int(protocol.close_sent.code), protocol.close_sent.reason, cause=protocol.parser_exc
@@ -414,7 +415,8 @@ class WebSocketsWire:
         return self._end is None and not self._poisoned and self._protocol.state is State.OPEN
 
     def _closed(self) -> WireClosedError:
-        return WireClosedError(*(self._end or (ABNORMAL_CLOSURE, "")))
+        code, reason = self._end or (ABNORMAL_CLOSURE, "")
+        return WireClosedError(code, reason, by_peer=self._ended_by_peer)
 
     def _fail(self, code: int, reason: str, cause: Exception | None = None) -> None:
         """Give up on the peer, and tell it why unless a close frame has been sent already."""
@@ -423,11 +425,17 @@ class WebSocketsWire:
         self._finish(code, reason, cause=cause)
 
     def _finish(
-        self, code: int, reason: str = "", *, cause: Exception | None = None, at_once: bool = False
+        self,
+        code: int,
+        reason: str = "",
+        *,
+        cause: Exception | None = None,
+        at_once: bool = False,
+        by_peer: bool = False,
     ) -> None:
         """Note the end and wake everybody. *at_once*: there is nobody left to say goodbye to."""
         if self._end is None:
-            self._end, self._cause = (code, reason), cause
+            self._end, self._cause, self._ended_by_peer = (code, reason), cause, by_peer
             self._serving.deadline = trio.current_time() + self._close_timeout
         if at_once:
             self._serving.cancel()

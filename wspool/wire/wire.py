@@ -95,12 +95,14 @@ class WireClosedError(WireError):
     Attributes:
         code: the close code (RFC 6455 section 7.4), 1006 when the stream just ended.
         reason: the peer's text, possibly empty. It is the peer's: never trust it, never parse it.
+        by_peer: whether the peer has said that code; else it is what this side has made of it.
     """
 
-    def __init__(self, code: int = ABNORMAL_CLOSURE, reason: str = "") -> None:
+    def __init__(self, code: int = ABNORMAL_CLOSURE, reason: str = "", *, by_peer: bool = False) -> None:
         super().__init__(f"WebSocket closed with code {code}" + (f": {reason}" if reason else ""))
         self.code = code
         self.reason = reason
+        self.by_peer = by_peer
 
 
 @attrs.frozen(kw_only=True)

@@ -4,14 +4,15 @@ A turn of theirs goes where one that came by HTTP would go, and its record is th
 
 * The upgrade is answered at once: a client that has nothing to ask costs no connection to the provider.
 * Where the provider has no WebSocket for us it is said in the upgrade (426), which programs understand; a
-  socket that is open already goes on, by HTTP. So does a request that is over the limit of a frame.
+  socket that is open already goes on, by HTTP. So does a request that is over the limit of a frame, also
+  where only the provider knows that limit.
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from hashlib import blake2b
@@ -19,6 +20,8 @@ from typing import Any, Final
 
 import trio
 
+from wspool.core.error import Delivery
+from wspool.core.events.steering import Steer
 from wspool.core.frames import Event
 from wspool.errors import PoolClosedError, WsPoolError
 from wspool.http.identity import Identity
@@ -203,7 +206,7 @@ class _Account:
             followed.leave()
 
     @asynccontextmanager
-    async def _take(self) -> AsyncGenerator[Turn]:
+    async def _take(self) -> AsyncGenerator[Course]:
         self._begun = trio.current_time()
         self._visit.check_budget()
         services = self._visit.services
@@ -216,7 +219,7 @@ class _Account:
                     raise
                 turn = await self._enter(stack, services.pools_by_http, enter)
             self._sent_at = trio.current_time()
-            yield turn
+            yield _Going(turn, lambda: self._enter(stack, services.pools_by_http, enter))
 
     async def _enter(self, stack: AsyncExitStack, pools: Pools, enter: Entry) -> Turn:
         """Return its turn in one of *pools*, sent; *stack* ends it."""
@@ -277,3 +280,44 @@ class _Account:
         if left:
             record.outcome, record.drained = "left", turn is not None and turn.ended
         self._visit.services.records.end(record, "left" if left else "lost")
+
+
+class _Going:
+    """A turn in the pool, which goes on by HTTP where its request turns out to be too large.
+
+    Args:
+        turn: it, entered.
+        by_http: enters it there.
+    """
+
+    def __init__(self, turn: Turn, by_http: Callable[[], Awaitable[Turn]]) -> None:
+        self._turn = turn
+        self._by_http = by_http
+
+    @property
+    def response_id(self) -> str | None:
+        return self._turn.response_id
+
+    @property
+    def delivery(self) -> Delivery:
+        return self._turn.delivery
+
+    @property
+    def ended(self) -> bool:
+        return self._turn.ended
+
+    @property
+    def failure(self) -> WsPoolError | None:
+        return self._turn.failure
+
+    async def batch(self) -> Sequence[Event]:
+        try:
+            return await self._turn.batch()
+        except WsPoolError as error:
+            if not goes_by_http(error, sent=True, went_so=self._turn.transport == "http"):
+                raise
+        self._turn = await self._by_http()
+        return await self._turn.batch()
+
+    async def steer(self, input: str | Sequence[Mapping[str, Any]]) -> Steer:
+        return await self._turn.steer(input)

@@ -264,10 +264,10 @@ class _Course:
             data, outlet = self._take(), self._outlet
             over, last = outlet.ended and not data, outlet.ended and outlet.error is None
             error = outlet.error if over else None
-            if (
-                self._asked is not None
-                and goes_by_http(error, sent=outlet.sent_at is not None)
-                and not by_http
+            turn = self._record.turn
+            went_so = by_http or (turn is not None and turn.transport == "http")
+            if self._asked is not None and goes_by_http(
+                error, sent=outlet.sent_at is not None, went_so=went_so
             ):
                 # No more than the silence was broken so far: the answer goes on behind that.
                 by_http, self._outlet = True, self._new_outlet()
