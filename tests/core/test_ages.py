@@ -386,4 +386,4 @@ def test_what_is_not_trusted_stays_so_whatever_is_learnt_of_lifetimes() -> None:
     assert [] == core.finished(other, LANE, 3101.0)
     for waiter in (6, 7):
         core.acquire(WaiterId(waiter), 3101.5)
-    assert HangUp(other, CloseReason.LIFETIME, True) in core.release(LeaseId(5), 3102.0)
+    assert HangUp(other, CloseReason.CLEARED, True) in core.release(LeaseId(5), 3102.0)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from tests.core.test_pool import make, run_to
+from tests.core.test_pool import make, of, reasons, run_to
 from wspool.core.commands import (
     CloseReason,
     Command,
     ConnectionId,
+    Degraded,
     Dial,
+    Grant,
     HangUp,
     LaneId,
     LeaseId,
@@ -22,6 +25,7 @@ from wspool.core.commands import (
 from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.lending.alarms import Alarms
 from wspool.core.lending.pool import PoolCore, Verdict
+from wspool.core.outage import FORGIVEN
 from wspool.core.policy import PoolPolicy, Provider
 from wspool.core.states import ConnectionState, IllegalInputError, LaneState
 
@@ -236,6 +240,63 @@ def test_what_is_not_trusted_and_free_goes_at_once() -> None:
 
     commands = core.distrust(ConnectionId(1), 1.0)
     assert [HangUp(ConnectionId(1), CloseReason.DIRTY, polite=True), Dial(ConnectionId(2))] == commands
+
+
+LIMIT = CloseReason.LIMIT
+#: What is done to the older of two connections: by the caller, by what came on it, by the end of the younger.
+CLEARING: dict[CloseReason, Callable[[PoolCore, Grant, Grant, float], list[Command]]] = {
+    CloseReason.CLEARED: lambda core, _older, _younger, now: core.clear(now),
+    CloseReason.DIRTY: lambda core, older, _younger, now: core.distrust(older.connection, now),
+    LIMIT: lambda core, _older, younger, now: core.hang_up(younger.connection, LIMIT, now),
+}
+
+
+def cleared_in_use(core: PoolCore, whys: Sequence[CloseReason], now: float) -> list[Command]:
+    """Clear a connection in use that no turn was completed on; return what is said once it is given back."""
+    waiter, commands = core.statistics().granted, [] if core.states() else core.start(now)
+    for number in (1, 2):
+        for dial in of(core.acquire(WaiterId(waiter + number), now), Dial):
+            assert isinstance(dial, Dial)
+            commands += core.connected(dial.connection, now, 0.5)
+    older, younger = of(commands, Grant)
+    assert isinstance(older, Grant)
+    assert isinstance(younger, Grant)
+    for grant in (older, younger):
+        core.begin(grant.lease, now)
+        core.finished(grant.connection, LaneId(0), now + 1.0, completed=grant is younger and LIMIT in whys)
+    for why in whys:
+        CLEARING[why](core, older, younger, now + 2.0)
+    return core.release(older.lease, now + 3.0)
+
+
+@pytest.mark.parametrize("then", CLEARING)
+@pytest.mark.parametrize("why", CLEARING)
+def test_what_is_not_granted_any_more_goes_for_the_reason_of_that(
+    why: CloseReason, then: CloseReason
+) -> None:
+    """Not for its age, as soon as its last lane is given back; what comes after the first reason is none."""
+    core = make(max_size=2)
+    assert [why] == reasons(cleared_in_use(core, [why, then], 0.0))
+    assert why in core.statistics().closed
+
+
+@pytest.mark.parametrize(
+    ("why", "ill"), [(CloseReason.CLEARED, False), (CloseReason.DIRTY, True), (LIMIT, False)]
+)
+def test_only_what_the_endpoint_did_to_a_connection_speaks_against_it(why: CloseReason, ill: bool) -> None:
+    """That none was of use, again and again, is an outage; a caller who clears them says nothing."""
+    core = make(max_size=2)
+    said: list[Command] = []
+    for now in range(0, 100 * (FORGIVEN + 1), 100):
+        said += cleared_in_use(core, [why], float(now))
+        for left, (state, _) in core.states().items():
+            if state is not ConnectionState.CLOSING:
+                core.hang_up(left, CloseReason.CLEARED, now + 4.0)
+            core.gone(left, now + 5.0)
+
+    assert [why] * (FORGIVEN + 1) == reasons(said)
+    assert ill is bool(of(said, Degraded))
+    assert ill is core._outage.doubtful
 
 
 @pytest.mark.parametrize("leased", [False, True])

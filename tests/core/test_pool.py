@@ -1561,7 +1561,7 @@ def test_clearing_trusts_nothing_that_is_there() -> None:
     assert Verdict.MOVE is core.begin(LeaseId(1), 1.0, movable=True)[0]
     assert Verdict.GO is core.begin(LeaseId(1), 1.0)[0]
     core.finished(ONE, LANE, 2.0)
-    assert [CloseReason.LIFETIME] == reasons(core.release(LeaseId(1), 3.0))
+    assert [CloseReason.CLEARED] == reasons(core.release(LeaseId(1), 3.0))
 
 
 def test_what_goes_already_is_left_alone() -> None:

@@ -895,7 +895,7 @@ class PoolMachine(RuleBasedStateMachine):
     def something_stray_names_its_lane(self, pick: int) -> None:
         """Others have turns in flight on the connection, which name theirs: it goes with the last of them."""
         connection = self.choose(self.shared(), pick)
-        connection.cleared_at = min(connection.cleared_at, self.now)
+        self.world.clear(connection, CloseReason.DIRTY, self.now)
         connection.distrusted_at = min(connection.distrusted_at, self.now)
         self.step("distrust", connection.id)
         assert not connection.closing
@@ -916,7 +916,7 @@ class PoolMachine(RuleBasedStateMachine):
         connection = self.choose(self.world.open, pick)
         for older in self.world.open:
             if older.born <= connection.born:
-                older.cleared_at = min(older.cleared_at, self.now)
+                self.world.clear(older, CloseReason.LIMIT, self.now)
         self.step("hang_up", connection.id, CloseReason.LIMIT)
         assert connection.closing
 
@@ -1013,7 +1013,7 @@ class PoolMachine(RuleBasedStateMachine):
     @noted
     def clear(self, interrupt: bool) -> None:
         for connection in self.world.open:
-            connection.cleared_at = min(connection.cleared_at, self.now)
+            self.world.clear(connection, CloseReason.CLEARED, self.now)
         dials = {connection.id for connection in self.world.dials}
         self.step("clear", interrupt=interrupt)
         assert not dials & {connection.id for connection in self.world.dials}, "an old dial was kept"

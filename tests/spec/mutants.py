@@ -793,7 +793,20 @@ MUTANTS = [
         "what is leased survives a clear",
         LIVES,
         "            self._clear(connection, now, commands, CloseReason.CLEARED)",
-        "            self.end_grants(connection, commands, CloseReason.CLEARED)",
+        "            self.end_grants(connection, commands)",
+    ),
+    Mutant(
+        "what was cleared goes for its age",
+        LIVES,
+        "            self.hang_up(connection, connection.leaves_for, commands)",
+        "            self.hang_up(connection, CloseReason.LIFETIME, commands)",
+    ),
+    Mutant(
+        "what was not trusted goes for what a caller wants of it later",
+        LIVES,
+        "        if connection.cleared_at == math.inf:  # else",
+        "        if True:  # else",
+        hours=True,
     ),
     Mutant(
         "a smaller pool keeps its spare",
@@ -864,6 +877,13 @@ MUTANTS = [
         ENDINGS,
         "theirs = reason in _THEIRS or (connection.noticed and reason is CloseReason.LIFETIME)",
         "theirs = reason in _THEIRS",
+        hours=True,
+    ),
+    Mutant(
+        "what goes because another one has met the limit speaks against the endpoint",
+        ENDINGS,
+        "        if reason is CloseReason.LIMIT and connection.leaves_for is CloseReason.LIMIT:\n",
+        "        if False:\n",
         hours=True,
     ),
     Mutant(

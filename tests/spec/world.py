@@ -92,6 +92,8 @@ class Connection:
     surplus_since: float | None = None
     retire_at: float = math.inf
     cleared_at: float = math.inf
+    #: Why it was cleared, which it will go for.
+    cleared_for: CloseReason | None = None
     #: Since when no turn may be started on it.
     distrusted_at: float = math.inf
     ping_at: float = math.inf
@@ -174,6 +176,10 @@ class World:
                     assert not (polite and connection.dialing), "a goodbye to nobody"
                     if reason is CloseReason.UNSUITABLE:
                         self.check_room(connection, now)
+                    if reason is CloseReason.LIFETIME and now < self.expiry(connection):
+                        assert connection.cleared_for is None, "what was cleared goes under another name"
+                    if reason is CloseReason.CLEARED and not connection.dialing:
+                        assert connection.cleared_for is not None, "nobody has cleared it"
                     if reason in (CloseReason.IDLE, CloseReason.LIFETIME) and now < self.expiry(connection):
                         for track in connection.lanes:
                             useless = track.parked_at is not None and now >= self.grant_end(connection)
@@ -436,6 +442,12 @@ class World:
 
     def grant_end(self, connection: Connection) -> float:
         return min(self.last_start(connection), connection.cleared_at)
+
+    @staticmethod
+    def clear(connection: Connection, why: CloseReason, now: float) -> None:
+        """It is not trusted from now on; it goes for what it was cleared for first."""
+        connection.cleared_at = min(connection.cleared_at, now)
+        connection.cleared_for = connection.cleared_for or why
 
     def expiry(self, connection: Connection) -> float:
         return connection.born + self.schedule.lifetime

@@ -2,7 +2,8 @@
 
 Only those say something that were not our idea. They are noted as they happen, and judged by the rules of
 `wspool.core.outage` when the input that they belong to is settled. Each says it once: an end that the server
-has announced is told by the announcement, if nobody had the connection, and no more when it comes.
+has announced is told by the announcement, if nobody had the connection, and no more when it comes. Where one
+meets the server's limit those that are older go as well: that is our idea, and says nothing of them.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Endings:
         if connection.noticed and not connection.lent:
             return  # it was told when it was announced
         theirs = reason in _THEIRS or (connection.noticed and reason is CloseReason.LIFETIME)
+        if reason is CloseReason.LIMIT and connection.leaves_for is CloseReason.LIMIT:
+            return  # another one has met it
         if theirs and not (connection.proven or connection.excused):
             self.noted.append((connection, reason))
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-from wspool.core.commands import ConnectionId, LaneId, LeaseId, ResponseKey
+from wspool.core.commands import CloseReason, ConnectionId, LaneId, LeaseId, ResponseKey
 from wspool.core.states import ConnectionState, LaneState
 
 __all__ = ["USABLE", "Connection", "Lane"]
@@ -78,6 +78,8 @@ class Connection:
     cleared_at: float = math.inf
     #: Since when no other turn may follow on it, whatever is known of lifetimes.
     distrusted_at: float = math.inf
+    #: Why no lane of it is granted from `grant_end` on: its age, or what came before that.
+    leaves_for: CloseReason = CloseReason.LIFETIME
     #: From when on no turn is started on it.
     last_start: float = math.inf
     #: When the server ends it.

@@ -6,6 +6,7 @@ Rules of this module:
   connection stays grantable until its replacement is ready (make before break), or until no turn may
   start on it any more.
 * Past the server's limit only a turn in flight keeps a connection.
+* What is not granted any more goes with its last lane, for the reason that it is not granted for.
 * What is told to go says goodbye only if it is clean.
 * What nobody needs goes after `max_idle`, unless it is spare that was asked for. For one that retires those
   that were dialled since count as spare, though they retire, too: else an endpoint that announces the end of
@@ -17,6 +18,7 @@ Rules of this module:
 from __future__ import annotations
 
 import enum
+import math
 from typing import Final, TypeAlias, assert_never
 
 from wspool.core.commands import CloseReason, Command, Expiring, HangUp, Ping
@@ -152,12 +154,7 @@ class Lives:
         self.alarms.cancel((connection, _Alarm.RETIRE))
         self._tally.retirements += 1
 
-    def end_grants(
-        self,
-        connection: Connection,
-        commands: list[Command],
-        reason: CloseReason = CloseReason.LIFETIME,
-    ) -> None:
+    def end_grants(self, connection: Connection, commands: list[Command]) -> None:
         """No lane of *connection* is granted any more."""
         if connection.state is ConnectionState.OPEN:
             self.retire(connection, commands)
@@ -166,7 +163,7 @@ class Lives:
             if lane.state is LaneState.PARKED:
                 self._drop(connection, lane)  # its holder could not go on here either
         if not connection.busy:
-            self.hang_up(connection, reason, commands)
+            self.hang_up(connection, connection.leaves_for, commands)
 
     def clear(self, connection: Connection, now: float, commands: list[Command], *, interrupt: bool) -> None:
         """It is not trusted any more. What is leased may go on, unless *interrupt* is true."""
@@ -191,9 +188,10 @@ class Lives:
         self, connection: Connection, now: float, commands: list[Command], reason: CloseReason
     ) -> None:
         """No lane of it is granted any more, whatever is planned later."""
-        connection.cleared_at = min(connection.cleared_at, now)
+        if connection.cleared_at == math.inf:  # else it leaves for what came first
+            connection.cleared_at, connection.leaves_for = now, reason
         connection.grant_end = min(connection.grant_end, now)
-        self.end_grants(connection, commands, reason)
+        self.end_grants(connection, commands)
 
     def check_expiry(self, connection: Connection, now: float, commands: list[Command]) -> None:
         """Hang up past the server's limit, if nothing is lost by it."""
