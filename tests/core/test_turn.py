@@ -931,3 +931,32 @@ def test_what_the_last_response_says_of_itself_is_there_once_it_has_ended() -> N
     machine.receive(about("completed", status="completed", output=[], model="m"))
 
     assert {"response_model": "m", "finish_reason": "stop"} == machine.remarks
+
+
+ITEM = {
+    "id": "m",
+    "type": "message",
+    "status": "completed",
+    "content": [{"type": "output_text", "text": "a"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("mended", "kind", "response"),
+    [
+        (False, "completed", {"id": OURS, "status": "completed", "output": [ITEM]}),
+        (False, "failed", {"id": OURS, "status": "failed", "output": [ITEM], "error": None}),
+        (True, "done", {"id": OURS, "status": "completed", "output": [ITEM]}),
+        (True, "completed", {"id": OURS, "status": "in_progress", "output": [ITEM]}),
+        (True, "completed", {"status": "completed", "output": [ITEM]}),
+        (True, "completed", {"id": OURS, "status": "completed", "output": []}),
+        (True, "completed", {"id": OURS, "status": "completed", "output": [{**ITEM, "content": []}]}),
+    ],
+)
+def test_it_is_known_whether_an_end_was_completed(mended: bool, kind: str, response: Any) -> None:
+    """Whoever passes events on writes such an end anew, and no other."""
+    machine = streaming()
+    machine.receive(event(type="response.output_item.done", output_index=0, item=ITEM))
+    machine.receive(event(type=f"response.{kind}", response=response))
+    assert machine.response is not None
+    assert mended is machine.mended

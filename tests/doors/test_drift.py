@@ -30,6 +30,7 @@ LEFT_OUT = {
         "failure",
         "headers",
         "leave",
+        "mended",
         "received",
         "record",
         "transport",

@@ -12,10 +12,11 @@ Rules of this module:
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 import attrs
 
@@ -132,17 +133,30 @@ def said_by(headers: Iterable[tuple[str, str]]) -> Said | None:
     kept: list[tuple[str, str]] = []
     key: str | None = None
     for name, value in headers:
-        name = name.lower()
-        if name in _SESSION:
-            session.append(value)
-        elif name == "authorization":
-            scheme, _, token = value.partition(" ")
-            if scheme.lower() != "bearer" or not token.strip():
-                return None
-            key = token.strip()
-        elif _IDENTITY.fullmatch(name):
-            kept.append((name, value))
+        match _meaning(name):
+            case None:
+                pass
+            case "session":
+                session.append(value)
+            case "key":
+                scheme, _, token = value.partition(" ")
+                if scheme.lower() != "bearer" or not token.strip():
+                    return None
+                key = token.strip()
+            case "identity":
+                kept.append((name.lower(), value))
     return Said(key, tuple(sorted(kept)), tuple(session))
+
+
+@functools.lru_cache(maxsize=256)  # clients send the same few dozen each time
+def _meaning(name: str) -> Literal["session", "key", "identity"] | None:
+    """Return what the header of that name is about, if it is one of those."""
+    name = name.lower()
+    if name in _SESSION:
+        return "session"
+    if name == "authorization":
+        return "key"
+    return "identity" if _IDENTITY.fullmatch(name) else None
 
 
 def may_be_ours(request: Request) -> bool:
@@ -197,7 +211,10 @@ def read_request(request: Request, content: bytes) -> Asked | None:
         return None
     if not isinstance(body, dict) or not is_for_pool(given := cast("dict[str, Any]", body)):
         return None
-    said = said_by(cast("Iterable[tuple[str, str]]", request.headers.multi_items()))
+    headers = request.headers
+    pairs = cast("list[tuple[bytes, bytes]]", headers.raw)
+    encoding = str(headers.encoding)  # it looks through all of them, once
+    said = said_by([(name.decode(encoding), value.decode(encoding)) for name, value in pairs])
     if said is None:
         return None
     url = cast("Url", request.url)

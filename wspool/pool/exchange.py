@@ -322,7 +322,7 @@ async def _stream(turn: Turn, outlet: Outlet, silence: float, write: Writer) -> 
             outlet.begin_with(200, [_SSE, ("cache-control", "no-cache")])
         if turn.ended:
             response = turn.response.data
-            outlet.write_last(write([mended(events[0], response)], response))
+            outlet.write_last(write([mended(events[0], response)] if turn.mended else events, response))
             return
         if not turn.at_hand:
             outlet.expect(silence)

@@ -1,18 +1,16 @@
 """Turn: one request and its stream of events, as the caller sees it.
 
-A turn is an async context manager and an async iterator. Entering it sends the request,
-iterating gives the events, and when they have ended `response` is there. Leaving it early
-gives the turn up: its connection is not used again until that is clean, by default never.
+A turn is an async context manager and an async iterator. Entering it sends the request, iterating gives the
+events, and when they have ended `response` is there. Leaving it early gives the turn up: its connection is
+not used again until that is clean, by default never. Where a request may be sent again by itself, its driver
+(a lease or a conversation) says so; the turn then goes on with the next attempt, and the caller sees one
+turn.
 
-Where a request may be sent again by itself, its driver (a lease or a conversation) says so;
-the turn then goes on with the next attempt, and the caller sees one turn.
-
-What a turn was is read off its caller, not off the network. It counts when the caller has been given
-its end: the last event, or the response by `result()`. Leaving at the last event, by `break` or by
-an exception, is leaving a turn that has ended. A turn that was left or cancelled before that does not
-count, also if all of it had arrived: it was given up. The last event is the one that says how the
-response ended; if the turn was steered, that of its last response, or the answer to its last
-steer if that comes later.
+What a turn was is read off its caller, not off the network. It counts when the caller has been given its end:
+the last event, or the response by `result()`. Leaving at the last event, by `break` or by an exception, is
+leaving a turn that has ended. A turn that was left or cancelled before that does not count, also if all of it
+had arrived: it was given up. The last event is the one that says how the response ended; if the turn was
+steered, that of its last response, or the answer to its last steer if that comes later.
 """
 
 from __future__ import annotations
@@ -202,6 +200,11 @@ class Turn(AsyncEvents):
         return self._response is not None
 
     @property
+    def mended(self) -> bool:
+        """Whether its last event says something else than `response`, which the core has completed."""
+        return self._open().machine.mended
+
+    @property
     def response(self) -> Response:
         """The response; look at its `status`, which may be `failed` or `incomplete`.
 
@@ -282,8 +285,7 @@ class Turn(AsyncEvents):
         try:
             await self._driver.start()
         except BaseException as error:
-            if isinstance(error, WsPoolError):
-                self._failure = error
+            self._failure = error if isinstance(error, WsPoolError) else None
             self.leave()
             raise
         return self
@@ -410,8 +412,7 @@ class Turn(AsyncEvents):
         """No event of *attempt* is left: it has a response, or goes on in another one, or is a failure."""
         if self._left:  # by another task
             raise PoolClosedError(OVER)
-        failure = turn_failure(attempt)
-        machine = attempt.machine
+        failure, machine = turn_failure(attempt), attempt.machine
         if failure is None and (machine.error is None or not machine.put_off):
             self._end(attempt)
         else:

@@ -2,10 +2,9 @@
 
 What an event is and whose, `wspool.core.events.classify` says; what follows from that stands in the table of
 `wspool.core.events.table`. Here is what each step leaves behind: the id, the error, the response with its
-output, the numbers. What is known about the request (`delivery`) is read off the state, at any moment.
-
-A response that was steered may be followed by another one, without a request, in the same turn; so a
-turn has as many parts as it has responses.
+output, the numbers. What is known about the request (`delivery`) is read off the state, at any moment. A
+response that was steered may be followed by another one, without a request, in the same turn; so a turn has
+as many parts as it has responses.
 """
 
 from __future__ import annotations
@@ -67,7 +66,6 @@ _OWN_NUMBERS: Final = frozenset(
     }
 )
 
-
 _NOTHING: Final[frozenset[Rewrite]] = frozenset()
 
 
@@ -85,6 +83,7 @@ class TurnMachine:
         keeps: set to True where the output of its responses, and what they say, is wanted later.
         error: the error of its request or response, if one came.
         response: the response object of the last terminal event, with its output complete.
+        mended: True if the last terminal event says something else than `response`, or by another name.
         parts: its responses that have ended, more than one if it was steered.
         output_seen: True once any output of the model was received.
         steered: True once it was steered.
@@ -103,6 +102,7 @@ class TurnMachine:
         "error",
         "keeps",
         "like",
+        "mended",
         "output_seen",
         "parts",
         "response",
@@ -125,7 +125,7 @@ class TurnMachine:
         self.parts: list[Part] = []
         self.error: ServerError | None = None
         self.response: dict[str, Any] | None = None
-        self.output_seen = self.suspect = self.unproved = self.steered = False
+        self.output_seen = self.suspect = self.unproved = self.steered = self.mended = False
         self.rewritten = _NOTHING
         self.complaint = ""
         self._known = Evidence(parent, lane, past if past is not None else Past(), trust)
@@ -284,7 +284,7 @@ class TurnMachine:
         what = reading.what
         if reading.suspect:
             self._suspect(reading)
-        if what is _TERMINAL and not self._complete(reading):
+        if what is _TERMINAL and not self._complete(kind, reading):
             reading = GAP  # mark: dirty: an end without all of its output
             what = reading.what
         step = TURN_TABLE[before].get(what)
@@ -354,8 +354,8 @@ class TurnMachine:
             ended = reading.status is not None or reading.error is not None
             self.unproved = self.unproved or ended
 
-    def _complete(self, reading: Reading) -> bool:
-        """Complete the output of a response that has ended; return False if a piece is missing."""
+    def _complete(self, kind: str, reading: Reading) -> bool:
+        """Complete what an event of that type has ended with; return False if a piece is missing."""
         response = reading.response if reading.response is not None else {}
         known = self._known
         counted = known.numbers and known.past.counts and not known.steered and known.output.numbered
@@ -372,10 +372,12 @@ class TurnMachine:
             output = []  # that it failed is all there is to know
         if self.rewritten:
             self.rewritten = frozenset(what for what in self.rewritten if is_proved(what, own, known))
-        if not isinstance(response.get("id"), str):
+        said = own, response.get("status"), response.get("id")
+        if not isinstance(said[2], str):
             response["id"] = known.response_id
         # The event's type is the proof, not what a server has copied from the response's beginning.
         response["output"], response["status"] = output, reading.status
+        self.mended = said != (output, reading.status, response["id"]) or kind != f"response.{reading.status}"
         return True
 
     def _receive_output(self, event: Event) -> None:
