@@ -30,6 +30,7 @@ LAYOUTS: Final[list[Callable[[str, int, str], dict[str, Any]]]] = [
     lambda kind, number, text: {"type": kind, "sequence_number": number, "stream_id": None, "delta": text},
     lambda kind, number, text: {"type": kind, "sequence_number": number},
     lambda kind, _number, text: {"type": kind, "delta": text},
+    lambda kind, number, text: {"type": kind, "delta": text, "sequence_number": number, "summary_index": 0},
 ]
 
 
@@ -139,7 +140,7 @@ def test_a_run_is_what_parsing_gives(messages: list[str | bytes], lane: str | No
     assert slow.receive(after) is fast.receive(after)
 
 
-@pytest.mark.parametrize("layout", range(5))
+@pytest.mark.parametrize("layout", [*range(5), 10])
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
 def test_deltas_come_in_runs(layout: int, separators: tuple[str, str]) -> None:
     """Wherever servers usually write the number, all but the first two deltas are told by their likeness."""
@@ -149,8 +150,7 @@ def test_deltas_come_in_runs(layout: int, separators: tuple[str, str]) -> None:
     ]
     taken, in_run = in_runs(started(lane), messages)
 
-    expected = 98 if layout != 4 else 0  # in the middle it could be part of anything
-    assert (100, expected) == (len(taken), in_run)
+    assert (100, 98) == (len(taken), in_run)
 
 
 @pytest.mark.parametrize("number", [7, 8, 9, 10, 99])
@@ -204,9 +204,9 @@ def test_bytes_are_parsed() -> None:
     assert [text] == [event.raw for event in like.run([text, str(same).encode()], 8)[0]]
 
 
-@pytest.mark.parametrize("layout", [4, 5, 8, 9])
+@pytest.mark.parametrize("layout", [5, 8, 9])
 def test_a_number_elsewhere_has_no_likeness(layout: int) -> None:
-    """In the middle, before the type, with nothing behind it, or missing: such events are parsed."""
+    """Before the type, with nothing behind it, or missing: such events are parsed."""
     assert Likeness.of(parse_event(json.dumps(LAYOUTS[layout](TEXT, 7, "a")))) is None
 
 

@@ -271,6 +271,8 @@ class Peer:
             line.strays = [one for one in line.strays if one[0] == now] + [(now, frame)]
             for other in others:
                 self._touch(line, other, frame)
+        if isinstance(message, dict) and "type" in message:  # as OpenAI writes it, and so not all of it last
+            message = {"type": message["type"], **dict(sorted(message.items()))}
         wire.push(message)
 
     def _note(self, line: _Line, create: Create, frame: Frame) -> None:

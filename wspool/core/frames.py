@@ -8,8 +8,9 @@ Rules of this module:
 * An unknown type or field is never an error. No type at all, or no JSON object, is. So is one that is nested
   too deep: whatever is kept of it must still go out again, however deep the caller's own stack is. So is one
   with so many values that it would take many times its size; that is known before it is decoded.
-* Number and lane of an event are looked for where servers write them, right after the type or at the
-  very end. There they cannot be part of anything else, and nothing needs to be decoded.
+* Number and lane of an event are looked for where servers write them, right after the type or at the end,
+  with nothing but plain members behind. There they cannot be part of anything else, and nothing needs to be
+  decoded. What has its number elsewhere is decoded: an event that seems to have none looks like a gap.
 """
 
 from __future__ import annotations
@@ -52,12 +53,17 @@ _TYPE_FIRST: Final = re.compile(
     r'(?:, ?+"sequence_number": ?+(-?+[0-9]{1,18}+)(?:, ?+"stream_id": ?+"([^"\\]{1,256}+)")?)?[,}]'
 )
 _TYPE_FIRST_BYTES: Final = re.compile(_TYPE_FIRST.pattern.encode())
-#: Bytes at the end of an event that may hold its number and its lane.
+#: Bytes at the end of an event that may hold its lane.
 _END: Final = 320
-# What stands before the last bracket of an object is a member of that object.
+# What stands before the last bracket of an object, with no other bracket between, is a member of that object.
+# OpenAI writes the others in the order of their names: `"sequence_number":5,"text":"..."}`. Quotation marks
+# in a text are escaped, so one before a colon is that of a name.
 _NUMBER_LAST: Final = re.compile(
-    r'"sequence_number": ?(-?[0-9]{1,18})(?:, ?"stream_id": ?"([^"\\]{1,256})")?\}'
+    r'"sequence_number": ?+(-?+[0-9]{1,18}+)'
+    r'((?:, ?+"[A-Za-z0-9_]{1,64}+": ?+(?:"(?:[^"\\]++|\\.)*+"|[^"\[\]{},]++))*+)\}',
+    re.DOTALL,
 )
+_LANE: Final = re.compile(r'"stream_id": ?+"([^"\\]{1,256}+)"')
 
 # What a delta is about, where servers write it first; of an id with an escaped quotation mark its beginning.
 _ITEM_NEXT: Final = re.compile(r' ?"item_id": ?"[^"]{1,256}"')
@@ -274,6 +280,14 @@ def read_object(raw: str | bytes) -> dict[str, Any]:
         return {}
 
 
+def _at_end(raw: str, start: int) -> tuple[str | None, str | None]:
+    """Return the number from *start* on, and the lane beside it, if they are members of the whole message."""
+    last = _NUMBER_LAST.fullmatch(raw, start)
+    if last is None:
+        return None, None
+    return last[1], lane[1] if (lane := _LANE.search(raw, last.end(1))) is not None else None
+
+
 def parse_event(raw: str | bytes) -> Event:
     """Return the event in one message.
 
@@ -287,27 +301,25 @@ def parse_event(raw: str | bytes) -> Event:
                 _check_one(raw)
             kind, number, lane = match.groups()
             if number is None:
-                start = raw.rfind('"sequence_number":', -_END)
+                start = raw.rfind('"sequence_number":')
                 if start < 0:
                     return Event(kind, raw)
                 number = raw[start + 18 : -1]
-                if not number.isdecimal():
-                    last = _NUMBER_LAST.fullmatch(raw, start)
-                    if last is None:
-                        return Event(kind, raw)
-                    number, lane = last.groups()
-            return Event(kind, raw, None, int(number), lane)
+                if len(number) > 18 or not number.isdecimal():
+                    number, lane = _at_end(raw, start)
+            if number is not None:
+                return Event(kind, raw, None, int(number), lane)
     elif (found := _TYPE_FIRST_BYTES.match(raw)) and raw.endswith(b"}"):
         if (at := raw.find(b"}", 0, -1)) >= 0 and _TWO_TEXTS_BYTES.search(raw, at):
             _check_one(raw)
-        end = raw[-_END:].decode(errors="replace")
-        start = end.rfind('"sequence_number"')
-        last = _NUMBER_LAST.fullmatch(end, start) if start >= 0 else None
-        if last is not None:
-            number, lane = last.groups()
-        else:
-            number, lane = (None if part is None else part.decode() for part in found.groups()[1:])
-        return Event(found[1].decode(), raw, None, int(number) if number is not None else None, lane)
+        kind, number, lane = (None if part is None else part.decode() for part in found.groups())
+        if number is None:
+            start = raw.rfind(b'"sequence_number":')
+            if start < 0:
+                return Event(str(kind), raw)
+            number, lane = _at_end(raw[start:].decode(errors="replace"), 0)
+        if number is not None:
+            return Event(str(kind), raw, None, int(number), lane)
     data = _decode(raw)
     kind = data.get("type")
     if not isinstance(kind, str):
@@ -347,7 +359,7 @@ class Likeness:
             end = item.end()
         if stop >= 0:
             return cls(event, None, raw[:start], raw[stop:end])
-        start = raw.rfind('"sequence_number":', -_END)
+        start = raw.rfind('"sequence_number":')
         last = _NUMBER_LAST.fullmatch(raw, start) if start >= 0 else None
         if last is None:
             return None

@@ -2,7 +2,8 @@
 
 Pure: values in, values out. The rules of this module:
 
-1. Field order is the providers' order, and `sequence_number` counts from 0 in every response.
+1. `sequence_number` counts from 0 in every response. Fields are in the order in which OpenAI writes them: the
+   type, then the others by their names, so that some stand behind the number.
 2. Every id is derived from the response id, so the same run always yields the same ids.
 3. A response object repeats the settings of the request that it belongs to.
 
@@ -140,7 +141,7 @@ class Plan:
             event["sequence_number"] = number
             if self.stream_id is not None:
                 event["stream_id"] = self.stream_id
-            yield event
+            yield {"type": event.pop("type"), **dict(sorted(event.items()))}
 
     def _unnumbered(self) -> Iterator[Event]:
         yield {"type": "response.created", "response": self.response("in_progress")}
