@@ -147,6 +147,23 @@ def test_of_several_with_the_same_words_that_of_the_lane_is_taken() -> None:
     assert ("resp_2", [USER]) == sent(plan(brought(index, USER, SAID, USER), ELSEWHERE, "resp_2"))
 
 
+def test_of_several_with_the_same_words_each_is_gone_on_from() -> None:
+    """Hosts keep no ids, and ask one thing many times: who comes second goes on from the other one."""
+    index = Index(max_bytes=2**20, max_age=3600)
+    lanes = {"resp_1": HERE, "resp_2": ELSEWHERE}
+    for name, lane in lanes.items():
+        first = brought(index, USER)
+        plan(first, lane, None)
+        first.extend((), Output.of([SAID]), name, lane)
+    unnamed = {**SAID, "id": None}
+    parents: list[str | None] = []
+    for _ in lanes:
+        history = brought(index, USER, unnamed, USER)
+        parents.append(history.parent)
+        plan(history, lanes[str(history.parent)], history.parent)
+    assert {*lanes} == {*parents}
+
+
 def test_where_no_parent_is_taken_none_is_named() -> None:
     """But one that the request names itself."""
     takes = Takes()

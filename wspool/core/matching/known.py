@@ -95,7 +95,7 @@ class Known:
         self.thoughts: Thoughts | None = None
         #: The ids by which its output's items can be referred to.
         self.references: tuple[str, ...] = ()
-        #: Whether a turn has gone on from it.
+        #: Whether a turn has gone on from it, or does.
         self.continued = False
         #: Bytes of memory that it takes.
         self.cost = 0

@@ -229,6 +229,7 @@ class BroughtHistory:
 
     def _go_on_from(self, known: Known) -> Plan:
         self._named = self._given.origin = known
+        known.continued = True  # by now: who says the same words at the same time had better take another
         return Plan(
             input=self._new,
             previous_response_id=known.response_id,
