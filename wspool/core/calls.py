@@ -195,6 +195,10 @@ def open_calls(items: Sequence[Item]) -> list[Item]:
     return found.left()
 
 
+#: What a message begins with that says first what it is: to look through a long one takes a microsecond.
+_MESSAGE: Final = b'{"type":"message",'
+
+
 class OpenCalls:
     """The open calls of a history that grows; looks at each item once."""
 
@@ -211,7 +215,7 @@ class OpenCalls:
             self._open = None
             self._start = self._seen = start
         for data in items[self._seen :]:  # to skip what was seen would take as long as the history is
-            if self._open is not None or data.find(b'_call"') >= 0:
+            if self._open is not None or not (data.startswith(_MESSAGE) or data.find(b'_call"') < 0):
                 found: _Open[Encoded] = self._open or _Open()
                 found.note(read(data), data)
                 self._open = found or None

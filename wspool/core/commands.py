@@ -98,9 +98,9 @@ class HangUp:
     polite: bool
 
 
-@attrs.frozen
+@attrs.define  # not frozen: one is made for every turn
 class Grant:
-    """Give a waiter its lease."""
+    """Give a waiter its lease. Never changed."""
 
     waiter: WaiterId
     lease: LeaseId
@@ -146,9 +146,12 @@ class Stolen:
     lease: LeaseId
 
 
-@attrs.frozen
+@attrs.define  # not frozen: one is made for every turn
 class Returned:
-    """Tell the holder of a lease that its lane went back: its turn has ended, and asks for nothing more."""
+    """Tell the holder of a lease that its lane went back: its turn has ended, and asks for nothing more.
+
+    Never changed.
+    """
 
     lease: LeaseId
 

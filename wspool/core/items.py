@@ -50,6 +50,10 @@ OUTPUTS: Final = {
 #: Items that wait for an answer of the client.
 ASKING: Final = frozenset(OUTPUTS) | {"mcp_approval_request"}
 
+#: What stands round the text of a user message that is nothing else.
+_BEFORE: Final = b'{"type":"message","role":"user","content":[{"type":"input_text","text":'
+_BEHIND: Final = b"}]}"
+
 #: One input or output item, as the API defines it.
 Item = dict[str, Any]
 
@@ -61,8 +65,7 @@ def encode_items(given: str | Sequence[Mapping[str, Any]] | Sequence[Encoded]) -
         TypeError, ValueError: it is neither a text nor a sequence of mappings, or holds what JSON cannot.
     """
     if isinstance(given, str):
-        content = [{"type": "input_text", "text": given}]
-        return [Encoded(encode({"type": "message", "role": "user", "content": content}))]
+        return [Encoded(_BEFORE + encode(given) + _BEHIND)]
     if isinstance(cast("object", given), Mapping | bytes) or not isinstance(cast("object", given), Iterable):
         raise no_input(given)
     return [_encoded(item, index) for index, item in enumerate(cast("Sequence[object]", given))]

@@ -39,8 +39,8 @@ __all__ = ["Continuity", "ContinuityOwner", "OneTurn"]
 logger = logging.getLogger("wspool.pool")
 
 
-#: Usages that are kept as they came, at most.
-_MOST_UNREAD: Final = 100
+#: Usages that are kept as they came, at most: each takes a KiB.
+_MOST_UNREAD: Final = 10
 _NO_USAGE: Final = Usage()
 
 
