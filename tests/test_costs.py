@@ -216,6 +216,30 @@ def test_a_turn_costs_a_bounded_number_of_calls() -> None:
     assert cost(0, streamed=False).calls <= 135
 
 
+def test_a_turn_of_a_conversation_costs_a_bounded_number_of_calls() -> None:
+    """To get a lane, to give it back, and to write down the history: the same for each turn."""
+
+    async def main() -> None:
+        connector = ReadyConnector(ReadyWire(answer(2), 10_000))
+        policy = wspool.PoolPolicy(max_size=1, min_idle=0)
+        async with (
+            wspool.open_pool("ws://localhost/", wire=connector, api_key="none", policy=policy) as pool,
+            pool.conversation(model="m") as conversation,
+        ):
+            for _ in range(12):
+                counted = [0]
+                sys.setprofile(calls_of_wspool(counted))
+                try:
+                    await conversation.respond("x")
+                finally:
+                    sys.setprofile(None)
+                counts.append(counted[0])
+
+    counts: list[int] = []
+    trio.run(main, clock=trio.testing.MockClock())
+    assert counts[2] == counts[-1] <= 249
+
+
 def test_an_event_is_two_objects() -> None:
     """What an undecoded event keeps: itself, and its number where that is not a small one."""
     few, many = cost(1000, streamed=False).blocks, cost(2000, streamed=False).blocks

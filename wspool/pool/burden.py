@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from wspool.core.commands import CloseReason
+from wspool.core.policy import PoolPolicy
 from wspool.core.sending.replay import MESSAGE_TOO_BIG
-from wspool.pool.attempt import EVENT
+from wspool.pool.attempt import EVENT, PIECE
 from wspool.pool.connection import Connection
 from wspool.pool.link import Link
 
@@ -23,13 +24,17 @@ class Burden:
     """The turns in flight of one pool.
 
     Args:
-        limit: bytes of events, and of messages that are not whole, that they may hold together.
+        policy: the limits. `max_pool_bytes` is for their events, and for messages that are not whole.
         connections: those that there are, whenever it is looked.
+
+    Attributes:
+        unlooked: bytes and events that a turn may have before it is looked at.
     """
 
-    def __init__(self, limit: int, connections: Iterable[Connection]) -> None:
-        self._limit = limit
+    def __init__(self, policy: PoolPolicy, connections: Iterable[Connection]) -> None:
+        self._limit = policy.max_pool_bytes
         self._connections = connections
+        self.unlooked = min(PIECE, policy.max_turn_bytes), min(PIECE // EVENT, policy.max_turn_events)
 
     def weigh(self) -> None:
         """Weigh all; give up the connection with the heaviest of them if it is too much. Never waits."""

@@ -22,7 +22,7 @@ import trio
 from wspool.core.commands import CloseReason, ConnectionId
 from wspool.core.events.steering import Steer
 from wspool.core.states import IllegalInputError, Naming
-from wspool.pool.attempt import EVENT, PIECE, Attempt
+from wspool.pool.attempt import Attempt
 from wspool.pool.credentials import forget
 from wspool.pool.link import Host, Lane, Link
 from wspool.pool.router import Router
@@ -61,7 +61,6 @@ class Connection:
         "_polite",
         "_router",
         "_sender",
-        "_unlooked",
         "_waiting_for",
         "id",
         "lanes",
@@ -77,9 +76,6 @@ class Connection:
         self._sender = Sender(self.link)
         self._waiting_for: Attempt | None = None
         self._polite = False
-        policy = owner.policy
-        #: Bytes and events that a turn may have before it is looked at.
-        self._unlooked = min(PIECE, policy.max_turn_bytes), min(PIECE // EVENT, policy.max_turn_events)
 
     def __repr__(self) -> str:
         return f"<Connection {self.id}>"
@@ -127,7 +123,7 @@ class Connection:
             WireClosedError: it is closed, or the network did not take the message in time.
         """
         attempt.redactor, attempt.wire = self.link.redactor, self.link.wire
-        attempt.weighed, attempt.counted = self._unlooked
+        attempt.weighed, attempt.counted = self.link.host.burden.unlooked
         if (slow := self._waiting_for) is not None and slow is not attempt:
             slow.overflow()  # its answer would have to wait behind what that one does not read
         await self._sender.send(message, attempt, apart=self._router.naming is _NAMED)

@@ -133,7 +133,7 @@ class ConversationDriver:
                     lease.give_up(attempt)
                 attempt.drop()  # ended or not: the reader may be waiting for somebody to read the rest
                 self._close_account(attempt, told=told)
-                if attempt.machine.put_off and attempt.machine.error is not None:
+                if attempt.machine.error is not None and attempt.machine.put_off:
                     self._refused(errand, attempt.redactor.server_error(attempt.machine.error))
             self._record(attempt, failure, told=told)
         finally:

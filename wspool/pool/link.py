@@ -34,7 +34,13 @@ __all__ = ["Host", "Lane", "Link", "Scales"]
 
 
 class Scales(Protocol):
-    """Weighs what all connections and their turns hold together (`wspool.pool.burden`)."""
+    """Weighs what all connections and their turns hold together (`wspool.pool.burden`).
+
+    Attributes:
+        unlooked: bytes and events that a turn may have before it is looked at.
+    """
+
+    unlooked: tuple[int, int]
 
     def weigh(self) -> None: ...
 

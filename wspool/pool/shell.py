@@ -116,7 +116,7 @@ class Shell:
         self._changed = trio.Event()
         self.budget, self.takes = ResendBudget(), Takes()
         self.check_use = Home().check
-        self.burden: Scales = Burden(setup.policy.max_pool_bytes, self._connections.values())
+        self.burden: Scales = Burden(setup.policy, self._connections.values())
         self._clock = PoolClock(suspension())
         self.now = self._clock.now
         self.dialer = Dialer(setup, Road(self.announcer, self.now), self.announcer)
