@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.helpers import (
     CANARY,
@@ -249,3 +250,43 @@ async def test_http_can_be_all_there_is(autojump_clock) -> None:
                 nursery.start_soon(hold, number)
         assert pool.transport == "http"
     assert len(w.model_turns) == 30
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_turn_behind_an_answer_that_ends_its_connection_is_not_lost(
+    autojump_clock, version: bytes
+) -> None:
+    """Its end comes after the last event: what was meant to follow was never sent, and goes elsewhere."""
+    requests = 0
+
+    async def open_stream(_: Endpoint) -> trio.abc.Stream:
+        near, far = trio.testing.memory_stream_pair()
+        nursery.start_soon(serve, far)
+        await trio.lowlevel.checkpoint()
+        return near
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        nonlocal requests
+        while not bytes(await stream.receive_some()).endswith(b"}"):
+            pass
+        requests += 1
+        response = b'{"id":"resp_%d","object":"response","status":"completed","output":[]}' % requests
+        await stream.send_all(
+            b"HTTP/%b 200 OK\r\nConnection: close\r\n\r\n"
+            b'data: {"type":"response.created","response":%b}\n\n'
+            b'data: {"type":"response.completed","response":%b}\n\n'
+            % (version, response.replace(b"completed", b"in_progress"), response)
+        )
+        await trio.sleep(0.2)
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        connector = HttpConnector(read_object, open_stream)
+        limits = PoolPolicy(max_size=1, min_idle=0)
+        async with (
+            open_pool("ws://localhost/v1/responses", wire=connector, policy=limits) as pool,
+            pool.conversation(model="m") as conversation,
+        ):
+            for number in (1, 2, 3):
+                assert f"resp_{number}" == (await conversation.respond("hi")).id
+        assert 3 == requests

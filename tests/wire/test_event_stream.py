@@ -24,7 +24,7 @@ CASES: dict[str, tuple[bytes, list[bytes]]] = {
     "an event without data": (b"event: ping\n\ndata: 1\n\n", [b"1"]),
     "empty data": (b"data\n\ndata:\n\n", [b"", b""]),
     "carriage returns and line feeds": (b"data: 1\r\n\r\ndata: 2\r\n\r\n", [b"1", b"2"]),
-    "carriage returns": (b"data: 1\r\rdata: 2\r\r:", [b"1", b"2"]),
+    "carriage returns": (b"data: 1\r\rdata: 2\r\r", [b"1", b"2"]),
     "a byte order mark": (b"\xef\xbb\xbfdata: 1\n\n", [b"1"]),
     "unfinished": (b"data: 1\n\ndata: 2\n", [b"1"]),
     "no field": (b"hello\ndata: 1\n\n", [b"1"]),
@@ -53,6 +53,24 @@ def test_how_it_is_cut_changes_nothing(parts: list[bytes], data: st.DataObject) 
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     assert read([text]) == read(pieces)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+def test_an_event_is_there_with_its_last_line_end(end: bytes) -> None:
+    """Whatever its kind: what may follow is not waited for."""
+    reader = EventStreamReader(1000)
+    assert [b"1"] == reader.feed(b"data: 1" + end + end)
+    assert reader.between
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"), [(b"data: 2", [b"2"]), (b"data: 2\r", [b"2"]), (b": hi", []), (b"", [])]
+)
+def test_what_has_not_finished_can_be_had(text: bytes, rest: list[bytes]) -> None:
+    reader = EventStreamReader(1000)
+    assert [b"1"] == reader.feed(b"data: 1\n\nevent: two\n" + text)
+    assert (rest, b"two" if rest else b"") == (reader.rest(), reader.name)
+    assert reader.between
 
 
 def test_the_name_of_the_latest_event_is_kept() -> None:

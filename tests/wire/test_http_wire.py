@@ -111,6 +111,7 @@ async def test_a_request_is_a_post_of_the_same_body(autojump_clock) -> None:
         headers = dict(request.headers)
         assert headers[b"authorization"] == b"Bearer k"
         assert headers[b"accept"] == b"text/event-stream"
+        assert headers[b"accept-encoding"] == b"identity"
         assert b"connection" not in headers
 
 
@@ -138,6 +139,63 @@ async def test_the_next_request_waits_for_the_end_of_the_answer(autojump_clock) 
         far.http.start_next_cycle()
         await far.request()
         await far.stream_out(COMPLETED)
+
+
+async def test_an_end_that_does_not_come_is_waited_for_for_a_second(autojump_clock) -> None:
+    """And then the next request is for another connection: nothing of it was sent."""
+    async with pair() as (wire, far):
+        await wire.send(CREATE)
+        await far.request()
+        await far.stream_out(COMPLETED, ends=False)
+        await collect(wire, 1)
+        with pytest.raises(WireClosedError, match="goes on and on"):
+            await wire.ready()
+        assert trio.current_time() == 1.0
+
+
+@pytest.mark.parametrize("kind", [[], [("Content-Type", "text/plain")], JSON])
+async def test_what_an_answer_is_its_first_byte_says(autojump_clock, kind: list[tuple[str, str]]) -> None:
+    """Gateways call event streams whatever they like."""
+    async with pair() as (wire, far):
+        await wire.send(CREATE)
+        await far.request()
+        await far.answer(200, b"\n\ndata: %b\n\ndata: %b\n\n" % (CREATED, COMPLETED), kind)
+        assert [json.loads(CREATED), json.loads(COMPLETED)] == await collect(wire, 2)
+        await wire.send(CREATE)
+        await far.request()
+        await far.answer(200, b' {"id":"r","status":"completed"}', SSE)
+        assert "response.completed" == (await collect(wire, 2))[1]["type"]
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\ndata: [DONE]"])
+@pytest.mark.parametrize("name", [b"", b"event: response.completed\n"])
+async def test_a_last_event_that_only_lacks_its_end_is_one(autojump_clock, name: bytes, end: bytes) -> None:
+    """An answer that was paid for is not lost for an empty line; what is cut in two is no event."""
+    text = b"data: %b\n\n%bdata: %b" % (CREATED, name, COMPLETED)
+    async with pair() as (wire, far):
+        await wire.send(CREATE)
+        await far.request()
+        await far.answer(200, text + end, SSE)
+        assert [json.loads(CREATED), json.loads(COMPLETED)] == await collect(wire, 2)
+        await wire.send(CREATE)
+        await far.request()
+        await far.answer(200, text[:-1], SSE)
+        await collect(wire, 1)
+        with pytest.raises(WireClosedError, match="ended before its response"):
+            await wire.receive()
+
+
+async def test_what_is_compressed_is_said_to_be(autojump_clock) -> None:
+    async with pair() as (wire, far):
+        for status in (503, 200):
+            await wire.send(CREATE)
+            await far.request()
+            await far.answer(status, b"\x1f\x8b\x08\x00", [*SSE, ("Content-Encoding", "gzip")])
+            if status == 503:
+                text = (await collect(wire, 1))[0]["error"]["message"]
+                assert text == "The endpoint answered 503 with a compressed text."
+        with pytest.raises(WireClosedError, match="is compressed, which was not asked for"):
+            await wire.receive()
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

@@ -19,7 +19,7 @@ from wspool.core.events.steering import Steer
 from wspool.pool.attempt import Attempt
 from wspool.pool.credentials import forget
 from wspool.pool.link import Link
-from wspool.wire.wire import WireClosedError
+from wspool.wire.wire import Serial, WireClosedError
 
 __all__ = ["Sender"]
 
@@ -133,14 +133,17 @@ class Sender:
             except trio.WouldBlock:
                 await self._sending.acquire()
             try:
+                # A deadline that is set for each message, and taken back, would cost a turn 4 %. So it
+                # stays, and whoever wakes at it looks what is on its way by then.
+                self._begun_at = now = trio.current_time()
+                if self.reading.deadline == math.inf:
+                    self.reading.deadline = now + link.host.policy.send_timeout
+                if link.stateless and isinstance(link.wire, Serial):
+                    # It may end with the answer before, whose last event has been told: then nothing is sent.
+                    await link.wire.ready()
                 if link.wire is None or link.ending:
                     raise WireClosedError
                 if wanted():
-                    # A deadline that is set for each message, and taken back, would cost a turn 4 %. So it
-                    # stays, and whoever wakes at it looks what is on its way by then.
-                    self._begun_at = now = trio.current_time()
-                    if self.reading.deadline == math.inf:
-                        self.reading.deadline = now + link.host.policy.send_timeout
                     handed()
                     sent = True
                     await link.wire.send(message)

@@ -6,7 +6,9 @@ ids and reconnection times are for clients that come back, which a response neve
 Rules of this module:
 
 * Each byte is looked at once, however the body is cut into pieces.
-* An event that is not finished when the body ends is none.
+* A line ends with its carriage return; a line feed that follows is dropped when it comes.
+* An event that is not finished when the body ends is none, by the standard. `rest` is for who can tell from
+  its data that nothing is missing.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class EventStreamReader:
         #: How much of the buffer has no line end in it.
         self._searched = 0
         self._begun = False
+        #: The last piece ended with a carriage return.
+        self._returned = False
         self._next_name = b""
         self._data: list[bytes] = []
         self._size = 0
@@ -62,19 +66,27 @@ class EventStreamReader:
         Raises:
             EventTooLongError: an event is over the limit.
         """
+        if not piece:
+            return []
         buffer, found = self._buffer, list[bytes]()
-        buffer += piece
+        buffer += piece[1:] if self._returned and piece[:1] == b"\n" else piece
+        self._returned = piece[-1:] == b"\r"
         start = 0
         for end in _LINE_END.finditer(buffer, self._searched):
-            if end[0] == b"\r" and end.end() == len(buffer):
-                break  # a line feed may follow, which belongs to it
             self._take(bytes(buffer[start : end.start()]), found)
             start = end.end()
         del buffer[:start]
-        # Of a carriage return at the end nothing is known yet.
-        self._searched = max(0, len(buffer) - 1)
+        self._searched = len(buffer)
         if len(buffer) + self._size > self._limit:
             raise EventTooLongError
+        return found
+
+    def rest(self) -> list[bytes]:
+        """Return the data of the event that has not finished, if there is any. Nothing more is to be fed."""
+        found = list[bytes]()
+        for line in (bytes(self._buffer), b""):
+            self._take(line, found)
+        self._buffer.clear()
         return found
 
     def _take(self, line: bytes, found: list[bytes]) -> None:

@@ -51,6 +51,7 @@ async def post(
             ("Host", dial.host_header(endpoint)),
             ("Content-Type", "application/json"),
             ("Accept", "application/json"),
+            ("Accept-Encoding", "identity"),  # else it may be compressed (RFC 9110 section 12.5.3)
             ("Content-Length", str(len(body))),
             ("Connection", "close"),
             *headers,

@@ -10,8 +10,11 @@ one connection, one request in flight on it. What differs:
 * The credential goes with each request, so that the wire holds it. After an answer 401 it ends: the next one
   asks for the key anew.
 * An answer is an event stream, or what is as good: an error becomes the `error` message that it would be on
-  a WebSocket, a whole response becomes its first and its last event. A stream that ends before its response
-  does ends the wire, as a socket that was cut.
+  a WebSocket, a whole response becomes its first and its last event. Which of them it is its first byte says;
+  what gateways call it is often wrong. A stream that ends before its response does ends the wire, as a socket
+  that was cut. One whose last event only lacks the line behind it has ended well.
+* It is asked for as it is (RFC 9110 section 12.5.3: else it may be compressed); what is compressed all the
+  same is said to be.
 """
 
 from __future__ import annotations
@@ -38,6 +41,10 @@ _READ: Final = 65_536
 #: Most bytes kept of the body of an error.
 _MAX_ERROR: Final = 64 * 1024
 
+#: Seconds from the last event of a response until its answer must have ended, if another request waits for
+#: that: a handshake takes less than to wait for what never comes.
+_TAIL: Final = 1.0
+
 #: Interim answers before the real one. Servers send one or two (RFC 9110 section 15.2).
 _MAX_INTERIM: Final = 16
 
@@ -48,7 +55,14 @@ _CREATE: Final = b'{"type":"response.create"'
 _DONE: Final = b"[DONE]"
 
 #: What is said of a request, unless whoever asks says it.
-_FIELDS: Final = ((b"Content-Type", b"application/json"), (b"Accept", b"text/event-stream"))
+_FIELDS: Final = (
+    (b"Content-Type", b"application/json"),
+    (b"Accept", b"text/event-stream"),
+    (b"Accept-Encoding", b"identity"),
+)
+
+#: What may stand before a JSON object, and before an event.
+_BLANK: Final = b" \t\r\n"
 
 #: Events that are the last of their response. Source: the SDK's `ResponseStreamEvent`, and what gateways
 #: send.
@@ -150,8 +164,17 @@ class HttpWire:
         self._free = trio.Event()
         self._free.set()
 
+    async def ready(self) -> None:
+        """Wait until the answer to the request before has ended. See `Serial`."""
+        with trio.move_on_after(_TAIL):
+            while not self._free.is_set():
+                await self._free.wait()
+        if not self._free.is_set():
+            self._end(_GOODBYE, "the answer before goes on and on")
+        self._check_open()
+
     async def send(self, message: bytes) -> None:
-        """Send a request. Waits until the answer before it has ended. See `Wire`."""
+        """Send a request, once the answer to the one before has ended. See `Wire`."""
         await self.post(_body(message))
 
     async def post(self, body: bytes) -> None:
@@ -159,9 +182,7 @@ class HttpWire:
         sent = False
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            while not self._free.is_set():
-                await self._free.wait()
-            self._check_open()
+            await self.ready()
             self._free = trio.Event()
             request = h11.Request(
                 method=b"POST",
@@ -272,7 +293,8 @@ class HttpWire:
             raise AssertionError("bug: an answer has ended that has not begun")
         self._inbox += answer.end()
         if not answer.whole:
-            self._end(reason="the event stream ended before its response")
+            squeezed = "is compressed, which was not asked for" if answer.compressed else ""
+            self._end(reason=f"the event stream {squeezed or 'ended before its response'}")
         elif answer.status == 401:
             self._end(_GOODBYE, "the credential was refused")
         elif self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
@@ -287,6 +309,7 @@ class _Answer:
 
     Attributes:
         status: its status.
+        compressed: whether its headers say so.
         whole: once it has ended, whether it says how its response did.
     """
 
@@ -295,12 +318,12 @@ class _Answer:
         self._read = read
         self.whole = False
         self._headers = dict(headers)
-        kind = self._headers.get("content-type", "").partition(";")[0].strip().lower()
-        good = 200 <= status < 300
-        self._events = EventStreamReader(limit) if good and kind == "text/event-stream" else None
+        self.compressed = self._headers.get("content-encoding", "identity").lower() != "identity"
+        self._events: EventStreamReader | None = None
         self._last = b""
         self._body = bytearray()
-        self._room = limit if good else _MAX_ERROR
+        self._good = 200 <= status < 300
+        self._room = limit if self._good else _MAX_ERROR
 
     @property
     def held(self) -> int:
@@ -309,12 +332,19 @@ class _Answer:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take a piece of the body; return the messages that it finishes."""
+        if not self._body and self._events is None:
+            data = data.lstrip(_BLANK)
+            if self._good and data and not data.startswith(b"{"):
+                self._events = EventStreamReader(self._room)
         if self._events is None:
-            if len(self._body) + len(data) > self._room and self.status < 300:
+            if len(self._body) + len(data) > self._room and self._good:
                 raise EventTooLongError
             self._body += data[: self._room - len(self._body)]
             return []
-        found = [message for message in self._events.feed(data) if message != _DONE]
+        return self._note(self._events.feed(data))
+
+    def _note(self, found: list[bytes]) -> list[bytes]:
+        found = [message for message in found if message != _DONE]
         if found:
             self._last = found[-1]
         return found
@@ -322,18 +352,24 @@ class _Answer:
     def end(self) -> list[bytes]:
         """It is over: return the messages that only its end makes."""
         if self._events is not None:
-            name = self._events.name.decode(errors="replace")
-            self.whole = name in LAST or str(self._read(self._last).get("type")) in LAST
-            return []
+            name = self._events.name
+            # A last event without the line that ends it, of which nothing else is missing.
+            if found := self._note([message for message in self._events.rest() if self._read(message)]):
+                name = self._events.name
+            known = name.decode(errors="replace") in LAST
+            self.whole = known or str(self._read(self._last).get("type")) in LAST
+            return found
         said = self._read(bytes(self._body))
-        if self.status < 300:
+        if self._good:
             # `stream` was not heeded: all of it came at once, as one response.
             self.whole = isinstance(said.get("id"), str) and isinstance(said.get("status"), str)
             return _as_events(said) if self.whole else []
         self.whole = True
         if not said:
             text = bytes(self._body).decode(errors="replace")
-            if text.lstrip().startswith("<"):
+            if self.compressed:
+                text = f"The endpoint answered {self.status} with a compressed text."
+            elif text.startswith("<"):
                 text = f"The endpoint answered {self.status} with a page."
             said = {"error": {"message": text}}
         return [_encode({**said, "type": "error", "status": self.status, "headers": self._headers})]

@@ -35,6 +35,7 @@ __all__ = [
     "Phase",
     "Proxy",
     "ProxyScheme",
+    "Serial",
     "Stateless",
     "Wire",
     "WireClosedError",
@@ -230,6 +231,21 @@ class Stateless(Protocol):
     """
 
     stateless: Literal[True]
+
+
+@runtime_checkable
+class Serial(Protocol):
+    """A wire that takes a request only after the whole answer to the one before."""
+
+    async def ready(self) -> None:
+        """Wait until it takes one, or is closed: the end of an answer that nobody reads may be missing.
+
+        A checkpoint only if it waits. Cancelling changes nothing.
+
+        Raises:
+            WireClosedError: the wire is closed, maybe by that end: nothing of the next request was sent.
+        """
+        ...
 
 
 @runtime_checkable
