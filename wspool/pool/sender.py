@@ -138,15 +138,17 @@ class Sender:
                 self._begun_at = now = trio.current_time()
                 if self.reading.deadline == math.inf:
                     self.reading.deadline = now + link.host.policy.send_timeout
-                if link.stateless and isinstance(link.wire, Serial):
-                    # It may end with the answer before, whose last event has been told: then nothing is sent.
-                    await link.wire.ready()
-                if link.wire is None or link.ending:
+                if (wire := link.wire) is None or link.ending:
                     raise WireClosedError
+                if link.stateless and isinstance(wire, Serial):
+                    # It may end with the answer before, whose last event has been told: then nothing is sent.
+                    await wire.ready()
+                    if link.ending:
+                        raise WireClosedError
                 if wanted():
                     handed()
                     sent = True
-                    await link.wire.send(message)
+                    await wire.send(message)
             finally:
                 self._begun_at = math.inf
                 self._sending.release()
