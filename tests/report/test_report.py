@@ -330,6 +330,15 @@ def test_a_rollout_ends_with_its_report(place: Path, monkeypatch: pytest.MonkeyP
         assert ["1", "100.0 %"] == page.row("right")
         assert "Connections" in page.titles
         assert "fine" in page.text
+        Path("one", REPORT).write_bytes(b"as it is")
+        ended = command(*options, "one", "--quiet")  # has nothing to do, and nothing else to report
+        assert (b"as it is", "report in one/report.html") == (
+            Path("one", REPORT).read_bytes(),
+            ended.out.splitlines()[-1],
+        )
+        os.utime("one/results.jsonl", (2**32, 2**32))
+        command(*options, "one", "--quiet")
+        assert b"as it is" != Path("one", REPORT).read_bytes()
         ended = command(*options, "two", "--quiet", "--json", "--no-report")
         assert (0, None) == (ended.code, json.loads(ended.out)["report"])
         with monkeypatch.context() as patch:

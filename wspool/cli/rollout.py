@@ -98,7 +98,7 @@ def _report(plan: Plan, results: ResultFile, summary: Summary) -> Path | None:
     telling = plan.given.telling
     if not telling.report or summary.interrupted or summary.owed == summary.tasks:
         return None
-    from wspool.report.making import REPORT, make_report, missing
+    from wspool.report.making import REPORT, is_of, make_report, missing
 
     path = results.path.with_name(REPORT)
     if needed := missing():
@@ -106,6 +106,8 @@ def _report(plan: Plan, results: ResultFile, summary: Summary) -> Path | None:
             warn(f"there is no report: it needs {' and '.join(needed)} (pip install 'wspool[report]')")
         return None
     try:
+        if summary.owed + summary.skipped == summary.tasks and is_of(results.path, path):
+            return path  # nothing has ended since
         make_report(results.path.parent, path)
     except (Exception, KeyboardInterrupt) as problem:  # the results are there, and the run has ended
         warn(f"there is no report: {type(problem).__name__}: {problem}")

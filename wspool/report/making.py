@@ -17,7 +17,7 @@ from wspool.report.sections import Shown, of_run, shown_task, told
 from wspool.rollout.files import replace
 from wspool.rollout.provenance import Provenance
 
-__all__ = ["REPORT", "facts_of", "look_through", "make_report", "missing", "write_page"]
+__all__ = ["REPORT", "facts_of", "is_of", "look_through", "make_report", "missing", "write_page"]
 
 #: Name of the file in the directory of the results.
 REPORT: Final = "report.html"
@@ -30,6 +30,11 @@ _WORDS: Final = ("error", "message", "answer", "before", "after", "then", "now")
 def missing() -> list[str]:
     """The names of packages that are needed and not installed."""
     return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+
+
+def is_of(results: Path, path: Path) -> bool:
+    """Whether the report at *path* is of *results* as they are. Raises OSError: there are none."""
+    return path.is_file() and path.stat().st_mtime_ns >= results.stat().st_mtime_ns
 
 
 def make_report(directory: Path, path: Path, group: str | None = None) -> None:

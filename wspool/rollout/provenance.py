@@ -102,7 +102,8 @@ def changed_tasks(batch: Sequence[Task], digests: Mapping[str, str]) -> list[str
       batch: the tasks as they are.
       digests: those of the results, by the keys of tasks.
     """
-    changed = [task.id for task in batch if digests.get(task.key, task.digest) != task.digest]
+    known = ((task, digests.get(task.key)) for task in batch)
+    changed = [task.id for task, before in known if before is not None and before != task.digest]
     if not changed:
         return []
     named = ", ".join(repr(id) for id in changed[:_MOST_NAMED])
