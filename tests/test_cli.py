@@ -273,8 +273,8 @@ def test_no_command_holds_what_only_another_needs(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; sys.argv[1:] = ['--version']; from wspool.cli import main; main(); "
-            "from wspool.cli import app, rollout; "
+            "import sys; sys.argv[1:] = ['--version']; from wspool_command import main; main(); "
+            "print('trio' in sys.modules); from wspool.cli import app, rollout; "
             "print([name for name in sys.modules if name.startswith(('wspool.server', 'wspool.proxy'))]); "
             "print(*(line for line in open('/proc/self/status') if line.startswith('VmHWM')))",
         ],
@@ -285,7 +285,7 @@ def test_no_command_holds_what_only_another_needs(tmp_path: Path) -> None:
         check=True,
     )
 
-    found = re.fullmatch(r"wspool \S+\n\[\]\nVmHWM:\s+(\d+) kB\s+", said.stdout)
+    found = re.fullmatch(r"wspool \S+\nFalse\n\[\]\nVmHWM:\s+(\d+) kB\s+", said.stdout)
     assert found is not None, said.stdout
     assert int(found[1]) < 60 * 1024
 

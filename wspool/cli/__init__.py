@@ -12,7 +12,6 @@ this package. Rules for commands:
 import importlib.util
 import sys
 
-import wspool
 from wspool.cli.streams import guard_streams
 
 __all__ = ["main"]
@@ -21,9 +20,6 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command that the arguments name."""
     guard_streams()
-    if sys.argv[1:] == ["--version"]:  # without what commands need
-        print(f"wspool {wspool.__version__}", flush=True)
-        return
     if missing := [name for name in ("typer", "rich") if importlib.util.find_spec(name) is None]:
         sys.stderr.write(
             f"wspool: the command line needs {' and '.join(missing)}: pip install 'wspool[cli]'\n"
