@@ -1,6 +1,7 @@
 """Task files are read whole, and every mistake in them is named."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from tests import spent
 from wspool.rollout.batch import MAX_NAMED, BatchError, Columns, read_tasks
+from wspool.rollout.fields import answer_column
 from wspool.rollout.tasks import Result, Task
 
 BATCH = {"custom_id": "b", "method": "POST", "url": "/v1/responses", "body": {"model": "m", "input": "hi"}}
@@ -289,3 +291,51 @@ def test_another_encoding_is_named_by_its_line(tmp_path: Path) -> None:
     lines[2345] = b'{"id": "last", "input": "caf\xe9"}\n'
     with pytest.raises(BatchError, match="line 2346 is no UTF-8"):
         read(tmp_path, b"".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("row", "path"),
+    [
+        ({"category": "writing", "turns": ["Compose it.", "Once more."], "reference": ["a"]}, "turns.0"),
+        ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]}, ".0.value"),
+        (
+            {"created_at": "2024-05-01", "inputs": {"input": "Why?"}, "outputs": {"output": "So."}},
+            "inputs.input",
+        ),
+        ({"prompt_id": "0123456789abcdef", "prompt": "Why?", "source_url": "https://a"}, "prompt"),
+        ({"question_id": "tc_1", "Question": "Why?", "Best Answer": "So."}, "Question"),
+        (
+            {"key": "r-1", "request": {"contents": [{"role": "user", "parts": [{"text": "Why?"}]}]}},
+            ".parts.0.text",
+        ),
+        ({"Question text": "Why?"}, "'Question text'"),
+    ],
+)
+def test_where_the_input_may_be(tmp_path: Path, row: dict[str, Any], path: str) -> None:
+    """In public data sets, as a shell takes it."""
+    with pytest.raises(BatchError, match=rf"there is no input; --input-field \S*{re.escape(path)} takes"):
+        tasks_of(tmp_path, row)
+
+
+def test_a_table_without_names_of_its_columns(tmp_path: Path) -> None:
+    """Its first row is taken for them, and that is said."""
+    (tmp_path / "t.csv").write_text("What is 2 + 2?,3,4,B\nWhat is 2 + 3?,5,6,A\n")
+    with pytest.raises(
+        BatchError, match="looks like a row: the first line has to name them; --input-field 'W"
+    ):
+        read_tasks(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "path"),
+    [
+        ({"input": "x", "note": "n", "__expected": "y"}, "__expected"),
+        ({"inputs": "x", "outputs": {"answer": "y"}}, "outputs.answer"),
+        ({"input": "x", "outputs": {"answer": "y", "trace": "z"}}, None),
+        ({"input": "x", "answerKey": "B"}, "answerKey"),
+        ({"Question": "x", "Best Answer": "B"}, "Best Answer"),
+        ({"input": "x", "y": 1}, None),
+    ],
+)
+def test_where_the_answer_may_be(row: dict[str, Any], path: str | None) -> None:
+    assert path == answer_column(row, row)

@@ -1,6 +1,7 @@
 """Which tasks a rollout does: read, chosen, and with what is not sent of them named."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -10,7 +11,7 @@ from wspool.cli.usage import tell, usage_error, warn
 from wspool.core.plain import plain
 from wspool.rollout.batch import BatchError, Columns, read_tasks
 from wspool.rollout.bundled import bundled_tasks
-from wspool.rollout.fields import ANSWERS, BODY_FIELDS
+from wspool.rollout.fields import BODY_FIELDS, answer_column
 from wspool.rollout.method import Method
 from wspool.rollout.rows import FORMATS
 from wspool.rollout.selection import Selection, parse_shard
@@ -108,10 +109,10 @@ def name_unsent(batch: Sequence[Task], method: Method) -> None:
         named = ", ".join(json.dumps(name) for name, _ in unsent.most_common(_MOST_NAMED))
         more = f" and {len(unsent) - _MOST_NAMED} more" if len(unsent) > _MOST_NAMED else ""
         known = any(task.expected is not None for task in batch) or method.scorer is not None
-        right = next((name for name in unsent if name in ANSWERS), None)
+        right = next(filter(None, (answer_column(task.source, task.unsent) for task in batch)), None)
         hint = (
             ""
             if known or right is None
-            else f"; with --expected-field {right} answers are compared with that"
+            else f"; with --expected-field {shlex.quote(right)} answers are compared with that"
         )
         warn(f"fields that no request has are not sent: {named}{more}{hint}")

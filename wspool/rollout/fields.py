@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, cast
 
-__all__ = ["ANSWERS", "BODY_FIELDS", "column", "is_request_field", "kind_of_field", "text_columns"]
+__all__ = ["BODY_FIELDS", "answer_column", "column", "is_request_field", "kind_of_field", "text_columns"]
 
 _NUMBER: Final = (int, float)
 
@@ -53,12 +53,18 @@ _WORDS: Final[Mapping[type, str]] = {
     str: "a text",
 }
 #: Words in names of columns that a question stands in, in public data sets, likeliest first.
-_QUESTIONS: Final = ("question", "problem", "prompt", "instruction", "instructions", "query", "text")
+_QUESTIONS: Final = (
+    *("question", "problem", "prompt", "instruction", "instructions", "query"),
+    *("input", "inputs", "turns", "value", "content", "text"),
+)
+#: Last words of those that hold something about it.
+_ABOUT: Final = frozenset({"id", "ids", "kind", "source", "type", "url"})
 #: How deep in a row a question is looked for.
-_DEEPEST: Final = 3
+_DEEPEST: Final = 6
 #: Names of columns that an answer stands in.
-ANSWERS: Final = frozenset(
-    {"answer", "answers", "solution", "output", "response", "target", "label", "ideal"}
+_ANSWERS: Final = frozenset(
+    {"answer", "answers", "answerkey", "best answer", "correct_answer", "solution", "output", "outputs"}
+    | {"__expected", "completion", "expected_output", "ideal", "label", "reference", "response", "target"}
 )
 
 
@@ -105,14 +111,29 @@ def column(fields: Mapping[str, Any], path: str) -> tuple[Any, bool]:
 
 def text_columns(fields: Mapping[str, Any], among: Collection[str]) -> list[str]:
     """Return the paths into a row, through these columns, at which its question may be, likeliest first."""
-    found = [each for name in among if name not in ANSWERS for each in _texts(name, fields[name], 1)]
+    found = [each for name in among if name.lower() not in _ANSWERS for each in _texts(name, fields[name], 1)]
     return [path for _, path in sorted(found, key=lambda each: each[0])]
+
+
+def answer_column(fields: Mapping[str, Any], among: Collection[str]) -> str | None:
+    """Return the path into a row, through these columns, at which its answer may be, or None."""
+    for name in among:
+        value: object = fields.get(name)
+        if name.lower() not in _ANSWERS:
+            continue
+        if not isinstance(value, dict):
+            return name
+        inside = list(cast("dict[str, object]", value))
+        if len(inside) == 1:
+            return f"{name}.{inside[0]}"
+    return None
 
 
 def _texts(path: str, value: object, depth: int) -> Iterator[tuple[tuple[int, int, int, int], str]]:
     """What may be a question at *path* and below, each with its rank."""
     words = re.split(r"[._]", path.lower())
     known = next((rank for rank, word in enumerate(_QUESTIONS) if word in words), len(_QUESTIONS))
+    known += len(_QUESTIONS) * (words[-1] in _ABOUT)
     if isinstance(value, str) and value:
         yield (1, known, depth, -len(value)), path
     elif depth > _DEEPEST:
@@ -129,4 +150,4 @@ def _texts(path: str, value: object, depth: int) -> Iterator[tuple[tuple[int, in
 
 
 def _is_message(value: object) -> bool:
-    return isinstance(value, dict) and "role" in value
+    return isinstance(value, dict) and {"role", "content"} <= cast("dict[str, object]", value).keys()

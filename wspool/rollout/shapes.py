@@ -12,6 +12,7 @@ A row is a line of an OpenAI or Azure Batch file, `{"custom_id", "method", "url"
 """
 
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from typing import Any, Final, cast
 
@@ -28,6 +29,9 @@ __all__ = ["Columns", "has_field", "is_batch_line", "task_of"]
 #: A path of either API, as OpenAI, Azure and others have it in their Batch files.
 _RESPONSES: Final = re.compile(r"\S*/responses(\?\S*)?")
 _CHAT: Final = re.compile(r"\S*/chat/completions(\?\S*)?")
+#: How what is no name of a column ends, and how long such a name may be.
+_ENDS: Final = ("?", ".", "!", ":")
+_LONGEST_NAME: Final = 60
 
 
 @attrs.frozen(kw_only=True)
@@ -131,7 +135,11 @@ def _refuse_without_input(
     texts = text_columns(fields, unsent)
     if texts:
         problem = "there is no input" if "input" not in body else "the input is empty"
-        raise ValueError(f"{problem}; --input-field {texts[0]} takes that of the row{_there(fields)}")
+        if texts[0].endswith(_ENDS) or len(texts[0]) > _LONGEST_NAME:
+            problem += ", and what should name columns looks like a row: the first line has to name them"
+        raise ValueError(
+            f"{problem}; --input-field {shlex.quote(texts[0])} takes that of the row{_there(fields)}"
+        )
     if "input" not in body:
         raise ValueError(f"there is no input; --input-field NAME says where it is{_there(fields)}")
 
