@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.rollout.command import place, rollout, write
 from wspool.rollout.files import LinkError, append_to, aside, read_from, replace
 from wspool.rollout.provenance import RUN, Provenance, changed_tasks, directory_for, read_provenance
 from wspool.rollout.results import ResultsError, open_results
 from wspool.rollout.tasks import Task
+
+__all__ = ["place"]  # a fixture
 
 
 def task(id: str, text: str) -> Task:
@@ -168,3 +171,20 @@ def test_a_file_system_with_other_locks(tmp_path: Path, monkeypatch: pytest.Monk
     with open_results(tmp_path) as results:
         assert ({"a": "done"}, {"a": "d"}) == (results.earlier, results.digests)
     assert json.loads((tmp_path / "results.jsonl").read_text())["id"] == "a"
+
+
+@pytest.mark.network
+@pytest.mark.usefixtures("place")
+def test_other_tasks_are_not_mixed_with_those_that_are_there() -> None:
+    """Of another file, none of which has a result; another part of the file may be, and a longer copy."""
+    rows = [{"id": id, "input": "x"} for id in "abc"]
+    assert 0 == rollout(write("one.jsonl", *rows), "--local", "--limit", "1").code
+
+    refused = rollout(write("two.jsonl", {"id": "d", "input": "x"}), "--local")
+    assert 2 == refused.code
+    assert "two.jsonl' now, none of which has a result there" in refused.err
+    assert "--allow-mixed" in refused.err
+
+    assert 0 == rollout("one.jsonl", "--local", "--shard", "2/3").code
+    ended = rollout(write("more.jsonl", *rows, {"id": "d", "input": "x"}), "--local")
+    assert (0, 4) == (ended.code, len(ended.results))

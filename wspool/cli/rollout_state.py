@@ -77,6 +77,8 @@ def _refuse_others(plan: Plan, now: Provenance, results: ResultFile) -> None:
         )
     differences = now.differences(before) if before is not None else []
     differences += changed_tasks(plan.batch, results.digests)
+    if before is not None and results.earlier.keys().isdisjoint(task.key for task in plan.batch):
+        differences += now.other_tasks(before)
     if differences:
         if given.telling.as_json:
             skipped = len({task.key for task in plan.batch} & results.earlier.keys())

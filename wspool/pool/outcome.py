@@ -152,7 +152,7 @@ def server_failure(
     elif error.is_connection_limit:
         kind, advice = ConnectionLimitError, "send the whole conversation on another connection"
     elif error.is_rate_limit:
-        kind, advice = RateLimitedError, "wait before trying again"
+        kind, advice = RateLimitedError, "" if error.permanent else "wait before trying again"
     what = "response failed" if response_id else "request refused"
     text = f"{what}: {error.label or 'error'}" + (f" ({error.status})" if error.status else "")
     if error.message:

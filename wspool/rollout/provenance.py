@@ -94,6 +94,13 @@ class Provenance:
             if self.settings.get(name) != before.settings.get(name)
         ]
 
+    def other_tasks(self, before: "Provenance") -> list[str]:
+        """What to say of results that are of none of these tasks; nothing if they are of the same file, of
+        which one part is run after the other."""
+        if self.tasks == before.tasks:
+            return []
+        return [f"tasks: {before.tasks!r} then, {self.tasks!r} now, none of which has a result there"]
+
 
 def changed_tasks(batch: Sequence[Task], digests: Mapping[str, str]) -> list[str]:
     """What to say of tasks that have changed since their results were written, if there are any.
