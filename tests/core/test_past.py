@@ -43,14 +43,18 @@ def test_an_error_that_had_a_frame_of_its_own_is_known_as_such() -> None:
 
 
 def test_it_is_bounded() -> None:
-    """The oldest is forgotten first."""
+    """The oldest are forgotten first, several at once: to take one each time costs more than all the rest."""
     it = Past()
-    for number in range(past.MOST + 1):
+    for number in range(past.KEPT + past.BEYOND):
         it.begin(f"resp_{number}")
+    assert it.knows("resp_0")
+
+    it.begin("resp_last")
 
     assert not it.knows("resp_0")
-    assert it.knows("resp_1")
-    assert it.knows(f"resp_{past.MOST}")
+    assert not it.knows(f"resp_{past.BEYOND - 1}")
+    assert it.knows(f"resp_{past.BEYOND}")
+    assert it.knows("resp_last")
 
 
 def test_items_are_known_by_their_ids() -> None:

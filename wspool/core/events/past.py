@@ -7,15 +7,20 @@ oldest first out; of an id only its hash is kept, since a server may make them a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from wspool.core.server_error import ServerError
 
 __all__ = ["Past", "name_of"]
 
-#: Responses, their items, and errors in them, that are remembered at most: more than a connection
+#: Responses, their items, and errors in them, that are remembered at least: more than a connection
 #: carries in its hour at a turn a second.
-MOST: Final = 4096
+KEPT: Final = 4096
+
+#: How many more there may be before the oldest go, all of these at once. A dict from whose front one is taken
+#: each time has to be searched for its first: with four ids that is 8 us of each turn.
+BEYOND: Final = 512
 
 #: Code and text of an error. Its type is not among them: the error in a failed response has none.
 _Words = tuple[str | None, str]
@@ -99,5 +104,6 @@ def _words(error: ServerError) -> _Words:
 
 def _keep(kept: dict[int, _T], what: int, said: _T) -> None:
     kept[what] = said
-    if len(kept) > MOST:
-        del kept[next(iter(kept))]
+    if len(kept) > KEPT + BEYOND:
+        for old in list(islice(kept, BEYOND)):
+            del kept[old]
