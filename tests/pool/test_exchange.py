@@ -71,6 +71,7 @@ async def exchanging(
     body: Mapping[str, Any] | None = None,
     *,
     limits: wspool.PoolPolicy | None = None,
+    asked: Limits | None = None,
     **options: Any,
 ) -> AsyncGenerator[tuple[Reader, wspool.Pool]]:
     """An exchange in the background; at the end no lease is out."""
@@ -83,7 +84,7 @@ async def exchanging(
         outlet = Outlet()
         async with trio.open_nursery() as nursery:
             given = {"model": "m", "input": "hi", **(body or {})}
-            nursery.start_soon(lambda: exchange(the_pool, given, outlet, **options))
+            nursery.start_soon(lambda: exchange(the_pool, given, outlet, limits=asked or Limits(), **options))
             yield Reader(outlet), pool
         assert outlet.ended
         assert 0 == pool.statistics().leased
@@ -282,6 +283,16 @@ async def test_the_callers_limits_are_kept(
         assert phase == expired.value.phase
         assert after <= trio.current_time() - since <= after * 1.3
         connector.release()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_limit_that_ends_as_the_request_is_sent_is_told_as_one(autojump_clock, stream: bool) -> None:
+    """Nothing waits between the sending and the next limit, which must not hide that."""
+    connector = FakeConnector(lambda wire, _: autojump_clock.jump(6))
+    async with exchanging(connector, {"stream": stream}, asked=Limits(pool=5)) as (reader, _):
+        with pytest.raises(Expired) as expired:
+            await reader.head()
+    assert "read" == expired.value.phase
 
 
 @asynccontextmanager

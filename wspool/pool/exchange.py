@@ -202,13 +202,19 @@ class Outlet(Handover[bytes]):
             self.error = error
             super().end()
 
-    def expect(self, seconds: float) -> None:
+    def expect(self, seconds: float, late: Callable[[], Exception] | None = None) -> None:
         """Something must come within so many seconds from now, or the exchange is at its end.
 
         It takes no scope of its own: to enter one and to leave it costs as much as ten events.
+
+        Args:
+            seconds: how many.
+            late: what is said then, if it is something else than before.
         """
-        if not self.abandoned and not (seconds == self._expected == math.inf):
-            self.scope.deadline = trio.current_time() + seconds
+        if seconds == self._expected == math.inf or self.abandoned or self.scope.cancel_called:
+            return  # also where what came before that was too late, and nothing has waited since
+        self.late = late or self.late
+        self.scope.deadline = trio.current_time() + seconds
         self._expected = seconds
 
     @property
@@ -291,8 +297,8 @@ async def _enter(
         outlet.notice(turn)
         if enter is not None:
             await enter(turn.awaited)
-        outlet.late = functools.partial(_late, turn, pool, limits.pool)
-        outlet.expect(since + limits.pool - trio.current_time())
+        late = functools.partial(_late, turn, pool, limits.pool)
+        outlet.expect(since + limits.pool - trio.current_time(), late)
         if pool.open or limits.pool <= limits.connect:
             outlet.dials = outlet.dials or not pool.open
             return await turn.__aenter__()
@@ -315,8 +321,7 @@ def _late(turn: Turn, pool: Pool, seconds: float) -> Exception:
 
 async def _stream(turn: Turn, outlet: Outlet, silence: float, write: Writer) -> None:
     """Write the events as they come."""
-    outlet.late = functools.partial(Expired, "read", silence)
-    outlet.expect(silence)
+    outlet.expect(silence, functools.partial(Expired, "read", silence))
     while events := await turn.batch():
         if outlet.head is None:
             outlet.begin_with(200, [_SSE, ("cache-control", "no-cache")])
