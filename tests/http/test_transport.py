@@ -451,8 +451,10 @@ def test_bad_use_is_told_at_the_door(kind: Any, runtime: Runtime) -> None:
     """Each in one sentence that says what to do."""
     with pytest.raises(TypeError, match="give it to the client"):
         kind(api_key="sk-x")
-    with pytest.raises(TypeError, match="a client in each"):
-        pickle.dumps(kind(runtime=runtime))
+    make = wspool.http.client if kind is PoolTransport else wspool.http.async_client
+    for thing in (kind(runtime=runtime), make(runtime=runtime)):
+        with pytest.raises(TypeError, match="a client in each"):
+            pickle.dumps(thing)
     assert kind.__name__ in repr(kind(runtime=runtime))
     for options in ({"banana": 1}, {"wire": "nope"}, {"policy": {"max_size": 1}}):
         with pytest.raises((TypeError, ValueError), match=next(iter(options))):

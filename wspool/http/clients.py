@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import Any, Final, Literal
 
-from wspool.http.transport import AsyncPoolTransport, PoolTransport
+from wspool.http.transport import AsyncPoolTransport, PoolTransport, stays_here
 from wspool.runtime import Runtime
 
 __all__ = ["async_client", "client"]
@@ -49,7 +50,7 @@ def async_client(
     """
     module = _module(library, pool)
     transport = AsyncPoolTransport(http, runtime=runtime, **pool)
-    return module.AsyncClient(**{"follow_redirects": True, **(client or {}), "transport": transport})
+    return _kind(module.AsyncClient)(**{"follow_redirects": True, **(client or {}), "transport": transport})
 
 
 def client(
@@ -63,7 +64,13 @@ def client(
     """Return a `Client` whose responses go over WebSocket, for threads. Takes what `async_client` takes."""
     module = _module(library, pool)
     transport = PoolTransport(http, runtime=runtime, **pool)
-    return module.Client(**{"follow_redirects": True, **(client or {})}, transport=transport)
+    return _kind(module.Client)(**{"follow_redirects": True, **(client or {})}, transport=transport)
+
+
+@functools.cache
+def _kind(base: type[Any]) -> type[Any]:
+    """Return *base*, whose objects say why they cannot be pickled, and not which part of them cannot."""
+    return type(base.__name__, (base,), {"__module__": base.__module__, "__reduce__": stays_here})
 
 
 def _module(library: object, pool: Iterable[str]) -> Any:

@@ -41,7 +41,7 @@ from wspool.pool.open import open_pool
 from wspool.pool.ways import AsyncBlock, PlainBlock
 from wspool.runtime import Runtime
 
-__all__ = ["AsyncPoolTransport", "PoolTransport"]
+__all__ = ["AsyncPoolTransport", "PoolTransport", "stays_here"]
 
 logger: Final = logging.getLogger("wspool.http")
 
@@ -50,6 +50,11 @@ _OF_REQUEST: Final = frozenset({"url", "api_key", "headers"})
 
 #: Stands for the endpoints that requests will name.
 _ANYWHERE: Final = "://localhost/v1/responses"
+
+
+def stays_here(_: object) -> NoReturn:
+    """Refuse to be pickled."""
+    raise TypeError("connections do not travel between processes: make a client in each")
 
 
 class _Door:
@@ -113,7 +118,7 @@ class _Door:
         return self._http
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("connections do not travel between processes: make a client in each")
+        stays_here(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}{', closed' if self._closed else ''}>"
