@@ -137,7 +137,7 @@ async def test_f162_a_file_of_tokens_is_read_again(autojump_clock, tmp_path: Pat
 
 async def test_f163_a_budget_stops_before_the_next_turn(autojump_clock) -> None:
     """F163: a token has used its tokens of the day -> 429 `insufficient_quota` before its next turn, with
-    the seconds until midnight UTC.
+    the seconds until midnight UTC. By whatever name of a session it comes.
     """
     usage = {
         "input_tokens": 60,
@@ -155,15 +155,20 @@ async def test_f163_a_budget_stops_before_the_next_turn(autojump_clock) -> None:
     small = Token("small", "wsp-small-canary-1234567890", budget=200)
     async with scene(Model(), api_key=OWN, tokens=[small, ALICE]) as it:
         client = await it.client()
-        got = [await client.turn(headers=shows(small)) for _ in range(3)]
+        named = [f"/s/roll-{number}/v1" for number in range(4)]
+        got = [await client.turn(target=f"{at}/responses", headers=shows(small)) for at in named[:3]]
         assert [200, 200, 429] == [answer.status for answer in got]
         assert "insufficient_quota" == got[2].json["error"]["code"]
         assert 0 < float(got[2].headers["retry-after"]) <= 86400
-        compact = await client.turn(target="/v1/responses/compact", headers=shows(small))
+        compact = await client.turn(target=f"{named[3]}/responses/compact", headers=shows(small))
         assert (429, 200) == (compact.status, (await client.turn(headers=shows(ALICE))).status)
-        assert ["completed", "completed", "rejected", "rejected", "completed"] == [
-            record.outcome for record in await it.records()
-        ]
+        assert [
+            ("roll-0", "completed"),
+            ("roll-1", "completed"),
+            ("roll-2", "rejected"),
+            ("roll-3", "rejected"),
+            (None, "completed"),
+        ] == [(record.session, record.outcome) for record in await it.records()]
 
 
 @pytest.mark.parametrize(
