@@ -82,7 +82,7 @@ _MaxTurns = Annotated[int | None, typer.Option(min=1, help="Turns at once, for e
 _PerClient = Annotated[int | None, typer.Option(min=1, help="Turns at once of one client.")]
 _Grace = Annotated[float, typer.Option(min=0, help="Seconds that turns have to end when this is stopped.")]
 _Succeed = Annotated[
-    bool, typer.Option("--take-over", help="Take the port over from a proxy that is running; then stop that.")
+    bool, typer.Option("--take-over", help="Take the port over from a running proxy, which you then stop.")
 ]
 _Inherit = Annotated[bool, typer.Option("--inherit", help="Take the sockets that systemd has opened.")]
 _Replay = Annotated[
