@@ -249,3 +249,38 @@ def test_two_items_in_one_place_are_no_output() -> None:
 
     assert found.output(None, whole=True) is None
     assert found.output(None, whole=False) is None
+
+
+def call(name: str | None, number: int, arguments: str = "{}") -> Item:
+    return {"id": name, "type": "function_call", "call_id": f"call_{number}", "arguments": arguments}
+
+
+@pytest.mark.parametrize("where", [(0, 1), (None, None), (0, None)])
+@pytest.mark.parametrize("name", ["fc", None])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_two_calls_of_one_id_are_two(where: tuple[int | None, ...], name: str | None, at_once: bool) -> None:
+    """None of them is lost, nor the turn, whether they have places or not, and how ever they came."""
+    one, other = call(name, 1), call(name, 2)
+    said = [("added", where[0], one), ("done", where[0], one), ("added", where[1], other)]
+    if at_once and (name is None or where[1] is not None):  # else the first is announced twice
+        said = [said[0], said[2], said[1]]
+
+    assert [one, other] == items(*said, ("done", where[1], other)).output(None, whole=True)
+
+
+def test_a_call_that_nobody_announced_is_told_from_one_that_is_done_twice() -> None:
+    """By its `call_id`; the last word about each counts."""
+    one, again, other = call("fc", 1), call("fc", 1, '{"a": 1}'), call("fc", 2)
+    said: list[tuple[str, int | None, object]] = [("done", None, one), ("done", None, again)]
+
+    assert [again] == items(*said).output(None, whole=True)
+    assert [again, other] == items(*said, ("done", None, other)).output(None, whole=True)
+
+
+def test_an_item_without_a_place_that_is_announced_twice_is_one() -> None:
+    """And so is one that is announced again once it is done."""
+    said: list[tuple[str, int | None, object]] = [("added", None, call("fc", 1))] * 2
+    said.append(("done", None, call("fc", 1)))
+
+    assert [call("fc", 1)] == items(*said).output(None, whole=True)
+    assert [call("fc", 1)] == items(*said, said[0]).output(None, whole=True)

@@ -1349,6 +1349,13 @@ MUTANTS = [
         tests=("assembly",),
     ),
     Mutant(
+        "of two items of one id only the last is kept",
+        ASSEMBLY,
+        "(place in done and name_of(done[place]) == name)",
+        "False",
+        tests=("assembly",),
+    ),
+    Mutant(
         "two items of one place are both ours",
         ASSEMBLY,
         "ours == len(said) >= len(places) and not crowded",

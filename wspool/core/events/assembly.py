@@ -7,6 +7,8 @@ Rules of this module:
 * The last word of the server about an item counts, a finished item over a snapshot of it.
 * The terminal event's own output is the last word about the whole, if it has one. Where it has none, every
   item that was announced must have come: an answer with a piece missing is never taken for whole.
+* Items without a place stand in the order in which they were announced, those without an id too. Servers give
+  several items one id: a call of another `call_id` is another item.
 * What is no object with a type is no item.
 * In a turn of several agents the items of all of them are its output, and name their agent. Only an agent
   whose response begins and ends by itself has items of its own.
@@ -136,8 +138,7 @@ class Assembly:
         """Return what was announced, and the items that are done, by place; None if two have one place."""
         announced: list[_Announced] = []
         done: dict[int, Item] = {}
-        places: dict[object, int] = {}  # by id, of items whose events give no place
-        top = -1
+        unplaced = _Unplaced()
         clash = False  # two items in one place
         for event in self._events:
             # Read anew: what was given to a caller may have been changed.
@@ -149,18 +150,51 @@ class Assembly:
             ):
                 continue
             known = cast("Item", item)
-            name, place = name_of(known), data.get("output_index")
+            name, place, ends = name_of(known), data.get("output_index"), event.type.endswith(".done")
             if not isinstance(place, int) or isinstance(place, bool) or place < 0:
-                place = places.get(name, top + 1) if name is not None else top + 1
-            top = max(top, place)
-            places[name] = place
-            if event.type.endswith(".done"):
+                place = unplaced.place_of(known, ends=ends, done=done)
+            unplaced.note(name, place, ends=ends)
+            if ends:
                 if place in done and name_of(done[place]) != name:
                     clash = True
                 done[place] = known
             else:
                 announced.append((name, place))
         return announced, None if clash else done
+
+
+class _Unplaced:
+    """Where items are whose events give no place: in the order in which they were announced."""
+
+    __slots__ = ("_done", "_top", "_waiting")
+
+    def __init__(self) -> None:
+        self._top = -1
+        #: Places by id: of what was announced and is not done, and of what was done last.
+        self._waiting: dict[str | None, list[int]] = {}
+        self._done: dict[str | None, int] = {}
+
+    def place_of(self, item: Item, *, ends: bool, done: dict[int, Item]) -> int:
+        """Return the place of an *item* that is announced, or *ends*; *done* are those that have ended."""
+        name = name_of(item)
+        waiting, last = self._waiting.get(name), self._done.get(name)
+        if waiting and (ends or name is not None):
+            return waiting[0]
+        # What is done is said once more. One of the same id that is announced anew is another one.
+        if ends and name is not None and last is not None:
+            return last if done[last].get("call_id") == item.get("call_id") else self._top + 1
+        return self._top + 1
+
+    def note(self, name: str | None, place: int, *, ends: bool) -> None:
+        """An item was announced at that place, or is done."""
+        self._top = max(self._top, place)
+        waiting = self._waiting.setdefault(name, [])
+        if place in waiting:
+            waiting.remove(place)
+        if ends:
+            self._done[name] = place
+        else:
+            waiting.append(place)
 
 
 def _is_whole(announced: list[_Announced], done: dict[int, Item]) -> bool:
@@ -171,7 +205,8 @@ def _is_whole(announced: list[_Announced], done: dict[int, Item]) -> bool:
     taken = {place: name for name, place in announced}
     for name, place in announced:
         # Ids may differ from event to event; a place beyond all others was never meant.
-        where = found.get(name, place) if name is not None else place
+        here = name is None or (place in done and name_of(done[place]) == name)  # two may have one id
+        where = place if here else found.get(name, place)
         if where not in done or (where != place and (place in done or taken.get(where, name) != name)):
             return False
     return True
