@@ -575,3 +575,41 @@ def test_a_delta_of_an_earlier_item_is_none_of_ours_whatever_came_before() -> No
 
     assert IGNORE is machine.receive(event("output_text.delta", 6, item_id="msg_old", delta="b"))
     assert machine.suspect
+
+
+@pytest.mark.parametrize(
+    ("passed", "last", "clean"),
+    [
+        ([3], 4, True),
+        ([4, 3], 5, True),
+        ([3, 9], 4, True),
+        ([], 4, False),  # a gap that nothing explains
+        ([4], 4, False),
+        ([3], 5, False),
+        ([1, 2], 4, False),
+        (range(4, 2000), 4, False),
+        (range(3, 2000), 1003, True),
+        (range(3, 2000), 1004, False),  # more are not remembered
+    ],
+)
+def test_a_notice_without_a_lane_may_have_a_number_of_ours(passed: Any, last: int, clean: bool) -> None:
+    """Where lanes are named nobody knows whose it is; so the number that it has is missed by nobody."""
+    machine = turn(*an_item(0, 1, "mine", "msg_1"))
+    for number in passed:
+        machine.pass_over(number)
+
+    assert machine.receive(about("completed", OURS, last)) is (END if clean else DIRTY)
+    assert machine.suspect is not clean
+
+
+def test_a_notice_before_ours_has_begun_has_no_number_of_ours() -> None:
+    """Nobody knows yet where its numbers begin."""
+    past = Past()
+    past.counts = True
+    machine = TurnMachine(None, None, past)
+    machine.handed()
+    machine.pass_over(1)
+    for each in (about("created", OURS, 0), *an_item(0, 2, "mine", "msg_1")):
+        machine.receive(each)
+
+    assert machine.suspect

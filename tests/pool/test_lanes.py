@@ -108,6 +108,25 @@ async def busy(pool: Pool, *words: str) -> AsyncGenerator[dict[str, Any]]:
         yield ended
 
 
+async def test_a_keepalive_without_a_lane_may_have_a_number_of_any(autojump_clock) -> None:
+    """It is no gap in the response whose number it has, nor in the others."""
+    far = Far()
+    words = "slow one", "slow two"
+    async with shared(far) as pool, busy(pool, *words) as ended:
+        for number, word in enumerate(words):
+            item = {"type": "response.output_item.done", "output_index": 0, "item": said(word)}
+            far.say(word, *({**delta("a"), "sequence_number": before} for before in range(1, number + 2)))
+            far.say(word, {**item, "sequence_number": number + 2})
+        far.wire.push({"type": "keepalive", "sequence_number": 3})
+        for word in words:
+            end = completed(word)
+            del end["response"]["output"]
+            far.say(word, {**end, "sequence_number": 4})
+        await trio.sleep(1)
+        assert far.wire.open
+    assert {word: word for word in words} == ended
+
+
 @pytest.mark.hits("dirty: the last turn on a suspect connection")
 async def test_a_rewritten_end_on_one_lane_costs_no_other_turn(autojump_clock) -> None:
     """What others have in flight is paid for, and names its lane: the connection goes with the last one."""

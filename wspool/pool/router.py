@@ -248,6 +248,10 @@ class Router:
         if is_harmless_after(event, self._link.past):
             if event.type in LIMITS_EVENTS:
                 self._link.host.errands.stated(event.data, answering=False)
+            if event.sequence_number is not None and self.naming is Naming.NAMED:
+                for lane in self._link.lanes:
+                    if lane.attempt is not None:
+                        lane.attempt.machine.pass_over(event.sequence_number)
             self._tell(event)
             return
         is_error = sort_of(event.type) is Sort.ERROR

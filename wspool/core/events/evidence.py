@@ -34,6 +34,10 @@ def item_of(event: Event) -> str | None:
 
 
 _NONE: Final[Set[str]] = frozenset()
+_NO_NUMBERS: Final[frozenset[int]] = frozenset()
+
+#: Numbers of notices without a lane that are remembered in a turn at most: one in four seconds, for an hour.
+MOST_PASSED: Final = 1000
 
 
 class Evidence:
@@ -57,6 +61,7 @@ class Evidence:
         output: what its events said of its output.
         about: the item that was announced, or looked for, last.
         last: the event before this one, if it had a number.
+        passed: numbers that may be of ours, of notices that name no lane where lanes are named.
     """
 
     __slots__ = (
@@ -73,6 +78,7 @@ class Evidence:
         "numbers",
         "output",
         "parent",
+        "passed",
         "past",
         "response_id",
         "steered",
@@ -96,6 +102,18 @@ class Evidence:
         self.about: str | None = None
         self.output = Assembly()
         self.last: Event | None = None
+        self.passed = _NO_NUMBERS
+
+    def pass_over(self, number: int) -> None:
+        """A notice that names no lane has this number, as one of our response may: then it is used up."""
+        if self.next is not None and number >= self.next and len(self.passed) < MOST_PASSED:
+            self.passed |= {number}
+
+    def pass_to(self, number: int) -> None:
+        """An event has that number: those before it, from the one that is due on, may all be used up."""
+        due = self.next
+        if due is not None and due < number <= due + len(self.passed):
+            self.next = number if self.passed.issuperset(range(due, number)) else due
 
     def misses(self, number: int | None) -> bool:
         """Return whether *number* means that an event is missing, or came before.

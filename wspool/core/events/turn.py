@@ -53,17 +53,8 @@ _COMPLETED: Final = "response.completed"
 
 #: What has been seen with numbers of its own, beside those of the response.
 _OWN_NUMBERS: Final = frozenset(
-    {
-        TurnInput.NOTICE,
-        TurnInput.EXTENSION,
-        TurnInput.ERROR,
-        TurnInput.LIMIT,
-        TurnInput.EXPIRING,
-        TurnInput.STEER,
-        TurnInput.STALE,
-        TurnInput.UNKNOWN,
-        TurnInput.DOUBTFUL,
-    }
+    {TurnInput.NOTICE, TurnInput.EXTENSION, TurnInput.ERROR, TurnInput.LIMIT, TurnInput.EXPIRING}
+    | {TurnInput.STEER, TurnInput.STALE, TurnInput.UNKNOWN, TurnInput.DOUBTFUL}
 )
 
 _NOTHING: Final[frozenset[Rewrite]] = frozenset()
@@ -140,6 +131,10 @@ class TurnMachine:
     def unname(self) -> None:
         """Its events name no lane: the endpoint has none."""
         self._known.lane = None
+
+    def pass_over(self, number: int) -> None:
+        """A notice that names no lane has that number, which may be one of its response."""
+        self._known.pass_over(number)
 
     @property
     def response_id(self) -> str | None:
@@ -240,9 +235,8 @@ class TurnMachine:
     def receive_run(self, messages: Sequence[str | bytes]) -> tuple[list[Event], str]:
         """Take the first of *messages* that go on with the output just seen, maybe none.
 
-        Return their events, and the messages as one text. The events are what `parse_event` and `receive`
-        would make of them one by one, for a third of the time.
-        Not for lanes that have names: whoever routes their messages has to look into each.
+        Return their events, and the messages as one text: what `parse_event` and `receive` would make of them
+        one by one, for a third of the time. Not for lanes with names, whose messages are routed one by one.
         """
         known = self._known
         if self.like is None or known.next is None or known.steered or self.state is not _STREAMING:
@@ -275,6 +269,8 @@ class TurnMachine:
                     self.like = Likeness.of(event)
             return _DELIVER
         self.like = None
+        if known.passed and number is not None:
+            known.pass_to(number)
         before = self.state
         if before is _SENT and (name := usual_start(event, known)) is not None:
             return self._start(event, name)
