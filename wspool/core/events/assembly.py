@@ -204,9 +204,10 @@ def _is_whole(announced: list[_Announced], done: dict[int, Item]) -> bool:
     found = {name: place for place, item in done.items() if (name := name_of(item)) is not None}
     taken = {place: name for name, place in announced}
     for name, place in announced:
-        # Ids may differ from event to event; a place beyond all others was never meant.
-        here = name is None or (place in done and name_of(done[place]) == name)  # two may have one id
-        where = place if here else found.get(name, place)
+        # Ids may differ from event to event; a place beyond all others was never meant. Two may have one id.
+        where = place
+        if name is not None and not (place in done and name_of(done[place]) == name):
+            where = found.get(name, place)
         if where not in done or (where != place and (place in done or taken.get(where, name) != name)):
             return False
     return True
