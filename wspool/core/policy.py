@@ -119,7 +119,8 @@ class Provider:
 #: true by default: the SDK's `response_create_params`.
 OPENAI: Final = Provider(name="openai", lanes=16, steering=True, stores_by_default=True)
 #: An endpoint of which nothing was said: taken for OpenAI's, but for what it keeps. There are servers that
-#: count their responses anew on each connection, and what is not kept may be found under another's name.
+#: count their responses anew on each connection, and what is not kept may be found under another's name. Nor
+#: does an answer prove that it was kept: gateways leave out a parent that they do not hold, and say nothing.
 UNKNOWN: Final = attrs.evolve(OPENAI, name="unknown", stores_by_default=False)
 #: Azure OpenAI. 60 minutes, no multiplexing: its WebSocket how-to. Keys as `api-key`: its REST reference.
 AZURE: Final = Provider(name="azure", key_header="api-key")
