@@ -392,3 +392,38 @@ def test_a_limit_of_one_is_kept() -> None:
     pace.answered(good)
     pace.refused(bad, 0.0, rate=True, wait=0.0, jitter=0.0)
     assert (pace.room, pace.wait(0.0)) == (1.0, math.inf)
+
+
+@pytest.mark.parametrize(("most", "room"), [(10, 11.0), (9, 10.0)])
+def test_turns_that_end_together_are_as_calm_as_others(most: int, room: float) -> None:
+    """As many as there may be are at work once in a round; who never has as many is told nothing."""
+    pace = Pace()
+    good = [pace.begin(0.0) for _ in range(10)]
+    bad = pace.begin(0.0)
+    for ticket in good:
+        pace.answered(ticket)
+    pace.refused(bad, 0.0, rate=True, wait=0.0, jitter=0.0)
+    assert 10.0 == pace.room
+    for _ in range(CALM // 10 + 2):
+        for ticket in good:
+            pace.ended(ticket)
+        good = []
+        for _ in range(most):
+            good.append(pace.begin(0.0))
+            pace.answered(good[-1])
+
+    assert room == pace.room
+
+
+def test_one_more_is_tried_after_it_was_used() -> None:
+    """What was answered before there was more room says nothing of it."""
+    pace = Pace()
+    good = [pace.begin(0.0) for _ in range(10)]
+    bad = pace.begin(0.0)
+    pace.refused(bad, 0.0, rate=True, wait=0.0, jitter=0.0)
+    for _ in range(3 * CALM):
+        pace.answered(good[-1])
+        pace.ended(good.pop())
+        good.append(pace.begin(0.0))
+
+    assert 11.0 == pace.room

@@ -108,9 +108,11 @@ class Pace:
         self._count = 0
         #: What the endpoint is known to take.
         self._limit = most
-        #: Turns answered at the limit since the last refusal, and how many more are tried next.
+        #: Turns answered at the limit since the last refusal, and how many more are tried next; and how many
+        #: were answered since as many were at work as may be.
         self._calm = 0
         self._step = 1.0
+        self._slack = math.inf
         #: Refusals since the last answer.
         self._refusals = 0
         #: How often room has shrunk with less than a round of answers between; how many turns had begun when
@@ -254,7 +256,10 @@ class Pace:
             # what may be, but what is not used yet is no more than that.
             if int(self.room) < 2 * len(self._at_work):
                 self.room = min(self.room + 1.0, self._limit)
-        elif len(self._at_work) >= int(self.room):
+            return
+        # Several may be seen to end before the next begin: they were all at work a round ago at most.
+        self._slack = 0.0 if len(self._at_work) >= int(self.room) else self._slack + 1
+        if self._slack < self.room:
             self._calm += 1
             # Where one more was taken, more may be: a round is enough to see that.
             if self._calm >= (CALM if self._step == 1.0 else self.room):
