@@ -65,9 +65,9 @@ def test_an_hour_is_bounded(phase: str, waited_for: bool, least: int, most: int)
     assert least <= min(counts) <= max(counts) <= most, counts
 
 
-@pytest.mark.parametrize("kind", [FailureKind.CREDENTIAL, FailureKind.PERMANENT, FailureKind.LOCAL])
+@pytest.mark.parametrize("kind", [FailureKind.CREDENTIAL, FailureKind.PERMANENT])
 def test_what_ends_no_sooner_is_asked_no_sooner(kind: FailureKind) -> None:
-    """A key, an address or a file descriptor is not there the sooner for being tried."""
+    """A key or an address is not there the sooner for being tried."""
     outage, now = Outage(1e9, 16), 0.0
     for _ in range(10):
         outage.failed(outage.episode, now, failing("tcp", kind), 0.999)

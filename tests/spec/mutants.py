@@ -273,6 +273,13 @@ MUTANTS = [
         "        if connection.noticed and not connection.lent:\n            return",
         "        if False:\n            return",
     ),
+    Mutant(
+        "what this process lacks is asked for as rarely as a key",
+        OUTAGE,
+        "            share = 0.0\n",
+        "            pass\n",
+        tests=("shortage",),
+    ),
     Mutant("a shortage is an outage", OUTAGE, "failure.kind is FailureKind.LOCAL\n", "False\n"),
     # -- retirement --
     Mutant(

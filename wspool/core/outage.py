@@ -13,14 +13,15 @@ proportion to the outage so far:
 * Where nobody is there, an attempt costs nobody anything: at most a second apart for two minutes, and
   then a hundred-and-twentieth of the outage. Who waits is served within a second of the endpoint's return.
 * Where somebody is there and says no, each costs a handshake: at most a second apart, or half of the outage.
-* Where it is about a name, or what this process lacks, or is final, sooner is of no use: as for spare.
+* Where it is about a name, or is final, sooner is of no use: as for spare.
 
 So an hour of outage costs some 700 attempts where nobody is there and somebody waits all the time, and
 some 250 where somebody says no, or nobody waits. More who wait make no difference. (Envoy's health checks
 know the same two kinds: `interval`, and `no_traffic_interval` for a cluster that nobody uses.)
 
 What this process lacks itself (`FailureKind.LOCAL`) is waited for in the same way, but is no outage: it
-begins none, ends none, and says nothing about the endpoint.
+begins none, ends none, and says nothing about the endpoint. To ask for it costs nobody anything, and nobody
+says when it is there: who waits asks at most a second apart, however long.
 
 A server may also accept connections and be of no use. What counts is not who ends a connection, nor when,
 but whether a turn was ever completed on it. Rules for those that end without:
@@ -188,6 +189,8 @@ class Outage:
     def _wait(self, now: float, failure: DialFailure, jitter: float) -> None:
         """Set when to try next, after as many failures as there were before this one."""
         share = WAITED_FOR_SHARE.get(failure.phase) if failure.kind is FailureKind.TRANSIENT else None
+        if failure.kind is FailureKind.LOCAL:
+            share = 0.0
         self._set_bounds(self._failures, now, share)
         # Full jitter as gRPC does it; the floor is RFC 9110 section 10.2.3.
         floor = failure.hold
