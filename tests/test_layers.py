@@ -54,7 +54,7 @@ MAY_IMPORT = {
         "",
     },
     "ray": {"core", "errors", "pool", "rollout", "runtime", "aio", "ray", ""},
-    "runtime": {"errors"},
+    "runtime": {"errors", "bells"},
     "bells": {"errors"},
     "blocks": {"pool", "runtime"},
     "facade": {"core", "errors", "pool", "runtime", "blocks"},

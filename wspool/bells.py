@@ -1,4 +1,8 @@
-"""Bells: what a caller waits on for news from another thread, in whatever loop or thread it is."""
+"""Bells: what a caller waits on for news from another thread, in whatever loop or thread it is.
+
+None rings while the interpreter exits: who waits then is a daemon thread, which ends with it. If it was told
+what became of its call, it could only print that.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,13 @@ from wspool.errors import ForeignUseError
 if TYPE_CHECKING:  # where it is used it is there already; trio needs none of it
     import asyncio
 
-__all__ = ["LoopBell", "ThreadBell", "TrioBell", "bell_here", "in_thread", "running_loop"]
+__all__ = ["EXITING", "LoopBell", "ThreadBell", "TrioBell", "bell_here", "in_thread", "running_loop"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+#: Set while the interpreter exits and waits for pools to say goodbye.
+EXITING: Final = threading.Event()
 
 _FACADE: Final = "wspool.aio needs asyncio: take wspool itself in trio, wspool.blocking in plain threads"
 _CLIENT: Final = "there is no event loop here that is known: use asyncio or trio, or the client that blocks"
@@ -31,7 +38,8 @@ class ThreadBell:
 
     def ring(self) -> None:
         """Wake who waits. Never waits, never raises."""
-        self._event.set()
+        if not EXITING.is_set():
+            self._event.set()
 
     def wait(self) -> None:
         """Wait until it was rung; KeyboardInterrupt comes through."""
@@ -54,6 +62,8 @@ class LoopBell:
 
     def ring(self) -> None:
         """Wake who waits. Never waits, never raises: there may be nobody any more."""
+        if EXITING.is_set():
+            return
         try:
             self._loop.call_soon_threadsafe(_set, self._future)
         except RuntimeError:
@@ -73,6 +83,8 @@ class TrioBell:
 
     def ring(self) -> None:
         """Wake who waits. Never waits, never raises: there may be nobody any more."""
+        if EXITING.is_set():
+            return
         try:
             self._token.run_sync_soon(self._event.set)
         except trio.RunFinishedError:

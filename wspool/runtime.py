@@ -29,6 +29,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import attrs
 import trio
 
+from wspool.bells import EXITING
 from wspool.errors import ForeignUseError, PoolClosedError
 
 __all__ = ["Call", "Claim", "Residence", "Runtime"]
@@ -118,7 +119,8 @@ class Call(Generic[_T]):
     def _finish(self) -> None:
         self.done = True
         self._runtime.forget(self)
-        self._notify()
+        if not EXITING.is_set():
+            self._notify()
 
 
 class Claim(Generic[_T]):
@@ -181,7 +183,7 @@ class Runtime:
         with cls._sharing:
             if cls._shared is None or cls._shared._process != os.getpid():
                 cls._shared = Runtime()
-                atexit.register(cls._shared.close)
+                atexit.register(cls._shared._exit)
             return cls._shared
 
     def check(self) -> None:
@@ -307,6 +309,14 @@ class Runtime:
         except PoolClosedError:
             pass  # it has ended
         thread.join(GOODBYE)
+
+    def _exit(self) -> None:
+        """The interpreter exits: no threads wait here any more but daemons (`wspool.bells`)."""
+        EXITING.set()
+        try:
+            self.close()
+        finally:
+            EXITING.clear()  # what asks after that is told
 
     def _begin(self) -> trio.lowlevel.TrioToken:
         with self._starting:

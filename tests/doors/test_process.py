@@ -74,8 +74,9 @@ def test_a_forked_child_is_told_and_can_open_its_own(far: Far) -> None:
     assert ended.returncode == 0
 
 
-@pytest.mark.parametrize("door", ["aio", "blocking", "thread"])
+@pytest.mark.parametrize("door", ["aio", "blocking", "thread", "client"])
 def test_the_interpreter_ends_in_the_middle_of_a_turn(far: Far, door: str) -> None:
+    """A thread that it does not wait for is told nothing: it could but print that."""
     bodies = {
         "aio": """
         import asyncio
@@ -97,12 +98,23 @@ def test_the_interpreter_ends_in_the_middle_of_a_turn(far: Far, door: str) -> No
         pool = wspool.blocking.open_pool(sys.argv[1]).__enter__()
         def work():
             with pool.conversation(model="m") as talk:
-                try:
-                    talk.respond("wait")
-                except wspool.PoolClosedError:
-                    pass
+                talk.respond("wait")
         threading.Thread(target=work, daemon=True).start()
         while not pool.statistics().in_flight:
+            pass
+        sys.exit(3)
+        """,
+        "client": """
+        import threading, wspool.http
+        url, client = "http" + sys.argv[1].removeprefix("ws"), wspool.http.client()
+        post = {"json": {"model": "m", "input": "wait"}, "headers": {"authorization": "Bearer x"}}
+        def work():
+            client.post(url, **post).raise_for_status()
+        threading.Thread(target=work, daemon=True).start()
+        def busy():
+            pools = client._transport._pools
+            return pools and any(pool.statistics().in_flight for pool in pools.open.values())
+        while not wspool.Runtime.shared().run_sync(busy):
             pass
         sys.exit(3)
         """,
