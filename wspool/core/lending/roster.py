@@ -208,8 +208,9 @@ class Roster:
     def move_lane(self, lane: Lane, what: LaneInput) -> None:
         """Move a lane by its table."""
         before, lanes = lane.state, self.lanes
+        row = LANE_TABLE[before]
         # Each turn moves four times: without the call that only says what is wrong.
-        lane.state = after = LANE_TABLE[before].get(what) or advance(LANE_TABLE, before, what)
+        lane.state = after = row[what] if what in row else advance(LANE_TABLE, before, what)
         lanes[before] -= 1
         lanes[after] += 1
 
