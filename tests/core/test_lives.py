@@ -227,9 +227,10 @@ def test_what_is_not_trusted_starts_no_turn() -> None:
     lanes = (LaneState.IN_FLIGHT, LaneState.LEASED, LaneState.DEAD)
     assert core.states()[ConnectionId(1)] == (ConnectionState.RETIRING, lanes)
     assert [] == core.release(LeaseId(2), 2.0)
-    assert [] == core.finished(ConnectionId(1), LaneId(0), 3.0)
-    core.release(LeaseId(1), 3.0)
-    assert core.states()[ConnectionId(1)][0] is ConnectionState.CLOSING
+    assert [
+        HangUp(ConnectionId(1), CloseReason.DIRTY, polite=False),
+    ] == core.finished(ConnectionId(1), LaneId(0), 3.0)
+    assert not core.is_live(LeaseId(1))
 
 
 def test_what_is_not_trusted_and_free_goes_at_once() -> None:

@@ -136,7 +136,6 @@ class Link:
         unproven: True until a turn was completed on it.
         heard_at: when the last message came, in seconds on the pool's clock.
         redactor: takes the credential out of what the server says, for texts of ours.
-        suspect: True once no other turn may follow on it: it goes with the last that is in flight.
         ending: True once the connection shall end: because it was told to, or is lost.
         told: True once it was told to end.
         over: True once its end was reported: the core knows nothing of it any more.
@@ -164,7 +163,6 @@ class Link:
         "past",
         "redactor",
         "stateless",
-        "suspect",
         "told",
         "unproven",
         "why",
@@ -184,7 +182,7 @@ class Link:
         self.heard_at = self.opened_at = 0.0
         self.why = CloseReason.LOST
         self.redactor = NO_SECRETS
-        self.suspect = self.ending = self.told = self.over = False
+        self.ending = self.told = self.over = False
         self.close_code: int | None = None
         self.close_reason = ""
         self.closed_by_peer = False

@@ -280,7 +280,6 @@ class Router:
             link.close_reason = why
             link.poison(CloseReason.DIRTY)  # mark: dirty: a lane beside which nothing is in flight
             return
-        link.suspect = True
         link.report(link.host.core.distrust)
         if (
             attempt is not None and attempt.give_up is not None
@@ -327,26 +326,17 @@ class Router:
         if machine.rewritten:
             self._link.host.announcer.caught(machine.rewritten)
         why = machine.why_close(closes_after_error=self._link.host.provider.closes_after_error)
-        if machine.suspect or self._link.suspect:
-            why = self._end_suspect(why)
-        if why is not None:
-            self._link.poison(why, completed=completed)
+        if why is CloseReason.LIMIT:
+            link.poison(why, completed=completed)
         else:
+            if why is not None:
+                link.report(link.host.core.distrust)
             # A response to the warm-up request that nobody can continue from is nothing to remember.
             held = None if lane.latest is None or useless else hash(lane.latest)
             calls = held is not None and machine.parts[-1].output.asks
             if not link.over:  # as `Link.report`, but each turn comes here
                 step, finished = link.host.step, link.host.core.finished
                 step(finished, link.id, lane.id, completed=completed, response=held, calls=calls)
-
-    def _end_suspect(self, why: CloseReason | None) -> CloseReason | None:
-        """A turn has ended on a connection that is suspect; return why that must go, None if not yet."""
-        if why is not CloseReason.LIMIT and self._link.is_shared(None):
-            # As `_spoil`, of a turn that has ended well.
-            self._link.suspect = True
-            self._link.report(self._link.host.core.distrust)
-            return None
-        return why or CloseReason.DIRTY  # mark: dirty: the last turn on a suspect connection
 
     async def _expire_failing(self, lane: Lane, attempt: Attempt) -> None:
         # The grace begins anew with whatever still comes of the response.

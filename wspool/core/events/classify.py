@@ -128,7 +128,6 @@ _PIECES: Final = _SAYING | {Sort.ITEM, Sort.OUTPUT}
 _NOTICE, _EXTENSION = Sort.NOTICE, Sort.EXTENSION
 _ERROR, _STEER, _BEGINS, _UNHEARD_OF = Sort.ERROR, Sort.STEER, Sort.CREATED, Sort.UNKNOWN
 _TERMINAL: Final = TurnInput.TERMINAL
-_WITHOUT_LANE: Final = frozenset({Sort.ERROR, Sort.STEER, Sort.EXTENSION, Sort.UNKNOWN})
 
 #: Without an id nothing later can be proved to be ours.
 _OLD_OR_NAMELESS: Final = Reading(
@@ -158,9 +157,10 @@ def classify(event: Event, state: TurnState, known: Evidence, wall_clock: float 
     sort = sort_of(event.type)
     if sort is _NOTICE:
         return _TOLD
-    # Errors and what is about steering may leave the lane out; whoever routes them has found it. So may what
-    # nobody knows: whether there are lanes at all the first answer says.
-    if event.stream_id != known.lane and not (event.stream_id is None and sort in _WITHOUT_LANE):
+    # Errors and what is about steering may leave the lane out; whoever routes them has found it.
+    if event.stream_id != known.lane and not (
+        event.stream_id is None and sort in (Sort.ERROR, Sort.STEER, Sort.EXTENSION)
+    ):
         return FOREIGN  # mark: dirty: another lane
     number = event.sequence_number
     if sort in _PIECES:

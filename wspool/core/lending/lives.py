@@ -194,13 +194,19 @@ class Lives:
         self.end_grants(connection, commands)
 
     def check_expiry(self, connection: Connection, now: float, commands: list[Command]) -> None:
-        """Hang up past the server's limit, if nothing is lost by it."""
+        """Hang up past the server's limit, or if it is distrusted, once nothing is lost by it."""
         # Past the server's limit only a turn in flight keeps a connection: the server may let
-        # it end, and cutting it here would lose it for certain.
-        if now < connection.expires_at or not connection.usable:
+        # it end, and cutting it here would lose it for certain. What is distrusted has no other use, either.
+        expired = now >= connection.expires_at
+        if not connection.usable or not (expired or now >= connection.distrusted_at):
             return
-        if not any(lane.state is LaneState.IN_FLIGHT for lane in connection.lanes):
+        if any(lane.state is LaneState.IN_FLIGHT for lane in connection.lanes):
+            return
+        if expired:
             self.hang_up(connection, CloseReason.LIFETIME, commands)
+        else:
+            # mark: dirty: the last turn on a suspect connection
+            self.hang_up(connection, CloseReason.DIRTY, commands, polite=False)
 
     def _arm_tails(self, connection: Connection) -> None:
         # A tail that ends in time leaves the alarm to the next one: it rings for nothing then.
