@@ -32,6 +32,7 @@ from wspool.core.commands import (
     LaneId,
     LeaseId,
     RefuseReason,
+    Returned,
     Stolen,
     WaiterId,
 )
@@ -308,8 +309,11 @@ class PoolMachine(RuleBasedStateMachine):
 
     def check_breaks(self, commands: list[Command]) -> None:
         """Make before break: a planned retirement alone never costs spare while there is room."""
-        size, others = self.world.size, self.world.open
+        size, others, returned = self.world.size, self.world.open, 0
         for command in commands:
+            if isinstance(command, Returned):  # in this very step, of which the world hears when it is over
+                where = self.world.leases[command.lease]
+                returned += self.world.use(where[0], where[0].lanes[where[1]])[0] < Use.CLAIMED
             left = isinstance(command, HangUp) and not self.policy.count_closing
             size += isinstance(command, Dial) - left
             if isinstance(command, HangUp):
@@ -323,7 +327,9 @@ class PoolMachine(RuleBasedStateMachine):
             connection = self.world.connections[command.connection]  # type: ignore[union-attr] # a HangUp
             if self.now < self.world.grant_end(connection):
                 assert connection.retiring or self.core.statistics().retirements
-                spare = sum(self.world.fresh(other) for other in self.world.open if other is not connection)
+                spare = returned + sum(
+                    self.world.fresh(other) for other in self.world.open if other is not connection
+                )
                 full = size + left >= self.world.policy.max_size  # as it was before this one went
                 assert spare >= self.policy.min_idle or full, "broke before make"
                 states = self.core.states()
@@ -781,6 +787,38 @@ class PoolMachine(RuleBasedStateMachine):
             self.ask(0.0, response)
             lease = next(iter(set(self.world.leases) - before), lease)
 
+    @rule(kinds=st.lists(st.sampled_from(list(Use)), min_size=2, max_size=4), warm=st.booleans())
+    @precondition(lambda self: len(self.world.open) > 1 and not self.world.waiters)
+    @noted
+    def newcomers_have_a_choice(self, kinds: list[Use], warm: bool = False) -> None:
+        """All lanes come free at once, of different use to others: a walk seldom has two that differ."""
+        while warming := self.tracks_with(On.WARM_UP):
+            self.warm_up_ends(0)
+            assert len(self.tracks_with(On.WARM_UP)) < len(warming)
+        for _ in range(sum(self.world.free(connection) for connection in self.world.open)):
+            if not self.world.waiters:
+                self.ask()
+        for lease, kind in zip(self.leases_with(On.NOTHING), itertools.cycle(kinds), strict=False):
+            if lease in self.world.leases:
+                self.leave_as(lease, kind)
+        for wants in (warm, not warm):
+            if len(self.world.waiters) < 3:
+                self.ask(warm=wants)
+
+    def leave_as(self, lease: LeaseId, kind: Use) -> None:
+        """The holder of a lane without a turn leaves, and what it remembers is of that use to others."""
+        if kind not in (Use.WARM, Use.RETIRING):  # these are what they are
+            self.begin_on(lease, kind is Use.CLAIMED)
+            if lease not in self.world.leases or self.world.track(lease).on is not On.TURN:
+                return
+            track = self.world.track(lease)
+            self.end_turn(lease, completed=kind is not Use.NOTHING, calls=False)
+            if kind is Use.OVER:
+                track.over = True
+                self.step("over", track.response)
+        if lease in self.world.leases:
+            self.release_of(lease)
+
     def release_of(self, lease: LeaseId) -> None:
         """The holder of a lane without a turn leaves."""
         self.world.drop(lease)
@@ -1231,10 +1269,10 @@ class PoolMachine(RuleBasedStateMachine):
         for connection in self.world.open:
             if self.now >= self.world.grant_end(connection):
                 assert not self.world.free(connection), "idle after its last start"
-            if self.now >= self.world.expiry(connection):
+            if self.now >= min(self.world.expiry(connection), connection.distrusted_at):
                 # A turn may end, and the rest of an abandoned one has a limit of its own.
                 busy = [track for track in connection.lanes if track.on in (On.TURN, On.TAIL)]
-                assert busy, "it outlived the server's limit for nothing"
+                assert busy, "it outlived the server's limit, or its trust, for nothing"
             for track in connection.lanes:
                 assert track.on is not On.TAIL or self.now < track.tail_until, "a tail without end"
             if connection.surplus_since is not None:

@@ -545,6 +545,9 @@ class World:
         first = self.waiters[0]
         if first != self.asking and self.is_due(first, now):
             return False
+        wanted = self.wanted.get(self.asking, 0.0)
+        if wanted and (connection.retiring or now + wanted > connection.retire_at):
+            return False  # it is too old
         return self.holder(self.preferred.get(self.asking)) == (connection, track)
 
     def may_go_on(self, waiter: WaiterId, now: float) -> bool:
