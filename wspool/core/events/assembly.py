@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import enum
 import json
+from collections import deque
 from typing import Any, Final, cast
 
 from wspool.core.events.past import Past, name_of
@@ -170,14 +171,16 @@ class _Unplaced:
 
     def __init__(self) -> None:
         self._top = -1
-        #: Places by id: of what was announced and is not done, and of what was done last.
-        self._waiting: dict[str | None, list[int]] = {}
+        #: Places by id: of what was announced, some of which may be done, and of what was done last.
+        self._waiting: dict[str | None, deque[int]] = {}
         self._done: dict[str | None, int] = {}
 
     def place_of(self, item: Item, *, ends: bool, done: dict[int, Item]) -> int:
         """Return the place of an *item* that is announced, or *ends*; *done* are those that have ended."""
         name = name_of(item)
         waiting, last = self._waiting.get(name), self._done.get(name)
+        while waiting and waiting[0] in done:
+            waiting.popleft()
         if waiting and (ends or name is not None):
             return waiting[0]
         # What is done is said once more. One of the same id that is announced anew is another one.
@@ -188,13 +191,10 @@ class _Unplaced:
     def note(self, name: str | None, place: int, *, ends: bool) -> None:
         """An item was announced at that place, or is done."""
         self._top = max(self._top, place)
-        waiting = self._waiting.setdefault(name, [])
-        if place in waiting:
-            waiting.remove(place)
         if ends:
             self._done[name] = place
         else:
-            waiting.append(place)
+            self._waiting.setdefault(name, deque()).append(place)
 
 
 def _is_whole(announced: list[_Announced], done: dict[int, Item]) -> bool:
