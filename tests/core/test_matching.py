@@ -14,9 +14,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tests.core.resending import Item, conversations, message, resent
+from tests.searching import examples
 from wspool.core.matching import index as module
 from wspool.core.matching.canonical import canonical, kind_of
 from wspool.core.matching.index import Index, digest_of, read_alone
@@ -133,7 +134,7 @@ def test_any_composition_of_what_hosts_do_still_matches(data: st.DataObject) -> 
         said |= {item["id"] for item in output}
 
 
-@hypothesis_settings(max_examples=30)
+@examples(30)
 @given(st.data())
 def test_what_was_read_alone_is_as_if_it_was_now(data: st.DataObject) -> None:
     """A request whose items were read before, where no turn was known, goes on from the same one."""

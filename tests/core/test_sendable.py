@@ -10,8 +10,9 @@ from types import FrameType
 from typing import Any, Final
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 
+from tests.searching import examples
 from wspool.core.commands import ConnectionId, LaneId
 from wspool.core.encoding import Encoded
 from wspool.core.items import Item, Output, encode_items, read_items
@@ -419,7 +420,7 @@ outputs: st.SearchStrategy[list[Any]] = st.lists(
 )
 
 
-@settings(max_examples=400)
+@examples(400)
 @example(
     turns=[
         (False, False, [{"type": "function_call"}, {"type": "custom_tool_call", "id": "a", "call_id": None}]),

@@ -7,8 +7,9 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 
+from tests.searching import examples
 from wspool.core.events import classify as classify_module, turn
 from wspool.core.events.assembly import Assembly
 from wspool.core.events.classify import classify, usual_end, usual_start
@@ -121,7 +122,7 @@ def long_way(machine: TurnMachine, event: Event) -> Reception:
         return machine.receive(event)
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(requests, conversations, st.booleans())
 @example(
     {"parent": None, "lane": None, "counts": True, "exact": True, "carried": ["old"]},

@@ -105,8 +105,9 @@ def executed(server: LocalServer) -> Counter[str]:
 
 
 @pytest.mark.parametrize("rate", [0.0, SHARE])
-def test_forty_conversations(rate: float) -> None:
+def test_forty_conversations(rate: float, thinned: bool) -> None:
     """The model sees exactly what plain full requests would show it, and each no oftener than was asked."""
+    talkers = CONVERSATIONS // 4 if thinned else CONVERSATIONS
     talks: list[Talk] = []
     script = FaultScript(rate=rate, seed=7, faults=EVERY_FAULT)
     policy = wspool.PoolPolicy(max_size=CONVERSATIONS, min_idle=0)
@@ -117,7 +118,7 @@ def test_forty_conversations(rate: float) -> None:
         async with openai.AsyncOpenAI(
             api_key="k", base_url=base_url, http_client=door, max_retries=4
         ) as client:
-            talks.extend(Talk(client, number) for number in range(CONVERSATIONS))
+            talks.extend(Talk(client, number) for number in range(talkers))
             async with asyncio.timeout(100):
                 await asyncio.gather(*[talk.run() for talk in talks])
 
@@ -135,12 +136,12 @@ def test_forty_conversations(rate: float) -> None:
         for entry in server.ledger
         if entry["context_sha256"] in twice
     ]
-    assert CONVERSATIONS * TURNS == len({word for talk in talks for word in talk.notes})
+    assert talkers * TURNS == len({word for talk in talks for word in talk.notes})
     faults = sum(entry["fault"] is not None for entry in server.ledger)
     if rate == 0:
-        server.expect(requests=2 * CONVERSATIONS * TURNS)
+        server.expect(requests=2 * talkers * TURNS)
         # While connections are being dialled, a newcomer may be given a lane that another goes on from.
         continued = sum(entry["parent_from"] is not None for entry in server.ledger)
-        assert continued >= 0.9 * CONVERSATIONS * (2 * TURNS - 1)
+        assert continued >= 0.9 * talkers * (2 * TURNS - 1)
     else:
-        assert faults > 30
+        assert faults > 0.75 * talkers

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import wspool
 from tests.helpers import (
@@ -25,6 +25,7 @@ from tests.helpers import (
     policy,
     serving,
 )
+from tests.searching import examples
 from wspool.server import OPENAI, EchoModel, ModelRequest, ModelTurn, context_digest
 
 Item = dict[str, Any]
@@ -345,7 +346,7 @@ async def run_program(seed: int) -> tuple[int, int]:
     return sum(turn["previous_response_id"] is not None for turn in turns), len(turns)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.integers(0, 2**32))
 def test_the_model_sees_what_a_plain_full_request_shows_it(seed: int) -> None:
     """Over random programs of conversations with the same few words, forks, edits, cancels and losses."""

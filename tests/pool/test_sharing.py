@@ -15,7 +15,7 @@ from typing import Any, overload
 import pytest
 import trio
 import trio.testing
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 
 import wspool
 from tests.helpers import (
@@ -29,6 +29,7 @@ from tests.helpers import (
     policy,
     said,
 )
+from tests.searching import examples
 from wspool.core.encoding import Encoded
 from wspool.core.frames import encode
 from wspool.core.items import Output, encode_items
@@ -232,7 +233,7 @@ def sent(program: Sequence[str], *, changes: bool) -> list[bytes]:
 
 
 @pytest.mark.odd_requests
-@settings(max_examples=60)
+@examples(60)
 @given(PROGRAMS)
 @example(STEPS)
 @example(["stream", "lose", "respond", "break", "fork", "run", "wait", "resume"])

@@ -8,12 +8,13 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 
 from tests.helpers import FakeConnector, assert_conserved, echo, fake_pool, policy, serving
 from tests.proxy.talking import Client, PoolWay, talking
+from tests.searching import examples
 from wspool.proxy.sockets.lanes import SocketLimits
 from wspool.proxy.sockets.socket import Socket
 from wspool.server import OPENAI as OPENAI_SERVER, EchoModel
@@ -39,7 +40,7 @@ TEXTS = st.one_of(
 
 
 @pytest.mark.odd_requests
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pieces=st.lists(st.one_of(st.binary(max_size=60), TEXTS), max_size=12), cut=st.booleans())
 def test_no_bytes_bring_a_socket_down(pieces: list[bytes | str], cut: bool) -> None:
     """It answers or hangs up; no lease is left, and another client notices nothing."""

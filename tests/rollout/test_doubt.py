@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 
 import attrs
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 
+from tests.searching import examples
 from wspool.core.sending.blame import MOST, Suspicion
 from wspool.core.sending.pace import LONGEST_WAIT, Pace
 from wspool.core.sending.replay import FIRST_DELAY, LONGEST_DELAY
@@ -151,7 +152,7 @@ OUTAGES = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(agents=AGENTS, ceiling=st.sampled_from([1, 1, 2, 4, 16]), outages=OUTAGES, seed=st.integers(0, 99))
 @example([Agent(1, bad=True), *(Agent(2, bad=False) for _ in range(9))], 1, [], 0)
 @example([*(Agent(1, bad=True) for _ in range(6)), *(Agent(1, bad=False) for _ in range(9))], 2, [], 0)

@@ -11,13 +11,14 @@ import httpx
 import openai
 import pytest
 import trio
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from openai.types.responses import Response
 from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed, ConnectionRejected
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Request, TextMessage
 
+from tests.searching import examples
 from wspool.server import (
     OPENAI,
     EchoModel,
@@ -172,7 +173,7 @@ ACTIONS = st.lists(
 
 
 @given(actions=ACTIONS, profile_lifetime=st.sampled_from([1e9, 12.0]))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_ledger_accounts_for_every_request(
     actions: list[tuple[str, str | None]], profile_lifetime: float
 ) -> None:

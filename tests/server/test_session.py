@@ -3,9 +3,10 @@
 import attrs
 import pytest
 import trio
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from trio.testing import MockClock
 
+from tests.searching import examples
 from wspool.server import (
     AZURE,
     OPENAI,
@@ -331,7 +332,7 @@ MESSAGES = CREATES | st.text(max_size=40) | st.binary(max_size=40) | JSON.map(la
 
 
 @given(messages=st.lists(MESSAGES, max_size=8))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_no_message_kills_the_server(messages: list[Frame | str | bytes]) -> None:
     """Whatever is in the messages, each is answered or refused, and the server serves the next client."""
 
@@ -360,7 +361,7 @@ HEAD = (
     ),
     chunks=st.lists(st.binary(max_size=60), max_size=6),
 )
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_no_bytes_kill_the_server(head: bytes, chunks: list[bytes]) -> None:
     """Whatever the bytes are, before or after the handshake, the next client is served."""
 
