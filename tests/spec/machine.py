@@ -485,7 +485,9 @@ class PoolMachine(RuleBasedStateMachine):
         if (probe_at := self.core._outage.probe_at) != probe_before and not dialled:
             first = any(isinstance(command, Degraded) for command in commands)
             bound, share = BACKOFF_BASE if first else BACKOFF_CAP, jitter
-            if kind is FailureKind.TRANSIENT and not first:
+            if kind is FailureKind.LOCAL:
+                bound, share = WAITED_FOR_CAP, (1 + jitter) / 2
+            elif kind is FailureKind.TRANSIENT and not first:
                 bound = max(WAITED_FOR_CAP, WAITED_FOR_SHARE[phase] * self.now)
                 share = (1 + jitter) / 2
             floor = retry_after or 0.0
