@@ -20,6 +20,7 @@ import trio
 import trio.testing
 
 import wspool
+from tests.garbage import collect
 from wspool.wire.wire import Endpoint, Wire, WireClosedError
 
 
@@ -145,7 +146,7 @@ def cost(deltas: int, *, batch: int = 10_000, streamed: bool) -> Cost:
             steps, counted = Steps(), [0]
             sent = wire.sent
             trio.lowlevel.add_instrument(steps)
-            gc.collect()
+            collect()
             sys.setprofile(calls_of_wspool(counted))
             try:
                 await take()

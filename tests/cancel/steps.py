@@ -16,7 +16,6 @@ every n-th step is tried, and the first is drawn from the name, so that several 
 
 from __future__ import annotations
 
-import gc
 import signal
 import zlib
 from collections.abc import Awaitable, Callable
@@ -26,6 +25,7 @@ import trio
 import trio.testing
 
 import wspool
+from tests.garbage import collect
 from tests.simulation.world import deterministic
 from wspool.pool.open import _PoolManager
 
@@ -226,6 +226,6 @@ def sweep(
         if action == "interrupt":
             assert steps.fired == (came is not None), f"the interrupt before step {k} was swallowed"
         if not steps.fired:
-            gc.collect()  # lets ResourceWarnings of all runs come out in this test
+            collect()  # lets ResourceWarnings of all runs come out in this test
             return k - 1
     raise AssertionError("the scenario has no end")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import itertools
 import json
 import sys
@@ -17,6 +16,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tests.core.resending import Item, conversations, message, resent
+from tests.garbage import collect
 from tests.searching import examples
 from wspool.core.matching import index as module
 from wspool.core.matching.canonical import canonical, kind_of
@@ -968,12 +968,12 @@ def test_its_size_is_what_it_takes() -> None:
     inputs = [f"hi {number}" for number in range(3000)]
     names = [f"resp_{number:032}" for number in range(3000)]
     take(index, "warm", [YES])
-    gc.collect()
+    collect()
     tracemalloc.start()
     for items, output, name in zip(inputs, outputs, names, strict=True):
         # As from a server: texts of its own, that only the index holds on to.
         take(index, items, json.loads(json.dumps(output)), name + "", now=0.0)
-    gc.collect()
+    collect()
     taken = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
 

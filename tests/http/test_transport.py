@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import pickle
 import ssl
@@ -18,6 +17,7 @@ import trio.lowlevel
 
 import wspool
 import wspool.http
+from tests.garbage import collect
 from wspool.bells import bell_here
 from wspool.core.sending.brought import WrittenBody
 from wspool.http.identity import LARGE, read_request
@@ -339,7 +339,7 @@ def test_who_leaves_a_stream_gives_its_lease_back(
     assert 1.0 > wait_for(runtime, lambda: leases(client) == 0)
     stall_after(server, types, after + 1)
     run(lambda: main(drop))
-    gc.collect()
+    collect()
     assert 1.0 > wait_for(runtime, lambda: leases(client) == 0)
     run(client.aclose)
 
@@ -368,7 +368,7 @@ def test_who_leaves_a_stream_in_a_thread_gives_its_lease_back(
             thread.start()
             thread.join()
             if not closing:
-                gc.collect()
+                collect()
             assert 1.0 > wait_for(runtime, lambda: leases(client) == 0)
 
 
@@ -431,7 +431,7 @@ def test_a_client_that_is_forgotten_closes_its_pools(server: LocalServer, runtim
     client.post(server.http_url, json=body(), headers=KEY)
     pools = client._transport._pools
     del client
-    gc.collect()
+    collect()
     wait_for(runtime, lambda: not pools._slots)
 
 

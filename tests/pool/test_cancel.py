@@ -6,7 +6,6 @@ until it gets through without being cancelled.
 
 from __future__ import annotations
 
-import gc
 import math
 import random
 from collections.abc import Awaitable, Callable
@@ -17,6 +16,7 @@ import trio
 import trio.testing
 
 import wspool
+from tests.garbage import collect
 from tests.helpers import (
     CANARY,
     URL,
@@ -152,7 +152,7 @@ def sweep(run: Callable[[StepCanceller], Awaitable[None]], *, of_all: bool = Fal
             error.add_note(f"cancelled before step {k}")
             raise
         if not canceller.fired:
-            gc.collect()  # lets ResourceWarnings of all runs come out in this test
+            collect()  # lets ResourceWarnings of all runs come out in this test
             return k - 1
     raise AssertionError("the scenario has no end")
 

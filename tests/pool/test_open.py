@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import ssl
 import sys
 import warnings
@@ -16,6 +15,7 @@ import trio.testing
 import truststore
 
 import wspool
+from tests.garbage import collect
 from tests.helpers import (
     CANARY,
     URL,
@@ -438,7 +438,7 @@ async def test_nothing_is_left(autojump_clock) -> None:
             await trio.sleep(10)
         await turn.__aexit__(None, None, None)
         del turn, lease
-        gc.collect()
+        collect()
 
     assert [] == [str(warning.message) for warning in caught if warning.category is ResourceWarning]
     assert before == trio.lowlevel.current_statistics().tasks_living

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.garbage import collect
 from tests.proxy.asking import KEY, Scene, scene
 from tests.proxy.test_websocket import connected
 from wspool.proxy.collecting import collected_in_quiet, is_due
@@ -27,13 +28,13 @@ OURS = ("wspool.proxy.", "wspool.http.", "wspool.pool.", "wspool.core.")
 async def counted(left: list[str]) -> AsyncGenerator[None]:
     """Tell the objects that only the collector can free, of what the body leaves."""
     await trio.testing.wait_all_tasks_blocked()
-    gc.collect()
+    collect()
     gc.disable()
     try:
         yield
         await trio.testing.wait_all_tasks_blocked()
         gc.set_debug(gc.DEBUG_SAVEALL)
-        gc.collect()
+        collect()
         kinds = [f"{type(found).__module__}.{type(found).__qualname__}" for found in gc.garbage]
         left += [kind for kind in kinds if kind.startswith(OURS)]
     finally:

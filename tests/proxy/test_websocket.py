@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import gc
 import tracemalloc
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ import attrs
 import pytest
 import trio
 
+from tests.garbage import collect
 from tests.helpers import policy
 from tests.proxy.asking import KEY, Answer, Client as HttpClient, Scene, scene
 from tests.proxy.talking import Client
@@ -387,7 +387,7 @@ async def test_many_quiet_clients_weigh_little(autojump_clock) -> None:
             it.proxy.records.ended.clear()
             it.ledger.clear()
             await trio.sleep(1)
-            gc.collect()
+            collect()
             return tracemalloc.get_traced_memory()[0]
 
         tracemalloc.start()

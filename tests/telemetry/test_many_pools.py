@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 
 import pytest
 
 import wspool
+from tests.garbage import collect
 from tests.helpers import FakeConnector, echo, fake_pool, policy
 from tests.telemetry.test_overhead import INSTRUMENTS, missing
 
@@ -31,7 +31,7 @@ async def test_pools_that_are_closed_are_let_go(name: str, autojump_clock) -> No
             closed.append(weakref.ref(pool))
         del pool, conversation
     async with fake_pool(FakeConnector(echo), instrument=instrument):
-        gc.collect()
+        collect()
         assert [None] * 4 == [each() for each in closed]
 
 

@@ -22,6 +22,7 @@ import trio
 import trio.testing
 
 import wspool
+from tests.garbage import collect
 from tests.test_costs import ReadyConnector, ReadyWire, answer
 from wspool.timeline import Timeline
 
@@ -93,7 +94,7 @@ def calls(make: Callable[[], wspool.Instrument] | None, *, batch: int = 10_000) 
             ) as pool,
             pool.lease() as lease,
         ):
-            gc.collect()
+            collect()
             for _ in range(4):
                 count = 0
 
