@@ -52,7 +52,7 @@ from wspool.pool import (
 )
 from wspool.pool.handover import Handover
 from wspool.pool.toolbox import adapt_tools
-from wspool.pool.ways import AsyncBlock, AsyncEvents
+from wspool.pool.ways import AsyncBlock, AsyncEvents, surely
 from wspool.runtime import Call, Residence, Runtime
 
 __all__ = ["Conversation", "Lease", "Pool", "Turn", "open_pool"]
@@ -67,37 +67,48 @@ _INSTEAD: Final = ": without async, take wspool.blocking"
 
 async def _call(runtime: Runtime, function: Callable[..., Awaitable[_T]], *args: Any) -> _T:
     """Call *function* in the runtime and wait for its end, also when cancelled."""
-    bell = LoopBell()
+    running_loop()  # before anything is asked of the runtime
     out: Handover[None] = Handover()
-    call = runtime.start(function, *args, notify=out.end)
-    cancelled = await _wait(bell, out, call)
-    if cancelled is None:
-        return call.result()
-    call.drop()
+    call = runtime.prepare(function, *args, notify=out.end)
     try:
-        raise cancelled
-    finally:
-        del cancelled
+        await _begun(out, call)
+    except BaseException:
+        call.drop()
+        raise
+    return call.result()
 
 
-async def _wait(bell: LoopBell, out: Handover[Any], call: Call[Any]) -> asyncio.CancelledError | None:
-    """Wait until *out* of *call* has begun or ended. Cancelled, cancel that, wait for its end, and say so."""
-    cancelled: asyncio.CancelledError | None = None
-    waits = out.wait_to_begin
+async def _begun(out: Handover[Any], call: Call[Any]) -> None:
+    """Begin *call*, and wait until *out* of it has begun or ended.
+
+    Cancelled or interrupted, cancel it and wait for its end first; a second interrupt does not wait.
+    """
     try:
-        while waits(bell.ring):
-            try:
-                await bell.wait()
-            except asyncio.CancelledError as error:  # noqa: ASYNC103 # raised by the caller
-                cancelled = cancelled or error
-                call.cancel()
-                waits = out.wait_to_end
-            if cancelled is not None:
-                bell = LoopBell()  # the one before may have been rung by its beginning
+        call.begin()
+        await _rung(out.wait_to_begin)
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        await _end(out, call)  # noqa: ASYNC102 # it is cancelled, and shields nothing for long
+        raise
     except BaseException:  # the loop ends, or has ended, and whoever waited with it
         call.cancel()
         raise
-    return cancelled
+
+
+async def _end(out: Handover[Any], call: Call[Any]) -> None:
+    """Cancel *call*, and wait for its end, however often this is cancelled."""
+    while True:
+        try:
+            call.cancel()
+            await _rung(out.wait_to_end)
+        except asyncio.CancelledError:  # noqa: ASYNC103 # the one before is raised by the caller
+            continue  # noqa: ASYNC104 # the same
+        return
+
+
+async def _rung(waits: Callable[[Callable[[], object]], bool]) -> None:
+    """Wait until there is nothing to wait for: who is woken looks, for the bell may have been another's."""
+    while waits((bell := LoopBell()).ring):
+        await bell.wait()
 
 
 def _waits(
@@ -122,7 +133,7 @@ class _Block(Block[_C], AsyncBlock):
         return self.entered(await _call(self.runtime, self.enter))
 
     async def __aexit__(self, *error: object) -> None:
-        self.left()
+        surely(self.left)
 
 
 class _OtherTasks:
@@ -206,13 +217,9 @@ class Turn(TurnFacade, AsyncEvents):
 
     async def __aenter__(self) -> Turn:
         """Send the request. May wait for a lease."""
-        bell = LoopBell()
-        out, call = self._start()
-        if (cancelled := await _wait(bell, out, call)) is not None:
-            try:
-                raise cancelled
-            finally:
-                del cancelled
+        running_loop()
+        out, call = self._prepare()
+        await _begun(out, call)
         self._entered(out, call)
         return self
 
@@ -220,16 +227,14 @@ class Turn(TurnFacade, AsyncEvents):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave. Never waits. A turn whose end was not given to the caller is given up."""
-        self._leave()
+        surely(self._leave)
 
     async def __anext__(self) -> Event:
         """Return the next event. Cancelling loses none. Raises what that of `wspool.Turn` raises."""
         if (event := self._next()) is not None:
             return event
         with self._reader:
-            bell = LoopBell()
-            if self._waits(bell.ring):
-                await bell.wait()
+            await _rung(self._waits)
             event = self._more()
         if event is None:
             raise StopAsyncIteration

@@ -74,6 +74,12 @@ def _waits(
     return cast("Method[_P, _T]", method)
 
 
+def _rung(waits: Callable[[Callable[[], object]], bool]) -> None:
+    """Wait until there is nothing to wait for: who is woken looks, for the bell may have been another's."""
+    while waits((bell := ThreadBell()).ring):
+        bell.wait()
+
+
 class _Block(Block[_C], PlainBlock):
     def __enter__(self) -> _C:
         return self.entered(self.runtime.run(self.enter))
@@ -103,17 +109,16 @@ class Turn(TurnFacade, PlainEvents):
 
     def __enter__(self) -> Turn:
         """Send the request. May wait for a lease."""
-        out, call = self._start()
-        bell = ThreadBell()
-        if out.wait_to_begin(bell.ring):
-            try:
-                bell.wait()
-            except BaseException:
-                call.cancel()
-                bell = ThreadBell()
-                if out.wait_to_end(bell.ring):
-                    bell.wait()  # a second interrupt does not wait
-                raise
+        out, call = self._prepare()
+        try:
+            call.begin()
+            _rung(out.wait_to_begin)
+        except PoolClosedError:
+            raise
+        except BaseException:
+            call.cancel()
+            _rung(out.wait_to_end)  # a second interrupt does not wait
+            raise
         self._entered(out, call)
         return self
 
@@ -128,9 +133,7 @@ class Turn(TurnFacade, PlainEvents):
         if (event := self._next()) is not None:
             return event
         with self._reader:
-            bell = ThreadBell()
-            if self._waits(bell.ring):
-                bell.wait()
+            _rung(self._waits)
             event = self._more()
         if event is None:
             raise StopIteration

@@ -209,11 +209,11 @@ class TurnFacade(Facade[Turn]):
         self._failure: Exception | None = None
         self._left = False
 
-    def _start(self) -> tuple[EventsOut, Call[None]]:
-        """Let it be entered."""
+    def _prepare(self) -> tuple[EventsOut, Call[None]]:
+        """Return the call that enters it."""
         out = EventsOut()
         self._held = self._held or out  # it is entered once
-        return out, self.runtime.start(hand_over, self.native, out, notify=out.end)
+        return out, self.runtime.prepare(hand_over, self.native, out, notify=out.end)
 
     def _entered(self, out: EventsOut, call: Call[None]) -> None:
         """It was entered, or raises why not."""
@@ -243,9 +243,10 @@ class TurnFacade(Facade[Turn]):
         return None
 
     def _waits(self, bell: Callable[[], object]) -> bool:
-        """Have *bell* called once there is more, or the end; return False if that is so already."""
+        """Have *bell* called when it is time to look again; return False if more is there, or the end."""
         if self._left or self._call is None:
             raise PoolClosedError(OVER)
+        self.runtime.check()
         if self._given or not self._out.wait_for_more(bell):
             return False
         if self._out.is_crowded:

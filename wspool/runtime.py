@@ -49,7 +49,7 @@ _INSIDE: Final = (
 
 @attrs.define(eq=False)
 class Call(Generic[_T]):
-    """One call into the trio run. Made by `Runtime.start`.
+    """One call into the trio run. Made by `Runtime.prepare`; `begin` begins it.
 
     Attributes:
         begun: True once it is a task.
@@ -68,6 +68,14 @@ class Call(Generic[_T]):
     cancelled: bool = False
     _value: Any = None
     _error: BaseException | None = None
+
+    def begin(self) -> None:
+        """Let it begin, in a copy of the present context. Never waits.
+
+        Raises:
+            PoolClosedError: the runtime has ended.
+        """
+        self._runtime.begin(self)
 
     def cancel(self) -> None:
         """Let it end soon, or not begin at all. From any thread; never waits."""
@@ -204,7 +212,7 @@ class Runtime:
         notify: Callable[[], None],
         scope: trio.CancelScope | None = None,
     ) -> Call[_T]:
-        """Begin a call; return at once.
+        """Begin a call; return at once. For who cannot be interrupted: others `prepare` it.
 
         Args:
             function: an async function, called in the trio run in a copy of the present context.
@@ -216,9 +224,26 @@ class Runtime:
             ForeignUseError: see `check`.
             PoolClosedError: the runtime has ended.
         """
-        token, call = self._prepared(function, args, notify, scope)
-        self._put(token, call)
+        call = self.prepare(function, *args, notify=notify, scope=scope)
+        call.begin()
         return call
+
+    def prepare(
+        self,
+        function: Callable[..., Awaitable[_T]],
+        *args: Any,
+        notify: Callable[[], None],
+        scope: trio.CancelScope | None = None,
+    ) -> Call[_T]:
+        """Return a call, as `start`, that `Call.begin` begins: in a block that cancels it, if that is left.
+
+        Raises:
+            ForeignUseError: see `check`.
+        """
+        self.check()
+        if self._token is None:
+            self._begin()
+        return Call(self, function, args, notify, scope or trio.CancelScope(), scope is None)
 
     def run(self, function: Callable[..., Awaitable[_T]], *args: Any) -> _T:
         """Call and wait, in a thread that may block. An interrupt cancels the call, and waits for its end.
@@ -232,9 +257,9 @@ class Runtime:
         """
         ended = threading.Lock()
         ended.acquire()
-        token, call = self._prepared(function, args, ended.release)
+        call = self.prepare(function, *args, notify=ended.release)
         try:
-            self._put(token, call)
+            call.begin()
             ended.acquire()
         except PoolClosedError:
             raise
@@ -257,24 +282,14 @@ class Runtime:
 
         return self.run(call)
 
-    def _prepared(
-        self,
-        function: Callable[..., Awaitable[_T]],
-        args: tuple[Any, ...],
-        notify: Callable[[], None],
-        scope: trio.CancelScope | None = None,
-    ) -> tuple[trio.lowlevel.TrioToken, Call[_T]]:
-        self.check()
-        token = self._token or self._begin()
-        return token, Call(self, function, args, notify, scope or trio.CancelScope(), scope is None)
-
-    def _put(self, token: trio.lowlevel.TrioToken, call: Call[Any]) -> None:
+    def begin(self, call: Call[Any]) -> None:
+        """Begin *call*, see there."""
         self._calls.add(call)
         try:
-            token.run_sync_soon(self._spawn, call, contextvars.copy_context())
-        except trio.RunFinishedError:
+            self.soon(self._spawn, call, contextvars.copy_context())
+        except PoolClosedError:
             self._calls.discard(call)
-            raise PoolClosedError(_ENDED) from None
+            raise
 
     def soon(self, function: Callable[..., object], *args: Any) -> None:
         """Let the trio run call *function* soon. From any thread; never waits.
@@ -318,17 +333,16 @@ class Runtime:
         finally:
             EXITING.clear()  # what asks after that is told
 
-    def _begin(self) -> trio.lowlevel.TrioToken:
+    def _begin(self) -> None:
         with self._starting:
             if self._token is not None:
-                return self._token
+                return
             begun: queue.SimpleQueue[trio.lowlevel.TrioToken] = queue.SimpleQueue()
             self._thread = threading.Thread(
                 target=self._main, args=(begun,), name="wspool runtime", daemon=True
             )
             self._thread.start()
-            self._token = token = begun.get()
-            return token
+            self._token = begun.get()
 
     def _main(self, begun: queue.SimpleQueue[trio.lowlevel.TrioToken]) -> None:
         async def live() -> None:

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import itertools
 import signal
-import sys
 import threading
-import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from types import FrameType
-from typing import Any, Final
 
 import pytest
-import trio
 
 import wspool
 from tests.doors.conftest import Crossings, Far
-from wspool import bells, blocking, blocks, facade, runtime
-from wspool.pool import handover, ways
-from wspool.runtime import Runtime
+from wspool import blocking
 
 
 def test_a_conversation(far: Far) -> None:
@@ -131,108 +120,6 @@ def test_an_interrupt_comes_when_the_call_has_ended(far: Far) -> None:
             talk.respond("wait")
         assert pool.statistics().in_flight == 0
         assert talk.respond("again").output_text == "again"
-
-
-# -- an interrupt at any line ---------------------------------------------------------------------
-
-
-def respond(pool: blocking.Pool, talk: blocking.Conversation, url: str) -> None:
-    talk.respond("x")
-
-
-def stream(pool: blocking.Pool, talk: blocking.Conversation, url: str) -> None:
-    with talk.turn("x") as turn:
-        for _ in turn:
-            pass
-
-
-def leave_early(pool: blocking.Pool, talk: blocking.Conversation, url: str) -> None:
-    with talk.turn("x") as turn:
-        next(turn)
-
-
-def branch(pool: blocking.Pool, talk: blocking.Conversation, url: str) -> None:
-    with talk.fork() as other, other.turn("x") as turn:
-        turn.result()
-
-
-def lease(pool: blocking.Pool, talk: blocking.Conversation, url: str) -> None:
-    with pool.lease() as lease, lease.create(model="m", input="x") as turn:
-        turn.result()
-
-
-def lease_nowait(pool: blocking.Pool, talk: blocking.Conversation, url: str) -> None:
-    with suppress(trio.WouldBlock), pool.lease_nowait():
-        pass
-
-
-def acquire(pool: blocking.Pool, talk: blocking.Conversation, url: str) -> None:
-    lease = pool.acquire()
-    try:
-        pass
-    finally:
-        lease.release()
-
-
-def open_another(pool: blocking.Pool, talk: blocking.Conversation, url: str) -> None:
-    with blocking.open_pool(url, policy=wspool.PoolPolicy(max_size=1, min_idle=0)):
-        pass
-
-
-ACTS: Final = (respond, stream, leave_early, branch, lease, lease_nowait, acquire, open_another)
-
-#: What a caller's thread runs, after what is given was looked at.
-DOOR: Final = {module.__file__ for module in (blocking, blocks, facade, runtime, bells, handover, ways)}
-
-#: What comes out of the first, Python shows and forgets. The second has a lock, which no interrupt can keep
-#: Python from letting go of, but a tracer can.
-SAFE: Final = ("__del__", "shared")
-
-#: Of so many lines one is interrupted, and which is the first is drawn from the name of the act. With 1 here
-#: each is.
-STRIDE: Final = 9
-
-
-def interrupted(at: int, act: Callable[[], None]) -> bool:
-    """Interrupt *act* before that line of the library; return whether it has so many."""
-    left = at
-
-    def strike(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal left
-        if frame.f_code.co_filename not in DOOR or frame.f_code.co_name in SAFE:
-            return None
-        left -= event == "line"
-        if left == 0 and event == "line":
-            raise KeyboardInterrupt
-        return strike
-
-    tracer = sys.gettrace()  # coverage's, if that is measured
-    sys.settrace(strike)
-    try:
-        act()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(tracer)
-    return left <= 0
-
-
-@pytest.mark.parametrize("act", ACTS, ids=lambda act: act.__name__)
-def test_an_interrupt_that_is_caught_costs_nothing(far: Far, act: Callable[..., None]) -> None:
-    """No lane, no turn and no pool is left to nobody, and the conversation goes on."""
-    tasks = Runtime.shared().run_sync(_tasks)
-    with blocking.open_pool(far.url, policy=wspool.PoolPolicy(max_size=2, min_idle=0)) as pool:
-        for at in itertools.count(1 + zlib.crc32(act.__name__.encode()) % STRIDE, STRIDE):
-            with pool.conversation(model="m") as talk:
-                if not interrupted(at, functools.partial(act, pool, talk, far.url)):
-                    break
-                assert "after" == talk.respond("after").output_text
-            assert (0, 0) == (pool.statistics().leased, pool.statistics().in_flight), at
-    assert tasks == Runtime.shared().run_sync(_tasks)
-
-
-def _tasks() -> int:
-    return trio.lowlevel.current_statistics().tasks_living
 
 
 def test_waiting_in_the_runtimes_own_thread_is_refused(far: Far) -> None:

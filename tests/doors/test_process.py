@@ -74,6 +74,45 @@ def test_a_forked_child_is_told_and_can_open_its_own(far: Far) -> None:
     assert ended.returncode == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_what_a_forked_child_was_left_half_read_says_so(far: Far) -> None:
+    """It waits for nothing of the parent's, forgets it without a word, and leaves the parent's alone."""
+    pytest.importorskip("httpx2", reason="httpx2 is not installed")
+    ended = program(
+        """
+        import gc, os, sys, wspool, wspool.http
+        from wspool import blocking
+        body, key = {"model": "m", "input": "wait", "stream": True}, {"authorization": "Bearer key"}
+        with (
+            blocking.open_pool(sys.argv[1]) as pool,
+            pool.lease() as lease,
+            lease.create(model="m", input="wait") as turn,
+            wspool.http.client() as client,
+            client.stream("POST", sys.argv[2], json=body, headers=key) as response,
+        ):
+            if (child := os.fork()) == 0:
+                for read in (turn, response.iter_raw()):
+                    try:
+                        list(read)
+                    except wspool.ForeignUseError as error:
+                        print("told:", error, flush=True)
+                response.close()
+                client.close()
+                del turn, response, client, read
+                gc.collect()
+                os._exit(0)
+            os.waitpid(child, 0)
+            print("open:", client.is_closed, turn.delivery)
+        """,
+        far.url,
+        far.url.replace("ws://", "http://"),
+    )
+    assert "" == ended.stderr
+    lines = ended.stdout.splitlines()
+    assert [True, True] == ["forked" in line for line in lines[:2]]
+    assert ["open: False accepted"] == lines[2:]
+
+
 @pytest.mark.parametrize("door", ["aio", "blocking", "thread", "client"])
 def test_the_interpreter_ends_in_the_middle_of_a_turn(far: Far, door: str) -> None:
     """A thread that it does not wait for is told nothing: it could but print that."""

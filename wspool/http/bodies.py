@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from wspool.bells import ThreadBell, bell_here
 from wspool.pool.exchange import Expired, Outlet
+from wspool.pool.ways import surely
 
 __all__ = ["async_body", "blocking_body"]
 
@@ -17,16 +18,25 @@ class Door(Protocol):
     """What a body needs of its transport."""
 
     def soon(self, act: Callable[[], object]) -> None: ...
+    def check(self) -> None: ...
 
 
 class _Body:
     """Reads an `Outlet` to its end, or leaves it: when it is closed, and when it is forgotten."""
+
+    #: Whether there is nothing to leave: nor is there before it is made.
+    _over = True
 
     def __init__(self, module: Any, door: Door, outlet: Outlet) -> None:
         self._module = module
         self._door = door  # which closes its pools when it is forgotten
         self._outlet = outlet
         self._over = False
+
+    def _waits(self, bell: Callable[[], object]) -> bool:
+        """Have *bell* called when it is time to look again; return False if more is there, or the end."""
+        self._door.check()
+        return self._outlet.wait_for_more(bell)
 
     def _take(self) -> bytes:
         """Return what is there, nothing at the end."""
@@ -44,14 +54,15 @@ class _Body:
             raise self._module.ReadTimeout(str(error)) from error
         raise self._module.ReadError(str(error)) from error
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Nothing more will be read. Never waits, nor raises."""
         if not self._over:
-            self._over = True
             self._door.soon(self._outlet.leave)
+            self._over = True  # not before: an interrupt may have come in between
 
     def __del__(self, is_over: Callable[[], bool] = sys.is_finalizing) -> None:
         if not is_over():  # then the process has taken apart what leaving needs
-            self._leave()
+            surely(self.leave)
 
 
 class _Async(_Body):
@@ -61,16 +72,16 @@ class _Async(_Body):
 
     async def __anext__(self) -> bytes:
         if not self._over:
-            if not self._outlet.has_more:
+            while not self._outlet.has_more:
                 bell = bell_here()
-                if self._outlet.wait_for_more(bell.ring):
+                if self._waits(bell.ring):
                     await bell.wait()
             if data := self._take():
                 return data
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        self._leave()
+        surely(self.leave)
 
 
 class _Blocking(_Body):
@@ -79,16 +90,16 @@ class _Blocking(_Body):
 
     def __next__(self) -> bytes:
         if not self._over:
-            if not self._outlet.has_more:
+            while not self._outlet.has_more:
                 bell = ThreadBell()
-                if self._outlet.wait_for_more(bell.ring):
+                if self._waits(bell.ring):
                     bell.wait()
             if data := self._take():
                 return data
         raise StopIteration
 
     def close(self) -> None:
-        self._leave()
+        surely(self.leave)
 
 
 @functools.cache

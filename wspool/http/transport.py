@@ -74,14 +74,16 @@ class _Door:
         self._pools: Pools | None = None
         self._closed = False
 
-    def _begin(self, asked: Asked, limits: Limits) -> Outlet:
-        """Begin an exchange. Never waits.
+    def _begin(self, asked: Asked, outlet: Outlet, limits: Limits) -> None:
+        """Begin the exchange of *outlet*. Never waits.
 
         Raises:
+            RuntimeError: the client is closed.
             ForeignUseError: the process has forked since.
             PoolClosedError: the runtime is closed.
         """
-        outlet = Outlet()
+        if self._closed:
+            raise RuntimeError("the client is closed; make another one")
 
         async def perform() -> None:
             if self._pools is None:
@@ -93,14 +95,17 @@ class _Door:
                 outlet.end(PoolClosedError("the runtime has ended; nothing was sent"))
 
         self._runtime.start(perform, notify=ended, scope=outlet.scope)
-        return outlet
 
     def soon(self, act: Callable[[], object]) -> None:
         """Call *act* where the pools are. Never waits, never raises."""
         try:
             self._runtime.soon(act)
-        except PoolClosedError:
-            pass  # the runtime has ended, and the pools with it
+        except (ForeignUseError, PoolClosedError):
+            pass  # the runtime has ended, and the pools with it; or they are another process's
+
+    def check(self) -> None:
+        """Raise ForeignUseError unless the pools can be used from here."""
+        self._runtime.check()
 
     def _close_pools(self) -> None:
         self._closed = True
@@ -156,26 +161,24 @@ class AsyncPoolTransport(_Door, AsyncBlock):
             else:  # nor does the caller's loop stand still for it
                 asked = await in_thread(read_request, request, content)
         if asked is not None:
-            outlet = self._start(asked, request)
-            bell = bell_here()
-            if outlet.wait_to_begin(bell.ring):
-                try:
+            outlet = Outlet()
+            body = async_body(module, self, outlet)  # from now on somebody leaves what is begun
+            try:
+                bell = bell_here()
+                self._begin(asked, outlet, _limits(request))
+                while outlet.wait_to_begin(bell.ring):
                     await bell.wait()
-                except BaseException:
-                    self.soon(outlet.leave)
-                    raise
+                    bell = bell_here()
+            except BaseException:
+                body.leave()
+                raise
             if not _goes_by_http(outlet):
-                return _response(module, request, outlet, async_body(module, self, outlet))
+                return _response(module, request, outlet, body)
         return await self._plain(module, "AsyncHTTPTransport").handle_async_request(request)
 
     def handle_request(self, request: Any) -> NoReturn:
         """Raise TypeError: a client that blocks takes another one."""
         raise TypeError("AsyncPoolTransport is for an AsyncClient: give a Client a PoolTransport")
-
-    def _start(self, asked: Asked, request: Any) -> Outlet:
-        if self._closed:
-            raise RuntimeError("the client is closed; make another one")
-        return self._begin(asked, _limits(request))
 
     async def aclose(self) -> None:
         """Close the pools, and what sends over plain HTTP. Turns that still run are given up."""
@@ -202,18 +205,17 @@ class PoolTransport(_Door, PlainBlock):
         module = _library(request)
         asked = read_request(request, request.read()) if may_be_ours(request) else None
         if asked is not None:
-            if self._closed:
-                raise RuntimeError("the client is closed; make another one")
-            outlet = self._begin(asked, _limits(request))
-            bell = ThreadBell()
-            if outlet.wait_to_begin(bell.ring):
-                try:
+            outlet = Outlet()
+            body = blocking_body(module, self, outlet)  # from now on somebody leaves what is begun
+            try:
+                self._begin(asked, outlet, _limits(request))
+                while outlet.wait_to_begin((bell := ThreadBell()).ring):
                     bell.wait()
-                except BaseException:
-                    self.soon(outlet.leave)
-                    raise
+            except BaseException:
+                body.leave()
+                raise
             if not _goes_by_http(outlet):
-                return _response(module, request, outlet, blocking_body(module, self, outlet))
+                return _response(module, request, outlet, body)
         return self._plain(module, "HTTPTransport").handle_request(request)
 
     async def handle_async_request(self, request: Any) -> NoReturn:

@@ -7,6 +7,7 @@ costs as much as a hundred events. Rules of this module:
 * What it has not taken is bounded in bytes; then the run waits, and so does the server.
 * Each count and flag is written by one side only, so that no lock is needed. A side that is about to wait
   says so first and then looks once more; the other acts first and then looks who waits.
+* So who is woken looks, and waits again if nothing is there: it may have been for what was taken before.
 * What was written and not taken has been given to nobody.
 """
 
@@ -129,7 +130,7 @@ class Handover(Generic[_T]):
     def wait_to_begin(self, bell: Callable[[], object]) -> bool:
         """Have *bell* called in the pool's thread once it has begun, or ended without.
 
-        Return False if that is so already. Then, too, it may be called, but hardly ever is.
+        Return False if that is so already. It may be called without, for what was taken before: ask anew.
         """
         return self._listen(lambda: self.begun or self.ended, bell)
 
