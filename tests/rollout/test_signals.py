@@ -1,6 +1,7 @@
 """What schedulers and terminals send before they kill. That the third one ends it: `tests/test_cli.py`."""
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -11,7 +12,16 @@ from wspool.rollout.signals import heard_signals
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.fixture(params=SIGNALS, ids=lambda number: number.name)
+def number(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    """One of them, which is not ignored, whoever has started the tests (`nohup`)."""
+    before = signal.getsignal(request.param)
+    if before is signal.SIG_IGN:
+        signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 async def test_a_run_hears_two_of_any(number: signal.Signals, autojump_clock: MockClock) -> None:
     """And afterwards they are whose they were."""
     before, heard = signal.getsignal(number), 0

@@ -335,13 +335,17 @@ async def test_real_sockets() -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(talk)
-        async with connected(server, tcp=True) as client:
-            with trio.move_on_after(5):
+        async with connected(server, tcp=True) as client, trio.open_nursery() as nursery:
+
+            async def send_too_much() -> None:
                 try:
                     await client.send("x" * (3 * 16 * 1024 * 1024))
                 except ConnectionClosed:
                     pass
+
+            nursery.start_soon(send_too_much)
             assert await client.closed() == 1009
+            nursery.cancel_scope.cancel()
         assert server.statistics().connections_total == 21
         assert server.statistics().failures == 0
     assert counts["turns"] == 100
