@@ -33,6 +33,7 @@ from wspool.core.encoding import Encoded, assemble
 from wspool.core.frames import encode, encode_received
 from wspool.core.items import Item, Output, as_items, encode_items, read_items
 from wspool.core.sending.sendable import LOSSY, Sendable, answers_long_id, without_lost_reasoning
+from wspool.core.sending.snapshots import flags_at, is_whole
 from wspool.core.sending.takes import Takes
 from wspool.core.sending.warm_up import Fields, WarmUp
 
@@ -387,13 +388,13 @@ class Chain:
             chain._items = encode_items(given)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the snapshot's items are no items: {error}") from None
-        if parent is not None and not _is_whole(snapshot, given):
+        if parent is not None and not is_whole(snapshot, given):
             # Whoever made it has left items out: the response stands for all of them.
             start, root, parent = len(given), parent, None
         chain._replay_from = start
         chain._size = _size(chain._items[start:])
         chain._root = root
-        chain._stored = _flags(snapshot.get("stored"), len(given))
+        chain._stored = flags_at(snapshot.get("stored"), len(given))
         # No lane is known to hold it, so only one that was stored is of use.
         chain.parent, chain._parent_stored = parent, stored and parent is not None
         return chain
@@ -411,31 +412,6 @@ class Chain:
         chain = cls()
         chain._root = response_id
         return chain
-
-
-def _is_whole(snapshot: Mapping[str, Any], items: Sequence[Item]) -> bool:
-    """Return whether a snapshot with a parent holds all the items that its parent's server knows.
-
-    One that a chain has made says how many there are. One of an earlier version has all that such a one has,
-    and ends with what the response said.
-    """
-    if "length" in snapshot:
-        return bool(snapshot["length"] == len(items))
-    if not items or "replay_from" not in snapshot or "parent_stored" not in snapshot:
-        return False
-    kind = str(items[-1].get("type"))
-    return items[-1].get("role", "assistant") == "assistant" and not kind.endswith("_output")
-
-
-def _flags(changes: object, length: int) -> list[bool]:
-    """Return the flags of *length* items, given where they change; none is set if that is no such list."""
-    flags = [False] * length
-    if isinstance(changes, list):
-        given = cast("list[object]", changes)
-        for index in given:
-            if type(index) is int and 0 <= index < length:
-                flags[index:] = [not flags[index]] * (length - index)
-    return flags
 
 
 def _size(items: Sequence[bytes]) -> int:
