@@ -156,6 +156,26 @@ def test_what_the_server_has_stored_is_remembered_by_item() -> None:
     assert [] == kept(chain)
 
 
+def test_elsewhere_nothing_is_stored_of_a_history() -> None:
+    """No response that was stored is named, and no item by its name. What only one place has stays there."""
+    thought: Item = {"type": "reasoning", "id": "rs", "summary": []}
+    chain = Chain()
+    chain.extend(items(1), Output.of([thought, item(2)]), "resp_1", HERE, asked=True)
+    snapshot = chain.snapshot()
+
+    here = Chain.resume(snapshot)
+    assert ("resp_1", items(9)) == (full(here).previous_response_id, full(here).input)
+    there = Chain.resume(snapshot, elsewhere=True)
+    plan = full(there, store=True)
+    assert (None, True) == (plan.previous_response_id, plan.full)
+    assert not any("id" in each for each in read_items(plan.input))
+    assert (None, False, []) == tuple(there.state()[name] for name in ("parent", "parent_stored", "stored"))
+
+    for held in (Chain.adopt("resp_root").snapshot(), {**WHOLE, "items": [item(1)]}):
+        with pytest.raises(ValueError, match=r"begins with a response \(resp_.+go on there"):
+            Chain.resume(held, elsewhere=True)
+
+
 def test_an_edit_makes_the_next_send_full() -> None:
     """A root before all items stays; one that stood for items that are now given goes."""
     chain = chain_of(3)

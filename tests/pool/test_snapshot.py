@@ -13,11 +13,13 @@ import trio.testing
 from hypothesis import given, strategies as st
 
 import wspool
-from tests.helpers import FakeConnector, echo, fake_pool, policy
+from tests.helpers import URL, FakeConnector, echo, fake_pool, policy
 from wspool.pool.tools import open_calls
+from wspool.wire.url import parse_url
 
 SOUND: dict[str, Any] = {
     "version": 1,
+    "endpoint": parse_url(URL, connect_timeout=1, close_timeout=1, max_message_size=1).digest,
     "defaults": {
         "model": "m",
         "store": False,
@@ -146,3 +148,31 @@ async def test_a_checkpoint_is_a_snapshot_in_two_parts(autojump_clock) -> None:
 
         assert 4 == len(more)
         assert all(one is other for one, other in zip(items, more, strict=False))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ws://localhost/v1/responses?key=other",
+        "ws://localhost/v2/responses",
+        "ws://localhost:81/v1/responses",
+    ],
+)
+async def test_elsewhere_all_of_it_is_sent(url: str, autojump_clock) -> None:
+    """What was stored is there. One of an earlier version does not say where; a query is no other place."""
+    async with (
+        fake_pool(FakeConnector(echo)) as pool,
+        pool.conversation(model="m", store=True) as conversation,
+    ):
+        await conversation.respond("one")
+        snapshot = conversation.snapshot()
+    assert "localhost" not in json.dumps(snapshot)
+
+    connector = FakeConnector(echo)
+    async with wspool.open_pool(url, wire=connector, api_key="none", policy=policy()) as pool:
+        for taken in (snapshot, {name: value for name, value in snapshot.items() if name != "endpoint"}):
+            async with pool.conversation(resume=taken) as conversation:
+                await conversation.respond("two")
+    known, older = [request for wire in connector.wires for request in wire.requests]
+    assert ("previous_response_id" in known) is ("key" in url)
+    assert "previous_response_id" in older

@@ -54,6 +54,7 @@ class ContinuityOwner(Protocol):
     takes: Takes
     policy: PoolPolicy
     provider: Provider
+    endpoint: str
 
     def check_use(self) -> None: ...
     def next_conversation(self) -> int: ...

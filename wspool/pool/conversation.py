@@ -289,8 +289,8 @@ class Conversation:
     def snapshot(self) -> dict[str, Any]:
         """Return the conversation as JSON values, to go on from with `pool.conversation(resume=...)`.
 
-        It holds the history and the body fields, no credential. Between turns only: a turn that has
-        not ended is not in it.
+        It holds the history and the body fields, no credential. At another endpoint all of it is sent: that
+        does not hold what this one has stored. Between turns only: a turn that has not ended is not in it.
         """
         state, items = self.checkpoint()
         return {**state, "items": [read(item) for item in items]}
@@ -301,10 +301,11 @@ class Conversation:
         The first is all but the items, the second the items as JSON. What stays in the history is the same
         object each time, so that to find what is new takes no time.
         """
-        self._continuity.owner.check_use()
-        chain = self._continuity.chain
+        owner, chain = self._continuity.owner, self._continuity.chain
+        owner.check_use()
         defaults = {name: read(value) for name, value in self._defaults.items()}
-        return {"version": SNAPSHOT_VERSION, "defaults": defaults, **chain.state()}, [*chain.encoded]
+        state = {"version": SNAPSHOT_VERSION, "endpoint": owner.endpoint, "defaults": defaults}
+        return {**state, **chain.state()}, [*chain.encoded]
 
     @enable_ki_protection
     def close(self) -> None:
@@ -342,7 +343,7 @@ class ConversationBlock(AsyncBlock):
         self._budget = budget
         # Written down now: what happens to them until the block is entered changes nothing.
         if resume is not None and not isinstance(resume, Chain):
-            resume, defaults = _resumed(resume, defaults)
+            resume, defaults = _resumed(resume, defaults, owner.endpoint)
         self._begin = checked_fields(defaults), resume
         self._conversation: Conversation | None = None
 
@@ -365,11 +366,13 @@ class ConversationBlock(AsyncBlock):
         self._conversation.close()
 
 
-def _resumed(snapshot: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[Chain, dict[str, Any]]:
-    """Return the chain and the body fields of a snapshot, the fields overridden by *overrides*.
+def _resumed(
+    snapshot: Mapping[str, Any], overrides: Mapping[str, Any], endpoint: str
+) -> tuple[Chain, dict[str, Any]]:
+    """Return the chain at *endpoint* and the body fields of a snapshot, overridden by *overrides*.
 
     Raises:
-        ValueError: it is no snapshot; the text says what is wrong.
+        ValueError: it is no snapshot, or does not go on there; the text says what is wrong.
     """
     if not isinstance(cast("object", snapshot), Mapping):
         raise ValueError(f"resume= takes a snapshot of a conversation, not {type(snapshot).__name__}")
@@ -384,7 +387,9 @@ def _resumed(snapshot: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple
         fields = checked_fields(cast("Mapping[str, Any]", defaults))
     except (TypeError, ValueError) as error:
         raise ValueError(f"the snapshot's defaults cannot be sent: {error}") from None
-    return Chain.resume(snapshot), {**fields, **overrides}
+    # One of an earlier version does not say where it was taken.
+    elsewhere = snapshot.get("endpoint", endpoint) != endpoint
+    return Chain.resume(snapshot, elsewhere=elsewhere), {**fields, **overrides}
 
 
 def checked_fields(body: Mapping[str, Any]) -> dict[str, Encoded]:

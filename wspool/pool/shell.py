@@ -78,7 +78,7 @@ class Shell:
     Attributes:
         core: what decides.
         policy: the limits, as they were given.
-        provider: what the endpoint can do.
+        provider: what the endpoint can do. endpoint: its digest.
         budget: the resends that are left to all turns.
         takes: what the endpoint takes, as far as turns have found out.
         errands: what tasks wait for or do for it without a lane.
@@ -92,7 +92,7 @@ class Shell:
     # CPython looks an attribute up more slowly in an object that has thirty of them.
     def __init__(self, setup: Setup) -> None:
         self.policy = setup.policy
-        self.provider = setup.provider
+        self.provider, self.endpoint = setup.provider, setup.endpoint.digest
         self._setup = setup
         self.core = PoolCore(setup.policy, setup.provider, warm_up=setup.warm_up is not None)
         if setup.trace is not None:

@@ -15,6 +15,7 @@ Rules of this seam:
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from collections.abc import Sequence
 from typing import Final, Literal, Protocol, runtime_checkable
@@ -153,6 +154,12 @@ class Endpoint:
     close_timeout: float
     max_message_size: int
     subprotocols: tuple[str, ...] = attrs.field(default=(), repr=False)
+
+    @property
+    def digest(self) -> str:
+        """What tells it from others, in 16 hex digits: of host, port and path, not of a query."""
+        place = f"{self.host}:{self.port}{self.resource.partition('?')[0]}"
+        return hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
 class Wire(Protocol):

@@ -364,11 +364,16 @@ class Chain:
         return {"items": self.items, **self.state()}
 
     @classmethod
-    def resume(cls, snapshot: Mapping[str, Any]) -> Chain:
+    def resume(cls, snapshot: Mapping[str, Any], *, elsewhere: bool = False) -> Chain:
         """Return the chain that *snapshot* was taken of.
 
+        Args:
+            snapshot: what a `snapshot` was.
+            elsewhere: True if it goes on at another endpoint, which holds nothing of what the first one
+                stored, and may have something else under its names.
+
         Raises:
-            ValueError: it is no snapshot of a chain; the text says what is wrong.
+            ValueError: it is no snapshot of a chain, or one that does not go on there; the text says why.
         """
         items, start = snapshot.get("items"), snapshot.get("replay_from", 0)
         parent, stored = snapshot.get("parent"), snapshot.get("parent_stored", False)
@@ -391,10 +396,17 @@ class Chain:
         if parent is not None and not is_whole(snapshot, given):
             # Whoever made it has left items out: the response stands for all of them.
             start, root, parent = len(given), parent, None
+        if elsewhere and root is not None:
+            raise ValueError(
+                f"the snapshot's history begins with a response ({root:.60}) that only the endpoint knows at "
+                "which it was taken: go on there"
+            )
         chain._replay_from = start
         chain._size = _size(chain._items[start:])
         chain._root = root
-        chain._stored = flags_at(snapshot.get("stored"), len(given))
+        chain._stored = flags_at(None if elsewhere else snapshot.get("stored"), len(given))
+        if elsewhere:
+            parent = None
         # No lane is known to hold it, so only one that was stored is of use.
         chain.parent, chain._parent_stored = parent, stored and parent is not None
         return chain
