@@ -321,7 +321,7 @@ MUTANTS = [
     Mutant(
         "after its last turn an expired connection stays",
         LEASES,
-        "        self._lives.check_expiry(connection, now, commands)\n",
+        "        self._lives.check_end(connection, now, commands)\n",
         "",
     ),
     Mutant(

@@ -152,7 +152,7 @@ class Leases:
                 self.park(lane.lease, now, commands)
             else:
                 self._put_back(connection, lane, lane.lease, now, commands)
-        self._lives.check_expiry(connection, now, commands)
+        self._lives.check_end(connection, now, commands)
         return True
 
     def _put_back(

@@ -138,7 +138,7 @@ class Lives:
                 case _Alarm.GRANT_END:
                     self.end_grants(connection, commands)
                 case _Alarm.EXPIRE:
-                    self.check_expiry(connection, now, commands)
+                    self.check_end(connection, now, commands)
                 case _Alarm.IDLE:
                     self._check_idle(connection, now, commands)
                 case _Alarm.PING:
@@ -193,7 +193,7 @@ class Lives:
         connection.grant_end = min(connection.grant_end, now)
         self.end_grants(connection, commands)
 
-    def check_expiry(self, connection: Connection, now: float, commands: list[Command]) -> None:
+    def check_end(self, connection: Connection, now: float, commands: list[Command]) -> None:
         """Hang up past the server's limit, or if it is distrusted, once nothing is lost by it."""
         # Past the server's limit only a turn in flight keeps a connection: the server may let
         # it end, and cutting it here would lose it for certain. What is distrusted has no other use, either.
@@ -224,7 +224,7 @@ class Lives:
                 self.retire(connection, commands)
             for lane in late:
                 self._drop(connection, lane)
-            self.check_expiry(connection, now, commands)
+            self.check_end(connection, now, commands)
         if connection.usable:
             self._arm_tails(connection)
 
