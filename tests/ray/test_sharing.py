@@ -5,7 +5,8 @@ import math
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,24 @@ from trio.testing import MockClock
 
 import wspool
 from wspool.core.sending.allowance import Stated
-from wspool.core.statistics import PoolStatistics
 from wspool.core.usage import Usage
-from wspool.ray.sharing import Orders, Report, Sharing, Tokens
-from wspool.ray.team import ActorLostError, lead
-from wspool.ray.working import Job, Part, open_part
-from wspool.rollout.holding import Held
+from wspool.ray.exchange import Heard, Orders, Report
+from wspool.ray.part import Tokens, open_part
+from wspool.ray.team import NOTHING, Actor, ActorLostError, Team, open_team
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Agent, Method
 from wspool.rollout.results import open_results
+from wspool.rollout.runner import run_batch
 from wspool.rollout.shapes import Columns, task_of
 from wspool.rollout.summary import Meter, Summary
-from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import Task
+from wspool.runtime import Residence
 from wspool.server import ModelRequest, ModelTurn, TurnError, message
 from wspool.server.echo import EchoModel
 from wspool.server.server import Server, open_server
 from wspool.wire.trio_websocket import TrioWebSocketConnector
+
+Part = Callable[[], AbstractAsyncContextManager[Callable[[Orders], Awaitable[Report | None]]]]
 
 
 def tasks(count: int) -> list[Task]:
@@ -41,85 +43,102 @@ def tasks(count: int) -> list[Task]:
     return [attrs.evolve(task_of(row, Columns()), id=str(n)) for n, row in enumerate(rows)]
 
 
-class Clock:
-    now = 0.0
+class Sharing:
+    """A team of two actors that are asked by hand."""
 
-    def __call__(self) -> float:
-        return self.now
+    def __init__(self) -> None:
+        self.team = Team(2, 8, Meter())
+        self.actors = [Actor(), Actor()]
+        self.team.actors.update(enumerate(self.actors))
+
+    def exchange(self, actor: int, *turns: Heard, in_line: int = 0, used: Usage | None = None) -> Orders:
+        self.team.hear(
+            self.actors[actor],
+            Report(
+                ended={},
+                counted={},
+                turns=turns,
+                used=used or Usage(),
+                pool=NOTHING,
+                in_line=in_line,
+            ),
+        )
+        return self.team.orders(self.actors[actor])
 
 
-def test_an_actor_that_dies_gives_its_tokens_back() -> None:
-    """A word of it counts no more."""
-    sharing = Sharing(Clock())
-    tokens = sharing.exchange(1, Report(in_line=16)).tokens
-    assert (16, 0) == (len(tokens), len(sharing.exchange(2, Report(in_line=16)).tokens))
+async def test_an_actor_that_dies_gives_its_tokens_back() -> None:
+    """Also where nobody is to take its place."""
+    sharing = Sharing()
+    tokens = sharing.exchange(0, in_line=16).tokens
+    assert (16, 0) == (len(tokens), len(sharing.exchange(1, in_line=16).tokens))
 
-    sharing.lost(1)
+    sharing.team.lost(0)
 
-    ended: Any = [("ended", token, {}) for token in tokens]
-    assert Orders() == sharing.exchange(1, Report(turns=ended, in_line=16))
-    assert 16 == len(sharing.exchange(2, Report(in_line=16)).tokens)
+    assert 16 == len(sharing.exchange(1, in_line=16).tokens)
 
 
-def test_one_pace_for_all() -> None:
+async def test_one_pace_for_all(autojump_clock: MockClock) -> None:
     """No more turns begin than one pool would begin, and a refusal of one holds all."""
-    clock = Clock()
-    sharing = Sharing(clock)
-    first = sharing.exchange(1, Report(in_line=100)).tokens
+    sharing = Sharing()
+    first = sharing.exchange(0, in_line=100).tokens
     assert 16 == len(first)
-    assert 0 == len(sharing.exchange(2, Report(in_line=100)).tokens)
+    assert 0 == len(sharing.exchange(1, in_line=100).tokens)
 
     # Who has more than its part of the room gives to who waits.
-    ended: Any = [("answered", token, {}) for token in first[:12]]
+    ended: list[Heard] = [("answered", token, {}) for token in first[:12]]
     ended += [("ended", token, {}) for token in first[:12]]
-    assert [] == sharing.exchange(1, Report(in_line=100, turns=ended)).tokens[12:]
-    assert len(sharing.exchange(2, Report(in_line=100)).tokens) >= 4
+    assert [] == sharing.exchange(0, *ended, in_line=100).tokens[12:]
+    assert len(sharing.exchange(1, in_line=100).tokens) >= 4
 
-    refused: Any = [("refused", first[12], {"rate": True, "wait": 30.0, "jitter": 0.0})]
-    assert 30.0 == sharing.exchange(1, Report(turns=refused)).held
-    clock.now = 29.0
-    orders = sharing.exchange(2, Report(in_line=100))
+    more = {"rate": True, "wait": 30.0, "jitter": 0.0}
+    assert 30.0 == sharing.exchange(0, ("refused", first[12], more)).held
+    await trio.sleep(29)
+    orders = sharing.exchange(1, in_line=100)
     assert (1.0, 0) == (orders.held, len(orders.tokens))
-    assert "a rate limit" == sharing.look().held_for
+    assert "a rate limit" == sharing.team.statistics().held_for
 
 
-def test_what_an_endpoint_states_is_heard_by_all() -> None:
+async def test_what_an_endpoint_states_is_heard_by_all() -> None:
     """Nothing is left for a minute: no pool begins anything."""
-    sharing = Sharing(Clock())
-    changes: list[None] = []
+    sharing = Sharing()
     tokens = Tokens()
-    tokens.changed = lambda: changes.append(None)
-    tokens.told([Stated("requests", 100.0, 0.0, 60.0)], 0.0, answering=True)
-    tokens.used(10.0)
+    for tell in (
+        lambda: tokens.told([Stated("requests", 100.0, 0.0, 60.0)], 0.0, answering=True),
+        lambda: tokens.used(10.0),
+        tokens.away,
+    ):
+        tokens.changed = trio.Event()
+        tell()
+        assert tokens.changed.is_set()
 
-    assert [] == sharing.exchange(1, Report(turns=tokens.heard, in_line=5)).tokens
-    assert [] == sharing.exchange(2, Report(in_line=5)).tokens
-    assert 60.0 == sharing.exchange(2, Report(in_line=5)).held
-    assert 2 == len(changes)
+    assert [] == sharing.exchange(0, *tokens.tell(), in_line=5).tokens
+    assert [] == sharing.exchange(1, in_line=5).tokens
+    assert 60.0 == pytest.approx(sharing.exchange(1, in_line=5).held, abs=1)
 
 
-def test_tokens_are_reported_once() -> None:
+async def test_tokens_are_reported_once() -> None:
     """However often a turn is said to have ended; and what nobody needs is given back."""
     tokens = Tokens()
     assert math.inf == tokens.wait(0.0)
-    tokens.spare.extend([1, 2, 3])
+    tokens.take(Orders(tokens=[1, 2, 3]))
+    assert 0 == tokens.wait(0.0)
     ticket = tokens.begin(0.0)
     assert [ticket] == tokens.unanswered
     for _ in range(2):
         tokens.answered(ticket)
         tokens.ended(ticket)
         tokens.refused(ticket, 0.0, rate=True, wait=0.0, jitter=0.0)
-    tokens.give_back(5)
 
-    assert [("answered", 1), ("ended", 1), ("ended", 2), ("ended", 3)] == [each[:2] for each in tokens.heard]
+    assert [("answered", 1), ("ended", 1), ("ended", 2), ("ended", 3)] == [each[:2] for each in tokens.tell()]
+    assert [] == tokens.tell()
 
 
-def test_what_all_have_spent_is_told_to_each() -> None:
+async def test_what_all_have_spent_is_told_to_each() -> None:
     """So that a budget is that of the run."""
-    sharing = Sharing(Clock())
-    sharing.exchange(1, Report(used=Usage(10, 0, 5, 0)))
+    sharing = Sharing()
+    sharing.exchange(0, used=Usage(10, 0, 5, 0))
 
-    assert Usage(30, 1, 9, 2) == sharing.exchange(2, Report(used=Usage(20, 1, 4, 2))).spent
+    assert Usage(30, 1, 9, 2) == sharing.exchange(1, used=Usage(20, 1, 4, 2)).spent
 
 
 def test_meters_are_put_together() -> None:
@@ -136,89 +155,38 @@ def test_meters_are_put_together() -> None:
 # -- a whole run, with actors that are tasks of one trio run ------------------------------------------------
 
 
-@attrs.define
-class Process:
-    """An actor as it would be in a process of its own."""
-
-    part: Part | None = None
-    ended: int = 0
-    opened: trio.Event = attrs.field(factory=trio.Event)
-    died: trio.Event = attrs.field(factory=trio.Event)
-
-
 class Here:
     """Actors without Ray, as tasks of this trio run. Some die as soon as they have ended so many tasks."""
 
-    def __init__(self, jobs: Sequence[Job], deaths: Mapping[int, int]) -> None:
-        self.sharing = Sharing(trio.current_time)
-        self.processes: dict[int, Process] = {}
+    def __init__(self, parts: Sequence[Part], deaths: Mapping[int, int]) -> None:
         self.alive: set[int] = set()
-        self._jobs, self._deaths = jobs, deaths
-        self._stillborn = {number for number, count in deaths.items() if not count}
-        self._send, self._receive = trio.open_memory_channel[tuple[int, int]](math.inf)
+        self.begun = 0
+        self._parts, self._deaths = parts, deaths
 
-    async def serve(self) -> None:
-        async with trio.open_nursery() as nursery:
-            async for number, part in self._receive:
-                nursery.start_soon(self._serve, number, part)
-
-    async def _serve(self, number: int, part: int) -> None:
-        process = self.processes[number]
-        async with open_part(self._jobs[part], partial(self.exchange, number)) as process.part:
-            process.opened.set()
-            await process.died.wait()
-
-    async def exchange(self, number: int, report: Report) -> Orders:
-        await trio.lowlevel.checkpoint()
-        return self.sharing.exchange(number, report)
-
-    def begin(self, number: int, part: int) -> None:
-        self.processes[number] = Process()
+    @asynccontextmanager
+    async def begin(self, part: int) -> AsyncGenerator[Callable[[Orders], Awaitable[Report]], None]:
+        number, self.begun = self.begun, self.begun + 1
+        left = self._deaths.get(number, math.inf)
         self.alive.add(number)
-        self._send.send_nowait((number, part))
+        block = Residence(self._parts[part])
+        exchange = await block.enter()
 
-    async def opened(self, number: int) -> None:
-        process = self.processes[number]
-        if number in self._stillborn:
-            await trio.sleep(0.01)
-            process.died.set()
-            raise ActorLostError("it was killed")
-        await process.opened.wait()
+        async def exchanged(orders: Orders) -> Report:
+            nonlocal left
+            report = await exchange(orders)
+            assert report is not None
+            left -= len(report.ended)
+            if left <= 0:  # with what it wanted to say
+                raise ActorLostError("it was killed")
+            return report
 
-    async def hold(self, number: int, task: Task) -> tuple[Held, Mapping[str, Any]]:
-        assert number in self.alive
-        process = self.processes[number]
-        assert process.opened.is_set()
-        done: list[tuple[Held, Mapping[str, Any]]] = []
-
-        async def work() -> None:
-            assert process.part is not None
-            done.append(await process.part.hold(task))
-            process.ended += 1
-            if process.ended == self._deaths.get(number):
-                process.died.set()
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(work)
-            await process.died.wait()
-            nursery.cancel_scope.cancel()
-        if process.died.is_set():  # with what it wanted to say
-            raise ActorLostError("it was killed")
-        return done[0]
-
-    def drain(self, number: int) -> None:
-        assert number in self.alive
-        if (part := self.processes[number].part) is not None:
-            part.drain()
-
-    def lost(self, number: int) -> None:
-        self.alive.remove(number)
-        self.sharing.lost(number)
-
-    async def look(self) -> PoolStatistics:
-        await trio.lowlevel.checkpoint()
-        return self.sharing.look()
+        try:
+            yield exchanged
+        finally:
+            with trio.CancelScope(shield=True):
+                assert await exchange(Orders(end=True)) is None
+                await block.leave()
+            self.alive.remove(number)
 
 
 class Echo:
@@ -238,24 +206,13 @@ class Echo:
         return ModelTurn(output=[message(said)], delay=self.delay)
 
 
-def jobs(server: Server, count: int, limits: Limits, agent: Agent | None = None) -> list[Job]:
+def parts(server: Server, count: int, limits: Limits, agent: Agent | None = None) -> list[Part]:
     policy = wspool.PoolPolicy(max_size=4, min_idle=0, refusal_patience=math.inf)
     method = Method(agent=agent, defaults={"model": "m"}, retries=2)
     endpoint: dict[str, Any] = {"url": server.url}
     if agent is not None:  # in virtual time
         endpoint["wire"] = TrioWebSocketConnector(server.open_stream)
-    return [
-        Job(
-            endpoint=endpoint,
-            policy=policy,
-            method=method,
-            limits=limits,
-        )
-        for _ in range(count)
-    ]
-
-
-Look = Callable[[Here], Awaitable[None]]
+    return [partial(open_part, endpoint, policy, method, limits) for _ in range(count)]
 
 
 async def run(
@@ -266,35 +223,32 @@ async def run(
     *,
     limits: Limits | None = None,
     deaths: Mapping[int, int] | None = None,
-    during: Look | None = None,
-    kind: type[Here] = Here,
+    during: Callable[[Here], Awaitable[None]] | None = None,
     agent: Agent | None = None,
+    here: Here | None = None,
 ) -> Summary:
     """As `wspool.ray.run_sharded`, but for the actors."""
-    limits = limits or Limits()
+    limits, meter = limits or Limits(), Meter()
     batch = tasks(count)
-    team = kind(jobs(server, actors, limits, agent), deaths or {})
+    here = here or Here(parts(server, actors, limits, agent), deaths or {})
     with open_results(out) as results:
         owed = [task for task in batch if task.key not in results.earlier]
-        call = partial(
-            lead,
-            team,
-            owed,
-            sink=results.append,
-            actors=actors,
-            concurrency=8 * actors,
-            max_size=4 * actors,
-            limits=limits,
-            tally=Tally(),
-            total=count,
-            quiet=True,
-        )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(team.serve)
             if during is not None:
-                nursery.start_soon(during, team)
-            summary = await call()
+                nursery.start_soon(during, here)
+            async with open_team(here.begin, actors=actors, max_size=4 * actors, meter=meter) as team:
+                summary = await run_batch(
+                    team,
+                    owed,
+                    meter=meter,
+                    sink=results.append,
+                    concurrency=8 * actors,
+                    limits=limits,
+                    total=count,
+                    quiet=True,
+                )
             nursery.cancel_scope.cancel()
+    assert not here.alive
     return summary
 
 
@@ -336,7 +290,7 @@ async def test_an_actor_that_dies_costs_nothing_but_its_running_tasks(tmp_path: 
     assert list(range(60)) == ids(tmp_path)
     assert (60, 0) == (summary.right, summary.owed)
     assert 1 <= len(model.asked) - 60 <= 8  # what it may have had
-    assert [0, 1, 2, 3, 4] == [*teams[0].processes]
+    assert 5 == teams[0].begun
 
 
 @pytest.mark.network
@@ -388,36 +342,6 @@ async def test_a_refusal_holds_all(tmp_path: Path) -> None:
 
     assert (100, 0, 0) == (summary.right, summary.failed, summary.owed)
     assert 106 == len(model.asked)
-
-
-class Lost(Here):
-    """What they share is gone after a moment; the driver hears it later."""
-
-    lost_at: float | None = None
-
-    async def exchange(self, number: int, report: Report) -> Orders:
-        orders = await super().exchange(number, report)
-        if any(process.ended for process in self.processes.values()):
-            self.lost_at = self.lost_at or trio.current_time()
-            raise ConnectionError("what the actors share is lost")
-        return orders
-
-    async def look(self) -> PoolStatistics:
-        if self.lost_at is not None and trio.current_time() > self.lost_at + 0.3:
-            raise ConnectionError("what the actors share is lost")
-        return await super().look()
-
-
-@pytest.mark.network
-async def test_what_they_share_is_lost(tmp_path: Path) -> None:
-    """The run ends in order, and says so; what has a result has it."""
-    async with open_server(Echo()) as server:
-        summary = await run(server, tmp_path, 5000, 2, kind=Lost)
-
-    assert "what the actors share is lost" == summary.problem
-    assert 0 < summary.right == len(ids(tmp_path)) < 5000
-    assert 0 == summary.failed
-    assert 5000 == summary.right + summary.owed
 
 
 @pytest.mark.network
@@ -495,3 +419,57 @@ async def test_what_the_endpoint_keeps_waiting_is_owed(tmp_path: Path, autojump_
     assert 100 <= summary.seconds < 107
     assert summary.problem is not None
     assert re.search(r"^100 s .*; \d+ of those that ran waited for overloaded: no and were", summary.problem)
+
+
+class Never(Here):
+    """No actor gets as far as to take orders: *error* comes, or nothing at all."""
+
+    error: Exception | None = None
+
+    @asynccontextmanager
+    async def begin(self, part: int) -> AsyncGenerator[Callable[[Orders], Awaitable[Report]], None]:
+        async def exchange(orders: Orders) -> Report:
+            await trio.sleep(1)
+            if self.error is None:
+                return await trio.sleep_forever()
+            raise self.error
+
+        yield exchange
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (RuntimeError("no module"), "an actor cannot work: no module"),
+        (ActorLostError("no node"), "[78] actors have died, the last because: no node"),
+        (None, "30 s have passed"),
+    ],
+)
+async def test_no_actor_can_work(
+    tmp_path: Path, autojump_clock: MockClock, error: Exception | None, problem: str
+) -> None:
+    """The run ends and says why, also while it waits for the first actor."""
+    async with open_server(Echo(), port=None) as server:
+        here = Never([], {})
+        here.error = error
+        with trio.fail_after(60):
+            summary = await run(server, tmp_path, 60, 2, limits=Limits(max_seconds=30), here=here)
+
+    assert 60 == summary.owed
+    assert re.fullmatch(problem, summary.problem or "")
+    assert summary.seconds < 31
+
+
+async def test_an_actor_that_crashes_says_so(autojump_clock: MockClock) -> None:
+    """Its block has the reason, and nobody waits for its tasks."""
+
+    async def agent(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
+        raise KeyboardInterrupt
+
+    async with open_server(Echo(), port=None) as server:
+        (part,) = parts(server, 1, Limits(), agent)
+        block = Residence(part)
+        exchange = await block.enter()
+        assert await exchange(Orders(tasks=tasks(1), pause=1)) is None
+        with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True, allow_unwrapped=True):
+            await block.leave()

@@ -10,11 +10,11 @@ import pytest
 import trio
 
 import wspool
+from tests.rollout.batches import run_batch
 from wspool.rollout.bundled import bundled_tasks
 from wspool.rollout.checkpoints import EFFECTS, TURNS, Checkpoints, open_checkpoints
 from wspool.rollout.method import Agent, Method
 from wspool.rollout.results import ResultsError
-from wspool.rollout.runner import run_batch
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tasks import Task
 from wspool.rollout.tools import Tools

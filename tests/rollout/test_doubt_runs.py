@@ -9,9 +9,9 @@ from trio.testing import MockClock
 
 import wspool
 from tests.helpers import FakeConnector, FakeWire, completed, created, error_frame, fake_pool, policy
+from tests.rollout.batches import run_batch
 from wspool.rollout.doubt import LAST
 from wspool.rollout.method import Method
-from wspool.rollout.runner import run_batch
 from wspool.rollout.shapes import Columns, task_of
 from wspool.rollout.summary import Meter, Summary
 

@@ -13,10 +13,10 @@ from trio.testing import MockClock
 
 import wspool
 from tests.helpers import FakeConnector, FakeWire, completed, created, error_frame, fake_pool, policy, refused
+from tests.rollout.batches import run_batch
 from wspool.rollout.checkpoints import Checkpoints, open_checkpoints
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Agent, Method
-from wspool.rollout.runner import run_batch
 from wspool.rollout.shapes import Columns, task_of
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tasks import Task

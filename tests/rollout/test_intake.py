@@ -10,8 +10,8 @@ import trio
 from trio.testing import MockClock
 
 import wspool
+from tests.rollout.batches import run_batch
 from wspool.rollout.method import Agent, Method
-from wspool.rollout.runner import run_batch
 from wspool.rollout.shapes import Columns, task_of
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tasks import Task

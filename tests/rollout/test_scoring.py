@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from tests.rollout.command import Saying, command, place, rollout, write
-from wspool.ray.sharing import NOTHING
+from wspool.ray.team import NOTHING
 from wspool.rollout.limits import Limits
 from wspool.rollout.scoring import SCORES, Score, Scorer, compared, exact, number
 from wspool.rollout.standing import Standing

@@ -4,7 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +24,9 @@ from wspool.core.plain import plain
 from wspool.errors import DialFailedError
 from wspool.pool.setup import carried
 from wspool.rollout.checkpoints import Checkpoints, open_checkpoints
+from wspool.rollout.holding import Holder
 from wspool.rollout.results import ResultFile, ResultsError, open_results
-from wspool.rollout.runner import run_batch
+from wspool.rollout.runner import Place, run_batch
 from wspool.rollout.samples import Samples
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tally import Tally
@@ -51,19 +52,21 @@ def rollout(given: Given) -> None:
             plan = make_plan(given)
     except OSError as problem:  # of a working directory that is gone, or of a disk that is
         usage_error(f"nothing was run: {problem}")
-    nodes = reach(given, plan) if given.cluster.ray or given.cluster.actors or given.cluster.address else None
+    actors = (
+        reach(given, plan) if given.cluster.ray or given.cluster.actors or given.cluster.address else None
+    )
     timeline = given.telling.timeline
     if timeline is not None and (timeline.is_dir() or not timeline.absolute().parent.is_dir()):
         usage_error(f"--timeline {plain(str(timeline))} is no place for a file")
     try:
         with open_results(plan.out) as results:
-            code = _run(plan, results, nodes)
+            code = _run(plan, results, actors)
     except ResultsError as problem:
         usage_error(str(problem))
     raise typer.Exit(code)
 
 
-def _run(plan: Plan, results: ResultFile, nodes: int | None) -> int:
+def _run(plan: Plan, results: ResultFile, actors: int | None) -> int:
     batch, given = plan.batch, plan.given
     prepare(plan, results)
     owed, tally = results.left(batch)
@@ -73,10 +76,8 @@ def _run(plan: Plan, results: ResultFile, nodes: int | None) -> int:
         resumed = given.state.checkpoint_turns
         kept = open_checkpoints(plan.out, owed, answered) if resumed else nullcontext()
         with kept as checkpoints, aside_stdout():
-            if nodes is None:
-                summary = trio.run(_rollout, plan, owed, results, checkpoints, tally)
-            else:
-                summary = trio.run(_on_cluster, plan, owed, results, nodes, tally)
+            summary = trio.run(_rollout, plan, owed, results, checkpoints, tally, actors)
+            if actors is not None:
                 leave()  # while what it prints goes aside
     except* KeyboardInterrupt:
         pass
@@ -148,35 +149,36 @@ async def _rollout(
     results: ResultFile,
     checkpoints: Checkpoints | None,
     tally: Tally,
+    actors: int | None,
 ) -> Summary:
     meter = Meter()
     policy, total = plan.policy, len(plan.batch)
-    # The other ends of the connections to an embedded provider are in this process as well.
-    most, warning = carried(policy.max_size, each=1 if plan.target is not None else 2)
-    if warning:
-        warn(f"{warning.replace('max_size', '--max-connections')}")
-    policy = attrs.evolve(policy, max_size=most)
+    if actors is None:
+        # The other ends of the connections to an embedded provider are in this process as well.
+        most, warning = carried(policy.max_size, each=1 if plan.target is not None else 2)
+        if warning:
+            warn(f"{warning.replace('max_size', '--max-connections')}")
+        policy = attrs.evolve(policy, max_size=most)
     summary = Summary(tasks=total, owed=len(owed), skipped=total - len(owed), max_connections=policy.max_size)
     async with _endpoint(plan) as endpoint:
         if plan.target is not None and owed:
             problem = await _unreachable(endpoint, policy)
             if problem is not None:
                 return attrs.evolve(summary, problem=problem)
-        with (
-            _watched(meter, plan.given.telling.timeline) as instruments,
-            closing(Samples(results.path.parent)) as samples,
-        ):
-            manager = wspool.open_pool(**endpoint, fallback="http", policy=policy, instrument=instruments)
-            async with manager as pool:
+        with closing(Samples(results.path.parent)) as samples:
+            opened: AbstractAsyncContextManager[Place]
+            if actors is None:
+                opened = _in_here(plan, endpoint, policy, meter, checkpoints)
+            else:
+                opened = _on_cluster(plan, endpoint, policy, meter, min(actors, len(owed)))
+            async with opened as place:
                 summary = await run_batch(
-                    pool,
+                    place,
                     owed,
-                    plan.method,
                     meter=meter,
                     sink=results.append,
                     concurrency=plan.given.place.concurrency,
                     total=total,
-                    checkpoints=checkpoints,
                     limits=plan.limits,
                     tally=tally,
                     samples=samples,
@@ -185,34 +187,36 @@ async def _rollout(
     return attrs.evolve(summary, samples=plan.given.input.samples)
 
 
-async def _on_cluster(
-    plan: Plan, owed: Sequence[Task], results: ResultFile, nodes: int, tally: Tally
-) -> Summary:
-    from wspool.ray.cluster import run_on_actors
-
-    async with _endpoint(plan) as endpoint:
-        problem = await _unreachable(endpoint, plan.policy) if owed else None
-        if problem is not None or not owed:
-            total, most = len(plan.batch), plan.policy.max_size
-            return Summary(
-                tasks=total, owed=len(owed), skipped=total - len(owed), max_connections=most, problem=problem
-            )
-        with closing(Samples(results.path.parent)) as samples:
-            summary = await run_on_actors(
-                {**endpoint, "fallback": "http"},
-                plan.policy,
-                owed,
+@asynccontextmanager
+async def _in_here(
+    plan: Plan,
+    endpoint: dict[str, Any],
+    policy: wspool.PoolPolicy,
+    meter: Meter,
+    checkpoints: Checkpoints | None,
+) -> AsyncGenerator[Place, None]:
+    """One pool."""
+    with _watched(meter, plan.given.telling.timeline) as instruments:
+        manager = wspool.open_pool(**endpoint, fallback="http", policy=policy, instrument=instruments)
+        async with manager as pool:
+            limits = plan.limits
+            yield Holder(
+                pool,
                 plan.method,
-                actors=plan.given.cluster.actors or nodes,
-                concurrency=plan.given.place.concurrency,
-                sink=results.append,
-                limits=plan.limits,
-                tally=tally,
-                total=len(plan.batch),
-                samples=samples,
-                quiet=plan.given.telling.quiet,
+                meter=meter,
+                limits=limits,
+                budget=limits.of_run(),
+                checkpoints=checkpoints,
             )
-    return attrs.evolve(summary, samples=plan.given.input.samples)
+
+
+def _on_cluster(
+    plan: Plan, endpoint: dict[str, Any], policy: wspool.PoolPolicy, meter: Meter, actors: int
+) -> AbstractAsyncContextManager[Place]:
+    from wspool.ray.cluster import on_actors
+
+    more = {**endpoint, "fallback": "http"}
+    return on_actors(more, policy, plan.method, plan.limits, actors=actors, meter=meter)
 
 
 @contextmanager

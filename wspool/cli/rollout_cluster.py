@@ -8,7 +8,7 @@ __all__ = ["leave", "reach"]
 
 
 def reach(given: Given, plan: Plan) -> int:
-    """Connect to the cluster, and return how many nodes it has. A mistake ends the command."""
+    """Connect to the cluster, and return how many actors there shall be. A mistake ends the command."""
     cluster = given.cluster
     if not cluster.ray:
         usage_error("--actors and --address are of a Ray cluster; say --ray as well")
@@ -31,7 +31,7 @@ def reach(given: Given, plan: Plan) -> int:
     for option, most in (("-c", given.place.concurrency), ("--max-connections", plan.policy.max_size)):
         if most < actors:
             usage_error(f"{option} {most} is less than one for each of {actors} actors")
-    return nodes
+    return actors
 
 
 def leave() -> None:

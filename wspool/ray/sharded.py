@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -12,16 +13,18 @@ import trio
 import wspool
 from wspool.core.policy import Replay
 from wspool.pool.toolbox import DefinedTool, Toolbox
-from wspool.ray.cluster import connect, run_on_actors
+from wspool.ray.cluster import connect, on_actors
 from wspool.rollout.batch import read_tasks
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Agent, Method
 from wspool.rollout.provenance import changed_tasks
-from wspool.rollout.results import ResultsError, open_results
+from wspool.rollout.results import ResultFile, ResultsError, open_results
+from wspool.rollout.runner import Place, run_batch
 from wspool.rollout.scoring import SCORES, Scorer
 from wspool.rollout.selection import Selection
 from wspool.rollout.shapes import Columns
-from wspool.rollout.summary import Summary
+from wspool.rollout.summary import Meter, Summary
+from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import Task
 
 __all__ = ["run_sharded"]
@@ -84,20 +87,43 @@ def run_sharded(
     """
     batch = read_tasks(Path(tasks), Columns(for_agent=agent is not None))
     batch = list(Selection(samples=samples).of(batch))
-    count = connect(address)
-    run = partial(
-        run_on_actors,
-        endpoint,
-        policy or _patient(concurrency, "always" if agent is not None else "proven"),
-        method=_method(agent, tools, score, model),
-        actors=actors or count,
-        concurrency=concurrency,
-        options=options,
-        limits=_limits(budget),
-        total=len(batch),
-        quiet=quiet,
+    nodes = connect(address)
+    actors = actors or nodes
+    policy = policy or _patient(concurrency, "always" if agent is not None else "proven")
+    for what, number in (("max_size", policy.max_size), ("concurrency", concurrency)):
+        if number < actors:
+            raise ValueError(f"{what} is {number}, less than one for each of {actors} actors")
+    limits, meter = _limits(budget), Meter()
+    team = partial(
+        on_actors, endpoint, policy, _method(agent, tools, score, model), limits, meter=meter, options=options
     )
-    return attrs.evolve(_run(batch, Path(out), run), samples=samples)
+    run = partial(
+        run_batch, meter=meter, concurrency=concurrency, total=len(batch), limits=limits, quiet=quiet
+    )
+    return attrs.evolve(_run(batch, Path(out), actors, team, run), samples=samples)
+
+
+def _run(
+    batch: Sequence[Task],
+    out: Path,
+    actors: int,
+    team: Callable[..., AbstractAsyncContextManager[Place]],
+    run: Callable[..., Awaitable[Summary]],
+) -> Summary:
+    """Run what has no result yet."""
+
+    async def main(owed: Sequence[Task], results: ResultFile, tally: Tally) -> Summary:
+        async with team(actors=min(actors, len(owed))) as place:
+            return await run(place, owed, sink=results.append, tally=tally)
+
+    try:
+        with open_results(out) as results:
+            if changed := changed_tasks(batch, results.digests):
+                raise ValueError(f"the results in {out} are of others: {changed[0]}; use another directory")
+            owed, tally = results.left(batch)
+            return trio.run(main, owed, results, tally)
+    except ResultsError as problem:
+        raise ValueError(str(problem)) from problem
 
 
 def _patient(most: int, replay: Replay) -> wspool.PoolPolicy:
@@ -126,15 +152,3 @@ def _method(
         scorer=Scorer.of(scorer) if scorer is not None else None,
         retries=_RETRIES,
     )
-
-
-def _run(batch: Sequence[Task], out: Path, run: Callable[..., Awaitable[Summary]]) -> Summary:
-    """Run what has no result yet."""
-    try:
-        with open_results(out) as results:
-            if changed := changed_tasks(batch, results.digests):
-                raise ValueError(f"the results in {out} are of others: {changed[0]}; use another directory")
-            owed, tally = results.left(batch)
-            return trio.run(partial(run, tasks=owed, sink=results.append, tally=tally))
-    except ResultsError as problem:
-        raise ValueError(str(problem)) from problem

@@ -17,14 +17,11 @@ from typing import Any, Final, Protocol
 
 import trio
 
-import wspool
 from wspool.core.plain import plain
 from wspool.core.statistics import PoolStatistics
-from wspool.rollout.checkpoints import Checkpoints
 from wspool.rollout.doubt import Ceiling, nobody_can_tell
-from wspool.rollout.holding import Held, Holder
+from wspool.rollout.holding import Held
 from wspool.rollout.limits import Limits
-from wspool.rollout.method import Method
 from wspool.rollout.progress import Progress, show_progress
 from wspool.rollout.samples import Samples, take_samples
 from wspool.rollout.signals import heard_signals
@@ -33,7 +30,7 @@ from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import Result, Task
 
-__all__ = ["Place", "Run", "run_batch"]
+__all__ = ["Place", "run_batch"]
 
 #: Seconds between two looks at whether it is unclear whose trouble refusals are.
 _LOOK: Final = 5.0
@@ -70,15 +67,13 @@ class Place(Protocol):
 
 
 async def run_batch(
-    pool: "wspool.Pool",
+    place: Place,
     tasks: Sequence[Task],
-    method: Method,
     *,
     meter: Meter,
     sink: Callable[[Mapping[str, Any]], None],
     concurrency: int = 128,
     total: int | None = None,
-    checkpoints: Checkpoints | None = None,
     limits: Limits | None = None,
     tally: Tally | None = None,
     samples: Samples | None = None,
@@ -87,15 +82,12 @@ async def run_batch(
     """Hold a conversation for every task.
 
     Args:
-      pool: opened with *meter* as its instrument.
+      place: where tasks are done.
       tasks: what is to be done.
-      method: how each is done.
       meter: counts turns.
       sink: takes the result line of each task as it ends.
       concurrency: tasks running at once, those waiting for a connection included.
       total: tasks of the whole batch, those with earlier results included.
-      checkpoints: where each finished turn is kept, and what an earlier run has left to go on with. An
-        agent of the caller's then has to look at `conversation.items` to see where it is.
       limits: what the run and each task may take.
       tally: of the scores of earlier runs, to go on with.
       samples: where it is noted how many connections there were.
@@ -106,9 +98,7 @@ async def run_batch(
 
     Cancellation: running tasks are cancelled and have no result.
     """
-    limits = limits or Limits()
-    holder = Holder(pool, method, meter=meter, limits=limits, budget=limits.of_run(), checkpoints=checkpoints)
-    run = Run(holder, tasks, meter=meter, sink=sink, limits=limits, tally=tally)
+    run = Run(place, tasks, meter=meter, sink=sink, limits=limits or Limits(), tally=tally)
     return await run.watched(concurrency, total, samples=samples, quiet=quiet)
 
 
