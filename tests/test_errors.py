@@ -33,11 +33,11 @@ def refused(reason: RefuseReason, kind: FailureKind = FailureKind.TRANSIENT) -> 
     return refusal(Refuse(WaiterId(1), reason, failure), STATISTICS, OSError(24, "cause"))
 
 
-def failed(code: str, status: int) -> BaseException:
+def failed(code: str, status: int, response_id: str | None = "resp_1") -> BaseException:
     return server_failure(
         ServerError(code=code, status=status, message="no", param="input", raw={"error": {"code": code}}),
         "terminal",
-        "resp_1",
+        response_id,
     )
 
 
@@ -54,6 +54,7 @@ MADE: dict[str, BaseException] = {
     "OpenCallsError": wspool.OpenCallsError([{"type": "function_call", "name": "f", "call_id": "c"}]),
     "PoolClosedError": refused(RefuseReason.CLOSED),
     "PreviousResponseNotFoundError": failed("previous_response_not_found", 400),
+    "KeyRefusedError": failed("invalid_api_key", 401, None),
     "RateLimitedError": failed("rate_limit_exceeded", 429),
     "RequestTooLargeError": wspool.RequestTooLargeError(size=3, limit=2),
     "ResponseFailedError": failed("server_error", 500),

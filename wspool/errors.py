@@ -23,6 +23,7 @@
         PreviousResponseNotFoundError                 the parent is not in its memory
         ConnectionLimitError                          the connection reached its lifetime limit
         RateLimitedError                              too many requests
+        KeyRefusedError (AuthenticationError)         the key, with the answer to a request
       MalformedMessageError                         the server: an event whose `data` is no JSON object
 
 Rules: every error carries `delivery`, what is known about the request (see
@@ -52,6 +53,7 @@ __all__ = [
     "ConnectionLimitError",
     "DialFailedError",
     "ForeignUseError",
+    "KeyRefusedError",
     "LeaseRefusedError",
     "MalformedMessageError",
     "MaxTurnsError",
@@ -217,7 +219,7 @@ class DialFailedError(LeaseRefusedError):
 
 
 class AuthenticationError(DialFailedError):
-    """The endpoint refused the credential during the handshake."""
+    """The endpoint refused the credential: during the handshake, or with its answer to a request."""
 
 
 class WebSocketNotOfferedError(DialFailedError):
@@ -323,3 +325,16 @@ class ConnectionLimitError(ResponseFailedError):
 
 class RateLimitedError(ResponseFailedError):
     """Too many requests; see `retry_after`."""
+
+
+class KeyRefusedError(AuthenticationError, ResponseFailedError):
+    """The endpoint refused the credential with its answer to a request, before there was a response.
+
+    So it does by HTTP, where the credential goes with each, and of a key that is withdrawn while a connection
+    is open. As a failed dial its `phase` is `"request"`.
+    """
+
+    def __init__(self, message: str, *, delivery: Delivery, **said: Any) -> None:
+        ResponseFailedError.__init__(self, message, delivery=delivery, **said)
+        self.phase = "request"
+        self.statistics = None

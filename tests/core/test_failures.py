@@ -208,6 +208,8 @@ def test_a_wait_is_handed_on() -> None:
     ("status", "kind"),
     [
         (None, FailureKind.TRANSIENT),
+        (101, FailureKind.PERMANENT),
+        (302, FailureKind.PERMANENT),
         (400, FailureKind.PERMANENT),
         (401, FailureKind.PERMANENT),
         (404, FailureKind.PERMANENT),
@@ -218,7 +220,10 @@ def test_a_wait_is_handed_on() -> None:
         (426, FailureKind.PERMANENT),
         (429, FailureKind.TRANSIENT),
         (500, FailureKind.TRANSIENT),
+        (501, FailureKind.PERMANENT),
         (503, FailureKind.TRANSIENT),
+        (511, FailureKind.PERMANENT),
+        (520, FailureKind.TRANSIENT),
     ],
 )
 def test_a_proxy_speaks_for_itself(status: int | None, kind: FailureKind) -> None:

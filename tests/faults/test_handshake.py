@@ -294,15 +294,17 @@ async def test_f35_certificates(make: Make, case: str) -> None:
     [
         (http_answer(407, 'Proxy-Authenticate: Basic realm="x"'), 407, "user name and password"),
         (http_answer(403), 403, "check what it allows"),
+        (http_answer(101), 101, "check what it allows"),
+        (http_answer(302, "Location: https://sign.in/"), 302, "check what it allows"),
         (b"HTTP/1.1 200 OK\r\nX-Half", None, "check the proxy"),
         (b"", None, "check the proxy"),
     ],
-    ids=["407", "403", "half", "nothing"],
+    ids=["407", "403", "101", "302", "half", "nothing"],
 )
 async def test_f45_proxy(make: Make, answer: bytes, status: int | None, words: str) -> None:
     """F45: the proxy refuses the tunnel, wants other credentials, or dies in the middle -> `DialFailedError`
     in phase "proxy", with its status; its password is in no text. Its 407, as
-    any 4xx but 429, is final at once.
+    any 4xx but 429, is final at once; so are a redirect, a 101, and 501.
     """
 
     async def serve(stream: trio.SocketStream) -> None:

@@ -15,9 +15,10 @@ from wspool.core.failures import DialFailure, FailureKind
 from wspool.core.frames import parse_event
 from wspool.core.lending.pool import PoolCore
 from wspool.core.policy import OPENAI, PoolPolicy
+from wspool.core.server_error import ServerError
 from wspool.pool.attempt import Attempt
 from wspool.pool.link import Host, Link
-from wspool.pool.outcome import failed_response, lost, refusal, turn_failure
+from wspool.pool.outcome import failed_response, lost, refusal, server_failure, turn_failure
 from wspool.wire.wire import WireClosedError
 
 SNAPSHOT = PoolCore(PoolPolicy(), OPENAI).statistics()
@@ -210,3 +211,48 @@ def test_a_failed_dial_without_failure_is_a_bug() -> None:
     """The core always says why."""
     with pytest.raises(AssertionError, match="bug"):
         refusal(Refuse(WaiterId(1), RefuseReason.DIAL_FAILED), SNAPSHOT, None)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("invalid_api_key", None), (None, 401), ("permission_denied", 403), ("token_expired", 400)],
+)
+def test_a_refused_key_is_the_same_error_whichever_way_it_was_refused(code, status) -> None:
+    """With the handshake, or with the answer to a request; then it is also what the server has said."""
+    raw = {"error": {"code": code}, "status": status}
+    by_answer = server_failure(ServerError(code=code, status=status, raw=raw), "terminal")
+    by_dial = refusal(
+        Refuse(
+            WaiterId(1),
+            RefuseReason.DIAL_FAILED,
+            DialFailure(kind=FailureKind.CREDENTIAL, message="no", phase="upgrade", status=status),
+        ),
+        SNAPSHOT,
+        None,
+    )
+
+    for error in (by_answer, by_dial):
+        assert isinstance(error, wspool.AuthenticationError)
+        assert error.permanent
+        assert status == error.status
+    assert isinstance(by_answer, wspool.KeyRefusedError)
+    assert isinstance(by_answer, wspool.ResponseFailedError)
+    assert ("request", "terminal", None, raw) == (
+        by_answer.phase,
+        by_answer.delivery,
+        by_answer.statistics,
+        by_answer.raw,
+    )
+    assert "check the API key" in str(by_answer)
+
+
+def test_a_403_without_a_reason_may_be_the_edge() -> None:
+    """Which says nothing about the key."""
+    assert type(server_failure(ServerError(status=403), "terminal")) is wspool.ResponseFailedError
+
+
+def test_a_response_that_fails_for_a_key_had_begun() -> None:
+    """So no lease was refused."""
+    error = server_failure(ServerError(code="token_expired", status=401), "terminal", "resp_1")
+
+    assert type(error) is wspool.ResponseFailedError

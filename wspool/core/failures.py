@@ -155,6 +155,15 @@ def _verdict(status: int | None, error: ServerError, body: bytes) -> _Verdict:
     return _REFUSED if 400 <= status < 500 else _TROUBLE
 
 
+def _passes_at_proxy(status: int) -> bool:
+    """Whether a proxy that opened no tunnel may open one a little later: its trouble, and not its rule.
+
+    Redirects are not followed here either (a network that wants you to sign in sends them), what answers
+    CONNECT with 101 is no proxy, and one that does not implement it (501) will not.
+    """
+    return status in (408, 425, 429) or (status >= 500 and status not in _VERDICTS)
+
+
 def classify_dial(
     message: str,
     *,
@@ -189,7 +198,7 @@ def classify_dial(
     elif phase != "proxy":
         verdict = _verdict(status, error, body)
     # The proxy speaks for itself: what it says is not about our key or our path.
-    elif status is not None and 400 <= status < 500 and status not in (408, 425, 429):
+    elif status is not None and not _passes_at_proxy(status):
         verdict = _Verdict(FailureKind.PERMANENT, "check the proxy's URL and its credentials")
     said = f" ({error.words})" if error.words else ""
     return DialFailure(

@@ -166,6 +166,11 @@ class ServerError:
         )
 
     @property
+    def refuses_key(self) -> bool:
+        """The credential is refused. A 403 that names no reason does not say so: the edge sends it, too."""
+        return Meaning.CREDENTIAL in (self.named_meaning, self.meaning if self.status == 401 else None)
+
+    @property
     def full_may_cure(self) -> bool:
         """Of a request that named a parent: the same request with the whole history instead may be taken.
 

@@ -16,6 +16,7 @@ from wspool.errors import (
     AuthenticationError,
     ConnectionLimitError,
     DialFailedError,
+    KeyRefusedError,
     LeaseRefusedError,
     PoolClosedError,
     PreviousResponseNotFoundError,
@@ -151,6 +152,8 @@ def server_failure(
         kind, advice = PreviousResponseNotFoundError, "send the whole conversation without it"
     elif error.is_connection_limit:
         kind, advice = ConnectionLimitError, "send the whole conversation on another connection"
+    elif error.refuses_key and not response_id:
+        kind, advice = KeyRefusedError, "check the API key and what it may use"
     elif error.is_rate_limit:
         kind, advice = RateLimitedError, "" if error.permanent else "wait before trying again"
     what = "response failed" if response_id else "request refused"
