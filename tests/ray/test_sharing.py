@@ -161,6 +161,7 @@ class Here:
     def __init__(self, parts: Sequence[Part], deaths: Mapping[int, int]) -> None:
         self.alive: set[int] = set()
         self.begun = 0
+        self.poison: str | None = None
         self._parts, self._deaths = parts, deaths
 
     @asynccontextmanager
@@ -173,6 +174,8 @@ class Here:
 
         async def exchanged(orders: Orders) -> Report:
             nonlocal left
+            if any(task.id == self.poison for task in orders.tasks):
+                raise ActorLostError("it was killed")
             report = await exchange(orders)
             assert report is not None
             left -= len(report.ended)
@@ -293,9 +296,27 @@ async def test_an_actor_that_dies_costs_nothing_but_its_running_tasks(tmp_path: 
     assert 5 == teams[0].begun
 
 
+async def test_what_kills_a_second_actor_stays_owed(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """With what was with it in both; all others are done."""
+
+    async def agent(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
+        return (await conversation.respond(task["input"])).output_text
+
+    async with open_server(Echo(), port=None) as server:
+        here = Here(parts(server, 3, Limits(), agent), {})
+        here.poison = "30"
+        summary = await run(server, tmp_path, 60, 3, here=here)
+
+    assert 5 == here.begun
+    assert 30 not in ids(tmp_path)
+    assert 60 == summary.right + summary.owed
+    assert 1 <= summary.owed <= 24
+    assert summary.problem is None
+
+
 @pytest.mark.network
-async def test_what_kills_actors_stays_owed(tmp_path: Path) -> None:
-    """The others are done; and when too many have died the run ends and says why."""
+async def test_too_many_actors_die(tmp_path: Path) -> None:
+    """Then the run ends and says why."""
     async with open_server(Echo()) as server:
         summary = await run(server, tmp_path, 60, 2, deaths=dict.fromkeys(range(99), 1))
 

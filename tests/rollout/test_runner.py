@@ -294,11 +294,12 @@ async def test_a_limit_ends_the_run_in_order(limits: dict[str, Any], ended: int,
     ],
 )
 async def test_a_limit_of_a_task_fails_the_task(limits: dict[str, Any], kind: str, words: str) -> None:
-    """And no other."""
+    """And no other. A turn that was not sent is none."""
     lines: list[Mapping[str, Any]] = []
     summary = await limited(tasks(*"ab"), thrice, lines, **limits)
 
     assert (summary.failed, summary.owed, summary.problem) == (2, 0, None)
+    assert summary.turns == sum(line["turns"] for line in lines)
     assert {line["error"]["type"] for line in lines} == {kind}
     assert all(words in line["error"]["message"] for line in lines)
 

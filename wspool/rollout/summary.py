@@ -46,7 +46,7 @@ class Meter(wspool.Instrument):
     """Sees every turn of the pool as it ends, and every conversation as it is given up.
 
     Attributes:
-      turns: turns that ended, however they ended.
+      turns: turns that ended, however they ended; one of which nothing was sent is none.
       on_begin: called when a turn is asked for.
       on_free: called when a lane may have become free.
       on_tool: called when a call of a tool is about to be made, and when it has ended.
@@ -111,7 +111,7 @@ class Meter(wspool.Instrument):
 
     def turn_ended(self, record: TurnRecord) -> None:
         """Count a turn."""
-        self.turns += 1
+        self.turns += record.requests > 0
         self.phases.turned(record)
         self.usage += Usage.of(record.usage)
         if record.status in ("completed", "incomplete", "failed"):
@@ -168,7 +168,7 @@ class Summary:
       failed: tasks that ended with an error.
       owed: tasks that have not ended, because the run was interrupted or the endpoint could not be reached.
       skipped: tasks that had a result before this run.
-      turns: turns that ended, however they ended.
+      turns: turns that ended, however they ended; one of which nothing was sent is none.
       saved_turns: turns of an earlier run that need not be taken again.
       unknown_calls: calls of an earlier run of which the model was told that their outcome is unknown.
       delta_turns: requests that carried only what was new.
