@@ -327,6 +327,8 @@ async def deaf(conversation, task):
 def no_agent(conversation, task): pass
 async def greedy(conversation, task, more): pass
 async def unfit(conversation, task): return object()
+class Broken:
+    def __init__(self): raise ValueError("no")
 """
 
 
@@ -447,9 +449,11 @@ def test_what_the_server_refuses_is_a_failure(place: Path) -> None:
         ("serve --host ::", "without a key"),
         ("serve --api-key=", "--api-key is empty"),
         ("serve --ledger .", "Is a directory"),
-        ("serve --model nothing", "must be echo, lookup, or pkg.mod:name"),
-        ("serve --model nowhere:model", "cannot be used: ModuleNotFoundError"),
-        ("serve --model my_agent:nothing", "cannot be used: AttributeError"),
+        ("serve --model nothing", "must be echo, lookup, pkg.mod:name or ./file.py:name"),
+        ("serve --model nowhere:model", "cannot be imported: ModuleNotFoundError"),
+        ("serve --model my_agent:nothing", "cannot be imported: AttributeError"),
+        ("serve --model ./nowhere.py:model", "there is no file nowhere.py"),
+        ("serve --model my_agent:Broken", "cannot be used: ValueError: no"),
         ("serve --model my_agent:no_agent", "has no method respond"),
         ("serve --model my_agent:agent --script good.jsonl", "give one of them"),
         ("serve --fault nobody", "there are big_terminal, binary_frame"),
@@ -504,7 +508,7 @@ def post(url: str, text: str, **headers: str) -> tuple[int, str]:
         return answer.status_code, body["output"][0]["content"][0]["text"] if "output" in body else ""
 
 
-@pytest.mark.parametrize("model", ["my_model:Counts", "my_model:counts"])
+@pytest.mark.parametrize("model", ["my_model:Counts", "my_model:counts", "./my_model.py:counts"])
 def test_a_model_of_ones_own(tmp_path: Path, model: str) -> None:
     """Imported from where the command runs; its mistakes are on standard error, and the server lives."""
     (tmp_path / "my_model.py").write_text(MODEL)

@@ -24,8 +24,8 @@ _Profile = Annotated[str, typer.Option(help=f"What to be like: {', '.join(PROFIL
 _Model = Annotated[
     str | None,
     typer.Option(
-        help="Who answers: echo, lookup, or a model of yours, pkg.mod:name. If not given: lookup for the "
-        "questions of `wspool rollout`, echo for everybody else."
+        help="Who answers: echo, lookup, or a model of yours, pkg.mod:name or ./file.py:name. If not given: "
+        "lookup for the questions of `wspool rollout`, echo for everybody else."
     ),
 ]
 _Script = Annotated[

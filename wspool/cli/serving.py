@@ -1,15 +1,14 @@
 """What `wspool serve` makes of its options: who answers, what goes wrong, and what is said about it."""
 
-import importlib
 import json
 import logging
-import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from wspool.cli.imported import imported
 from wspool.cli.usage import tell, usage_error, warn
 from wspool.server.echo import EchoModel
 from wspool.server.faults.script import FAULTS, Fault, FaultRule
@@ -44,16 +43,10 @@ def find_model(name: str | None, script: Path | None) -> Model:
 
 
 def _imported_model(name: str) -> Model:
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        usage_error(f"--model {name!r} must be echo, lookup, or pkg.mod:name")
-    sys.path.insert(0, "")
+    found = imported("--model", name, "echo, lookup, pkg.mod:name or ./file.py:name")
     try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
         model = found() if isinstance(found, type) else found
-    except Exception as problem:  # whatever the module or the class raises
+    except Exception as problem:  # whatever the class raises
         usage_error(f"--model {name!r} cannot be used: {type(problem).__name__}: {problem}")
     if not callable(getattr(model, "respond", None)):
         usage_error(f"--model {name!r} has no method respond(request); see wspool.server.Model")
