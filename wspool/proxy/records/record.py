@@ -85,7 +85,7 @@ class Record:
         bytes_sent: of what was sent to the provider.
         bytes_saved: of history that was not.
         bytes_out: of its answer.
-        requests: how often it was sent.
+        requests: how often it was sent, by whatever way.
         usage: tokens, as the provider has counted them.
         outcome: how it ended.
         status: HTTP status of its answer.
@@ -135,15 +135,19 @@ class Record:
     turn: Turn | None = attrs.field(default=None, repr=False)
 
     def learn(self, turn: TurnRecord) -> None:
-        """Take over what the pool knows of its turn, which has ended: nothing, if it was never sent."""
+        """Take over what the pool knows of its turn, which has ended: nothing, if it was never sent.
+
+        Where it went on by HTTP after it was sent there are two: both count, the last says how it went.
+        """
         if not turn.requests:
             return
         self.outcome = _ENDS.get(turn.status)
         self.way = "http" if turn.transport == "http" else "websocket"
         self.why_full = turn.why_full
         self.items_given, self.items_sent = turn.items_given, turn.items_sent
-        self.bytes_sent, self.bytes_saved = turn.bytes_sent, turn.bytes_saved
-        self.requests = turn.requests
+        self.bytes_sent = (self.bytes_sent or 0) + turn.bytes_sent
+        self.bytes_saved = turn.bytes_saved
+        self.requests += turn.requests
         self.response_id = turn.response_id
         if turn.usage is not None:
             self.usage = Usage.of(turn.usage)

@@ -184,6 +184,8 @@ class _Account:
         self._dials = False
         self._notices = Notices()
         self._turn: Turn | None = None
+        #: All that it was, two if it went on by HTTP.
+        self._turns: list[Turn] = []
         self._sent_at: float | None = None
         self._first_at: float | None = None
 
@@ -227,6 +229,7 @@ class _Account:
             pool = await inner.enter_async_context(pools.pool(self._identity))
             keep = self._visit.services.recorder is not None
             turn = pool.turn(self._body, session=self._visit.session, notice=self._notices.hear, keep=keep)
+            self._turns.append(turn)
             self._turn = self._record.turn = turn
             await enter(turn.awaited)
             self._dials = not pool.open
@@ -270,8 +273,9 @@ class _Account:
             first = now if self._first_at is None else self._first_at
             record.first_event, record.stream = first - sent, now - first
         record.total = now - self._came
-        if turn is not None and turn.record is not None:
-            record.learn(turn.record)
+        for each in self._turns:
+            if each.record is not None:
+                record.learn(each.record)
         record.request_id = self._notices.request_id or said_by(error).request_id
         if turn is not None:
             self._visit.take_down(self._body, turn.events, error, record.bytes_in)

@@ -270,6 +270,8 @@ class _Course:
                 error, sent=outlet.sent_at is not None, went_so=went_so
             ):
                 # No more than the silence was broken so far: the answer goes on behind that.
+                if outlet.record is not None:
+                    self._record.learn(outlet.record)
                 by_http, self._outlet = True, self._new_outlet()
                 nursery.start_soon(self._perform, self._asked, self._visit.services.pools_by_http)
                 continue
