@@ -92,6 +92,9 @@ class ForeignUseError(WsPoolError, RuntimeError):
 class RequestTooLargeError(WsPoolError):
     """The request is over the provider's frame limit; nothing was sent.
 
+    That limit is `Provider.max_request`, or, for an hour after one was refused for its size (close 1009, or
+    status 413), what is smaller than that one.
+
     Attributes:
         size: size of the encoded request, in bytes.
         limit: the provider's limit, in bytes.
@@ -100,7 +103,8 @@ class RequestTooLargeError(WsPoolError):
     def __init__(self, *, size: int, limit: int) -> None:
         super().__init__(
             f"request of {size} bytes is over the provider's limit of {limit} bytes for one message "
-            "(max_request); shorten or compact the conversation (a resend can never work)"
+            "(max_request, or less than it has refused); shorten or compact the conversation "
+            "(a resend can never work)"
         )
         self.size = size
         self.limit = limit

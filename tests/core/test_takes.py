@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tests.core.test_replay import MISSING
 from wspool.core.commands import ConnectionId, LaneId
 from wspool.core.encoding import Encoded
@@ -86,3 +88,33 @@ def test_a_model_that_gives_no_encrypted_reasoning_is_remembered() -> None:
     for number in range(1000):
         takes.went_plain(Encoded(b"%d" % number))
     assert 100 == len(takes.plain)
+
+
+def test_the_smallest_size_that_was_too_large_is_remembered_for_an_hour() -> None:
+    """From the last time on; then none is known, and another size may be too large."""
+    takes = Takes()
+    known = [takes.too_large]
+    for now, size in ((0.0, 500_000), (1000.0, 700_000), (2000.0, 300_000)):
+        takes.found_too_large(size, now)
+        known.append(takes.too_large)
+    for now in (5599.0, 5600.0):
+        takes.forget_size(now)
+        known.append(takes.too_large)
+    takes.found_too_large(300_000, 6000.0)
+    takes.found_too_large(800_000, 9600.0)
+
+    assert [math.inf, 500_000, 500_000, 300_000, 300_000, math.inf] == known
+    assert 800_000 == takes.too_large
+
+
+def test_what_is_smaller_than_any_limit_was_refused_for_something_else() -> None:
+    takes = Takes()
+    takes.found_too_large(65_535, 0.0)
+    assert math.inf == takes.too_large
+    takes.found_too_large(65_536, 0.0)
+    assert 65_536 == takes.too_large
+
+
+def test_only_one_status_blames_the_size() -> None:
+    assert ServerError(status=413).blames_size
+    assert not any(ServerError(status=status).blames_size for status in (None, 400, 429))

@@ -41,6 +41,9 @@ from wspool.core.waits import MAX_RETRY_AFTER
 
 __all__ = ["ServerError", "parse_error", "parse_http_error"]
 
+#: Status for a request that is too large. Source: RFC 9110, 15.5.14.
+_TOO_LARGE: Final = 413
+
 #: Statuses for an endpoint that is overloaded or away for all. Anthropic has 529.
 _OF_ENDPOINT: Final = frozenset({503, 529})
 
@@ -131,6 +134,11 @@ class ServerError:
         """The id of a call is longer than the endpoint takes, though it may have made it itself."""
         where = self.param if self.param is not None else self.message
         return "call_id" in where and (self.code == "string_above_max_length" or "too long" in self.message)
+
+    @property
+    def blames_size(self) -> bool:
+        """Whether a request was refused for its size, by HTTP's word for that."""
+        return self.status == _TOO_LARGE
 
     @property
     def blames_lane(self) -> bool:

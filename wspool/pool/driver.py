@@ -89,6 +89,8 @@ class ConversationDriver:
         self._waited_before = continuity.waited
         self._started_at: float | None = None
         self._requests = self._size = self._saved = 0
+        #: Bytes of the last of them.
+        self._length = 0
         #: What its record says besides, if somebody wants one.
         self._notes: TurnNotes | None = None
 
@@ -148,6 +150,8 @@ class ConversationDriver:
     def _decide(self, errand: Errand, attempt: Attempt, *, exposed: bool) -> Recovery:
         """Decide how the turn goes on after *attempt* failed, and do what follows from that at once."""
         continuity, machine = self._continuity, attempt.machine
+        if self._lease is not None:
+            self._lease.heed_size(attempt, self._length)
         if errand.stopped:
             return Recovery.GIVE_UP
         resends = self._resends = self._resends or continuity.owner.resends()
@@ -263,7 +267,8 @@ class ConversationDriver:
         if continuity.budget is not None and not self._requests:
             continuity.budget.begin()
         self._requests += 1
-        self._size += len(request)
+        self._length = len(request)
+        self._size += self._length
         self._saved += plan.saved
         continuity.bytes_sent += len(request)
         continuity.bytes_saved += plan.saved

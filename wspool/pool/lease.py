@@ -22,6 +22,7 @@ from wspool.core.events.steering import Steer
 from wspool.core.events.turn import TurnState
 from wspool.core.frames import encode
 from wspool.core.lending.pool import Verdict
+from wspool.core.sending.takes import Takes
 from wspool.core.server_error import ServerError
 from wspool.core.statistics import MoveReason, TransportName, TurnRecord
 from wspool.errors import (
@@ -60,6 +61,8 @@ _UNPLANNED: Final = frozenset({CloseReason.LOST, CloseReason.DIRTY, CloseReason.
 
 class LeaseOwner(Host, Protocol):
     """What a lease needs of its pool besides: to be taken, used in the right place, and given back."""
+
+    takes: Takes
 
     def check_use(self) -> None: ...
     def check_life(self, min_remaining: float) -> None: ...
@@ -224,10 +227,21 @@ class Lease:
         return steer
 
     def check_size(self, request: bytes) -> None:
-        """Raise `RequestTooLargeError` if *request* is over the provider's limit."""
-        limit = self._owner.provider.max_request
-        if len(request) > limit:
-            raise RequestTooLargeError(size=len(request), limit=limit)
+        """Raise `RequestTooLargeError` if *request* is over the provider's limit, as far as known."""
+        owner, size = self._owner, len(request)
+        limit, takes = owner.provider.max_request, owner.takes
+        if size >= takes.too_large and self.lane.transport == "websocket":
+            takes.forget_size(owner.now())
+            limit = int(min(limit, takes.too_large - 1))
+        if size > limit:
+            raise RequestTooLargeError(size=size, limit=limit)
+
+    def heed_size(self, attempt: Attempt, size: int) -> None:
+        """Remember that a request of *size* bytes was too large, if that is what *attempt* ended with."""
+        machine = attempt.machine
+        refused = machine.refused and machine.error is not None and machine.error.blames_size
+        if (attempt.too_large or refused) and self.lane.transport == "websocket":
+            self._owner.takes.found_too_large(size, self._owner.now())
 
     def give_up(self, attempt: Attempt) -> None:
         """Nobody wants the rest of *attempt*. Never waits."""
@@ -374,6 +388,7 @@ class _LeaseDriver:
 
     async def recover(self, attempt: Attempt, *, exposed: bool) -> bool:
         await trio.lowlevel.checkpoint()
+        self._lease.heed_size(attempt, len(self._request))
         error = attempt.machine.error
         # Lanes are the pool's business, and what was refused for the name of one did not run.
         if not attempt.machine.refused or error is None or not error.blames_lane or self._requests > 1:

@@ -6,6 +6,9 @@ Each turn would else be refused for it, for ever. Rules of this module:
 * What was found out counts for all turns of the pool, and is said once.
 * Only that is left out without which the same can be said: a parent where the whole history goes along, the
   wish for encrypted reasoning. Calls whose ids are too long are answered in full, where they get other ones.
+* A size that was found too large, by HTTP's word for it or by a close, is remembered for an hour: to try
+  costs a connection. Limits change when a gateway does, so whoever comes after that tries. Kept are the
+  smallest of them, and until when. What is smaller than all known limits was refused for another reason.
 
 What is not taken is remembered by what the refusal blames. A parent also by what an endpoint does: there are
 those that take none, and have many words for it.
@@ -13,6 +16,7 @@ those that take none, and have many words for it.
 
 from __future__ import annotations
 
+import math
 from typing import Final, Literal, TypeAlias
 
 from wspool.core.encoding import Encoded
@@ -24,6 +28,13 @@ __all__ = ["NotTaken", "Takes"]
 NotTaken: TypeAlias = Literal["parents", "reasoning"]
 
 _NONE: Final = Encoded(b"null")
+#: Seconds for which a size that was too large is not tried again.
+_REMEMBERED: Final = 3600.0
+
+#: Bytes of a message that no endpoint finds too large. Source: the smallest limit of gateways for WebSocket,
+#: 128 KiB (AWS API Gateway), and a frame of it before that is half of that.
+_NEVER_TOO_LARGE: Final = 65_536
+
 #: Models that are remembered at most. Who asks for more of them is refused once for each again.
 _MODELS: Final = 100
 
@@ -34,10 +45,11 @@ class Takes:
     Attributes:
         parents: False once nobody shall name a parent any more.
         long_ids: False once nobody shall answer a call by an id that is longer than those of the API.
+        too_large: the smallest size that was, in bytes; infinite if none is known. See `forget_size`.
         plain: the models of which no encrypted reasoning shall be asked, each as in the body of a request.
     """
 
-    __slots__ = ("_strikes", "_taken", "long_ids", "parents", "plain")
+    __slots__ = ("_strikes", "_taken", "_until", "long_ids", "parents", "plain", "too_large")
 
     #: Parents that were refused and never taken, after which an endpoint counts as one that takes none,
     #: whatever it says. One alone may have forgotten.
@@ -48,6 +60,20 @@ class Takes:
         self.plain: set[Encoded] = set()
         self._taken = False
         self._strikes = 0
+        self.too_large: float = math.inf
+        #: When that is forgotten.
+        self._until = -math.inf
+
+    def found_too_large(self, size: int, now: float) -> None:
+        """A request of so many bytes was refused for its size; *now* in seconds."""
+        if size >= _NEVER_TOO_LARGE:
+            self.forget_size(now)
+            self.too_large, self._until = min(size, self.too_large), now + _REMEMBERED
+
+    def forget_size(self, now: float) -> None:
+        """Forget which size was too large, if it is time to."""
+        if now >= self._until:
+            self.too_large = math.inf
 
     def parent_taken(self) -> None:
         """A request that named a parent went well."""
