@@ -424,6 +424,9 @@ def test_what_was_written_before_is_as_if_it_was_now(given: Any) -> None:
     assert (now._given.thoughts, now._given.spoken) == (before._given.thoughts, before._given.spoken)
     assert (now._given.certain, now.parent) == (before._given.certain, before.parent)
     assert sent(plan(now)) == sent(plan(before))
+    nobody = (Index(max_bytes=2**20, max_age=3600) for _ in range(2))
+    unheard, too = (BroughtHistory(next(nobody), each, 1.0) for each in (body, WrittenBody(body)))
+    assert plan(unheard).why == plan(too).why
 
 
 @pytest.mark.parametrize("given", [[USER, SAID], [USER, REFERENCE]])
@@ -436,11 +439,12 @@ def test_what_is_written_says_all_that_its_body_says(given: list[dict[str, Any]]
     assert list(written.digests) == ([digest_of(USER), None] if REFERENCE in given else [])
 
 
-def test_one_that_is_written_costs_no_call_for_each_of_its_items() -> None:
-    """Nobody waits for that who waits for others' turns: it was done aside."""
+@pytest.mark.parametrize("said", [USER, THOUGHT])
+def test_one_that_is_written_costs_no_call_for_each_of_its_items(said: dict[str, Any]) -> None:
+    """Nobody waits for that who waits for others' turns: it was done aside. Nor does what is said of it."""
     calls = []
     for count in (10, 3_000):
-        body = WrittenBody({"model": "m", "input": [USER, THOUGHT] * (count // 2)})
+        body = WrittenBody({"model": "m", "input": [USER, said] * (count // 2)})
         index, made = Index(max_bytes=2**20, max_age=3600), 0
 
         def note(frame: FrameType, event: str, _: object) -> None:
@@ -449,10 +453,11 @@ def test_one_that_is_written_costs_no_call_for_each_of_its_items() -> None:
 
         sys.setprofile(note)
         try:
-            BroughtHistory(index, body, 0.0)
+            why = plan(BroughtHistory(index, body, 0.0)).why
         finally:
             sys.setprofile(None)
         calls.append(made)
+        assert ("first" if said is USER else "unknown") == why
 
     assert calls[0] + 10 > calls[1]
 

@@ -80,9 +80,10 @@ class WrittenBody(dict[str, Any]):
         row: that, as one piece of a list.
         alone: what is known of it whatever others there are, as `Index.read` takes it, if that is anything.
         digests: else those of its items.
+        said: whether an item of it is of a model, or an answer to one.
     """
 
-    __slots__ = ("alone", "digests", "history", "row")
+    __slots__ = ("alone", "digests", "history", "row", "said")
 
     def __init__(self, body: Mapping[str, Any]) -> None:
         """Write the input of *body* down. Raises TypeError, ValueError: it cannot be sent."""
@@ -92,6 +93,7 @@ class WrittenBody(dict[str, Any]):
         digests = [digest_of(item) for item in items]
         self.alone = read_alone(body, digests)
         self.digests = digests if self.alone is None else ()
+        self.said = _was_any_said(items)
 
 
 class BroughtHistory:
@@ -116,6 +118,7 @@ class BroughtHistory:
         "_named",
         "_new",
         "_now",
+        "_said",
         "_saved",
         "_whole",
         "_why",
@@ -126,9 +129,11 @@ class BroughtHistory:
     ) -> None:
         self._index = index
         self._now = now
+        #: Whether an item of it was said before, once that is known.
+        self._said: bool | None = None
         # Written down, so that nothing that happens to the body changes what is sent, also again.
         if isinstance(body, WrittenBody):
-            items, self._whole = body.history, body.row
+            items, self._whole, self._said = body.history, body.row, body.said
             self._given = index.read(body, now, session=session, digests=body.digests, alone=body.alone)
         else:
             items = _items(body.get("input"))
@@ -225,7 +230,8 @@ class BroughtHistory:
             return "elsewhere"
         if not self._given.certain:
             return "uncertain"
-        return "unknown" if any(map(_was_said, self._given.items)) else "first"
+        said = _was_any_said(self._given.items) if self._said is None else self._said
+        return "unknown" if said else "first"
 
     def _go_on_from(self, known: Known) -> Plan:
         self._named = self._given.origin = known
@@ -284,9 +290,9 @@ class BroughtHistory:
         self._known, self._named = (), None
 
 
-def _was_said(item: Mapping[str, Any]) -> bool:
-    """Whether *item* is of a model, or an answer to one."""
-    return item.get("role") not in ("user", "developer", "system")
+def _was_any_said(items: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of *items* is of a model, or an answer to one."""
+    return any(item.get("role") not in ("user", "developer", "system") for item in items)
 
 
 def _items(given: object) -> Sequence[Mapping[str, Any]]:
