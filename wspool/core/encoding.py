@@ -131,9 +131,11 @@ def assemble(members: Mapping[str, bytes], items: Sequence[bytes]) -> bytes:
 
     All are written already, and are copied once.
     """
-    head = b"".join([_key(name) + data + b"," for name, data in members.items()])
-    row = items[0] if len(items) == 1 else b",".join(items)
-    return b"".join((b"{", head, b'"input":[', row, b"]}"))
+    parts = [b"{"]
+    for name, data in members.items():
+        parts += _key(name), data, b","
+    parts += b'"input":[', items[0] if len(items) == 1 else b",".join(items), b"]}"
+    return b"".join(parts)
 
 
 @functools.lru_cache(maxsize=256)  # the names of fields are few, and the same in every request
