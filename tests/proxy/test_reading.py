@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,6 +22,8 @@ from wspool.http.identity import LARGE, loads
 from wspool.listening.errors import RequestError
 from wspool.proxy.reading import read_body
 from wspool.server import EchoModel, ModelRequest, ModelTurn, message
+from wspool.testing.cassette import Cassette
+from wspool.testing.recorder import Recorder
 
 BIG = "x" * LARGE
 
@@ -162,3 +166,43 @@ async def test_a_message_with_too_many_values_is_refused_and_the_socket_goes_on(
         assert "response.completed" == (await client.answer())["type"]
 
     assert (413, "The request has too many values.") == (refused["status"], refused["error"]["message"])
+
+
+@pytest.mark.parametrize("door", ["sse", "json", "websocket"])
+@pytest.mark.parametrize("many", [True, False])
+@pytest.mark.parametrize("recorded", [True, False])
+async def test_many_items_are_forgotten_in_a_thread(
+    door: str, many: bool, recorded: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Once, when nobody needs them any more: what is taken down is whole. Few are forgotten as they are."""
+    forgotten: list[tuple[int, bool]] = []
+    done, token = trio.Event(), trio.lowlevel.current_trio_token()
+
+    def note(body: WrittenBody, forget: Callable[[WrittenBody], None] = WrittenBody.forget) -> None:
+        count = len(body.history)
+        forget(body)
+        assert not body.history
+        forgotten.append((count, threading.current_thread() is threading.main_thread()))
+        token.run_sync_soon(done.set)
+
+    monkeypatch.setattr(WrittenBody, "forget", note)
+    items = [{"role": "user", "content": str(n)} for n in range(2_500 if many else 3)]
+    recorder = Recorder(tmp_path, "wss://provider/v1/responses") if recorded else None
+    with trio.fail_after(60):
+        async with scene(EchoModel(), recorder=recorder) as it:
+            if door == "websocket":
+                async with connected(it, target="/s/job/v1/responses") as client:
+                    await client.create(items, store=False)
+                    assert "response.completed" == (await client.answer())["type"]
+            else:
+                target = "/s/job/v1/responses"
+                answer = await (await it.client()).turn(items, stream=door == "sse", target=target)
+                assert 200 == answer.status
+            await it.records()
+            if recorder is not None:
+                recorder.save()
+                (exchange,) = Cassette.load(tmp_path / "job.json").exchanges
+                assert len(items) == len(exchange.context)
+            if many:
+                await done.wait()
+    assert forgotten == ([(2_500, False)] if many else [])

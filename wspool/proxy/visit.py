@@ -23,6 +23,7 @@ from wspool.proxy.access.account import Account
 from wspool.proxy.access.gate import Caller
 from wspool.proxy.access.turnstile import Turnstile
 from wspool.proxy.headers import credentials, header
+from wspool.proxy.reading import forget
 from wspool.proxy.records.record import Door, Record, Records
 from wspool.proxy.settings import KeepaliveStyle, Settings
 from wspool.proxy.sockets.orphans import Orphans
@@ -178,6 +179,11 @@ class Visit:
             elif header(self.request, b"content-encoding"):  # nobody knows any more what it unpacked to
                 size = self.services.settings.max_body
             recorder.take(name, body, events, error, secrets, size)
+
+    def forget(self, body: Mapping[str, Any]) -> None:
+        """Nobody needs *body* any more, but for who takes it down, and then does the same. Never waits."""
+        if self.services.recorder is None:
+            forget(body)
 
     def turn(self, pool: Hashable) -> AbstractContextManager[Entry]:
         """Let a turn ask for a place among those of all clients in the body. See `Turnstile.turn`.

@@ -27,6 +27,7 @@ from typing import Any, Final
 import attrs
 
 from wspool.core.frames import Event
+from wspool.core.sending.brought import WrittenBody
 from wspool.errors import ResponseFailedError
 from wspool.server.models import Item
 from wspool.testing.cassette import Cassette, CassetteError, Exchange
@@ -136,7 +137,7 @@ class Recorder:
 
         Args:
             name: of its session, or of its client.
-            body: of its request, which nobody changes any more.
+            body: of its request, which nobody needs any more.
             events: all that came of it.
             error: what ended it, if that was not the end of its response.
             secrets: what its client has shown.
@@ -189,6 +190,8 @@ class Recorder:
             if time.monotonic() > file.rests_until:
                 self._save(file)
                 self._make_room()
+        if isinstance(body, WrittenBody):
+            body.forget()
 
     def _save_all(self) -> None:
         for file in [*self._files.values()]:

@@ -95,6 +95,15 @@ class WrittenBody(dict[str, Any]):
         self.digests = digests if self.alone is None else ()
         self.said = _was_any_said(items)
 
+    def forget(self) -> None:
+        """Forget its items, some at a time: nobody needs them any more. For a thread.
+
+        To forget 75,000 of them at once takes 20 ms, and is nothing that others can have their turn in.
+        """
+        items = self.history
+        while isinstance(items, list) and items:
+            del items[-_AT_ONCE:]
+
 
 class BroughtHistory:
     """The history of one request, which holds all of it. See `Lineage`.

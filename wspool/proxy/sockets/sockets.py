@@ -279,6 +279,7 @@ class _Account:
         record.request_id = self._notices.request_id or said_by(error).request_id
         if turn is not None:
             self._visit.take_down(self._body, turn.events, error, record.bytes_in)
+        self._visit.forget(self._body)
         if error is not None:
             record.fail(error)
         if left:

@@ -82,7 +82,10 @@ async def take_turn(visit: Visit, body: dict[str, Any], raw: bytes) -> None:
         if identity is not None and is_for_pool(body):
             _add_turn_state(visit, body)
             asked = Asked(identity, body, visit.session)
-        await _Course(visit, asked, body, raw, record, run).run()
+        try:
+            await _Course(visit, asked, body, raw, record, run).run()
+        finally:
+            visit.forget(body)
 
 
 def _add_turn_state(visit: Visit, body: dict[str, Any]) -> None:
