@@ -334,7 +334,7 @@ class _World:
                 async with manager as self.pool:
                     assert manager._shell is not None
                     manager._shell.jitter = random.Random(choice.getrandbits(64)).random
-                    manager._shell._clock._suspended = lambda: 0.0
+                    manager._shell._timekeeper._clock._suspended = lambda: 0.0
                     async with trio.open_nursery() as nursery:
                         for _ in range(choice.randint(1, 5)):
                             nursery.start_soon(self._talk, cancels)

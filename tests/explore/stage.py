@@ -190,7 +190,7 @@ async def staged(
             stage = Stage(manager, far)
             async with manager as stage.pool:
                 stage.shell.jitter = random.Random(0).random
-                stage.shell._clock._suspended = lambda: 0.0
+                stage.shell._timekeeper._clock._suspended = lambda: 0.0
                 always(stage.check)
                 if warm:
                     await ask(stage, "is somebody there?")

@@ -476,7 +476,7 @@ async def test_f81_suspended(make: Make, autojump_clock) -> None:
         faulty(make) as scene,
         scene.pool.conversation(model="m") as conversation,
     ):
-        scene.pool._shell._clock._suspended = lambda: asleep
+        scene.pool._shell._timekeeper._clock._suspended = lambda: asleep
         (await scene.ask("one", conversation=conversation)).assert_answer("one")
         asleep = 7200.0
         await trio.sleep(0.01)  # it is looked at a hundred times a second

@@ -221,7 +221,7 @@ class World:
                     # Nothing has used either yet: no dial can have ended.
                     shell = pool._shell
                     shell.jitter = random.Random(self._choice.getrandbits(64)).random
-                    shell._clock._suspended = lambda: 0.0
+                    shell._timekeeper._clock._suspended = lambda: 0.0
                     Fairness(shell.core, self.journal)
                     self._pool = pool
                     self._talk = Talk(pool, self.journal, self._size.turns, odd=self._odd)

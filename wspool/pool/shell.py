@@ -117,10 +117,10 @@ class Shell:
         self.budget, self.takes = ResendBudget(), Takes()
         self.check_use = Home().check
         self.burden: Scales = Burden(setup.policy, self._connections.values())
-        self._clock = PoolClock(suspension())
-        self.now = self._clock.now
+        clock = PoolClock(suspension())
+        self.now = clock.now
         self.dialer = Dialer(setup, Road(self.announcer, self.now), self.announcer)
-        self._timekeeper = Timekeeper(self.core, self._clock, self._perform)
+        self._timekeeper = Timekeeper(self.core, clock, self._perform)
         self.errands = Errands(
             self.core, self.now, self.dialer.post, self._tell_watchers, setup.policy, setup.pace
         )
