@@ -123,12 +123,17 @@ def installed(name: str) -> Place:
 
 
 def _made(folder: Path, packages: Sequence[str], install: Any) -> Path:
+    import fcntl  # not on Windows, where this is collected as well
+
     note = folder / "installed.json"
-    if not note.exists() or json.loads(note.read_text()) != [*packages]:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        install(folder, packages)
-        note.write_text(json.dumps([*packages]))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests that run beside this one want the same
+        if not note.exists() or json.loads(note.read_text()) != [*packages]:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            install(folder, packages)
+            note.write_text(json.dumps([*packages]))
     return folder
 
 
