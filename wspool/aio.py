@@ -107,7 +107,8 @@ async def _end(out: Handover[Any], call: Call[Any]) -> None:
 
 async def _rung(waits: Callable[[Callable[[], object]], bool]) -> None:
     """Wait until there is nothing to wait for: who is woken looks, for the bell may have been another's."""
-    while waits((bell := LoopBell()).ring):
+    bell = LoopBell()
+    while waits(bell.ring):
         await bell.wait()
 
 

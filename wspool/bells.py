@@ -1,5 +1,8 @@
 """Bells: what a caller waits on for news from another thread, in whatever loop or thread it is.
 
+A bell may be waited on again and again, by one. Whoever is woken looks whether what it waits for is there: it
+may have been rung for something that was taken before.
+
 None rings while the interpreter exits: who waits then is a daemon thread, which ends with it. If it was told
 what became of its call, it could only print that.
 """
@@ -31,7 +34,7 @@ _CLIENT: Final = "there is no event loop here that is known: use asyncio or trio
 
 
 class ThreadBell:
-    """What a thread without a loop waits on. Rung once, from anywhere."""
+    """What a thread without a loop waits on. Rung from anywhere."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -42,12 +45,13 @@ class ThreadBell:
             self._event.set()
 
     def wait(self) -> None:
-        """Wait until it was rung; KeyboardInterrupt comes through."""
+        """Wait until it was rung, since the last wait; KeyboardInterrupt comes through."""
         self._event.wait()
+        self._event.clear()
 
 
 class LoopBell:
-    """What a task of asyncio waits on. Made by that task; rung once, from anywhere.
+    """What a task of asyncio waits on. Made by that task; rung from anywhere.
 
     Args:
         instead: what to do where there is none.
@@ -58,20 +62,29 @@ class LoopBell:
 
     def __init__(self, instead: str = _FACADE) -> None:
         self._loop = running_loop(instead)
-        self._future: asyncio.Future[None] = self._loop.create_future()
+        self._future: asyncio.Future[None] | None = None
+        self._is_rung = False
 
     def ring(self) -> None:
         """Wake who waits. Never waits, never raises: there may be nobody any more."""
         if EXITING.is_set():
             return
         try:
-            self._loop.call_soon_threadsafe(_set, self._future)
+            self._loop.call_soon_threadsafe(self._wake)
         except RuntimeError:
             pass  # that loop has ended
 
     async def wait(self) -> None:
-        """Wait until it was rung."""
-        await self._future
+        """Wait until it was rung, since the last wait."""
+        if not self._is_rung:
+            self._future = self._loop.create_future()
+            await self._future
+        self._is_rung = False
+
+    def _wake(self) -> None:
+        self._is_rung = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
 
 
 class TrioBell:
@@ -86,13 +99,17 @@ class TrioBell:
         if EXITING.is_set():
             return
         try:
-            self._token.run_sync_soon(self._event.set)
+            self._token.run_sync_soon(self._wake)
         except trio.RunFinishedError:
             pass  # that run has ended
 
     async def wait(self) -> None:
-        """Wait until it was rung. A checkpoint."""
+        """Wait until it was rung, since the last wait. A checkpoint."""
         await self._event.wait()
+        self._event = trio.Event()
+
+    def _wake(self) -> None:
+        self._event.set()  # that of now
 
 
 def bell_here() -> LoopBell | TrioBell:
@@ -134,8 +151,3 @@ def running_loop(instead: str = _FACADE) -> asyncio.AbstractEventLoop:
     if loop is None:
         raise ForeignUseError(instead)
     return loop
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

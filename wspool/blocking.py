@@ -76,7 +76,8 @@ def _waits(
 
 def _rung(waits: Callable[[Callable[[], object]], bool]) -> None:
     """Wait until there is nothing to wait for: who is woken looks, for the bell may have been another's."""
-    while waits((bell := ThreadBell()).ring):
+    bell = ThreadBell()
+    while waits(bell.ring):
         bell.wait()
 
 

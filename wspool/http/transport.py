@@ -168,7 +168,6 @@ class AsyncPoolTransport(_Door, AsyncBlock):
                 self._begin(asked, outlet, _limits(request))
                 while outlet.wait_to_begin(bell.ring):
                     await bell.wait()
-                    bell = bell_here()
             except BaseException:
                 body.leave()
                 raise
@@ -208,8 +207,9 @@ class PoolTransport(_Door, PlainBlock):
             outlet = Outlet()
             body = blocking_body(module, self, outlet)  # from now on somebody leaves what is begun
             try:
+                bell = ThreadBell()
                 self._begin(asked, outlet, _limits(request))
-                while outlet.wait_to_begin((bell := ThreadBell()).ring):
+                while outlet.wait_to_begin(bell.ring):
                     bell.wait()
             except BaseException:
                 body.leave()
