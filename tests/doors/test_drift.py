@@ -13,7 +13,18 @@ from wspool import aio, blocking
 #: What a facade has not, and why.
 LEFT_OUT = {
     # What conversations and turns use of it, in the steps of the trio run that they are part of.
-    "Lease": {"begin", "check_size", "give_up", "gone", "lane", "prepare", "send", "steer", "stream_id"},
+    "Lease": {
+        "begin",
+        "check_size",
+        "give_up",
+        "gone",
+        "heed_size",
+        "lane",
+        "prepare",
+        "send",
+        "steer",
+        "stream_id",
+    },
     # For the exchange of an HTTP door.
     "Pool": {"failure"},
     # For the facade.
