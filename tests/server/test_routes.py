@@ -330,3 +330,13 @@ async def test_an_unknown_coding_is_named(coding: str, autojump_clock: MockClock
         assert (415, "gzip, deflate, zstd") == (answer.status, answer.headers["accept-encoding"])
         large = gzip.compress(json.dumps({"model": "m", "input": "x" * 99}).encode())
         assert 413 == (await ask(server, "POST", "/v1/responses", large, content_encoding="gzip")).status
+
+
+@pytest.mark.parametrize(("size", "status", "says"), [(100, 413, "close"), (99, 400, None)])
+async def test_who_reads_no_further_says_so(
+    size: int, status: int, says: str | None, autojump_clock: MockClock
+) -> None:
+    """A client that kept the connection would lose its next request on it."""
+    async with open_server(EchoModel(), port=None, profile=attrs.evolve(OPENAI, max_message=99)) as server:
+        answer = await ask(server, "POST", "/v1/responses", b"x" * size)
+    assert (status, says) == (answer.status, answer.headers.get("connection"))

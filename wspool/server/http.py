@@ -31,6 +31,9 @@ _logger: Final = logging.getLogger("wspool.server")
 #: Of a body that is not answered so much is read, in bytes, to keep the connection; more ends it.
 _UNWANTED: Final = 65536
 
+#: States of a client whose request was not read to its end. The connection ends with the answer.
+_UNREAD: Final = (h11.SEND_BODY, h11.ERROR)
+
 _SSE: Final = (("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache"))
 
 
@@ -141,6 +144,8 @@ class HttpExchange:
 
     async def _send_error(self, error: TurnError) -> None:
         _logger.info("refused: %d %s", error.status, error.message)
+        # Else the client would send its next request to where nobody reads any more.
+        self._answers.closes = self._http.their_state in _UNREAD
         await self._answers.send_error(error)
 
 
