@@ -187,6 +187,19 @@ def test_no_resends_means_none() -> None:
     assert HERE is resends.after_refusal(MISSING, had_parent=True, jitter=0.0)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_key_that_went_with_the_request_is_renewed_once(policy: Replay) -> None:
+    """If it can be; what was refused for its key did not run. Nothing else is helped by another key."""
+    refusal, busy = ServerError(status=401), ServerError(status=400)
+    resends = make(policy)
+    assert GIVE_UP is resends.after_refusal(refusal, had_parent=False, jitter=0.0)
+    assert GIVE_UP is resends.after_refusal(busy, had_parent=False, key_renews=True, jitter=0.0)
+    assert ELSEWHERE is resends.after_refusal(refusal, had_parent=False, key_renews=True, jitter=0.0)
+    assert GIVE_UP is resends.after_refusal(refusal, had_parent=False, key_renews=True, jitter=0.0)
+    none = make(policy, limit=0)
+    assert GIVE_UP is none.after_refusal(refusal, had_parent=False, key_renews=True, jitter=0.0)
+
+
 def test_a_message_too_big_is_never_sent_again() -> None:
     """The next connection would refuse it as well."""
     assert GIVE_UP is make("always").after_loss(

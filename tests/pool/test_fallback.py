@@ -22,7 +22,7 @@ from tests.helpers import (
     refused,
     serving,
 )
-from wspool import DialFailedError, Pool, PoolPolicy, SteeringRefusedError, open_pool
+from wspool import AuthenticationError, DialFailedError, Pool, PoolPolicy, SteeringRefusedError, open_pool
 from wspool.core.fallback import OUTAGE_BUDGET, PROBE_FIRST
 from wspool.core.frames import read_object
 from wspool.server import EchoModel
@@ -290,3 +290,58 @@ async def test_a_turn_behind_an_answer_that_ends_its_connection_is_not_lost(
             for number in (1, 2, 3):
                 assert f"resp_{number}" == (await conversation.respond("hi")).id
         assert 3 == requests
+
+
+@pytest.mark.parametrize("renews", ["in time", "too late", "never"])
+async def test_a_key_that_has_run_out_is_asked_for_anew(autojump_clock, renews: str) -> None:
+    """Once, as after a refused handshake: it goes with each request, and idle connections have the old."""
+    good, given, seen = "key-of-the-morning", ["key-of-the-morning"], list[str]()
+
+    async def open_stream(_: Endpoint) -> trio.abc.Stream:
+        near, far = trio.testing.memory_stream_pair()
+        nursery.start_soon(serve, far)
+        await trio.lowlevel.checkpoint()
+        return near
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        data = bytearray()
+        while more := bytes(await stream.receive_some()):
+            data += more
+            if not data.endswith(b"}"):
+                continue
+            seen.append(bytes(data).partition(b"Bearer ")[2].partition(b"\r\n")[0].decode())
+            data.clear()
+            await trio.sleep(1)
+            status, body = b"200 OK", b'{"id":"resp_%d","status":"completed","output":[]}' % len(seen)
+            if seen[-1] != good:
+                status, body = b"401 No", b'{"error":{"code":"invalid_api_key","message":"no"}}'
+            await stream.send_all(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
+
+    def key() -> str:
+        return given[0]
+
+    async def turn() -> None:
+        async with pool.conversation(model="m") as talk:
+            await talk.respond("hi")
+
+    async with trio.open_nursery() as nursery:
+        connector = HttpConnector(read_object, open_stream)
+        limits = PoolPolicy(max_size=3, min_idle=0)
+        where = "ws://localhost/v1/responses"
+        async with open_pool(
+            where, wire=connector, api_key=good if renews == "never" else key, policy=limits
+        ) as pool:
+            async with trio.open_nursery() as turns:
+                for _ in range(3):
+                    turns.start_soon(turn)
+            assert 3 == pool.statistics().open
+            good = "key-of-the-evening"
+            if renews == "in time":
+                given[0] = good
+                await turn()
+                await turn()
+                assert ["key-of-the-morning", good, good] == seen[3:]
+            else:
+                with pytest.raises(AuthenticationError):
+                    await turn()
+                assert (2 if renews == "too late" else 1) == len(seen[3:])

@@ -28,6 +28,7 @@ from wspool.core.sending.warm_up import Fields
 from wspool.core.statistics import ConversationStatistics, Move, MoveReason
 from wspool.core.usage import Budget, Usage
 from wspool.errors import BudgetExceededError, PoolClosedError, TurnInFlightError
+from wspool.pool.dialer import Dialer
 from wspool.pool.errand import Errand
 from wspool.pool.errands import Errands
 from wspool.pool.instrument import Announcer
@@ -49,6 +50,7 @@ class ContinuityOwner(Protocol):
 
     core: PoolCore
     announcer: Announcer
+    dialer: Dialer
     budget: ResendBudget
     errands: Errands
     takes: Takes

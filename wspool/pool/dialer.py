@@ -43,12 +43,34 @@ class Dialer:
         self._announcer = announcer
         self._setup = setup
         self.road = road
+        #: What goes by HTTP now, and with it the credential that it was dialled with.
+        self._by_http: list[Link] = []
 
     @property
     def transport(self) -> TransportName:
         """What new connections speak."""
         by_http = isinstance(self._setup.connector, ByHttp) or self.road.transport is Transport.HTTP
         return "http" if by_http else "websocket"
+
+    @property
+    def renews_key(self) -> bool:
+        """Whether the credential may be another one if it is asked for again."""
+        return self._setup.renewable
+
+    def goes_by_http(self, link: Link) -> None:
+        """It is connected, and goes by HTTP."""
+        self._by_http = [*(other for other in self._by_http if not other.over), link]
+        if self._setup.fallback is not None:
+            link.spawn(self.road.leave_in_time, link)
+
+    def key_refused(self) -> None:
+        """A credential that went with a request was refused: connections that have it take no other.
+
+        Whoever dials next asks for it anew. Never waits.
+        """
+        links, self._by_http = self._by_http, []
+        for link in links:
+            link.report(link.host.core.retire, announced=False)
 
     async def dial(self, link: Link, nursery: trio.Nursery) -> Wire:
         """Open the wire of *link*, whose tasks live in *nursery*."""

@@ -176,11 +176,14 @@ class ConversationDriver:
                 had_lane=self._named,
                 asked_reasoning=plain is not None,
                 put_off=machine.put_off,
+                key_renews=self._transport == "http" and continuity.owner.dialer.renews_key,
                 jitter=continuity.owner.jitter(),
                 now=trio.current_time(),
                 is_to_blame=continuity.owner.errands.blames(errand, error),
                 suspected=0 if errand.suspicion is None else errand.suspicion.times,
             )
+            if decision is Recovery.ELSEWHERE and error.refuses_key:
+                continuity.owner.dialer.key_refused()
             if resends.plain and plain is not None:
                 self._fields, self._went_plain = plain, error
             if decision is Recovery.LATER:

@@ -231,8 +231,7 @@ class Shell:
 
     def on_stateless(self, link: Link) -> None:
         """It is connected, and goes by HTTP."""
-        if self._setup.fallback is not None:
-            link.spawn(self.dialer.road.leave_in_time, link)
+        self.dialer.goes_by_http(link)
 
     def on_proved(self, link: Link) -> None:
         """A turn was completed on it, the first."""

@@ -114,6 +114,7 @@ class Resends:
         "_policy",
         "_refused_since",
         "_resends",
+        "_was_renewed",
         "_was_unnamed",
         "delay",
         "parent_refused",
@@ -129,7 +130,7 @@ class Resends:
         self._patience = patience
         self._refused_since: float | None = None
         self._resends = 0
-        self._was_unnamed = False
+        self._was_renewed = self._was_unnamed = False
         self.parent_refused: ServerError | None = None
         self.plain = False
         self.delay = 0.0
@@ -142,6 +143,7 @@ class Resends:
         had_lane: bool = False,
         asked_reasoning: bool = False,
         put_off: bool = False,
+        key_renews: bool = False,
         jitter: float,
         now: float = 0.0,
         suspected: int = 0,
@@ -155,6 +157,7 @@ class Resends:
             had_lane: True if the request named a lane.
             asked_reasoning: True if it asked for encrypted reasoning.
             put_off: True if a response was created, and failed before there was anything of it.
+            key_renews: True if the credential went with the request, and may be another when asked for anew.
             jitter: a random number in [0, 1), to spread resends.
             now: the time, in seconds on any clock; only differences count.
             suspected: how often it was refused although others were taken.
@@ -162,6 +165,9 @@ class Resends:
         """
         if put_off and self._patience is None:
             return Recovery.GIVE_UP
+        if key_renews and error.refuses_key and not self._was_renewed:
+            self._was_renewed = True  # as after a handshake: once
+            return self._again(Recovery.ELSEWHERE)
         if error.blames_lane and had_lane and not self._was_unnamed:
             self._was_unnamed = True
             return Recovery.HERE
