@@ -536,3 +536,12 @@ def test_nothing_is_owed_to_a_history_that_was_brought() -> None:
     history = brought(after(output=[call]), USER, call, USER)
 
     assert [] == history.owed((), FIELDS)
+
+
+@pytest.mark.parametrize("given", [[USER] * 2_500, [USER], [], "hi", None])
+def test_what_is_forgotten_is_gone_and_only_that(given: Any) -> None:
+    """Its items, however many; what was written of them is what is sent."""
+    body = WrittenBody({"model": "m", "input": given})
+    row, count = body.row, len(body.history)
+    body.forget()
+    assert (0 if isinstance(given, list) else count, row) == (len(body.history), body.row)
