@@ -92,8 +92,8 @@ class ForeignUseError(WsPoolError, RuntimeError):
 class RequestTooLargeError(WsPoolError):
     """The request is over the provider's frame limit; nothing was sent.
 
-    That limit is `Provider.max_request`, or, for an hour after one was refused for its size (close 1009, or
-    status 413), what is smaller than that one.
+    That limit is `Provider.max_request`, or, for five minutes after one was refused for its size (close 1009,
+    or status 413), what is smaller than that one.
 
     Attributes:
         size: size of the encoded request, in bytes.

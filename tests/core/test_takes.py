@@ -90,18 +90,18 @@ def test_a_model_that_gives_no_encrypted_reasoning_is_remembered() -> None:
     assert 100 == len(takes.plain)
 
 
-def test_the_smallest_size_that_was_too_large_is_remembered_for_an_hour() -> None:
+def test_the_smallest_size_that_was_too_large_is_remembered_for_five_minutes() -> None:
     """From the last time on; then none is known, and another size may be too large."""
     takes = Takes()
     known = [takes.too_large]
-    for now, size in ((0.0, 500_000), (1000.0, 700_000), (2000.0, 300_000)):
+    for now, size in ((0.0, 500_000), (100.0, 700_000), (200.0, 300_000)):
         takes.found_too_large(size, now)
         known.append(takes.too_large)
-    for now in (5599.0, 5600.0):
+    for now in (499.0, 500.0):
         takes.forget_size(now)
         known.append(takes.too_large)
-    takes.found_too_large(300_000, 6000.0)
-    takes.found_too_large(800_000, 9600.0)
+    takes.found_too_large(300_000, 600.0)
+    takes.found_too_large(800_000, 900.0)
 
     assert [math.inf, 500_000, 500_000, 300_000, 300_000, math.inf] == known
     assert 800_000 == takes.too_large
@@ -117,4 +117,5 @@ def test_what_is_smaller_than_any_limit_was_refused_for_something_else() -> None
 
 def test_only_one_status_blames_the_size() -> None:
     assert ServerError(status=413).blames_size
+    assert not ServerError(status=413, code="rate_limit_exceeded").blames_size
     assert not any(ServerError(status=status).blames_size for status in (None, 400, 429))

@@ -137,8 +137,11 @@ class ServerError:
 
     @property
     def blames_size(self) -> bool:
-        """Whether a request was refused for its size, by HTTP's word for that."""
-        return self.status == _TOO_LARGE
+        """Whether a request was refused for its size, by HTTP's word for that.
+
+        Some (Groq) say 413 of a limit of rate as well, for as long as that lasts.
+        """
+        return self.status == _TOO_LARGE and not self.is_rate_limit
 
     @property
     def blames_lane(self) -> bool:

@@ -6,9 +6,10 @@ Each turn would else be refused for it, for ever. Rules of this module:
 * What was found out counts for all turns of the pool, and is said once.
 * Only that is left out without which the same can be said: a parent where the whole history goes along, the
   wish for encrypted reasoning. Calls whose ids are too long are answered in full, where they get other ones.
-* A size that was found too large, by HTTP's word for it or by a close, is remembered for an hour: to try
-  costs a connection. Limits change when a gateway does, so whoever comes after that tries. Kept are the
-  smallest of them, and until when. What is smaller than all known limits was refused for another reason.
+* A size that was found too large, by HTTP's word for it or by a close, is remembered for five minutes: to try
+  costs a connection. Limits change when a gateway does, and one that had no room once is no limit, so whoever
+  comes after that tries. Kept are the smallest of them, and until when. What is smaller than all known limits
+  was refused for another reason.
 
 What is not taken is remembered by what the refusal blames. A parent also by what an endpoint does: there are
 those that take none, and have many words for it.
@@ -29,7 +30,7 @@ NotTaken: TypeAlias = Literal["parents", "reasoning"]
 
 _NONE: Final = Encoded(b"null")
 #: Seconds for which a size that was too large is not tried again.
-_REMEMBERED: Final = 3600.0
+_REMEMBERED: Final = 300.0
 
 #: Bytes of a message that no endpoint finds too large. Source: the smallest limit of gateways for WebSocket,
 #: 128 KiB (AWS API Gateway), and a frame of it before that is half of that.
