@@ -17,7 +17,7 @@ from wspool.pool.ways import Held
 #: What only looks at something, or makes a value; it may be called from anywhere.
 HARMLESS = {
     "Pool": {"statistics", "lease", "lease_nowait", "conversation"},  # entering the last three is refused
-    "Lease": {"check_size", "heir", "prepare"},
+    "Lease": {"check_size", "prepare"},
     "Turn": {"__aiter__"},
     "Conversation": {"prepare", "statistics", "snapshot"},
 }
@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, Callable[[dict[str, Any]], tuple[tuple[Any, ...], dict[str,
     "resize": lambda _: ((), {"max_size": 1, "min_idle": 0}),
     "create": lambda _: ((), {"model": "m", "input": "x"}),
     "begin": lambda _: ((), {"movable": False}),
+    "heed_size": lambda at: ((at["attempt"], 1), {}),
     "send": lambda at: ((b"{}", at["attempt"]), {}),
     "Lease.steer": lambda at: (([], at["attempt"]), {}),
     "steer": lambda _: (("more",), {}),

@@ -238,6 +238,7 @@ class Lease:
 
     def heed_size(self, attempt: Attempt, size: int) -> None:
         """Remember that a request of *size* bytes was too large, if that is what *attempt* ended with."""
+        self._owner.check_use()
         machine = attempt.machine
         refused = machine.refused and machine.error is not None and machine.error.blames_size
         if (attempt.too_large or refused) and self.lane.transport == "websocket":
