@@ -464,18 +464,14 @@ def test_what_the_server_refuses_is_a_failure(place: Path) -> None:
     ],
 )
 def test_wrong_usage_is_exit_code_2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, expected: str
+    place: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, expected: str
 ) -> None:
     """Each says what to do, before anything runs, and never the key."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("KEY", "very-secret")
     monkeypatch.setenv("BAD_KEY", "very-secret with a space")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    write_tasks(tmp_path / "good.jsonl", {"id": "a", "input": "x"})
-    (tmp_path / "bad.jsonl").write_text("{\n")
-    (tmp_path / "my_agent.py").write_text(AGENT)
+    write_tasks(place / "good.jsonl", {"id": "a", "input": "x"})
+    (place / "bad.jsonl").write_text("{\n")
+    (place / "my_agent.py").write_text(AGENT)
 
     result = CliRunner().invoke(app, arguments.split())
 
