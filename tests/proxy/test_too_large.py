@@ -10,7 +10,7 @@ import trio
 from tests.helpers import policy
 from tests.proxy.asking import scene
 from tests.proxy.test_websocket import connected
-from wspool.server import EchoModel, Fault, FaultRule, FaultScript
+from wspool.server import EchoModel, Fault, FaultRule, FaultScript, ModelRequest, ModelTurn, message
 
 #: What providers say then.
 SAID = {
@@ -24,6 +24,13 @@ BEGUN = {
     "413": Fault("error", at="delta", status=413, code="request_too_large", type="invalid_request_error"),
     "1011": Fault("close", at="receipt", code=1011),
 }
+
+
+class Curt:
+    """Says little, however much it was told."""
+
+    def respond(self, request: ModelRequest) -> ModelTurn:
+        return ModelTurn(output=[message("ok")])
 
 
 async def ask(it: Any, door: str, what: Any = "hi") -> str:
@@ -76,7 +83,7 @@ async def test_the_size_is_remembered(autojump_clock, how: str, door: str) -> No
     """
     faults = FaultScript(FaultRule(SAID[how], create=1))
     large = "x" * 100_000
-    async with scene(EchoModel(), server={"faults": faults}, policy=policy(max_size=1)) as it:
+    async with scene(Curt(), server={"faults": faults}, policy=policy(max_size=1)) as it:
         for what in (large, large, "hi", large):
             assert "response.completed" == await ask(it, door, what)
         await trio.sleep(301)
