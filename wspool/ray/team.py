@@ -35,7 +35,7 @@ _PAUSE_EACH: Final = 0.001
 #: Actors that may die, for each that there is: more is no accident.
 _DEATHS: Final = 3
 
-#: No pool at all.
+#: No pool at all: what has no default is a number, or no for an answer, but for `closed`. mypy sees no names.
 NOTHING: Final = PoolStatistics(
     **{field.name: 0 for field in attrs.fields(PoolStatistics) if field.default is attrs.NOTHING}  # type: ignore[arg-type]
     | {"closed": {}}

@@ -32,8 +32,8 @@ _NONE: Final = Encoded(b"null")
 #: Seconds for which a size that was too large is not tried again.
 _REMEMBERED: Final = 300.0
 
-#: Bytes of a message that no endpoint finds too large. Source: the smallest limit of gateways for WebSocket,
-#: 128 KiB (AWS API Gateway), and a frame of it before that is half of that.
+#: Bytes below which no size is remembered: some say 413 of tokens in a minute, and to send so little again
+#: costs little. Chosen: half of the smallest limit for a message that is known of a gateway (AWS, 128 KiB).
 _NEVER_TOO_LARGE: Final = 65_536
 
 #: Models that are remembered at most. Who asks for more of them is refused once for each again.
