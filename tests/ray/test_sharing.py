@@ -462,7 +462,7 @@ class Never(Here):
     ("error", "problem"),
     [
         (RuntimeError("no module"), "an actor cannot work: no module"),
-        (ActorLostError("no node"), "[78] actors have died, the last because: no node"),
+        (ActorLostError("no node"), "7 actors have died, the last because: no node"),
         (None, "30 s have passed"),
     ],
 )
@@ -477,7 +477,7 @@ async def test_no_actor_can_work(
             summary = await run(server, tmp_path, 60, 2, limits=Limits(max_seconds=30), here=here)
 
     assert 60 == summary.owed
-    assert re.fullmatch(problem, summary.problem or "")
+    assert problem == summary.problem
     assert summary.seconds < 31
 
 

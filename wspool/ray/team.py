@@ -169,9 +169,9 @@ class Team:
             except ActorLostError as death:
                 self._deaths += 1
                 if self._deaths > self._most:
-                    self.spent = f"{self._deaths} actors have died, the last because: {death}"
+                    self._end(f"{self._deaths} actors have died, the last because: {death}")
             except RuntimeError as error:
-                self.spent = f"an actor cannot work: {error}"
+                self._end(f"an actor cannot work: {error}")
             self.lost(part)
 
     def orders(self, actor: Actor) -> Orders:
@@ -237,6 +237,10 @@ class Team:
         self._dialed += actor.pool.dialed
         if not self._over:
             self.actors[part] = Actor()
+
+    def _end(self, why: str) -> None:
+        """No task may be begun any more: the first reason is the one, others end meanwhile for theirs."""
+        self.spent = self.spent or why
 
     def _held(self) -> float:
         until = max(self.pace.held_until, self.pace.allowance.held_until)
