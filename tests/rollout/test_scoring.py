@@ -12,13 +12,13 @@ import attrs
 import pytest
 
 from tests.rollout.command import Saying, command, place, rollout, write
-from wspool.ray.team import NOTHING
 from wspool.rollout.limits import Limits
 from wspool.rollout.scoring import SCORES, Score, Scorer, compared, exact, number
 from wspool.rollout.standing import Standing
 from wspool.rollout.summary import Meter, Summary
 from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import Result, Task
+from wspool.rollout.team.team import NOTHING
 from wspool.server import ModelRequest, ModelTurn, message
 from wspool.testing import local_server
 

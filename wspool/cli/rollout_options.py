@@ -7,6 +7,7 @@ import attrs
 import typer
 
 from wspool.cli.target import ApiKeyEnv, Header, Provider, ProxyUrl, Url
+from wspool.rollout.method import RETRIES
 
 __all__ = ["Cluster", "Given", "How", "Input", "Limiting", "Place", "State", "Telling"]
 
@@ -180,7 +181,7 @@ class How:
             help="How often a turn of a task is taken again that was lost or failed for a moment; it may be "
             "paid twice. Of an agent's those that were lost, unless it has seen their first output.",
         ),
-    ] = 2
+    ] = RETRIES
 
 
 @attrs.frozen(kw_only=True)

@@ -32,9 +32,6 @@ _BUNDLED_CONNECTIONS: Final = 8
 #: The model of the bundled server: any name will do, and this one says who answers.
 _BUNDLED_MODEL: Final = "lookup"
 
-#: As pools have it: a turn may be sent again for more than that it was lost.
-_RESENDS: Final = wspool.PoolPolicy().max_resends
-
 #: Turns of a task in the tool loop: a model may call tools for ever.
 _MOST_TURNS: Final = 100
 
@@ -70,16 +67,9 @@ class Plan:
         most = place.max_connections or (place.concurrency if self.own else _BUNDLED_CONNECTIONS)
         patience = math.inf if place.max_wait is None else place.max_wait
         idle = self.given.limiting.idle_timeout
-        return wspool.PoolPolicy(
-            max_size=most,
-            min_idle=0,
+        return attrs.evolve(
+            self.method.policy(most, patience),
             max_lifetime=place.max_lifetime,
-            # The endpoint's trouble is not the task's: it is waited out, also by agents of the user's.
-            refusal_patience=patience,
-            # What is lost of the turns of an agent the pool takes again; for others `Method.hold` does.
-            replay="always" if self.method.agent is not None and self.method.retries else "proven",
-            max_resends=max(_RESENDS, self.method.retries),
-            give_up_after=max(patience, 1.0),
             first_event_timeout=idle,
             silence_timeout=idle,
         )

@@ -4,23 +4,22 @@ import importlib
 import os
 import socket
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
-import attrs
 import trio
 
 import wspool
-from wspool.ray.exchange import Exchange, Orders, Report
-from wspool.ray.part import open_part
-from wspool.ray.team import ActorLostError, Team, open_team
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Method
 from wspool.rollout.summary import Meter
 from wspool.rollout.tasks import Failure
-from wspool.runtime import Residence, Runtime
+from wspool.rollout.team.exchange import Orders
+from wspool.rollout.team.part import divided, open_part
+from wspool.rollout.team.process import Process
+from wspool.rollout.team.team import ActorLostError, Team, open_team
 
 __all__ = ["connect", "disconnect", "on_actors"]
 
@@ -87,12 +86,12 @@ def on_actors(
       options: of the actors, as for Ray; by default they take no CPU and are spread over the nodes.
     """
     ray: Any = importlib.import_module("ray")
-    most = policy.max_size
-    sizes = [most // actors + (part < most % actors) for part in range(actors)]
-    policies = [attrs.evolve(policy, max_size=size) for size in sizes]
-    jobs = [ray.cloudpickle.dumps(partial(open_part, endpoint, each, method, limits)) for each in policies]
+    jobs = [
+        ray.cloudpickle.dumps(partial(open_part, endpoint, each, method, limits))
+        for each in divided(policy, actors)
+    ]
     options = {"num_cpus": 0, "scheduling_strategy": "SPREAD"} if options is None else options
-    remote: Any = ray.remote(_Process).options(**options)
+    remote: Any = ray.remote(Process).options(**options)
 
     @asynccontextmanager
     async def begin(part: int) -> AsyncGenerator[Callable[[Orders], Awaitable[Any]], None]:
@@ -104,34 +103,7 @@ def on_actors(
                 await _exchanged(process, Orders(end=True))
             ray.kill(process)
 
-    return open_team(begin, actors=actors, max_size=most, meter=meter)
-
-
-class _Process:
-    """An actor, as it is in a process of its own somewhere in the cluster."""
-
-    def __init__(self, directory: str, paths: Sequence[str], job: bytes) -> None:
-        self._directory, self._paths, self._job = directory, paths, job
-        self._block: Residence[Exchange] = Residence(self._open)
-        self._exchange: Exchange | None = None
-
-    def exchange(self, orders: Orders) -> Report | None:
-        """See `open_part`, which is done first. It blocks."""
-        runtime = Runtime.shared()
-        if self._exchange is None:
-            self._exchange = runtime.run(self._block.enter)
-        report = runtime.run(self._exchange, orders)
-        if report is None:
-            runtime.run(self._block.leave)
-        return report
-
-    def _open(self) -> AbstractAsyncContextManager[Exchange]:
-        with suppress(OSError):  # it need not be there
-            os.chdir(self._directory)
-        sys.path += [path for path in self._paths if path not in sys.path]
-        job: Callable[[], AbstractAsyncContextManager[Exchange]]
-        job = importlib.import_module("ray").cloudpickle.loads(self._job)  # now that its modules are found
-        return job()
+    return open_team(begin, actors=actors, max_size=policy.max_size, meter=meter)
 
 
 async def _exchanged(process: Any, orders: Orders) -> Any:

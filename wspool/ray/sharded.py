@@ -1,26 +1,20 @@
 """`run_sharded`: a batch over a Ray cluster, from a program."""
 
-import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Literal
 
 import attrs
-import trio
 
 import wspool
-from wspool.core.policy import Replay
-from wspool.pool.toolbox import DefinedTool, Toolbox
 from wspool.ray.cluster import connect, on_actors
 from wspool.rollout.batch import read_tasks
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Agent, Method
-from wspool.rollout.provenance import changed_tasks
-from wspool.rollout.results import ResultFile, ResultsError, open_results
-from wspool.rollout.runner import Place, run_batch
-from wspool.rollout.scoring import SCORES, Scorer
+from wspool.rollout.owed import run_owed
+from wspool.rollout.results import ResultFile
+from wspool.rollout.runner import run_batch
 from wspool.rollout.selection import Selection
 from wspool.rollout.shapes import Columns
 from wspool.rollout.summary import Meter, Summary
@@ -28,9 +22,6 @@ from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import Task
 
 __all__ = ["run_sharded"]
-
-#: How often a turn is taken again that was lost, as `wspool rollout` has it.
-_RETRIES: Final = 2
 
 
 def run_sharded(
@@ -87,68 +78,19 @@ def run_sharded(
     """
     batch = read_tasks(Path(tasks), Columns(for_agent=agent is not None))
     batch = list(Selection(samples=samples).of(batch))
+    method, limits, meter = Method.of(agent, tools, score, model), Limits.of(budget), Meter()
     nodes = connect(address)
-    actors = actors or nodes
-    policy = policy or _patient(concurrency, "always" if agent is not None else "proven")
+    actors, policy = actors or nodes, policy or method.policy(concurrency)
     for what, number in (("max_size", policy.max_size), ("concurrency", concurrency)):
         if number < actors:
             raise ValueError(f"{what} is {number}, less than one for each of {actors} actors")
-    limits, meter = _limits(budget), Meter()
-    team = partial(
-        on_actors, endpoint, policy, _method(agent, tools, score, model), limits, meter=meter, options=options
-    )
+    team = partial(on_actors, endpoint, policy, method, limits, meter=meter, options=options)
     run = partial(
         run_batch, meter=meter, concurrency=concurrency, total=len(batch), limits=limits, quiet=quiet
     )
-    return attrs.evolve(_run(batch, Path(out), actors, team, run), samples=samples)
-
-
-def _run(
-    batch: Sequence[Task],
-    out: Path,
-    actors: int,
-    team: Callable[..., AbstractAsyncContextManager[Place]],
-    run: Callable[..., Awaitable[Summary]],
-) -> Summary:
-    """Run what has no result yet."""
 
     async def main(owed: Sequence[Task], results: ResultFile, tally: Tally) -> Summary:
         async with team(actors=min(actors, len(owed))) as place:
             return await run(place, owed, sink=results.append, tally=tally)
 
-    try:
-        with open_results(out) as results:
-            if changed := changed_tasks(batch, results.digests):
-                raise ValueError(f"the results in {out} are of others: {changed[0]}; use another directory")
-            owed, tally = results.left(batch)
-            return trio.run(main, owed, results, tally)
-    except ResultsError as problem:
-        raise ValueError(str(problem)) from problem
-
-
-def _patient(most: int, replay: Replay) -> wspool.PoolPolicy:
-    return wspool.PoolPolicy(
-        max_size=most, min_idle=0, refusal_patience=math.inf, give_up_after=math.inf, replay=replay
-    )
-
-
-def _limits(budget: wspool.Budget | None) -> Limits:
-    if budget is None:
-        return Limits()
-    return Limits(max_tokens=budget.max_tokens, max_cost=budget.max_cost, price=budget.price)
-
-
-def _method(
-    agent: Agent | None,
-    tools: Iterable[Callable[..., object]],
-    score: Callable[..., object] | str | None,
-    model: str | None,
-) -> Method:
-    scorer = SCORES[score] if isinstance(score, str) else score
-    return Method(
-        agent=agent,
-        tools=cast("dict[str, DefinedTool]", Toolbox([*tools], {}).tools),
-        defaults={"model": model} if model is not None else {},
-        scorer=Scorer.of(scorer) if scorer is not None else None,
-        retries=_RETRIES,
-    )
+    return attrs.evolve(run_owed(batch, Path(out), main), samples=samples)

@@ -39,6 +39,13 @@ class Limits:
     task_max_tokens: int | None = None
     max_turns: int | None = None
 
+    @classmethod
+    def of(cls, budget: Budget | None) -> "Limits":
+        """Those of a run that may take what *budget* says, whatever that has spent; None for none."""
+        if budget is None:
+            return cls()
+        return cls(max_tokens=budget.max_tokens, max_cost=budget.max_cost, price=budget.price)
+
     def of_run(self) -> Budget:
         """The budget of a run."""
         return Budget(

@@ -1,8 +1,9 @@
 """How the conversation about one task is held: by an agent of the user's, in a tool loop, or in one turn."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import attrs
 import trio
@@ -13,13 +14,19 @@ from wspool.core.effects import UnknownEffects
 from wspool.core.encoding import Encoded
 from wspool.errors import ResponseFailedError, TurnLostError
 from wspool.pool.effects import EffectLedger
+from wspool.pool.toolbox import Toolbox
 from wspool.pool.tools import Tool, open_calls
 from wspool.rollout.outcomes import outcome_of
-from wspool.rollout.scoring import Score, Scorer, compared
+from wspool.rollout.scoring import SCORES, Score, Scorer, compared
 from wspool.rollout.tasks import Outcome, Task
 from wspool.rollout.tools import NoFilesError, patient
 
-__all__ = ["Agent", "Method"]
+__all__ = ["RETRIES", "Agent", "Method"]
+
+#: How often a turn of a task is taken again, if nobody says it.
+RETRIES: Final = 2
+#: As pools have it: a turn may be sent again for more than that it was lost.
+_RESENDS: Final = wspool.PoolPolicy().max_resends
 
 #: Called with a conversation, the line of the task file that it is about, and the agent's own arguments. It
 #: holds the conversation, and returns the answer: a response, or any JSON.
@@ -57,6 +64,41 @@ class Method:
     scorer: Scorer | None = None
     right_from: float | None = None
     retries: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        agent: Agent | None,
+        tools: Iterable[Callable[..., object]],
+        score: Callable[..., object] | str | None,
+        model: str | None,
+    ) -> "Method":
+        """What a program has said of it: its agent or its tools, its score or the name of one of ours."""
+        scorer = SCORES[score] if isinstance(score, str) else score
+        return cls(
+            agent=agent,
+            tools=Toolbox([*tools], {}).tools,
+            defaults={"model": model} if model is not None else {},
+            scorer=Scorer.of(scorer) if scorer is not None else None,
+            retries=RETRIES,
+        )
+
+    def policy(self, most: int, patience: float = math.inf) -> "wspool.PoolPolicy":
+        """That of a pool for these tasks: the endpoint's trouble is none of theirs, nor of a user's agent.
+
+        Args:
+          most: connections.
+          patience: seconds for which such trouble is waited out.
+        """
+        return wspool.PoolPolicy(
+            max_size=most,
+            min_idle=0,
+            refusal_patience=patience,
+            # What is lost of the turns of an agent the pool takes again; for others `hold` does.
+            replay="always" if self.agent is not None and self.retries else "proven",
+            max_resends=max(_RESENDS, self.retries),
+            give_up_after=max(patience, 1.0),
+        )
 
     def fields(self, task: Task) -> dict[str, Any]:
         """The request fields that go with every turn of *task*."""

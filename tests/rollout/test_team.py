@@ -1,10 +1,12 @@
-"""What actors share, without Ray: tasks, one pace, what is spent; and what becomes of those that die."""
+"""What actors share: tasks, one pace, what is spent; and what becomes of those that die."""
 
 import json
 import math
 import os
+import pickle
 import re
 import signal
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -19,20 +21,25 @@ from trio.testing import MockClock
 import wspool
 from wspool.core.sending.allowance import Stated
 from wspool.core.usage import Usage
-from wspool.ray.exchange import Heard, Orders, Report
-from wspool.ray.part import Tokens, open_part
-from wspool.ray.team import NOTHING, Actor, ActorLostError, Team, open_team
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Agent, Method
-from wspool.rollout.results import open_results
+from wspool.rollout.owed import run_owed
+from wspool.rollout.results import ResultFile, open_results
 from wspool.rollout.runner import run_batch
+from wspool.rollout.scoring import SCORES
 from wspool.rollout.shapes import Columns, task_of
 from wspool.rollout.summary import Meter, Summary
+from wspool.rollout.tally import Tally
 from wspool.rollout.tasks import Task
+from wspool.rollout.team.exchange import Heard, Orders, Report
+from wspool.rollout.team.part import Tokens, divided, open_part
+from wspool.rollout.team.process import Process
+from wspool.rollout.team.team import NOTHING, Actor, ActorLostError, Team, open_team
 from wspool.runtime import Residence
 from wspool.server import ModelRequest, ModelTurn, TurnError, message
 from wspool.server.echo import EchoModel
 from wspool.server.server import Server, open_server
+from wspool.testing import local_server
 from wspool.wire.trio_websocket import TrioWebSocketConnector
 
 Part = Callable[[], AbstractAsyncContextManager[Callable[[Orders], Awaitable[Report | None]]]]
@@ -139,6 +146,14 @@ async def test_what_all_have_spent_is_told_to_each() -> None:
     sharing.exchange(0, used=Usage(10, 0, 5, 0))
 
     assert Usage(30, 1, 9, 2) == sharing.exchange(1, used=Usage(20, 1, 4, 2)).spent
+
+
+def test_connections_are_divided() -> None:
+    """All of them, and as evenly as can be."""
+    policies = divided(wspool.PoolPolicy(max_size=8, min_idle=0, max_resends=7), 3)
+
+    assert [3, 3, 2] == [policy.max_size for policy in policies]
+    assert {7} == {policy.max_resends for policy in policies}
 
 
 def test_meters_are_put_together() -> None:
@@ -494,3 +509,86 @@ async def test_an_actor_that_crashes_says_so(autojump_clock: MockClock) -> None:
         assert await exchange(Orders(tasks=tasks(1), pause=1)) is None
         with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True, allow_unwrapped=True):
             await block.leave()
+
+
+@pytest.mark.network
+def test_a_process_is_told_by_calls_that_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its pool from the first until it shall end, and finds modules where they were found."""
+    paths = [*sys.path]
+    monkeypatch.setattr("sys.path", [*paths])
+    with local_server() as server:
+        policy, method = wspool.PoolPolicy(max_size=2, min_idle=0), Method(defaults={"model": "m"})
+        job = pickle.dumps(partial(open_part, {"url": server.url}, policy, method, Limits()))
+        process = Process("/there/is/none", [sys.path[0], "/modules"], job)
+        orders, ended = Orders(tasks=tasks(3), tokens=range(3)), set[str]()
+        while len(ended) < 3:
+            report = process.exchange(orders)
+            assert report is not None
+            ended |= report.ended.keys()
+            orders = Orders()
+        assert process.exchange(Orders(end=True)) is None
+
+    assert {"0", "1", "2"} == ended
+    assert ["/modules"] == sys.path[len(paths) :]
+
+
+# -- a program's run ----------------------------------------------------------------------------------------
+
+
+def test_what_a_program_says() -> None:
+    """Of how tasks are done and what they may take: as the command has it."""
+
+    def add(a: int, b: int) -> int:
+        """Add."""
+        return a + b
+
+    budget = wspool.Budget(max_tokens=9, max_cost=1.0, price=(1, 1, 1))
+    budget.spent = Usage(5)
+    method = Method.of(None, [add], "number", "m")
+
+    assert Limits() == Limits.of(None)
+    assert Limits(max_tokens=9, max_cost=1.0, price=(1, 1, 1)) == Limits.of(budget)
+    assert (["add"], {"model": "m"}) == (list(method.tools), method.defaults)
+    assert method.scorer is not None
+    assert method.scorer.function is SCORES["number"]
+    assert ("proven", 2) == (method.policy(7).replay, method.retries)
+    assert (7, math.inf, math.inf) == (
+        method.policy(7).max_size,
+        method.policy(7).refusal_patience,
+        method.policy(7).give_up_after,
+    )
+
+
+async def _agent(conversation: wspool.Conversation, task: object) -> object:
+    return await conversation.respond("a")
+
+
+@pytest.mark.parametrize(("retries", "replay"), [(0, "proven"), (2, "always")])
+def test_the_pool_takes_turns_of_an_agent_again(retries: int, replay: str) -> None:
+    """Unless none shall be, and those as often as is said."""
+    assert replay == Method(agent=_agent, retries=retries).policy(7).replay
+    assert Method(agent=_agent, retries=99).policy(7).max_resends == 99
+
+
+def test_what_is_owed_is_run(tmp_path: Path) -> None:
+    """And where others have their results nothing is."""
+    told: list[str] = []
+
+    async def main(owed: Sequence[Task], results: ResultFile, tally: Tally) -> Summary:
+        await trio.lowlevel.checkpoint()
+        told.extend(task.id for task in owed)
+        for task in owed:
+            results.append({"id": task.id, "outcome": "done", "digest": task.digest})
+        return Summary(tasks=len(owed), max_connections=1)
+
+    run_owed(tasks(2), tmp_path, main)
+    run_owed(tasks(3), tmp_path, main)
+    assert ["0", "1", "2"] == told
+
+    (other,) = tasks(1)
+    with pytest.raises(ValueError, match="are of others: tasks that have changed since: '0'; use another"):
+        run_owed([attrs.evolve(other, source={"input": "b"})], tmp_path, main)
+    (tmp_path / "results.jsonl").write_text("no\n")
+    with pytest.raises(ValueError, match="not a result"):
+        run_owed(tasks(3), tmp_path, main)
+    assert ["0", "1", "2"] == told

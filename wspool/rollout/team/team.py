@@ -21,10 +21,10 @@ import trio
 from wspool.core.sending.pace import Pace, Ticket
 from wspool.core.statistics import PoolStatistics
 from wspool.core.usage import Usage
-from wspool.ray.exchange import Orders, Report
 from wspool.rollout.holding import Held
 from wspool.rollout.summary import Meter
 from wspool.rollout.tasks import Result, Task
+from wspool.rollout.team.exchange import Orders, Report
 
 __all__ = ["NOTHING", "Actor", "ActorLostError", "Begin", "Team", "open_team"]
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import attrs
 import trio
 
 import wspool
@@ -13,17 +14,23 @@ from wspool.core.sending.allowance import Stated
 from wspool.core.sending.pace import Pace, Ticket
 from wspool.core.usage import Budget, Usage
 from wspool.pool.open import at_pace
-from wspool.ray.exchange import Exchange, Heard, Orders, Report
 from wspool.rollout.holding import Held, Holder
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Method
 from wspool.rollout.summary import Meter
 from wspool.rollout.tasks import Task
+from wspool.rollout.team.exchange import Exchange, Heard, Orders, Report
 
-__all__ = ["Tokens", "open_part"]
+__all__ = ["Tokens", "divided", "open_part"]
 
 #: Seconds after which an actor reports that has nothing to say, and hears what there is.
 _HEARTBEAT: Final = 0.25
+
+
+def divided(policy: wspool.PoolPolicy, actors: int) -> Sequence[wspool.PoolPolicy]:
+    """The policies of the pools of so many actors, which are *policy* together: `max_size` is divided."""
+    most, more = divmod(policy.max_size, actors)
+    return [attrs.evolve(policy, max_size=most + (part < more)) for part in range(actors)]
 
 
 @asynccontextmanager
