@@ -1,4 +1,7 @@
-"""Striking: an interrupt before any one line of the library that a caller's own thread runs."""
+"""Striking: an interrupt before any one line of the library that a caller's own thread runs.
+
+What a handler of a signal raises is whatever it likes: an alarm, a soft limit of time of a task queue.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,16 @@ __all__ = ["Striker", "interrupted", "interrupted_async"]
 SAFE: Final = ("__del__", "shared")
 
 
+class Alarm(Exception):
+    """What a program's own handler of a signal raises."""
+
+
+#: What strikes, in turns.
+KINDS: Final = (KeyboardInterrupt, Alarm)
+
+
 class Striker:
-    """Raises KeyboardInterrupt before a line of some modules, in the thread that it is made in.
+    """Raises one of `KINDS` before a line of some modules, in the thread that it is made in.
 
     Args:
         at: before which, from 1.
@@ -41,6 +52,7 @@ class Striker:
         self.where = ""
         self.is_last = False
         self._left = at
+        self._kind = KINDS[at % len(KINDS)]
         self._files = {module.__file__ for module in modules}
         self._last = last
         self._is_open = is_open
@@ -55,7 +67,7 @@ class Striker:
             if self._left == 0 or self.is_last:
                 self.reached = True
                 self.where = f"{code.co_filename}:{frame.f_lineno} in {code.co_name}"
-                raise KeyboardInterrupt
+                raise self._kind
         return self
 
 
@@ -72,7 +84,7 @@ def interrupted(striker: Striker, act: Callable[[], object]) -> None:
     sys.settrace(striker)
     try:
         act()
-    except KeyboardInterrupt:
+    except KINDS:
         pass
     finally:
         sys.settrace(tracer)
@@ -84,7 +96,7 @@ async def interrupted_async(striker: Striker, act: Callable[[], Awaitable[object
     sys.settrace(striker)
     try:
         await act()
-    except KeyboardInterrupt:
+    except KINDS:
         pass
     finally:
         sys.settrace(tracer)

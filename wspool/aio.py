@@ -81,16 +81,19 @@ async def _call(runtime: Runtime, function: Callable[..., Awaitable[_T]], *args:
 async def _begun(out: Handover[Any], call: Call[Any]) -> None:
     """Begin *call*, and wait until *out* of it has begun or ended.
 
-    Cancelled or interrupted, cancel it and wait for its end first; a second interrupt does not wait.
+    Cancelled, or interrupted by what a handler of a signal raises, cancel it and wait for its end first; a
+    second interrupt does not wait.
     """
     try:
         call.begin()
         await _rung(out.wait_to_begin)
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        await _end(out, call)  # noqa: ASYNC102 # it is cancelled, and shields nothing for long
+    except PoolClosedError:
         raise
-    except BaseException:  # the loop ends, or has ended, and whoever waited with it
+    except GeneratorExit:  # the loop ends, or has ended, and whoever waited with it
         call.cancel()
+        raise
+    except BaseException:
+        await _end(out, call)  # noqa: ASYNC102 # it is cancelled, and shields nothing for long
         raise
 
 

@@ -164,7 +164,7 @@ class Claim(Generic[_T]):
             return  # the process ends, and has taken apart what leaving needs
         try:
             self.leave()
-        except KeyboardInterrupt:  # which nobody can be told of from here
+        except BaseException:  # noqa: ASYNC103 # an interrupt: from here nobody can be told
             self.leave()
 
 

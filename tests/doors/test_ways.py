@@ -13,8 +13,10 @@ import trio
 
 import wspool
 from tests.doors.conftest import Far
+from tests.striking import KINDS
 from wspool import aio, blocking
 from wspool.http import AsyncPoolTransport, PoolTransport
+from wspool.pool.ways import surely
 
 POLICY = wspool.PoolPolicy(max_size=2, min_idle=0)
 URL = "ws://localhost/v1/responses"
@@ -193,3 +195,18 @@ async def elsewhere(where: str, work: Callable[[], Awaitable[None]]) -> None:
                 work().__await__().send(None)
 
         await asyncio.to_thread(alone)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_left_is_left_whatever_a_handler_of_a_signal_raises(kind: type[BaseException]) -> None:
+    """It comes out when it has been left."""
+    left: list[str] = []
+
+    def leave(what: str) -> None:
+        left.append(what)
+        if len(left) == 1:
+            raise kind
+
+    with pytest.raises(kind):
+        surely(leave, "it")
+    assert left == ["it", "it"]

@@ -109,9 +109,12 @@ class Held(PlainBlock, Generic[_T]):
 
 
 def surely(leave: Callable[..., object], *args: object) -> None:
-    """Call *leave*, for which twice is once, and again if an interrupt comes meanwhile."""
+    """Call *leave*, for which twice is once, and again if an interrupt comes meanwhile.
+
+    It raises nothing itself: whatever comes out of it is what a handler of a signal has raised.
+    """
     try:
         leave(*args)
-    except KeyboardInterrupt:
+    except BaseException:
         leave(*args)
         raise
