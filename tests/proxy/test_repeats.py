@@ -94,7 +94,7 @@ async def test_what_failed_runs_anew(autojump_clock) -> None:
     assert "response.completed" == answer.types[-1]
 
 
-@pytest.mark.parametrize("leave", [None, 3])
+@pytest.mark.parametrize("leave", [None, 2.5])
 async def test_who_joined_what_fails_reads_an_end(autojump_clock, leave: float | None) -> None:
     """Also when the first client has left: a bare end would be taken for a loss of connection."""
     faults = FaultScript(FaultRule(Fault("reset", at="response.output_text.delta", occurrence=4)), seed=1)

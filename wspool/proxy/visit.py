@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import attrs
 import h11
@@ -22,6 +22,7 @@ from wspool.pool.exchange import Entry
 from wspool.proxy.access.account import Account
 from wspool.proxy.access.gate import Caller
 from wspool.proxy.access.turnstile import Turnstile
+from wspool.proxy.entrance.watched import Watched
 from wspool.proxy.headers import credentials, header
 from wspool.proxy.reading import forget
 from wspool.proxy.records.record import Door, Record, Records
@@ -32,11 +33,6 @@ from wspool.proxy.turns.posting import Post
 from wspool.proxy.turns.repeats import Repeats
 
 __all__ = ["Handler", "Services", "Visit", "header"]
-
-_READ: Final = 65536
-
-#: Bytes that a client may send ahead of an answer; more waits in its own machine.
-_AHEAD: Final = 65536
 
 
 class Passing(Protocol):
@@ -109,7 +105,7 @@ class Visit:
     """
 
     services: Services
-    stream: trio.abc.Stream
+    stream: Watched
     intake: Intake
     answers: Answers
     request: h11.Request
@@ -222,46 +218,17 @@ class Visit:
         Once it has hung up, *work* is cancelled; what is done by then is done, for to leave at the end is to
         have had all. Raises what *work* raises of a client that is there.
         """
-        here, done, problem = True, False, None
-        async with trio.open_nursery() as nursery:
-
-            def leave() -> None:
-                nonlocal here
-                here = False
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(self.when_gone, leave)
+        with trio.CancelScope() as scope:
+            self.stream.watch(scope.cancel)
             try:
                 await work()
-                done = True
-            except Exception as error:
-                problem = error  # out of the nursery's sight, which would wrap it in a group
-            nursery.cancel_scope.cancel()
-        if here and problem is not None:
-            raise problem
-        return done
-
-    async def when_gone(self, tell: Callable[[], object]) -> None:
-        """Call *tell* once the client has hung up. A checkpoint; what it sends meanwhile is kept for later.
-
-        While this runs nobody else may read from its connection.
-        """
-        await self._watch()
-        tell()
-
-    async def _watch(self) -> None:
-        """Return once the client has hung up."""
-        ahead = 0
-        while ahead < _AHEAD:
-            try:
-                data = await self.stream.receive_some(_READ)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return
-            if not data:
-                return
-            ahead += len(data)
-            self.intake.http.receive_data(bytes(data))
-        await trio.sleep_forever()
+                return True
+            except Exception:
+                if not scope.cancel_called:
+                    raise
+            finally:
+                self.stream.watch(None)
+        return False
 
 
 #: Answers a request whose body was not read yet.

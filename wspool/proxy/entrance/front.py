@@ -26,6 +26,7 @@ from wspool.listening.answers import Answers, linger
 from wspool.listening.errors import RequestError, TurnError, invalid_request
 from wspool.listening.intake import Intake, IntakeLimits, Unfinished
 from wspool.proxy.access.gate import Caller, Gate
+from wspool.proxy.entrance.watched import Watched
 from wspool.proxy.reading import read_body
 from wspool.proxy.sockets.handshake import is_upgrade
 from wspool.proxy.sockets.sockets import Sockets, upgrade_required
@@ -146,7 +147,11 @@ class Front:
         try:
             try:
                 with connection.scope:
-                    await self._serve(stream, connection, stranger=stranger)
+                    async with trio.open_nursery() as nursery:
+                        watched = Watched(stream)
+                        nursery.start_soon(watched.read)
+                        await self._serve(watched, connection, stranger=stranger)
+                        nursery.cancel_scope.cancel()
             except* _EXPECTED:
                 pass
         except Exception:
@@ -158,9 +163,9 @@ class Front:
             changed.set()
             await trio.aclose_forcefully(stream)
 
-    async def _serve(self, stream: trio.abc.Stream, connection: _Connection, *, stranger: bool) -> None:
+    async def _serve(self, stream: Watched, connection: _Connection, *, stranger: bool) -> None:
         intake = Intake(stream, self._limits, self._unfinished)
-        connection.answers = answers = Answers(stream, intake.http)
+        connection.answers = answers = Answers(stream.stream, intake.http)
         answers.closes = self.draining or connection.crowded
         http = intake.http
         while True:
@@ -189,7 +194,7 @@ class Front:
 
     async def _answer(
         self,
-        stream: trio.abc.Stream,
+        stream: Watched,
         intake: Intake,
         answers: Answers,
         request: h11.Request,

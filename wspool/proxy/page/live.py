@@ -130,7 +130,7 @@ class Live:
             return
         cookies: list[tuple[str, str]] = []
         if token is not None:
-            secure = isinstance(visit.stream, trio.SSLStream)
+            secure = isinstance(visit.stream.stream, trio.SSLStream)
             cookie = self._browsers.admit(token, trio.current_time(), secure=secure)
             cookies.append(("set-cookie", cookie))
         await visit.answers.send_whole(303, [("location", "/"), *cookies, *headers()], b"")

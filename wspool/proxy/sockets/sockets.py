@@ -86,14 +86,16 @@ class Sockets:
         if pools.is_refused(identity) or (pool is not None and pool.transport == "http"):
             raise RequestError(upgrade_required("The provider offers no WebSocket now; ask by HTTP."))
         told = {**dict(self._told.get(identity, ())), **visit.answers.headers}
-        await visit.stream.send_all(accepted_head(headers, told.items()))
+        stream = visit.stream.stream
+        await stream.send_all(accepted_head(headers, told.items()))
         way = _Way(visit, identity, partial(self._hear, identity))
-        socket = Socket(visit.stream, way, _limits(visit.services.settings))
+        socket = Socket(stream, way, _limits(visit.services.settings))
         self._open[socket] = visit
         try:
             if self._retiring:
                 socket.retire()
-            await socket.serve(bytes(visit.intake.http.trailing_data[0]))
+            received = bytes(visit.intake.http.trailing_data[0]) + await visit.stream.release()
+            await socket.serve(received)
         finally:
             del self._open[socket]
 

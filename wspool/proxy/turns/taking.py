@@ -190,7 +190,7 @@ class _Course:
                     nursery.start_soon(self._post)
                 else:
                     nursery.start_soon(self._perform, self._asked, self._visit.services.pools)
-                nursery.start_soon(self._visit.when_gone, answering.cancel)
+                self._visit.stream.watch(answering.cancel)
                 try:
                     with answering:
                         await self._send(nursery)
@@ -202,6 +202,7 @@ class _Course:
                     await self._part()
                 nursery.cancel_scope.cancel()
         finally:
+            self._visit.stream.watch(None)
             self._end_run()
             self._record.bytes_out = self._answers.sent - sent_before
             self._account()
