@@ -9,6 +9,7 @@ difference, since the pool was opened, is what is missing.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -102,12 +103,11 @@ def suspension(
         clock: the clock that does not.
     """
     if boot_clock is None:
-        number = getattr(time, "CLOCK_BOOTTIME", None)
-        if number is None:
+        if sys.platform == "linux":
+            boot_clock = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+        else:
             return lambda: 0.0  # trio's clock goes on in suspend there, or nothing does
-        read: Callable[[], float] = partial(time.clock_gettime, number)
-    else:
-        read = boot_clock
+    read: Callable[[], float] = boot_clock
     began = read() - clock()
 
     def suspended() -> float:

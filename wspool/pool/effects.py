@@ -36,8 +36,9 @@ __all__ = ["EffectLedger", "Effects", "FileLedger", "effects_of"]
 
 #: A ledger holds what tools were called with: it is its owner's alone.
 _PRIVATE: Final = 0o600
-# No link is followed, and opening a pipe would wait for its other end. Windows has neither.
-_SAFE: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+# No link is followed, and opening a pipe would wait for its other end. Windows has neither, but writes the
+# ends of lines in its own way unless it is told not to.
+_SAFE: Final = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
 class EffectLedger(Protocol):

@@ -226,38 +226,43 @@ def open_results(directory: Path) -> Generator[ResultFile, None, None]:
             results.close()
 
 
-@contextmanager
-def _locked(directory: Path) -> Generator[str, None, None]:
-    """Lock *directory*; the value says why that is not possible here, or is empty."""
-    try:
-        import fcntl
-    except ImportError:  # pragma: no cover  # Windows
+if sys.platform == "win32":  # pragma: no cover
+
+    @contextmanager
+    def _locked(directory: Path) -> Generator[str, None, None]:
+        """Say that there are no locks on directories."""
         yield "this system has no file locks"
-        return
-    with ExitStack() as opened:
 
-        def lock(path: Path, flags: int) -> None:
-            descriptor = os.open(path, flags, 0o600)
-            opened.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+else:
+    import fcntl
 
-        unlocked = ""
-        try:
+    @contextmanager
+    def _locked(directory: Path) -> Generator[str, None, None]:
+        """Lock *directory*; the value says why that is not possible here, or is empty."""
+        with ExitStack() as opened:
+
+            def lock(path: Path, flags: int) -> None:
+                descriptor = os.open(path, flags, 0o600)
+                opened.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+            unlocked = ""
             try:
-                # The directory itself: no file to be left behind, and it cannot be replaced as results are.
-                lock(directory, os.O_RDONLY)
-            except OSError as problem:
-                if problem.errno != errno.EBADF:
-                    raise
-                # NFS locks only what is open for writing, which no directory is (flock(2)).
-                lock(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-        except BlockingIOError as problem:
-            raise ResultsError(
-                f"another run is writing its results to {directory}; wait for it or use another --out"
-            ) from problem
-        except OSError as problem:  # no lock daemon, or a file system without locks
-            unlocked = problem.strerror or type(problem).__name__
-        yield unlocked
+                try:
+                    # The directory itself: no file to be left behind, nor can it be replaced as results are.
+                    lock(directory, os.O_RDONLY)
+                except OSError as problem:
+                    if problem.errno != errno.EBADF:
+                        raise
+                    # NFS locks only what is open for writing, which no directory is (flock(2)).
+                    lock(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+            except BlockingIOError as problem:
+                raise ResultsError(
+                    f"another run is writing its results to {directory}; wait for it or use another --out"
+                ) from problem
+            except OSError as problem:  # no lock daemon, or a file system without locks
+                unlocked = problem.strerror or type(problem).__name__
+            yield unlocked
 
 
 def parse_line(raw: bytes) -> Mapping[str, Any] | None:

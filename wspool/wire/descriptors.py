@@ -20,9 +20,6 @@ import sys
 import threading
 from typing import Final, cast
 
-if sys.platform != "win32":
-    import resource
-
 __all__ = ["KEPT", "Room", "has_room", "is_shortage", "room_for"]
 
 #: Descriptors that are kept for the rest of the program. trio runs 40 worker threads at once, and a tool that
@@ -130,19 +127,26 @@ def _used() -> int:
         return _lowest_free() or 0
 
 
-def _limit(*, at_least: int) -> int | None:
-    """Return the limit, raised to *at_least* if that was possible; None if there is none."""
-    if sys.platform == "win32":  # pragma: no cover
+if sys.platform == "win32":  # pragma: no cover
+
+    def _limit(*, at_least: int) -> int | None:
+        """There is none."""
         return None
-    with _changing:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft == resource.RLIM_INFINITY:
-            return None
-        wanted = at_least if hard == resource.RLIM_INFINITY else min(at_least, hard)
-        if wanted <= soft:
-            return soft
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (OSError, ValueError):  # macOS has a lower limit than the one it tells
-            return soft
-        return wanted
+
+else:
+    import resource
+
+    def _limit(*, at_least: int) -> int | None:
+        """Return the limit, raised to *at_least* if that was possible; None if there is none."""
+        with _changing:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            if soft == resource.RLIM_INFINITY:
+                return None
+            wanted = at_least if hard == resource.RLIM_INFINITY else min(at_least, hard)
+            if wanted <= soft:
+                return soft
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            except (OSError, ValueError):  # macOS has a lower limit than the one it tells
+                return soft
+            return wanted

@@ -158,7 +158,8 @@ class Listeners:
     ) -> None:
         if nursery.cancel_scope.cancel_called or listener.socket.fileno() < 0:
             return
-        plain = socket.socket(fileno=os.dup(listener.socket.fileno()))
+        one = listener.socket
+        plain = socket.fromfd(one.fileno(), one.family, one.type)  # Windows has descriptors of files only
         plain.setblocking(False)
         with plain:
             while True:
@@ -177,11 +178,12 @@ def _send_newcomers(one: trio.socket.SocketType, place: int) -> None:
     They stand in the order in which they began to listen; at a place where there is none any more, the kernel
     chooses as ever. Source: SO_ATTACH_REUSEPORT_CBPF in socket(7). Raises OSError: it cannot be.
     """
-    if sys.platform != "linux":
+    if sys.platform == "linux":
+        program = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, place), 8)
+        pointer = struct.pack("HP", 1, ctypes.addressof(program))  # with padding, as C has it
+        one.setsockopt(socket.SOL_SOCKET, _STEER, pointer)
+    else:
         raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
-    program = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, place), 8)
-    pointer = struct.pack("HP", 1, ctypes.addressof(program))  # with padding, as C has it
-    one.setsockopt(socket.SOL_SOCKET, _STEER, pointer)
 
 
 #: Source: asm-generic/socket.h, linux/bpf_common.h (BPF_RET | BPF_K).

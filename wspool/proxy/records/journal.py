@@ -64,4 +64,5 @@ class Journal:
         os.close(self._file)
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        return os.open(self._path, flags | getattr(os, "O_BINARY", 0), 0o600)  # lines as everywhere
