@@ -22,9 +22,24 @@ _LIBRARIES: Final[Sequence[object]] = ("httpx2", "httpx")
 
 #: What clients of both libraries take, and pools do not.
 _OF_CLIENT: Final = frozenset(
-    {"auth", "base_url", "cookies", "event_hooks", "follow_redirects", "http2", "limits", "mounts", "timeout"}
-    | {"params", "transport", "trust_env", "verify"}
+    {"auth", "base_url", "cookies", "default_encoding", "event_hooks", "follow_redirects", "max_redirects"}
+    | {"mounts", "params", "timeout", "trust_env"}
 )
+
+_OF_HTTP: Final = "it is of plain HTTP alone: http= takes a transport that is made with it"
+
+#: What clients take and do not look at if they have a transport, and what to say instead.
+_UNSEEN: Final = {
+    "verify": "ssl_context= has what is trusted, over WebSocket and plain HTTP",
+    "cert": "ssl_context= has the client's certificate (load_cert_chain), for WebSocket and plain HTTP",
+    "http1": _OF_HTTP,
+    "http2": _OF_HTTP,
+    "limits": _OF_HTTP,
+    "transport": "a client of your own takes one: transport=wspool.http.AsyncPoolTransport()",
+}
+
+#: The same of what is said beside *client*.
+_BESIDE: Final = {**_UNSEEN, "proxy": "proxy= beside it is for WebSocket and plain HTTP"}
 
 
 def async_client(
@@ -42,15 +57,16 @@ def async_client(
         http: as for `AsyncPoolTransport`.
         runtime: as for `AsyncPoolTransport`.
         client: what the client itself is made with, such as `timeout`.
-        **pool: what the pools are opened with, as for `open_pool`.
+        **pool: what the pools are opened with, as for `AsyncPoolTransport`. As with any client of the
+            libraries *proxy* is "environment" by default, if `trust_env` of *client* is not False.
 
     Raises:
         ImportError: neither library is installed.
         TypeError, ValueError: what pools shall be opened with cannot be.
     """
-    module = _module(library, pool)
+    module, made_with = _module(library, pool), _made_with(client, pool)
     transport = AsyncPoolTransport(http, runtime=runtime, **pool)
-    return _kind(module.AsyncClient)(**{"follow_redirects": True, **(client or {}), "transport": transport})
+    return _kind(module.AsyncClient)(**made_with, transport=transport)
 
 
 def client(
@@ -62,9 +78,9 @@ def client(
     **pool: Any,
 ) -> Any:
     """Return a `Client` whose responses go over WebSocket, for threads. Takes what `async_client` takes."""
-    module = _module(library, pool)
+    module, made_with = _module(library, pool), _made_with(client, pool)
     transport = PoolTransport(http, runtime=runtime, **pool)
-    return _kind(module.Client)(**{"follow_redirects": True, **(client or {})}, transport=transport)
+    return _kind(module.Client)(**made_with, transport=transport)
 
 
 @functools.cache
@@ -77,6 +93,8 @@ def _module(library: object, pool: Iterable[str]) -> Any:
     """Return the library, once what is known to be wrong was said."""
     for name in _OF_CLIENT.intersection(pool):
         raise TypeError(f"{name}= is said to the client itself: client={{{name!r}: ...}}")
+    for name in _UNSEEN.keys() & pool:
+        raise TypeError(f"{name}= is not for pools: {_UNSEEN[name]}")
     if not (library is None or library in _LIBRARIES):
         raise ValueError(f"library={library!r:.60} is neither 'httpx2' nor 'httpx'")
     for name in _likely() if library is None else (str(library),):
@@ -85,6 +103,16 @@ def _module(library: object, pool: Iterable[str]) -> Any:
         except ImportError:
             continue
     raise ImportError(f"{library or 'httpx2 or httpx'} is not installed: pip install 'wspool[http]'")
+
+
+def _made_with(client: dict[str, Any] | None, pool: dict[str, Any]) -> dict[str, Any]:
+    """Return what the client is made with, once what it would not look at was said; complete *pool*."""
+    given = client or {}
+    for name in _BESIDE.keys() & given:
+        raise TypeError(f"client={{{name!r}: ...}} would be passed over: {_BESIDE[name]}")
+    if given.get("trust_env", True):
+        pool.setdefault("proxy", "environment")
+    return {"follow_redirects": True, **given}
 
 
 def _likely() -> tuple[str, ...]:

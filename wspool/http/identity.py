@@ -4,7 +4,7 @@ Rules of this module:
 
 * One pool for each endpoint and identity: what the credential, the organisation, the project and the beta
   headers say. They go with the upgrade; whatever else a header says is about one request only, which a
-  connection that carries many cannot say.
+  connection that carries many cannot say. What is to be said with each upgrade is the door's (`headers`).
 * The key of one identity never opens a connection for another.
 * Only `POST .../responses` can go over WebSocket: https, and http to this machine.
 * A large body is written down by whoever reads it, and not where all turns of the process are.
@@ -40,9 +40,12 @@ __all__ = [
 #: Bytes from which a body is large. Of so many the reading takes 3 ms, and a thread costs a tenth of one.
 LARGE: Final = 2**20
 
-#: Headers that say who asks: a credential in all its spellings, and OpenAI's own.
+#: Headers that say who asks: a credential in all its spellings, those of gateways, and OpenAI's own. Not any
+#: name with "key" or "token" in it: an idempotency key is one request's, a token may be for somebody else.
+#: Nor a cookie, which clients change by themselves.
 _IDENTITY: Final = re.compile(
-    r"(?:.*-)?(?:authorization|auth|api-?key)|openai-(?:organization|project|beta)|chatgpt-account-id"
+    r"(?:.*-)?(?:authorization|auth|api-?key|subscription-key|virtual-key|(?:access|api|auth|security)-token)"
+    r"|cf-access-client-(?:id|secret)|openai-(?:organization|project|beta)|chatgpt-account-id"
 )
 
 #: What only a message of a WebSocket has. By HTTP it is nothing, or something else: the provider will say.
@@ -59,6 +62,8 @@ class Url(Protocol):
     def scheme(self) -> str: ...
     @property
     def host(self) -> str: ...
+    @property
+    def port(self) -> int | None: ...
     @property
     def path(self) -> str: ...
 

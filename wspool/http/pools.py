@@ -25,6 +25,7 @@ from wspool.http.identity import Asked, Identity
 from wspool.pool.exchange import Entry, Limits, Outlet, Writer, exchange
 from wspool.pool.open import open_pool
 from wspool.pool.pool import Pool
+from wspool.pool.upgrade import GivenHeaders, pairs_of
 
 __all__ = ["KnownTurns", "Pools", "Slot"]
 
@@ -181,7 +182,8 @@ class Pools:
     async def _keep(self, identity: Identity, slot: Slot) -> None:
         """Open a pool, keep it while it is used, and close it."""
         try:
-            manager = open_pool(identity.url, api_key=identity.key, headers=identity.headers, **self._options)
+            options: dict[str, Any] = {**self._options, "headers": self._headers(identity)}
+            manager = open_pool(identity.url, api_key=identity.key, **options)
             async with manager as pool:
                 pool.known_turns = self._known.setdefault(identity, pool.known_turns)
                 slot.pool = pool
@@ -197,6 +199,12 @@ class Pools:
             slot.pool = None
             slot.ready.set()
             self._drop(identity, slot)
+
+    def _headers(self, identity: Identity) -> GivenHeaders:
+        """Return what goes with each upgrade, but for what this identity says otherwise."""
+        said = {name for name, _ in identity.headers}
+        always = pairs_of(self._options.get("headers", ()))
+        return [*[row for row in always if row[0].lower() not in said], *identity.headers]
 
     def _make_room(self) -> None:
         if len(self._slots) < self._most:

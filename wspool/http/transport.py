@@ -22,7 +22,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Any, ClassVar, Final, Literal, NoReturn, Self
 
 from wspool.bells import ThreadBell, bell_here, in_thread
 from wspool.errors import (
@@ -32,12 +32,14 @@ from wspool.errors import (
     WebSocketNotOfferedError,
     WsPoolError,
 )
+from wspool.http.around import Around
 from wspool.http.bodies import async_body, blocking_body
 from wspool.http.identity import LARGE, Asked, may_be_ours, read_request
 from wspool.http.pools import Pools
 from wspool.pool.exchange import Expired, Limits, Outlet
 from wspool.pool.http_answer import error_answer
-from wspool.pool.open import open_pool
+from wspool.pool.open import context_of, open_pool
+from wspool.pool.upgrade import pairs_of
 from wspool.pool.ways import AsyncBlock, PlainBlock
 from wspool.runtime import Runtime
 
@@ -46,7 +48,7 @@ __all__ = ["AsyncPoolTransport", "PoolTransport", "stays_here"]
 logger: Final = logging.getLogger("wspool.http")
 
 #: What `open_pool` takes that each request says itself.
-_OF_REQUEST: Final = frozenset({"url", "api_key", "headers"})
+_OF_REQUEST: Final = frozenset({"url", "api_key"})
 
 #: Stands for the endpoints that requests will name.
 _ANYWHERE: Final = "://localhost/v1/responses"
@@ -60,17 +62,24 @@ def stays_here(_: object) -> NoReturn:
 class _Door:
     """What both transports are: a runtime, the pools in it, and the way round them."""
 
+    #: The transport of the libraries that sends over plain HTTP.
+    _kind: ClassVar[Literal["AsyncHTTPTransport", "HTTPTransport"]]
+
     def __init__(self, http: Any = None, *, runtime: Runtime | None = None, **pool: Any) -> None:
         for name in _OF_REQUEST & pool.keys():
             raise TypeError(f"{name}= is said by each request itself; give it to the client")
-        self._http = http
         self._runtime = runtime if runtime is not None else Runtime.shared()
         if http is None and getattr(pool.get("policy"), "lanes", 1) == 1:  # HTTP has no lanes
             pool.setdefault("fallback", "http")
+        if "headers" in pool:
+            pool["headers"] = pairs_of(pool["headers"])  # each pool reads them anew
+        if isinstance(pool.get("ssl_context"), str):
+            pool["ssl_context"] = context_of(pool["ssl_context"])  # one for all
         # Whether that will do is to be known now; a context of TLS that nobody has given would cost 25 ms.
         scheme = "wss" if pool.get("ssl_context") else "ws"
         open_pool(scheme + _ANYWHERE, api_key="unused", **pool)
         self._options: Mapping[str, Any] = pool
+        self._around = Around(self._kind, http, pool)
         self._pools: Pools | None = None
         self._closed = False
 
@@ -116,12 +125,6 @@ class _Door:
         if not getattr(self, "_closed", True) and not is_over():
             self._close_pools()
 
-    def _plain(self, module: Any, kind: str) -> Any:
-        """Return what sends over plain HTTP: the caller's own transport, or the library's."""
-        if self._http is None:
-            self._http = getattr(module, kind)()
-        return self._http
-
     def __reduce__(self) -> NoReturn:
         stays_here(self)
 
@@ -133,10 +136,12 @@ class AsyncPoolTransport(_Door, AsyncBlock):
     """A transport for `httpx2.AsyncClient` or `httpx.AsyncClient`, on asyncio or trio.
 
     Args:
-        http: the transport for what goes over plain HTTP; by default the library's own.
+        http: the transport for what goes over plain HTTP; by default the library's own, with the `proxy` and
+            the `ssl_context` of the pools.
         runtime: where the pools live; by default `Runtime.shared()`.
         **pool: what the pools are opened with: `policy`, `provider`, `wire`, `ssl_context`, `proxy` ..., as
-            for `open_pool`.
+            for `open_pool`. Of a request's own headers only those go with an upgrade that say who asks;
+            `headers` are for what else a gateway wants there.
 
     One pool is opened for each endpoint and credential that requests name, at the first. Where WebSockets are
     of no use it goes by HTTP itself (`fallback="http"`). Not with `fallback=None`, an *http* of one's own, or
@@ -145,6 +150,7 @@ class AsyncPoolTransport(_Door, AsyncBlock):
     where there is none at all, `read` for silence.
     """
 
+    _kind = "AsyncHTTPTransport"
     _instead = ": without async, take a Client with a PoolTransport"
 
     async def handle_async_request(self, request: Any) -> Any:
@@ -173,7 +179,7 @@ class AsyncPoolTransport(_Door, AsyncBlock):
                 raise
             if not _goes_by_http(outlet):
                 return _response(module, request, outlet, body)
-        return await self._plain(module, "AsyncHTTPTransport").handle_async_request(request)
+        return await self._around.to(module, request.url).handle_async_request(request)
 
     def handle_request(self, request: Any) -> NoReturn:
         """Raise TypeError: a client that blocks takes another one."""
@@ -182,8 +188,8 @@ class AsyncPoolTransport(_Door, AsyncBlock):
     async def aclose(self) -> None:
         """Close the pools, and what sends over plain HTTP. Turns that still run are given up."""
         self._close_pools()
-        if self._http is not None:
-            await self._http.aclose()
+        for transport in self._around.all:
+            await transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -197,6 +203,7 @@ class AsyncPoolTransport(_Door, AsyncBlock):
 class PoolTransport(_Door, PlainBlock):
     """A transport for `httpx2.Client` or `httpx.Client`, from any thread. As `AsyncPoolTransport`."""
 
+    _kind = "HTTPTransport"
     _instead = ": with async, take an AsyncClient with an AsyncPoolTransport"
 
     def handle_request(self, request: Any) -> Any:
@@ -216,7 +223,7 @@ class PoolTransport(_Door, PlainBlock):
                 raise
             if not _goes_by_http(outlet):
                 return _response(module, request, outlet, body)
-        return self._plain(module, "HTTPTransport").handle_request(request)
+        return self._around.to(module, request.url).handle_request(request)
 
     async def handle_async_request(self, request: Any) -> NoReturn:
         """Raise TypeError: a client that does not block takes another one."""
@@ -225,8 +232,8 @@ class PoolTransport(_Door, PlainBlock):
     def close(self) -> None:
         """Close the pools, and what sends over plain HTTP. Turns that still run are given up."""
         self._close_pools()
-        if self._http is not None:
-            self._http.close()
+        for transport in self._around.all:
+            transport.close()
 
     def __enter__(self) -> Self:
         return self

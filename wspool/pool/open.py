@@ -37,7 +37,15 @@ from wspool.wire.dial import check_library, environment_proxy, parse_proxy, pars
 from wspool.wire.headers import check_subprotocols
 from wspool.wire.wire import Connector, Endpoint
 
-__all__ = ["DEFAULT_URL", "at_pace", "endpoint_of", "http_connector", "open_pool", "provider_of"]
+__all__ = [
+    "DEFAULT_URL",
+    "at_pace",
+    "context_of",
+    "endpoint_of",
+    "http_connector",
+    "open_pool",
+    "provider_of",
+]
 
 logger = logging.getLogger("wspool.pool")
 
@@ -173,7 +181,7 @@ def endpoint_of(
     check_kind("proxy", proxy, (str, type(None)), "a str")
     endpoint = parse_url(
         url,
-        ssl_context=_context(ssl_context),
+        ssl_context=context_of(ssl_context),
         allow_insecure=allow_insecure,
         connect_timeout=policy.connect_timeout,
         close_timeout=policy.close_timeout,
@@ -333,7 +341,7 @@ def _ways(wire: str | Connector, fallback: str | None, policy: PoolPolicy, provi
     }
 
 
-def _context(context: ssl.SSLContext | str | None) -> ssl.SSLContext | None:
+def context_of(context: ssl.SSLContext | str | None) -> ssl.SSLContext | None:
     """Return the context asked for: one that trusts what the system trusts, where it is called truststore.
 
     Only here is that library imported.

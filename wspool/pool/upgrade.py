@@ -23,7 +23,7 @@ from wspool.wire.headers import check_headers
 from wspool.wire.url import is_loopback
 from wspool.wire.wire import Endpoint
 
-__all__ = ["USER_AGENT", "GivenHeaders", "upgrade_headers"]
+__all__ = ["USER_AGENT", "GivenHeaders", "pairs_of", "upgrade_headers"]
 
 #: Headers as a caller may write them.
 GivenHeaders: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -49,7 +49,7 @@ def upgrade_headers(
     Raises:
         ValueError, TypeError: a header or the key cannot be sent, or there is no key.
     """
-    fixed = _pairs(given)
+    fixed = pairs_of(given)
     check_headers(fixed)
     for name, _ in fixed:
         _check_name(name)
@@ -73,8 +73,12 @@ def upgrade_headers(
     return callable(api_key), ask_headers
 
 
-def _pairs(given: GivenHeaders) -> tuple[tuple[str, str], ...]:
-    """Return what the caller wrote as pairs; what they hold is checked later."""
+def pairs_of(given: GivenHeaders) -> tuple[tuple[str, str], ...]:
+    """Return what the caller wrote as pairs; what they hold is checked later.
+
+    Raises:
+        TypeError: it is no mapping, and there are no pairs in it.
+    """
     pairs: list[tuple[str, str]] = []
     problem = isinstance(given, (str, bytes))
     try:
