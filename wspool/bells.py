@@ -9,9 +9,12 @@ what became of its call, it could only print that.
 
 from __future__ import annotations
 
+import _thread
+import select
 import threading
 from collections.abc import Callable
 from functools import partial
+from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import trio
@@ -21,7 +24,16 @@ from wspool.errors import ForeignUseError
 if TYPE_CHECKING:  # where it is used it is there already; trio needs none of it
     import asyncio
 
-__all__ = ["EXITING", "LoopBell", "ThreadBell", "TrioBell", "bell_here", "in_thread", "running_loop"]
+__all__ = [
+    "EXITING",
+    "LoopBell",
+    "ThreadBell",
+    "TrioBell",
+    "bell_here",
+    "check_threads",
+    "in_thread",
+    "running_loop",
+]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -31,6 +43,30 @@ EXITING: Final = threading.Event()
 
 _FACADE: Final = "wspool.aio needs asyncio: take wspool itself in trio, wspool.blocking in plain threads"
 _CLIENT: Final = "there is no event loop here that is known: use asyncio or trio, or the client that blocks"
+
+
+_GREEN: Final = (
+    "gevent or eventlet stands in for this process's threads, and a runtime needs a real one: use plain ones "
+    "(gunicorn: gthread), or give an ordinary client the URL of `wspool proxy`"
+)
+_DAEMONS: Final = (
+    "this interpreter, of several in one process, allows no daemon threads, which a runtime is: use it in "
+    "the main interpreter, or in a process of its own"
+)
+
+
+def check_threads() -> None:
+    """Raise unless a thread that is begun here is one, and may go on beside the others.
+
+    Raises:
+        ForeignUseError: it is not; the text says what to do.
+    """
+    for function in (_thread.start_new_thread, select.select):
+        if not isinstance(function, BuiltinFunctionType):
+            raise ForeignUseError(_GREEN)
+    allowed = getattr(_thread, "daemon_threads_allowed", None)  # since Python 3.12
+    if allowed is not None and not allowed():
+        raise ForeignUseError(_DAEMONS)
 
 
 class ThreadBell:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import atexit
 import contextvars
+import functools
 import os
 import queue
 import sys
@@ -29,7 +30,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import attrs
 import trio
 
-from wspool.bells import EXITING
+from wspool.bells import EXITING, check_threads
 from wspool.errors import ForeignUseError, PoolClosedError
 
 __all__ = ["Call", "Claim", "Residence", "Runtime"]
@@ -238,7 +239,8 @@ class Runtime:
         """Return a call, as `start`, that `Call.begin` begins: in a block that cancels it, if that is left.
 
         Raises:
-            ForeignUseError: see `check`.
+            ForeignUseError: see `check`, `check_threads`.
+            OSError: it cannot begin, for want of a file descriptor.
         """
         self.check()
         if self._token is None:
@@ -312,10 +314,7 @@ class Runtime:
         self._calls.discard(call)
 
     def close(self) -> None:
-        """End the trio run: what is open says goodbye for two seconds at most. Idempotent.
-
-        Called when the interpreter exits; nobody else has to.
-        """
+        """End the trio run: what is open says goodbye for two seconds at most. Idempotent; called at exit."""
         thread, stop = self._thread, self._stop
         if thread is None or stop is None or self._process != os.getpid():
             return
@@ -337,21 +336,26 @@ class Runtime:
         with self._starting:
             if self._token is not None:
                 return
-            begun: queue.SimpleQueue[trio.lowlevel.TrioToken] = queue.SimpleQueue()
-            self._thread = threading.Thread(
-                target=self._main, args=(begun,), name="wspool runtime", daemon=True
-            )
+            check_threads()
+            begun: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+            main = functools.partial(self._main, begun.put)
+            self._thread = threading.Thread(target=main, name="wspool runtime", daemon=True)
             self._thread.start()
-            self._token = begun.get()
+            if (error := begun.get()) is not None:
+                raise error
 
-    def _main(self, begun: queue.SimpleQueue[trio.lowlevel.TrioToken]) -> None:
+    def _main(self, begun: Callable[[Exception | None], object]) -> None:
         async def live() -> None:
-            self._stop = trio.Event()
-            begun.put(trio.lowlevel.current_trio_token())
+            self._stop, self._token = trio.Event(), trio.lowlevel.current_trio_token()
+            begun(None)
             await self._stop.wait()
 
         try:
             trio.run(live, restrict_keyboard_interrupt_to_checkpoints=True)
+        except Exception as error:
+            if self._token is not None:
+                raise
+            begun(error)  # it could not begin; the next call tries again
         finally:
             for call in list(self._calls):
                 call.fail()

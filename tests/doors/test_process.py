@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -15,6 +17,7 @@ import trio
 import wspool
 from tests.doors.conftest import Far
 from wspool import aio, blocking
+from wspool.errors import ForeignUseError
 from wspool.runtime import Runtime
 
 
@@ -45,6 +48,62 @@ def test_a_call_that_enters_a_scope_itself_is_cancelled_by_that() -> None:
         assert call.result() is None
     finally:
         runtime.close()
+
+
+def test_a_runtime_that_cannot_begin_says_why_and_may_begin_later() -> None:
+    """Who called it first waited for ever, and so did all others, where no file descriptor was left."""
+    ended = program(
+        """
+        import faulthandler, os, resource
+        from wspool.runtime import Runtime
+
+        faulthandler.dump_traceback_later(30, exit=True)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        held = []
+        try:
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            pass
+
+        async def answer():
+            return "begun"
+
+        runtime = Runtime()
+        for _ in range(2):
+            try:
+                runtime.run(answer)
+            except OSError as error:
+                print(error.strerror)
+        for file in held:
+            os.close(file)
+        print(runtime.run(answer))
+        runtime.close()
+        """
+    )
+    assert ended.stdout.splitlines() == ["Too many open files"] * 2 + ["begun"], ended.stderr
+    assert not ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "stands_in", "advice"),
+    [
+        ("_thread", "start_new_thread", lambda *_: None, "wspool proxy"),
+        ("select", "select", lambda *_: None, "wspool proxy"),
+        ("_thread", "daemon_threads_allowed", lambda: False, "a process of its own"),
+    ],
+)
+def test_a_process_without_threads_that_a_runtime_could_be_is_told(
+    monkeypatch: pytest.MonkeyPatch, where: str, name: str, stands_in: Callable[..., object], advice: str
+) -> None:
+    """gevent and eventlet patch these; a sub-interpreter has none. The call ended as a deadlock, or not."""
+    runtime = Runtime()
+    monkeypatch.setattr(importlib.import_module(where), name, stands_in, raising=False)
+    with pytest.raises(ForeignUseError, match=advice):
+        runtime.run_sync(int)
+    monkeypatch.undo()
+    assert runtime.run_sync(int) == 0
+    runtime.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
