@@ -219,7 +219,7 @@ async def test_whoever_takes_its_events_is_given_the_end(autojump_clock) -> None
 async def test_a_day_of_it(autojump_clock) -> None:
     """A minute up, two hours down, all day."""
     endpoint, failed = await hold(
-        lambda e: RATE if e.now % 7260 > 60 else None, tasks=105, workers=2, turns=5, patience=86_400
+        lambda e: RATE if e.now % 7260 > 60 else None, tasks=210, workers=2, turns=5, patience=86_400
     )
     assert failed == 0
     assert endpoint.now >= 15 * 3600

@@ -8,7 +8,8 @@ An endpoint says how much it takes by refusing more, and some say it before. Wha
 * It refuses again although there are fewer: then it takes less than before, and room shrinks by a tenth each
   time. So a limit that falls costs a few refusals, and none for each turn.
 * It refuses one after another, and answers none: then it is in trouble, and everybody waits. One turn at a
-  time tries, after a wait that doubles, and the first that is answered ends it.
+  time tries, after a wait that doubles, and the first that is answered ends it. What it takes at once is what
+  it was before: of that such refusals say nothing, as when the minute's requests are all used.
 * What the server asks to wait is waited for, whatever else there is.
 * How long it has been unclear whose trouble refusals are is kept (`wspool.core.sending.blame`): since none is
   answered, as long as the endpoint does not say that it is its own.
@@ -106,8 +107,8 @@ class Pace:
         self._unclear_since: float | None = None
         self._at_work: dict[Ticket, None] = {}
         self._count = 0
-        #: What the endpoint is known to take.
-        self._limit = most
+        #: What the endpoint is known to take; and what it was when one was answered last.
+        self._limit = self._took = most
         #: Turns answered at the limit since the last refusal, and how many more are tried next; and how many
         #: were answered since as many were at work as may be.
         self._calm = 0
@@ -187,6 +188,7 @@ class Pace:
         self.latest = max(self.latest, ticket.number)
         self._unclear_since = None
         self._refusals = 0
+        self._took = self._limit
         self._since += 1
         if self._since > self.room:
             self._waves = 0
@@ -233,6 +235,9 @@ class Pace:
         if wait > 0:
             self.held_until = max(self.held_until, now + min(wait, MAX_RETRY_AFTER))
         if tried or (not self.troubled and self._refusals >= TROUBLE and not (rate and before)):
+            if not self.troubled:
+                # None was answered since: those refusals say nothing of how many it takes at once.
+                self._limit = self._took
             self._strikes += 1
             bound = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(self._strikes - 1, _DOUBLINGS))
             self.held_until = max(self.held_until, now + bound * (1 + jitter) / 2)
