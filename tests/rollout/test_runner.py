@@ -71,7 +71,10 @@ class Skipped(BaseException):
 
 
 async def test_what_an_agent_raises_is_its_result() -> None:
-    """Even the wish to end the process ends only the task."""
+    """Even the wish to end the process, or the word for Ctrl-C, ends only the task."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
 
     async def agent(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
         match task["id"]:
@@ -79,6 +82,25 @@ async def test_what_an_agent_raises_is_its_result() -> None:
                 raise SystemExit(3)
             case "skipped":
                 raise Skipped
+            case "interrupt":
+                raise KeyboardInterrupt
+            case "generator":
+                raise GeneratorExit
+            case "thread":
+                return await trio.to_thread.run_sync(interrupt)
+            case "kept":
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    try:
+                        await trio.sleep_forever()
+                    except BaseException as error:
+                        kept = error
+                        raise
+                raise kept
+            case "nursery":
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(trio.sleep_forever)
+                    raise KeyboardInterrupt
             case "both":
                 raise BaseExceptionGroup("both", [ValueError("a"), Skipped()])
             case "group":
@@ -88,14 +110,20 @@ async def test_what_an_agent_raises_is_its_result() -> None:
             case _:
                 return await echo(conversation, task)
 
+    names = "exit", "group", "skipped", "both", "interrupt", "generator", "thread", "kept", "nursery"
     lines: list[Mapping[str, Any]] = []
-    summary = await run(tasks("exit", "group", "skipped", "both", "well"), agent, lines)
+    summary = await run(tasks(*names, "well"), agent, lines)
 
-    assert (summary.failed, summary.done) == (4, 1)
+    assert (summary.failed, summary.done) == (len(names), 1)
     assert {line["id"]: line["error"] and line["error"]["type"] for line in lines} == {
         "exit": "SystemExit",
         "group": "LookupError",
         "skipped": "Skipped",
+        "interrupt": "KeyboardInterrupt",
+        "generator": "GeneratorExit",
+        "thread": "KeyboardInterrupt",
+        "kept": "Cancelled",
+        "nursery": "KeyboardInterrupt",
         "both": "BaseExceptionGroup",
         "well": None,
     }

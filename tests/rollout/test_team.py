@@ -21,6 +21,7 @@ from trio.testing import MockClock
 import wspool
 from wspool.core.sending.allowance import Stated
 from wspool.core.usage import Usage
+from wspool.rollout.holding import Held, Holder
 from wspool.rollout.limits import Limits
 from wspool.rollout.method import Agent, Method
 from wspool.rollout.owed import run_owed
@@ -496,18 +497,38 @@ async def test_no_actor_can_work(
     assert summary.seconds < 31
 
 
-async def test_an_actor_that_crashes_says_so(autojump_clock: MockClock) -> None:
+async def test_what_an_agent_raises_ends_no_actor(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """There is nobody at a terminal where it is."""
+
+    async def agent(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
+        raise (KeyboardInterrupt, SystemExit, GeneratorExit)[int(task["input"][-1]) % 3]
+
+    async with open_server(Echo(), port=None) as server:
+        here = Here(parts(server, 2, Limits(), agent), {})
+        summary = await run(server, tmp_path, 9, 2, here=here)
+
+    assert (9, 0, None, 2) == (summary.failed, summary.owed, summary.problem, here.begun)
+
+
+async def test_an_actor_that_crashes_says_so(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
     """Its block has the reason, and nobody waits for its tasks."""
 
     async def agent(conversation: wspool.Conversation, task: dict[str, Any]) -> object:
-        raise KeyboardInterrupt
+        return await conversation.respond("a")
 
+    async def hold(self: Holder, task: Task) -> Held:
+        await trio.lowlevel.checkpoint()
+        raise AssertionError("bug")
+
+    monkeypatch.setattr(Holder, "hold", hold)
     async with open_server(Echo(), port=None) as server:
         (part,) = parts(server, 1, Limits(), agent)
         block = Residence(part)
         exchange = await block.enter()
         assert await exchange(Orders(tasks=tasks(1), pause=1)) is None
-        with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True, allow_unwrapped=True):
+        with pytest.RaisesGroup(AssertionError, flatten_subgroups=True, allow_unwrapped=True):
             await block.leave()
 
 

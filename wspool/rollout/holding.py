@@ -326,16 +326,18 @@ class Holder:
 
 
 def _let_pass(error: BaseException) -> None:
-    """Raise what is not the task's own: a cancellation, or Ctrl-C.
+    """Raise what is not the task's own: a cancellation of the run.
 
     In a group, as of an agent's nursery that was cancelled while something in it failed, only that counts: a
-    task that was cancelled has no result.
+    task that was cancelled has no result. Whatever else comes is what the agent has raised: Ctrl-C is heard
+    by the run (`wspool.rollout.signals`) and raises nothing in a task, nor is there any on another machine.
     """
-    if isinstance(error, KeyboardInterrupt | trio.Cancelled):
+    if trio.current_effective_deadline() > -math.inf:
+        return  # nobody has cancelled it: a cancellation is an old one, which the agent had kept
+    if isinstance(error, trio.Cancelled):
         raise error
     if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        ours, _ = group.split((KeyboardInterrupt, trio.Cancelled))
+        ours, _ = cast("BaseExceptionGroup[BaseException]", error).split(trio.Cancelled)
         if ours is not None:
             raise ours from None
 
