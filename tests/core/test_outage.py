@@ -298,10 +298,11 @@ def test_who_knows_better_has_not_to_wait() -> None:
     assert [10.0, 10.0] == [outage.dial_at(waited_for=waited_for) for waited_for in (True, False)]
 
 
-@pytest.mark.parametrize("how", ["refused", "announced", "left", "unheard", "heard", "completed"])
+@pytest.mark.parametrize("how", ["refused", "announced", "left", "unheard", "heard", "answered", "completed"])
 def test_what_counts_is_whether_a_turn_was_completed(how: str) -> None:
     """A refusal, an announced end, a turn of which nothing was heard: each is of no use, and one too many
-    counts. A turn that its caller gave up while the server was at work says nothing.
+    counts. A turn that its caller gave up while the server was at work says nothing; nor does the end of
+    what is for answers alone, and has given one.
     """
     core = make(max_size=9, min_idle=0, on_cancel="drain", drain_timeout=500.0)
     said: list[Command] = []
@@ -316,11 +317,12 @@ def test_what_counts_is_whether_a_turn_was_completed(how: str) -> None:
             said += [] if how == "left" else core.give_up(lease, now + 20.0, heard=how == "heard")
             said += core.release(lease, now + 20.0)
         else:
-            said += core.finished(connection, LANE, now + 20.0, completed=how == "completed")
+            completed, answered = how == "completed", how == "answered"
+            said += core.finished(connection, LANE, now + 20.0, completed=completed, answered=answered)
             said += core.retire(connection, now + 20.0) if how == "announced" else []
             said += core.release(lease, now + 20.0) + core.tick(now + 20.0)
             if how != "announced":
                 said += core.lost(connection, now + 21.0, 0.5)
 
-    degraded = [] if how in ("heard", "completed") else [Degraded(CUT_SHORT)]
+    degraded = [] if how in ("heard", "answered", "completed") else [Degraded(CUT_SHORT)]
     assert degraded == [command for command in said if isinstance(command, Degraded)]

@@ -22,7 +22,15 @@ from tests.helpers import (
     refused,
     serving,
 )
-from wspool import AuthenticationError, DialFailedError, Pool, PoolPolicy, SteeringRefusedError, open_pool
+from wspool import (
+    AuthenticationError,
+    DialFailedError,
+    Pool,
+    PoolPolicy,
+    ResponseFailedError,
+    SteeringRefusedError,
+    open_pool,
+)
 from wspool.core.fallback import OUTAGE_BUDGET, PROBE_FIRST
 from wspool.core.frames import read_object
 from wspool.server import EchoModel
@@ -290,6 +298,43 @@ async def test_a_turn_behind_an_answer_that_ends_its_connection_is_not_lost(
             for number in (1, 2, 3):
                 assert f"resp_{number}" == (await conversation.respond("hi")).id
         assert 3 == requests
+
+
+@pytest.mark.parametrize("status", [400, 413, 429, 500])
+async def test_an_endpoint_that_ends_a_connection_with_each_refusal_is_not_down(
+    autojump_clock, status: int
+) -> None:
+    """It has answered. What one program asks in vain makes nobody else wait."""
+
+    async def open_stream(_: Endpoint) -> trio.abc.Stream:
+        near, far = trio.testing.memory_stream_pair()
+        nursery.start_soon(serve, far)
+        await trio.lowlevel.checkpoint()
+        return near
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        data = b""
+        while not data.endswith(b"}"):
+            data += bytes(await stream.receive_some())
+        said, body = b"%d No" % status, b'{"error":{"code":"no","message":"no"}}'
+        if b"good" in data:
+            said, body = b"200 OK", b'{"id":"resp_1","status":"completed","output":[]}'
+        await stream.send_all(b"HTTP/1.1 %b\r\nConnection: close\r\n\r\n%b" % (said, body))
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        connector = HttpConnector(read_object, open_stream)
+        limits = PoolPolicy(max_size=3, min_idle=0)
+        where = "ws://localhost/v1/responses"
+        async with open_pool(where, wire=connector, policy=limits) as pool:
+            for _ in range(10):
+                async with pool.conversation(model="m") as talk:
+                    with pytest.raises(ResponseFailedError):
+                        await talk.respond("bad")
+            began = trio.current_time()
+            async with pool.conversation(model="m") as talk:
+                await talk.respond("good")
+            assert trio.current_time() == began
 
 
 @pytest.mark.parametrize("renews", ["in time", "too late", "never"])

@@ -1163,7 +1163,7 @@ MUTANTS = [
     Mutant(
         "the end of a turn is not reported",
         ROUTER,
-        "                step(finished, link.id, lane.id, completed=completed, response=held, calls=calls)\n",
+        "                step(finished, link.id, lane.id, answered=link.stateless, **said)\n",
         "                pass\n",
     ),
     Mutant(

@@ -31,6 +31,8 @@ but whether a turn was ever completed on it. Rules for those that end without:
   happens that a turn is lost; that nothing else happens does not.
 * Spare that nobody has had says nothing about the endpoint: it is replaced at once the first time, and then
   as slowly as in an outage, until a turn is completed.
+* One that is for answers alone, as by HTTP, has been of use with the first, also if that was a refusal: many
+  servers end a connection with that.
 * Those that end together count once, and so do those that were under way when it was noticed. What was
   under way is known by the order of dials: a clock may show the same for a dial and for what came before.
 * From the first that counts until a turn is completed, a handshake proves nothing: the count of failures

@@ -336,7 +336,8 @@ class Router:
             calls = held is not None and machine.parts[-1].output.asks
             if not link.over:  # as `Link.report`, but each turn comes here
                 step, finished = link.host.step, link.host.core.finished
-                step(finished, link.id, lane.id, completed=completed, response=held, calls=calls)
+                said = {"completed": completed, "response": held, "calls": calls}
+                step(finished, link.id, lane.id, answered=link.stateless, **said)
 
     async def _expire_failing(self, lane: Lane, attempt: Attempt) -> None:
         # The grace begins anew with whatever still comes of the response.

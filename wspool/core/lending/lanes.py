@@ -62,7 +62,8 @@ class Connection:
     lent: bool = False
     used: bool = False
     proven: bool = False
-    #: Whether a turn on it was given up that the server was at work on: its end is our doing.
+    #: Whether a turn on it was given up that the server was at work on: its end is our doing; or whether it
+    #: has given an answer, and that is all it is for.
     excused: bool = False
     #: Whether the server has announced its end.
     noticed: bool = False

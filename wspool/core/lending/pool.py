@@ -164,6 +164,7 @@ class PoolCore(Whole):
         completed: bool = True,
         response: ResponseKey | None = None,
         calls: bool = True,
+        answered: bool = False,
     ) -> list[Command]:
         """The terminal event of whatever was on the lane has come, and the lane is clean.
 
@@ -174,9 +175,13 @@ class PoolCore(Whole):
                 that was not *completed* it is parked as well: the holder decides what follows.
             completed: True for a turn that gave a response, whole or cut short by a limit of the request. A
                 warm-up, a refusal or a failure does not prove that the endpoint is of use.
+            answered: True if an answer is all that the connection was made for, as by HTTP: its end says
+                nothing from now on, whatever the answer was.
         """
         commands: list[Command] = []
         found = self._roster.find(connection)
+        if found is not None and answered:
+            found.excused = True
         if found is None or not self._leases.finished(
             found, lane, now, commands, response, completed=completed, calls=calls
         ):
