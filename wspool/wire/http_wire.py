@@ -51,6 +51,9 @@ _MAX_INTERIM: Final = 16
 #: How a request begins; every request that this package makes does.
 _CREATE: Final = b'{"type":"response.create"'
 
+#: A JSON text on one line: in its strings there are no line ends. Some clients of a stream read no other.
+_ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
+
 #: What ends a stream of chat completions, and of gateways that know no other.
 _DONE: Final = b"[DONE]"
 
@@ -363,7 +366,7 @@ class _Answer:
         if self._good:
             # `stream` was not heeded: all of it came at once, as one response.
             self.whole = isinstance(said.get("id"), str) and isinstance(said.get("status"), str)
-            return _as_events(said) if self.whole else []
+            return _as_events(said, bytes(self._body)) if self.whole else []
         self.whole = True
         if not said:
             text = bytes(self._body).decode(errors="replace")
@@ -375,7 +378,8 @@ class _Answer:
         return [_encode({**said, "type": "error", "status": self.status, "headers": self._headers})]
 
 
-def _as_events(response: dict[str, Any]) -> list[bytes]:
+def _as_events(response: dict[str, Any], body: bytes) -> list[bytes]:
+    """Return the first and the last event of *response*, which goes into that as the *body* that it was."""
     status = response["status"]
     last = status if status in ("failed", "incomplete", "cancelled") else "completed"
     begun: dict[str, Any] = {
@@ -386,7 +390,7 @@ def _as_events(response: dict[str, Any]) -> list[bytes]:
     }
     return [
         _encode({"type": "response.created", "response": begun}),
-        _encode({"type": f"response.{last}", "response": response}),
+        b'{"type":"response.%b","response":%b}' % (last.encode(), body.translate(_ONE_LINE)),
     ]
 
 
