@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from tests.proxy.asking import KEY, Scene, scene
 from tests.proxy.test_websocket import connected
 from wspool.core.policy import UNKNOWN, PoolPolicy
 from wspool.core.usage import Usage
+from wspool.proxy.records.record import Records
 from wspool.server import EchoModel, Rejection
 from wspool.wire.wire import ConnectError
 
@@ -112,6 +114,62 @@ async def test_everything_else_is_answered_by_the_provider(autojump_clock) -> No
     assert [200, 200, 200, 200, 404, 200, 200] == [record.status for record in records]
     assert [*["completed"] * 4, "refused", *["completed"] * 2] == [record.outcome for record in records]
     assert Usage.of(compacted.json["usage"]) == records[5].usage
+
+
+USAGE = {"input_tokens": 7, "output_tokens": 5, "total_tokens": 12}
+
+
+def stored(status: str) -> bytes:
+    usage = USAGE if status == "completed" else None
+    response: dict[str, Any] = {
+        "id": "resp_1",
+        "object": "response",
+        "status": status,
+        "output": [],
+        "usage": usage,
+    }
+    return json.dumps(response).encode()
+
+
+def event(kind: str, status: str) -> bytes:
+    return b'data: {"type":"response.%b","response":%b}\n\n' % (kind.encode(), stored(status))
+
+
+@pytest.mark.parametrize("begun", ["at once", "cut", "in the background"])
+async def test_the_tokens_of_a_response_count_once(autojump_clock, begun: str) -> None:
+    """However often it is asked for: in the turn that made it, or where they are told first."""
+    background, says = begun == "in the background", answer(stored("completed"))
+    if begun == "cut":
+        says = answer(event("created", "in_progress"), "content-type: text/event-stream")
+    elif background:
+        says = answer(stored("queued"))
+    async with before(says) as (it, peer):
+        client = await it.client()
+        await client.turn(store=True, background=True, stream=begun == "cut")
+        if begun != "cut":  # else that was the end of it
+            peer.says = answer(stored("in_progress"))
+            assert 200 == (await client.ask("GET", "/v1/responses/resp_1")).status
+        client = await it.client()
+        for kind in ("application/json", "text/event-stream", "application/json"):
+            body = event("completed", "completed") if "stream" in kind else stored("completed")
+            peer.says = answer(body, f"content-type: {kind}")
+            assert 200 == (await client.ask("GET", "/v1/responses/resp_1?x=1")).status
+        records = await it.records()
+
+    counted = [record.usage for record in records if record.usage is not None]
+    assert [Usage.of(USAGE)] == counted
+    assert begun != "at once" or records[0].usage is not None
+
+
+async def test_what_is_remembered_of_responses_without_tokens_is_bounded() -> None:
+    records = Records()
+    for number in range(5000):
+        records.end(records.begin("sse", response_id=f"resp_{number}"))
+    for name, known in (("resp_0", False), ("resp_4999", True), ("resp_4999", False)):
+        record = records.begin("http", path=f"/responses/{name}", response_id=name, usage=Usage.of(USAGE))
+        records.end(record)
+        assert known is (record.usage is not None)
+    assert len(records._uncounted) < 4096
 
 
 @pytest.mark.parametrize(

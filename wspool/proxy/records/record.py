@@ -4,6 +4,8 @@ Rules of this module:
 
 * One kind of record for all: server-sent events, one JSON body, WebSocket, and what is passed on by HTTP.
 * Nothing is estimated: what is not known is None. Tokens are those that the provider has counted.
+* The tokens of a response count once. Who asks for one that there is already is told them again, each time;
+  they are those of that request only if nobody was told before, as of a response in the background.
 * No key, no token and no text of a conversation is in it; a session's name is, as the client gave it.
 * What is kept is bounded. Whoever wants all of them listens.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Literal
@@ -37,6 +39,9 @@ _LONGEST: Final = 300
 
 #: Records that are kept of requests that have ended.
 KEPT: Final = 1000
+
+#: Responses of which it is kept that their tokens are not known.
+_UNCOUNTED: Final = 4096
 
 #: How the client asked: for server-sent events, for one JSON body, over a WebSocket, or for something else
 #: that was passed on by HTTP.
@@ -198,6 +203,8 @@ class Records:
         self.ended: deque[Record] = deque(maxlen=kept)
         self.count = 0
         self._listeners: list[Listener] = []
+        #: Responses whose tokens are not known yet, each with the token of who asked for it, oldest first.
+        self._uncounted: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def begin(self, door: Door, **fields: Any) -> Record:
         """Return the record of a request that begins, with what is known of it. Never waits."""
@@ -217,8 +224,23 @@ class Records:
             return
         record.turn = None  # which has all of its events
         record.outcome = record.outcome or outcome or "lost"
+        self._count_once(record)
         self.ended.append(record)
         self._tell(record)
+
+    def _count_once(self, record: Record) -> None:
+        if record.response_id is None:
+            return
+        response = record.token, record.response_id
+        if record.door == "http" and record.response_id in record.path.split("/"):  # it was there before
+            if response not in self._uncounted:
+                record.usage = None
+            elif record.usage is not None:
+                del self._uncounted[response]
+        elif record.usage is None:
+            self._uncounted[response] = None
+            if len(self._uncounted) > _UNCOUNTED:
+                self._uncounted.popitem(last=False)
 
     def add(self, listener: Listener) -> None:
         """Have *listener* called from now on, as in `listen`."""

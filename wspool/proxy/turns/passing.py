@@ -11,7 +11,6 @@ Rules of this module:
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -335,13 +334,7 @@ class _Look:
 
     def tell(self, record: Record) -> bool:
         """Write down what the answer has said; return whether that was how it ended."""
-        try:
-            said: object = json.loads(bytes(self._last)) if len(self._last) <= _MAX_LOOK else None
-        except (ValueError, RecursionError):
-            return False
-        if not isinstance(said, dict):
-            return False
-        whole = cast("dict[str, Any]", said)
+        whole = read_object(bytes(self._last)) if len(self._last) <= _MAX_LOOK else {}
         response: object = whole.get("response", whole)
         if not isinstance(response, dict):
             return False

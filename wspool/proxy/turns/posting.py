@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 import trio
 
-from wspool.core.frames import Event, encode_received, parse_event
+from wspool.core.frames import Event, encode_received, parse_event, read_object
 from wspool.core.plain import plain
 from wspool.core.policy import PoolPolicy
 from wspool.core.server_error import parse_error
@@ -138,6 +138,8 @@ class Post:
             if record.status is None:
                 notices.answered(wire.headers)
             last = next((n for n, event in enumerate(events) if event.type in LAST), None)
+            if record.response_id is None:  # if it is cut, its client asks for it by that
+                record.response_id = _begun(events)
             if outlet.keeps:
                 self.events += events if last is None else events[: last + 1]
             if write is not None and events[:last]:
@@ -204,6 +206,14 @@ class _Coming:
 
     def _lost(self, how: str, kind: type[TurnLostError] = TurnLostError) -> TurnLostError:
         return kind(f"turn lost: {how}", delivery="accepted" if self._begun else "ambiguous")
+
+
+def _begun(events: Sequence[Event]) -> str | None:
+    """Return the id of the response that begins with one of *events*, None if none does."""
+    first = next((event for event in events if event.type == "response.created"), None)
+    response: object = None if first is None else read_object(first.raw).get("response")
+    name = cast("dict[str, Any]", response).get("id") if isinstance(response, dict) else None
+    return name[:200] if isinstance(name, str) else None
 
 
 def _ended(event: Event, record: Record) -> dict[str, Any]:
