@@ -230,8 +230,15 @@ async def test_however_the_answer_is_cut(autojump_clock, size: int) -> None:
         ),
         (400, b'{"error":"no"}', "no"),
         (503, b"<html><title>busy</title></html>", {"message": "The endpoint answered 503 with a page."}),
+        (502, b"", {"message": "The endpoint answered 502, and nothing else."}),
+        (502, b" \r\n", {"message": "The endpoint answered 502, and nothing else."}),
+        (
+            307,
+            b"",
+            {"message": "The endpoint answered 307; redirects are never followed: use the final URL."},
+        ),
         (500, b"oops", {"message": "oops"}),
-        (404, b"", {"message": ""}),
+        (404, b"", {"message": "The endpoint answered 404, and nothing else."}),
     ],
 )
 async def test_a_refusal_is_the_error_message_of_a_websocket(

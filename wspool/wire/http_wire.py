@@ -372,8 +372,14 @@ class _Answer:
             text = bytes(self._body).decode(errors="replace")
             if self.compressed:
                 text = f"The endpoint answered {self.status} with a compressed text."
+            elif self.status < 400:
+                text = (
+                    f"The endpoint answered {self.status}; redirects are never followed: use the final URL."
+                )
             elif text.startswith("<"):
                 text = f"The endpoint answered {self.status} with a page."
+            elif not text.strip():
+                text = f"The endpoint answered {self.status}, and nothing else."
             said = {"error": {"message": text}}
         return [_encode({**said, "type": "error", "status": self.status, "headers": self._headers})]
 
