@@ -278,13 +278,14 @@ async def test_an_answer_in_one_piece_is_a_response_all_the_same(autojump_clock,
         assert last == {"type": f"response.{status}", "response": response}
 
 
-async def test_an_answer_over_many_lines_is_an_event_on_one(autojump_clock) -> None:
-    """Some clients of a stream read no other."""
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+async def test_an_answer_over_many_lines_is_an_event_on_one(autojump_clock, encoding: str) -> None:
+    """Some clients of a stream read no other. A byte order mark is no part of it."""
     response = {"id": "r", "status": "completed", "output": [{"text": "one\ntwo"}]}
     async with pair() as (wire, far):
         await wire.send(CREATE)
         await far.request()
-        await far.answer(200, json.dumps(response, indent=2).replace("\n", "\r\n").encode())
+        await far.answer(200, json.dumps(response, indent=2).replace("\n", "\r\n").encode(encoding))
         first, last = await wire.receive()
         assert not {*b"\r\n"} & {*first, *last}
         assert json.loads(last)["response"] == response

@@ -64,8 +64,8 @@ _FIELDS: Final = (
     (b"Accept-Encoding", b"identity"),
 )
 
-#: What may stand before a JSON object, and before an event.
-_BLANK: Final = b" \t\r\n"
+#: What may stand before a JSON object, and before an event: a byte order mark as well (RFC 8259, 8.1).
+_BLANK: Final = b" \t\r\n\xef\xbb\xbf"
 
 #: Events that are the last of their response. Source: the SDK's `ResponseStreamEvent`, and what gateways
 #: send.
