@@ -136,6 +136,11 @@ def test_three_actors_say_what_one_process_says(
     assert (0, None) == (three["owed"], three["problem"])
     assert three["peak_connections"] <= 128
 
+    run = start(*on_ray, 3)  # nothing is owed any more
+    again, _ = run.communicate(timeout=60)
+
+    assert (1, 0, 4 * QUESTIONS) == (run.returncode, json.loads(again)["owed"], json.loads(again)["skipped"])
+
 
 @pytest.mark.filterwarnings(IGNORED)
 def test_interrupted(url: str, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

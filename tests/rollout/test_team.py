@@ -154,6 +154,7 @@ def test_connections_are_divided() -> None:
     policies = divided(wspool.PoolPolicy(max_size=8, min_idle=0, max_resends=7), 3)
 
     assert [3, 3, 2] == [policy.max_size for policy in policies]
+    assert [] == divided(wspool.PoolPolicy(max_size=8, min_idle=0), 0)
     assert {7} == {policy.max_resends for policy in policies}
 
 
@@ -582,6 +583,21 @@ def test_what_a_program_says() -> None:
 
 async def _agent(conversation: wspool.Conversation, task: object) -> object:
     return await conversation.respond("a")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"score": "exactly"}, "score='exactly' must be a function or one of exact, number, contains"),
+        ({"score": lambda text: 1.0}, "cannot be called: it takes 'text'; there are answer,"),
+        ({"agent": _agent, "tools": [tasks]}, "agent= and tools= both say"),
+        ({"tools": [lambda a: a]}, "a tool cannot be called '<lambda>'"),
+    ],
+)
+def test_what_a_program_says_must_be_usable(said: dict[str, Any], words: str) -> None:
+    """It is told before anything is begun."""
+    with pytest.raises((TypeError, ValueError), match=re.escape(words)):
+        Method.of(**{"agent": None, "tools": (), "score": None, "model": "m"} | said)
 
 
 @pytest.mark.parametrize(("retries", "replay"), [(0, "proven"), (2, "always")])

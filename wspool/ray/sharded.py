@@ -74,7 +74,7 @@ def run_sharded(
     Raises:
       ImportError, ConnectionError: there is no Ray, or no cluster.
       BatchError: the file has mistakes.
-      ValueError: an argument is not usable, or *out* has the results of other tasks.
+      TypeError, ValueError: an argument is not usable, or *out* has the results of other tasks.
     """
     batch = read_tasks(Path(tasks), Columns(for_agent=agent is not None))
     batch = list(Selection(samples=samples).of(batch))

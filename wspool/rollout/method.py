@@ -73,15 +73,27 @@ class Method:
         score: Callable[..., object] | str | None,
         model: str | None,
     ) -> "Method":
-        """What a program has said of it: its agent or its tools, its score or the name of one of ours."""
+        """What a program has said of it: its agent or its tools, its score or the name of one of ours.
+
+        Raises:
+          TypeError, ValueError: that is not usable; the text says why.
+        """
+        made = Toolbox([*tools], {}).tools
+        if agent is not None and made:
+            raise ValueError("agent= and tools= both say how a task is done; an agent calls its tools itself")
+        if isinstance(score, str) and score not in SCORES:
+            raise ValueError(f"score={score!r} must be a function or one of {', '.join(SCORES)}")
         scorer = SCORES[score] if isinstance(score, str) else score
-        return cls(
-            agent=agent,
-            tools=Toolbox([*tools], {}).tools,
-            defaults={"model": model} if model is not None else {},
-            scorer=Scorer.of(scorer) if scorer is not None else None,
-            retries=RETRIES,
-        )
+        try:
+            return cls(
+                agent=agent,
+                tools=made,
+                defaults={"model": model} if model is not None else {},
+                scorer=Scorer.of(scorer) if scorer is not None else None,
+                retries=RETRIES,
+            )
+        except TypeError as problem:
+            raise TypeError(f"score={scorer!r} cannot be called: {problem}") from None
 
     def policy(self, most: int, patience: float = math.inf) -> "wspool.PoolPolicy":
         """That of a pool for these tasks: the endpoint's trouble is none of theirs, nor of a user's agent.

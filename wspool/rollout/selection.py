@@ -39,7 +39,9 @@ class Selection:
     samples: int = 1
 
     def of(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Return what is run. Raises ValueError: a pattern fits nothing."""
+        """Return what is run. Raises ValueError: a pattern fits nothing, or there is no attempt at any."""
+        if self.samples < 1:
+            raise ValueError(f"samples={self.samples} must be 1 or more")
         chosen = list(tasks)
         if self.patterns:
             fitting: set[int] = set()

@@ -29,7 +29,7 @@ _HEARTBEAT: Final = 0.25
 
 def divided(policy: wspool.PoolPolicy, actors: int) -> Sequence[wspool.PoolPolicy]:
     """The policies of the pools of so many actors, which are *policy* together: `max_size` is divided."""
-    most, more = divmod(policy.max_size, actors)
+    most, more = divmod(policy.max_size, max(actors, 1))  # none, where there is nothing to do
     return [attrs.evolve(policy, max_size=most + (part < more)) for part in range(actors)]
 
 
