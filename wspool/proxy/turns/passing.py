@@ -11,6 +11,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -334,7 +335,13 @@ class _Look:
 
     def tell(self, record: Record) -> bool:
         """Write down what the answer has said; return whether that was how it ended."""
-        whole = read_object(bytes(self._last)) if len(self._last) <= _MAX_LOOK else {}
+        try:
+            said: object = json.loads(self._last) if len(self._last) <= _MAX_LOOK else None
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(said, dict):
+            return False
+        whole = cast("dict[str, Any]", said)
         response: object = whole.get("response", whole)
         if not isinstance(response, dict):
             return False
