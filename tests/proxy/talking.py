@@ -17,7 +17,7 @@ from wspool.proxy.sockets.lanes import SocketLimits
 from wspool.proxy.sockets.socket import Socket
 from wspool.server.line import MemoryEnd
 
-_ENDS = ("error", "response.completed", "response.failed", "response.incomplete")
+ENDS = ("error", "response.completed", "response.failed", "response.incomplete")
 
 
 class Client:
@@ -103,13 +103,13 @@ class Client:
         """The end of the next turn on *lane*; what is said on others is passed over."""
         while True:
             said = await self.next()
-            if said["type"] in _ENDS and said.get("stream_id") == lane:
+            if said["type"] in ENDS and said.get("stream_id") == lane:
                 return said
 
     @property
     def ends(self) -> list[dict[str, Any]]:
         """The ends of all turns so far."""
-        return [said for said in self.said if said["type"] in _ENDS]
+        return [said for said in self.said if said["type"] in ENDS]
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until *condition* holds, looking after every change."""

@@ -10,10 +10,12 @@ import pytest
 import trio
 
 from tests.proxy.asking import KEY, scene
+from tests.proxy.talking import ENDS
 from tests.proxy.test_passing import before
 from tests.proxy.test_websocket import connected
 from wspool.proxy import Settings
-from wspool.server import EchoModel
+from wspool.server import EchoModel, Fault, FaultRule, FaultScript
+from wspool.server.line import MemoryEnd
 
 BODY = {"model": "m", "input": "one two three", "store": True}
 
@@ -113,6 +115,41 @@ async def test_who_leaves_at_the_terminal_of_what_passes_by_has_had_all(
         (record,) = await it.records()
 
     assert (outcome, 200) == (record.outcome, record.status)
+
+
+class Lingering(MemoryEnd):
+    """The proxy's end of a connection whose client hears the last word while it is still being said."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await super().send_all(data)
+        if any(
+            last in bytes(data) for last in (b'"type":"error"', b"response.failed", b"response.completed")
+        ):
+            await trio.sleep(1)
+
+
+FAILS: dict[str, list[FaultRule]] = {
+    "lost": [FaultRule(Fault("reset", at="response.created"))],
+    "failed": [FaultRule(Fault("failed"))],
+}
+
+
+@pytest.mark.parametrize("outcome", ["completed", "refused", "rejected", *FAILS])
+async def test_who_leaves_a_socket_at_the_end_has_had_all(autojump_clock, outcome: str) -> None:
+    """Whatever that is: a refusal is one, too."""
+    faults = FaultScript(*FAILS.get(outcome, ()), seed=1)
+    more = {"refused": {"previous_response_id": "resp_none"}, "rejected": {"input": 7}}.get(outcome, {})
+    async with scene(EchoModel(), server={"faults": faults}) as it, trio.open_nursery() as nursery:
+        near, far = Lingering.pair()
+        nursery.start_soon(it.proxy.front.serve, far)
+        async with connected(it, stream=near) as socket:
+            await socket.create(**{"input": "one two three", **more})
+            await socket.until(lambda: bool(socket.said) and socket.said[-1]["type"] in ENDS)
+        await trio.sleep(100)
+        (record,) = await it.records()
+
+    assert (outcome, False) == (record.outcome, record.drained)
+    assert (outcome == "completed") is (record.error is None)
 
 
 @pytest.mark.parametrize("settings", [Settings(on_hangup="abandon"), Settings(drain_for=3)])

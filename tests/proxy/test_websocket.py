@@ -34,10 +34,13 @@ UPGRADE = [
 
 
 async def upgraded(
-    it: Scene, headers: Iterable[tuple[str, str]] = (KEY,), target: str = "/v1/responses"
+    it: Scene,
+    headers: Iterable[tuple[str, str]] = (KEY,),
+    target: str = "/v1/responses",
+    stream: trio.abc.Stream | None = None,
 ) -> tuple[trio.abc.Stream, bytes]:
     """Ask for an upgrade; the stream, and all that has come until the end of a head."""
-    stream = await it.proxy.open_stream()
+    stream = stream or await it.proxy.open_stream()
     lines = [f"GET {target} HTTP/1.1", "host: localhost"]
     lines += [f"{name}: {value}" for name, value in [*UPGRADE, *headers]]
     await stream.send_all(("\r\n".join(lines) + "\r\n\r\n").encode())

@@ -157,6 +157,8 @@ class _Running:
     request: _Request
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     turn: Course | None = None
+    #: True once its end is being said that is none of the turn's own.
+    refused: bool = False
     #: True once its client has left before its end.
     left: bool = False
 
@@ -230,7 +232,7 @@ class Lanes:
         now = trio.current_time()
         for running in self._running:
             turn = running.turn
-            running.left = turn is None or not turn.ended
+            running.left = not running.refused and (turn is None or not turn.ended)
             sent = running.request.account.sent
             running.scope.deadline = now + max(self._limits.drain, _LAST_MOMENT) if sent else now
             if running.left and sent:
@@ -317,7 +319,7 @@ class Lanes:
                     await self._say(frames)
                 ended = turn.failure
         except Exception as error:
-            ended = error
+            ended, running.refused = error, True
             if not isinstance(error, (WsPoolError, RequestError, TypeError, ValueError)):
                 logger.exception("a turn of a WebSocket client ended in an error")
             response_id = turn.response_id if turn is not None else None
