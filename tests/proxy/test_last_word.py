@@ -138,18 +138,43 @@ FAILS: dict[str, list[FaultRule]] = {
 async def test_who_leaves_a_socket_at_the_end_has_had_all(autojump_clock, outcome: str) -> None:
     """Whatever that is: a refusal is one, too."""
     faults = FaultScript(*FAILS.get(outcome, ()), seed=1)
-    more = {"refused": {"previous_response_id": "resp_none"}, "rejected": {"input": 7}}.get(outcome, {})
+    asks: dict[str, dict[str, Any]] = {
+        "refused": {"previous_response_id": "resp_none"},
+        "rejected": {"input": 7},
+    }
     async with scene(EchoModel(), server={"faults": faults}) as it, trio.open_nursery() as nursery:
         near, far = Lingering.pair()
         nursery.start_soon(it.proxy.front.serve, far)
         async with connected(it, stream=near) as socket:
-            await socket.create(**{"input": "one two three", **more})
+            await socket.create(**{"input": "one two three", **asks.get(outcome, {})})
             await socket.until(lambda: bool(socket.said) and socket.said[-1]["type"] in ENDS)
         await trio.sleep(100)
         (record,) = await it.records()
 
     assert (outcome, False) == (record.outcome, record.drained)
     assert (outcome == "completed") is (record.error is None)
+
+
+async def test_so_has_who_is_given_what_it_missed(autojump_clock) -> None:
+    """A client that came back, asked the same, and leaves again at the end."""
+    async with (
+        scene(EchoModel(), server={"delay_per_token": 2}) as it,
+        trio.open_nursery() as nursery,
+    ):
+        async with connected(it) as socket:
+            await socket.create("one two three")
+            await trio.sleep(3)
+        await trio.sleep(20)
+        near, far = Lingering.pair()
+        nursery.start_soon(it.proxy.front.serve, far)
+        async with connected(it, stream=near) as socket:
+            await socket.create("one two three")
+            await socket.until(lambda: bool(socket.said) and socket.said[-1]["type"] in ENDS)
+        await trio.sleep(100)
+        first, again = await it.records()
+
+    assert ("left", True) == (first.outcome, first.drained)
+    assert ("completed", 1) == (again.outcome, again.joined)
 
 
 @pytest.mark.parametrize("settings", [Settings(on_hangup="abandon"), Settings(drain_for=3)])

@@ -205,8 +205,9 @@ class _Account:
         followed = Followed(run)
         try:
             yield followed
-            self._record.outcome = "completed"
         finally:
+            if followed.ended and run.error is None:  # whoever leaves then has had all
+                self._record.outcome = "completed"
             followed.leave()
 
     @asynccontextmanager
