@@ -107,6 +107,21 @@ def test_what_cannot_be_sent_costs_its_task(tmp_path: Path, line: str, problem: 
     assert f"{path}:1: {problem}" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["budget", "resume", "self"])
+def test_what_a_conversation_takes_for_itself_is_no_field(tmp_path: Path, name: str) -> None:
+    """A Batch line goes as it is, but for that: it would say to the pool what its user has not said."""
+    line = BATCH | {"body": {"model": "m", "input": "hi", name: {"items": []}}}
+    second = BATCH | {"custom_id": "second"}
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(json.dumps(line) + "\n" + json.dumps(second))
+    task, other = read_tasks(path)
+
+    assert other.refused is None
+    assert f"no request from here can have '{name}'; --leave-out {name} does without" in str(task.refused)
+    task, _ = read_tasks(path, Columns(leave_out=(name,)))
+    assert task.refused is None
+
+
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     """Nobody wants to find them one by one; a file full of them is cut short."""
     with pytest.raises(BatchError) as caught:

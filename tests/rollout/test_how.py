@@ -56,6 +56,15 @@ def test_an_agent_has_arguments() -> None:
     assert (0, {"a": ["a", 3, "as it is"], "b": ["b", 3, "as it is"]}) == (ended.code, answers(ended.results))
 
 
+@pytest.mark.parametrize("name", ["name", "option", "function", "self_", "conversation_id"])
+def test_an_argument_of_an_agent_may_have_any_name(name: str) -> None:
+    """It is nobody else's."""
+    Path("mine.py").write_text(f"async def agent(conversation, task, {name}):\n    return {name}\n")
+    ended = rollout("tasks.jsonl", "--local", "--agent", "./mine.py:agent", "--agent-arg", f"{name}=x")
+
+    assert (0, {"a": "x", "b": "x"}) == (ended.code, answers(ended.results))
+
+
 class Adding:
     """Calls the first tool that it is told of, and says what it gave."""
 

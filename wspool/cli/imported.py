@@ -63,7 +63,7 @@ def _from_file(path: Path) -> ModuleType:
 
 
 def check_arity(
-    option: str, name: str, function: Callable[..., object], *arguments: str, **named: object
+    option: str, name: str, function: Callable[..., object], /, *arguments: str, **named: object
 ) -> None:
     """End the command unless *function* can be called with so many arguments, and those that are *named*."""
     try:

@@ -14,14 +14,16 @@ A row is a line of an OpenAI or Azure Batch file, `{"custom_id", "method", "url"
 import re
 import shlex
 from collections.abc import Collection, Mapping
+from inspect import signature
 from typing import Any, Final, cast
 
 import attrs
 
 from wspool.core.items import encode_items
 from wspool.pool.conversation import checked_fields
+from wspool.pool.pool import Pool
 from wspool.rollout.chat import is_chatty, messages_to_items, tool_definition, translate
-from wspool.rollout.fields import column, is_request_field, text_columns
+from wspool.rollout.fields import BODY_FIELDS, column, is_request_field, text_columns
 from wspool.rollout.tasks import Task
 
 __all__ = ["Columns", "has_field", "is_batch_line", "task_of"]
@@ -32,6 +34,8 @@ _CHAT: Final = re.compile(r"\S*/chat/completions(\?\S*)?")
 #: How what is no name of a column ends, and how long such a name may be.
 _ENDS: Final = ("?", ".", "!", ":")
 _LONGEST_NAME: Final = 60
+#: What a conversation takes beside the fields of requests, which therefore can have none of these names.
+_OURS: Final = signature(Pool.conversation).parameters.keys() - {"defaults", *BODY_FIELDS}
 
 
 @attrs.frozen(kw_only=True)
@@ -199,6 +203,9 @@ def _checked_fields(task: Task) -> Task:
     fields = {name: value for name, value in task.body.items() if name != "input"}
     if fields.get("background") is False:  # which is what it is here
         del fields["background"]
+    if ours := [name for name in fields if name in _OURS]:
+        problem = f"no request from here can have {ours[0]!r}; --leave-out {ours[0]} does without"
+        return attrs.evolve(task, refused=problem)
     try:
         checked_fields(fields)
     except (TypeError, ValueError) as problem:
