@@ -109,6 +109,13 @@ def test_the_servers_error_is_passed_on_as_it_said_it() -> None:
         (wspool.TooManyWaitingError("full"), {"retry-after": "1", "retry-after-ms": "1000"}),
         (TurnLostError("lost", delivery="not_sent"), {}),
         (TurnLostError("lost", delivery="ambiguous"), {"x-should-retry": "false"}),
+        (DialFailedError("the edge", phase="upgrade", status=403), {"x-should-retry": "true"}),
+        (DialFailedError("busy", phase="upgrade", status=503), {}),
+        (
+            DialFailedError("slow", phase="upgrade", status=429, retry_after=2.0),
+            {"retry-after": "2", "retry-after-ms": "2000"},
+        ),
+        (wspool.AuthenticationError("no", phase="upgrade", status=403), {}),
         (TurnLostError("lost", delivery="accepted"), {"x-should-retry": "false"}),
         (wspool.PoolClosedError("closed"), {}),
         (DialFailedError("no", phase="upgrade", status=402, permanent=True), {"x-should-retry": "false"}),

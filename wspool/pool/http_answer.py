@@ -68,6 +68,9 @@ _BY_MEANING: Final = {
     Meaning.REQUEST: 400,
 }
 
+#: Below 500, statuses for which SDKs send a request again by themselves.
+_ASKED_AGAIN: Final = frozenset({408, 409, 429})
+
 #: Seconds after which to ask again where nobody knows better.
 _A_MOMENT: Final = 1.0
 
@@ -119,7 +122,18 @@ def _advice(error: WsPoolError) -> Headers:
         headers.append(("retry-after-ms", f"{wait * 1000:.0f}"))
     if _may_have_run(error) or getattr(error, "permanent", False):
         headers.append(("x-should-retry", "false"))
+    elif isinstance(error, DialFailedError) and not _sounds_passing(error):
+        headers.append(("x-should-retry", "true"))
     return headers
+
+
+def _sounds_passing(error: DialFailedError) -> bool:
+    """Whether an SDK asks again because of the status alone, or had better not.
+
+    An edge says 403 of what passes in a moment.
+    """
+    status = http_status(error)
+    return isinstance(error, AuthenticationError) or status in _ASKED_AGAIN or status >= 500
 
 
 def _body(said: Any) -> bytes:
