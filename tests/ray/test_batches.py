@@ -13,6 +13,16 @@ from wspool.testing import local_server
 pytestmark = pytest.mark.network
 
 
+BEGUN = asyncio.Event()
+#: The last is one that an agent has kept: nobody cancels the batch.
+RAISED = {
+    "bad": ValueError("no"),
+    "exit": SystemExit(3),
+    "interrupt": KeyboardInterrupt("mine"),
+    "kept": asyncio.CancelledError("old"),
+}
+
+
 async def rows(batches: Conversations, *texts: str) -> list[dict[str, Any]]:
     batch = {"number": list(range(len(texts))), "input": list(texts)}
     found = [{name: value for name, (value,) in row.items()} async for row in batches(batch)]
@@ -20,8 +30,11 @@ async def rows(batches: Conversations, *texts: str) -> list[dict[str, Any]]:
 
 
 async def agent(conversation: aio.Conversation, row: Mapping[str, Any]) -> object:
-    if row["input"] == "bad":
-        raise ValueError("no")
+    if row["input"] in RAISED:
+        raise RAISED[row["input"]]
+    if row["input"] == "slow":
+        BEGUN.set()
+        await asyncio.Event().wait()
     return [(await conversation.respond(row["input"])).output_text]
 
 
@@ -34,9 +47,16 @@ def test_each_row_is_answered() -> None:
             one, other = await asyncio.gather(rows(plain, "a", "b"), rows(plain, "c"))
             assert ["a", "b", "c"] == [row["answer"] for row in one + other]
             mine = Conversations(agent, fields={"model": "m"}, url=server.url)
-            good, bad = await rows(mine, "a", "bad")
+            good, *bad = await rows(mine, "a", *RAISED)
             assert {"number": 0, "input": "a", "answer": ["a"], "error": ""} == good
-            assert (None, "ValueError: no") == (bad["answer"], bad["error"])
+            assert [(None, f"{type(error).__name__}: {error}") for error in RAISED.values()] == [
+                (row["answer"], row["error"]) for row in bad
+            ]
+            slow = asyncio.create_task(rows(mine, "slow"))
+            await BEGUN.wait()
+            slow.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await slow
 
         asyncio.run(main())
         assert 4 == len(server.requests)

@@ -70,6 +70,16 @@ class Conversations:
                     return {**row, "answer": await self._agent(conversation, row), "error": ""}
                 response = await conversation.respond(str(row[self._column]))
                 return {**row, "answer": response.output_text, "error": ""}
-        except Exception as error:  # a row's trouble is its own
+        except GeneratorExit:  # the loop has ended
+            raise
+        except BaseException as error:  # noqa: ASYNC103  # a row's trouble is its own, but for a cancellation
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
             failure = Failure.of(error)
-            return {**row, "answer": None, "error": f"{failure.type}: {failure.message}"}
+            said = f"{failure.type}: {failure.message}"
+            return {**row, "answer": None, "error": said}  # noqa: ASYNC104  # the same
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
