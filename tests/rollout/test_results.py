@@ -141,6 +141,17 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
         pass
 
 
+def test_a_file_that_was_deleted_takes_no_result(tmp_path: Path) -> None:
+    """It would be gone with the run that has paid for it. One that was moved away takes them all the same."""
+    with open_results(tmp_path / "a") as results:
+        results.append({"id": "1", "outcome": "done"})
+        (tmp_path / "a").rename(tmp_path / "b")
+        results.append({"id": "2", "outcome": "done"})
+        (tmp_path / "b" / "results.jsonl").unlink()
+        with pytest.raises(FileNotFoundError, match="it was deleted"):
+            results.append({"id": "3", "outcome": "done"})
+
+
 def test_f174_a_result_that_cannot_be_written_leaves_no_trace(tmp_path: Path) -> None:
     """F174: the disk is full in the middle of a line of results -> the file is as it was before, and may be
     gone on with when there is room.

@@ -68,6 +68,8 @@ class ResultFile:
         self.scores: dict[str, float] = {}
         self.unlocked = ""
         self._file: BinaryIO | None = None
+        #: Whether the system counts the names of a file at all.
+        self._has_names = False
 
     def start_over(self, *beside: Path, begun: bool = False) -> None:
         """Put what is there aside, as `results.jsonl.old`, and what belongs to it.
@@ -111,6 +113,7 @@ class ResultFile:
         """
         if self._file is None:
             self._file = append_to(self.path)
+            self._has_names = os.fstat(self._file.fileno()).st_nlink > 0
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a result. It is in the hands of the system when this returns.
@@ -125,6 +128,8 @@ class ResultFile:
             data = json.dumps(line, allow_nan=False).encode() + b"\n"
         except ValueError:  # a number of the server's that is none in JSON: others must be able to read it
             data = encode_received(dict(line)) + b"\n"
+        if self._has_names and not os.fstat(self._file.fileno()).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "it was deleted", str(self.path))
         before = self._file.seek(0, os.SEEK_END)
         try:
             written = self._file.write(data)
