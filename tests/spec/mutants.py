@@ -1251,6 +1251,13 @@ MUTANTS = [
         tests=("pace",),
     ),
     Mutant(
+        "in trouble what it took before is forgotten",
+        PACE,
+        "                self._limit = self._took\n",
+        "                pass\n",
+        tests=("pace",),
+    ),
+    Mutant(
         "an answer does not end the trouble",
         PACE,
         "self._strikes, self._try = 0, None",
