@@ -116,12 +116,13 @@ def test_the_servers_error_is_passed_on_as_it_said_it() -> None:
             {"retry-after": "2", "retry-after-ms": "2000"},
         ),
         (wspool.AuthenticationError("no", phase="upgrade", status=403), {}),
+        (ImportError("a SOCKS proxy needs python-socks"), {"x-should-retry": "false"}),
         (TurnLostError("lost", delivery="accepted"), {"x-should-retry": "false"}),
         (wspool.PoolClosedError("closed"), {}),
         (DialFailedError("no", phase="upgrade", status=402, permanent=True), {"x-should-retry": "false"}),
     ],
 )
-def test_the_headers_say_whether_to_ask_again(error: WsPoolError, headers: dict[str, str]) -> None:
+def test_the_headers_say_whether_to_ask_again(error: Exception, headers: dict[str, str]) -> None:
     """What may have run is not sent again by an SDK that knows no better."""
     assert headers == {name: value for name, value in error_answer(error)[1] if name != "content-type"}
 

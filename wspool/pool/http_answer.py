@@ -102,7 +102,9 @@ def error_answer(error: Exception) -> tuple[int, Headers, bytes]:
         refused = isinstance(error, (TypeError, ValueError))  # about the body
         status = 400 if refused else 500
         about = {"message": plain(str(error)), "type": _type(status), "param": None, "code": None}
-        return status, [_JSON], _body(about)
+        # What is not installed is not the next time either, as what a SOCKS proxy of the environment needs.
+        advice = [("x-should-retry", "false")] if isinstance(error, ImportError) else []
+        return status, [_JSON, *advice], _body(about)
     said = _said(error.raw) if isinstance(error, ResponseFailedError) else None
     status = http_status(error)
     if said is None:
