@@ -163,6 +163,31 @@ def test_what_a_minute_has_is_used_in_each(length: float, told: bool) -> None:
     assert world.answered >= 0.9 * 240 * (3 + 6 + 2)
 
 
+@pytest.mark.parametrize("length", [1.0, 3.0, 10.0])
+def test_what_is_said_to_be_used_up_is_no_limit_at_once(length: float) -> None:
+    """Only refusals say it: who is alone then, or has few beside it, is told of the minute."""
+    rates = (0, 4), (180, 8), (300, 4)
+    plain = by_the_minute(*rates, told=True)
+
+    def takes(now: float, running: int) -> tuple[bool, bool, float]:
+        good, rate, wait = plain(now, running)
+        if not good:
+            world.pace.told([Stated("requests", 60 * 4.0, 0.0, wait)], now, answering=False)
+        return good, rate, wait
+
+    world = World(takes, seconds=lambda r: length * (0.5 + r.random()))
+    world.run(480)
+    assert world.answered >= 0.9 * 60 * 4 * 8  # of eight a second four are known of
+    assert world.refused <= 0.03 * world.answered
+
+
+def test_who_is_alone_says_nothing_of_how_many() -> None:
+    """Its refusal is of the time, or everything is refused."""
+    pace = Pace()
+    pace.refused(pace.begin(0.0), 0.0, rate=True, wait=5.0, jitter=0.0)
+    assert (FIRST, 5.0) == (pace.room, pace.wait(0.0))
+
+
 def outage(
     since: float, until: float, *, wait: float = 0.0, rate: bool = False
 ) -> Callable[..., tuple[bool, bool, float]]:

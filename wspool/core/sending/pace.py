@@ -9,7 +9,8 @@ An endpoint says how much it takes by refusing more, and some say it before. Wha
   time. So a limit that falls costs a few refusals, and none for each turn.
 * It refuses one after another, and answers none: then it is in trouble, and everybody waits. One turn at a
   time tries, after a wait that doubles, and the first that is answered ends it. What it takes at once is what
-  it was before: of that such refusals say nothing, as when the minute's requests are all used.
+  it was before: of that such refusals say nothing, as when the minute's requests are all used. Nor does
+  that of a turn that was alone, or one that comes when the endpoint says that nothing is left.
 * What the server asks to wait is waited for, whatever else there is.
 * How long it has been unclear whose trouble refusals are is kept (`wspool.core.sending.blame`): since none is
   answered, as long as the endpoint does not say that it is its own.
@@ -122,6 +123,8 @@ class Pace:
         #: Tries that were refused while everything is; 0 where not everything is.
         self._strikes = 0
         self._try: Ticket | None = None
+        #: Whether what was said has held those who wait since the last one began.
+        self._rested = False
 
     @property
     def troubled(self) -> bool:
@@ -159,7 +162,9 @@ class Pace:
             return 0.0 if self._try is None else math.inf
         if len(self._at_work) >= max(1, int(self.room)):
             return math.inf
-        return self.allowance.wait(now)
+        wait = self.allowance.wait(now)
+        self._rested = self._rested or wait > 0
+        return wait
 
     def told(self, stated: Iterable[Stated], now: float, *, answering: bool) -> None:
         """The endpoint says what it still takes; if *answering*, with the answer to one of those at work."""
@@ -172,6 +177,8 @@ class Pace:
     def begin(self, now: float) -> Ticket:
         """A turn begins."""
         self._count += 1
+        if self._rested:  # as at the beginning: whether it is time again is only known from what was said
+            self._rested, self.room = False, min(self.room, max(float(FIRST), len(self._at_work) + 1.0))
         ticket = Ticket(self._count, self.allowance.begin(now))
         self._at_work[ticket] = None
         if self.troubled:
@@ -241,7 +248,7 @@ class Pace:
             self._strikes += 1
             bound = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(self._strikes - 1, _DOUBLINGS))
             self.held_until = max(self.held_until, now + bound * (1 + jitter) / 2)
-        elif rate and not self.troubled:
+        elif rate and not self.troubled and before and not self.allowance.is_spent(now):
             self._shrink(ticket, before)
 
     def _shrink(self, ticket: Ticket, before: int) -> None:
