@@ -181,6 +181,25 @@ def test_what_is_said_to_be_used_up_is_no_limit_at_once(length: float) -> None:
     assert world.refused <= 0.03 * world.answered
 
 
+@pytest.mark.parametrize("tells", ["nothing", "the wait", "what is left, with refusals", "what is left"])
+@pytest.mark.parametrize(("rate", "burst"), [(67, 67), (20, 20), (8, 8)])
+def test_however_a_rate_is_told_it_is_seldom_hit(rate: float, burst: int, tells: str) -> None:
+    """What is said to be there again in a moment is one turn, and not all: nine in ten were refused."""
+    plain = bucket(rate, burst)
+
+    def takes(now: float, running: int) -> tuple[bool, bool, float]:
+        good, is_rate, _ = plain(now, running)
+        wait = 0.0 if tells == "nothing" else 1 / rate
+        if tells == "what is left" or (tells == "what is left, with refusals" and not good):
+            world.pace.told([Stated("requests", burst, 0.0, wait)], now, answering=good)
+        return good, is_rate, 0.0 if good else wait
+
+    world = World(takes)
+    world.run(180)
+    assert world.answered >= 0.75 * rate * 180
+    assert world.refused <= 0.06 * (world.answered + world.refused)
+
+
 def test_who_is_alone_says_nothing_of_how_many() -> None:
     """Its refusal is of the time, or everything is refused."""
     pace = Pace()

@@ -193,12 +193,6 @@ class Allowance:
         self.held_until = until
         return max(until - now, 0.0)
 
-    def is_spent(self, now: float) -> bool:
-        """Return whether the endpoint says that nothing is left."""
-        return self._believed and any(
-            window.said < self._cost(kind) and now < window.until for kind, window in self._windows.items()
-        )
-
     def lift(self) -> None:
         """Whoever knows better says that nobody has to wait any more."""
         self._windows.clear()

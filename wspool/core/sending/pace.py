@@ -10,7 +10,9 @@ An endpoint says how much it takes by refusing more, and some say it before. Wha
 * It refuses one after another, and answers none: then it is in trouble, and everybody waits. One turn at a
   time tries, after a wait that doubles, and the first that is answered ends it. What it takes at once is what
   it was before: of that such refusals say nothing, as when the minute's requests are all used. Nor does
-  that of a turn that was alone, or one that comes when the endpoint says that nothing is left.
+  that of a turn that was alone.
+* A refusal is heeded also if the endpoint says with it that nothing is left, and until when. Of a minute that
+  is used up it need not be; but where what comes back is one at a time, it is all that there is to go by.
 * What the server asks to wait is waited for, whatever else there is.
 * How long it has been unclear whose trouble refusals are is kept (`wspool.core.sending.blame`): since none is
   answered, as long as the endpoint does not say that it is its own.
@@ -248,7 +250,7 @@ class Pace:
             self._strikes += 1
             bound = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(self._strikes - 1, _DOUBLINGS))
             self.held_until = max(self.held_until, now + bound * (1 + jitter) / 2)
-        elif rate and not self.troubled and before and not self.allowance.is_spent(now):
+        elif rate and not self.troubled and before:
             self._shrink(ticket, before)
 
     def _shrink(self, ticket: Ticket, before: int) -> None:
