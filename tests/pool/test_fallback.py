@@ -3,7 +3,7 @@ have run, and never for ever."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -260,18 +260,24 @@ async def test_http_can_be_all_there_is(autojump_clock) -> None:
     assert len(w.model_turns) == 30
 
 
-@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-async def test_a_turn_behind_an_answer_that_ends_its_connection_is_not_lost(
-    autojump_clock, version: bytes
-) -> None:
-    """Its end comes after the last event: what was meant to follow was never sent, and goes elsewhere."""
-    requests = 0
+def by_hand(nursery: trio.Nursery, serve: Callable[[trio.abc.Stream], Awaitable[None]]) -> HttpConnector:
+    """A connector of HTTP, at whose other end *serve* answers."""
 
     async def open_stream(_: Endpoint) -> trio.abc.Stream:
         near, far = trio.testing.memory_stream_pair()
         nursery.start_soon(serve, far)
         await trio.lowlevel.checkpoint()
         return near
+
+    return HttpConnector(read_object, open_stream)
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_turn_behind_an_answer_that_ends_its_connection_is_not_lost(
+    autojump_clock, version: bytes
+) -> None:
+    """Its end comes after the last event: what was meant to follow was never sent, and goes elsewhere."""
+    requests = 0
 
     async def serve(stream: trio.abc.Stream) -> None:
         nonlocal requests
@@ -289,7 +295,7 @@ async def test_a_turn_behind_an_answer_that_ends_its_connection_is_not_lost(
         await stream.aclose()
 
     async with trio.open_nursery() as nursery:
-        connector = HttpConnector(read_object, open_stream)
+        connector = by_hand(nursery, serve)
         limits = PoolPolicy(max_size=1, min_idle=0)
         async with (
             open_pool("ws://localhost/v1/responses", wire=connector, policy=limits) as pool,
@@ -306,12 +312,6 @@ async def test_an_endpoint_that_ends_a_connection_with_each_refusal_is_not_down(
 ) -> None:
     """It has answered. What one program asks in vain makes nobody else wait."""
 
-    async def open_stream(_: Endpoint) -> trio.abc.Stream:
-        near, far = trio.testing.memory_stream_pair()
-        nursery.start_soon(serve, far)
-        await trio.lowlevel.checkpoint()
-        return near
-
     async def serve(stream: trio.abc.Stream) -> None:
         data = b""
         while not data.endswith(b"}"):
@@ -323,7 +323,7 @@ async def test_an_endpoint_that_ends_a_connection_with_each_refusal_is_not_down(
         await stream.aclose()
 
     async with trio.open_nursery() as nursery:
-        connector = HttpConnector(read_object, open_stream)
+        connector = by_hand(nursery, serve)
         limits = PoolPolicy(max_size=3, min_idle=0)
         where = "ws://localhost/v1/responses"
         async with open_pool(where, wire=connector, policy=limits) as pool:
@@ -341,12 +341,6 @@ async def test_an_endpoint_that_ends_a_connection_with_each_refusal_is_not_down(
 async def test_a_key_that_has_run_out_is_asked_for_anew(autojump_clock, renews: str) -> None:
     """Once, as after a refused handshake: it goes with each request, and idle connections have the old."""
     good, given, seen = "key-of-the-morning", ["key-of-the-morning"], list[str]()
-
-    async def open_stream(_: Endpoint) -> trio.abc.Stream:
-        near, far = trio.testing.memory_stream_pair()
-        nursery.start_soon(serve, far)
-        await trio.lowlevel.checkpoint()
-        return near
 
     async def serve(stream: trio.abc.Stream) -> None:
         data = bytearray()
@@ -370,7 +364,7 @@ async def test_a_key_that_has_run_out_is_asked_for_anew(autojump_clock, renews: 
             await talk.respond("hi")
 
     async with trio.open_nursery() as nursery:
-        connector = HttpConnector(read_object, open_stream)
+        connector = by_hand(nursery, serve)
         limits = PoolPolicy(max_size=3, min_idle=0)
         where = "ws://localhost/v1/responses"
         async with open_pool(

@@ -382,18 +382,24 @@ async def test_a_refusal_holds_all(tmp_path: Path) -> None:
     assert 106 == len(model.asked)
 
 
+def interrupting(when: trio.Event) -> Callable[["Here"], Awaitable[None]]:
+    """What presses Ctrl-C."""
+
+    async def interrupt(team: Here) -> None:
+        await when.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    return interrupt
+
+
 @pytest.mark.network
 async def test_interrupted(tmp_path: Path) -> None:
     """What runs is finished, nothing else is begun, and no actor is left."""
     many = trio.Event()
 
-    async def interrupt(team: Here) -> None:
-        await many.wait()
-        os.kill(os.getpid(), signal.SIGINT)
-
     model = Echo(lambda asked: many.set() if len(asked) == 50 else None)
     async with open_server(model) as server:
-        summary = await run(server, tmp_path, 2000, 2, during=interrupt)
+        summary = await run(server, tmp_path, 2000, 2, during=interrupting(many))
 
     assert summary.interrupted
     assert len(model.asked) == summary.right == len(ids(tmp_path)) < 2000
@@ -405,14 +411,10 @@ async def test_what_runs_is_finished_and_what_is_in_line_is_put_back(tmp_path: P
     """Two actors have eight tasks each and four connections: those that have one end, the others are owed."""
     all_at_work = trio.Event()
 
-    async def interrupt(team: Here) -> None:
-        await all_at_work.wait()
-        os.kill(os.getpid(), signal.SIGINT)
-
     model = Echo(lambda asked: all_at_work.set() if len(asked) == 8 else None)
     model.delay = 0.5
     async with open_server(model) as server:
-        summary = await run(server, tmp_path, 100, 2, during=interrupt)
+        summary = await run(server, tmp_path, 100, 2, during=interrupting(all_at_work))
 
     assert summary.interrupted
     assert 8 == len(model.asked) == summary.right == len(ids(tmp_path))

@@ -103,7 +103,7 @@ def suspension(
         clock: the clock that does not.
     """
     if boot_clock is None:
-        if sys.platform == "linux":
+        if sys.platform != "win32" and hasattr(time, "CLOCK_BOOTTIME"):
             boot_clock = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
         else:
             return lambda: 0.0  # trio's clock goes on in suspend there, or nothing does

@@ -77,7 +77,7 @@ class Conversations:
                 raise
             failure = Failure.of(error)
             said = f"{failure.type}: {failure.message}"
-            return {**row, "answer": None, "error": said}  # noqa: ASYNC104  # the same
+            return {**row, "answer": None, "error": said}  # noqa: ASYNC104  # a cancellation is raised above
 
 
 def _is_cancelled() -> bool:

@@ -231,7 +231,7 @@ def open_results(directory: Path) -> Generator[ResultFile, None, None]:
             results.close()
 
 
-if sys.platform == "win32":  # pragma: no cover
+if sys.platform == "win32":  # pragma: no cover  # lines are counted on Linux
 
     @contextmanager
     def _locked(directory: Path) -> Generator[str, None, None]:
